@@ -1,0 +1,55 @@
+# Everything happens in an environment of its own, .venv, made once by the first Python found that is new enough.
+# A stamp file per installation makes later runs quick; an edited pyproject.toml or constraints.txt installs again.
+
+VENV := .venv
+BIN := $(VENV)/bin
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 10))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3; do \
+	$$python -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$python && break; done)
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint kodak clean
+
+help:
+	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
+	@echo "make test                  run the tests, in under 15 minutes"
+	@echo "make test-slow             run the tests that train, or code full-size pictures"
+	@echo "make lint                  check the sources with ruff"
+	@echo "make kodak DATA=folder     rates and times of a folder of pictures, decoded by another process; see results/kodak"
+	@echo "make clean                 remove the environment and everything that was built"
+	@echo
+	@echo "PYTHON=python3.12 chooses the Python, 3.10 or later, that a new environment is made with."
+
+demo: $(VENV)/eval.stamp
+	$(BIN)/python -m nvae_codec.eval.demo $(if $(IMAGE),"$(IMAGE)")
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+
+kodak: $(VENV)/eval.stamp
+	@test -n "$(DATA)" || { echo "make kodak DATA=folder: say where the pictures are" >&2; exit 2; }
+	$(BIN)/python -m nvae_codec.eval.rates "$(DATA)" --cross-process --output-dir results/kodak
+
+clean:
+	rm -rf $(VENV) build dist results *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/python.stamp:
+	@test -n "$(PYTHON)" || { echo "no Python 3.10 or later found: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/eval.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[eval]'
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[eval,dev]'
+	touch $@ $(VENV)/eval.stamp

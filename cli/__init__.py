@@ -1,0 +1,1 @@
+"""The terminal: options, files, progress and exit codes. No arithmetic."""

@@ -1,0 +1,127 @@
+"""Many files in one run: shared options, a bar and a report for each file, failures that stop only their own file."""
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import click
+
+from .files import STREAM, Job, display, read, write
+from .main import FAILURES, complain, sentence
+
+Item = TypeVar("Item")
+Progress = Callable[[int, int], None]  # tiles done, tiles in all
+
+
+class Coded(NamedTuple):
+    """What became of an input: its size, the bytes to write, and the model that coded it."""
+
+    shape: tuple[int, ...]  # of the samples, [H, W] or [H, W, 3]
+    output: bytes
+    stream_bytes: int  # of the `.nvb` file, be it input or output
+    model: str
+
+
+def batch_options(command: Callable) -> Callable:
+    """The arguments and options that `compress` and `decompress` share."""
+    path = click.Path(path_type=Path, allow_dash=True)
+    for option in reversed((
+        click.argument("inputs", nargs=-1, required=True, type=path),
+        click.option("-o", "--output", metavar="FILE", type=path, help="The output, for one input; - is stdout."),
+        click.option("--output-dir", "folder", metavar="DIR", type=click.Path(path_type=Path), help="For all outputs."),
+        click.option("-f", "--force", is_flag=True, help="Overwrite existing outputs."),
+        click.option("--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors."),
+        click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads. The result is the same."),
+        click.option("-q", "--quiet", is_flag=True, help="Report failures only."),
+        click.option("--json", "as_json", is_flag=True, help="Print a JSON object per file on stdout."),
+    )):
+        command = option(command)
+    return command
+
+
+def use_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def run(
+    jobs: Iterable[Job],
+    code: Callable[[Job, bytes, Progress], Coded],
+    *,
+    verified: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Read, `code`, write and report one file after the other."""
+
+    def work(job: Job) -> None:
+        start = time.perf_counter()
+        data = read(job.source)
+        with _bar(display(job.source), quiet) as progress:
+            coded = code(job, data, progress)
+        if job.target is not None:
+            write(job.target, coded.output)
+        report = _report(job, len(data), coded, verified, time.perf_counter() - start)
+        if as_json:
+            click.echo(json.dumps(report))
+        if not quiet:
+            click.echo(_line(job, report), err=True)
+
+    each(jobs, lambda job: display(job.source), work)
+
+
+def each(items: Iterable[Item], name: Callable[[Item], str], work: Callable[[Item], None]) -> None:
+    """Work on every item; whichever fails is named with its reason, and the run then ends with exit status 1."""
+    failed = False
+    for item in items:
+        try:
+            work(item)
+        except BrokenPipeError:
+            raise
+        except FAILURES as error:
+            complain(sentence(error, name(item)))
+            failed = True
+    if failed:
+        click.get_current_context().exit(1)
+
+
+@contextmanager
+def _bar(name: str, quiet: bool) -> Iterator[Progress]:
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit="tile", leave=False, disable=quiet or None) as bar:  # None: only on a terminal
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _report(job: Job, input_bytes: int, coded: Coded, verified: bool, seconds: float) -> dict:
+    height, width, channels = (*coded.shape, 1)[:3]
+    return {
+        "input": str(job.source),
+        "output": None if job.target is None else str(job.target),
+        "input_bytes": input_bytes,
+        "output_bytes": None if job.target is None else len(coded.output),
+        "width": width,
+        "height": height,
+        "channels": channels,
+        "bits_per_subpixel": 8 * coded.stream_bytes / (height * width * channels),
+        "seconds": seconds,
+        "model": coded.model,
+        "verified": verified,
+    }
+
+
+def _line(job: Job, report: dict) -> str:
+    if job.target is None:
+        name, size = f"{display(job.source)} is whole", report["input_bytes"]
+    else:
+        name, size = "standard output" if job.target == STREAM else display(job.target), report["output_bytes"]
+    return f"{name}: {size:,} bytes, {report['bits_per_subpixel']:.3f} bits per sub-pixel, {report['seconds']:.1f} s"

@@ -1,0 +1,145 @@
+"""Where bytes come from and go to: names, `-`, what may be overwritten, and writing files whole or not at all."""
+import errno
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+STREAM = Path("-")  # standard input or standard output
+
+
+class Job(NamedTuple):
+    """One input and the output it becomes; without an output it is only tested."""
+
+    source: Path
+    target: Path | None
+
+
+def plan(
+    sources: Sequence[Path],
+    suffix: str,
+    *,
+    output: Path | None = None,
+    folder: Path | None = None,
+    force: bool = False,
+    as_json: bool = False,
+) -> list[Job]:
+    """Give every input its output, and refuse before any work is done what could not end well."""
+    if output is not None and folder is not None:
+        raise click.UsageError("-o and --output-dir exclude each other.")
+    if output is not None and len(sources) > 1:
+        raise click.UsageError("-o is for one input; --output-dir takes several.")
+    check_sources(sources)
+    jobs = [Job(source, output or _default_target(source, suffix, folder)) for source in sources]
+    if as_json and any(job.target == STREAM for job in jobs):
+        raise click.UsageError("--json and the output itself cannot both go to standard output; give -o FILE.")
+    _check_names(jobs)
+    for job in jobs:
+        _check_target(job.target, force, create_folder=folder is not None)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    return jobs
+
+
+def check_sources(sources: Sequence[Path]) -> None:
+    if STREAM in sources and (sys.stdin is None or sys.stdin.isatty()):
+        raise click.UsageError("Standard input is a terminal or closed: give a file, or pipe one in.")
+    for source in sources:
+        if source != STREAM and not source.exists():
+            raise FileNotFoundError(errno.ENOENT, "there is no such file", display(source))
+        if source.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder; give the files in it", display(source))
+
+
+def display(path: Path) -> str:
+    """The name of an input as it is printed."""
+    return "standard input" if path == STREAM else click.format_filename(path)
+
+
+def read(source: Path) -> bytes:
+    with _named(source):
+        return sys.stdin.buffer.read() if source == STREAM else source.read_bytes()
+
+
+def write(target: Path, data: bytes) -> None:
+    if target != STREAM:
+        return write_file(target, data)
+    with _named("standard output"):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path` whole: whatever happens meanwhile, `path` holds its old content or the new, never a part.
+
+    A symbolic link stays, and what it points to is replaced. Pipes and devices are written to as they are.
+    """
+    with _named(path):
+        path = path.resolve()
+        status = path.stat() if path.exists() else None
+        if status and not stat.S_ISREG(status.st_mode):
+            path.write_bytes(data)
+            return
+        temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # a rename is atomic only within one folder
+        try:
+            with open(temporary, "xb") as file:  # a new file has the permissions that the umask leaves it
+                if status:
+                    os.chmod(temporary, stat.S_IMODE(status.st_mode))
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _default_target(source: Path, suffix: str, folder: Path | None) -> Path:
+    """The input's name with another suffix, beside it or in `folder`; what comes from a pipe goes to a pipe."""
+    if source != STREAM:
+        return (folder or source.parent) / source.with_suffix(suffix).name
+    if folder is not None:
+        raise click.UsageError("Standard input has no name that a file in --output-dir could have.")
+    return STREAM
+
+
+def _check_names(jobs: Sequence[Job]) -> None:
+    """Refuse what is wrong by its names alone."""
+    sources = {job.source.resolve() for job in jobs if job.source != STREAM}
+    taken: dict[Path, Path] = {}
+    for source, target in jobs:
+        if target == STREAM and (sys.stdout is None or sys.stdout.isatty()):
+            raise click.UsageError("Standard output is a terminal or closed: give -o FILE, or a pipe to write to.")
+        place = target if target == STREAM else target.resolve()
+        if place in sources:
+            raise click.UsageError(f"{display(target)} would be both an input and an output.")
+        if place in taken:
+            pair = f"{display(taken[place])} and {display(source)}"
+            raise click.UsageError(f"{pair} would both become {display(target)}.")
+        taken[place] = source
+
+
+def _check_target(target: Path, force: bool, create_folder: bool) -> None:
+    if target == STREAM:
+        return
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; --output-dir takes one", display(target))
+    if target.is_file() and not force:
+        raise FileExistsError(errno.EEXIST, "exists already; -f overwrites it", display(target))
+    if not create_folder and not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", display(target.parent))
+
+
+@contextmanager
+def _named(path: Path | str) -> Iterator[None]:
+    """Let failures speak of the file that the user named, not of a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path if isinstance(path, str) else display(path)
+        raise

@@ -1,0 +1,79 @@
+"""The `nvae-codec` command: its subcommands, and what every mistake becomes: one sentence on stderr and an exit status.
+
+0: all went well. 1: something failed, in batches at least one file. 2: the command line contradicts itself.
+"""
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from nvae_codec import __version__
+from nvae_codec.errors import NvaeCodecError
+
+COMMANDS = ("compress", "decompress", "info", "train", "convert")
+FAILURES = (NvaeCodecError, OSError, MemoryError)
+
+
+def sentence(error: Exception, name: str = "") -> str:
+    """What a user reads of one of FAILURES that befell the input `name`; an OSError says by itself what it is about."""
+    reason = str(error)
+    if isinstance(error, MemoryError):
+        reason = "there is not enough memory"
+    elif isinstance(error, OSError) and error.strerror:
+        name, reason = error.filename or name, error.strerror
+    return f"{name}: {reason}" if name else reason
+
+
+def complain(message: str) -> None:
+    click.echo(f"nvae-codec: {message}", err=True)
+
+
+class LazyGroup(click.Group):
+    """Imports a subcommand, `nvae_codec.cli.NAME.NAME`, when it is asked for, and turns failures into exit status 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return getattr(import_module(f"nvae_codec.cli.{name}"), name) if name in COMMANDS else None
+
+    def main(self, *args, **options) -> None:
+        """Handle what click does not; it handles usage errors, Ctrl-C, and broken pipes, of which it says nothing."""
+        try:
+            super().main(*args, **options)
+        except FAILURES as error:
+            complain(sentence(error))
+            sys.exit(1)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nvae-codec")
+def cli() -> None:
+    """Compress pictures without loss, with a neural network as the model of their pixels.
+
+    \b
+    Examples:
+      nvae-codec compress photo.png              writes photo.nvb
+      nvae-codec decompress photo.nvb            writes photo.png, pixel for pixel the same
+      nvae-codec info photo.nvb                  says what is in it
+      nvae-codec compress - < a.png > a.nvb      through pipes
+
+    Every option has an environment variable, weaker than the option: NVAE_CODEC_COMPRESS_MODEL for `compress --model`.
+    """
+
+
+def main() -> None:
+    try:
+        cli(prog_name="nvae-codec", auto_envvar_prefix="NVAE_CODEC")
+    finally:
+        _drop_unwritten_output()
+
+
+def _drop_unwritten_output() -> None:
+    """What stdout could not take has been reported; without this, Python would fail over it again as it exits."""
+    try:
+        if sys.stdout is not None:  # it was closed before we began
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,1 @@
+"""Rates and times of real files, beside those of other codecs."""

@@ -1,0 +1,119 @@
+"""The ANS stack: the only file that knows `constriction`.
+
+constriction reports neither corrupt data nor a mean that is not a number, goes on decoding when its stack is empty, and raises a
+BaseException for a bad standard deviation. So everything is checked here before it gets there, and an empty stack is an error.
+"""
+import constriction
+import numpy as np
+
+from nvae_codec.errors import BitstreamError
+
+# Words that stay below whatever is popped, so that the state of the coder is never made of fewer than two.
+RESERVE_WORDS = 4
+
+_BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
+_GOLDEN_RATIO = np.uint64(0x9E3779B97F4A7C15)
+
+
+def generator_words(count: int) -> np.ndarray:
+    """The first `count` words, uint32, of the fixed generator: the upper halves of SplitMix64 from state 0 (Steele et al., 2014)."""
+    with np.errstate(over="ignore"):
+        state = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN_RATIO
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return ((state ^ (state >> np.uint64(31))) >> np.uint64(32)).astype(np.uint32)
+
+
+class Stack:
+    """A stack of symbols in 32-bit words. What `push_*` puts on it, `pop_*` with the same parameters takes off again.
+
+    Symbols of one call are pushed last to first, so that they come off first to last.
+    """
+
+    def __init__(self, words: np.ndarray):
+        """`words`: uint32, bottom first, as `words()` gives them; at least two, and the last one not zero."""
+        words = np.ascontiguousarray(words, dtype=np.uint32)
+        if len(words) < RESERVE_WORDS or words[-1] == 0:
+            raise BitstreamError("damaged: the coded words cannot be the state of a coder")
+        self._coder = constriction.stream.stack.AnsCoder(words)
+        self._lowest = len(words)
+
+    @classmethod
+    def seeded(cls, count: int) -> "Stack":
+        """A stack that holds `count` words of the fixed generator, the generator's first word on top."""
+        return cls(generator_words(count)[::-1])
+
+    def words(self) -> np.ndarray:
+        """The content as uint32, bottom first."""
+        return self._coder.get_compressed()
+
+    @property
+    def height(self) -> int:
+        """Words on the stack."""
+        return self._coder.num_words()
+
+    @property
+    def untouched(self) -> int:
+        """Words at the bottom that no pop has ever reached."""
+        return self._lowest - RESERVE_WORDS
+
+    def push_normals(self, symbols: np.ndarray, means: np.ndarray, deviations: np.ndarray, half_width: int) -> None:
+        """Push integers in [-half_width, half_width] with normal distributions rounded to integers; float64 parameters of equal shape."""
+        means, deviations = _normal_parameters(means, deviations)
+        symbols = _integers(symbols, -half_width, half_width)
+        self._coder.encode_reverse(symbols, constriction.stream.model.QuantizedGaussian(-half_width, half_width), means, deviations)
+
+    def pop_normals(self, means: np.ndarray, deviations: np.ndarray, half_width: int) -> np.ndarray:
+        """The inverse of `push_normals`: int32 of the parameters' shape, flattened."""
+        means, deviations = _normal_parameters(means, deviations)
+        return self._pop(constriction.stream.model.QuantizedGaussian(-half_width, half_width), means, deviations)
+
+    def push_standard_normals(self, symbols: np.ndarray, deviation: float, half_width: int) -> None:
+        """`push_normals` with mean 0 and one deviation for all."""
+        symbols = _integers(symbols, -half_width, half_width)
+        self._coder.encode_reverse(symbols, constriction.stream.model.QuantizedGaussian(-half_width, half_width, 0.0, float(deviation)))
+
+    def pop_standard_normals(self, count: int, deviation: float, half_width: int) -> np.ndarray:
+        """The inverse of `push_standard_normals`."""
+        return self._pop(constriction.stream.model.QuantizedGaussian(-half_width, half_width, 0.0, float(deviation)), count)
+
+    def push_bits(self, bits: np.ndarray, probabilities: np.ndarray) -> None:
+        """Push bits, each 1 with its probability (float64, strictly between 0 and 1)."""
+        probabilities = _probabilities(probabilities)
+        self._coder.encode_reverse(_integers(bits, 0, 1), _BERNOULLI, probabilities)
+
+    def pop_bits(self, probabilities: np.ndarray) -> np.ndarray:
+        """The inverse of `push_bits`: int32, flattened."""
+        probabilities = _probabilities(probabilities)
+        return self._pop(_BERNOULLI, probabilities)
+
+    def _pop(self, *model_and_parameters) -> np.ndarray:
+        symbols = self._coder.decode(*model_and_parameters)
+        self._lowest = min(self._lowest, self.height)
+        if self._lowest < RESERVE_WORDS:
+            raise BitstreamError("damaged: the coded words end before the picture does")
+        return symbols
+
+
+def _integers(symbols: np.ndarray, low: int, high: int) -> np.ndarray:
+    symbols = np.ascontiguousarray(symbols, dtype=np.int32).reshape(-1)
+    if symbols.size and (symbols.min() < low or symbols.max() > high):
+        raise ValueError(f"a symbol lies outside [{low}, {high}]")
+    return symbols
+
+
+def _normal_parameters(means: np.ndarray, deviations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    means = np.ascontiguousarray(means, dtype=np.float64).reshape(-1)
+    deviations = np.ascontiguousarray(deviations, dtype=np.float64).reshape(-1)
+    if means.shape != deviations.shape:
+        raise ValueError("means and deviations differ in number")
+    if means.size and not (np.isfinite(means).all() and deviations.min() > 0 and np.isfinite(deviations.max())):
+        raise ValueError("a mean or a deviation is not a finite number, or a deviation is not positive")
+    return means, deviations
+
+
+def _probabilities(values: np.ndarray) -> np.ndarray:
+    values = np.ascontiguousarray(values, dtype=np.float64).reshape(-1)
+    if values.size and not (values.min() > 0 and values.max() < 1):
+        raise ValueError("a probability does not lie strictly between 0 and 1")
+    return values

@@ -1,0 +1,169 @@
+"""Pixels: a discretised mixture of logistics in integers, coded as binary decisions (design section 4).
+
+A sample v in 0 .. 255 is coded as eight bits, most significant first. Each bit's probability is the ratio of two differences of the
+mixture's distribution function at bin edges, so 8 x M evaluations stand in for a table of 256 x M. The distribution function is an
+integer: a sum over components of weight * sigmoid, both from tables. The probabilities of the 256 values telescope to exactly one.
+
+The mixture itself is the one of PixelCNN++ (Salimans et al., 2017) and NVAE: red, then green whose means depend on red, then blue.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+
+from nvae_codec.coding.ans import Stack
+
+# Fixed-point parameters, as the network puts them out (int64): real value = integer / 2**bits.
+LOGIT_BITS = 10
+MEAN_BITS = 12
+LOG_SCALE_BITS = 10
+COEFFICIENT_BITS = 10                 # before tanh
+
+LOG_SCALE_MIN, LOG_SCALE_MAX = -7, 4
+LOGIT_RANGE = 16                      # components that many nats below the best one have weight 0
+UNIT_BITS = 14                        # distances are counted in 1 / (255 * 2**14) of the [-1, 1] scale, in which all terms are integers
+WEIGHT_BITS = 20                      # weight of the best component
+INVERSE_SCALE_BITS = 20               # inverse scales are stored times 2**20 / 255
+ARGUMENT_BITS = 12                    # resolution of the sigmoid's argument
+ARGUMENT_RANGE = 16                   # beyond it the sigmoid is 0 or 1
+SIGMOID_BITS = 24
+FLOOR = 1 << 20                       # added to every value's mass, which keeps each above 2**-28
+
+
+@dataclass(frozen=True)
+class PixelTables:
+    """The nonlinear functions of the mixture from integers to integers, int64; they are part of a model file (`nvae_codec.exact.tables`).
+
+    `weight`[i] = exp(-i / 2**10) * 2**20; `inverse_scale`[i] = exp(7 - i / 2**10) * 2**20 / 255; `coefficient`[i] = tanh((i - 2**15) / 2**10) *
+    2**14; `sigmoid`[i] = sigmoid(i / 2**12) * 2**24 for arguments from 0 to 16; all rounded to nearest.
+    """
+
+    weight: np.ndarray
+    inverse_scale: np.ndarray
+    coefficient: np.ndarray
+    sigmoid: np.ndarray
+
+    @classmethod
+    def compute(cls) -> "PixelTables":
+        """The tables, by floating point: to be done once, at conversion, and stored."""
+        logits = np.arange(LOGIT_RANGE << LOGIT_BITS) / 2 ** LOGIT_BITS
+        log_scales = LOG_SCALE_MIN + np.arange(((LOG_SCALE_MAX - LOG_SCALE_MIN) << LOG_SCALE_BITS) + 1) / 2 ** LOG_SCALE_BITS
+        coefficients = np.arange(-2 ** 15, 2 ** 15) / 2 ** COEFFICIENT_BITS
+        arguments = np.arange((ARGUMENT_RANGE << ARGUMENT_BITS) + 1) / 2 ** ARGUMENT_BITS
+        tables = (np.exp(-logits) * 2 ** WEIGHT_BITS, np.exp(-log_scales) * 2 ** INVERSE_SCALE_BITS / 255,
+                  np.tanh(coefficients) * 2 ** UNIT_BITS, 2 ** SIGMOID_BITS / (1 + np.exp(-arguments)))
+        return cls(*(np.rint(table).astype(np.int64) for table in tables))
+
+    def problem(self) -> str | None:
+        """Why these tables cannot be used, if so: wrong lengths, or values with which sums could overflow or masses be negative."""
+        for name, table, length, low, high in (
+                ("weight", self.weight, LOGIT_RANGE << LOGIT_BITS, 0, 1 << WEIGHT_BITS),
+                ("inverse_scale", self.inverse_scale, ((LOG_SCALE_MAX - LOG_SCALE_MIN) << LOG_SCALE_BITS) + 1, 1, 1 << 23),
+                ("coefficient", self.coefficient, 2 ** 16, -1 << UNIT_BITS, 1 << UNIT_BITS),
+                ("sigmoid", self.sigmoid, (ARGUMENT_RANGE << ARGUMENT_BITS) + 1, 1 << (SIGMOID_BITS - 1), 1 << SIGMOID_BITS)):
+            if table.shape != (length,) or table.min() < low or table.max() > high:
+                return f"the table {name} has a wrong length or a value out of range"
+        if self.weight[0] != 1 << WEIGHT_BITS or (np.diff(self.sigmoid) < 0).any():
+            return "the table weight does not begin with one, or the table sigmoid falls"
+        return None
+
+
+class Mixture:
+    """The distributions of N pixels, from `parameters` int64 [10 M, N] in the channel order of nvae-spec 4.5, |values| < 2**15."""
+
+    def __init__(self, parameters: np.ndarray, tables: PixelTables):
+        components = parameters.shape[0] // 10
+        logits = parameters[:components]                                # [M, N]
+        self._means, log_scales, coefficients = np.moveaxis(parameters[components:].reshape(3, 3, components, -1), 1, 0)
+        below = logits.max(axis=0) - logits
+        weights = tables.weight[np.minimum(below, len(tables.weight) - 1)]
+        self._weights = np.where(below < len(tables.weight), weights, 0)
+        index = np.clip(log_scales - (LOG_SCALE_MIN << LOG_SCALE_BITS), 0, len(tables.inverse_scale) - 1)
+        self._inverse_scales = tables.inverse_scale[index]              # [3, M, N]
+        self._coefficients = tables.coefficient[coefficients + 2 ** 15]
+        # sigmoid(-x) = 1 - sigmoid(x), exactly so in integers.
+        self._sigmoid = np.concatenate([(1 << SIGMOID_BITS) - tables.sigmoid[:0:-1], tables.sigmoid])
+        self._total = (self._weights.sum(axis=0) << SIGMOID_BITS) + 256 * FLOOR       # [N]
+
+    def colour(self, colour: int, known: list[np.ndarray]) -> "ColourDistribution":
+        """The distributions of a colour (0 red, 1 green, 2 blue) given the samples [N] of the colours before it."""
+        centres = 255 * (self._means[colour] << (UNIT_BITS - MEAN_BITS))
+        for term in range(colour):                                      # green: coefficient 0; blue: coefficients 1 and 2
+            centres = centres + self._coefficients[colour + term - 1] * (2 * known[term].astype(np.int64) - 255)
+        return ColourDistribution(centres, self._inverse_scales[colour], self._weights, self._sigmoid, self._total)
+
+
+@dataclass(frozen=True)
+class ColourDistribution:
+    """Distributions of one colour of N pixels; see `Mixture.colour`."""
+
+    _centres: np.ndarray                  # [M, N] in units of 1 / (255 * 2**14)
+    _inverse_scales: np.ndarray
+    _weights: np.ndarray
+    _sigmoid: np.ndarray
+    _total: np.ndarray                    # [N]
+
+    def cumulative(self, edges: np.ndarray) -> np.ndarray:
+        """Integer mass of the values below `edges` (int64 [N], 0 .. 256): 0 at edge 0, the total at edge 256, rising strictly between."""
+        distances = ((2 * edges - 256) << UNIT_BITS) - self._centres    # below 2**26
+        shift = UNIT_BITS + INVERSE_SCALE_BITS - ARGUMENT_BITS
+        arguments = (distances * self._inverse_scales + (1 << (shift - 1))) >> shift
+        limit = ARGUMENT_RANGE << ARGUMENT_BITS
+        mass = (self._weights * self._sigmoid[np.clip(arguments, -limit, limit) + limit]).sum(axis=0)
+        return np.where(edges == 0, 0, np.where(edges == 256, self._total, mass + edges * FLOOR))
+
+    @property
+    def total(self) -> np.ndarray:
+        """Mass of all 256 values, below 2**53."""
+        return self._total
+
+    def masses(self) -> np.ndarray:
+        """Integer mass of every value, [256, N]: what the binary decisions multiply to, in units of `total`."""
+        edges = np.arange(257)
+        cumulative = np.stack([self.cumulative(np.full(self._total.shape, edge)) for edge in edges])
+        return np.diff(cumulative, axis=0)
+
+    def push(self, stack: Stack, values: np.ndarray) -> None:
+        """Push the samples `values` [N]."""
+        values = values.astype(np.int64)
+        decisions = []
+        low, high = np.zeros_like(self._total), self._total
+        for bit in range(7, -1, -1):
+            prefix = values >> (bit + 1) << (bit + 1)
+            middle = self.cumulative(prefix + (1 << bit))
+            chosen = values >> bit & 1
+            decisions.append((chosen, _probability(low, middle, high)))
+            low, high = np.where(chosen, middle, low), np.where(chosen, high, middle)
+        for chosen, probability in reversed(decisions):
+            stack.push_bits(chosen, probability)
+
+    def pop(self, stack: Stack) -> np.ndarray:
+        """The inverse of `push`: int64 [N]."""
+        values = np.zeros_like(self._total)
+        low, high = np.zeros_like(self._total), self._total
+        for bit in range(7, -1, -1):
+            middle = self.cumulative(values + (1 << bit))
+            chosen = stack.pop_bits(_probability(low, middle, high)).astype(np.int64)
+            values += chosen << bit
+            low, high = np.where(chosen, middle, low), np.where(chosen, high, middle)
+        return values
+
+
+def _probability(low: np.ndarray, middle: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Probability that a value lies in the upper half: one division of integers below 2**53, so the same on every machine."""
+    return (high - middle) / (high - low)
+
+
+def push_pixels(stack: Stack, samples: np.ndarray, parameters: np.ndarray, tables: PixelTables) -> None:
+    """Push samples uint8 [C, N]; C = 3, or 1 for grey pictures, which are coded as the red of a grey RGB picture."""
+    mixture = Mixture(parameters, tables)
+    for colour in reversed(range(len(samples))):
+        mixture.colour(colour, list(samples[:colour])).push(stack, samples[colour])
+
+
+def pop_pixels(stack: Stack, channels: int, parameters: np.ndarray, tables: PixelTables) -> np.ndarray:
+    """The inverse of `push_pixels`: uint8 [C, N]."""
+    mixture = Mixture(parameters, tables)
+    samples: list[np.ndarray] = []
+    for colour in range(channels):
+        samples.append(mixture.colour(colour, samples).pop(stack))
+    return np.stack(samples).astype(np.uint8)

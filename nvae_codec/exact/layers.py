@@ -1,0 +1,406 @@
+"""The leaves of the integer network: each is the twin of the leaf of the same name in `nvae_codec.model.layers`.
+
+An activation is an integer of 16 bits, |a| <= 32767, carried as integer-valued float64; its real value is a * scale, with a power of two as
+the scale of each channel (a `Traced` tensor knows it during conversion; afterwards it is built into the weights and shifts). A weight is an
+integer of 16 bits with a power of two per output channel.
+
+Every leaf has two ways to run. `convert(twin, ...)` is called once, with the float leaf and tensors of a calibration batch on their way through the
+network: it chooses scales, fills the buffers and proves the bounds. `forward` computes on integers.
+"""
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nvae_codec.errors import ModelError
+from nvae_codec.exact.kernels import LARGEST_EXACT, convolve, look_up, requantise
+from nvae_codec.model import layers as float_layers
+
+LIMIT = 32767                         # largest magnitude of activations and weights
+RAW_BITS = 10                         # fractional bits of raw means and log standard deviations
+GATE_BITS = 14                        # fractional bits of the squeeze-and-excitation gate, which is at most 1
+RESIZE_BITS = 14                      # fractional bits of interpolation weights
+RECIPROCAL_BITS = 24                  # fractional bits of 1 / (height * width) in a mean
+RESIDUAL_FACTOR_BITS = 16
+RESIDUAL_FACTOR = round(float_layers.RESIDUAL_SCALE * 2 ** RESIDUAL_FACTOR_BITS)
+HEADROOM = 1.5                        # calibration images are not all images: activations may be that much larger before they saturate
+MAX_BITS = 40                         # most fractional bits of anything
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A tensor during conversion: real values [B, C, H, W] of a calibration batch, and the scale of each channel, float64 [C]."""
+
+    value: Tensor
+    scale: Tensor
+
+
+def _like(traced: Traced, value: Tensor) -> Traced:
+    return Traced(value, traced.scale)
+
+
+def fitting_bits(largest: float) -> int:
+    """Most fractional bits with which magnitudes up to `largest` stay within 16 bits."""
+    return min(math.floor(math.log2(LIMIT / max(largest, 2.0 ** -20))), MAX_BITS)
+
+
+def _per_channel(values: Tensor) -> Tensor:
+    return values.to(torch.float64).view(-1, 1, 1)
+
+
+class Leaf(nn.Module):
+    """A leaf of the integer network. Integers that make up the model are buffers; what is derived from them is set by `prepare`."""
+
+    def prepare(self) -> None:
+        """Derive the operands of `forward` from the buffers. Raises ModelError if a sum could leave the exact range."""
+
+    @staticmethod
+    def _prove(bound: float) -> None:
+        if not bound < LARGEST_EXACT:
+            raise ModelError("a sum of the integer network could reach 2**53: its weights or scales are not those of a converted model")
+
+
+class Output(nn.Module):
+    """What follows a sum in a leaf: bias, shift, saturation, and a table for the activation if there is one.
+
+    `bias` int64 [C] in units of the sum; `shift` int16 [C], how many bits the sum has more than the result; `table_bits` int16 [], the
+    fractional bits of the table's argument and result (of the sigmoid: of its argument).
+    """
+
+    def __init__(self, channels: int, activation: str | None):
+        super().__init__()
+        self.activation = activation
+        self.register_buffer("bias", torch.zeros(channels, dtype=torch.int64))
+        self.register_buffer("shift", torch.zeros(channels, dtype=torch.int16))
+        if activation:
+            self.register_buffer("table_bits", torch.zeros((), dtype=torch.int16))
+        self.table: Tensor | None = None              # float64 [65536]; bound by the network that owns the tables
+
+    @property
+    def table_name(self) -> str:
+        return f"{self.activation}_{int(self.table_bits)}"
+
+    def choose(self, sum_bits: Tensor, bias: Tensor, before: Tensor, fixed_bits: Tensor | None) -> Tensor:
+        """Fill the buffers. `sum_bits` [C]: fractional bits of the sum; `bias` float64 [C], real; `before`: real values before the activation.
+
+        `fixed_bits` [C] prescribes the fractional bits of the result. Returns the scale of the result, [C].
+        """
+        bits = torch.full_like(sum_bits, fitting_bits(HEADROOM * before.abs().max().item())) if fixed_bits is None else fixed_bits
+        self.bias.copy_(torch.round(bias.double() * 2.0 ** sum_bits))
+        self.shift.copy_(sum_bits - bits)
+        if self.activation:
+            self.table_bits.copy_(bits[0])
+            if self.activation == "sigmoid":
+                bits = torch.full_like(bits, GATE_BITS)
+        return 2.0 ** -bits.double()
+
+    def prepare(self, sum_bound: Tensor) -> None:
+        """`sum_bound` [C]: largest magnitude of the sum without the bias."""
+        shift = self.shift.double()
+        if self.shift.abs().max() > 2 * MAX_BITS:
+            raise ModelError("a shift of the integer network is out of range")
+        # The sum with its bias, counted in units of the result's last place or its own, whichever is finer.
+        Leaf._prove(((sum_bound + self.bias.abs().double()) * 2.0 ** torch.clamp(-shift, min=0) + 2.0 ** torch.clamp(shift, min=0)).max().item())
+        self._factor = _per_channel(2.0 ** -shift)
+        self._offset = _per_channel(self.bias.double() * 2.0 ** -shift + 0.5)
+
+    def forward(self, total: Tensor) -> Tensor:
+        result = requantise(total, self._factor, self._offset, -LIMIT, LIMIT)
+        return look_up(self.table, result) if self.activation else result
+
+
+def _quantise_weight(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers of 16 bits [O, ...], and their fractional bits, int64 [O], for real weights that apply to integers; the bias limits the bits too."""
+    weight = weight.double()
+    largest = weight.abs().flatten(1).amax(dim=1).clamp(min=2.0 ** -MAX_BITS)
+    bits = torch.floor(torch.log2(LIMIT / largest))
+    bits = torch.minimum(bits, torch.floor(torch.log2(2.0 ** MAX_BITS / bias.abs().double().clamp(min=1.0)))).clamp(max=MAX_BITS)
+    integers = torch.round(weight * (2.0 ** bits).view(-1, *[1] * (weight.dim() - 1))).clamp(-LIMIT, LIMIT)
+    return integers.to(torch.int16), bits.long()
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Factor and offset [C], float64, of a batch norm with its running statistics."""
+    factor = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    return factor, norm.bias.double() - norm.running_mean.double() * factor
+
+
+class Conv(Leaf):
+    """Convolution with batch norms folded in, then a table."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1, dilation: int = 1, groups: int = 1,
+                 activation: str | None = None, **only_float):
+        super().__init__()
+        self.stride, self.dilation, self.groups = stride, dilation, groups
+        self.register_buffer("weight", torch.zeros(out_channels, in_channels // groups, kernel_size, kernel_size, dtype=torch.int16))
+        self.output = Output(out_channels, activation)
+        self.fixed_bits: Tensor | None = None         # prescribed fractional bits of the result, [O]
+
+    @torch.no_grad()
+    def convert(self, twin: float_layers.Conv, x: Traced) -> Traced:
+        weight = twin.effective_weight().double()                       # [O, I / groups, k, k]
+        bias = torch.zeros(len(weight), dtype=torch.float64) if twin.bias is None else twin.bias.double()
+        if twin.norm_in is not None:                                    # kernel size 1 and no groups: no padding comes between
+            factor, offset = _affine(twin.norm_in)
+            bias = bias + (weight * offset.view(1, -1, 1, 1)).sum(dim=(1, 2, 3))
+            weight = weight * factor.view(1, -1, 1, 1)
+        if twin.norm_out is not None:
+            factor, offset = _affine(twin.norm_out)
+            weight, bias = weight * factor.view(-1, 1, 1, 1), bias * factor + offset
+        per_group = x.scale.view(self.groups, -1).repeat_interleave(len(weight) // self.groups, dim=0)      # [O, I / groups]
+        integers, bits = _quantise_weight(weight * per_group[:, :, None, None], bias)
+        self.weight.copy_(integers)
+        before = twin.linear(x.value if twin.norm_in is None else twin.norm_in(x.value))
+        before = before if twin.norm_out is None else twin.norm_out(before)
+        scale = self.output.choose(bits, bias, before, self.fixed_bits)
+        return Traced(twin(x.value), scale)
+
+    def prepare(self) -> None:
+        self._weight = self.weight.double()
+        self.output.prepare(self._weight.abs().sum(dim=(1, 2, 3)) * LIMIT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(convolve(x, self._weight, stride=self.stride, dilation=self.dilation, groups=self.groups))
+
+
+class Activate(Leaf):
+    """A factor per channel (the batch norm), then a table."""
+
+    def __init__(self, channels: int, activation: str, *, norm: bool = False):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(channels, dtype=torch.int16))
+        self.output = Output(channels, activation)
+
+    @torch.no_grad()
+    def convert(self, twin: float_layers.Activate, x: Traced) -> Traced:
+        zeros = torch.zeros_like(x.scale)
+        factor, bias = (torch.ones_like(x.scale), zeros) if twin.norm is None else _affine(twin.norm)
+        integers, bits = _quantise_weight((factor * x.scale).view(-1, 1), bias)
+        self.weight.copy_(integers.view(-1))
+        before = x.value if twin.norm is None else twin.norm(x.value)
+        return Traced(twin(x.value), self.output.choose(bits, bias, before, None))
+
+    def prepare(self) -> None:
+        self._weight = _per_channel(self.weight)
+        self.output.prepare(self.weight.abs().double() * LIMIT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(x * self._weight)
+
+
+class Upsample(Leaf):
+    """Every pixel repeated."""
+
+    def convert(self, twin: float_layers.Upsample, x: Traced) -> Traced:
+        return _like(x, twin(x.value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+
+def interpolation_matrix(side: int) -> Tensor:
+    """Bilinear weights with aligned corners from `side` to 2 * `side` points, int64 [2 side, side], every row summing to 2**14.
+
+    Output i lies at i (side - 1) / (2 side - 1); the weight of the right neighbour is rounded to nearest, ties up, in integers.
+    """
+    matrix = torch.zeros(2 * side, side, dtype=torch.int64)
+    one, denominator = 1 << RESIZE_BITS, 2 * side - 1
+    for i in range(2 * side):
+        left, remainder = divmod(i * (side - 1), denominator)
+        right_weight = (2 * remainder * one + denominator) // (2 * denominator)
+        matrix[i, left] = one - right_weight
+        if right_weight:
+            matrix[i, left + 1] = right_weight
+    return matrix
+
+
+class Resize(Leaf):
+    """Bilinear resize: two integer matrix products, then 28 bits off."""
+
+    def convert(self, twin: float_layers.Resize, x: Traced) -> Traced:
+        return _like(x, twin(x.value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = interpolation_matrix(x.shape[2]).to(x)
+        columns = interpolation_matrix(x.shape[3]).to(x)
+        # |x| < 2**15 and the weights of a point sum to 2**28: below 2**43.
+        total = torch.matmul(torch.matmul(rows, x), columns.T)
+        return total.mul_(2.0 ** (-2 * RESIZE_BITS)).add_(0.5).floor_()
+
+
+class Phases(Leaf):
+    """The four pixel phases."""
+
+    def convert(self, twin: float_layers.Phases, x: Traced) -> tuple[Traced, ...]:
+        return tuple(_like(x, phase) for phase in twin(x.value))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return float_layers.Phases.forward(self, x)
+
+
+class Mean(Leaf):
+    """Sum over height and width times a fixed-point reciprocal; the result has bits of its own, as means are small."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("gain", torch.zeros((), dtype=torch.int16))      # log2 of input scale over result scale
+
+    @torch.no_grad()
+    def convert(self, twin: float_layers.Mean, x: Traced) -> Traced:
+        value = twin(x.value)
+        # In units of the input; a gain of 8 bits is more than the largest mean of 16-bit integers leaves room for in general.
+        largest = (value.abs().amax(dim=(0, 2, 3)).double() / x.scale).max().item()
+        self.gain.fill_(max(min(math.floor(math.log2(LIMIT / max(HEADROOM * largest, 1.0))), 8), 0))
+        return Traced(value, x.scale * 2.0 ** -int(self.gain))
+
+    def prepare(self) -> None:
+        if not 0 <= int(self.gain) <= 8:
+            raise ModelError("a gain of the integer network is out of range")
+
+    def forward(self, x: Tensor) -> Tensor:
+        area = x.shape[2] * x.shape[3]
+        reciprocal = ((1 << RECIPROCAL_BITS) + area // 2) // area
+        total = x.sum(dim=(2, 3), keepdim=True)
+        # |total| <= 2**15 * area: the product stays below 2**40.
+        return total.mul_(reciprocal).mul_(2.0 ** (int(self.gain) - RECIPROCAL_BITS)).add_(0.5).floor_().clamp_(-LIMIT, LIMIT)
+
+
+class _Addition(Leaf):
+    """Base of the leaves that add two tensors of different scales."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("left_shift", torch.zeros(1, dtype=torch.int16))     # [C] or [1]: log2 of result scale over operand scale
+        self.register_buffer("right_shift", torch.zeros(1, dtype=torch.int16))
+
+    def _choose(self, value: Tensor, left: Tensor, right: Tensor) -> Traced:
+        """Fill the shifts for operands of scales `left` and `right`, [C], so that the sum `value` fits."""
+        bits = fitting_bits(HEADROOM * value.abs().max().item())
+        for name, scale in (("left_shift", left), ("right_shift", right)):
+            shift = (-torch.log2(scale)).round() - bits
+            self.register_buffer(name, (shift if len(shift.unique()) > 1 else shift[:1]).to(torch.int16))
+        return Traced(value, torch.full_like(left, 2.0 ** -bits))
+
+    def _prepare(self, left_bound: float, right_bound: float) -> None:
+        shifts = torch.cat([self.left_shift, self.right_shift]).double()
+        if shifts.abs().max() > 2 * MAX_BITS:
+            raise ModelError("a shift of the integer network is out of range")
+        # Both terms and the half, counted in units of the finest place among them.
+        finest = max(shifts.max().item(), 1.0)
+        largest = left_bound * 2.0 ** -self.left_shift.min().item() + right_bound * 2.0 ** -self.right_shift.min().item() + 1
+        self._prove(largest * 2.0 ** finest)
+        self._left, self._right = _per_channel(2.0 ** -self.left_shift.double()), _per_channel(2.0 ** -self.right_shift.double())
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        for name in ("left_shift", "right_shift"):                      # their lengths are the model file's
+            if prefix + name in state_dict:
+                self.register_buffer(name, torch.zeros_like(state_dict[prefix + name], dtype=torch.int16))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _add(self, left: Tensor, right: Tensor) -> Tensor:
+        return torch.addcmul(left * self._left, right, self._right).add_(0.5).floor_().clamp_(-LIMIT, LIMIT)
+
+
+class Residual(_Addition):
+    """skip + 0.1 * gate * branch."""
+
+    @torch.no_grad()
+    def convert(self, twin: float_layers.Residual, skip: Traced, branch: Traced, gate: Traced | None = None) -> Traced:
+        right = branch.scale * 2.0 ** -RESIDUAL_FACTOR_BITS
+        if gate is None:
+            return self._choose(twin(skip.value, branch.value), skip.scale, right)
+        return self._choose(twin(skip.value, branch.value, gate.value), skip.scale, right * gate.scale)
+
+    def prepare(self) -> None:
+        self._prepare(LIMIT, LIMIT * 2.0 ** GATE_BITS * RESIDUAL_FACTOR)
+
+    def forward(self, skip: Tensor, branch: Tensor, gate: Tensor | None = None) -> Tensor:
+        # The product of 15 and 14 bits and the factor's 13 bits.
+        scaled = branch * RESIDUAL_FACTOR if gate is None else branch * (gate * RESIDUAL_FACTOR)
+        return self._add(skip, scaled)
+
+
+class Sum(_Addition):
+    """a + b."""
+
+    @torch.no_grad()
+    def convert(self, twin: float_layers.Sum, a: Traced, b: Traced) -> Traced:
+        return self._choose(twin(a.value, b.value), a.scale, b.scale)
+
+    def prepare(self) -> None:
+        self._prepare(LIMIT, LIMIT)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self._add(a, b)
+
+
+class Concat(Leaf):
+    """Concatenation; the parts keep their scales, which the next layer's weights take up."""
+
+    def convert(self, twin: float_layers.Concat, *parts: Traced) -> Traced:
+        return Traced(twin(*(part.value for part in parts)), torch.cat([part.scale for part in parts]))
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        return torch.cat(parts, dim=1)
+
+
+class Start(Leaf):
+    """The decoder's learned first tensor."""
+
+    def __init__(self, channels: int, side: int):
+        super().__init__()
+        self.register_buffer("value", torch.zeros(channels, side, side, dtype=torch.int16))
+
+    @torch.no_grad()
+    def convert(self, twin: float_layers.Start, batch_size: int) -> Traced:
+        bits = fitting_bits(twin.value.abs().max().item())
+        self.value.copy_(torch.round(twin.value.double() * 2.0 ** bits))
+        return Traced(twin(batch_size), torch.full((len(self.value),), 2.0 ** -bits, dtype=torch.float64))
+
+    def forward(self, batch_size: int) -> Tensor:
+        return self.value.double().expand(batch_size, -1, -1, -1)
+
+
+class ImageInput(Leaf):
+    """Samples 0 .. 2**b - 1 to odd integers around zero, 2 v - (2**b - 1); the division by 2**b - 1 goes into the next layer's weights."""
+
+    def __init__(self, num_x_bits: int):
+        super().__init__()
+        self.levels = 2 ** num_x_bits - 1
+
+    def convert(self, twin: float_layers.ImageInput, x: Tensor) -> Traced:
+        return Traced(twin(x), torch.full((x.shape[1],), 1 / self.levels, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double().mul_(2).sub_(self.levels)
+
+
+class RawNormal(Leaf):
+    """Raw means and log standard deviations with 10 fractional bits, the prior's added where the posterior is residual."""
+
+    def convert(self, twin: float_layers.RawNormal, output: Traced, prior=None) -> tuple[Traced, Traced]:
+        values = twin(output.value) if prior is None else twin(output.value, tuple(part.value for part in prior))
+        scale = torch.full((values[0].shape[1],), 2.0 ** -RAW_BITS, dtype=torch.float64)
+        return Traced(values[0], scale), Traced(values[1], scale)
+
+    def forward(self, output: Tensor, prior: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        mean, log_sigma = output.chunk(2, dim=1)
+        if prior is None:
+            return mean, log_sigma
+        return (prior[0] + mean).clamp_(-LIMIT, LIMIT), (prior[1] + log_sigma).clamp_(-LIMIT, LIMIT)
+
+
+class StandardNormal(Leaf):
+    """The raw prior of the first group."""
+
+    def __init__(self, latents: int):
+        super().__init__()
+        self.latents = latents
+
+    def convert(self, twin: float_layers.StandardNormal, stream: Traced) -> tuple[Traced, Traced]:
+        scale = torch.full((self.latents,), 2.0 ** -RAW_BITS, dtype=torch.float64)
+        return tuple(Traced(value, scale) for value in twin(stream.value))
+
+    def forward(self, stream: Tensor) -> tuple[Tensor, Tensor]:
+        return float_layers.StandardNormal.forward(self, stream)

@@ -1,0 +1,216 @@
+"""The integer network as the coder sees it: conversion from a float network, and a `LatentModel` over it."""
+from functools import partial
+from hashlib import sha256
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nvae_codec.coding.latents import MAX_STEP, MEAN_BITS, SIGMA_BITS, IntegerNormal
+from nvae_codec.coding.pixels import COEFFICIENT_BITS, LOG_SCALE_BITS, LOGIT_BITS, MEAN_BITS as PIXEL_MEAN_BITS, PixelTables
+from nvae_codec.errors import DriftError, ModelError
+from nvae_codec.exact import layers
+from nvae_codec.exact.layers import HEADROOM, LIMIT, RAW_BITS, Leaf, Output, Traced, fitting_bits
+from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.distributions import Normal
+from nvae_codec.model.hierarchy import Hierarchy, State
+from nvae_codec.model.layers import ACTIVATIONS
+from nvae_codec.model.nvae import NVAE, Noise, default_noise
+
+INDEX = torch.arange(-32768, 32768, dtype=torch.float64)
+TABLE_FRACTION_BITS = {"mean": MEAN_BITS, "sigma": SIGMA_BITS}
+PIXEL_TABLES = ("weight", "inverse_scale", "coefficient", "sigmoid")
+
+
+def _rounded(values: Tensor, bits: int) -> Tensor:
+    return torch.round(values * 2.0 ** bits).clamp(-2 ** 31, 2 ** 31 - 1).to(torch.int32)
+
+
+def activation_table(name: str) -> Tensor:
+    """Table int32 [65536] of an activation, e.g. "swish_11": arguments of 16 bits with 11 fractional bits, results likewise (sigmoid: 14)."""
+    activation, bits = name.rsplit("_", 1)
+    values = ACTIVATIONS[activation](INDEX * 2.0 ** -int(bits))
+    return _rounded(values, layers.GATE_BITS if activation == "sigmoid" else int(bits)).clamp(-LIMIT, LIMIT)
+
+
+def normal_tables() -> dict[str, Tensor]:
+    """Tables int32 [65536] from raw values (16 bits, 10 of them fractional) to means and standard deviations (nvae-spec 4.1)."""
+    normal = Normal.from_raw(INDEX * 2.0 ** -RAW_BITS, INDEX * 2.0 ** -RAW_BITS)
+    return {"mean": _rounded(normal.mean, MEAN_BITS), "sigma": _rounded(normal.sigma, SIGMA_BITS)}
+
+
+class ExactNetwork(Hierarchy):
+    """The integer twin of an `NVAE`: leaves, tables, and the grid of every latent channel. All of its state is integer buffers."""
+
+    def __init__(self, config: NVAEConfig):
+        super().__init__(config, layers)
+        for head in [*(head[1] for head in self.prior_heads), *self.posterior_heads]:
+            head.fixed_bits = torch.full((2 * config.num_latent_per_group,), RAW_BITS)
+        if config.likelihood == "mixture":
+            mixtures = config.num_mixtures
+            per_colour = [PIXEL_MEAN_BITS] * mixtures + [LOG_SCALE_BITS] * mixtures + [COEFFICIENT_BITS] * mixtures
+            self.image_head[1].fixed_bits = torch.tensor([LOGIT_BITS] * mixtures + per_colour * 3)
+        for name in ("mean", "sigma"):
+            self.register_buffer(f"{name}_table", torch.zeros(65536, dtype=torch.int32))
+        for name, length in zip(PIXEL_TABLES, (1 << 14, (11 << 10) + 1, 1 << 16, (1 << 16) + 1), strict=True):
+            self.register_buffer(f"pixel_{name}_table", torch.zeros(length, dtype=torch.int32))
+        # Latent z of the network = z_real * 2**latent_bits; spacing of the grid = 2**-steps prior deviations.
+        self.register_buffer("latent_bits", torch.zeros(config.num_groups, dtype=torch.int16))
+        self.register_buffer("latent_steps", torch.zeros(config.num_groups, config.num_latent_per_group, dtype=torch.int16))
+        self.activation_tables = nn.Module()
+
+    def outputs(self) -> list[Output]:
+        return [module for module in self.modules() if isinstance(module, Output) and module.activation]
+
+    def prepare(self) -> None:
+        """Check the buffers, prove the bounds of every sum, derive the operands. Raises ModelError."""
+        for output in self.outputs():
+            table = getattr(self.activation_tables, output.table_name, None)
+            if table is None or table.shape != (65536,) or table.abs().max() > LIMIT:
+                raise ModelError(f"the table {output.table_name} is missing or malformed")
+            output.table = table.double()
+        for leaf in self.modules():
+            if isinstance(leaf, Leaf):
+                leaf.prepare()
+        if self.mean_table.abs().max() > 5 << MEAN_BITS or self.sigma_table.min() < 1 or self.sigma_table.max() >= 149 << SIGMA_BITS:
+            raise ModelError("a table of the latents' distributions has a value out of range")
+        if not (0 <= int(self.latent_steps.min()) and int(self.latent_steps.max()) <= MAX_STEP and 0 <= int(self.latent_bits.min())
+                and int(self.latent_bits.max()) <= SIGMA_BITS):
+            raise ModelError("a grid of the latents is out of range")
+
+    # How integers become distributions and latents
+
+    def normal(self, raw: tuple[Tensor, Tensor]) -> IntegerNormal:
+        """The distributions that raw integers [B, L, H, W] stand for."""
+        mean, log_sigma = (part.numpy().astype(np.int64) + 32768 for part in raw)
+        return IntegerNormal(self.mean_table.numpy()[mean].astype(np.int64), self.sigma_table.numpy()[log_sigma].astype(np.int64))
+
+    def place(self, group: int, prior: IntegerNormal, points: np.ndarray) -> Tensor:
+        """The latents, as integers of the network, at the grid points int64 [B, L, H, W] of a prior."""
+        steps = self.latent_steps[group].numpy().astype(np.int64)[:, None, None]
+        # In units of 2**-(20 + step): |sigma * k| < 2**28 * 2**11, |mean| < 2**17 * 2**14.
+        position = (prior.mean << (SIGMA_BITS - MEAN_BITS + steps)) + prior.sigma * points
+        shift = SIGMA_BITS + steps - int(self.latent_bits[group])
+        rounded = (position + (np.int64(1) << shift >> 1)) >> shift
+        return torch.from_numpy(np.clip(rounded, -LIMIT, LIMIT).astype(np.float64))
+
+
+def convert(model: NVAE, samples: Tensor, noise: Noise | None = None) -> ExactNetwork:
+    """The integer twin of `model`, calibrated on tiles uint8 [B, C, side, side].
+
+    The network runs once, with every integer leaf beside its float twin: scales follow the values that pass. Raises ModelError if the network
+    cannot be represented: a bound that does not hold, or values that are not finite.
+    """
+    exact = ExactNetwork(model.config)
+    twins = dict(model.named_modules())
+    leaves = {name: leaf for name, leaf in exact.named_modules() if isinstance(leaf, Leaf)}
+    if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
+        raise ModelError("the network has weights that are not finite numbers")
+    exact.mean_table.copy_(normal_tables()["mean"])
+    exact.sigma_table.copy_(normal_tables()["sigma"])
+    pixel_tables = PixelTables.compute()
+    for name in PIXEL_TABLES:
+        getattr(exact, f"pixel_{name}_table").copy_(torch.from_numpy(getattr(pixel_tables, name)))
+
+    x = samples.float() / (2 ** model.config.num_x_bits - 1)
+    noise = noise or default_noise(x, torch.Generator().manual_seed(0))
+    for name, leaf in leaves.items():
+        leaf.forward = partial(leaf.convert, twins[name])
+    try:
+        with torch.no_grad():
+            features, state = exact.features(x), exact.start(len(x))
+            for group in range(model.config.num_groups):
+                raw_prior = exact.prior(group, state)
+                prior = Normal.from_raw(*(part.value for part in raw_prior))
+                posterior = Normal.from_raw(*(part.value for part in exact.posterior(group, state, features)))
+                z = posterior.sample(noise(group, posterior.mean.shape))
+                bits = max(min(fitting_bits(HEADROOM * z.abs().max().item()), SIGMA_BITS), 0)
+                exact.latent_bits[group] = bits
+                exact.latent_steps[group] = choose_steps(prior, posterior)
+                state = exact.update(group, state, Traced(z, torch.full((z.shape[1],), 2.0 ** -bits, dtype=torch.float64)))
+            exact.pixels(state)
+    finally:
+        for leaf in leaves.values():
+            del leaf.forward
+    for name in sorted({output.table_name for output in exact.outputs()}):
+        exact.activation_tables.register_buffer(name, activation_table(name))
+    exact.prepare()
+    return exact.eval()
+
+
+def choose_steps(prior: Normal, posterior: Normal) -> Tensor:
+    """A grid for every channel, int16 [L]: spacing about half of the channel's typical posterior deviation, in prior deviations.
+
+    Typical is the tenth percentile over the calibration images: where the posterior says something it is narrow.
+    """
+    ratio = (posterior.sigma / prior.sigma).transpose(0, 1).flatten(1)      # [L, B * H * W]
+    if ratio.shape[1] > 2 ** 20:                                            # torch.quantile has a limit
+        ratio = ratio[:, ::-(-ratio.shape[1] // 2 ** 20)]
+    typical = torch.quantile(ratio, 0.1, dim=1)
+    return torch.floor(-torch.log2(typical) + 1.5).clamp(1, MAX_STEP).to(torch.int16)
+
+
+class ExactModel:
+    """An `ExactNetwork` as a `nvae_codec.coding.bits_back.LatentModel`: numpy integers in and out."""
+
+    def __init__(self, network: ExactNetwork):
+        config = network.config
+        if config.likelihood != "mixture" or config.num_x_bits != 8 or config.image_channels != 3:
+            raise ModelError("coding needs a network for 8-bit colour pictures with a mixture of logistics")
+        self.network = network
+        self.tile_side, self.num_groups = config.image_size, config.num_groups
+        self.pixel_tables = PixelTables(*(getattr(network, f"pixel_{name}_table").numpy().astype(np.int64) for name in PIXEL_TABLES))
+        if problem := self.pixel_tables.problem():
+            raise ModelError(problem)
+
+    def group_shape(self, group: int) -> tuple[int, int, int]:
+        config = self.network.config
+        side = config.side(config.scale_of_group[group])
+        return config.num_latent_per_group, side, side
+
+    def steps(self, group: int) -> np.ndarray:
+        return self.network.latent_steps[group].numpy()
+
+    @torch.inference_mode()
+    def features(self, samples: np.ndarray) -> list[Tensor]:
+        return self.network.features(torch.from_numpy(samples))
+
+    @torch.inference_mode()
+    def start(self, batch_size: int) -> State:
+        return self.network.start(batch_size)
+
+    @torch.inference_mode()
+    def prior(self, group: int, state: State) -> IntegerNormal:
+        return self.network.normal(self.network.prior(group, state))
+
+    @torch.inference_mode()
+    def posterior(self, group: int, state: State, features: list[Tensor]) -> IntegerNormal:
+        return self.network.normal(self.network.posterior(group, state, features))
+
+    @torch.inference_mode()
+    def update(self, group: int, state: State, points: np.ndarray) -> State:
+        return self.network.update(group, state, self.network.place(group, self.prior(group, state), points))
+
+    @torch.inference_mode()
+    def pixels(self, state: State) -> np.ndarray:
+        return self.network.pixels(state).numpy().astype(np.int64)
+
+    def digest(self) -> str:
+        """SHA-256 of everything that the network puts out for one fixed tile and fixed grid points: what a machine must reproduce."""
+        digest = sha256()
+        index = np.arange(3 * self.tile_side ** 2, dtype=np.int64)
+        samples = (index * index * 2654435761 >> 7 & 255).astype(np.uint8).reshape(1, 3, self.tile_side, self.tile_side)
+        features, state = self.features(samples), self.start(1)
+        for group in range(self.num_groups):
+            for normal in (self.prior(group, state), self.posterior(group, state, features)):
+                digest.update(normal.mean.astype("<i8").tobytes() + normal.sigma.astype("<i8").tobytes())
+            shape = (1, *self.group_shape(group))
+            points = np.arange(np.prod(shape)).reshape(shape) * 7919 % 5 - 2
+            state = self.update(group, state, points.astype(np.int64))
+        digest.update(self.pixels(state).astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def check(self, expected: str) -> None:
+        """Self-test. Raises DriftError if this machine does not compute what the one that converted the model did."""
+        if self.digest() != expected:
+            raise DriftError("self-test failed: this machine does not compute the integers that the model was made with; nothing was coded")

@@ -1,0 +1,253 @@
+"""Picture files to samples and metadata, and back: the only file that knows Pillow.
+
+Pillow turns many kinds of picture into 8 bits without a word. Whatever it would have to change is refused here.
+"""
+import io
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from nvae_codec.errors import ImageError
+
+ACCEPTED = "accepted are 8-bit grey and 8-bit RGB, one picture per file, without transparency"
+READABLE = {"PNG": "PNG", "JPEG": "JPEG", "WEBP": "WebP", "TIFF": "TIFF", "BMP": "BMP", "PPM": "PNM"}
+MODES = {
+    "1": "a 1-bit picture",
+    "P": "a palette picture",
+    "PA": "a palette picture",
+    "LA": "a grey picture with an alpha channel",
+    "RGBA": "an RGB picture with an alpha channel",
+    "I": "a grey picture of more than 8 bits",
+    "I;16": "a 16-bit grey picture",
+    "I;16B": "a 16-bit grey picture",
+    "F": "a floating-point picture",
+    "CMYK": "a CMYK picture",
+}
+EXACT_RAW_MODES = {"L", "L;I", "L;R", "L;IR", "RGB", "RGB;R", "BGR"}
+EXIF_PREFIX = b"Exif\0\0"
+EXIF_FOLDERS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop, ExifTags.IFD.IFD1)  # IFD1: a thumbnail
+# The tags of a TIFF's own folder that are EXIF too: they describe the picture, not how it lies in the file.
+EXIF_TAGS_OF_TIFF = (270, 271, 272, 305, 306, 315, 316, 33432)
+# The passes of an interlaced PNG: first column, first row, step in columns, step in rows.
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+class Format(NamedTuple):
+    """What a file format can hold without loss, and how Pillow is told to."""
+
+    name: str
+    modes: tuple[str, ...] = ("L", "RGB")
+    metadata: bool = False
+    options: dict = {}
+
+
+FORMATS = {
+    ".png": Format("PNG", metadata=True),
+    ".webp": Format("WEBP", modes=("RGB",), metadata=True, options={"lossless": True, "exact": True}),
+    ".tif": Format("TIFF", metadata=True),
+    ".tiff": Format("TIFF", metadata=True),
+    ".bmp": Format("BMP"),
+    ".ppm": Format("PPM", modes=("RGB",)),
+    ".pgm": Format("PPM", modes=("L",)),
+    ".pnm": Format("PPM"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """Samples, uint8 [H, W] for grey or [H, W, 3] for RGB, and two blocks of metadata.
+
+    `exif` begins with its byte-order mark; `icc` is a colour profile. Both are kept byte for byte, and empty if absent.
+    """
+
+    samples: np.ndarray
+    exif: bytes = b""
+    icc: bytes = b""
+
+
+def read_picture(data: bytes) -> Picture:
+    """The picture in a file's bytes; ImageError for everything that is not exactly 8-bit grey or RGB, or not whole.
+
+    Samples are as the file has them: an EXIF orientation is kept, not applied. (Pillow does apply that of a TIFF.)
+    """
+    if not data:
+        raise ImageError("the file is empty")
+    with _translated("the picture is damaged or cut short"):
+        image = Image.open(io.BytesIO(data), formats=tuple(READABLE))
+        _check_plain(image)
+        if image.format == "PNG":
+            _check_png(data, image)
+        return _from_pillow(image)
+
+
+def write_picture(picture: Picture, suffix: str = ".png") -> bytes:
+    """A file of the format that `suffix` names; ImageError where that format cannot hold the picture exactly."""
+    if suffix.lower() not in FORMATS:
+        name = suffix or "a name without suffix"
+        raise ImageError(f"{name} stands for no lossless picture format; known are {', '.join(FORMATS)}")
+    target = FORMATS[suffix.lower()]
+    image = Image.fromarray(as_picture(picture).samples)
+    if image.mode not in target.modes:
+        raise ImageError(f"{suffix} cannot hold {'grey' if image.mode == 'L' else 'RGB'} exactly; .png can")
+    if (picture.exif or picture.icc) and not target.metadata:
+        raise ImageError(f"{suffix} cannot hold this picture's EXIF or ICC profile; .png can")
+    options = dict(target.options)
+    file = io.BytesIO()
+    with _translated(f"{suffix} cannot hold this picture"):
+        if picture.icc:
+            options["icc_profile"] = picture.icc
+        if picture.exif:
+            options["exif"] = _parsed(picture.exif) if target.name == "TIFF" else picture.exif
+        image.save(file, target.name, **options)
+        if picture.exif and target.name == "TIFF":
+            _check_tiff_exif(file, picture.exif)
+    return file.getvalue()
+
+
+def as_picture(image: "Picture | np.ndarray | Image.Image") -> Picture:
+    """`image` as a Picture: a Picture itself, a uint8 array [H, W] or [H, W, 3], or a Pillow image of mode L or RGB."""
+    if isinstance(image, Image.Image):
+        with _translated("the picture is damaged or cut short"):
+            _check_plain(image)
+            image = _from_pillow(image)
+    picture = image if isinstance(image, Picture) else Picture(image)
+    samples = picture.samples
+    if not isinstance(samples, np.ndarray):
+        raise ImageError(f"a {type(samples).__name__} is no picture; accepted are Picture, numpy array, Pillow image")
+    shape = samples.shape
+    if samples.dtype != np.uint8 or samples.size == 0 or not (len(shape) == 2 or len(shape) == 3 and shape[2] == 3):
+        accepted = "accepted is uint8 [H, W] or [H, W, 3], with at least one pixel"
+        raise ImageError(f"the array is {samples.dtype} {list(shape)}; {accepted}")
+    return picture
+
+
+@contextmanager
+def _translated(sentence: str) -> Iterator[None]:
+    """Make ImageErrors of what Pillow throws, which for damaged files can be nearly anything."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (ImageError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"this is no picture that can be read; known are {', '.join(READABLE.values())}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = f"{Image.MAX_IMAGE_PIXELS:,}"
+        raise ImageError(f"the picture has more than {limit} pixels, the limit against bombs") from None
+    except Exception as error:
+        raise ImageError(f"{sentence} ({error})") from error
+
+
+def _check_plain(image: Image.Image) -> None:
+    fault = _fault(image)
+    if fault:
+        raise ImageError(f"this is {fault}; {ACCEPTED}")
+
+
+def _fault(image: Image.Image) -> str:
+    """What `image` is, in words, if not plain 8-bit grey or RGB. To be asked before Pillow has decoded it."""
+    if getattr(image, "n_frames", 1) > 1:
+        return f"an animation or a file of {image.n_frames} pictures"
+    if image.mode not in ("L", "RGB"):
+        return MODES.get(image.mode, f"a picture of Pillow's mode {image.mode}")
+    if "transparency" in image.info:
+        return "a picture with a transparent colour"
+    return _tiff_fault(image.tag_v2) if image.format == "TIFF" else _raw_fault(image)
+
+
+def _raw_fault(image: Image.Image) -> str:
+    """Pillow's raw mode says how samples lie in the file: 16-bit RGB, for one, has mode RGB and raw mode RGB;16B."""
+    for tile in getattr(image, "tile", [])[:1]:
+        raw_mode, *more = [tile.args] if isinstance(tile.args, str) else tile.args
+        if image.format == "PPM" and more and more[0] != 255:
+            return f"a picture of samples up to {more[0]}"
+        if raw_mode not in EXACT_RAW_MODES:
+            bits = re.search(r";(\d+)", raw_mode)
+            return f"a {bits[1]}-bit picture" if bits else f"a picture of samples stored as {raw_mode}"
+    return ""
+
+
+def _tiff_fault(tags: dict) -> str:
+    bits = max(tags.get(258, (1,)))
+    if bits != 8:
+        return f"a {bits}-bit picture"
+    if any(kind != 1 for kind in tags.get(339, ())):
+        return "a picture of signed or floating-point samples"
+    return "a picture with an extra channel" if 338 in tags else ""
+
+
+def _check_png(data: bytes, image: Image.Image) -> None:
+    """Refuse what Pillow lets pass: wrong checksums, image data that end early, transparency declared late."""
+    position, name, stream = 8, b"", []
+    while name != b"IEND":
+        length, name = struct.unpack_from(">I4s", data, position)
+        body = data[position + 8 : position + 8 + length]
+        if struct.unpack_from(">I", data, position + 8 + length)[0] != zlib.crc32(name + body):
+            raise ImageError(f"the PNG is damaged: the checksum of its {name.decode('latin-1')} chunk does not match")
+        if name == b"tRNS":
+            raise ImageError(f"this is a picture with a transparent colour; {ACCEPTED}")
+        stream += [body] if name == b"IDAT" else []
+        position += 12 + length
+    passes = ADAM7 if image.info.get("interlace") else ((0, 0, 1, 1),)
+    sizes = [(-((x - image.width) // dx), -((y - image.height) // dy)) for x, y, dx, dy in passes]
+    expected = sum(height * (1 + width * len(image.mode)) for width, height in sizes if width > 0)
+    if len(zlib.decompressobj().decompress(b"".join(stream), expected + 1)) < expected:
+        raise ImageError("the PNG is damaged: its image data end before the last row")
+
+
+def _from_pillow(image: Image.Image) -> Picture:
+    samples = np.array(image)
+    icc = image.info.get("icc_profile", b"")
+    if icc is None:
+        raise ImageError("the picture's ICC profile is damaged")
+    exif = _tiff_exif(image) if image.format == "TIFF" else image.info.get("exif", b"")
+    while exif.startswith(EXIF_PREFIX):
+        exif = exif[len(EXIF_PREFIX) :]
+    return Picture(samples, exif, icc)
+
+
+def _tiff_exif(image: Image.Image) -> bytes:
+    """TIFF keeps EXIF among its own tags: gather them into a block, as the other formats have it."""
+    tags, block = _nested(image.getexif()), Image.Exif()
+    block.update({tag: tags[tag] for tag in EXIF_TAGS_OF_TIFF if tag in tags})
+    folders = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+    for folder in folders:
+        block.get_ifd(folder).update(tags.get_ifd(folder))
+    return block.tobytes() if any((block, *map(block.get_ifd, folders))) else b""
+
+
+def _check_tiff_exif(file: io.BytesIO, exif: bytes) -> None:
+    found = _listed(_nested(Image.open(file).getexif()))
+    if not _listed(_parsed(exif)).items() <= found.items():
+        raise ImageError("TIFF cannot hold all of this picture's EXIF; .png and .webp can")
+
+
+def _parsed(exif: bytes) -> Image.Exif:
+    block = Image.Exif()
+    block.load(exif)
+    return _nested(block)
+
+
+def _nested(block: Image.Exif) -> Image.Exif:
+    """`block` with its innermost folder in place of the pointer to it, which Pillow would copy as a number."""
+    innermost = block.get_ifd(ExifTags.IFD.Interop)
+    if innermost:
+        block.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = dict(innermost)
+    return block
+
+
+def _listed(block: Image.Exif) -> dict[tuple[int, int], str]:
+    """Every tag but pointers, by folder and number; values in writing, as only there a rational 0/0 equals itself."""
+    folders = {0: block} | {int(folder): block.get_ifd(folder) for folder in EXIF_FOLDERS}
+    tags = ((folder, tag, value) for folder, content in folders.items() for tag, value in dict(content).items())
+    return {(folder, tag): repr(value) for folder, tag, value in tags if tag not in EXIF_FOLDERS}

@@ -1,0 +1,89 @@
+"""Residual cells (nvae-spec 2.4 to 2.6), written in terms of leaves so that the float and the integer network share them.
+
+`leaves` is a module that offers the classes of `nvae_codec.model.layers` by name.
+"""
+from types import ModuleType
+
+from torch import Tensor, nn
+
+NORMAL, DOWN, UP = "normal", "down", "up"
+
+
+def residual_operation(leaves: ModuleType, primitive: str, c_in: int, c_out: int, mode: str) -> list[nn.Module]:
+    """The leaves of one residual operation from `c_in` to `c_out` channels, in order of application (nvae-spec 2.6)."""
+    upsample = [leaves.Upsample()] if mode == UP else []
+    stride = 2 if mode == DOWN else 1
+    if primitive.startswith("mconv"):
+        expansion, kernel_size, groups = {"mconv_e6k5g0": (6, 5, 0), "mconv_e3k5g0": (3, 5, 0),
+                                          "mconv_e3k5g8": (3, 5, 8), "mconv_e6k11g0": (6, 11, 0)}[primitive]
+        hidden = expansion * c_in
+        plain = dict(bias=False, weight_norm=False, norm_out=True)
+        return [*upsample,
+                leaves.Conv(c_in, hidden, norm_in=True, activation="swish", **plain),
+                leaves.Conv(hidden, hidden, kernel_size, stride=stride, groups=groups or hidden, activation="swish", **plain),
+                leaves.Conv(hidden, c_out, **plain)]
+    activation, norm = {"res_elu": ("elu", False), "res_bnelu": ("elu", True), "res_bnswish": ("swish", True),
+                        "res_bnswish5": ("swish", True)}[primitive]
+    return [leaves.Activate(c_in, activation, norm=norm), *upsample,
+            leaves.Conv(c_in, c_out, 3, stride=stride, dilation=2 if primitive == "res_bnswish5" else 1, data_init=primitive == "res_elu")]
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gate in (0, 1), [B, C, 1, 1], from the means of the channels (nvae-spec 2.4)."""
+
+    def __init__(self, leaves: ModuleType, channels: int):
+        super().__init__()
+        hidden = max(channels // 16, 4)
+        linear = dict(weight_norm=False, regularised=False)
+        self.mean = leaves.Mean()
+        self.squeeze = leaves.Conv(channels, hidden, activation="relu", **linear)
+        self.excite = leaves.Conv(hidden, channels, activation="sigmoid", **linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.excite(self.squeeze(self.mean(x)))
+
+
+class DownSkip(nn.Module):
+    """Skip connection of a down cell: swish, then a 1x1 convolution of each of the four pixel phases, concatenated."""
+
+    def __init__(self, leaves: ModuleType, c_in: int, c_out: int):
+        super().__init__()
+        self.activate = leaves.Activate(c_in, "swish")
+        self.phases = leaves.Phases()
+        quarter = c_out // 4
+        self.convs = nn.ModuleList(leaves.Conv(c_in, c) for c in (quarter, quarter, quarter, c_out - 3 * quarter))
+        self.concat = leaves.Concat()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.concat(*(conv(phase) for conv, phase in zip(self.convs, self.phases(self.activate(x)), strict=True)))
+
+
+class UpSkip(nn.Module):
+    """Skip connection of an up cell: bilinear resize, then a 1x1 convolution without bias."""
+
+    def __init__(self, leaves: ModuleType, c_in: int, c_out: int):
+        super().__init__()
+        self.resize = leaves.Resize()
+        self.conv = leaves.Conv(c_in, c_out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.resize(x))
+
+
+class Cell(nn.Module):
+    """skip(x) + 0.1 * gate * branch(x). A down cell doubles the channels and halves the side, an up cell does the reverse."""
+
+    def __init__(self, leaves: ModuleType, c_in: int, primitives: tuple[str, ...], mode: str = NORMAL, use_se: bool = True):
+        super().__init__()
+        c_out = {NORMAL: c_in, DOWN: 2 * c_in, UP: c_in // 2}[mode]
+        self.skip = {NORMAL: nn.Identity, DOWN: lambda: DownSkip(leaves, c_in, c_out), UP: lambda: UpSkip(leaves, c_in, c_out)}[mode]()
+        operations = residual_operation(leaves, primitives[0], c_in, c_out, mode)
+        for primitive in primitives[1:]:
+            operations += residual_operation(leaves, primitive, c_out, c_out, NORMAL)
+        self.branch = nn.Sequential(*operations)
+        self.gate = SqueezeExcite(leaves, c_out) if use_se else None
+        self.join = leaves.Residual()
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.branch(x)
+        return self.join(self.skip(x), branch) if self.gate is None else self.join(self.skip(x), branch, self.gate(branch))

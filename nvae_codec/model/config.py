@@ -1,0 +1,154 @@
+"""The shape of a network: `NVAEConfig`, the presets of the paper, and our own small ones."""
+import dataclasses
+from dataclasses import dataclass
+
+from nvae_codec.errors import ModelError
+
+# Residual operations of the four kinds of cell, per architecture key (NVAE, section 3.2 and appendix; released configurations).
+# Order of the four entries: preprocess, encoder tower, decoder tower, postprocess.
+ARCHITECTURES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "res_elu": (("res_elu", "res_elu"),) * 4,
+    "res_bnelu": (("res_bnelu", "res_bnelu"),) * 4,
+    "res_bnswish": (("res_bnswish", "res_bnswish"),) * 4,
+    "mbconv_sep": (("mconv_e3k5g0",), ("mconv_e6k5g0",), ("mconv_e6k5g0",), ("mconv_e3k5g0",)),
+    "mbconv_sep11": (("mconv_e3k5g0",), ("mconv_e6k11g0",), ("mconv_e6k11g0",), ("mconv_e3k5g0",)),
+    "res_mbconv": (("res_bnswish", "res_bnswish"),) * 2 + (("mconv_e6k5g0",), ("mconv_e3k5g0",)),
+    "res53_mbconv": (("res_bnswish5", "res_bnswish"),) * 2 + (("mconv_e6k5g0",), ("mconv_e3k5g0",)),
+    "res35_mbconv": (("res_bnswish", "res_bnswish5"),) * 2 + (("mconv_e6k5g0",), ("mconv_e3k5g0",)),
+    "res55_mbconv": (("res_bnswish5", "res_bnswish5"),) * 2 + (("mconv_e6k5g0",), ("mconv_e3k5g0",)),
+    "mbconv_res": (("mconv_e3k5g0",), ("mconv_e6k5g0",)) + (("res_bnswish", "res_bnswish"),) * 2,
+    "mbconv_den": (("mconv_e3k5g8",), ("mconv_e6k5g0",), ("mconv_e6k5g0",), ("mconv_e3k5g8",)),
+}
+
+LIKELIHOODS = ("mixture", "bernoulli", "gaussian")
+
+
+@dataclass(frozen=True)
+class NVAEConfig:
+    """Everything that decides the shapes of a network. Names with `num_` are those of the NVAE release.
+
+    Sides are in pixels, channels are counts. A latent scale s (0 = finest) has side `image_size / 2**(P + s)` and channel multiplier
+    `2**(P + s)`, P = `num_preprocess_blocks`. Raises ModelError where the numbers cannot make a network.
+    """
+
+    image_size: int
+    image_channels: int = 3
+    likelihood: str = "mixture"
+    num_x_bits: int = 8
+    num_mixtures: int = 10                # components of the mixture of logistics
+    architecture: str = "res_mbconv"
+    use_se: bool = True                   # squeeze-and-excitation in every cell
+    res_dist: bool = True                 # the posterior is residual to the prior
+    num_latent_scales: int = 1
+    num_groups_per_scale: int = 10        # of the finest scale
+    ada_groups: bool = False              # halve the number of groups at every coarser scale ...
+    min_groups_per_scale: int = 1         # ... but never below this
+    num_latent_per_group: int = 20        # channels of a latent group
+    num_channels_enc: int = 32
+    num_preprocess_blocks: int = 2
+    num_preprocess_cells: int = 3
+    num_cell_per_cond_enc: int = 1
+    num_channels_dec: int = 32
+    num_postprocess_blocks: int = 2
+    num_postprocess_cells: int = 3
+    num_cell_per_cond_dec: int = 1
+    num_nf: int = 0                       # pairs of flow cells per group
+
+    def __post_init__(self):
+        if self.architecture not in ARCHITECTURES:
+            raise ModelError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
+        if self.likelihood not in LIKELIHOODS:
+            raise ModelError(f"unknown likelihood {self.likelihood!r}; known: {', '.join(LIKELIHOODS)}")
+        may_be_zero = {"num_nf", "num_cell_per_cond_enc", "num_cell_per_cond_dec", "num_preprocess_blocks", "num_postprocess_blocks"}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, "int") and (type(value) is not int or value < (field.name not in may_be_zero)):
+                raise ModelError(f"{field.name} = {value!r} is not a whole number that makes sense")
+            if field.type in (bool, "bool") and type(value) is not bool:
+                raise ModelError(f"{field.name} = {value!r} is neither true nor false")
+        if self.num_postprocess_blocks != self.num_preprocess_blocks:
+            raise ModelError("preprocess and postprocess blocks must be equally many, or the output has another size than the input")
+        if self.image_size % 2 ** (self.num_preprocess_blocks + self.num_latent_scales - 1):
+            raise ModelError(f"an image side of {self.image_size} cannot be halved "
+                             f"{self.num_preprocess_blocks + self.num_latent_scales - 1} times")
+        if self.image_channels not in (1, 3) or (self.image_channels == 1) != (self.likelihood == "bernoulli"):
+            raise ModelError("the Bernoulli head is for one channel, the other heads are for three")
+        if not 1 <= self.num_x_bits <= 8:
+            raise ModelError(f"num_x_bits = {self.num_x_bits} is outside 1..8")
+
+    @property
+    def groups_per_scale(self) -> tuple[int, ...]:
+        """Number of latent groups of every scale, finest first (nvae-spec 3.1)."""
+        counts = [self.num_groups_per_scale]
+        for _ in range(self.num_latent_scales - 1):
+            counts.append(max(self.min_groups_per_scale, counts[-1] // 2) if self.ada_groups else counts[-1])
+        return tuple(counts)
+
+    @property
+    def scale_of_group(self) -> tuple[int, ...]:
+        """Scale (0 = finest) of every group, in decoder order: coarsest group first."""
+        return tuple(s for s in reversed(range(self.num_latent_scales)) for _ in range(self.groups_per_scale[s]))
+
+    @property
+    def num_groups(self) -> int:
+        return sum(self.groups_per_scale)
+
+    @property
+    def is_vanilla(self) -> bool:
+        """One group in one scale: there are no towers, only a latent between preprocess and postprocess."""
+        return self.num_groups == 1
+
+    def multiplier(self, scale: int) -> int:
+        """How often `scale` is narrower than the image, which is also its channel multiplier."""
+        return 2 ** (self.num_preprocess_blocks + scale)
+
+    def side(self, scale: int) -> int:
+        return self.image_size // self.multiplier(scale)
+
+    @property
+    def num_latents(self) -> int:
+        """Latent variables of one image."""
+        return sum(self.num_latent_per_group * self.side(scale) ** 2 for scale in self.scale_of_group)
+
+    @property
+    def num_output_channels(self) -> int:
+        """Channels of the image head: 1 (Bernoulli), 6 (Gaussian) or 10 per mixture component."""
+        return {"bernoulli": 1, "gaussian": 6, "mixture": 10 * self.num_mixtures}[self.likelihood]
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "NVAEConfig":
+        """The inverse of `to_dict`; unknown or missing keys are a ModelError, never ignored."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or set(values) != known:
+            raise ModelError(f"a network configuration must have exactly the keys {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+_PUBLISHED = dict(num_cell_per_cond_enc=2, num_cell_per_cond_dec=2)
+_ONE_BLOCK = dict(num_preprocess_blocks=1, num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2)
+_256 = dict(image_size=256, num_x_bits=5, num_latent_scales=5, num_groups_per_scale=16, ada_groups=True, min_groups_per_scale=4,
+            num_channels_enc=30, num_channels_dec=30, num_nf=2)
+
+PRESETS: dict[str, NVAEConfig] = {
+    # The six of the paper (NVAE, table 6; nvae-spec 7).
+    "mnist": NVAEConfig(image_size=32, image_channels=1, likelihood="bernoulli", num_latent_scales=2, num_groups_per_scale=10,
+                        ada_groups=True, **_PUBLISHED),
+    "cifar10": NVAEConfig(image_size=32, num_groups_per_scale=30, num_channels_enc=128, num_channels_dec=128, num_nf=1,
+                          **_ONE_BLOCK, **_PUBLISHED),
+    "celeba64": NVAEConfig(image_size=64, num_latent_scales=3, num_groups_per_scale=20, ada_groups=True, num_channels_enc=64,
+                           num_channels_dec=64, num_nf=1, **_ONE_BLOCK, **_PUBLISHED),
+    "imagenet32": NVAEConfig(image_size=32, num_groups_per_scale=28, num_channels_enc=192, num_channels_dec=192, num_nf=1,
+                             **_ONE_BLOCK, **_PUBLISHED),
+    "celebahq256": NVAEConfig(**_256, **_ONE_BLOCK, **_PUBLISHED),
+    "ffhq256": NVAEConfig(**_256, **_ONE_BLOCK, **_PUBLISHED),
+    # Ours.
+    "photo": NVAEConfig(image_size=64, architecture="res_bnswish", num_mixtures=5, num_latent_scales=2, num_groups_per_scale=3,
+                        ada_groups=True, num_latent_per_group=6, num_channels_enc=32, num_channels_dec=32, num_preprocess_blocks=1,
+                        num_preprocess_cells=1, num_postprocess_blocks=1, num_postprocess_cells=2),
+    "toy": NVAEConfig(image_size=16, num_mixtures=2, num_latent_scales=2, num_groups_per_scale=2, num_latent_per_group=2,
+                      num_channels_enc=4, num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=2,
+                      num_postprocess_blocks=1, num_postprocess_cells=2, ada_groups=True),
+}

@@ -1,0 +1,141 @@
+"""The topology of NVAE (nvae-spec 3), once for the float network and its integer twin.
+
+A hierarchy is made of leaves (`nvae_codec.model.layers`, or `nvae_codec.exact.layers`) and offers what the bits-back coder and the float
+objective both use: `features`, `start`, `prior`, `posterior`, `update`, `pixels`. Groups are numbered in decoder order, coarsest first.
+"""
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from nvae_codec.errors import ModelError
+from nvae_codec.model.cells import DOWN, NORMAL, UP, Cell
+from nvae_codec.model.config import ARCHITECTURES, NVAEConfig
+
+
+@dataclass(frozen=True)
+class State:
+    """The decoder's stream before group l is known, [B, C, H, W], and the raw prior of that group (None after the last group)."""
+
+    stream: Any
+    raw_prior: Any
+
+
+class Hierarchy(nn.Module):
+    """Encoder tower, decoder tower and heads of `config`, made of the classes in `leaves`."""
+
+    def __init__(self, config: NVAEConfig, leaves: ModuleType):
+        super().__init__()
+        if config.num_nf:
+            raise ModelError("networks with flow cells (num_nf > 0) are not supported by this version")
+        self.config = config
+        scales, latents = config.scale_of_group, config.num_latent_per_group
+        pre, enc, dec, post = ARCHITECTURES[config.architecture]
+        c_enc, c_dec = config.num_channels_enc, config.num_channels_dec
+
+        def cell(channels: int, primitives: tuple[str, ...], mode: str = NORMAL) -> Cell:
+            return Cell(leaves, channels, primitives, mode, config.use_se)
+
+        def cells(channels: int, count: int, primitives: tuple[str, ...]) -> nn.Sequential:
+            return nn.Sequential(*(cell(channels, primitives) for _ in range(count)))
+
+        def blocks(count: int, cells_per_block: int, channels: int, primitives: tuple[str, ...], mode: str) -> nn.Sequential:
+            """In every block the last cell goes down, or the first one up."""
+            sequence = []
+            for _ in range(count):
+                if mode == UP:
+                    sequence.append(cell(channels, primitives, UP))
+                    channels //= 2
+                sequence += cells(channels, cells_per_block - 1, primitives)
+                if mode == DOWN:
+                    sequence.append(cell(channels, primitives, DOWN))
+                    channels *= 2
+            return nn.Sequential(*sequence)
+
+        # Bottom-up: from the image to the features of every group.
+        top = config.multiplier(config.num_latent_scales - 1)
+        self.image_input = leaves.ImageInput(config.num_x_bits)
+        self.stem = leaves.Conv(config.image_channels, c_enc, 3)
+        self.preprocess = blocks(config.num_preprocess_blocks, config.num_preprocess_cells, c_enc, pre, DOWN)
+        towers = not config.is_vanilla
+        self.encoder_cells = nn.ModuleList(                              # by group
+            cells(c_enc * config.multiplier(s), config.num_cell_per_cond_enc if towers else 0, enc) for s in scales)
+        self.encoder_downs = nn.ModuleList(                              # by scale
+            cell(c_enc * config.multiplier(s), enc, DOWN) for s in range(config.num_latent_scales - 1))
+        self.encoder_top = nn.Sequential(leaves.Activate(c_enc * top, "elu"), leaves.Conv(c_enc * top, c_enc * top, activation="elu"))
+
+        # Top-down: the latents, coarse to fine.
+        self.start_leaf = leaves.Start(c_dec * top, config.side(config.num_latent_scales - 1))
+        self.first_prior = leaves.StandardNormal(latents)
+        self.prior_heads = nn.ModuleList(                                # by group, from the second
+            nn.Sequential(leaves.Activate(c_dec * config.multiplier(s), "elu"), leaves.Conv(c_dec * config.multiplier(s), 2 * latents))
+            for s in scales[1:])
+        self.posterior_heads = nn.ModuleList(leaves.Conv(c_enc * config.multiplier(s), 2 * latents, 3) for s in scales)
+        self.prior_raw = nn.ModuleList(leaves.RawNormal() for _ in scales[1:])
+        self.posterior_raw = nn.ModuleList(leaves.RawNormal() for _ in scales)
+        self.encoder_combiners = nn.ModuleList(                          # by group, from the second
+            leaves.Conv(c_dec * config.multiplier(s), c_enc * config.multiplier(s)) for s in scales[1:])
+        self.encoder_sums = nn.ModuleList(leaves.Sum() for _ in scales[1:])
+        self.decoder_concats = nn.ModuleList(leaves.Concat() for _ in scales if towers)
+        self.decoder_combiners = nn.ModuleList(
+            leaves.Conv(c_dec * config.multiplier(s) + latents, c_dec * config.multiplier(s)) for s in scales if towers)
+        self.decoder_cells = nn.ModuleList(                              # by group, from the second
+            cells(c_dec * config.multiplier(s), config.num_cell_per_cond_dec, dec) for s in scales[1:])
+        self.decoder_ups = nn.ModuleList(                                # by scale, from the second finest
+            cell(c_dec * config.multiplier(s), dec, UP) for s in range(1, config.num_latent_scales))
+        # Without towers the latent is all that there is (nvae-spec 3.1).
+        self.vanilla_stem = None if towers else leaves.Conv(latents, c_enc * top)
+
+        # From the stream to the parameters of the pixels.
+        width = (c_dec if towers else c_enc) * config.multiplier(0)
+        self.postprocess = blocks(config.num_postprocess_blocks, config.num_postprocess_cells, width, post, UP)
+        c_out = width // 2 ** config.num_postprocess_blocks
+        self.image_head = nn.Sequential(leaves.Activate(c_out, "elu"), leaves.Conv(c_out, config.num_output_channels, 3))
+
+    def features(self, x) -> list:
+        """What the encoder knows of the images, a tensor for every group in decoder order."""
+        stream = self.preprocess(self.stem(self.image_input(x)))
+        found = []
+        for group in reversed(range(self.config.num_groups)):            # encoder order: finest first
+            scale = self.config.scale_of_group[group]
+            stream = self.encoder_cells[group](stream)
+            found.append(stream if group else self.encoder_top(stream))
+            if group and self.config.scale_of_group[group - 1] != scale:
+                stream = self.encoder_downs[scale](stream)
+        return found[::-1]
+
+    def start(self, batch_size: int) -> State:
+        """The decoder's state before any latent is known."""
+        stream = self.start_leaf(batch_size)
+        return State(stream, self.first_prior(stream))
+
+    def prior(self, group: int, state: State):
+        """Raw prior (mean, log sigma) of a group; the first group's is N(0, 1.01**2), whatever the state."""
+        return state.raw_prior
+
+    def posterior(self, group: int, state: State, features: list):
+        """Raw posterior (mean, log sigma) of a group given the images' features."""
+        feature = features[group]
+        if group:
+            feature = self.encoder_sums[group - 1](feature, self.encoder_combiners[group - 1](state.stream))
+        output = self.posterior_heads[group](feature)
+        residual = group and self.config.res_dist
+        return self.posterior_raw[group](output, state.raw_prior) if residual else self.posterior_raw[group](output)
+
+    def update(self, group: int, state: State, z) -> State:
+        """The state after the latents z [B, L, H, W] of `group` are known."""
+        if self.vanilla_stem is not None:
+            return State(self.vanilla_stem(z), None)
+        stream = self.decoder_combiners[group](self.decoder_concats[group](state.stream, z))
+        if group + 1 == self.config.num_groups:
+            return State(stream, None)
+        scale, following = self.config.scale_of_group[group], self.config.scale_of_group[group + 1]
+        if following != scale:
+            stream = self.decoder_ups[following](stream)
+        stream = self.decoder_cells[group](stream)
+        return State(stream, self.prior_raw[group](self.prior_heads[group](stream)))
+
+    def pixels(self, state: State):
+        """Parameters of the image head, [B, `config.num_output_channels`, image_size, image_size]."""
+        return self.image_head(self.postprocess(state.stream))

@@ -1,0 +1,43 @@
+"""Cutting a picture into square tiles and joining them again; padding of the tiles at the border."""
+import numpy as np
+
+
+def tile_sizes(height: int, width: int, side: int) -> np.ndarray:
+    """Real height and width of every tile, int64 [N, 2], row by row; only the last tiles of a row or column are smaller than `side`."""
+    heights = [min(side, height - top) for top in range(0, height, side)]
+    widths = [min(side, width - left) for left in range(0, width, side)]
+    return np.array([(h, w) for h in heights for w in widths], dtype=np.int64)
+
+
+def cut(samples: np.ndarray, side: int) -> np.ndarray:
+    """Tiles uint8 [N, C, side, side], row by row, of a picture [H, W] or [H, W, 3]; the padding repeats the last row and column."""
+    picture = samples[None] if samples.ndim == 2 else samples.transpose(2, 0, 1)
+    channels, height, width = picture.shape
+    padded = np.pad(picture, ((0, 0), (0, -height % side), (0, -width % side)), mode="edge")
+    rows, columns = padded.shape[1] // side, padded.shape[2] // side
+    blocks = padded.reshape(channels, rows, side, columns, side)
+    return np.ascontiguousarray(blocks.transpose(1, 3, 0, 2, 4).reshape(rows * columns, channels, side, side))
+
+
+def join(tiles: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The inverse of `cut`: uint8 [H, W] or [H, W, 3]."""
+    _, channels, side, _ = tiles.shape
+    rows, columns = -(-height // side), -(-width // side)
+    blocks = tiles.reshape(rows, columns, channels, side, side).transpose(2, 0, 3, 1, 4)
+    picture = blocks.reshape(channels, rows * side, columns * side)[:, :height, :width]
+    return np.ascontiguousarray(picture[0] if channels == 1 else picture.transpose(1, 2, 0))
+
+
+def real_pixels(sizes: np.ndarray, side: int) -> np.ndarray:
+    """Which pixels of the tiles belong to the picture, bool [N, side, side]."""
+    index = np.arange(side)
+    return (index < sizes[:, 0, None])[:, :, None] & (index < sizes[:, 1, None])[:, None, :]
+
+
+def pad(tiles: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Tiles [N, C, side, side] with their padding as `cut` makes it, whatever it held before."""
+    index = np.arange(tiles.shape[-1])
+    rows = np.minimum(index, sizes[:, 0, None] - 1)                     # [N, side]
+    columns = np.minimum(index, sizes[:, 1, None] - 1)
+    number = np.arange(len(tiles))[:, None, None]
+    return np.ascontiguousarray(tiles[number, :, rows[:, :, None], columns[:, None, :]].transpose(0, 3, 1, 2))

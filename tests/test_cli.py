@@ -1,0 +1,367 @@
+"""The command line: what it writes where, with which exit status, and that every mistake is one sentence."""
+import io
+import json
+import os
+import pty
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import nvae_codec
+from nvae_codec.bitstreams.container import EXIF, ICC, RGB8, Chunk, Container, ImageEntry, Metadata, pack
+from nvae_codec.cli import batch, main
+from nvae_codec.errors import BitstreamError
+from nvae_codec.images import Picture, read_picture, write_picture
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SAMPLES = np.random.default_rng(5).integers(0, 256, (20, 30, 3), np.uint8)
+REPORT_KEYS = [
+    "input", "output", "input_bytes", "output_bytes", "width", "height", "channels", "bits_per_subpixel", "seconds",
+    "model", "verified",
+]
+INFO_KEYS = [
+    "file", "bytes", "width", "height", "channels", "bits_per_subpixel", "model", "fingerprint", "exif_bytes",
+    "icc_bytes", "initial_words", "max_group", "payload_bytes",
+]
+
+
+def invoke(*arguments: Path | str, **options) -> Result:
+    """The command in this process, ending as it should: with an exit status and never with a traceback."""
+    result = CliRunner().invoke(main.cli, list(map(str, arguments)), auto_envvar_prefix="NVAE_CODEC", **options)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result
+
+
+def spawn(*arguments: Path | str, **options) -> subprocess.Popen:
+    """The command in a process of its own."""
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": ""}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, **options}
+    return subprocess.Popen([sys.executable, "-m", "nvae_codec.cli", *map(str, arguments)], **options)
+
+
+def failure(result: Result, status: int = 1) -> str:
+    assert result.exit_code == status and result.stdout == ""
+    return result.stderr
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch) -> Path:
+    """A folder to work in, with three pictures."""
+    monkeypatch.chdir(tmp_path)
+    for name, samples in (("a.png", SAMPLES), ("b.png", SAMPLES[:1, :1]), ("grey.png", SAMPLES[..., 0])):
+        Path(name).write_bytes(write_picture(Picture(samples)))
+    return tmp_path
+
+
+def same_picture(first: str | Path, second: str | Path) -> bool:
+    first, second = (read_picture(Path(path).read_bytes()) for path in (first, second))
+    return np.array_equal(first.samples, second.samples) and (first.exif, first.icc) == (second.exif, second.icc)
+
+
+# There and back.
+
+
+def test_files_come_back_exactly(photos, toy_model_path):
+    names = ["a", "b", "grey"]
+    result = invoke("compress", *(f"{name}.png" for name in names), "--model", toy_model_path)
+    assert result.exit_code == 0 and result.stdout == ""
+    for line, name in zip(result.stderr.splitlines(), names, strict=True):
+        size = os.path.getsize(f"{name}.nvb")
+        assert line.startswith(f"{name}.nvb: {size:,} bytes, ") and "bits per sub-pixel" in line
+    streams = [f"{name}.nvb" for name in names]
+    assert invoke("decompress", *streams, "--output-dir", "back", "--model", toy_model_path).exit_code == 0
+    assert all(same_picture(f"{name}.png", f"back/{name}.png") for name in names)
+    assert sorted(os.listdir()) == sorted(["back", *streams, *(f"{name}.png" for name in names)])
+
+
+def test_metadata_come_back_and_the_suffix_chooses_the_format(photos, toy_model_path):
+    Path("meta.webp").write_bytes(write_picture(Picture(SAMPLES, b"II*\0EXIF", b"profile"), ".webp"))
+    assert invoke("compress", "meta.webp", "-q", "--model", toy_model_path).exit_code == 0
+    for output, format in (("back.png", "PNG"), ("back.webp", "WEBP"), ("back", "PNG")):
+        assert invoke("decompress", "meta.nvb", "-o", output, "--model", toy_model_path).exit_code == 0
+        assert same_picture("meta.webp", output) and Image.open(output).format == format
+    assert "EXIF or ICC" in failure(invoke("decompress", "meta.nvb", "-o", "back.ppm", "--model", toy_model_path))
+    refused = failure(invoke("decompress", "meta.nvb", "-o", "back.jpg", "--model", toy_model_path), status=2)
+    assert "suffix of -o" in refused
+    assert not os.path.exists("back.ppm") and not os.path.exists("back.jpg")
+
+
+def test_pipes_in_both_directions(photos, toy_model_path):
+    stream = invoke("compress", "-", "--model", toy_model_path, input=Path("a.png").read_bytes())
+    assert stream.exit_code == 0 and stream.stderr.startswith("standard output: ")
+    back = invoke("decompress", "-", "-o", "-", "-q", "--model", toy_model_path, input=stream.stdout_bytes)
+    assert back.exit_code == 0 and back.stderr == ""
+    assert np.array_equal(read_picture(back.stdout_bytes).samples, SAMPLES)
+    assert sorted(os.listdir()) == ["a.png", "b.png", "grey.png"]
+
+
+def test_odd_names(photos, toy_model_path):
+    names = ["-dash.png", "with space.png", "ünï©ode.png", os.fsdecode(b"\xff.png"), "x" * 251 + ".png"]
+    for name in names:
+        Path(name).write_bytes(Path("b.png").read_bytes())
+    result = invoke("compress", "--json", "--model", toy_model_path, "--", *names)
+    assert result.exit_code == 0
+    assert [json.loads(line)["input"] for line in result.stdout.splitlines()] == names
+    assert all(os.path.exists(name.replace(".png", ".nvb")) for name in names)
+
+
+def test_environment_variables_are_weaker_than_options(photos, toy_model_path):
+    assert invoke("compress", "a.png", env={"NVAE_CODEC_COMPRESS_MODEL": str(toy_model_path)}).exit_code == 0
+    environment = {"NVAE_CODEC_COMPRESS_MODEL": "missing.safetensors"}
+    assert "missing.safetensors" in failure(invoke("compress", "b.png", env=environment))
+    assert invoke("compress", "b.png", "--model", toy_model_path, env=environment).exit_code == 0
+
+
+def test_results_are_verified_unless_told_otherwise(photos, toy_model_path, monkeypatch):
+    from nvae_codec.codec import Codec
+
+    flags, compress = [], Codec.compress
+
+    def spy(self, image, *, verify, progress):
+        flags.append(verify)
+        return compress(self, image, verify=verify, progress=progress)
+
+    monkeypatch.setattr(Codec, "compress", spy)
+    assert invoke("compress", "a.png", "--model", toy_model_path).exit_code == 0
+    assert invoke("compress", "a.png", "-f", "--no-verify", "--model", toy_model_path).exit_code == 0
+    assert flags == [True, False]
+
+
+def test_threads_are_set(photos, toy_model_path):
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        assert invoke("compress", "b.png", "--threads", "3", "--model", toy_model_path).exit_code == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert invoke("compress", "a.png", "--threads", "0").exit_code == 2
+
+
+# What is printed.
+
+
+def test_json_has_the_documented_keys(photos, toy_model_path):
+    result = invoke("compress", "a.png", "grey.png", "--json", "-q", "--no-verify", "--model", toy_model_path)
+    assert result.exit_code == 0 and result.stderr == ""
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert list(first) == list(second) == REPORT_KEYS
+    size = os.path.getsize("a.nvb")
+    assert first | {"seconds": 0} == {
+        "input": "a.png", "output": "a.nvb", "input_bytes": os.path.getsize("a.png"), "output_bytes": size, "width": 30,
+        "height": 20, "channels": 3, "bits_per_subpixel": 8 * size / 1800, "seconds": 0, "model": toy_model_path.stem,
+        "verified": False,
+    }
+    assert second["channels"] == 1 and first["seconds"] > 0
+    result = invoke("decompress", "a.nvb", "--json", "-q", "-o", "back.png", "--model", toy_model_path)
+    back = json.loads(result.stdout)
+    assert list(back) == REPORT_KEYS and back["verified"] is True
+    assert (back["input_bytes"], back["output"]) == (size, "back.png")
+    assert back["bits_per_subpixel"] == first["bits_per_subpixel"]
+
+
+def test_testing_writes_nothing(photos, toy_model_path):
+    assert invoke("compress", "a.png", "-q", "--model", toy_model_path).exit_code == 0
+    before = sorted(os.listdir())
+    result = invoke("decompress", "--test", "a.nvb", "--json", "--model", toy_model_path)
+    report = json.loads(result.stdout)
+    assert result.exit_code == 0 and result.stderr.startswith("a.nvb is whole: ")
+    assert (report["output"], report["output_bytes"], report["verified"]) == (None, None, True)
+    Path("a.nvb").write_bytes(Path("a.nvb").read_bytes()[:-1])
+    assert failure(invoke("decompress", "-t", "a.nvb", "--model", toy_model_path)).startswith("nvae-codec: a.nvb: ")
+    assert "no meaning" in failure(invoke("decompress", "-t", "a.nvb", "-o", "x.png"), status=2)
+    assert sorted(os.listdir()) == before
+
+
+def test_the_bar_shows_on_a_terminal_only(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for screen, quiet, shown in ((Terminal(), False, True), (Terminal(), True, False), (io.StringIO(), False, False)):
+        monkeypatch.setattr(sys, "stderr", screen)
+        with batch._bar("photo.png", quiet) as progress:
+            progress(1, 4)
+            progress(4, 4)
+        assert ("photo.png" in screen.getvalue()) == shown
+
+
+def test_info_tells_what_a_stream_holds(photos):
+    Path("a.nvb").write_bytes(pack(Container(
+        bytes(range(8)),
+        (ImageEntry(30, 20, RGB8, 0, (0, 1)),),
+        (Metadata(EXIF, b"II*\0"), Metadata(ICC, bytes(500))),
+        (Chunk(12, 3, bytes(40)),),
+    )))
+    size = os.path.getsize("a.nvb")
+    report = json.loads(invoke("info", "--json", "a.nvb").stdout)
+    assert list(report) == INFO_KEYS
+    assert list(report.values()) == [
+        "a.nvb", size, 30, 20, 3, 8 * size / 1800, None, "0001020304050607", 4, 500, 12, 3, 40
+    ]
+    text = invoke("info", "a.nvb").stdout
+    assert text.startswith(f"a.nvb:\n  bytes: {size}\n  width: 30\n") and "model: unknown" in text
+    damaged = invoke("info", "a.png", "a.nvb", "-", input=b"")
+    assert damaged.exit_code == 1 and damaged.stdout == text
+    first, second = damaged.stderr.splitlines()
+    assert first.startswith("nvae-codec: a.png: ") and second.startswith("nvae-codec: standard input: ")
+
+
+def test_info_does_not_mind_a_size_that_decompress_refuses(photos):
+    image = ImageEntry(2**24, 2**24, RGB8, 0)
+    Path("huge.nvb").write_bytes(pack(Container(bytes(8), (image,), (), (Chunk(0, 1, bytes(4)),))))
+    assert json.loads(invoke("info", "--json", "huge.nvb").stdout)["width"] == 2**24
+
+
+def test_info_describes_a_model(toy_model_path):
+    text = invoke("info", toy_model_path).stdout
+    report = json.loads(invoke("info", "--json", toy_model_path).stdout)
+    assert text.startswith(f"{toy_model_path}:\n  ") and len(text.splitlines()) == len(report) > 1
+
+
+# What is refused.
+
+
+def test_a_bad_file_does_not_stop_a_batch(photos, toy_model_path):
+    Path("bad.png").write_bytes(Path("a.png").read_bytes()[:100])
+    result = invoke("compress", "a.png", "bad.png", "b.png", "--output-dir", "out", "--model", toy_model_path)
+    assert result.exit_code == 1 and result.stdout == ""
+    (complaint,) = [line for line in result.stderr.splitlines() if "bad" in line]
+    assert complaint.startswith("nvae-codec: bad.png: ")
+    assert sorted(os.listdir("out")) == ["a.nvb", "b.nvb"]
+
+
+@pytest.mark.parametrize(("arguments", "status", "reason"), [
+    (["compress"], 2, "Missing argument"),
+    (["compress", "a.png", "--level", "9"], 2, "No such option"),
+    (["squeeze", "a.png"], 2, "No such command"),
+    (["compress", "a.png", "b.png", "-o", "x.nvb"], 2, "-o is for one input"),
+    (["compress", "a.png", "-o", "a.png"], 2, "both an input and an output"),
+    (["compress", "a.png", "-o", "-", "--json"], 2, "--json"),
+    (["compress", "a.png", "missing.png"], 1, "nvae-codec: missing.png: there is no such file"),
+    (["decompress", "a.png", "-o", "b.png"], 1, "nvae-codec: b.png: exists already; -f overwrites it"),
+    (["decompress", "missing.nvb", "-t"], 1, "nvae-codec: missing.nvb: there is no such file"),
+    (["info", "."], 1, "is a folder"),
+])
+def test_mistakes_have_their_exit_status_before_any_work(photos, monkeypatch, arguments, status, reason):
+    monkeypatch.setitem(sys.modules, "nvae_codec.codec", None)  # whoever began to work would fail to import it
+    assert reason in failure(invoke(*arguments), status)
+    assert sorted(os.listdir()) == ["a.png", "b.png", "grey.png"]
+
+
+def test_existing_outputs_are_overwritten_by_force_alone(photos, toy_model_path):
+    Path("a.nvb").write_bytes(b"old")
+    assert failure(invoke("compress", "a.png", "--model", toy_model_path)).startswith("nvae-codec: a.nvb: exists")
+    assert Path("a.nvb").read_bytes() == b"old"
+    assert invoke("compress", "a.png", "-f", "--model", toy_model_path).exit_code == 0
+    assert Path("a.nvb").read_bytes() != b"old"
+
+
+@pytest.mark.parametrize(("command", "data", "reason"), [
+    ("compress", b"", "standard input: the file is empty"),
+    ("compress", b"words", "standard input: this is no picture"),
+    ("decompress", b"", "standard input: truncated"),
+    ("decompress", b"words", "standard input: not an .nvb file"),
+])
+def test_what_stdin_cannot_be(toy_model_path, command, data, reason):
+    assert failure(invoke(command, "-", "--model", toy_model_path, input=data)).startswith(f"nvae-codec: {reason}")
+
+
+def test_wrong_models_and_large_pictures_are_refused(photos, toy_model_path):
+    assert "missing.safetensors" in failure(invoke("compress", "a.png", "--model", "missing.safetensors"))
+    assert invoke("compress", "a.png", "-q", "--model", toy_model_path).exit_code == 0
+    options = ["-o", "back.png", "--model", toy_model_path]
+    assert "599 pixels" in failure(invoke("decompress", "a.nvb", "--max-pixels", 599, *options))
+    unknown = failure(invoke("decompress", "a.nvb", "-o", "back.png"))  # the toy model is not a bundled one
+    assert unknown.startswith("nvae-codec: a.nvb: ") and len(unknown.splitlines()) == 1
+    image = ImageEntry(1, 1, RGB8, 0)
+    Path("other.nvb").write_bytes(pack(Container(bytes(8), (image,), (), (Chunk(0, 1, bytes(4)),))))
+    assert bytes(8).hex() in failure(invoke("decompress", "other.nvb", *options))
+    assert not os.path.exists("back.png")
+
+
+def test_interruptions_end_with_status_1(photos, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "read_bytes", interrupt)
+    assert failure(invoke("info", "a.png")).strip() == "Aborted!"
+
+
+@pytest.mark.parametrize(("error", "text"), [
+    (MemoryError(), "a.png: there is not enough memory"),
+    (BitstreamError("damaged: why"), "a.png: damaged: why"),
+    (OSError("torn"), "a.png: torn"),
+    (PermissionError(13, "Permission denied", "b.nvb"), "b.nvb: Permission denied"),
+])
+def test_failures_are_one_sentence(error, text):
+    assert main.sentence(error, "a.png") == text
+
+
+# As a process of its own.
+
+
+def test_help_of_every_command_imports_no_torch():
+    script = """if True:
+        import sys
+        from click.testing import CliRunner
+        from nvae_codec.cli.main import COMMANDS, cli
+        for arguments in ([], *([command] for command in COMMANDS)):
+            for option in ("-h", "--help"):
+                result = CliRunner().invoke(cli, [*arguments, option])
+                assert result.exit_code == 0 and result.stdout.startswith("Usage: "), result
+        sys.exit("torch" in sys.modules)
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+    assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == 0
+
+
+def test_version_and_status_of_the_real_command():
+    process = spawn("--version")
+    assert process.communicate() == (f"nvae-codec, version {nvae_codec.__version__}\n".encode(), b"")
+    process = spawn("info", "missing.nvb")
+    assert process.communicate() == (b"", b"nvae-codec: missing.nvb: there is no such file\n")
+    assert process.returncode == 1
+    process = spawn("info", "-", preexec_fn=lambda: os.closerange(0, 2))
+    assert b"Standard input is a terminal or closed" in process.communicate()[1] and process.returncode == 2
+
+
+def test_binary_data_are_kept_from_a_terminal(photos):
+    terminal, end = pty.openpty()
+    try:
+        process = spawn("compress", "a.png", "-o", "-", stdout=end)
+        assert b"Standard output is a terminal" in process.communicate()[1] and process.returncode == 2
+        process = spawn("compress", "-", "-o", "a.nvb", stdin=end)
+        assert b"Standard input is a terminal" in process.communicate()[1] and process.returncode == 2
+    finally:
+        os.close(terminal)
+        os.close(end)
+
+
+def test_a_closed_pipe_is_silent_and_a_full_disk_one_sentence(photos, toy_model_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    closed = spawn("compress", "a.png", "-o", "-", "--model", toy_model_path, stdout=writing)
+    os.close(writing)
+    with open("/dev/full", "wb") as device:
+        full = spawn("compress", "a.png", "-o", "-", "--model", toy_model_path, stdout=device)
+        printed = spawn("info", "--json", toy_model_path, stdout=device)
+    assert closed.communicate()[1] == b"" and closed.returncode == 1
+    assert full.communicate()[1] == b"nvae-codec: standard output: No space left on device\n" and full.returncode == 1
+    assert printed.communicate()[1].count(b"\n") == 1 and printed.returncode == 1
+
+
+def test_a_full_disk_leaves_the_old_output(photos, toy_model_path):
+    Path("a.nvb").write_bytes(b"old")
+    limited = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # noqa: E731
+    process = spawn("compress", "a.png", "-f", "--model", toy_model_path, preexec_fn=limited)
+    assert process.communicate() == (b"", b"nvae-codec: a.nvb: File too large\n") and process.returncode == 1
+    assert Path("a.nvb").read_bytes() == b"old" and sorted(os.listdir()) == ["a.nvb", "a.png", "b.png", "grey.png"]

@@ -1,0 +1,178 @@
+"""What is shipped: the wheel that is built from the source archive, and the checkout itself."""
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import nvae_codec
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = ["bitstreams", "nvae_codec", "eval", "cli"]     # folders of the checkout, each above the ones before it
+FOLDERS = {folder: "nvae_codec" if folder == "nvae_codec" else f"nvae_codec/{folder}" for folder in LAYERS}
+
+
+def run(*command, cwd="/", **environment):
+    """The output of a command that must succeed, in a clean environment and far from the checkout."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
+    pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env=kept | environment, **pipes)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A folder with the source archive and the wheel built from it; of a copy, as building leaves traces."""
+    folder = tmp_path_factory.mktemp("built")
+    source = folder / "source"
+    source.mkdir()
+    for path in ROOT.iterdir():
+        if path.name in {*FOLDERS, "tests", "docs", "examples", ".ci"}:
+            shutil.copytree(path, source / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif path.is_file():
+            shutil.copy(path, source)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    (wheel,) = built.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def names(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if not name.endswith("/")}
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A folder with the wheel installed in it, and nothing else."""
+    target = tmp_path_factory.mktemp("installed")
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel)
+    return target
+
+
+def expected_names():
+    """Where the wheel must have every module, model and document of the folders."""
+    for folder, package in FOLDERS.items():
+        for pattern in ("**/*.py", "py.typed", "models/*.safetensors", "models/*.md", "FORMAT.md"):
+            for path in (ROOT / folder).glob(pattern):
+                relative = path.relative_to(ROOT / folder)
+                if relative.parts[0] != "golden":
+                    yield f"{package}/{relative.as_posix()}"
+
+
+def test_the_wheel_holds_the_folders_and_nothing_else(names):
+    metadata = f"nvae_codec-{nvae_codec.__version__}.dist-info"
+    assert {name.partition("/")[0] for name in names} == {"nvae_codec", metadata}
+    assert {name for name in names if not name.startswith(metadata)} == set(expected_names())
+
+
+def test_the_wheel_holds_a_model_with_its_card_and_the_format(names):
+    models = {name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors")}
+    assert "nvae_codec/models/photo" in models
+    assert {f"{model}.md" for model in models} <= names
+    assert "nvae_codec/bitstreams/FORMAT.md" in names
+
+
+def test_the_source_archive_holds_what_the_checkout_does(built):
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    files = {"LICENSE", "Makefile", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt", ".ci/run"}
+    assert files <= names
+    for folder in (*FOLDERS, "tests"):
+        assert {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")} <= names
+    golden = [path for path in (ROOT / "bitstreams" / "golden").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert {path.relative_to(ROOT).as_posix() for path in golden} <= names
+
+
+def test_the_installed_wheel_works_far_from_the_checkout(installed):
+    code = "import nvae_codec.cli.main as main; print(main.__file__); main.main"
+    assert run(sys.executable, "-c", code, PYTHONPATH=str(installed)).startswith(str(installed))
+    for module in ("codec", "weights", "bitstreams.container", "training.loop", "eval.rates", "eval.demo"):
+        run(sys.executable, "-c", f"import nvae_codec.{module}", PYTHONPATH=str(installed))
+
+
+def test_the_entry_point_loads(installed):
+    (distribution,) = importlib.metadata.distributions(name="nvae-codec", path=[str(installed)])
+    (entry,) = distribution.entry_points.select(group="console_scripts")
+    assert (entry.name, entry.value) == ("nvae-codec", "nvae_codec.cli.main:main")
+    assert distribution.version == nvae_codec.__version__
+    version = run(installed / "bin" / "nvae-codec", "--version", PYTHONPATH=str(installed))
+    assert nvae_codec.__version__ in version
+
+
+def test_the_licence_is_named_and_there(installed, names):
+    (distribution,) = importlib.metadata.distributions(name="nvae-codec", path=[str(installed)])
+    assert distribution.metadata["License-Expression"] == "Apache-2.0"
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_every_dependency_has_a_version_known_to_work(installed):
+    (distribution,) = importlib.metadata.distributions(name="nvae-codec", path=[str(installed)])
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {name_of(line) for line in lines if line and not line.startswith("#")}
+    required = {name_of(line) for line in distribution.requires if 'extra == "compressai"' not in line}
+    assert len(required) > 10
+    assert required - {"nvae-codec"} <= pinned
+
+
+def name_of(requirement):
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def test_from_inside_the_checkout_without_installation():
+    assert "compress" in run(sys.executable, "-m", "nvae_codec.cli", "--help", cwd=ROOT)
+    file = run(sys.executable, "-c", "import nvae_codec.eval.rates as rates; print(rates.__file__)", cwd=ROOT)
+    assert file.strip() == str(ROOT / "eval" / "rates.py")
+
+
+def test_mapped_folders_are_not_packages_of_their_own(installed):
+    for name in ("bitstreams", "cli", "eval", "tests"):
+        code = f"import importlib.util; print(importlib.util.find_spec({name!r}))"
+        assert run(sys.executable, "-c", code, PYTHONPATH=str(installed)).strip() == "None"
+
+
+def imported_by(path, folder):
+    """The full names of what the module at `path` imports; `folder` is what the checkout's folder is called."""
+    package = FOLDERS[folder].split("/") + list(path.relative_to(ROOT / folder).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (start, node.module)))
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def layer_of(name):
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else parts[0]
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_imports_go_one_way(folder):
+    above = LAYERS[LAYERS.index(folder) + 1 :]
+    for path in (ROOT / folder).rglob("*.py"):
+        for name in imported_by(path, folder):
+            allowed = folder == "bitstreams" and name.startswith("nvae_codec.errors.")
+            assert layer_of(name) not in above or allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_the_format_needs_the_standard_library_only():
+    for path in (ROOT / "bitstreams").glob("*.py"):
+        for name in imported_by(path, "bitstreams"):
+            top = name.partition(".")[0]
+            assert top in sys.stdlib_module_names or top == "nvae_codec", f"{path.name} imports {name}"
