@@ -71,7 +71,7 @@ class Published:
 
     @property
     def weights(self) -> dict:
-        """Everything that was asked for, in the order of the release's modules; inside a module, in the order of use."""
+        """All that was asked for, in the order of the release's modules, and inside those in the order of use."""
         order = ["prior_ftr0", "stem", "pre_process", "enc_tower", "enc0", "enc_sampler", "dec_sampler", "stem_decoder",
                  "dec_tower", "post_process", "image_conditional"]
 
@@ -107,8 +107,9 @@ class Published:
         return F.conv2d(x, w, None, stride, (kernel - 1) // 2, 1, groups)
 
     def batch_norm(self, name: str, x: torch.Tensor):
-        gamma, beta, mean, var = (self.tensor(f"{name}.{which}", x.shape[1:2], *limits).view(1, -1, 1, 1) for which, *limits in [
-            ("weight", 0.5, 1.5), ("bias", -0.3, 0.3), ("running_mean", -0.3, 0.3), ("running_var", 0.5, 1.5)])
+        limits = {"weight": (0.5, 1.5), "bias": (-0.3, 0.3), "running_mean": (-0.3, 0.3), "running_var": (0.5, 1.5)}
+        gamma, beta, mean, var = (self.tensor(f"{name}.{which}", x.shape[1:2], low, high).view(1, -1, 1, 1)
+                                  for which, (low, high) in limits.items())
         self.used[f"{name}.num_batches_tracked"] = torch.tensor(len(self.used))    # no part in the arithmetic
         return (x - mean) / torch.sqrt(var + 1e-5) * gamma + beta
 
@@ -129,7 +130,8 @@ class Published:
             t = self.batch_norm(f"{name}.conv.{o}.bn", resample(x))
             t = self.plain_conv(f"{name}.conv.{o + 1}.conv.0", t, hidden, 1)
             t = self.batch_norm_swish(f"{name}.conv.{o + 1}.conv.1", t)
-            t = self.plain_conv(f"{name}.conv.{o + 2}.conv.0", t, hidden, kernel, stride=stride, groups=groups or hidden)
+            groups = groups or hidden
+            t = self.plain_conv(f"{name}.conv.{o + 2}.conv.0", t, hidden, kernel, stride=stride, groups=groups)
             t = self.batch_norm_swish(f"{name}.conv.{o + 2}.conv.1", t)
             return self.batch_norm(f"{name}.conv.{o + 4}.bn", self.plain_conv(f"{name}.conv.{o + 3}", t, c_out, 1))
         if primitive == "res_elu":
@@ -250,9 +252,9 @@ def made_up(args: argparse.Namespace, seed: int = 0) -> dict:
     network = Published(args, seed=seed)
     with torch.no_grad():
         network.forward(*images_and_noise(config))
-    return {"epoch": 3, "state_dict": network.weights, "optimizer": {"state": {}, "param_groups": []}, "global_step": 77,
-            "args": args, "arch_instance": positions(args.arch_instance), "scheduler": {"last_epoch": 3},
-            "grad_scalar": {}}
+    return {"epoch": 3, "state_dict": network.weights, "optimizer": {"state": {}, "param_groups": []},
+            "global_step": 77, "args": args, "arch_instance": positions(args.arch_instance),
+            "scheduler": {"last_epoch": 3}, "grad_scalar": {}}
 
 
 def saved(values, tmp_path: Path) -> Path:
@@ -345,7 +347,8 @@ def test_second_network_has_the_keys_of_appendix_a():
         prefix = "" if module == "(top level)" else f"{module}."
         norm = re.fullmatch(r"BN\((\d+)\)", parts)
         if norm:
-            listed += [(f"{prefix}{name}", [int(norm[1])]) for name in ("weight", "bias", "running_mean", "running_var")]
+            vectors = ("weight", "bias", "running_mean", "running_var")
+            listed += [(f"{prefix}{name}", [int(norm[1])]) for name in vectors]
             listed.append((f"{prefix}num_batches_tracked", []))
         for name, shape in re.findall(r"(\w+) \[([\d, ]+)\]", parts):
             listed.append((prefix + name, [int(side) for side in shape.split(", ")]))
@@ -422,7 +425,8 @@ def test_options_that_early_files_lack_have_fallbacks():
     args = options()
     for name in ("ada_groups", "min_groups_per_scale", "num_mixture_dec"):
         delattr(args, name)
-    assert config_from_published(args, positions("res_mbconv")) == config_from_published(options(), positions("res_mbconv"))
+    operations = positions("res_mbconv")
+    assert config_from_published(args, operations) == config_from_published(options(), operations)
 
 
 @pytest.mark.parametrize("dataset, size, channels", [
@@ -487,7 +491,8 @@ def test_keys_and_tensors_must_fit(small, tmp_path):
     def refused(**changes) -> str:
         return refusal(saved(small | {"state_dict": OrderedDict(small["state_dict"], **changes)}, tmp_path))
 
-    for key in ("stem.bias", "prior_ftr0", "dec_tower.1._ops.0.conv.0.bn.num_batches_tracked", "enc_tower.7.se.se.2.weight"):
+    for key in ("stem.bias", "prior_ftr0", "dec_tower.1._ops.0.conv.0.bn.num_batches_tracked",
+                "enc_tower.7.se.se.2.weight"):
         weights = OrderedDict(small["state_dict"])
         tensor = weights.pop(key)
         assert f"lack {key}" in refusal(saved(small | {"state_dict": weights}, tmp_path))

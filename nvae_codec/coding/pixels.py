@@ -82,34 +82,51 @@ class Mixture:
         self._coefficients = tables.coefficient[coefficients + 2 ** 15]
         # sigmoid(-x) = 1 - sigmoid(x), exactly so in integers.
         self._sigmoid = np.concatenate([(1 << SIGMOID_BITS) - tables.sigmoid[:0:-1], tables.sigmoid])
-        self._total = (self._weights.sum(axis=0) << SIGMOID_BITS) + 256 * FLOOR       # [N]
 
     def colour(self, colour: int, known: list[np.ndarray]) -> "ColourDistribution":
-        """The distributions of a colour (0 red, 1 green, 2 blue) given the samples [N] of the colours before it."""
+        """The distributions of a colour (0 red, 1 green, 2 blue) given the samples [N] of the colours before it.
+
+        A component stands for all three colours at once, so the colours before say which components are likely.
+        """
+        weights = self._weights
+        for before in range(colour):
+            weights = self._distribution(before, known, weights).responsibilities(known[before])
+        return self._distribution(colour, known, weights)
+
+    def _distribution(self, colour: int, known: list[np.ndarray], weights: np.ndarray) -> "ColourDistribution":
         centres = 255 * (self._means[colour] << (UNIT_BITS - MEAN_BITS))
         for term in range(colour):                                      # green: coefficient 0; blue: coefficients 1 and 2
             centres = centres + self._coefficients[colour + term - 1] * (2 * known[term].astype(np.int64) - 255)
-        return ColourDistribution(centres, self._inverse_scales[colour], self._weights, self._sigmoid, self._total)
+        return ColourDistribution(centres, self._inverse_scales[colour], weights, self._sigmoid)
 
 
-@dataclass(frozen=True)
 class ColourDistribution:
-    """Distributions of one colour of N pixels; see `Mixture.colour`."""
+    """Distributions of one colour of N pixels; see `Mixture.colour`. All arrays int64, `centres`, `inverse_scales`, `weights` [M, N]."""
 
-    _centres: np.ndarray                  # [M, N] in units of 1 / (255 * 2**14)
-    _inverse_scales: np.ndarray
-    _weights: np.ndarray
-    _sigmoid: np.ndarray
-    _total: np.ndarray                    # [N]
+    def __init__(self, centres: np.ndarray, inverse_scales: np.ndarray, weights: np.ndarray, sigmoid: np.ndarray):
+        self._centres = centres                                         # in units of 1 / (255 * 2**14)
+        self._inverse_scales, self._weights, self._sigmoid = inverse_scales, weights, sigmoid
+        self._total = (weights.sum(axis=0) << SIGMOID_BITS) + 256 * FLOOR
 
-    def cumulative(self, edges: np.ndarray) -> np.ndarray:
-        """Integer mass of the values below `edges` (int64 [N], 0 .. 256): 0 at edge 0, the total at edge 256, rising strictly between."""
+    def _sigmoids(self, edges: np.ndarray) -> np.ndarray:
+        """2**24 times every component's distribution function at `edges`, [M, N]."""
         distances = ((2 * edges - 256) << UNIT_BITS) - self._centres    # below 2**26
         shift = UNIT_BITS + INVERSE_SCALE_BITS - ARGUMENT_BITS
         arguments = (distances * self._inverse_scales + (1 << (shift - 1))) >> shift
         limit = ARGUMENT_RANGE << ARGUMENT_BITS
-        mass = (self._weights * self._sigmoid[np.clip(arguments, -limit, limit) + limit]).sum(axis=0)
-        return np.where(edges == 0, 0, np.where(edges == 256, self._total, mass + edges * FLOOR))
+        inner = self._sigmoid[np.clip(arguments, -limit, limit) + limit]
+        return np.where(edges == 0, 0, np.where(edges == 256, 1 << SIGMOID_BITS, inner))
+
+    def cumulative(self, edges: np.ndarray) -> np.ndarray:
+        """Integer mass of the values below `edges` (int64 [N], 0 .. 256): 0 at edge 0, the total at edge 256, rising strictly between."""
+        return (self._weights * self._sigmoids(edges)).sum(axis=0) + edges * FLOOR
+
+    def responsibilities(self, values: np.ndarray) -> np.ndarray:
+        """The components' weights once the samples `values` [N] are known, int64 [M, N], the largest of each pixel 2**20 (Bayes' rule)."""
+        values = values.astype(np.int64)
+        # One more than the component's mass: never all zero, however far from every component a sample lies.
+        products = self._weights * (self._sigmoids(values + 1) - self._sigmoids(values) + 1)       # below 2**45
+        return np.floor(products / products.max(axis=0) * 2.0 ** WEIGHT_BITS).astype(np.int64)
 
     @property
     def total(self) -> np.ndarray:

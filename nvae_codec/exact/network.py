@@ -27,10 +27,10 @@ def _rounded(values: Tensor, bits: int) -> Tensor:
 
 
 def activation_table(name: str) -> Tensor:
-    """Table int32 [65536] of an activation, e.g. "swish_11": arguments of 16 bits with 11 fractional bits, results likewise (sigmoid: 14)."""
+    """Table int16 [65536] of an activation, e.g. "swish_11": arguments of 16 bits with 11 fractional bits, results likewise (sigmoid: 14)."""
     activation, bits = name.rsplit("_", 1)
     values = ACTIVATIONS[activation](INDEX * 2.0 ** -int(bits))
-    return _rounded(values, layers.GATE_BITS if activation == "sigmoid" else int(bits)).clamp(-LIMIT, LIMIT)
+    return _rounded(values, layers.GATE_BITS if activation == "sigmoid" else int(bits)).clamp(-LIMIT, LIMIT).to(torch.int16)
 
 
 def normal_tables() -> dict[str, Tensor]:
@@ -66,7 +66,7 @@ class ExactNetwork(Hierarchy):
         """Check the buffers, prove the bounds of every sum, derive the operands. Raises ModelError."""
         for output in self.outputs():
             table = getattr(self.activation_tables, output.table_name, None)
-            if table is None or table.shape != (65536,) or table.abs().max() > LIMIT:
+            if table is None or table.shape != (65536,) or table.min() < -LIMIT:
                 raise ModelError(f"the table {output.table_name} is missing or malformed")
             output.table = table.double()
         for leaf in self.modules():

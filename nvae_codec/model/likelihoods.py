@@ -24,6 +24,19 @@ def split_mixture(output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return logits, means, log_scales, coefficients
 
 
+@torch.no_grad()
+def centre_mixture(bias: Tensor) -> None:
+    """Set the bias [10 M] of a mixture's last layer so that an untrained network spreads its components over the range of samples.
+
+    Not part of the NVAE recipe. It spares a short training run the time in which the means and scales would travel there.
+    """
+    components = bias.shape[0] // 10
+    bias.zero_()
+    slots = bias[components:].view(3, 3, components)                    # colour, parameter, component
+    slots[:, 0] = torch.linspace(-0.8, 0.8, components)
+    slots[:, 1] = -2.0
+
+
 def condition_means(means: Tensor, coefficients: Tensor, s: Tensor) -> Tensor:
     """Means [B, 3, M, H, W] given the colours coded before: green given red, blue given red and green; s is [B, 3, H, W] in [-1, 1].
 

@@ -27,8 +27,8 @@ ModulePairs = Iterator[tuple[str, str]]    # (path of one of our modules, prefix
 def load_published(path: str | Path) -> NVAE:
     """The network of a checkpoint in the release's format, in evaluation mode on the CPU.
 
-    Nothing but tensors, plain values and the options' `argparse.Namespace` is unpickled. Every key must be the network's
-    and every key of the network must be there, in its shape. Raises ModelError otherwise.
+    Nothing but tensors, plain values and the options' `argparse.Namespace` is unpickled. Raises ModelError unless the
+    keys are exactly the network's, each with a tensor of the right shape.
     """
     try:
         values = _read(path)

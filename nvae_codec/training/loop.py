@@ -11,7 +11,7 @@ import torch
 from nvae_codec.errors import ModelError
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.layers import initialise_from_data
-from nvae_codec.model.likelihoods import num_dimensions
+from nvae_codec.model.likelihoods import centre_mixture, num_dimensions
 from nvae_codec.model.nvae import NVAE, default_noise
 from nvae_codec.training.checkpoint import load_checkpoint, save_checkpoint
 from nvae_codec.training.data import RandomCrops
@@ -31,6 +31,7 @@ class TrainingOptions:
     weight_decay: float = 3e-4
     norm_regularisation: float = 1e-2     # of the batch norms' scales, on the loss in nats per image
     clip_gradient: float = math.inf       # largest norm of the gradient; not in the recipe
+    centre_mixture: bool = True           # see nvae_codec.model.likelihoods.centre_mixture; not in the recipe
     low_precision: bool = False           # bfloat16 autocast
     seed: int = 1
     report_every: int = 50
@@ -89,6 +90,8 @@ def train(config: NVAEConfig, options: TrainingOptions, pictures: list, held_out
         first_step = values["step"]
         report(f"continuing from step {first_step}")
     else:
+        if options.centre_mixture and config.likelihood == "mixture":
+            centre_mixture(model.image_head[1].bias)
         initialise_from_data(model, lambda: model(crops.batch(0).float() / 255))
         (run_folder / "config.json").write_text(json.dumps({"network": config.to_dict(), "training": asdict(options)}, indent=1))
 

@@ -1,0 +1,114 @@
+"""Model files: one `model.safetensors` holds everything that coding needs, as integers, with the network's configuration as metadata."""
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from nvae_codec.errors import ModelError
+from nvae_codec.exact.network import ExactModel, ExactNetwork
+from nvae_codec.model.config import NVAEConfig
+
+FORMAT = "nvae-codec model 1"
+SUFFIX = ".safetensors"
+DEFAULT_MODEL = "photo"
+BUNDLED = Path(__file__).resolve().parent / "models"
+FINGERPRINT_DIGITS = 16               # hexadecimal digits of the fingerprint that an .nvb file carries
+_TABLES = "activation_tables."
+
+
+def fingerprint(config: NVAEConfig, tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256, 64 hexadecimal digits, over the configuration and the names, types, shapes and little-endian bytes of all tensors."""
+    digest = sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for name in sorted(tensors):
+        array = tensors[name].contiguous().numpy()
+        digest.update(f"{name} {array.dtype.name} {list(array.shape)}".encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def serialise(network: ExactNetwork, notes: dict[str, str] | None = None) -> bytes:
+    """The bytes of a model file; `notes` are free texts about the model (data, licences, figures), which the fingerprint leaves out."""
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    metadata = {"format": FORMAT, "config": json.dumps(network.config.to_dict(), sort_keys=True),
+                "self_test": ExactModel(network).digest(), **{f"note_{key}": text for key, text in (notes or {}).items()}}
+    return safetensors.torch.save(tensors, metadata)
+
+
+def _read(path: Path) -> tuple[dict[str, str], NVAEConfig, dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such model file") from error
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file") from error
+    if metadata.get("format") != FORMAT or "self_test" not in metadata:
+        raise ModelError(f"{path}: not a model file of this version ({FORMAT}); `nvae-codec convert` makes one from a checkpoint")
+    try:
+        config = NVAEConfig.from_dict(json.loads(metadata.get("config", "")))
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{path}: damaged: its configuration is not JSON") from error
+    return metadata, config, tensors
+
+
+def load(path: Path, *, self_test: bool = True) -> tuple[ExactModel, str]:
+    """The model in a file and its fingerprint (64 digits).
+
+    Every bound is proved again, and `self_test` compares this machine's arithmetic with that of the machine that made the file. Raises ModelError
+    for a file that is not a whole model, DriftError if the self-test fails.
+    """
+    metadata, config, tensors = _read(path)
+    network = ExactNetwork(config)
+    for name in tensors:
+        if name.startswith(_TABLES):
+            network.activation_tables.register_buffer(name.removeprefix(_TABLES), torch.empty_like(tensors[name]))
+    try:
+        for name, expected in network.state_dict().items():
+            if name in tensors and tensors[name].dtype != expected.dtype:
+                raise ModelError(f"{path}: damaged: {name} has the type {tensors[name].dtype}, not {expected.dtype}")
+        network.load_state_dict(tensors)
+        network.eval().prepare()
+        model = ExactModel(network)
+        if self_test:
+            model.check(metadata["self_test"])
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except RuntimeError as error:                                       # names or shapes that do not fit the configuration
+        raise ModelError(f"{path}: damaged: its tensors do not fit its configuration") from error
+    return model, fingerprint(config, tensors)
+
+
+def resolve(model: str | Path | None) -> Path:
+    """The file of a model given by path or by the name of a bundled one; None is the default model. Raises ModelError."""
+    model = DEFAULT_MODEL if model is None else model
+    path = Path(model)
+    if path.suffix == SUFFIX or len(path.parts) > 1:
+        return path
+    bundled = BUNDLED / f"{model}{SUFFIX}"
+    if not bundled.is_file():
+        known = ", ".join(sorted(file.stem for file in BUNDLED.glob(f"*{SUFFIX}"))) or "none"
+        raise ModelError(f"no bundled model is called {model}; there are: {known} (a path to a {SUFFIX} file is accepted too)")
+    return bundled
+
+
+def find(short_fingerprint: str) -> Path:
+    """The bundled model whose fingerprint begins with these 16 hexadecimal digits. Raises ModelError if there is none."""
+    for path in sorted(BUNDLED.glob(f"*{SUFFIX}")):
+        _, config, tensors = _read(path)
+        if fingerprint(config, tensors)[:FINGERPRINT_DIGITS] == short_fingerprint:
+            return path
+    raise ModelError(f"the file needs the model with the fingerprint {short_fingerprint}, which is not among the bundled ones; give it with --model")
+
+
+def describe(path: Path) -> dict:
+    """What a model file holds, for people: numbers, texts, and the notes of its maker."""
+    metadata, config, tensors = _read(path)
+    weights = sum(tensor.numel() for name, tensor in tensors.items() if name.endswith("weight"))
+    return {"bytes": path.stat().st_size, "fingerprint": fingerprint(config, tensors)[:FINGERPRINT_DIGITS],
+            "tile_side": config.image_size, "architecture": config.architecture, "latent_groups": config.num_groups,
+            "latents_per_tile": config.num_latents, "weights": weights,
+            **{key.removeprefix("note_"): text for key, text in sorted(metadata.items()) if key.startswith("note_")}}

@@ -1,0 +1,53 @@
+"""Fixtures that several subjects share: a tiny network, and the model file made of it."""
+from pathlib import Path
+
+import pytest
+import torch
+
+from nvae_codec import weights
+from nvae_codec.exact.network import ExactNetwork, convert
+from nvae_codec.model.config import PRESETS
+from nvae_codec.model.nvae import NVAE
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"                # images for testing, where there are any
+
+
+def randomise_batch_norm(model: torch.nn.Module) -> None:
+    """Give every batch norm statistics and factors that are not the trivial ones."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+
+
+def smooth_tiles(count: int, side: int, seed: int = 0) -> torch.Tensor:
+    """uint8 [count, 3, side, side]: random blobs with a little noise, so that neighbours resemble each other as in photographs."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+    return (smooth * 220 + 10 + 6 * torch.randn(smooth.shape, generator=generator)).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="session")
+def toy_network() -> NVAE:
+    """The preset `toy`, random, in evaluation mode."""
+    torch.manual_seed(1)
+    model = NVAE(PRESETS["toy"])
+    randomise_batch_norm(model)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def toy_exact(toy_network) -> ExactNetwork:
+    """Its integer twin."""
+    return convert(toy_network, smooth_tiles(16, PRESETS["toy"].image_size))
+
+
+@pytest.fixture(scope="session")
+def toy_model_path(toy_exact, tmp_path_factory) -> Path:
+    """A model file: 16 x 16 tiles, milliseconds per tile."""
+    path = tmp_path_factory.mktemp("model") / "toy.safetensors"
+    path.write_bytes(weights.serialise(toy_exact, {"about": "random weights, for tests"}))
+    return path

@@ -1,0 +1,69 @@
+"""A model made by integer arithmetic alone, so that it is the same on every machine: the golden streams are coded with it.
+
+It is no good at compressing. Its weights come from the coder's fixed generator, its tables are straight lines and powers of two where a
+trained model has curves. Changing anything here breaks the golden streams, which must decode for ever.
+"""
+import torch
+
+from nvae_codec.coding.ans import generator_words
+from nvae_codec.exact.layers import Activate, Conv, Mean, Output, Start, _Addition
+from nvae_codec.exact.network import ExactNetwork
+from nvae_codec.model.config import NVAEConfig
+
+CONFIG = NVAEConfig(image_size=16, num_mixtures=2, architecture="res_mbconv", num_latent_scales=2, num_groups_per_scale=2, ada_groups=True,
+                    num_latent_per_group=2, num_channels_enc=4, num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=1,
+                    num_postprocess_blocks=1, num_postprocess_cells=1)
+TABLE_BITS = 10
+
+
+def _halving(index: torch.Tensor, one: int, unit_bits: int) -> torch.Tensor:
+    """one * 2**-(index / 2**unit_bits) with straight lines between the whole powers, in integers; index >= 0."""
+    whole, part = index >> unit_bits, index & ((1 << unit_bits) - 1)
+    high = one >> whole
+    return high - ((high - (high >> 1)) * part >> unit_bits)
+
+
+def golden_network() -> ExactNetwork:
+    """The network, prepared."""
+    network = ExactNetwork(CONFIG)
+    drawn = 0
+
+    def draw(shape: torch.Size, magnitude: int) -> torch.Tensor:
+        nonlocal drawn
+        words = torch.from_numpy(generator_words(drawn + shape.numel())[drawn:].astype("int64"))
+        drawn += shape.numel()
+        return (words % (2 * magnitude + 1) - magnitude).view(shape)
+
+    for name, module in sorted(network.named_modules()):
+        if isinstance(module, Conv | Activate):
+            module.weight.copy_(draw(module.weight.shape, 2000) if isinstance(module, Conv) else 1 << 10)
+            output: Output = module.output
+            fan_in = module.weight[0].numel() if isinstance(module, Conv) else 1
+            quiet = 4 if "head" in name else 0                          # parameters of distributions stay moderate
+            output.shift.fill_(9 + quiet + fan_in.bit_length() // 2 if isinstance(module, Conv) else 10)
+            output.bias.copy_(draw(output.bias.shape, 100_000))
+            if output.activation:
+                output.table_bits.fill_(TABLE_BITS)
+        elif isinstance(module, Start):
+            module.value.copy_(draw(module.value.shape, 3000))
+        elif isinstance(module, Mean):
+            module.gain.fill_(1)
+        elif isinstance(module, _Addition):
+            module.right_shift.fill_(29 if module.__class__.__name__ == "Residual" else 0)
+
+    index = torch.arange(-32768, 32768)
+    one = 1 << TABLE_BITS
+    for name, table in {"swish": index.clamp(min=0), "elu": index.clamp(min=-one), "relu": index.clamp(min=0),
+                        "sigmoid": ((index + 4 * one) * 2).clamp(0, 1 << 14)}.items():
+        network.activation_tables.register_buffer(f"{name}_{TABLE_BITS}", table.clamp(min=-32767).to(torch.int16))
+    network.mean_table.copy_((index * 16).clamp(-(5 << 14), 5 << 14))
+    network.sigma_table.copy_(torch.where(index < 0, _halving(index.clamp(-6 << 10, 0).neg(), 1 << 20, 10),
+                                          (1 << 20) + (index << 10).clamp(max=20 << 20)))
+    network.pixel_weight_table.copy_(_halving(torch.arange(1 << 14), 1 << 20, 10))
+    network.pixel_inverse_scale_table.copy_(_halving(torch.arange((11 << 10) + 1), 4_500_000, 10).clamp(min=1))
+    network.pixel_coefficient_table.copy_((index * 16).clamp(-(1 << 14), 1 << 14))
+    network.pixel_sigmoid_table.copy_((1 << 24) - _halving(torch.arange((1 << 16) + 1), 1 << 23, 12))
+    network.latent_bits.fill_(11)
+    network.latent_steps.copy_(1 + draw(network.latent_steps.shape, 1).abs())
+    network.prepare()
+    return network.eval()

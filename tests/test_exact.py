@@ -1,0 +1,274 @@
+"""The integer twin: exact whatever the circumstances, close to the float network, and refused where its bounds do not hold."""
+import dataclasses
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SHARED, randomise_batch_norm, smooth_tiles
+
+from nvae_codec import weights
+from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS
+from nvae_codec.errors import DriftError, ModelError
+from nvae_codec.exact import layers as exact_layers
+from nvae_codec.exact.elbo import compare
+from nvae_codec.exact.kernels import convolve, look_up, requantise
+from nvae_codec.exact.layers import LIMIT, Resize, interpolation_matrix
+from nvae_codec.exact.network import ExactModel, convert
+from nvae_codec.images import read_picture
+from nvae_codec.model.config import ARCHITECTURES, PRESETS
+from nvae_codec.model.distributions import Normal
+from nvae_codec.model.nvae import NVAE
+from nvae_codec.tiles import cut
+
+
+def int64_convolution(x: np.ndarray, weight: np.ndarray, stride: int, dilation: int, groups: int) -> np.ndarray:
+    """The definition, in 64-bit integers, one tap after the other."""
+    batch, channels, height, width = x.shape
+    out, per_group, size, _ = weight.shape
+    pad = dilation * (size // 2)
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    result = np.zeros((batch, out, -(-height // stride), -(-width // stride)), dtype=np.int64)
+    for o in range(out):
+        first = o // (out // groups) * per_group
+        for i in range(per_group):
+            for row in range(size):
+                for column in range(size):
+                    view = padded[:, first + i, row * dilation:row * dilation + height:stride, column * dilation:column * dilation + width:stride]
+                    result[:, o] += view * weight[o, i, row, column]
+    return result
+
+
+@pytest.mark.parametrize("extreme", [False, True])
+@pytest.mark.parametrize("size, stride, dilation, groups, channels, out", [
+    (1, 1, 1, 1, 7, 5), (1, 2, 1, 1, 4, 6), (3, 1, 1, 1, 6, 9), (3, 2, 1, 1, 5, 4), (3, 1, 2, 1, 4, 4), (5, 1, 1, 6, 6, 6), (5, 2, 1, 6, 6, 6),
+    (11, 1, 1, 4, 4, 4), (5, 1, 1, 2, 6, 8), (5, 2, 1, 4, 8, 8)])
+def test_convolution_is_exact(size, stride, dilation, groups, channels, out, extreme):
+    """Random and extreme operands of 16 bits, against 64-bit integers; also on odd sides."""
+    random = np.random.default_rng(size * 100 + stride * 10 + groups)
+    for height, width in ((8, 8), (7, 10), (1, 1)):
+        x = random.integers(-LIMIT, LIMIT + 1, (2, channels, height, width))
+        weight = random.integers(-LIMIT, LIMIT + 1, (out, channels // groups, size, size))
+        if extreme:
+            x, weight = np.full_like(x, LIMIT), np.where(weight < 0, -LIMIT, LIMIT)
+        result = convolve(torch.from_numpy(x).double(), torch.from_numpy(weight).double(), stride=stride, dilation=dilation, groups=groups)
+        assert np.array_equal(result.numpy().astype(np.int64), int64_convolution(x, weight, stride, dilation, groups))
+
+
+def test_requantisation_rounds_to_nearest_with_ties_up():
+    total = torch.tensor([-6.0, -5, -2, -1, 0, 1, 2, 3, 5, 6, 2 ** 40, -2 ** 40]).double().view(1, 1, 1, -1)
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    result = requantise(total.clone(), one / 4, one / 2, -100, 100)
+    assert result.flatten().tolist() == [-1, -1, 0, 0, 0, 0, 1, 1, 1, 2, 100, -100]
+
+
+def test_look_up_takes_all_16_bit_indices():
+    table = torch.arange(65536, dtype=torch.float64) * 3
+    index = torch.tensor([-32768.0, -1, 0, 32767]).double().view(1, 1, 2, 2)
+    assert look_up(table, index).flatten().tolist() == [0, 3 * 32767, 3 * 32768, 3 * 65535]
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 8, 32])
+def test_interpolation_is_bilinear_with_aligned_corners(side):
+    matrix = interpolation_matrix(side)
+    assert (matrix.sum(dim=1) == 1 << exact_layers.RESIZE_BITS).all() and (matrix >= 0).all()
+    x = torch.randint(-LIMIT, LIMIT + 1, (2, 3, side, side)).double()
+    expected = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+    assert (Resize()(x) - expected).abs().max() < 0.5 + 2 * 65535 * 2.0 ** -exact_layers.RESIZE_BITS
+
+
+def forward(model: NVAE, exact, samples: torch.Tensor, seed: int = 0):
+    """Largest differences of distributions and head between both networks, driven by the same latents."""
+    generator = torch.Generator().manual_seed(seed)
+    coder = ExactModel(exact)
+    worst = {"mean": 0.0, "log_sigma": 0.0}
+    with torch.no_grad():
+        features, state = model.features(samples.float() / 255), model.start(len(samples))
+        exact_features, exact_state = exact.features(samples), exact.start(len(samples))
+        for group in range(model.config.num_groups):
+            pairs = [(Normal.from_raw(*model.prior(group, state)), coder.prior(group, exact_state)),
+                     (Normal.from_raw(*model.posterior(group, state, features)), coder.posterior(group, exact_state, exact_features))]
+            for normal, integers in pairs:
+                worst["mean"] = max(worst["mean"], np.abs(integers.mean / 2 ** MEAN_BITS - normal.mean.numpy()).max())
+                worst["log_sigma"] = max(worst["log_sigma"], np.abs(np.log(integers.sigma / 2 ** SIGMA_BITS / normal.sigma.numpy())).max())
+            z = pairs[1][0].sample(torch.randn(pairs[1][0].mean.shape, generator=generator))
+            state = model.update(group, state, z)
+            exact_state = exact.update(group, exact_state, torch.round(z.double() * 2.0 ** int(exact.latent_bits[group])))
+        output, exact_output = model.pixels(state), coder.pixels(exact_state)
+    logits = slice(0, model.config.num_mixtures)
+    worst["logits"] = np.abs(exact_output[:, logits] / 2 ** 10 - output[:, logits].numpy()).max()
+    return worst
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("use_se, res_dist", [(True, True), (False, False)])
+def test_every_architecture_converts(architecture, use_se, res_dist):
+    torch.manual_seed(0)
+    config = dataclasses.replace(PRESETS["toy"], architecture=architecture, use_se=use_se, res_dist=res_dist, num_channels_enc=8, num_channels_dec=8)
+    model = NVAE(config)
+    randomise_batch_norm(model)
+    samples = smooth_tiles(4, 16)
+    worst = forward(model.eval(), convert(model, samples), samples)
+    assert worst["mean"] < 0.02 and worst["log_sigma"] < 0.02 and worst["logits"] < 0.02, worst
+
+
+def test_vanilla_network_converts():
+    torch.manual_seed(0)
+    model = NVAE(dataclasses.replace(PRESETS["toy"], num_latent_scales=1, num_groups_per_scale=1)).eval()
+    samples = smooth_tiles(4, 16)
+    assert max(forward(model, convert(model, samples), samples).values()) < 0.02
+
+
+def test_negative_elbo_of_integers_is_that_of_floats(toy_network, toy_exact):
+    assert abs(compare(toy_network, toy_exact, smooth_tiles(16, 16, seed=5)).relative) < 1e-3
+
+
+def test_images_far_from_calibration_saturate_but_stay_exact(toy_exact):
+    """Noise and checkerboards: nothing overflows, and the result does not depend on the batch."""
+    coder = ExactModel(toy_exact)
+    index = np.indices((16, 16)).sum(axis=0) % 2 * 255
+    samples = np.stack([np.broadcast_to(index, (3, 16, 16)), np.random.default_rng(0).integers(0, 256, (3, 16, 16))]).astype(np.uint8)
+    both, alone = coder.features(samples), coder.features(samples[1:])
+    for first, second in zip(both, alone, strict=True):
+        assert torch.equal(first[1:], second)
+        assert first.abs().max() <= LIMIT
+
+
+def outputs_digest(coder: ExactModel, samples: np.ndarray, batch: int) -> list[bytes]:
+    """Everything that the network gives for every tile, computed in batches."""
+    results: list[list[bytes]] = [[] for _ in samples]
+    for first in range(0, len(samples), batch):
+        part = samples[first:first + batch]
+        features, state = coder.features(part), coder.start(len(part))
+        for group in range(coder.num_groups):
+            normals = [coder.prior(group, state), coder.posterior(group, state, features)]
+            points = np.arange(len(part) * np.prod(coder.group_shape(group))).reshape(len(part), *coder.group_shape(group))
+            points = (points % np.prod(coder.group_shape(group))) * 7 % 5 - 2
+            state = coder.update(group, state, points)
+            for index in range(len(part)):
+                results[first + index] += [array[index].tobytes() for normal in normals for array in (normal.mean, normal.sigma)]
+        pixels = coder.pixels(state)
+        for index in range(len(part)):
+            results[first + index].append(pixels[index].tobytes())
+    return [b"".join(result) for result in results]
+
+
+def test_the_same_integers_from_any_batch_thread_count_and_library(toy_exact):
+    coder = ExactModel(toy_exact)
+    samples = smooth_tiles(8, 16, seed=3).numpy()
+    threads = torch.get_num_threads()
+    reference = outputs_digest(coder, samples, 8)
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            for batch in (1, 3, 8):
+                assert outputs_digest(coder, samples, batch) == reference
+            with torch.backends.mkldnn.flags(enabled=False):
+                assert outputs_digest(coder, samples, 3) == reference
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_same_integers_in_a_fresh_process(toy_model_path):
+    """The digest of a cold process with one thread and without oneDNN is that of this warm one."""
+    model, _ = weights.load(toy_model_path)
+    script = ("import sys, torch; torch.set_num_threads(1); torch.backends.mkldnn.enabled = False\n"
+              "from pathlib import Path; from nvae_codec import weights\n"
+              "print(weights.load(Path(sys.argv[1]), self_test=False)[0].digest())")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ONEDNN_MAX_CPU_ISA": "SSE41", "PYTHONHASHSEED": "7"}
+    output = subprocess.run([sys.executable, "-c", script, toy_model_path], env=environment, capture_output=True, text=True, check=True).stdout
+    assert output.strip() == model.digest()
+
+
+# Model files
+
+def change(path, name, edit, target):
+    """A copy of a model file with one tensor edited, its metadata kept."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    tensors[name] = edit(tensors[name].clone())
+    save_file({key: tensor for key, tensor in tensors.items() if tensor is not None}, target, metadata)
+    return target
+
+
+def test_model_file_gives_the_same_network(toy_exact, toy_model_path):
+    model, fingerprint = weights.load(toy_model_path)
+    assert fingerprint == weights.fingerprint(toy_exact.config, toy_exact.state_dict())
+    assert model.digest() == ExactModel(toy_exact).digest()
+    assert weights.describe(toy_model_path)["about"] == "random weights, for tests"
+
+
+def test_fingerprint_depends_on_every_tensor(toy_exact):
+    tensors = dict(toy_exact.state_dict())
+    original = weights.fingerprint(toy_exact.config, tensors)
+    for name in tensors:
+        changed = {**tensors, name: tensors[name] + 1}
+        assert weights.fingerprint(toy_exact.config, changed) != original
+    assert weights.fingerprint(dataclasses.replace(toy_exact.config, min_groups_per_scale=2), tensors) != original
+
+
+def test_a_changed_weight_fails_the_self_test(toy_model_path, tmp_path):
+    path = change(toy_model_path, "stem.weight", lambda t: t.flip(0), tmp_path / "m.safetensors")
+    with pytest.raises(DriftError, match="self-test"):
+        weights.load(path)
+
+
+def raised_bias(bias):
+    return bias + 2 ** 53
+
+
+@pytest.mark.parametrize("name, edit", [
+    ("stem.output.bias", raised_bias),
+    ("stem.output.shift", lambda t: t + 90),
+    ("stem.weight", lambda t: t.int()),
+    ("stem.weight", lambda t: t[:-1]),
+    ("stem.weight", lambda t: None),
+    ("sigma_table", lambda t: t * 0),
+    ("mean_table", lambda t: t * 100),
+    ("latent_steps", lambda t: t + 100),
+    ("latent_bits", lambda t: t - 100),
+    ("pixel_sigmoid_table", lambda t: t.flip(0)),
+    ("decoder_cells.0.0.join.left_shift", lambda t: t.repeat(5)),
+])
+def test_a_tampered_model_file_is_refused(toy_model_path, tmp_path, name, edit):
+    with pytest.raises(ModelError):
+        weights.load(change(toy_model_path, name, edit, tmp_path / "m.safetensors"))
+
+
+def test_files_that_are_no_model_are_refused(toy_model_path, tmp_path):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(ModelError, match="no such"):
+        weights.load(path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match="readable"):
+        weights.load(path)
+    path.write_bytes(toy_model_path.read_bytes()[:-1000])
+    with pytest.raises(ModelError):
+        weights.load(path)
+
+
+def test_weights_that_are_not_numbers_are_refused(toy_network):
+    model = NVAE(toy_network.config).eval()
+    with torch.no_grad():
+        model.stem.weight[0] = float("nan")
+    with pytest.raises(ModelError, match="finite"):
+        convert(model, smooth_tiles(2, 16))
+
+
+# Real pictures
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "data" / "kodak").is_dir(), reason="the Kodak pictures are not here")
+def test_a_published_checkpoint_converts():
+    """The no-flow CIFAR-10 checkpoint (random weights, res_mbconv): the integer network's negative ELBO is within 0.1 % on Kodak tiles."""
+    from nvae_codec.training.import_published import load_published
+    model = load_published(SHARED / "reference" / "c10_noflow.pt")
+    picture = read_picture((SHARED / "data" / "kodak" / "kodim05.png").read_bytes()).samples
+    tiles = torch.from_numpy(cut(picture, model.config.image_size))
+    exact = convert(model, tiles[::6])
+    assert abs(compare(model, exact, tiles[1::24]).relative) < 1e-3
