@@ -3,8 +3,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 10))
-PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3; do \
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$python && break; done)
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
@@ -19,7 +19,7 @@ help:
 	@echo "make kodak DATA=folder     rates and times of a folder of pictures, decoded by another process; see results/kodak"
 	@echo "make clean                 remove the environment and everything that was built"
 	@echo
-	@echo "PYTHON=python3.12 chooses the Python, 3.10 or later, that a new environment is made with."
+	@echo "PYTHON=python3.12 chooses the Python, 3.11 or later, that a new environment is made with."
 
 demo: $(VENV)/eval.stamp
 	$(BIN)/python -m nvae_codec.eval.demo $(if $(IMAGE),"$(IMAGE)")
@@ -42,7 +42,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/python.stamp:
-	@test -n "$(PYTHON)" || { echo "no Python 3.10 or later found: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later found: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 

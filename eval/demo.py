@@ -38,8 +38,12 @@ def compare(path: Path) -> list[Result]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 if every pixel came back, 1 otherwise."""
-    parser = argparse.ArgumentParser(prog="python -m nvae_codec.eval.demo", description=__doc__.partition("\n\n")[2])
-    parser.add_argument("picture", nargs="?", type=Path, metavar="PICTURE", help="8-bit grey or RGB")
+    parser = argparse.ArgumentParser(
+        prog="python -m nvae_codec.eval.demo",
+        description="Compress a photograph, decompress it and compare every pixel, beside PNG, WebP and JPEG XL.",
+    )
+    what = "8-bit grey or RGB  [the astronaut's portrait that comes with scikit-image]"
+    parser.add_argument("picture", nargs="?", type=Path, metavar="PICTURE", help=what)
     path = parser.parse_args(arguments).picture
     try:
         results = compare(path or astronaut())

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from nvae_codec import __version__
 from nvae_codec.errors import DriftError, ImageError, NvaeCodecError
@@ -145,9 +146,20 @@ def nvae_codec(model: str | None = None) -> ImageCodec:
         name="nvae-codec",
         suffix=".nvb",
         version=f"{__version__}, model {codec.name} {codec.fingerprint}",
-        encode=lambda samples: codec.compress(samples, verify=False),
-        decode=lambda data: codec.decompress(data).samples,
+        encode=lambda samples: _with_bar("encode", codec.compress, samples, verify=False),
+        decode=lambda data: _with_bar("decode", codec.decompress, data).samples,
     )
+
+
+def _with_bar(verb: str, function: Callable, *arguments, **options) -> object:
+    """Call `function`, which takes `progress`, and show that on stderr if it is a terminal."""
+    with tqdm(desc=verb, unit="tile", leave=False, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return function(*arguments, progress=show, **options)
 
 
 @contextmanager

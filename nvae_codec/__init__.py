@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["compress", "decompress"]
 
-# In a checkout the sibling folders bitstreams/, cli/ and eval/ are our subpackages, as pyproject.toml makes them in the wheel.
+# In a checkout the folders bitstreams/, cli/ and eval/ are our subpackages, as pyproject.toml makes them in the wheel.
 _repository = Path(__file__).resolve().parent.parent
 if (_repository / "pyproject.toml").is_file():
     __path__.append(str(_repository))

@@ -16,7 +16,7 @@ from nvae_codec.tiles import cut, join, tile_sizes
 
 Progress = Callable[[int, int], None]     # called with tiles done and tiles in all
 
-# Tiles coded jointly, at most: the network is faster on batches, and slower again where a batch outgrows the processor's caches.
+# Tiles coded jointly, at most: batches make the network faster, until they outgrow the processor's caches.
 JOINT_TILES, JOINT_PIXELS = 16, 2 ** 16
 
 
@@ -32,13 +32,19 @@ class Codec:
 
     @classmethod
     def load(cls, model: str | Path | None = None) -> "Codec":
-        """The codec of a bundled model, by name, or of a model file, by path; None is the default model. Raises ModelError or DriftError."""
+        """The codec of a bundled model, by name, or of a model file, by path; None is the default model.
+
+        Raises ModelError or DriftError.
+        """
         path = weights.resolve(model)
         return cls(*weights.load(path), path.stem)
 
     @classmethod
     def for_stream(cls, data: bytes, model: str | Path | None = None) -> "Codec":
-        """The codec that an .nvb file needs: `model` if given, or else the bundled one that it names. Raises BitstreamError, ModelError, DriftError."""
+        """The codec that an .nvb file needs: `model` if given, or else the bundled one that it names.
+
+        Raises BitstreamError, ModelError, DriftError.
+        """
         needed = container.peek_fingerprint(data).hex()
         codec = cls.load(weights.find(needed) if model is None else model)
         codec._check_fingerprint(needed)
@@ -57,13 +63,16 @@ class Codec:
         samples, side = picture.samples, self.model.tile_side
         height, width = samples.shape[:2]
         if max(height, width) > container.MAX_SIDE or min(height, width) < 1:
-            raise ImageError(f"a picture of {width} x {height} pixels cannot be coded; a side has 1 to {container.MAX_SIDE:,} pixels")
+            raise ImageError(f"a picture of {width} x {height} pixels cannot be coded; "
+                             f"a side has 1 to {container.MAX_SIDE:,} pixels")
         sizes = tile_sizes(height, width, side)
         total, report = len(sizes) * (1 + verify), progress or _ignore
         max_group = max(1, min(JOINT_TILES, JOINT_PIXELS // side ** 2))
-        words, initial_words = encode_chain(self.model, cut(samples, side), sizes, max_group, lambda done: report(done, total))
+        words, initial_words = encode_chain(self.model, cut(samples, side), sizes, max_group,
+                                            lambda done: report(done, total))
 
-        metadata = tuple(Metadata(kind, data) for kind, data in ((container.EXIF, picture.exif), (container.ICC, picture.icc)) if data)
+        blocks = ((container.EXIF, picture.exif), (container.ICC, picture.icc))
+        metadata = tuple(Metadata(kind, block) for kind, block in blocks if block)
         if any(len(item.data) > container.MAX_METADATA_BYTES for item in metadata):
             raise ImageError(f"the picture's EXIF or ICC profile has more than {container.MAX_METADATA_BYTES:,} bytes")
         mode = GREY8 if samples.ndim == 2 else RGB8
@@ -71,24 +80,28 @@ class Codec:
         data = container.pack(Container(bytes.fromhex(self.fingerprint), (entry,), metadata,
                                         (Chunk(initial_words, max_group, words.astype("<u4").tobytes()),)))
         if verify:
-            decoded = self.decompress(data, max_pixels=height * width, progress=lambda done, _: report(len(sizes) + done, total))
-            if not np.array_equal(decoded.samples, samples) or (decoded.exif, decoded.icc) != (picture.exif, picture.icc):
+            decoded = self.decompress(data, max_pixels=height * width,
+                                      progress=lambda done, _: report(len(sizes) + done, total))
+            same = np.array_equal(decoded.samples, samples)
+            if not same or (decoded.exif, decoded.icc) != (picture.exif, picture.icc):
                 raise DriftError("verification failed: decoding gave another picture; nothing was written")
         return data
 
-    def decompress(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, progress: Progress | None = None) -> Picture:
+    def decompress(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS,
+                   progress: Progress | None = None) -> Picture:
         """The picture in an .nvb file.
 
-        Raises BitstreamError for damaged bytes, ModelError if another model is needed, DriftError if the bytes are whole but this machine decodes
-        something else than was coded. What it returns is what was compressed.
+        Raises BitstreamError for damaged bytes, ModelError if another model is needed, DriftError if the bytes are
+        whole but this machine decodes something else than was coded. What it returns is what was compressed.
         """
         content = container.unpack(data, max_pixels=max_pixels)
         self._check_fingerprint(content.fingerprint.hex())
         (entry,), (chunk,) = content.images, content.chunks
         sizes = tile_sizes(entry.height, entry.width, self.model.tile_side)
         report = progress or _ignore
-        tiles = decode_chain(self.model, np.frombuffer(chunk.words, dtype="<u4"), chunk.initial_words, 3 if entry.mode == RGB8 else 1, sizes,
-                             chunk.max_group, lambda done: report(done, len(sizes)))
+        words, channels = np.frombuffer(chunk.words, dtype="<u4"), 3 if entry.mode == RGB8 else 1
+        tiles = decode_chain(self.model, words, chunk.initial_words, channels, sizes, chunk.max_group,
+                             lambda done: report(done, len(sizes)))
         samples = join(tiles, entry.height, entry.width)
         if _checksum(samples) != entry.samples_crc32:
             raise DriftError("the decoded picture does not have the checksum that the file gives for it")

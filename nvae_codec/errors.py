@@ -18,4 +18,4 @@ class ImageError(NvaeCodecError):
 
 
 class DriftError(NvaeCodecError):
-    """This machine computed other numbers than the one that made the file: the bytes are whole, the arithmetic differs."""
+    """The bytes are whole, but this machine computed other numbers than the one that made the file."""

@@ -3,14 +3,20 @@ import numpy as np
 
 
 def tile_sizes(height: int, width: int, side: int) -> np.ndarray:
-    """Real height and width of every tile, int64 [N, 2], row by row; only the last tiles of a row or column are smaller than `side`."""
+    """Real height and width of every tile, int64 [N, 2], row by row.
+
+    Only the last tiles of a row or column are smaller than `side`.
+    """
     heights = [min(side, height - top) for top in range(0, height, side)]
     widths = [min(side, width - left) for left in range(0, width, side)]
     return np.array([(h, w) for h in heights for w in widths], dtype=np.int64)
 
 
 def cut(samples: np.ndarray, side: int) -> np.ndarray:
-    """Tiles uint8 [N, C, side, side], row by row, of a picture [H, W] or [H, W, 3]; the padding repeats the last row and column."""
+    """Tiles uint8 [N, C, side, side], row by row, of a picture [H, W] or [H, W, 3].
+
+    The padding repeats the last row and column.
+    """
     picture = samples[None] if samples.ndim == 2 else samples.transpose(2, 0, 1)
     channels, height, width = picture.shape
     padded = np.pad(picture, ((0, 0), (0, -height % side), (0, -width % side)), mode="edge")

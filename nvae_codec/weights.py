@@ -1,4 +1,4 @@
-"""Model files: one `model.safetensors` holds everything that coding needs, as integers, with the network's configuration as metadata."""
+"""Model files: a `model.safetensors` holds all that coding needs, as integers, with the configuration as metadata."""
 import json
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +20,10 @@ _TABLES = "activation_tables."
 
 
 def fingerprint(config: NVAEConfig, tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256, 64 hexadecimal digits, over the configuration and the names, types, shapes and little-endian bytes of all tensors."""
+    """SHA-256, 64 hexadecimal digits, over the configuration and all tensors.
+
+    Of a tensor the name, the type, the shape and the little-endian bytes count.
+    """
     digest = sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
     for name in sorted(tensors):
         array = tensors[name].contiguous().numpy()
@@ -30,10 +33,14 @@ def fingerprint(config: NVAEConfig, tensors: dict[str, torch.Tensor]) -> str:
 
 
 def serialise(network: ExactNetwork, notes: dict[str, str] | None = None) -> bytes:
-    """The bytes of a model file; `notes` are free texts about the model (data, licences, figures), which the fingerprint leaves out."""
+    """The bytes of a model file.
+
+    `notes` are free texts about the model (data, licences, figures), which the fingerprint leaves out.
+    """
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": FORMAT, "config": json.dumps(network.config.to_dict(), sort_keys=True),
-                "self_test": ExactModel(network).digest(), **{f"note_{key}": text for key, text in (notes or {}).items()}}
+                "self_test": ExactModel(network).digest(),
+                **{f"note_{key}": text for key, text in (notes or {}).items()}}
     return safetensors.torch.save(tensors, metadata)
 
 
@@ -47,7 +54,8 @@ def _read(path: Path) -> tuple[dict[str, str], NVAEConfig, dict[str, torch.Tenso
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a readable safetensors file") from error
     if metadata.get("format") != FORMAT or "self_test" not in metadata:
-        raise ModelError(f"{path}: not a model file of this version ({FORMAT}); `nvae-codec convert` makes one from a checkpoint")
+        raise ModelError(f"{path}: not a model file of this version ({FORMAT}); "
+                         "`nvae-codec convert` makes one from a checkpoint")
     try:
         config = NVAEConfig.from_dict(json.loads(metadata.get("config", "")))
     except json.JSONDecodeError as error:
@@ -58,8 +66,8 @@ def _read(path: Path) -> tuple[dict[str, str], NVAEConfig, dict[str, torch.Tenso
 def load(path: Path, *, self_test: bool = True) -> tuple[ExactModel, str]:
     """The model in a file and its fingerprint (64 digits).
 
-    Every bound is proved again, and `self_test` compares this machine's arithmetic with that of the machine that made the file. Raises ModelError
-    for a file that is not a whole model, DriftError if the self-test fails.
+    Every bound is proved again, and `self_test` compares this machine's arithmetic with that of the machine that made
+    the file. Raises ModelError for a file that is not a whole model, DriftError if the self-test fails.
     """
     metadata, config, tensors = _read(path)
     network = ExactNetwork(config)
@@ -77,13 +85,13 @@ def load(path: Path, *, self_test: bool = True) -> tuple[ExactModel, str]:
             model.check(metadata["self_test"])
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    except RuntimeError as error:                                       # names or shapes that do not fit the configuration
+    except RuntimeError as error:                                       # names or shapes do not fit the configuration
         raise ModelError(f"{path}: damaged: its tensors do not fit its configuration") from error
     return model, fingerprint(config, tensors)
 
 
 def resolve(model: str | Path | None) -> Path:
-    """The file of a model given by path or by the name of a bundled one; None is the default model. Raises ModelError."""
+    """The file of a model given by path or by a bundled one's name; None is the default model. Raises ModelError."""
     model = DEFAULT_MODEL if model is None else model
     path = Path(model)
     if path.suffix == SUFFIX or len(path.parts) > 1:
@@ -91,17 +99,19 @@ def resolve(model: str | Path | None) -> Path:
     bundled = BUNDLED / f"{model}{SUFFIX}"
     if not bundled.is_file():
         known = ", ".join(sorted(file.stem for file in BUNDLED.glob(f"*{SUFFIX}"))) or "none"
-        raise ModelError(f"no bundled model is called {model}; there are: {known} (a path to a {SUFFIX} file is accepted too)")
+        raise ModelError(f"no bundled model is called {model}; there are: {known} "
+                         f"(a path to a {SUFFIX} file is accepted too)")
     return bundled
 
 
 def find(short_fingerprint: str) -> Path:
-    """The bundled model whose fingerprint begins with these 16 hexadecimal digits. Raises ModelError if there is none."""
+    """The bundled model whose fingerprint begins with these 16 hexadecimal digits. Raises ModelError if none does."""
     for path in sorted(BUNDLED.glob(f"*{SUFFIX}")):
         _, config, tensors = _read(path)
         if fingerprint(config, tensors)[:FINGERPRINT_DIGITS] == short_fingerprint:
             return path
-    raise ModelError(f"the file needs the model with the fingerprint {short_fingerprint}, which is not among the bundled ones; give it with --model")
+    raise ModelError(f"the file needs the model with the fingerprint {short_fingerprint}, "
+                     "which is not among the bundled ones; give it with --model")
 
 
 def describe(path: Path) -> dict:

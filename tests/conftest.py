@@ -23,7 +23,7 @@ def randomise_batch_norm(model: torch.nn.Module) -> None:
 
 
 def smooth_tiles(count: int, side: int, seed: int = 0) -> torch.Tensor:
-    """uint8 [count, 3, side, side]: random blobs with a little noise, so that neighbours resemble each other as in photographs."""
+    """uint8 [count, 3, side, side]: random blobs with a little noise; neighbours are alike as in photographs."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")

@@ -1,7 +1,8 @@
-"""A model made by integer arithmetic alone, so that it is the same on every machine: the golden streams are coded with it.
+"""A model made by integer arithmetic alone, the same on every machine: the golden streams are coded with it.
 
-It is no good at compressing. Its weights come from the coder's fixed generator, its tables are straight lines and powers of two where a
-trained model has curves. Changing anything here breaks the golden streams, which must decode for ever.
+It is no good at compressing. Its weights come from the coder's fixed generator, its tables are straight lines and
+powers of two where a trained model has curves. Changing anything here breaks the golden streams, which must decode for
+ever.
 """
 import torch
 
@@ -10,9 +11,10 @@ from nvae_codec.exact.layers import Activate, Conv, Mean, Output, Start, _Additi
 from nvae_codec.exact.network import ExactNetwork
 from nvae_codec.model.config import NVAEConfig
 
-CONFIG = NVAEConfig(image_size=16, num_mixtures=2, architecture="res_mbconv", num_latent_scales=2, num_groups_per_scale=2, ada_groups=True,
-                    num_latent_per_group=2, num_channels_enc=4, num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=1,
-                    num_postprocess_blocks=1, num_postprocess_cells=1)
+CONFIG = NVAEConfig(image_size=16, num_mixtures=2, architecture="res_mbconv", num_latent_scales=2,
+                    num_groups_per_scale=2, ada_groups=True, num_latent_per_group=2, num_channels_enc=4,
+                    num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=1, num_postprocess_blocks=1,
+                    num_postprocess_cells=1)
 TABLE_BITS = 10
 
 

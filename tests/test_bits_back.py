@@ -10,7 +10,15 @@ from toy_model import ToyModel
 
 from nvae_codec.coding.ans import Stack, generator_words
 from nvae_codec.coding.bits_back import decode, decode_chain, encode, encode_chain, joint_tiles
-from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal, half_width, pop_posterior, posterior_on_grid, push_posterior
+from nvae_codec.coding.latents import (
+    MEAN_BITS,
+    SIGMA_BITS,
+    IntegerNormal,
+    half_width,
+    pop_posterior,
+    posterior_on_grid,
+    push_posterior,
+)
 from nvae_codec.coding.pixels import FLOOR, Mixture, PixelTables, pop_pixels, push_pixels
 from nvae_codec.errors import BitstreamError, DriftError
 from nvae_codec.exact.elbo import pixel_information
@@ -35,7 +43,8 @@ def random_parameters(random: np.random.Generator, components: int, count: int, 
 # The stack
 
 def test_generator_is_splitmix64():
-    # First outputs of SplitMix64 with seed 0, as published with the generator: e220a8397b1dcdaf, 6e789e6aa1b965f4, 06c45d188009454f.
+    # First outputs of SplitMix64 with seed 0, as published with the generator:
+    # e220a8397b1dcdaf, 6e789e6aa1b965f4, 06c45d188009454f.
     assert [hex(word) for word in generator_words(3)] == ["0xe220a839", "0x6e789e6a", "0x6c45d18"]
     assert np.array_equal(generator_words(10)[:3], generator_words(3))
 
@@ -53,8 +62,9 @@ def test_golden_words():
     assert np.array_equal(stack.words(), generator_words(6)[::-1])
 
 
-@pytest.mark.parametrize("means, deviations", [([math.nan], [1.0]), ([0.0], [math.nan]), ([0.0], [0.0]), ([0.0], [-1.0]), ([0.0], [math.inf]),
-                                               ([math.inf], [1.0]), ([0.0, 0.0], [1.0])])
+@pytest.mark.parametrize("means, deviations", [
+    ([math.nan], [1.0]), ([0.0], [math.nan]), ([0.0], [0.0]), ([0.0], [-1.0]), ([0.0], [math.inf]), ([math.inf], [1.0]),
+    ([0.0, 0.0], [1.0])])
 def test_bad_parameters_never_reach_the_library(means, deviations):
     stack = Stack.seeded(20)
     with pytest.raises(ValueError):
@@ -98,8 +108,9 @@ def test_untouched_words_can_be_left_out():
 # Latents
 
 def random_normal(random: np.random.Generator, shape: tuple[int, ...]) -> IntegerNormal:
-    return IntegerNormal(random.integers(-5 << MEAN_BITS, 5 << MEAN_BITS, shape),
-                         np.exp(random.uniform(math.log(0.017), math.log(148), shape) + SIGMA_BITS * math.log(2)).astype(np.int64))
+    mean = random.integers(-5 << MEAN_BITS, 5 << MEAN_BITS, shape)
+    log_sigma = random.uniform(math.log(0.017), math.log(148), shape)
+    return IntegerNormal(mean, np.exp(log_sigma + SIGMA_BITS * math.log(2)).astype(np.int64))
 
 
 def test_posteriors_on_the_grid_are_the_quotients_within_bounds():
@@ -126,7 +137,8 @@ def test_latents_come_back_and_lie_on_the_grid():
 def test_points_popped_follow_the_posterior():
     shape = (1, 1, 200, 200)
     prior = IntegerNormal(np.zeros(shape, dtype=np.int64), np.full(shape, 1 << SIGMA_BITS))
-    posterior = IntegerNormal(np.full(shape, 3 << (MEAN_BITS - 1)), np.full(shape, 1 << (SIGMA_BITS - 2)))       # N(1.5, 0.25**2)
+    # N(1.5, 0.25**2)
+    posterior = IntegerNormal(np.full(shape, 3 << (MEAN_BITS - 1)), np.full(shape, 1 << (SIGMA_BITS - 2)))
     points = pop_posterior(Stack.seeded(40_000), prior, posterior, np.array([4])) / 16
     assert abs(points.mean() - 1.5) < 0.006
     assert abs(points.std() - math.sqrt(0.25 ** 2 + 1 / 12 / 256)) < 0.004
@@ -150,7 +162,7 @@ def test_probabilities_of_all_values_sum_to_one(extreme):
 
 
 def test_information_is_that_of_the_float_likelihood():
-    """Against the network's own likelihood of the same parameters: the joint mixture over the three colours, to a ten thousandth."""
+    """Against the network's own likelihood: the joint mixture over the three colours, to a ten thousandth."""
     random = np.random.default_rng(3)
     components, count = 4, 3000
     parameters = random_parameters(random, components, count)
@@ -158,7 +170,8 @@ def test_information_is_that_of_the_float_likelihood():
     information = pixel_information(samples, Mixture(parameters, TABLES))
     fractional_bits = np.array([10] * components + ([12] * components + [10] * 2 * components) * 3)
     output = torch.from_numpy(parameters / 2.0 ** fractional_bits[:, None])
-    expected = -mixture_log_prob(output[None, :, None], torch.from_numpy(samples / 255.0)[None, :, None]).numpy().ravel() / math.log(2)
+    expected = -mixture_log_prob(output[None, :, None], torch.from_numpy(samples / 255.0)[None, :, None])
+    expected = expected.numpy().ravel() / math.log(2)
     assert np.abs(information - expected).mean() < 0.05                 # single pixels: edges and scales are rounded
     assert abs(information.sum() / expected.sum() - 1) < 1e-4
 
@@ -245,14 +258,15 @@ def test_pictures_of_any_size_come_back(shape, grey):
 
 
 def negative_elbo_bits(model: ToyModel, samples: np.ndarray, sizes: np.ndarray, supply: int, max_group: int) -> float:
-    """-log2 p(x, z) + log2 q(z | x) of the latents that the coder draws, with the densities of the continuous distributions."""
+    """-log2 p(x, z) + log2 q(z | x) of the latents that the coder draws, with densities of continuous distributions."""
     stack, bits = Stack.seeded(supply), 0.0
     for each in joint_tiles(len(samples), max_group):
         # The same pops as in `encode`, watched; then the real thing.
         trial = Stack(stack.words())
         features, state = model.features(samples[each]), model.start(each.stop - each.start)
         for group in range(model.num_groups):
-            prior, posterior, steps = model.prior(group, state), model.posterior(group, state, features), model.steps(group)
+            prior, posterior = model.prior(group, state), model.posterior(group, state, features)
+            steps = model.steps(group)
             points = pop_posterior(trial, prior, posterior, steps)
             u = points / 2.0 ** steps[:, None, None]                    # in prior deviations
             mean = (posterior.mean - prior.mean) * 2.0 ** (SIGMA_BITS - MEAN_BITS) / prior.sigma
@@ -262,7 +276,8 @@ def negative_elbo_bits(model: ToyModel, samples: np.ndarray, sizes: np.ndarray, 
             state = model.update(group, state, points)
         real = real_pixels(sizes[each], model.tile_side)
         parameters = model.pixels(state).transpose(1, 0, 2, 3)[:, real]
-        bits += pixel_information(samples[each].transpose(1, 0, 2, 3)[:, real], Mixture(parameters, model.pixel_tables)).sum()
+        known = samples[each].transpose(1, 0, 2, 3)[:, real]
+        bits += pixel_information(known, Mixture(parameters, model.pixel_tables)).sum()
         encode(model, stack, samples[each], sizes[each])
     return bits
 
@@ -287,7 +302,7 @@ def test_a_model_that_drifts_is_noticed():
     class Drifting(ToyModel):
         def posterior(self, group, state, features):
             exact = super().posterior(group, state, features)
-            return IntegerNormal(exact.mean + 1, exact.sigma)           # one unit of 2**-14: the pixels still come out right
+            return IntegerNormal(exact.mean + 1, exact.sigma)           # by 2**-14: the pixels still come out right
 
     with pytest.raises((DriftError, BitstreamError)):
         decode_chain(Drifting(), words, initial_words, 3, sizes, max_group=4)

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,9 +42,11 @@ def one_hot(height: int, width: int) -> np.ndarray:
 
 
 PICTURES = {
-    "one pixel": noise(1, 1, 3), "one grey pixel": noise(1, 1), "a row": noise(1, 40, 3), "a column": noise(37, 1), "primes": noise(23, 31, 3),
-    "one tile": noise(16, 16, 3), "a pixel more": noise(17, 17, 3), "black": np.zeros((20, 20, 3), np.uint8), "white": np.full((20, 20), 255, np.uint8),
-    "gradient": np.add.outer(np.arange(40), np.arange(50)).astype(np.uint8), "checkerboard": checkerboard(33, 18), "one hot pixel": one_hot(18, 30),
+    "one pixel": noise(1, 1, 3), "one grey pixel": noise(1, 1), "a row": noise(1, 40, 3), "a column": noise(37, 1),
+    "primes": noise(23, 31, 3), "one tile": noise(16, 16, 3), "a pixel more": noise(17, 17, 3),
+    "black": np.zeros((20, 20, 3), np.uint8), "white": np.full((20, 20), 255, np.uint8),
+    "gradient": np.add.outer(np.arange(40), np.arange(50)).astype(np.uint8), "checkerboard": checkerboard(33, 18),
+    "one hot pixel": one_hot(18, 30),
 }
 
 
@@ -76,7 +79,8 @@ def test_the_two_functions(toy_model_path):
 
 
 def test_arrays_that_are_no_pictures_are_refused(codec):
-    for array in (noise(4, 4, 4), noise(4, 4, 2), noise(4, 4, 3).astype(np.uint16), noise(4, 4).astype(float), noise(0, 4, 3)):
+    deep, real = noise(4, 4, 3).astype(np.uint16), noise(4, 4).astype(float)
+    for array in (noise(4, 4, 4), noise(4, 4, 2), deep, real, noise(0, 4, 3)):
         with pytest.raises(ImageError):
             codec.compress(array)
 
@@ -166,22 +170,20 @@ def test_appended_bytes_are_detected(codec, small_file):
 
 def repacked(data: bytes, **changes) -> bytes:
     """The file with another chunk or image entry, all checksums repaired, so that only decoding itself can notice."""
-    content = container.unpack(data)
-    fields = {"fingerprint": content.fingerprint, "images": content.images, "metadata": content.metadata, "chunks": content.chunks, **changes}
-    return container.pack(container.Container(**fields))
+    return container.pack(replace(container.unpack(data), **changes))
 
 
 @pytest.mark.parametrize("words", [b"", b"\0" * 4, b"\1\0\0\0" * 3, b"\0" * 400, bytes(range(1, 201)), b"\xff" * 800])
 def test_wrong_words_with_right_checksums_are_detected(codec, small_file, words):
-    chunk = container.unpack(small_file[1]).chunks[0]
+    chunk = replace(container.unpack(small_file[1]).chunks[0], words=words)
     with pytest.raises((BitstreamError, DriftError)):
-        codec.decompress(repacked(small_file[1], chunks=(container.Chunk(chunk.initial_words, chunk.max_group, words),)))
+        codec.decompress(repacked(small_file[1], chunks=(chunk,)))
 
 
 def test_wrong_initial_words_or_groups_are_detected(codec):
     data = codec.compress(noise(60, 60, 3))
     chunk = container.unpack(data).chunks[0]
-    for changed in (container.Chunk(chunk.initial_words + 1, chunk.max_group, chunk.words), container.Chunk(chunk.initial_words, 1, chunk.words)):
+    for changed in (replace(chunk, initial_words=chunk.initial_words + 1), replace(chunk, max_group=1)):
         with pytest.raises((BitstreamError, DriftError)):
             codec.decompress(repacked(data, chunks=(changed,)))
 
@@ -223,11 +225,22 @@ def test_verification_notices_drift(codec, monkeypatch):
 # Other processes and threads
 
 def coded_in_process(command: str, model, source, target, threads: str) -> None:
-    script = ("import sys, torch; torch.set_num_threads(int(sys.argv[5]))\n"
-              "from pathlib import Path; from nvae_codec.codec import Codec; from nvae_codec.images import read_picture, write_picture\n"
-              "command, model, source, target = sys.argv[1:5]; codec, data = Codec.load(Path(model)), Path(source).read_bytes()\n"
-              "result = codec.compress(read_picture(data), verify=False) if command == 'compress' else write_picture(codec.decompress(data))\n"
-              "Path(target).write_bytes(result)")
+    script = """if True:
+        import sys
+        from pathlib import Path
+        import torch
+        from nvae_codec.codec import Codec
+        from nvae_codec.images import read_picture, write_picture
+
+        command, model, source, target, threads = sys.argv[1:]
+        torch.set_num_threads(int(threads))
+        codec, data = Codec.load(Path(model)), Path(source).read_bytes()
+        if command == "compress":
+            result = codec.compress(read_picture(data), verify=False)
+        else:
+            result = write_picture(codec.decompress(data))
+        Path(target).write_bytes(result)
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}
     subprocess.run([sys.executable, "-c", script, command, model, source, target, threads], env=environment, check=True)
 
@@ -260,5 +273,6 @@ def test_a_photograph_is_smaller_than_its_png(tmp_path):
     picture = KODAK / "kodim23.png"
     coded_in_process("compress", weights.resolve(None), picture, tmp_path / "a.nvb", "1")
     coded_in_process("decompress", weights.resolve(None), tmp_path / "a.nvb", tmp_path / "b.png", "2")
-    assert np.array_equal(read_picture((tmp_path / "b.png").read_bytes()).samples, read_picture(picture.read_bytes()).samples)
+    original, decoded = (read_picture(path.read_bytes()).samples for path in (picture, tmp_path / "b.png"))
+    assert np.array_equal(decoded, original)
     assert (tmp_path / "a.nvb").stat().st_size < picture.stat().st_size

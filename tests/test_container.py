@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import nvae_codec
 from nvae_codec.bitstreams import container as layout
 from nvae_codec.bitstreams.container import (
     EXIF,
@@ -25,8 +27,6 @@ from nvae_codec.bitstreams.container import (
     peek_fingerprint,
     unpack,
 )
-
-import nvae_codec
 from nvae_codec.errors import BitstreamError
 
 ANY_SIZE = 2**48

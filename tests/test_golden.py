@@ -1,4 +1,4 @@
-"""Frozen streams: they decode to their pictures for ever, on every machine, and the same pictures still make the same bytes."""
+"""Frozen streams decode to their pictures for ever, on every machine, and the pictures still make the same bytes."""
 import json
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +20,9 @@ STREAMS = sorted(MANIFEST["streams"])
 
 def golden_picture(name: str) -> Picture:
     """The picture of a golden stream, from integer arithmetic."""
-    metadata = dict(exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0", icc=b"not a profile, but kept " * 9) if name == "metadata_4x3" else {}
+    metadata = {}
+    if name == "metadata_4x3":
+        metadata = dict(exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0", icc=b"not a profile, but kept " * 9)
     shape = {"one_pixel": (1, 1, 3), "grey_9x5": (5, 9), "rgb_37x20": (20, 37, 3), "metadata_4x3": (3, 4, 3)}[name]
     index = np.indices(shape)
     samples = index[0] * 5 + index[1] * 3 + index[0] * index[1] % 11 + (60 * index[2] if len(shape) == 3 else 0)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from nvae_codec.errors import ModelError
+from nvae_codec.exact import layers as exact_layers
 from nvae_codec.model import layers, likelihoods
 from nvae_codec.model.cells import DOWN, NORMAL, UP, Cell, DownSkip, SqueezeExcite, UpSkip
 from nvae_codec.model.config import ARCHITECTURES, LIKELIHOODS, PRESETS, NVAEConfig
@@ -207,6 +208,15 @@ def test_configuration_as_a_dictionary():
 def test_networks_with_flows_are_refused():
     with pytest.raises(ModelError, match="flow cells"):
         NVAE(tiny(num_nf=1))
+
+
+@pytest.mark.parametrize("leaves", [layers, exact_layers])
+@pytest.mark.parametrize("changes", [dict(num_channels_enc=12), dict(num_channels_dec=12)])
+def test_groups_that_do_not_divide_the_channels_are_refused(changes, leaves):
+    with pytest.raises(ModelError, match="8 groups, which do not divide a cell of 12 channels"):
+        Hierarchy(tiny(architecture="mbconv_den", **changes), leaves)
+    Hierarchy(tiny(architecture="mbconv_den"), leaves)
+    Hierarchy(tiny(architecture="mbconv_sep", **changes), leaves)
 
 
 # Layers and cells (section 2), computed again from the formulas
@@ -545,13 +555,14 @@ def test_mixture_is_finite_everywhere():
     assert torch.isfinite(value).all() and (value < 1e-4).all() and torch.isfinite(output.grad).all()
 
 
-def test_centred_mixture():
-    bias = torch.randn(50, generator=torch.Generator().manual_seed(0)).requires_grad_()
+@pytest.mark.parametrize("expected", [[-0.8, -0.4, 0.0, 0.4, 0.8], [-0.8, 0.8], [0.0]])
+def test_centred_mixture(expected):
+    bias = torch.randn(10 * len(expected), generator=torch.Generator().manual_seed(0)).requires_grad_()
     likelihoods.centre_mixture(bias)
-    logits, means, log_scales, coefficients = likelihoods.split_mixture(bias.detach().view(1, 50, 1, 1))
+    logits, means, log_scales, coefficients = likelihoods.split_mixture(bias.detach().view(1, -1, 1, 1))
     assert (logits == 0).all() and (coefficients == 0).all() and (log_scales == -2).all()
     for colour in range(3):
-        torch.testing.assert_close(means[0, colour].flatten(), torch.tensor([-0.8, -0.4, 0, 0.4, 0.8]))
+        torch.testing.assert_close(means[0, colour].flatten(), torch.tensor(expected))
 
 
 def test_other_heads():

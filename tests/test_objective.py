@@ -207,6 +207,18 @@ def test_run_folder(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "config.json", "stats.jsonl"}
 
 
+def test_checkpoints_do_not_wait_for_reports(tmp_path):
+    """With a report every 4 steps and a checkpoint every 3, a step that saves reports its validation at once."""
+    run(tmp_path, until=4, report_every=4)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 3
+    lines = run(tmp_path, report_every=4)[1:]
+    assert [line.split("/")[0] for line in lines] == ["step 4", "step 6"]
+    assert ["validation" in line for line in lines] == [False, True]
+    statuses = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert [status["step"] for status in statuses] == [3, 4, 4, 6]
+    assert ["validation_bits_per_dim" in status for status in statuses] == [True, False, False, True]
+
+
 def test_seeds_matter(tmp_path):
     run(tmp_path / "first", steps=1)
     run(tmp_path / "second", steps=1, seed=2)
@@ -284,6 +296,33 @@ def test_damaged_checkpoints(tmp_path):
     torch.save({"weights": {}}, path)
     with pytest.raises(ModelError, match="not a checkpoint of this program"):
         load_network(path)
-    torch.save({"config": TINY.to_dict(), "model": {"stem.weight": torch.zeros(1)}}, path)
-    with pytest.raises(ModelError, match="do not fit"):
-        load_network(path)
+    for weights in ({"stem.weight": torch.zeros(1)}, {1: torch.zeros(1)}, [torch.zeros(1)]):
+        torch.save({"config": TINY.to_dict(), "model": weights}, path)
+        with pytest.raises(ModelError, match="do not fit"):
+            load_network(path)
+
+
+def test_damaged_pickles(tmp_path):
+    """Whatever the reader of pickles fails with, it is a ModelError."""
+    path = tmp_path / "checkpoint.pt"
+    for content in (b"\x80\x02}q\x00X\x01\0\0\0\xffK\x01s.", b"\x80\x02R.", b"\x80\x02h\x07.", b"\x80\x02K\x01K\x02s."):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match="not a readable checkpoint"):
+            load_checkpoint(path)
+
+
+def test_checkpoints_that_no_run_can_continue_from(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    run(tmp_path, steps=1)
+    whole = load_checkpoint(path)
+    lacking = "not the state of its training"
+    for changes, cause in (({"optimizer": None}, "does not fit"), ({"optimizer": {}}, "does not fit"),
+                           ({"step": "1"}, lacking), ({"step": None}, lacking), ({"model": {}}, "weights do not fit")):
+        torch.save(whole | changes, path)
+        with pytest.raises(ModelError, match=cause):
+            run(tmp_path)
+    for name in ("optimizer", "step"):
+        torch.save({key: value for key, value in whole.items() if key != name}, path)
+        with pytest.raises(ModelError, match=lacking):
+            run(tmp_path)
+        assert load_network(path).config == TINY

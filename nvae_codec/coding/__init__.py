@@ -1,1 +1,1 @@
-"""The bits-back coder. It knows neither networks nor files: probabilities come in as integers, a stack of words goes out."""
+"""The bits-back coder, which knows neither networks nor files: integer probabilities in, a stack of words out."""

@@ -1,7 +1,8 @@
 """The ANS stack: the only file that knows `constriction`.
 
-constriction reports neither corrupt data nor a mean that is not a number, goes on decoding when its stack is empty, and raises a
-BaseException for a bad standard deviation. So everything is checked here before it gets there, and an empty stack is an error.
+constriction reports neither corrupt data nor a mean that is not a number, goes on decoding when its stack is empty,
+and raises a BaseException for a bad standard deviation. So everything is checked here before it gets there, and an
+empty stack is an error.
 """
 import constriction
 import numpy as np
@@ -16,7 +17,10 @@ _GOLDEN_RATIO = np.uint64(0x9E3779B97F4A7C15)
 
 
 def generator_words(count: int) -> np.ndarray:
-    """The first `count` words, uint32, of the fixed generator: the upper halves of SplitMix64 from state 0 (Steele et al., 2014)."""
+    """The first `count` words of the fixed generator, uint32.
+
+    They are the upper halves of the numbers of SplitMix64 (Steele et al., 2014) from state 0.
+    """
     with np.errstate(over="ignore"):
         state = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN_RATIO
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -58,24 +62,31 @@ class Stack:
         return self._lowest - RESERVE_WORDS
 
     def push_normals(self, symbols: np.ndarray, means: np.ndarray, deviations: np.ndarray, half_width: int) -> None:
-        """Push integers in [-half_width, half_width] with normal distributions rounded to integers; float64 parameters of equal shape."""
+        """Push integers in [-half_width, half_width] with normal distributions rounded to integers.
+
+        The parameters are float64, of equal shape.
+        """
         means, deviations = _normal_parameters(means, deviations)
         symbols = _integers(symbols, -half_width, half_width)
-        self._coder.encode_reverse(symbols, constriction.stream.model.QuantizedGaussian(-half_width, half_width), means, deviations)
+        model = constriction.stream.model.QuantizedGaussian(-half_width, half_width)
+        self._coder.encode_reverse(symbols, model, means, deviations)
 
     def pop_normals(self, means: np.ndarray, deviations: np.ndarray, half_width: int) -> np.ndarray:
         """The inverse of `push_normals`: int32 of the parameters' shape, flattened."""
         means, deviations = _normal_parameters(means, deviations)
-        return self._pop(constriction.stream.model.QuantizedGaussian(-half_width, half_width), means, deviations)
+        model = constriction.stream.model.QuantizedGaussian(-half_width, half_width)
+        return self._pop(model, means, deviations)
 
     def push_standard_normals(self, symbols: np.ndarray, deviation: float, half_width: int) -> None:
         """`push_normals` with mean 0 and one deviation for all."""
         symbols = _integers(symbols, -half_width, half_width)
-        self._coder.encode_reverse(symbols, constriction.stream.model.QuantizedGaussian(-half_width, half_width, 0.0, float(deviation)))
+        model = constriction.stream.model.QuantizedGaussian(-half_width, half_width, 0.0, float(deviation))
+        self._coder.encode_reverse(symbols, model)
 
     def pop_standard_normals(self, count: int, deviation: float, half_width: int) -> np.ndarray:
         """The inverse of `push_standard_normals`."""
-        return self._pop(constriction.stream.model.QuantizedGaussian(-half_width, half_width, 0.0, float(deviation)), count)
+        model = constriction.stream.model.QuantizedGaussian(-half_width, half_width, 0.0, float(deviation))
+        return self._pop(model, count)
 
     def push_bits(self, bits: np.ndarray, probabilities: np.ndarray) -> None:
         """Push bits, each 1 with its probability (float64, strictly between 0 and 1)."""

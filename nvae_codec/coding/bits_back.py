@@ -1,7 +1,8 @@
-"""Bits-back coding of tiles on one stack (Townsend et al., 2019; hierarchical form: Kingma et al., 2019, and Townsend et al., 2020).
+"""Bits-back coding of tiles on one stack (Townsend et al., 2019).
 
-`encode` and `decode` are mirror images: every line of one undoes a line of the other, in reverse order. Several tiles can be coded
-jointly, as if they were one with more latents; that is how the network gets batches to work on.
+The hierarchical form is by Kingma et al. (2019) and Townsend et al. (2020). `encode` and `decode` are mirror images:
+every line of one undoes a line of the other, in reverse order. Several tiles can be coded jointly, as if they were one
+with more latents; that is how the network gets batches to work on.
 """
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ Progress = Callable[[int], None]          # called with the number of tiles done
 class LatentModel(Protocol):
     """What the coder needs of a model. States and features are the model's own affair; all else is integers.
 
-    For the same arguments every method must return the same integers on every machine, whatever the other tiles of the batch are.
+    For the same arguments every method must return the same integers on every machine, whatever else is in the batch.
     """
 
     tile_side: int                        # pixels
@@ -53,7 +54,10 @@ class LatentModel(Protocol):
 
 
 def encode(model: LatentModel, stack: Stack, samples: np.ndarray, sizes: np.ndarray) -> None:
-    """Put tiles uint8 [B, C, side, side], padded as `tiles.cut` does, on the stack; C = 1 or 3, `sizes` [B, 2] are the real parts."""
+    """Put tiles uint8 [B, C, side, side] on the stack, C = 1 or 3.
+
+    They are padded as `tiles.cut` does it; `sizes` [B, 2] are the real parts.
+    """
     features = model.features(_as_rgb(samples))
     state = model.start(len(samples))
     points = []
@@ -62,7 +66,8 @@ def encode(model: LatentModel, stack: Stack, samples: np.ndarray, sizes: np.ndar
         points.append(pop_posterior(stack, prior, posterior, model.steps(group)))
         state = model.update(group, state, points[group])
     real = real_pixels(sizes, model.tile_side)
-    push_pixels(stack, samples.transpose(1, 0, 2, 3)[:, real], _of_pixels(model.pixels(state), real), model.pixel_tables)
+    parameters = _of_pixels(model.pixels(state), real)
+    push_pixels(stack, samples.transpose(1, 0, 2, 3)[:, real], parameters, model.pixel_tables)
     for group in reversed(range(model.num_groups)):
         push_prior(stack, points[group], model.steps(group))
 
@@ -75,7 +80,8 @@ def decode(model: LatentModel, stack: Stack, channels: int, sizes: np.ndarray) -
         states.append(model.update(group, states[group], points[group]))
     real = real_pixels(sizes, model.tile_side)
     samples = np.zeros((len(sizes), channels, model.tile_side, model.tile_side), dtype=np.uint8)
-    samples.transpose(1, 0, 2, 3)[:, real] = pop_pixels(stack, channels, _of_pixels(model.pixels(states.pop()), real), model.pixel_tables)
+    parameters = _of_pixels(model.pixels(states.pop()), real)
+    samples.transpose(1, 0, 2, 3)[:, real] = pop_pixels(stack, channels, parameters, model.pixel_tables)
     samples = pad(samples, sizes)
     features = model.features(_as_rgb(samples))
     for group in reversed(range(model.num_groups)):
@@ -88,7 +94,8 @@ def decode(model: LatentModel, stack: Stack, channels: int, sizes: np.ndarray) -
 def joint_tiles(count: int, max_group: int) -> list[slice]:
     """Which tiles are coded jointly: 1, 1, 2, 3, 4, 6, ... of them, at most `max_group`.
 
-    A set can only be as large as its posteriors find bits on the stack, which are those of the tiles before; so sets grow by half.
+    A set can only be as large as its posteriors find bits on the stack, which are those of the tiles before; so sets
+    grow by half.
     """
     sets, done = [], 0
     while done < count:
@@ -100,9 +107,10 @@ def joint_tiles(count: int, max_group: int) -> list[slice]:
 
 def encode_chain(model: LatentModel, samples: np.ndarray, sizes: np.ndarray, max_group: int,
                  progress: Progress = lambda done: None) -> tuple[np.ndarray, int]:
-    """Code tiles one set after the other on a stack. Returns its words, uint32, and how many words of the generator it began with.
+    """Code tiles one set after the other on a stack.
 
-    The stack begins with more words than can be needed. Those at the bottom that were never reached are left out of the result.
+    Returns the stack's words, uint32, and how many words of the generator it began with. It begins with more than can
+    be needed; those at the bottom that were never reached are left out of the result.
     """
     sets = joint_tiles(len(samples), max_group)
     latents = sum(int(np.prod(model.group_shape(group))) for group in range(model.num_groups))
@@ -114,16 +122,20 @@ def encode_chain(model: LatentModel, samples: np.ndarray, sizes: np.ndarray, max
     return stack.words()[stack.untouched:], supply - stack.untouched
 
 
-def decode_chain(model: LatentModel, words: np.ndarray, initial_words: int, channels: int, sizes: np.ndarray, max_group: int,
-                 progress: Progress = lambda done: None) -> np.ndarray:
-    """The inverse of `encode_chain`. Raises DriftError if the stack does not end as it began: then the model computed other numbers."""
+def decode_chain(model: LatentModel, words: np.ndarray, initial_words: int, channels: int, sizes: np.ndarray,
+                 max_group: int, progress: Progress = lambda done: None) -> np.ndarray:
+    """The inverse of `encode_chain`.
+
+    Raises DriftError if the stack does not end as it began: then the model computed other numbers.
+    """
     stack = Stack(words)
     samples = np.empty((len(sizes), channels, model.tile_side, model.tile_side), dtype=np.uint8)
     for each in reversed(joint_tiles(len(sizes), max_group)):
         samples[each] = decode(model, stack, channels, sizes[each])
         progress(len(sizes) - each.start)
     if not np.array_equal(stack.words(), generator_words(initial_words)[::-1]):
-        raise DriftError("after decoding, the coder is not in the state in which it began: this machine computes other probabilities")
+        raise DriftError("after decoding, the coder is not in the state in which it began: "
+                         "this machine computes other probabilities")
     return samples
 
 

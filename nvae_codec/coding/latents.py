@@ -1,9 +1,10 @@
 """Latents on the prior's grid: where a grid point lies, and with which probability it is coded (design section 4).
 
-With the prior N(mu_p, sigma_p**2) of a latent, the point k of its grid is z = mu_p + sigma_p * delta * k, delta = 2**-step, |k| * delta <= 8.
-In units of delta the prior is N(0, 1 / delta) for every latent, and the posterior N(mu_q, sigma_q**2) is
-N((mu_q - mu_p) / (sigma_p delta), sigma_q / (sigma_p delta)). Means and deviations come as the integers that the network puts out; all that
-is computed from them in floating point is one division of two exact numbers, and products with powers of two.
+With the prior N(mu_p, sigma_p**2) of a latent, the point k of its grid is z = mu_p + sigma_p * delta * k with
+delta = 2**-step and |k| * delta <= 8. In units of delta the prior is N(0, 1 / delta) for every latent, and the
+posterior N(mu_q, sigma_q**2) is N((mu_q - mu_p) / (sigma_p delta), sigma_q / (sigma_p delta)). Means and deviations
+come as the integers that the network puts out; all that is computed from them in floating point is one division of
+two exact numbers, and products with powers of two.
 """
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ DEVIATION_BITS = 10                   # the posterior's deviation lies between 2
 
 @dataclass(frozen=True)
 class IntegerNormal:
-    """Normal distributions of a group of latents, int64 [B, L, H, W]: `mean` * 2**-14, `sigma` * 2**-20, `sigma` > 0."""
+    """Distributions of a group of latents, int64 [B, L, H, W]: `mean` * 2**-14, `sigma` * 2**-20, `sigma` > 0."""
 
     mean: np.ndarray
     sigma: np.ndarray
@@ -54,7 +55,10 @@ def _select(normal: IntegerNormal, channels: np.ndarray) -> IntegerNormal:
 
 
 def pop_posterior(stack: Stack, prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray) -> np.ndarray:
-    """Draw a group's grid points k, int64 [B, L, H, W], from the posterior with the stack's bits; `steps` [L] belong to the channels."""
+    """Draw a group's grid points k, int64 [B, L, H, W], from the posterior with the stack's bits.
+
+    `steps` [L] belong to the channels.
+    """
     points = np.empty(prior.mean.shape, dtype=np.int64)
     for step, channels in _channels(steps):
         means, deviations = posterior_on_grid(_select(prior, channels), _select(posterior, channels), step)
@@ -62,7 +66,8 @@ def pop_posterior(stack: Stack, prior: IntegerNormal, posterior: IntegerNormal, 
     return points
 
 
-def push_posterior(stack: Stack, points: np.ndarray, prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray) -> None:
+def push_posterior(stack: Stack, points: np.ndarray, prior: IntegerNormal, posterior: IntegerNormal,
+                   steps: np.ndarray) -> None:
     """The inverse of `pop_posterior`."""
     for step, channels in reversed(_channels(steps)):
         means, deviations = posterior_on_grid(_select(prior, channels), _select(posterior, channels), step)
@@ -74,7 +79,8 @@ def pop_prior(stack: Stack, shape: tuple[int, ...], steps: np.ndarray) -> np.nda
     points = np.empty(shape, dtype=np.int64)
     for step, channels in _channels(steps):
         selected = points[:, channels]
-        points[:, channels] = stack.pop_standard_normals(selected.size, 2.0 ** step, half_width(step)).reshape(selected.shape)
+        drawn = stack.pop_standard_normals(selected.size, 2.0 ** step, half_width(step))
+        points[:, channels] = drawn.reshape(selected.shape)
     return points
 
 

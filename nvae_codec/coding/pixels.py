@@ -1,10 +1,12 @@
 """Pixels: a discretised mixture of logistics in integers, coded as binary decisions (design section 4).
 
-A sample v in 0 .. 255 is coded as eight bits, most significant first. Each bit's probability is the ratio of two differences of the
-mixture's distribution function at bin edges, so 8 x M evaluations stand in for a table of 256 x M. The distribution function is an
-integer: a sum over components of weight * sigmoid, both from tables. The probabilities of the 256 values telescope to exactly one.
+A sample v in 0 .. 255 is coded as eight bits, most significant first. Each bit's probability is the ratio of two
+differences of the mixture's distribution function at bin edges, so 8 x M evaluations stand in for a table of 256 x M.
+The distribution function is an integer: a sum over components of weight * sigmoid, both from tables. The probabilities
+of the 256 values telescope to exactly one.
 
-The mixture itself is the one of PixelCNN++ (Salimans et al., 2017) and NVAE: red, then green whose means depend on red, then blue.
+The mixture itself is the one of PixelCNN++ (Salimans et al., 2017) and NVAE: red, then green whose means depend on
+red, then blue.
 """
 from dataclasses import dataclass
 
@@ -19,8 +21,9 @@ LOG_SCALE_BITS = 10
 COEFFICIENT_BITS = 10                 # before tanh
 
 LOG_SCALE_MIN, LOG_SCALE_MAX = -7, 4
+NUM_LOG_SCALES = ((LOG_SCALE_MAX - LOG_SCALE_MIN) << LOG_SCALE_BITS) + 1
 LOGIT_RANGE = 16                      # components that many nats below the best one have weight 0
-UNIT_BITS = 14                        # distances are counted in 1 / (255 * 2**14) of the [-1, 1] scale, in which all terms are integers
+UNIT_BITS = 14                        # distances are counted in 1 / (255 * 2**14) of [-1, 1]: all terms are integers
 WEIGHT_BITS = 20                      # weight of the best component
 INVERSE_SCALE_BITS = 20               # inverse scales are stored times 2**20 / 255
 ARGUMENT_BITS = 12                    # resolution of the sigmoid's argument
@@ -31,22 +34,21 @@ FLOOR = 1 << 20                       # added to every value's mass, which keeps
 
 @dataclass(frozen=True)
 class PixelTables:
-    """The nonlinear functions of the mixture from integers to integers, int64; they are part of a model file (`nvae_codec.exact.tables`).
+    """The nonlinear functions of the mixture from integers to integers, int64; they are part of a model file.
 
-    `weight`[i] = exp(-i / 2**10) * 2**20; `inverse_scale`[i] = exp(7 - i / 2**10) * 2**20 / 255; `coefficient`[i] = tanh((i - 2**15) / 2**10) *
-    2**14; `sigmoid`[i] = sigmoid(i / 2**12) * 2**24 for arguments from 0 to 16; all rounded to nearest.
+    Element i of each is the value below, rounded to nearest.
     """
 
-    weight: np.ndarray
-    inverse_scale: np.ndarray
-    coefficient: np.ndarray
-    sigmoid: np.ndarray
+    weight: np.ndarray                # exp(-i / 2**10) * 2**20
+    inverse_scale: np.ndarray         # exp(7 - i / 2**10) * 2**20 / 255
+    coefficient: np.ndarray           # tanh((i - 2**15) / 2**10) * 2**14
+    sigmoid: np.ndarray               # sigmoid(i / 2**12) * 2**24, for arguments from 0 to 16
 
     @classmethod
     def compute(cls) -> "PixelTables":
         """The tables, by floating point: to be done once, at conversion, and stored."""
         logits = np.arange(LOGIT_RANGE << LOGIT_BITS) / 2 ** LOGIT_BITS
-        log_scales = LOG_SCALE_MIN + np.arange(((LOG_SCALE_MAX - LOG_SCALE_MIN) << LOG_SCALE_BITS) + 1) / 2 ** LOG_SCALE_BITS
+        log_scales = LOG_SCALE_MIN + np.arange(NUM_LOG_SCALES) / 2 ** LOG_SCALE_BITS
         coefficients = np.arange(-2 ** 15, 2 ** 15) / 2 ** COEFFICIENT_BITS
         arguments = np.arange((ARGUMENT_RANGE << ARGUMENT_BITS) + 1) / 2 ** ARGUMENT_BITS
         tables = (np.exp(-logits) * 2 ** WEIGHT_BITS, np.exp(-log_scales) * 2 ** INVERSE_SCALE_BITS / 255,
@@ -54,12 +56,16 @@ class PixelTables:
         return cls(*(np.rint(table).astype(np.int64) for table in tables))
 
     def problem(self) -> str | None:
-        """Why these tables cannot be used, if so: wrong lengths, or values with which sums could overflow or masses be negative."""
+        """Why these tables cannot be used, if so.
+
+        Either lengths are wrong, or values are such that sums could overflow or masses be negative.
+        """
+        num_arguments = (ARGUMENT_RANGE << ARGUMENT_BITS) + 1
         for name, table, length, low, high in (
                 ("weight", self.weight, LOGIT_RANGE << LOGIT_BITS, 0, 1 << WEIGHT_BITS),
-                ("inverse_scale", self.inverse_scale, ((LOG_SCALE_MAX - LOG_SCALE_MIN) << LOG_SCALE_BITS) + 1, 1, 1 << 23),
+                ("inverse_scale", self.inverse_scale, NUM_LOG_SCALES, 1, 1 << 23),
                 ("coefficient", self.coefficient, 2 ** 16, -1 << UNIT_BITS, 1 << UNIT_BITS),
-                ("sigmoid", self.sigmoid, (ARGUMENT_RANGE << ARGUMENT_BITS) + 1, 1 << (SIGMOID_BITS - 1), 1 << SIGMOID_BITS)):
+                ("sigmoid", self.sigmoid, num_arguments, 1 << (SIGMOID_BITS - 1), 1 << SIGMOID_BITS)):
             if table.shape != (length,) or table.min() < low or table.max() > high:
                 return f"the table {name} has a wrong length or a value out of range"
         if self.weight[0] != 1 << WEIGHT_BITS or (np.diff(self.sigmoid) < 0).any():
@@ -68,7 +74,7 @@ class PixelTables:
 
 
 class Mixture:
-    """The distributions of N pixels, from `parameters` int64 [10 M, N] in the channel order of nvae-spec 4.5, |values| < 2**15."""
+    """The distributions of N pixels; `parameters` int64 [10 M, N] in the order of nvae-spec 4.5, |values| < 2**15."""
 
     def __init__(self, parameters: np.ndarray, tables: PixelTables):
         components = parameters.shape[0] // 10
@@ -95,13 +101,13 @@ class Mixture:
 
     def _distribution(self, colour: int, known: list[np.ndarray], weights: np.ndarray) -> "ColourDistribution":
         centres = 255 * (self._means[colour] << (UNIT_BITS - MEAN_BITS))
-        for term in range(colour):                                      # green: coefficient 0; blue: coefficients 1 and 2
+        for term in range(colour):                                      # green: coefficient 0; blue: 1 and 2
             centres = centres + self._coefficients[colour + term - 1] * (2 * known[term].astype(np.int64) - 255)
         return ColourDistribution(centres, self._inverse_scales[colour], weights, self._sigmoid)
 
 
 class ColourDistribution:
-    """Distributions of one colour of N pixels; see `Mixture.colour`. All arrays int64, `centres`, `inverse_scales`, `weights` [M, N]."""
+    """Distributions of one colour of N pixels; see `Mixture.colour`. Arrays are int64, all but `sigmoid` [M, N]."""
 
     def __init__(self, centres: np.ndarray, inverse_scales: np.ndarray, weights: np.ndarray, sigmoid: np.ndarray):
         self._centres = centres                                         # in units of 1 / (255 * 2**14)
@@ -118,11 +124,17 @@ class ColourDistribution:
         return np.where(edges == 0, 0, np.where(edges == 256, 1 << SIGMOID_BITS, inner))
 
     def cumulative(self, edges: np.ndarray) -> np.ndarray:
-        """Integer mass of the values below `edges` (int64 [N], 0 .. 256): 0 at edge 0, the total at edge 256, rising strictly between."""
+        """Integer mass of the values below `edges`, int64 [N], 0 .. 256.
+
+        It is 0 at edge 0 and the total at edge 256, and rises strictly between.
+        """
         return (self._weights * self._sigmoids(edges)).sum(axis=0) + edges * FLOOR
 
     def responsibilities(self, values: np.ndarray) -> np.ndarray:
-        """The components' weights once the samples `values` [N] are known, int64 [M, N], the largest of each pixel 2**20 (Bayes' rule)."""
+        """The components' weights once the samples `values` [N] are known (Bayes' rule).
+
+        int64 [M, N], the largest of each pixel 2**20.
+        """
         values = values.astype(np.int64)
         # One more than the component's mass: never all zero, however far from every component a sample lies.
         products = self._weights * (self._sigmoids(values + 1) - self._sigmoids(values) + 1)       # below 2**45
@@ -166,7 +178,7 @@ class ColourDistribution:
 
 
 def _probability(low: np.ndarray, middle: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Probability that a value lies in the upper half: one division of integers below 2**53, so the same on every machine."""
+    """Probability of a value in the upper half: one division of integers below 2**53, the same on every machine."""
     return (high - middle) / (high - low)
 
 

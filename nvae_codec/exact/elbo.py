@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS
+from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
 from nvae_codec.coding.pixels import Mixture
 from nvae_codec.exact.layers import LIMIT
 from nvae_codec.exact.network import ExactModel, ExactNetwork
@@ -25,21 +25,28 @@ def pixel_information(samples: np.ndarray, mixture: Mixture) -> np.ndarray:
     return bits
 
 
+def _real(normal: IntegerNormal) -> Normal:
+    """The same distributions in floats."""
+    return Normal(torch.from_numpy(normal.mean * 2.0 ** -MEAN_BITS),
+                  torch.from_numpy(normal.sigma * 2.0 ** -SIGMA_BITS))
+
+
 @torch.inference_mode()
 def integer_negative_elbo(network: ExactNetwork, samples: Tensor, noise: Noise) -> np.ndarray:
-    """Negative ELBO of tiles uint8 [B, 3, side, side], nats [B]: closed-form KL, one draw of the latents, the coder's pixel masses.
+    """Negative ELBO of tiles uint8 [B, 3, side, side], nats [B]: closed-form KL, and the coder's pixel masses.
 
-    The latents are not on the coder's grid, only rounded to the network's integers: this is the cost of integers alone.
+    The latents, drawn once, are not on the coder's grid, only rounded to the network's integers: this is the cost of
+    integers alone.
     """
     model = ExactModel(network)
     features, state = network.features(samples), network.start(len(samples))
     nats = torch.zeros(len(samples), dtype=torch.float64)
     for group in range(model.num_groups):
-        prior, posterior = (Normal(torch.from_numpy(normal.mean * 2.0 ** -MEAN_BITS), torch.from_numpy(normal.sigma * 2.0 ** -SIGMA_BITS))
-                            for normal in (model.prior(group, state), model.posterior(group, state, features)))
+        prior, posterior = _real(model.prior(group, state)), _real(model.posterior(group, state, features))
         nats += posterior.kl(prior).sum(dim=(1, 2, 3))
         z = posterior.sample(noise(group, posterior.mean.shape).double())
-        state = network.update(group, state, torch.round(z * 2.0 ** int(network.latent_bits[group])).clamp(-LIMIT, LIMIT))
+        rounded = torch.round(z * 2.0 ** int(network.latent_bits[group])).clamp(-LIMIT, LIMIT)
+        state = network.update(group, state, rounded)
     parameters = model.pixels(state)
     for index, tile in enumerate(samples.numpy()):
         mixture = Mixture(parameters[index].reshape(parameters.shape[1], -1), model.pixel_tables)

@@ -1,11 +1,12 @@
 """The leaves of the integer network: each is the twin of the leaf of the same name in `nvae_codec.model.layers`.
 
-An activation is an integer of 16 bits, |a| <= 32767, carried as integer-valued float64; its real value is a * scale, with a power of two as
-the scale of each channel (a `Traced` tensor knows it during conversion; afterwards it is built into the weights and shifts). A weight is an
-integer of 16 bits with a power of two per output channel.
+An activation is an integer of 16 bits, |a| <= 32767, carried as integer-valued float64; its real value is a * scale,
+with a power of two as the scale of each channel (a `Traced` tensor knows it during conversion; afterwards it is built
+into the weights and shifts). A weight is an integer of 16 bits with a power of two per output channel.
 
-Every leaf has two ways to run. `convert(twin, ...)` is called once, with the float leaf and tensors of a calibration batch on their way through the
-network: it chooses scales, fills the buffers and proves the bounds. `forward` computes on integers.
+Every leaf has two ways to run. `convert(twin, ...)` is called once, with the float leaf and tensors of a calibration
+batch on their way through the network: it chooses scales, fills the buffers and proves the bounds. `forward` computes
+on integers.
 """
 import math
 from dataclasses import dataclass
@@ -24,13 +25,13 @@ RESIZE_BITS = 14                      # fractional bits of interpolation weights
 RECIPROCAL_BITS = 24                  # fractional bits of 1 / (height * width) in a mean
 RESIDUAL_FACTOR_BITS = 16
 RESIDUAL_FACTOR = round(float_layers.RESIDUAL_SCALE * 2 ** RESIDUAL_FACTOR_BITS)
-HEADROOM = 1.5                        # calibration images are not all images: activations may be that much larger before they saturate
+HEADROOM = 1.5                        # activations may be so many times the calibration images' before they saturate
 MAX_BITS = 40                         # most fractional bits of anything
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A tensor during conversion: real values [B, C, H, W] of a calibration batch, and the scale of each channel, float64 [C]."""
+    """A tensor during conversion: real values [B, C, H, W] of a calibration batch, and channel scales, float64 [C]."""
 
     value: Tensor
     scale: Tensor
@@ -50,7 +51,7 @@ def _per_channel(values: Tensor) -> Tensor:
 
 
 class Leaf(nn.Module):
-    """A leaf of the integer network. Integers that make up the model are buffers; what is derived from them is set by `prepare`."""
+    """A leaf of the integer network. The model's integers are its buffers; `prepare` sets what is derived from them."""
 
     def prepare(self) -> None:
         """Derive the operands of `forward` from the buffers. Raises ModelError if a sum could leave the exact range."""
@@ -58,14 +59,15 @@ class Leaf(nn.Module):
     @staticmethod
     def _prove(bound: float) -> None:
         if not bound < LARGEST_EXACT:
-            raise ModelError("a sum of the integer network could reach 2**53: its weights or scales are not those of a converted model")
+            raise ModelError("a sum of the integer network could reach 2**53: "
+                             "its weights or scales are not those of a converted model")
 
 
 class Output(nn.Module):
     """What follows a sum in a leaf: bias, shift, saturation, and a table for the activation if there is one.
 
-    `bias` int64 [C] in units of the sum; `shift` int16 [C], how many bits the sum has more than the result; `table_bits` int16 [], the
-    fractional bits of the table's argument and result (of the sigmoid: of its argument).
+    `bias` int64 [C] in units of the sum; `shift` int16 [C], how many bits the sum has more than the result;
+    `table_bits` int16 [], the fractional bits of the table's argument and result (of the sigmoid: of its argument).
     """
 
     def __init__(self, channels: int, activation: str | None):
@@ -82,11 +84,14 @@ class Output(nn.Module):
         return f"{self.activation}_{int(self.table_bits)}"
 
     def choose(self, sum_bits: Tensor, bias: Tensor, before: Tensor, fixed_bits: Tensor | None) -> Tensor:
-        """Fill the buffers. `sum_bits` [C]: fractional bits of the sum; `bias` float64 [C], real; `before`: real values before the activation.
+        """Fill the buffers, and return the scale of the result, [C].
 
-        `fixed_bits` [C] prescribes the fractional bits of the result. Returns the scale of the result, [C].
+        `sum_bits` [C]: fractional bits of the sum; `bias` float64 [C], real; `before`: real values before the
+        activation; `fixed_bits` [C] prescribes the fractional bits of the result.
         """
-        bits = torch.full_like(sum_bits, fitting_bits(HEADROOM * before.abs().max().item())) if fixed_bits is None else fixed_bits
+        bits = fixed_bits
+        if bits is None:
+            bits = torch.full_like(sum_bits, fitting_bits(HEADROOM * before.abs().max().item()))
         self.bias.copy_(torch.round(bias.double() * 2.0 ** sum_bits))
         self.shift.copy_(sum_bits - bits)
         if self.activation:
@@ -101,7 +106,8 @@ class Output(nn.Module):
         if self.shift.abs().max() > 2 * MAX_BITS:
             raise ModelError("a shift of the integer network is out of range")
         # The sum with its bias, counted in units of the result's last place or its own, whichever is finer.
-        Leaf._prove(((sum_bound + self.bias.abs().double()) * 2.0 ** torch.clamp(-shift, min=0) + 2.0 ** torch.clamp(shift, min=0)).max().item())
+        bound = (sum_bound + self.bias.abs().double()) * 2.0 ** torch.clamp(-shift, min=0)
+        Leaf._prove((bound + 2.0 ** torch.clamp(shift, min=0)).max().item())
         self._factor = _per_channel(2.0 ** -shift)
         self._offset = _per_channel(self.bias.double() * 2.0 ** -shift + 0.5)
 
@@ -111,11 +117,15 @@ class Output(nn.Module):
 
 
 def _quantise_weight(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Integers of 16 bits [O, ...], and their fractional bits, int64 [O], for real weights that apply to integers; the bias limits the bits too."""
+    """Integers of 16 bits [O, ...] and their fractional bits, int64 [O], for real weights that apply to integers.
+
+    The bias limits the bits too.
+    """
     weight = weight.double()
     largest = weight.abs().flatten(1).amax(dim=1).clamp(min=2.0 ** -MAX_BITS)
     bits = torch.floor(torch.log2(LIMIT / largest))
-    bits = torch.minimum(bits, torch.floor(torch.log2(2.0 ** MAX_BITS / bias.abs().double().clamp(min=1.0)))).clamp(max=MAX_BITS)
+    bias_bits = torch.floor(torch.log2(2.0 ** MAX_BITS / bias.abs().double().clamp(min=1.0)))
+    bits = torch.minimum(bits, bias_bits).clamp(max=MAX_BITS)
     integers = torch.round(weight * (2.0 ** bits).view(-1, *[1] * (weight.dim() - 1))).clamp(-LIMIT, LIMIT)
     return integers.to(torch.int16), bits.long()
 
@@ -129,11 +139,12 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 class Conv(Leaf):
     """Convolution with batch norms folded in, then a table."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1, dilation: int = 1, groups: int = 1,
-                 activation: str | None = None, **only_float):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1,
+                 dilation: int = 1, groups: int = 1, activation: str | None = None, **only_float):
         super().__init__()
         self.stride, self.dilation, self.groups = stride, dilation, groups
-        self.register_buffer("weight", torch.zeros(out_channels, in_channels // groups, kernel_size, kernel_size, dtype=torch.int16))
+        shape = out_channels, in_channels // groups, kernel_size, kernel_size
+        self.register_buffer("weight", torch.zeros(shape, dtype=torch.int16))
         self.output = Output(out_channels, activation)
         self.fixed_bits: Tensor | None = None         # prescribed fractional bits of the result, [O]
 
@@ -141,15 +152,15 @@ class Conv(Leaf):
     def convert(self, twin: float_layers.Conv, x: Traced) -> Traced:
         weight = twin.effective_weight().double()                       # [O, I / groups, k, k]
         bias = torch.zeros(len(weight), dtype=torch.float64) if twin.bias is None else twin.bias.double()
-        if twin.norm_in is not None:                                    # kernel size 1 and no groups: no padding comes between
+        if twin.norm_in is not None:                                    # kernel size 1, no groups: no padding between
             factor, offset = _affine(twin.norm_in)
             bias = bias + (weight * offset.view(1, -1, 1, 1)).sum(dim=(1, 2, 3))
             weight = weight * factor.view(1, -1, 1, 1)
         if twin.norm_out is not None:
             factor, offset = _affine(twin.norm_out)
             weight, bias = weight * factor.view(-1, 1, 1, 1), bias * factor + offset
-        per_group = x.scale.view(self.groups, -1).repeat_interleave(len(weight) // self.groups, dim=0)      # [O, I / groups]
-        integers, bits = _quantise_weight(weight * per_group[:, :, None, None], bias)
+        scales = x.scale.view(self.groups, -1).repeat_interleave(len(weight) // self.groups, dim=0)    # [O, I / groups]
+        integers, bits = _quantise_weight(weight * scales[:, :, None, None], bias)
         self.weight.copy_(integers)
         before = twin.linear(x.value if twin.norm_in is None else twin.norm_in(x.value))
         before = before if twin.norm_out is None else twin.norm_out(before)
@@ -200,9 +211,10 @@ class Upsample(Leaf):
 
 
 def interpolation_matrix(side: int) -> Tensor:
-    """Bilinear weights with aligned corners from `side` to 2 * `side` points, int64 [2 side, side], every row summing to 2**14.
+    """Bilinear weights from `side` to 2 * `side` points with aligned corners, int64 [2 side, side]; rows sum to 2**14.
 
-    Output i lies at i (side - 1) / (2 side - 1); the weight of the right neighbour is rounded to nearest, ties up, in integers.
+    Output i lies at i (side - 1) / (2 side - 1); the weight of the right neighbour is rounded to nearest, ties up, in
+    integers.
     """
     matrix = torch.zeros(2 * side, side, dtype=torch.int64)
     one, denominator = 1 << RESIZE_BITS, 2 * side - 1
@@ -249,7 +261,8 @@ class Mean(Leaf):
     @torch.no_grad()
     def convert(self, twin: float_layers.Mean, x: Traced) -> Traced:
         value = twin(x.value)
-        # In units of the input; a gain of 8 bits is more than the largest mean of 16-bit integers leaves room for in general.
+        # In units of the input; a gain of 8 bits is more than the largest mean of 16-bit integers leaves room for in
+        # general.
         largest = (value.abs().amax(dim=(0, 2, 3)).double() / x.scale).max().item()
         self.gain.fill_(max(min(math.floor(math.log2(LIMIT / max(HEADROOM * largest, 1.0))), 8), 0))
         return Traced(value, x.scale * 2.0 ** -int(self.gain))
@@ -263,7 +276,8 @@ class Mean(Leaf):
         reciprocal = ((1 << RECIPROCAL_BITS) + area // 2) // area
         total = x.sum(dim=(2, 3), keepdim=True)
         # |total| <= 2**15 * area: the product stays below 2**40.
-        return total.mul_(reciprocal).mul_(2.0 ** (int(self.gain) - RECIPROCAL_BITS)).add_(0.5).floor_().clamp_(-LIMIT, LIMIT)
+        mean = total.mul_(reciprocal).mul_(2.0 ** (int(self.gain) - RECIPROCAL_BITS))
+        return mean.add_(0.5).floor_().clamp_(-LIMIT, LIMIT)
 
 
 class _Addition(Leaf):
@@ -271,7 +285,8 @@ class _Addition(Leaf):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("left_shift", torch.zeros(1, dtype=torch.int16))     # [C] or [1]: log2 of result scale over operand scale
+        # [C] or [1]: log2 of the result's scale over the operand's.
+        self.register_buffer("left_shift", torch.zeros(1, dtype=torch.int16))
         self.register_buffer("right_shift", torch.zeros(1, dtype=torch.int16))
 
     def _choose(self, value: Tensor, left: Tensor, right: Tensor) -> Traced:
@@ -288,9 +303,11 @@ class _Addition(Leaf):
             raise ModelError("a shift of the integer network is out of range")
         # Both terms and the half, counted in units of the finest place among them.
         finest = max(shifts.max().item(), 1.0)
-        largest = left_bound * 2.0 ** -self.left_shift.min().item() + right_bound * 2.0 ** -self.right_shift.min().item() + 1
+        largest = (left_bound * 2.0 ** -self.left_shift.min().item()
+                   + right_bound * 2.0 ** -self.right_shift.min().item() + 1)
         self._prove(largest * 2.0 ** finest)
-        self._left, self._right = _per_channel(2.0 ** -self.left_shift.double()), _per_channel(2.0 ** -self.right_shift.double())
+        self._left = _per_channel(2.0 ** -self.left_shift.double())
+        self._right = _per_channel(2.0 ** -self.right_shift.double())
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
         for name in ("left_shift", "right_shift"):                      # their lengths are the model file's
@@ -363,7 +380,10 @@ class Start(Leaf):
 
 
 class ImageInput(Leaf):
-    """Samples 0 .. 2**b - 1 to odd integers around zero, 2 v - (2**b - 1); the division by 2**b - 1 goes into the next layer's weights."""
+    """Samples 0 .. 2**b - 1 to odd integers around zero, 2 v - (2**b - 1).
+
+    The division by 2**b - 1 goes into the next layer's weights.
+    """
 
     def __init__(self, num_x_bits: int):
         super().__init__()
@@ -377,7 +397,7 @@ class ImageInput(Leaf):
 
 
 class RawNormal(Leaf):
-    """Raw means and log standard deviations with 10 fractional bits, the prior's added where the posterior is residual."""
+    """Raw means and log standard deviations with 10 fractional bits, plus the prior's if the posterior is residual."""
 
     def convert(self, twin: float_layers.RawNormal, output: Traced, prior=None) -> tuple[Traced, Traced]:
         values = twin(output.value) if prior is None else twin(output.value, tuple(part.value for part in prior))

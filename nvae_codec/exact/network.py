@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from nvae_codec.coding.latents import MAX_STEP, MEAN_BITS, SIGMA_BITS, IntegerNormal
-from nvae_codec.coding.pixels import COEFFICIENT_BITS, LOG_SCALE_BITS, LOGIT_BITS, MEAN_BITS as PIXEL_MEAN_BITS, PixelTables
+from nvae_codec.coding.pixels import COEFFICIENT_BITS, LOG_SCALE_BITS, LOGIT_BITS, PixelTables
+from nvae_codec.coding.pixels import MEAN_BITS as PIXEL_MEAN_BITS
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.exact import layers
 from nvae_codec.exact.layers import HEADROOM, LIMIT, RAW_BITS, Leaf, Output, Traced, fitting_bits
@@ -27,20 +28,24 @@ def _rounded(values: Tensor, bits: int) -> Tensor:
 
 
 def activation_table(name: str) -> Tensor:
-    """Table int16 [65536] of an activation, e.g. "swish_11": arguments of 16 bits with 11 fractional bits, results likewise (sigmoid: 14)."""
+    """Table int16 [65536] of an activation, e.g. "swish_11": arguments of 16 bits, 11 of them fractional.
+
+    Results are likewise, but those of the sigmoid have 14 fractional bits.
+    """
     activation, bits = name.rsplit("_", 1)
     values = ACTIVATIONS[activation](INDEX * 2.0 ** -int(bits))
-    return _rounded(values, layers.GATE_BITS if activation == "sigmoid" else int(bits)).clamp(-LIMIT, LIMIT).to(torch.int16)
+    result_bits = layers.GATE_BITS if activation == "sigmoid" else int(bits)
+    return _rounded(values, result_bits).clamp(-LIMIT, LIMIT).to(torch.int16)
 
 
 def normal_tables() -> dict[str, Tensor]:
-    """Tables int32 [65536] from raw values (16 bits, 10 of them fractional) to means and standard deviations (nvae-spec 4.1)."""
+    """Tables int32 [65536] from raw values of 16 bits, 10 of them fractional, to means and sigmas (nvae-spec 4.1)."""
     normal = Normal.from_raw(INDEX * 2.0 ** -RAW_BITS, INDEX * 2.0 ** -RAW_BITS)
     return {"mean": _rounded(normal.mean, MEAN_BITS), "sigma": _rounded(normal.sigma, SIGMA_BITS)}
 
 
 class ExactNetwork(Hierarchy):
-    """The integer twin of an `NVAE`: leaves, tables, and the grid of every latent channel. All of its state is integer buffers."""
+    """The integer twin of an `NVAE`: leaves, tables, the grids of the latents. All of its state is integer buffers."""
 
     def __init__(self, config: NVAEConfig):
         super().__init__(config, layers)
@@ -56,7 +61,8 @@ class ExactNetwork(Hierarchy):
             self.register_buffer(f"pixel_{name}_table", torch.zeros(length, dtype=torch.int32))
         # Latent z of the network = z_real * 2**latent_bits; spacing of the grid = 2**-steps prior deviations.
         self.register_buffer("latent_bits", torch.zeros(config.num_groups, dtype=torch.int16))
-        self.register_buffer("latent_steps", torch.zeros(config.num_groups, config.num_latent_per_group, dtype=torch.int16))
+        steps = torch.zeros(config.num_groups, config.num_latent_per_group, dtype=torch.int16)
+        self.register_buffer("latent_steps", steps)
         self.activation_tables = nn.Module()
 
     def outputs(self) -> list[Output]:
@@ -72,10 +78,10 @@ class ExactNetwork(Hierarchy):
         for leaf in self.modules():
             if isinstance(leaf, Leaf):
                 leaf.prepare()
-        if self.mean_table.abs().max() > 5 << MEAN_BITS or self.sigma_table.min() < 1 or self.sigma_table.max() >= 149 << SIGMA_BITS:
+        sigma, steps, bits = self.sigma_table, self.latent_steps, self.latent_bits
+        if self.mean_table.abs().max() > 5 << MEAN_BITS or sigma.min() < 1 or sigma.max() >= 149 << SIGMA_BITS:
             raise ModelError("a table of the latents' distributions has a value out of range")
-        if not (0 <= int(self.latent_steps.min()) and int(self.latent_steps.max()) <= MAX_STEP and 0 <= int(self.latent_bits.min())
-                and int(self.latent_bits.max()) <= SIGMA_BITS):
+        if steps.min() < 0 or steps.max() > MAX_STEP or bits.min() < 0 or bits.max() > SIGMA_BITS:
             raise ModelError("a grid of the latents is out of range")
 
     # How integers become distributions and latents
@@ -83,7 +89,8 @@ class ExactNetwork(Hierarchy):
     def normal(self, raw: tuple[Tensor, Tensor]) -> IntegerNormal:
         """The distributions that raw integers [B, L, H, W] stand for."""
         mean, log_sigma = (part.numpy().astype(np.int64) + 32768 for part in raw)
-        return IntegerNormal(self.mean_table.numpy()[mean].astype(np.int64), self.sigma_table.numpy()[log_sigma].astype(np.int64))
+        return IntegerNormal(self.mean_table.numpy()[mean].astype(np.int64),
+                             self.sigma_table.numpy()[log_sigma].astype(np.int64))
 
     def place(self, group: int, prior: IntegerNormal, points: np.ndarray) -> Tensor:
         """The latents, as integers of the network, at the grid points int64 [B, L, H, W] of a prior."""
@@ -98,8 +105,8 @@ class ExactNetwork(Hierarchy):
 def convert(model: NVAE, samples: Tensor, noise: Noise | None = None) -> ExactNetwork:
     """The integer twin of `model`, calibrated on tiles uint8 [B, C, side, side].
 
-    The network runs once, with every integer leaf beside its float twin: scales follow the values that pass. Raises ModelError if the network
-    cannot be represented: a bound that does not hold, or values that are not finite.
+    The network runs once, with every integer leaf beside its float twin: scales follow the values that pass. Raises
+    ModelError if the network cannot be represented: a bound that does not hold, or values that are not finite.
     """
     exact = ExactNetwork(model.config)
     twins = dict(model.named_modules())
@@ -127,7 +134,8 @@ def convert(model: NVAE, samples: Tensor, noise: Noise | None = None) -> ExactNe
                 bits = max(min(fitting_bits(HEADROOM * z.abs().max().item()), SIGMA_BITS), 0)
                 exact.latent_bits[group] = bits
                 exact.latent_steps[group] = choose_steps(prior, posterior)
-                state = exact.update(group, state, Traced(z, torch.full((z.shape[1],), 2.0 ** -bits, dtype=torch.float64)))
+                scale = torch.full((z.shape[1],), 2.0 ** -bits, dtype=torch.float64)
+                state = exact.update(group, state, Traced(z, scale))
             exact.pixels(state)
     finally:
         for leaf in leaves.values():
@@ -139,9 +147,10 @@ def convert(model: NVAE, samples: Tensor, noise: Noise | None = None) -> ExactNe
 
 
 def choose_steps(prior: Normal, posterior: Normal) -> Tensor:
-    """A grid for every channel, int16 [L]: spacing about half of the channel's typical posterior deviation, in prior deviations.
+    """A grid for every channel, int16 [L]: spacing about half of the channel's typical posterior deviation.
 
-    Typical is the tenth percentile over the calibration images: where the posterior says something it is narrow.
+    It is counted in prior deviations. Typical is the tenth percentile over the calibration images: where the posterior
+    says something it is narrow.
     """
     ratio = (posterior.sigma / prior.sigma).transpose(0, 1).flatten(1)      # [L, B * H * W]
     if ratio.shape[1] > 2 ** 20:                                            # torch.quantile has a limit
@@ -150,16 +159,21 @@ def choose_steps(prior: Normal, posterior: Normal) -> Tensor:
     return torch.floor(-torch.log2(typical) + 1.5).clamp(1, MAX_STEP).to(torch.int16)
 
 
+def check_codable(config: NVAEConfig) -> None:
+    """Raises ModelError unless networks of this shape, once converted, can code pictures."""
+    if config.likelihood != "mixture" or config.num_x_bits != 8 or config.image_channels != 3:
+        raise ModelError("coding needs a network for 8-bit colour pictures with a mixture of logistics")
+
+
 class ExactModel:
     """An `ExactNetwork` as a `nvae_codec.coding.bits_back.LatentModel`: numpy integers in and out."""
 
     def __init__(self, network: ExactNetwork):
-        config = network.config
-        if config.likelihood != "mixture" or config.num_x_bits != 8 or config.image_channels != 3:
-            raise ModelError("coding needs a network for 8-bit colour pictures with a mixture of logistics")
+        check_codable(network.config)
         self.network = network
-        self.tile_side, self.num_groups = config.image_size, config.num_groups
-        self.pixel_tables = PixelTables(*(getattr(network, f"pixel_{name}_table").numpy().astype(np.int64) for name in PIXEL_TABLES))
+        self.tile_side, self.num_groups = network.config.image_size, network.config.num_groups
+        tables = (getattr(network, f"pixel_{name}_table").numpy() for name in PIXEL_TABLES)
+        self.pixel_tables = PixelTables(*(table.astype(np.int64) for table in tables))
         if problem := self.pixel_tables.problem():
             raise ModelError(problem)
 
@@ -196,7 +210,7 @@ class ExactModel:
         return self.network.pixels(state).numpy().astype(np.int64)
 
     def digest(self) -> str:
-        """SHA-256 of everything that the network puts out for one fixed tile and fixed grid points: what a machine must reproduce."""
+        """SHA-256 of all outputs of the network for a fixed tile and fixed points: what a machine must reproduce."""
         digest = sha256()
         index = np.arange(3 * self.tile_side ** 2, dtype=np.int64)
         samples = (index * index * 2654435761 >> 7 & 255).astype(np.uint8).reshape(1, 3, self.tile_side, self.tile_side)
@@ -213,4 +227,5 @@ class ExactModel:
     def check(self, expected: str) -> None:
         """Self-test. Raises DriftError if this machine does not compute what the one that converted the model did."""
         if self.digest() != expected:
-            raise DriftError("self-test failed: this machine does not compute the integers that the model was made with; nothing was coded")
+            raise DriftError("self-test failed: this machine does not compute the integers that the model was made "
+                             "with; nothing was coded")

@@ -1,10 +1,12 @@
-"""Residual cells (nvae-spec 2.4 to 2.6), written in terms of leaves so that the float and the integer network share them.
+"""Residual cells (nvae-spec 2.4 to 2.6), written in terms of leaves: float and integer network share them.
 
 `leaves` is a module that offers the classes of `nvae_codec.model.layers` by name.
 """
 from types import ModuleType
 
 from torch import Tensor, nn
+
+from nvae_codec.errors import ModelError
 
 NORMAL, DOWN, UP = "normal", "down", "up"
 
@@ -17,15 +19,19 @@ def residual_operation(leaves: ModuleType, primitive: str, c_in: int, c_out: int
         expansion, kernel_size, groups = {"mconv_e6k5g0": (6, 5, 0), "mconv_e3k5g0": (3, 5, 0),
                                           "mconv_e3k5g8": (3, 5, 8), "mconv_e6k11g0": (6, 11, 0)}[primitive]
         hidden = expansion * c_in
+        if groups and hidden % groups:
+            raise ModelError(f"{primitive} convolves in {groups} groups, which do not divide a cell of {c_in} channels")
         plain = dict(bias=False, weight_norm=False, norm_out=True)
         return [*upsample,
                 leaves.Conv(c_in, hidden, norm_in=True, activation="swish", **plain),
-                leaves.Conv(hidden, hidden, kernel_size, stride=stride, groups=groups or hidden, activation="swish", **plain),
+                leaves.Conv(hidden, hidden, kernel_size, stride=stride, groups=groups or hidden, activation="swish",
+                            **plain),
                 leaves.Conv(hidden, c_out, **plain)]
     activation, norm = {"res_elu": ("elu", False), "res_bnelu": ("elu", True), "res_bnswish": ("swish", True),
                         "res_bnswish5": ("swish", True)}[primitive]
+    dilation = 2 if primitive == "res_bnswish5" else 1
     return [leaves.Activate(c_in, activation, norm=norm), *upsample,
-            leaves.Conv(c_in, c_out, 3, stride=stride, dilation=2 if primitive == "res_bnswish5" else 1, data_init=primitive == "res_elu")]
+            leaves.Conv(c_in, c_out, 3, stride=stride, dilation=dilation, data_init=primitive == "res_elu")]
 
 
 class SqueezeExcite(nn.Module):
@@ -55,7 +61,8 @@ class DownSkip(nn.Module):
         self.concat = leaves.Concat()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.concat(*(conv(phase) for conv, phase in zip(self.convs, self.phases(self.activate(x)), strict=True)))
+        phases = self.phases(self.activate(x))
+        return self.concat(*(conv(phase) for conv, phase in zip(self.convs, phases, strict=True)))
 
 
 class UpSkip(nn.Module):
@@ -71,12 +78,13 @@ class UpSkip(nn.Module):
 
 
 class Cell(nn.Module):
-    """skip(x) + 0.1 * gate * branch(x). A down cell doubles the channels and halves the side, an up cell does the reverse."""
+    """skip(x) + 0.1 * gate * branch(x). A down cell doubles the channels and halves the side, an up cell undoes it."""
 
-    def __init__(self, leaves: ModuleType, c_in: int, primitives: tuple[str, ...], mode: str = NORMAL, use_se: bool = True):
+    def __init__(self, leaves: ModuleType, c_in: int, primitives: tuple[str, ...], mode: str = NORMAL,
+                 use_se: bool = True):
         super().__init__()
         c_out = {NORMAL: c_in, DOWN: 2 * c_in, UP: c_in // 2}[mode]
-        self.skip = {NORMAL: nn.Identity, DOWN: lambda: DownSkip(leaves, c_in, c_out), UP: lambda: UpSkip(leaves, c_in, c_out)}[mode]()
+        self.skip = nn.Identity() if mode == NORMAL else {DOWN: DownSkip, UP: UpSkip}[mode](leaves, c_in, c_out)
         operations = residual_operation(leaves, primitives[0], c_in, c_out, mode)
         for primitive in primitives[1:]:
             operations += residual_operation(leaves, primitive, c_out, c_out, NORMAL)
@@ -85,5 +93,5 @@ class Cell(nn.Module):
         self.join = leaves.Residual()
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.branch(x)
-        return self.join(self.skip(x), branch) if self.gate is None else self.join(self.skip(x), branch, self.gate(branch))
+        branch, skip = self.branch(x), self.skip(x)
+        return self.join(skip, branch) if self.gate is None else self.join(skip, branch, self.gate(branch))

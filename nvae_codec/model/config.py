@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from nvae_codec.errors import ModelError
 
-# Residual operations of the four kinds of cell, per architecture key (NVAE, section 3.2 and appendix; released configurations).
-# Order of the four entries: preprocess, encoder tower, decoder tower, postprocess.
+# Residual operations of the four kinds of cell, per architecture key (NVAE, section 3.2 and appendix; released
+# configurations). Order of the four entries: preprocess, encoder tower, decoder tower, postprocess.
 ARCHITECTURES: dict[str, tuple[tuple[str, ...], ...]] = {
     "res_elu": (("res_elu", "res_elu"),) * 4,
     "res_bnelu": (("res_bnelu", "res_bnelu"),) * 4,
@@ -27,8 +27,9 @@ LIKELIHOODS = ("mixture", "bernoulli", "gaussian")
 class NVAEConfig:
     """Everything that decides the shapes of a network. Names with `num_` are those of the NVAE release.
 
-    Sides are in pixels, channels are counts. A latent scale s (0 = finest) has side `image_size / 2**(P + s)` and channel multiplier
-    `2**(P + s)`, P = `num_preprocess_blocks`. Raises ModelError where the numbers cannot make a network.
+    Sides are in pixels, channels are counts. A latent scale s (0 = finest) has side `image_size / 2**(P + s)` and
+    channel multiplier `2**(P + s)`, P = `num_preprocess_blocks`. Raises ModelError where the numbers cannot make a
+    network.
     """
 
     image_size: int
@@ -59,7 +60,8 @@ class NVAEConfig:
             raise ModelError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
         if self.likelihood not in LIKELIHOODS:
             raise ModelError(f"unknown likelihood {self.likelihood!r}; known: {', '.join(LIKELIHOODS)}")
-        may_be_zero = {"num_nf", "num_cell_per_cond_enc", "num_cell_per_cond_dec", "num_preprocess_blocks", "num_postprocess_blocks"}
+        may_be_zero = {"num_nf", "num_cell_per_cond_enc", "num_cell_per_cond_dec", "num_preprocess_blocks",
+                       "num_postprocess_blocks"}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type in (int, "int") and (type(value) is not int or value < (field.name not in may_be_zero)):
@@ -67,7 +69,8 @@ class NVAEConfig:
             if field.type in (bool, "bool") and type(value) is not bool:
                 raise ModelError(f"{field.name} = {value!r} is neither true nor false")
         if self.num_postprocess_blocks != self.num_preprocess_blocks:
-            raise ModelError("preprocess and postprocess blocks must be equally many, or the output has another size than the input")
+            raise ModelError("preprocess and postprocess blocks must be equally many, "
+                             "or the output has another size than the input")
         if self.image_size % 2 ** (self.num_preprocess_blocks + self.num_latent_scales - 1):
             raise ModelError(f"an image side of {self.image_size} cannot be halved "
                              f"{self.num_preprocess_blocks + self.num_latent_scales - 1} times")
@@ -129,27 +132,27 @@ class NVAEConfig:
 
 _PUBLISHED = dict(num_cell_per_cond_enc=2, num_cell_per_cond_dec=2)
 _ONE_BLOCK = dict(num_preprocess_blocks=1, num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2)
-_256 = dict(image_size=256, num_x_bits=5, num_latent_scales=5, num_groups_per_scale=16, ada_groups=True, min_groups_per_scale=4,
-            num_channels_enc=30, num_channels_dec=30, num_nf=2)
+_256 = dict(image_size=256, num_x_bits=5, num_latent_scales=5, num_groups_per_scale=16, ada_groups=True,
+            min_groups_per_scale=4, num_channels_enc=30, num_channels_dec=30, num_nf=2)
 
 PRESETS: dict[str, NVAEConfig] = {
     # The six of the paper (NVAE, table 6; nvae-spec 7).
-    "mnist": NVAEConfig(image_size=32, image_channels=1, likelihood="bernoulli", num_latent_scales=2, num_groups_per_scale=10,
-                        ada_groups=True, **_PUBLISHED),
+    "mnist": NVAEConfig(image_size=32, image_channels=1, likelihood="bernoulli", num_latent_scales=2,
+                        num_groups_per_scale=10, ada_groups=True, **_PUBLISHED),
     "cifar10": NVAEConfig(image_size=32, num_groups_per_scale=30, num_channels_enc=128, num_channels_dec=128, num_nf=1,
                           **_ONE_BLOCK, **_PUBLISHED),
-    "celeba64": NVAEConfig(image_size=64, num_latent_scales=3, num_groups_per_scale=20, ada_groups=True, num_channels_enc=64,
-                           num_channels_dec=64, num_nf=1, **_ONE_BLOCK, **_PUBLISHED),
-    "imagenet32": NVAEConfig(image_size=32, num_groups_per_scale=28, num_channels_enc=192, num_channels_dec=192, num_nf=1,
-                             **_ONE_BLOCK, **_PUBLISHED),
+    "celeba64": NVAEConfig(image_size=64, num_latent_scales=3, num_groups_per_scale=20, ada_groups=True,
+                           num_channels_enc=64, num_channels_dec=64, num_nf=1, **_ONE_BLOCK, **_PUBLISHED),
+    "imagenet32": NVAEConfig(image_size=32, num_groups_per_scale=28, num_channels_enc=192, num_channels_dec=192,
+                             num_nf=1, **_ONE_BLOCK, **_PUBLISHED),
     "celebahq256": NVAEConfig(**_256, **_ONE_BLOCK, **_PUBLISHED),
     "ffhq256": NVAEConfig(**_256, **_ONE_BLOCK, **_PUBLISHED),
     # Ours.
-    # `photo` has its finest latents at the resolution of the image: a small network learns local detail much sooner that way.
-    "photo": NVAEConfig(image_size=64, architecture="res_bnswish", num_mixtures=5, num_latent_scales=3, num_groups_per_scale=2,
-                        ada_groups=True, num_latent_per_group=3, num_channels_enc=32, num_channels_dec=32,
-                        num_preprocess_blocks=0, num_postprocess_blocks=0),
-    "toy": NVAEConfig(image_size=16, num_mixtures=2, num_latent_scales=2, num_groups_per_scale=2, num_latent_per_group=2,
-                      num_channels_enc=4, num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=2,
-                      num_postprocess_blocks=1, num_postprocess_cells=2, ada_groups=True),
+    # `photo` has its finest latents at the image's resolution: a small network then learns local detail much sooner.
+    "photo": NVAEConfig(image_size=64, architecture="res_bnswish", num_mixtures=5, num_latent_scales=3,
+                        num_groups_per_scale=2, ada_groups=True, num_latent_per_group=3, num_channels_enc=32,
+                        num_channels_dec=32, num_preprocess_blocks=0, num_postprocess_blocks=0),
+    "toy": NVAEConfig(image_size=16, num_mixtures=2, num_latent_scales=2, num_groups_per_scale=2, ada_groups=True,
+                      num_latent_per_group=2, num_channels_enc=4, num_channels_dec=4, num_preprocess_blocks=1,
+                      num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2),
 }

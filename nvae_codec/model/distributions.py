@@ -23,7 +23,7 @@ class Normal:
 
     @classmethod
     def from_raw(cls, mean: Tensor, log_sigma: Tensor, temperature: float = 1.0) -> "Normal":
-        """|mean| < 5 and 0.0167 < sigma < 148.5 whatever the raw values; the temperature multiplies sigma after its floor."""
+        """|mean| < 5, 0.0167 < sigma < 148.5 for any raw values; the temperature multiplies sigma after its floor."""
         sigma = soft_clamp(log_sigma).exp() + SIGMA_FLOOR
         return cls(soft_clamp(mean), sigma if temperature == 1 else sigma * temperature)
 

@@ -1,7 +1,8 @@
 """The topology of NVAE (nvae-spec 3), once for the float network and its integer twin.
 
-A hierarchy is made of leaves (`nvae_codec.model.layers`, or `nvae_codec.exact.layers`) and offers what the bits-back coder and the float
-objective both use: `features`, `start`, `prior`, `posterior`, `update`, `pixels`. Groups are numbered in decoder order, coarsest first.
+A hierarchy is made of leaves (`nvae_codec.model.layers`, or `nvae_codec.exact.layers`) and offers what the bits-back
+coder and the float objective both use: `features`, `start`, `prior`, `posterior`, `update`, `pixels`. Groups are
+numbered in decoder order, coarsest first.
 """
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,10 +17,10 @@ from nvae_codec.model.config import ARCHITECTURES, NVAEConfig
 
 @dataclass(frozen=True)
 class State:
-    """The decoder's stream before group l is known, [B, C, H, W], and the raw prior of that group (None after the last group)."""
+    """The decoder's stream before a group is known, and the raw prior of that group."""
 
-    stream: Any
-    raw_prior: Any
+    stream: Any                           # [B, C, H, W]
+    raw_prior: Any                        # None after the last group
 
 
 class Hierarchy(nn.Module):
@@ -40,7 +41,8 @@ class Hierarchy(nn.Module):
         def cells(channels: int, count: int, primitives: tuple[str, ...]) -> nn.Sequential:
             return nn.Sequential(*(cell(channels, primitives) for _ in range(count)))
 
-        def blocks(count: int, cells_per_block: int, channels: int, primitives: tuple[str, ...], mode: str) -> nn.Sequential:
+        def blocks(count: int, cells_per_block: int, channels: int, primitives: tuple[str, ...],
+                   mode: str) -> nn.Sequential:
             """In every block the last cell goes down, or the first one up."""
             sequence = []
             for _ in range(count):
@@ -63,14 +65,15 @@ class Hierarchy(nn.Module):
             cells(c_enc * config.multiplier(s), config.num_cell_per_cond_enc if towers else 0, enc) for s in scales)
         self.encoder_downs = nn.ModuleList(                              # by scale
             cell(c_enc * config.multiplier(s), enc, DOWN) for s in range(config.num_latent_scales - 1))
-        self.encoder_top = nn.Sequential(leaves.Activate(c_enc * top, "elu"), leaves.Conv(c_enc * top, c_enc * top, activation="elu"))
+        self.encoder_top = nn.Sequential(leaves.Activate(c_enc * top, "elu"),
+                                         leaves.Conv(c_enc * top, c_enc * top, activation="elu"))
 
         # Top-down: the latents, coarse to fine.
         self.start_leaf = leaves.Start(c_dec * top, config.side(config.num_latent_scales - 1))
         self.first_prior = leaves.StandardNormal(latents)
         self.prior_heads = nn.ModuleList(                                # by group, from the second
-            nn.Sequential(leaves.Activate(c_dec * config.multiplier(s), "elu"), leaves.Conv(c_dec * config.multiplier(s), 2 * latents))
-            for s in scales[1:])
+            nn.Sequential(leaves.Activate(c_dec * config.multiplier(s), "elu"),
+                          leaves.Conv(c_dec * config.multiplier(s), 2 * latents)) for s in scales[1:])
         self.posterior_heads = nn.ModuleList(leaves.Conv(c_enc * config.multiplier(s), 2 * latents, 3) for s in scales)
         self.prior_raw = nn.ModuleList(leaves.RawNormal() for _ in scales[1:])
         self.posterior_raw = nn.ModuleList(leaves.RawNormal() for _ in scales)
@@ -91,7 +94,8 @@ class Hierarchy(nn.Module):
         width = (c_dec if towers else c_enc) * config.multiplier(0)
         self.postprocess = blocks(config.num_postprocess_blocks, config.num_postprocess_cells, width, post, UP)
         c_out = width // 2 ** config.num_postprocess_blocks
-        self.image_head = nn.Sequential(leaves.Activate(c_out, "elu"), leaves.Conv(c_out, config.num_output_channels, 3))
+        self.image_head = nn.Sequential(leaves.Activate(c_out, "elu"),
+                                        leaves.Conv(c_out, config.num_output_channels, 3))
 
     def features(self, x) -> list:
         """What the encoder knows of the images, a tensor for every group in decoder order."""

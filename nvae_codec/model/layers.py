@@ -1,7 +1,8 @@
-"""The leaves of the float network. `nvae_codec.exact.layers` has their integer twins, under the same names and with the same arguments.
+"""The leaves of the float network.
 
-The topology (`cells.py`, `hierarchy.py`) is written in terms of these leaves alone and never computes on a tensor itself, so that one
-forward pass serves both networks. All tensors are [B, C, H, W].
+`nvae_codec.exact.layers` has their integer twins, under the same names and with the same arguments. The topology
+(`cells.py`, `hierarchy.py`) is written in terms of these leaves alone and never computes on a tensor itself, so that
+one forward pass serves both networks. All tensors are [B, C, H, W].
 """
 import math
 
@@ -22,15 +23,16 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 class Conv(nn.Module):
     """Convolution, with its normalisations and its activation: act(norm_out(conv(norm_in(x)))).
 
-    `weight_norm`: the effective weight is exp(log_gain) * weight / (||weight|| + 1e-5), norm per output channel (nvae-spec 2.1).
-    `norm_in` and `norm_out` are batch norms; `norm_in` goes with kernel size 1 only, as zero padding would come after it.
-    `regularised`: whether spectral regularisation counts this layer (all but the linear layers of squeeze-and-excitation).
-    `data_init`: initialised by `initialise_from_data` (architecture key `res_elu` only).
+    `weight_norm`: the effective weight is exp(log_gain) * weight / (||weight|| + 1e-5), norm per output channel
+    (nvae-spec 2.1). `norm_in` and `norm_out` are batch norms; `norm_in` goes with kernel size 1 only, as zero padding
+    would come after it. `regularised`: whether spectral regularisation counts this layer (all but the linear layers of
+    squeeze-and-excitation). `data_init`: initialised by `initialise_from_data` (architecture key `res_elu` only).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1, dilation: int = 1, groups: int = 1,
-                 bias: bool = True, weight_norm: bool = True, norm_in: bool = False, norm_out: bool = False,
-                 activation: str | None = None, regularised: bool = True, data_init: bool = False):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1,
+                 dilation: int = 1, groups: int = 1, bias: bool = True, weight_norm: bool = True,
+                 norm_in: bool = False, norm_out: bool = False, activation: str | None = None,
+                 regularised: bool = True, data_init: bool = False):
         super().__init__()
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.padding = dilation * (kernel_size // 2)
@@ -70,7 +72,8 @@ class Conv(nn.Module):
     @torch.no_grad()
     def _initialise(self, x: Tensor) -> None:
         """Make the output of this layer on `x` have mean 0 and standard deviation 1/5 per channel (nvae-spec 2.7)."""
-        y = F.conv2d(x, self.weight / (self._norm() + WEIGHT_NORM_EPSILON), None, self.stride, self.padding, self.dilation, self.groups)
+        weight = self.weight / (self._norm() + WEIGHT_NORM_EPSILON)
+        y = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
         deviation, mean = torch.std_mean(y, dim=(0, 2, 3))
         self.bias.copy_(-mean / (5 * deviation + 1e-5))
         self.log_gain.copy_(-torch.log(5 * deviation + 1e-5).view(-1, 1, 1, 1))
@@ -104,7 +107,7 @@ class Resize(nn.Module):
 
 
 class Phases(nn.Module):
-    """The four pixel phases of x, each of half the height and width, in the order (even, even), (odd, odd), (even, odd), (odd, even)."""
+    """The four pixel phases of x at half its height and width: (even, even), (odd, odd), (even, odd), (odd, even)."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return x[..., 0::2, 0::2], x[..., 1::2, 1::2], x[..., 0::2, 1::2], x[..., 1::2, 0::2]
@@ -160,9 +163,10 @@ class ImageInput(nn.Module):
 
 
 class RawNormal(nn.Module):
-    """Raw means and log standard deviations of a group: the layer's output split along the channels, plus the prior's where it is residual.
+    """Raw means and log standard deviations of a group, each [B, L, H, W].
 
-    Returns (raw mean, raw log sigma), each [B, L, H, W]. The soft clamp comes later, on the sum (nvae-spec 4.2).
+    They are the layer's output split along the channels, plus the prior's where it is residual. The soft clamp comes
+    later, on the sum (nvae-spec 4.2).
     """
 
     def forward(self, output: Tensor, prior: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
@@ -185,9 +189,9 @@ class StandardNormal(nn.Module):
 
 @torch.no_grad()
 def initialise_from_data(model: nn.Module, run) -> None:
-    """Data-dependent initialisation of the layers that ask for it; `run()` must put one batch through the model (nvae-spec 2.7).
+    """Data-dependent initialisation of the layers that ask for it (nvae-spec 2.7).
 
-    To be called once, before training; never after loading weights.
+    `run()` must put one batch through the model. To be called once, before training; never after loading weights.
     """
     layers = [module for module in model.modules() if isinstance(module, Conv) and module.data_init]
     for layer in layers:

@@ -1,6 +1,7 @@
-"""Image heads: log p(x | z) from the decoder's output, and samples from it (nvae-spec 4.4 to 4.6). All results are in nats.
+"""Image heads: log p(x | z) from the decoder's output, and samples from it (nvae-spec 4.4 to 4.6).
 
-x is [B, C, H, W] in [0, 1]; the output of the decoder is [B, `config.num_output_channels`, H, W].
+x is [B, C, H, W] in [0, 1]; the output of the decoder is [B, `config.num_output_channels`, H, W]. All results are in
+nats.
 """
 import math
 
@@ -20,27 +21,29 @@ def split_mixture(output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, channels, height, width = output.shape
     components = channels // 10
     logits = output[:, :components]
-    means, log_scales, coefficients = output[:, components:].reshape(batch, 3, 3, components, height, width).unbind(dim=2)
+    slots = output[:, components:].reshape(batch, 3, 3, components, height, width)
+    means, log_scales, coefficients = slots.unbind(dim=2)
     return logits, means, log_scales, coefficients
 
 
 @torch.no_grad()
 def centre_mixture(bias: Tensor) -> None:
-    """Set the bias [10 M] of a mixture's last layer so that an untrained network spreads its components over the range of samples.
+    """Set the bias [10 M] of a mixture's last layer so that the untrained components spread over the range of samples.
 
-    Not part of the NVAE recipe. It spares a short training run the time in which the means and scales would travel there.
+    Not part of the NVAE recipe. It spares a short training run the time in which means and scales would travel there.
     """
     components = bias.shape[0] // 10
     bias.zero_()
     slots = bias[components:].view(3, 3, components)                    # colour, parameter, component
-    slots[:, 0] = torch.linspace(-0.8, 0.8, components)
+    slots[:, 0] = torch.linspace(-0.8, 0.8, components) if components > 1 else 0.0
     slots[:, 1] = -2.0
 
 
 def condition_means(means: Tensor, coefficients: Tensor, s: Tensor) -> Tensor:
-    """Means [B, 3, M, H, W] given the colours coded before: green given red, blue given red and green; s is [B, 3, H, W] in [-1, 1].
+    """Means [B, 3, M, H, W] given the colours coded before, whose samples are in s, [B, 3, H, W] in [-1, 1].
 
-    The red slot's coefficient is green's on red, the green slot's is blue's on red, the blue slot's is blue's on green.
+    Green depends on red, blue on red and green. The red slot's coefficient is green's on red, the green slot's is
+    blue's on red, the blue slot's is blue's on green.
     """
     red, green = s[:, 0:1], s[:, 1:2]                                   # [B, 1, H, W]
     shift = torch.stack([torch.zeros_like(means[:, 0]),
@@ -52,9 +55,9 @@ def condition_means(means: Tensor, coefficients: Tensor, s: Tensor) -> Tensor:
 def mixture_log_prob(output: Tensor, x: Tensor, num_x_bits: int = 8, *, published: bool = False) -> Tensor:
     """log p(x | z) per pixel, [B, H, W], of the discretised mixture of logistics.
 
-    As it stands the distribution is normalised. `published` gives the value that the NVAE release computes: every target above 0.99
-    counts as the upper edge, which at 8 bits includes 254, so that its "probabilities" sum to more than one; and narrow bins are
-    approximated by the density. For comparing figures only: no code can reach it.
+    As it stands the distribution is normalised. `published` gives the value that the NVAE release computes: every
+    target above 0.99 counts as the upper edge, which at 8 bits includes 254, so that its "probabilities" sum to more
+    than one; and narrow bins are approximated by the density. For comparing figures only: no code can reach it.
     """
     levels = 2 ** num_x_bits - 1
     s = 2 * x - 1
@@ -98,7 +101,8 @@ def num_dimensions(config: NVAEConfig) -> int:
     return config.image_channels * side ** 2
 
 
-def sample(config: NVAEConfig, output: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+def sample(config: NVAEConfig, output: Tensor, generator: torch.Generator | None = None,
+           temperature: float = 1.0) -> Tensor:
     """Images [B, C, H, W] in [0, 1] drawn from the head; not rounded to levels.
 
     The mixture's temperature divides the scale, as in the release (nvae-spec 4.5): lower is noisier there.

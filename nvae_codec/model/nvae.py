@@ -18,7 +18,7 @@ Noise = Callable[[int, torch.Size], Tensor]
 class Elbo:
     """One draw of the bound for a batch of B images with G groups; nats.
 
-    `output` is the image head's, `kl` [B, G] in decoder order, `log_q` and `log_p` [B] are densities of the latents drawn.
+    `output` is the image head's, `kl` [B, G] in decoder order, `log_q` and `log_p` [B] densities of the latents drawn.
     """
 
     output: Tensor
@@ -51,13 +51,13 @@ class NVAE(Hierarchy):
         super().__init__(config, layers)
 
     def pixels(self, state: State) -> Tensor:
-        """As in the hierarchy, but never in low precision: the means of bright pixels need more digits than bfloat16 has."""
+        """As in the hierarchy, but never in low precision: bright pixels' means need more digits than bfloat16 has."""
         stream = self.postprocess(state.stream)
         with torch.autocast(stream.device.type, enabled=False):
             return self.image_head(stream.to(torch.promote_types(stream.dtype, torch.float32)))
 
     def forward(self, x: Tensor, noise: Noise | None = None, *, published: bool = False) -> Elbo:
-        """The bound for images x [B, C, H, W] in [0, 1]; `published` selects the release's likelihood (nvae-spec 4.5)."""
+        """The bound for images [B, C, H, W] in [0, 1]; `published` selects the release's likelihood (nvae-spec 4.5)."""
         noise = noise or default_noise(x)
         features = self.features(x)
         state = self.start(x.shape[0])
@@ -81,5 +81,6 @@ class NVAE(Hierarchy):
         state = self.start(count)
         for group in range(self.config.num_groups):
             prior = Normal.from_raw(*self.prior(group, state), temperature)
-            state = self.update(group, state, prior.sample(default_noise(prior.mean, generator)(group, prior.mean.shape)))
+            z = prior.sample(default_noise(prior.mean, generator)(group, prior.mean.shape))
+            state = self.update(group, state, z)
         return likelihoods.sample(self.config, self.pixels(state), generator)

@@ -15,28 +15,35 @@ PICTURE_SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", "
 
 
 def _files(root: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of every picture file below a folder, or in the tar archives there, in order of their names."""
+    """(name, bytes) of every picture file below a folder, or in the tar archives there, in order of their names.
+
+    Raises ImageError for an archive that is damaged.
+    """
     paths = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
     for path in paths:
         if path.suffix == ".tar":
-            with tarfile.open(path) as archive:
-                for member in archive:
-                    if member.isfile() and Path(member.name).suffix.lower() in PICTURE_SUFFIXES:
-                        yield member.name, archive.extractfile(member).read()
+            try:
+                with tarfile.open(path, "r:") as archive:
+                    for member in archive:
+                        if member.isfile() and Path(member.name).suffix.lower() in PICTURE_SUFFIXES:
+                            yield member.name, archive.extractfile(member).read()
+            except tarfile.TarError as error:
+                raise ImageError(f"{path}: not a whole, uncompressed tar archive ({error})") from error
         elif path.suffix.lower() in PICTURE_SUFFIXES:
             yield path.name, path.read_bytes()
 
 
 def is_validation(name: str, percent: float = 5.0) -> bool:
-    """Whether the picture of this name is held out: decided by a hash of the name, so that it stays so when pictures are added."""
+    """Whether the picture is held out: decided by a hash of its name, so that it stays so when pictures are added."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little") < percent / 100 * 2 ** 32
 
 
-def load_pictures(root: str | Path, min_side: int, report: Callable[[str], None] = lambda line: None) -> tuple[list, list]:
+def load_pictures(root: str | Path, min_side: int,
+                  report: Callable[[str], None] = lambda line: None) -> tuple[list, list]:
     """(training, validation) pictures as uint8 arrays [3, H, W] from a folder or a tar archive.
 
-    Pictures that cannot be read, are not RGB or have a side below `min_side` pixels are left out, and counted through `report`.
-    Raises ImageError if no training picture remains.
+    Pictures that cannot be read, are not RGB or have a side below `min_side` pixels are left out, and counted through
+    `report`. Raises ImageError if an archive is damaged or no training picture remains.
     """
     root = Path(root)
     if not root.exists():
@@ -61,7 +68,10 @@ def load_pictures(root: str | Path, min_side: int, report: Callable[[str], None]
 
 
 class RandomCrops:
-    """Batches of random square crops, flipped at random. Batch number i depends on (seed, i) alone, so a resumed run continues exactly."""
+    """Batches of random square crops, flipped at random.
+
+    Batch number i depends on (seed, i) alone, so a resumed run continues exactly.
+    """
 
     def __init__(self, pictures: list, side: int, batch_size: int, seed: int):
         self.pictures, self.side, self.batch_size, self.seed = pictures, side, batch_size, seed

@@ -13,14 +13,14 @@ from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.layers import initialise_from_data
 from nvae_codec.model.likelihoods import centre_mixture, num_dimensions
 from nvae_codec.model.nvae import NVAE, default_noise
-from nvae_codec.training.checkpoint import load_checkpoint, save_checkpoint
+from nvae_codec.training.checkpoint import resume, save_checkpoint
 from nvae_codec.training.data import RandomCrops
 from nvae_codec.training.objective import balanced_kl, balancing_scales, batch_norm_regularisation, kl_coefficient
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """One run. Constants that the paper fixes have its values as defaults (nvae-spec 6.5, 7); the others suit a small network."""
+    """One run. What the paper fixes has its values as defaults (nvae-spec 6.5, 7); the rest suits a small network."""
 
     steps: int
     batch_size: int = 16
@@ -43,7 +43,8 @@ def learning_rate(options: TrainingOptions, step: int) -> float:
     if step < options.warm_up_steps:
         return options.learning_rate * (step + 1) / options.warm_up_steps
     progress = (step - options.warm_up_steps) / max(options.steps - options.warm_up_steps, 1)
-    return options.learning_rate_min + (options.learning_rate - options.learning_rate_min) * (1 + math.cos(math.pi * progress)) / 2
+    height = options.learning_rate - options.learning_rate_min
+    return options.learning_rate_min + height * (1 + math.cos(math.pi * progress)) / 2
 
 
 def bits_per_dimension(config: NVAEConfig, nats: float) -> float:
@@ -68,12 +69,13 @@ def train(config: NVAEConfig, options: TrainingOptions, pictures: list, held_out
           report: Callable[[str], None] = lambda line: None) -> NVAE:
     """Train a network on uint8 pictures [3, H, W]; continue from `run_folder`/checkpoint.pt if there is one.
 
-    The same options with the same seed on the same machine give the same weights, interrupted or not. Raises ModelError if the loss is
-    not finite; the last checkpoint stays.
+    The same options with the same seed on the same machine give the same weights, interrupted or not. Raises ModelError
+    if the loss is not finite; the last checkpoint stays.
     """
     torch.manual_seed(options.seed)
     model = NVAE(config).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adamax(model.parameters(), lr=options.learning_rate, eps=1e-3, weight_decay=options.weight_decay)
+    optimizer = torch.optim.Adamax(model.parameters(), lr=options.learning_rate, eps=1e-3,
+                                   weight_decay=options.weight_decay)
     crops = RandomCrops(pictures, config.image_size, options.batch_size, options.seed)
     alphas = balancing_scales(config)
 
@@ -82,18 +84,14 @@ def train(config: NVAEConfig, options: TrainingOptions, pictures: list, held_out
     checkpoint = run_folder / "checkpoint.pt"
     first_step = 0
     if checkpoint.exists():
-        values = load_checkpoint(checkpoint)
-        if values["config"] != config.to_dict():
-            raise ModelError(f"{checkpoint}: the run there has another network configuration; choose another folder")
-        model.load_state_dict(values["model"])
-        optimizer.load_state_dict(values["optimizer"])
-        first_step = values["step"]
+        first_step = resume(checkpoint, model, optimizer)
         report(f"continuing from step {first_step}")
     else:
         if options.centre_mixture and config.likelihood == "mixture":
             centre_mixture(model.image_head[1].bias)
         initialise_from_data(model, lambda: model(crops.batch(0).float() / 255))
-        (run_folder / "config.json").write_text(json.dumps({"network": config.to_dict(), "training": asdict(options)}, indent=1))
+        settings = {"network": config.to_dict(), "training": asdict(options)}
+        (run_folder / "config.json").write_text(json.dumps(settings, indent=1))
 
     began = time.monotonic()
     for step in range(first_step, options.steps):
@@ -113,26 +111,31 @@ def train(config: NVAEConfig, options: TrainingOptions, pictures: list, held_out
         loss.backward()
         gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_gradient)
         if not (torch.isfinite(loss) and torch.isfinite(gradient_norm)):
-            raise ModelError(f"step {step}: the loss is {loss.item()} and the gradient's norm {gradient_norm.item()}; the last checkpoint is "
-                             "kept. A lower learning rate or a larger --norm-regularisation usually helps.")
+            raise ModelError(f"step {step}: the loss is {loss.item()} and the gradient's norm {gradient_norm.item()}; "
+                             "the last checkpoint is kept. A lower learning rate or a larger --norm-regularisation "
+                             "usually helps.")
         optimizer.step()
 
-        # Report status
+        # Save checkpoint
         done = step + 1
-        if done % options.report_every == 0 or done == options.steps:
+        saving = done % options.save_every == 0 or done == options.steps
+        if saving:
+            save_checkpoint(checkpoint, model, optimizer=optimizer.state_dict(), step=done)
+
+        # Report status; every checkpoint is validated, and its figure belongs to the report of its step
+        if saving or done % options.report_every == 0:
             rate = (done - first_step) / (time.monotonic() - began)
-            status = {"step": done, "negative_elbo_bits_per_dim": bits_per_dimension(config, elbo.negative.mean().item()),
-                      "kl_bits_per_dim": [round(bits_per_dimension(config, value), 4) for value in elbo.kl.mean(dim=0).tolist()],
-                      "gradient_norm": gradient_norm.item(), "kl_coefficient": beta, "images_per_second": rate * options.batch_size,
-                      "seconds_left": (options.steps - done) / rate}
-            # Save checkpoint
-            if done % options.save_every == 0 or done == options.steps:
-                if held_out:
-                    status["validation_bits_per_dim"] = validate(model, held_out, options)
-                save_checkpoint(checkpoint, model, optimizer=optimizer.state_dict(), step=done)
+            kl = [round(bits_per_dimension(config, value), 4) for value in elbo.kl.mean(dim=0).tolist()]
+            status = {"step": done,
+                      "negative_elbo_bits_per_dim": bits_per_dimension(config, elbo.negative.mean().item()),
+                      "kl_bits_per_dim": kl, "gradient_norm": gradient_norm.item(), "kl_coefficient": beta,
+                      "images_per_second": rate * options.batch_size, "seconds_left": (options.steps - done) / rate}
+            line = (f"step {done}/{options.steps}  {status['negative_elbo_bits_per_dim']:.4f} bits/dim  "
+                    f"{status['images_per_second']:.1f} images/s  {status['seconds_left'] / 60:.0f} min left")
+            if saving and held_out:
+                status["validation_bits_per_dim"] = validate(model, held_out, options)
+                line += f"  validation {status['validation_bits_per_dim']:.4f}"
             with open(run_folder / "stats.jsonl", "a") as file:
                 file.write(json.dumps(status) + "\n")
-            report(f"step {done}/{options.steps}  {status['negative_elbo_bits_per_dim']:.4f} bits/dim  "
-                   f"{status['images_per_second']:.1f} images/s  {status['seconds_left'] / 60:.0f} min left"
-                   + (f"  validation {status['validation_bits_per_dim']:.4f}" if "validation_bits_per_dim" in status else ""))
+            report(line)
     return model.eval()

@@ -1,4 +1,4 @@
-"""What training minimises (nvae-spec 6.1, 6.3): negative ELBO with KL warm-up and balancing, and batch-norm scale regularisation."""
+"""What training minimises (nvae-spec 6.1, 6.3): negative ELBO, its KL warmed up and balanced, and batch-norm scales."""
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ def kl_coefficient(step: int, warm_up_steps: float, constant_steps: float = 0.0)
 
 
 def balancing_scales(config: NVAEConfig) -> Tensor:
-    """alpha of every group in decoder order: 4**i / n for the i-th scale from the coarsest with its n groups, least value 1."""
+    """alpha of every group in decoder order: 4**i / n for scale i from the coarsest, with n groups; least value 1."""
     counts = config.groups_per_scale[::-1]
     alphas = torch.cat([torch.full((n,), 4.0 ** i / n) for i, n in enumerate(counts)])
     return alphas / alphas.min()
@@ -22,8 +22,8 @@ def balancing_scales(config: NVAEConfig) -> Tensor:
 def balanced_kl(kl: Tensor, coefficient: float, alphas: Tensor) -> Tensor:
     """KL term of the loss per image [B] from the KL per image and group [B, G].
 
-    While the coefficient is below 1, groups that carry more are weighted more, so that none collapses early (NVAE, appendix A);
-    the weights have mean 1 and no gradient.
+    While the coefficient is below 1, groups that carry more are weighted more, so that none collapses early (NVAE,
+    appendix A); the weights have mean 1 and no gradient.
     """
     if coefficient >= 1:
         return kl.sum(dim=1)
