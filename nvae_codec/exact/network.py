@@ -147,16 +147,16 @@ def convert(model: NVAE, samples: Tensor, noise: Noise | None = None) -> ExactNe
 
 
 def choose_steps(prior: Normal, posterior: Normal) -> Tensor:
-    """A grid for every channel, int16 [L]: spacing about half of the channel's typical posterior deviation.
+    """A grid for every channel, int16 [L]: spacing about one posterior deviation where the channel says most.
 
-    It is counted in prior deviations. Typical is the tenth percentile over the calibration images: where the posterior
-    says something it is narrow.
+    It is counted in prior deviations; "most" is the tenth percentile of the deviations over the calibration images. A
+    grid twice as fine saves 0.2 % of a long chain and costs an initial bit more for each latent of the first tile.
     """
     ratio = (posterior.sigma / prior.sigma).transpose(0, 1).flatten(1)      # [L, B * H * W]
     if ratio.shape[1] > 2 ** 20:                                            # torch.quantile has a limit
         ratio = ratio[:, ::-(-ratio.shape[1] // 2 ** 20)]
     typical = torch.quantile(ratio, 0.1, dim=1)
-    return torch.floor(-torch.log2(typical) + 1.5).clamp(1, MAX_STEP).to(torch.int16)
+    return torch.round(-torch.log2(typical)).clamp(0, MAX_STEP).to(torch.int16)
 
 
 def check_codable(config: NVAEConfig) -> None:
