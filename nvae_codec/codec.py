@@ -8,8 +8,9 @@ import numpy as np
 from nvae_codec import weights
 from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.container import DEFAULT_MAX_PIXELS, GREY8, RGB8, Chunk, Container, ImageEntry, Metadata
+from nvae_codec.coding.ans import check_coder
 from nvae_codec.coding.bits_back import decode_chain, encode_chain
-from nvae_codec.errors import DriftError, ImageError, ModelError
+from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.exact.network import ExactModel
 from nvae_codec.images import Picture, as_picture
 from nvae_codec.tiles import cut, join, tile_sizes
@@ -28,6 +29,7 @@ class Codec:
     """A model, ready to code. `fingerprint` (16 hexadecimal digits) is what the files that it makes name it by."""
 
     def __init__(self, model: ExactModel, fingerprint: str, name: str = "unnamed"):
+        check_coder()
         self.model, self.fingerprint, self.name = model, fingerprint[:weights.FINGERPRINT_DIGITS], name
 
     @classmethod
@@ -54,6 +56,11 @@ class Codec:
         if needed != self.fingerprint:
             raise ModelError(f"the file was made with the model {needed}, not with {self.fingerprint} ({self.name})")
 
+    def _outgrows(self, height: int, width: int) -> bool:
+        """Whether a picture's tiles need much more memory than its pixels, and more than a large picture's would."""
+        side = self.model.tile_side
+        return -(-height // side) * -(-width // side) * side ** 2 > max(2 * height * width, DEFAULT_MAX_PIXELS)
+
     def compress(self, image, *, verify: bool = True, progress: Progress | None = None) -> bytes:
         """The bytes of an .nvb file for a `Picture`, a uint8 array [H, W] or [H, W, 3], or a Pillow image.
 
@@ -65,11 +72,13 @@ class Codec:
         if max(height, width) > container.MAX_SIDE or min(height, width) < 1:
             raise ImageError(f"a picture of {width} x {height} pixels cannot be coded; "
                              f"a side has 1 to {container.MAX_SIDE:,} pixels")
+        if self._outgrows(height, width):
+            raise ImageError(f"a picture of {width} x {height} pixels is too narrow for tiles of {side} pixels")
         sizes = tile_sizes(height, width, side)
         total, report = len(sizes) * (1 + verify), progress or _ignore
         max_group = max(1, min(JOINT_TILES, JOINT_PIXELS // side ** 2))
-        words, initial_words = encode_chain(self.model, cut(samples, side), sizes, max_group,
-                                            lambda done: report(done, total))
+        words, initial_words, max_group = encode_chain(self.model, cut(samples, side), sizes, max_group,
+                                                       lambda done: report(done, total))
 
         blocks = ((container.EXIF, picture.exif), (container.ICC, picture.icc))
         metadata = tuple(Metadata(kind, block) for kind, block in blocks if block)
@@ -97,6 +106,8 @@ class Codec:
         content = container.unpack(data, max_pixels=max_pixels)
         self._check_fingerprint(content.fingerprint.hex())
         (entry,), (chunk,) = content.images, content.chunks
+        if self._outgrows(entry.height, entry.width):
+            raise BitstreamError(f"too large: {entry.width} x {entry.height} pixels take too many tiles")
         sizes = tile_sizes(entry.height, entry.width, self.model.tile_side)
         report = progress or _ignore
         words, channels = np.frombuffer(chunk.words, dtype="<u4"), 3 if entry.mode == RGB8 else 1

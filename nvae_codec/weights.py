@@ -1,5 +1,6 @@
 """Model files: a `model.safetensors` holds all that coding needs, as integers, with the configuration as metadata."""
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,7 +17,7 @@ SUFFIX = ".safetensors"
 DEFAULT_MODEL = "photo"
 BUNDLED = Path(__file__).resolve().parent / "models"
 FINGERPRINT_DIGITS = 16               # hexadecimal digits of the fingerprint that an .nvb file carries
-_TABLES = "activation_tables."
+_TABLE = re.compile(r"activation_tables\.(swish|elu|relu|sigmoid)_-?\d+")
 
 
 def fingerprint(config: NVAEConfig, tensors: dict[str, torch.Tensor]) -> str:
@@ -39,7 +40,7 @@ def serialise(network: ExactNetwork, notes: dict[str, str] | None = None) -> byt
     """
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": FORMAT, "config": json.dumps(network.config.to_dict(), sort_keys=True),
-                "self_test": ExactModel(network).digest(),
+                "fingerprint": fingerprint(network.config, tensors), "self_test": ExactModel(network).digest(),
                 **{f"note_{key}": text for key, text in (notes or {}).items()}}
     return safetensors.torch.save(tensors, metadata)
 
@@ -53,13 +54,19 @@ def _read(path: Path) -> tuple[dict[str, str], NVAEConfig, dict[str, torch.Tenso
         raise ModelError(f"{path}: no such model file") from error
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a readable safetensors file") from error
-    if metadata.get("format") != FORMAT or "self_test" not in metadata:
+    if metadata.get("format") != FORMAT or not {"fingerprint", "self_test"} <= set(metadata):
         raise ModelError(f"{path}: not a model file of this version ({FORMAT}); "
                          "`nvae-codec convert` makes one from a checkpoint")
     try:
         config = NVAEConfig.from_dict(json.loads(metadata.get("config", "")))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: damaged: its configuration is not JSON") from error
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    if not {tensor.dtype for tensor in tensors.values()} <= {torch.int16, torch.int32, torch.int64}:
+        raise ModelError(f"{path}: damaged: a model's tensors are integers")
+    if fingerprint(config, tensors) != metadata["fingerprint"]:
+        raise ModelError(f"{path}: damaged: its content does not have the fingerprint that it names")
     return metadata, config, tensors
 
 
@@ -70,11 +77,12 @@ def load(path: Path, *, self_test: bool = True) -> tuple[ExactModel, str]:
     the file. Raises ModelError for a file that is not a whole model, DriftError if the self-test fails.
     """
     metadata, config, tensors = _read(path)
-    network = ExactNetwork(config)
-    for name in tensors:
-        if name.startswith(_TABLES):
-            network.activation_tables.register_buffer(name.removeprefix(_TABLES), torch.empty_like(tensors[name]))
     try:
+        network = ExactNetwork(config)
+        for name in tensors:
+            if _TABLE.fullmatch(name):
+                table = torch.empty_like(tensors[name], dtype=torch.int16)
+                network.activation_tables.register_buffer(name.partition(".")[2], table)
         for name, expected in network.state_dict().items():
             if name in tensors and tensors[name].dtype != expected.dtype:
                 raise ModelError(f"{path}: damaged: {name} has the type {tensors[name].dtype}, not {expected.dtype}")
@@ -87,7 +95,7 @@ def load(path: Path, *, self_test: bool = True) -> tuple[ExactModel, str]:
         raise ModelError(f"{path}: {error}") from error
     except RuntimeError as error:                                       # names or shapes do not fit the configuration
         raise ModelError(f"{path}: damaged: its tensors do not fit its configuration") from error
-    return model, fingerprint(config, tensors)
+    return model, metadata["fingerprint"]
 
 
 def resolve(model: str | Path | None) -> Path:
@@ -107,8 +115,7 @@ def resolve(model: str | Path | None) -> Path:
 def find(short_fingerprint: str) -> Path:
     """The bundled model whose fingerprint begins with these 16 hexadecimal digits. Raises ModelError if none does."""
     for path in sorted(BUNDLED.glob(f"*{SUFFIX}")):
-        _, config, tensors = _read(path)
-        if fingerprint(config, tensors)[:FINGERPRINT_DIGITS] == short_fingerprint:
+        if _read(path)[0]["fingerprint"][:FINGERPRINT_DIGITS] == short_fingerprint:
             return path
     raise ModelError(f"the file needs the model with the fingerprint {short_fingerprint}, "
                      "which is not among the bundled ones; give it with --model")
@@ -118,7 +125,7 @@ def describe(path: Path) -> dict:
     """What a model file holds, for people: numbers, texts, and the notes of its maker."""
     metadata, config, tensors = _read(path)
     weights = sum(tensor.numel() for name, tensor in tensors.items() if name.endswith("weight"))
-    return {"bytes": path.stat().st_size, "fingerprint": fingerprint(config, tensors)[:FINGERPRINT_DIGITS],
+    return {"bytes": path.stat().st_size, "fingerprint": metadata["fingerprint"][:FINGERPRINT_DIGITS],
             "tile_side": config.image_size, "architecture": config.architecture, "latent_groups": config.num_groups,
             "latents_per_tile": config.num_latents, "weights": weights,
             **{key.removeprefix("note_"): text for key, text in sorted(metadata.items()) if key.startswith("note_")}}

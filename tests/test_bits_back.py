@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from toy_model import ToyModel
 
 from nvae_codec.coding.ans import Stack, generator_words
-from nvae_codec.coding.bits_back import decode, decode_chain, encode, encode_chain, joint_tiles
+from nvae_codec.coding.bits_back import decode, decode_chain, encode, encode_chain, joint_sets
 from nvae_codec.coding.latents import (
     MEAN_BITS,
     SIGMA_BITS,
@@ -232,10 +232,10 @@ def toy_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def test_joint_sets_cover_all_tiles_and_grow_by_a_quarter():
-    lengths = [each.stop - each.start for each in joint_tiles(96, 16)]
+    lengths = [each.stop - each.start for each in joint_sets(96, 16)]
     assert lengths == [1, 1, 1, 1, 2, 2, 3, 3, 4, 5, 6, 8, 10, 12, 15, 16, 6]
     for count in range(1, 60):
-        covered = [tile for each in joint_tiles(count, 8) for tile in range(each.start, each.stop)]
+        covered = [tile for each in joint_sets(count, 8) for tile in range(each.start, each.stop)]
         assert covered == list(range(count))
 
 
@@ -254,14 +254,14 @@ def test_pictures_of_any_size_come_back(shape, grey):
     model = ToyModel()
     picture = toy_picture(*shape)[..., 0] if grey else toy_picture(*shape)
     samples, sizes = cut(picture, 8), tile_sizes(*shape, 8)
-    words, initial_words = encode_chain(model, samples, sizes, max_group=4)
+    words, initial_words, max_group = encode_chain(model, samples, sizes, max_group=4)
     assert np.array_equal(decode_chain(model, words, initial_words, samples.shape[1], sizes, max_group=4), samples)
 
 
 def negative_elbo_bits(model: ToyModel, samples: np.ndarray, sizes: np.ndarray, supply: int, max_group: int) -> float:
     """-log2 p(x, z) + log2 q(z | x) of the latents that the coder draws, with densities of continuous distributions."""
     stack, bits = Stack.seeded(supply), 0.0
-    for each in joint_tiles(len(samples), max_group):
+    for each in joint_sets(len(samples), max_group):
         # The same pops as in `encode`, watched; then the real thing.
         trial = Stack(stack.words())
         features, state = model.features(samples[each]), model.start(each.stop - each.start)
@@ -288,7 +288,7 @@ def test_a_chain_of_100_tiles_costs_its_negative_elbo(max_group):
     model = ToyModel()
     samples, sizes = cut(toy_picture(80, 80), 8), tile_sizes(80, 80, 8)
     assert len(samples) == 100
-    words, initial_words = encode_chain(model, samples, sizes, max_group)
+    words, initial_words, max_group = encode_chain(model, samples, sizes, max_group)
     net_bits = 32 * (len(words) - initial_words)
     latents = sum(int(np.prod(model.group_shape(group))) for group in range(model.num_groups))
     expected = negative_elbo_bits(model, samples, sizes, max_group * latents + 64, max_group)
@@ -298,7 +298,7 @@ def test_a_chain_of_100_tiles_costs_its_negative_elbo(max_group):
 def test_a_model_that_drifts_is_noticed():
     model = ToyModel()
     samples, sizes = cut(toy_picture(24, 24), 8), tile_sizes(24, 24, 8)
-    words, initial_words = encode_chain(model, samples, sizes, max_group=4)
+    words, initial_words, max_group = encode_chain(model, samples, sizes, max_group=4)
 
     class Drifting(ToyModel):
         def posterior(self, group, state, features):

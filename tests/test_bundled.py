@@ -33,9 +33,9 @@ def test_a_chain_of_100_tiles_costs_its_negative_elbo(codec, tiles):
     """Net of initial bits, and with the latents that the coder draws: within 0.2 %."""
     model, side = codec.model, codec.model.tile_side
     sizes = np.concatenate([tile_sizes(side, side, side)] * len(tiles))
-    words, initial_words = encode_chain(model, tiles, sizes, max_group=16)
+    words, initial_words, max_group = encode_chain(model, tiles, sizes, max_group=16)
     latents = sum(math.prod(model.group_shape(group)) for group in range(model.num_groups))
-    expected = negative_elbo_bits(model, tiles, sizes, 16 * latents + 64, 16)
+    expected = negative_elbo_bits(model, tiles, sizes, 16 * latents + 64, max_group)
     assert abs(32 * (len(words) - initial_words) / expected - 1) < 0.002
 
 

@@ -202,6 +202,21 @@ def test_a_huge_claim_is_refused_before_memory_is_allocated(codec, small_file):
         codec.decompress(repacked(small_file[1], images=(huge,)))
 
 
+def test_a_claim_of_too_many_tiles_is_refused(codec, small_file):
+    """A line of pixels is small, its tiles are not."""
+    image = container.unpack(small_file[1]).images[0]
+    line = container.ImageEntry(2 ** 24, 1, image.mode, image.samples_crc32, image.metadata)
+    with pytest.raises(BitstreamError, match="tiles"):
+        codec.decompress(repacked(small_file[1], images=(line,)))
+
+
+def test_narrow_pictures_are_coded_tile_by_tile(codec):
+    """Their tiles leave too little on the stack for sets of several; a single tile's initial bits are all they pay."""
+    one, line = (container.unpack(codec.compress(noise(1, width))).chunks[0] for width in (16, 700))
+    assert (one.max_group, line.max_group) == (16, 1)
+    assert line.initial_words < 1.3 * one.initial_words
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused(codec, data):

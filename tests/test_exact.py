@@ -196,13 +196,15 @@ def test_the_same_integers_in_a_fresh_process(toy_model_path):
 # Model files
 
 def change(path, name, edit, target):
-    """A copy of a model file with one tensor edited, its metadata kept."""
+    """A copy of a model file with one tensor edited and the fingerprint made right again, as a forger would."""
     from safetensors import safe_open
     from safetensors.torch import save_file
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
-    tensors[name] = edit(tensors[name].clone())
-    save_file({key: tensor for key, tensor in tensors.items() if tensor is not None}, target, metadata)
+    tensors[name] = edit(tensors[name].clone() if name in tensors else None)
+    tensors = {key: tensor for key, tensor in tensors.items() if tensor is not None}
+    metadata["fingerprint"] = weights.fingerprint(PRESETS["toy"], tensors)
+    save_file(tensors, target, metadata)
     return target
 
 
@@ -228,18 +230,36 @@ def test_a_changed_weight_fails_the_self_test(toy_model_path, tmp_path):
         weights.load(path)
 
 
+def test_a_flipped_bit_in_a_model_file_is_noticed(toy_model_path, tmp_path):
+    """Also where the self-test does not look: in the far end of a table."""
+    data = bytearray(toy_model_path.read_bytes())
+    path = tmp_path / "m.safetensors"
+    for position in range(2000, len(data), len(data) // 40):
+        data[position] ^= 4
+        path.write_bytes(data)
+        with pytest.raises(ModelError):
+            weights.load(path)
+        data[position] ^= 4
+
+
 def raised_bias(bias):
     return bias + 2 ** 53
 
 
 @pytest.mark.parametrize("name, edit", [
     ("stem.output.bias", raised_bias),
+    ("stem.output.bias", lambda t: t * 0 - 2 ** 63),
     ("stem.output.shift", lambda t: t + 90),
+    ("stem.output.shift", lambda t: t * 0 - 2 ** 15),
     ("stem.weight", lambda t: t.int()),
+    ("stem.weight", lambda t: t.float()),
+    ("sigma_table", lambda t: t.double() + 0.5),
     ("stem.weight", lambda t: t[:-1]),
     ("stem.weight", lambda t: None),
     ("sigma_table", lambda t: t * 0),
     ("mean_table", lambda t: t * 100),
+    ("mean_table", lambda t: t * 0 - 2 ** 31),
+    ("activation_tables.relu_0", lambda t: torch.zeros(65536, dtype=torch.int16)),
     ("latent_steps", lambda t: t + 100),
     ("latent_bits", lambda t: t - 100),
     ("pixel_sigmoid_table", lambda t: t.flip(0)),

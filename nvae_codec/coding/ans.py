@@ -7,11 +7,12 @@ empty stack is an error.
 import constriction
 import numpy as np
 
-from nvae_codec.errors import BitstreamError
+from nvae_codec.errors import BitstreamError, DriftError
 
 # Words that stay below whatever is popped, so that the state of the coder is never made of fewer than two.
 RESERVE_WORDS = 4
 
+_CHECK_WORDS = [1405853452, 456755562, 4169906344, 113532184, 1853398634, 3015151369, 413824519, 407912798]
 _BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
 _GOLDEN_RATIO = np.uint64(0x9E3779B97F4A7C15)
 
@@ -35,7 +36,7 @@ class Stack:
     """
 
     def __init__(self, words: np.ndarray):
-        """`words`: uint32, bottom first, as `words()` gives them; at least two, and the last one not zero."""
+        """`words`: uint32, bottom first, as `words()` gives them; at least four, and the last one not zero."""
         words = np.ascontiguousarray(words, dtype=np.uint32)
         if len(words) < RESERVE_WORDS or words[-1] == 0:
             raise BitstreamError("damaged: the coded words cannot be the state of a coder")
@@ -104,6 +105,22 @@ class Stack:
         if self._lowest < RESERVE_WORDS:
             raise BitstreamError("damaged: the coded words end before the picture does")
         return symbols
+
+
+def check_coder() -> None:
+    """Self-test. Raises DriftError if the installed constriction does not code a fixed message into the words it must.
+
+    Its normal distributions are the one place where coding evaluates a transcendental function. It does so in software
+    of its own, the same everywhere; this notices a build that does otherwise.
+    """
+    stack = Stack.seeded(6)
+    means, deviations = np.array([2.5, -6.25, 0.0, -20.0]), np.array([1.5, 0.75, 4.0, 9.0])
+    stack.push_normals(np.array([3, -7, 0, 31]), means, deviations, 32)
+    stack.push_standard_normals(np.array([-4, 5]), 4.0, 32)
+    stack.push_bits(np.array([1, 0, 1, 1]), np.array([0.9, 0.2, 0.5, 1e-6]))
+    if stack.words().tolist() != _CHECK_WORDS:
+        raise DriftError("self-test failed: the installed version of constriction codes otherwise than the one that "
+                         "the file format is defined by (0.5)")
 
 
 def _integers(symbols: np.ndarray, low: int, high: int) -> np.ndarray:

@@ -91,35 +91,46 @@ def decode(model: LatentModel, stack: Stack, channels: int, sizes: np.ndarray) -
     return samples
 
 
-def joint_tiles(count: int, max_group: int) -> list[slice]:
-    """Which tiles are coded jointly: 1, 1, 1, 1, 2, 2, 3, 3, 4, 5, ... of them, at most `max_group`.
+def next_set(done: int, count: int, max_group: int) -> slice:
+    """The tiles coded jointly after `done` of `count`: sets of 1, 1, 1, 1, 2, 2, 3, 3, 4, 5, ... <= `max_group`.
 
-    A set can only be as large as its posteriors find bits on the stack, which are those of the tiles before. A tile's
-    posteriors take up to four times what a tile leaves there for good, so sets grow by a quarter.
+    A set can only be as large as its posteriors find bits on the stack, which are those of the tiles before; so sets
+    grow by a quarter of what is done.
     """
-    sets, done = [], 0
-    while done < count:
-        following = min(done + min(1 + done // 4, max_group), count)
-        sets.append(slice(done, following))
-        done = following
+    return slice(done, min(done + min(1 + done // 4, max_group), count))
+
+
+def joint_sets(count: int, max_group: int) -> list[slice]:
+    """All sets of `count` tiles, in the order in which they are encoded."""
+    sets: list[slice] = []
+    while not sets or sets[-1].stop < count:
+        sets.append(next_set(sets[-1].stop if sets else 0, count, max_group))
     return sets
 
 
 def encode_chain(model: LatentModel, samples: np.ndarray, sizes: np.ndarray, max_group: int,
-                 progress: Progress = lambda done: None) -> tuple[np.ndarray, int]:
+                 progress: Progress = lambda done: None) -> tuple[np.ndarray, int, int]:
     """Code tiles one set after the other on a stack.
 
-    Returns the stack's words, uint32, and how many words of the generator it began with. It begins with more than can
-    be needed; those at the bottom that were never reached are left out of the result.
+    Returns the stack's words, uint32, how many words of the generator it began with, and the `max_group` that was used.
+    It begins with more words than can be needed; those at the bottom that were never reached are left out.
+
+    A set of n tiles takes n times the words that the first tile took, and finds those and what the tiles before have
+    gained. Flat or narrow tiles gain too little for that: where the first four, which are coded singly in any case,
+    have gained less than a tile takes, all others are coded singly too.
     """
-    sets = joint_tiles(len(samples), max_group)
     latents = sum(int(np.prod(model.group_shape(group))) for group in range(model.num_groups))
-    supply = max(each.stop - each.start for each in sets) * latents + 64       # a latent takes at most 24 bits
-    stack = Stack.seeded(supply)
-    for each in sets:
+    supply = min(max_group, len(samples)) * latents + 64                # a latent takes at most 24 bits
+    stack, done = Stack.seeded(supply), 0
+    while done < len(samples):
+        each = next_set(done, len(samples), max_group)
         encode(model, stack, samples[each], sizes[each])
-        progress(each.stop)
-    return stack.words()[stack.untouched:], supply - stack.untouched
+        done = each.stop
+        progress(done)
+        taken, gained = supply - stack.untouched, stack.height - supply
+        if done == 4 and gained < taken:
+            max_group = 1
+    return stack.words()[stack.untouched:], supply - stack.untouched, max_group
 
 
 def decode_chain(model: LatentModel, words: np.ndarray, initial_words: int, channels: int, sizes: np.ndarray,
@@ -130,7 +141,7 @@ def decode_chain(model: LatentModel, words: np.ndarray, initial_words: int, chan
     """
     stack = Stack(words)
     samples = np.empty((len(sizes), channels, model.tile_side, model.tile_side), dtype=np.uint8)
-    for each in reversed(joint_tiles(len(sizes), max_group)):
+    for each in reversed(joint_sets(len(sizes), max_group)):
         samples[each] = decode(model, stack, channels, sizes[each])
         progress(len(sizes) - each.start)
     if not np.array_equal(stack.words(), generator_words(initial_words)[::-1]):

@@ -77,7 +77,7 @@ class Output(nn.Module):
         self.register_buffer("shift", torch.zeros(channels, dtype=torch.int16))
         if activation:
             self.register_buffer("table_bits", torch.zeros((), dtype=torch.int16))
-        self.table: Tensor | None = None              # float64 [65536]; bound by the network that owns the tables
+        self.table: Tensor | None = None              # float64 [65536]; set by the network, which owns the tables
 
     @property
     def table_name(self) -> str:
@@ -103,11 +103,11 @@ class Output(nn.Module):
     def prepare(self, sum_bound: Tensor) -> None:
         """`sum_bound` [C]: largest magnitude of the sum without the bias."""
         shift = self.shift.double()
-        if self.shift.abs().max() > 2 * MAX_BITS:
+        if shift.abs().max() > 2 * MAX_BITS:
             raise ModelError("a shift of the integer network is out of range")
-        # The sum with its bias, counted in units of the result's last place or its own, whichever is finer.
-        bound = (sum_bound + self.bias.abs().double()) * 2.0 ** torch.clamp(-shift, min=0)
-        Leaf._prove((bound + 2.0 ** torch.clamp(shift, min=0)).max().item())
+        # The sum with its bias and the half, counted in the finest place among them.
+        finest = torch.clamp(shift, min=1)
+        Leaf._prove(((sum_bound + self.bias.double().abs()) * 2.0 ** (finest - shift) + 2.0 ** finest).max().item())
         self._factor = _per_channel(2.0 ** -shift)
         self._offset = _per_channel(self.bias.double() * 2.0 ** -shift + 0.5)
 
@@ -124,7 +124,7 @@ def _quantise_weight(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     weight = weight.double()
     largest = weight.abs().flatten(1).amax(dim=1).clamp(min=2.0 ** -MAX_BITS)
     bits = torch.floor(torch.log2(LIMIT / largest))
-    bias_bits = torch.floor(torch.log2(2.0 ** MAX_BITS / bias.abs().double().clamp(min=1.0)))
+    bias_bits = torch.floor(torch.log2(2.0 ** MAX_BITS / bias.double().abs().clamp(min=1.0)))
     bits = torch.minimum(bits, bias_bits).clamp(max=MAX_BITS)
     integers = torch.round(weight * (2.0 ** bits).view(-1, *[1] * (weight.dim() - 1))).clamp(-LIMIT, LIMIT)
     return integers.to(torch.int16), bits.long()
@@ -194,7 +194,7 @@ class Activate(Leaf):
 
     def prepare(self) -> None:
         self._weight = _per_channel(self.weight)
-        self.output.prepare(self.weight.abs().double() * LIMIT)
+        self.output.prepare(self.weight.double().abs() * LIMIT)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.output(x * self._weight)

@@ -70,11 +70,19 @@ class ExactNetwork(Hierarchy):
 
     def prepare(self) -> None:
         """Check the buffers, prove the bounds of every sum, derive the operands. Raises ModelError."""
+        for name, buffer in self.named_buffers():
+            # The magnitude of the most negative integer is not an integer of its type.
+            if buffer.is_floating_point() or (buffer.numel() and buffer.min() == torch.iinfo(buffer.dtype).min):
+                raise ModelError(f"the values of {name} are not those of a converted model")
+        tables = {name: table.double() for name, table in self.activation_tables.named_buffers()}
+        if set(tables) != {output.table_name for output in self.outputs()}:
+            raise ModelError("the tables of the activations are not those that the layers name")
+        for name, table in tables.items():
+            low, high = (0, 1 << layers.GATE_BITS) if name.startswith("sigmoid") else (-LIMIT, LIMIT)
+            if table.shape != (65536,) or table.min() < low or table.max() > high:
+                raise ModelError(f"the table {name} has a wrong length or a value out of range")
         for output in self.outputs():
-            table = getattr(self.activation_tables, output.table_name, None)
-            if table is None or table.shape != (65536,) or table.min() < -LIMIT:
-                raise ModelError(f"the table {output.table_name} is missing or malformed")
-            output.table = table.double()
+            output.table = tables[output.table_name]
         for leaf in self.modules():
             if isinstance(leaf, Leaf):
                 leaf.prepare()
@@ -219,7 +227,7 @@ class ExactModel:
             for normal in (self.prior(group, state), self.posterior(group, state, features)):
                 digest.update(normal.mean.astype("<i8").tobytes() + normal.sigma.astype("<i8").tobytes())
             shape = (1, *self.group_shape(group))
-            points = np.arange(np.prod(shape)).reshape(shape) * 7919 % 5 - 2
+            points = np.arange(np.prod(shape), dtype=np.int64).reshape(shape) * 7919 % 5 - 2
             state = self.update(group, state, points.astype(np.int64))
         digest.update(self.pixels(state).astype("<i8").tobytes())
         return digest.hexdigest()

@@ -22,6 +22,13 @@ ARCHITECTURES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 LIKELIHOODS = ("mixture", "bernoulli", "gaussian")
 
+# No network is larger. A configuration read from a file could otherwise ask for any amount of memory or time.
+LARGEST = {"image_size": 1024, "image_channels": 3, "num_x_bits": 8, "num_mixtures": 64, "num_latent_scales": 8,
+           "num_groups_per_scale": 64, "min_groups_per_scale": 64, "num_latent_per_group": 256,
+           "num_channels_enc": 1024, "num_preprocess_blocks": 8, "num_preprocess_cells": 16,
+           "num_cell_per_cond_enc": 16, "num_channels_dec": 1024, "num_postprocess_blocks": 8,
+           "num_postprocess_cells": 16, "num_cell_per_cond_dec": 16, "num_nf": 16}
+
 
 @dataclass(frozen=True)
 class NVAEConfig:
@@ -56,6 +63,8 @@ class NVAEConfig:
     num_nf: int = 0                       # pairs of flow cells per group
 
     def __post_init__(self):
+        if not (isinstance(self.architecture, str) and isinstance(self.likelihood, str)):
+            raise ModelError("the names of the architecture and of the likelihood must be texts")
         if self.architecture not in ARCHITECTURES:
             raise ModelError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
         if self.likelihood not in LIKELIHOODS:
@@ -66,6 +75,8 @@ class NVAEConfig:
             value = getattr(self, field.name)
             if field.type in (int, "int") and (type(value) is not int or value < (field.name not in may_be_zero)):
                 raise ModelError(f"{field.name} = {value!r} is not a whole number that makes sense")
+            if field.type in (int, "int") and value > LARGEST[field.name]:
+                raise ModelError(f"{field.name} = {value} is more than this program allows, {LARGEST[field.name]}")
             if field.type in (bool, "bool") and type(value) is not bool:
                 raise ModelError(f"{field.name} = {value!r} is neither true nor false")
         if self.num_postprocess_blocks != self.num_preprocess_blocks:
