@@ -518,7 +518,7 @@ def test_options_and_weights_must_fit_each_other(small, tmp_path):
                     dict(num_mixture_dec=2), dict(arch_instance="mbconv_sep")):
         args = argparse.Namespace(**vars(small["args"]) | changes)
         refusal(saved(small | {"args": args, "arch_instance": positions(args.arch_instance)}, tmp_path))
-    vast = argparse.Namespace(**vars(small["args"]) | dict(num_groups_per_scale=10_000, num_cell_per_cond_enc=10_000))
+    vast = argparse.Namespace(**vars(small["args"]) | dict(num_groups_per_scale=64, num_cell_per_cond_enc=16))
     assert "cells and groups" in refusal(saved(small | {"args": vast}, tmp_path))
     flows = argparse.Namespace(**vars(small["args"]) | dict(num_nf=1))
     assert "flow cells" in refusal(saved(small | {"args": flows}, tmp_path))
