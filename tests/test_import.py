@@ -1,6 +1,6 @@
 """Checkpoints of the NVAE release: the imported network computes what the release's would; what is not one is refused.
 
-`Published` below is a second network, written from nvae-spec 2 to 4 and 8.2 with the functions of torch alone and in
+`Published` below is a second network, written from the formulas with the functions of torch alone and in
 terms of the release's names; the names are checked against the list of 400 keys in its appendix A.
 """
 import argparse
@@ -405,7 +405,7 @@ def test_import_computes_what_the_second_network_does(case, tmp_path):
     ("mnist", 2016, 1269, (45, 44)), ("cifar10", 3418, 2146, (89, 88)), ("celeba64", 4596, 3072, (106, 105)),
     ("imagenet32", 3586, 2398, (83, 82)), ("ffhq256", 5354, 3746, (111, 110))])
 def test_numbers_of_keys_of_the_presets(name, keys, parameters, towers):
-    """The figures of nvae-spec 3.5 and 8.4, less seven tensors of every flow cell where those have flows."""
+    """The published figures, less seven tensors of every flow cell where those have flows."""
     config = PRESETS[name]
     flow_cells = 2 * config.num_groups * config.num_nf if name not in ("mnist", "cifar10") else 0
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The float network: its shapes, its arithmetic against the formulas and figures of nvae-spec, and its errors."""
+"""The float network: its shapes, its arithmetic against formulas and published figures, and its errors."""
 import dataclasses
 import functools
 import itertools

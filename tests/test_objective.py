@@ -24,7 +24,7 @@ TINY = NVAEConfig(
 OPTIONS = TrainingOptions(steps=6, batch_size=4, warm_up_steps=2, kl_warm_up=0.5, report_every=1, save_every=3)
 
 
-# KL balancing and warm-up (nvae-spec 6.1)
+# KL balancing and warm-up
 
 
 def test_balancing_scales():
@@ -235,7 +235,7 @@ def test_training_learns(tmp_path):
 
 
 def test_first_step_is_that_of_the_recipe(tmp_path):
-    """Loss and Adamax with coupled weight decay as in nvae-spec 6.1, 6.3 and 6.5, written out."""
+    """Loss and Adamax with coupled weight decay written out from the formulas."""
     run(tmp_path, steps=1, warm_up_steps=0, kl_warm_up=3.0, centre_mixture=False)
     after = load_checkpoint(tmp_path / "checkpoint.pt")["model"]
 

@@ -1,4 +1,4 @@
-"""Latents on the prior's grid: where a grid point lies, and with which probability it is coded (design section 4).
+"""Latents on the prior's grid: where a grid point lies, and with which probability it is coded.
 
 With the prior N(mu_p, sigma_p**2) of a latent, the point k of its grid is z = mu_p + sigma_p * delta * k with
 delta = 2**-step and |k| * delta <= 8. In units of delta the prior is N(0, 1 / delta) for every latent, and the

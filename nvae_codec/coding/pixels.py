@@ -1,4 +1,4 @@
-"""Pixels: a discretised mixture of logistics in integers, coded as binary decisions (design section 4).
+"""Pixels: a discretised mixture of logistics in integers, coded as binary decisions.
 
 A sample v in 0 .. 255 is coded as eight bits, most significant first. Each bit's probability is the ratio of two
 differences of the mixture's distribution function at bin edges, so 8 x M evaluations stand in for a table of 256 x M.
@@ -74,7 +74,7 @@ class PixelTables:
 
 
 class Mixture:
-    """The distributions of N pixels; `parameters` int64 [10 M, N] in the order of nvae-spec 4.5, |values| < 2**15."""
+    """The distributions of N pixels; `parameters` int64 [10 M, N] in NVAE's order, |values| < 2**15."""
 
     def __init__(self, parameters: np.ndarray, tables: PixelTables):
         components = parameters.shape[0] // 10

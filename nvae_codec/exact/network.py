@@ -39,7 +39,7 @@ def activation_table(name: str) -> Tensor:
 
 
 def normal_tables() -> dict[str, Tensor]:
-    """Tables int32 [65536] from raw values of 16 bits, 10 of them fractional, to means and sigmas (nvae-spec 4.1)."""
+    """Tables int32 [65536] from raw values of 16 bits, 10 of them fractional, to means and sigmas."""
     normal = Normal.from_raw(INDEX * 2.0 ** -RAW_BITS, INDEX * 2.0 ** -RAW_BITS)
     return {"mean": _rounded(normal.mean, MEAN_BITS), "sigma": _rounded(normal.sigma, SIGMA_BITS)}
 

@@ -1,4 +1,4 @@
-"""Residual cells (nvae-spec 2.4 to 2.6), written in terms of leaves: float and integer network share them.
+"""Residual cells, written in terms of leaves: float and integer network share them.
 
 `leaves` is a module that offers the classes of `nvae_codec.model.layers` by name.
 """
@@ -12,7 +12,7 @@ NORMAL, DOWN, UP = "normal", "down", "up"
 
 
 def residual_operation(leaves: ModuleType, primitive: str, c_in: int, c_out: int, mode: str) -> list[nn.Module]:
-    """The leaves of one residual operation from `c_in` to `c_out` channels, in order of application (nvae-spec 2.6)."""
+    """The leaves of one residual operation from `c_in` to `c_out` channels, in order of application."""
     upsample = [leaves.Upsample()] if mode == UP else []
     stride = 2 if mode == DOWN else 1
     if primitive.startswith("mconv"):
@@ -35,7 +35,7 @@ def residual_operation(leaves: ModuleType, primitive: str, c_in: int, c_out: int
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gate in (0, 1), [B, C, 1, 1], from the means of the channels (nvae-spec 2.4)."""
+    """Channel gate in (0, 1), [B, C, 1, 1], from the means of the channels."""
 
     def __init__(self, leaves: ModuleType, channels: int):
         super().__init__()

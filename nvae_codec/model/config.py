@@ -92,7 +92,7 @@ class NVAEConfig:
 
     @property
     def groups_per_scale(self) -> tuple[int, ...]:
-        """Number of latent groups of every scale, finest first (nvae-spec 3.1)."""
+        """Number of latent groups of every scale, finest first."""
         counts = [self.num_groups_per_scale]
         for _ in range(self.num_latent_scales - 1):
             counts.append(max(self.min_groups_per_scale, counts[-1] // 2) if self.ada_groups else counts[-1])
@@ -147,7 +147,7 @@ _256 = dict(image_size=256, num_x_bits=5, num_latent_scales=5, num_groups_per_sc
             min_groups_per_scale=4, num_channels_enc=30, num_channels_dec=30, num_nf=2)
 
 PRESETS: dict[str, NVAEConfig] = {
-    # The six of the paper (NVAE, table 6; nvae-spec 7).
+    # The six of the paper (NVAE, table 6, and the released configurations).
     "mnist": NVAEConfig(image_size=32, image_channels=1, likelihood="bernoulli", num_latent_scales=2,
                         num_groups_per_scale=10, ada_groups=True, **_PUBLISHED),
     "cifar10": NVAEConfig(image_size=32, num_groups_per_scale=30, num_channels_enc=128, num_channels_dec=128, num_nf=1,

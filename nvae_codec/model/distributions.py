@@ -1,4 +1,4 @@
-"""Diagonal normal distributions of the latents (nvae-spec 4.1 to 4.3). All results are in nats."""
+"""Diagonal normal distributions of the latents. All results are in nats."""
 import math
 from dataclasses import dataclass
 

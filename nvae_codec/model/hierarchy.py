@@ -1,8 +1,11 @@
-"""The topology of NVAE (nvae-spec 3), once for the float network and its integer twin.
+"""The topology of NVAE, once for the float network and its integer twin.
 
 A hierarchy is made of leaves (`nvae_codec.model.layers`, or `nvae_codec.exact.layers`) and offers what the bits-back
 coder and the float objective both use: `features`, `start`, `prior`, `posterior`, `update`, `pixels`. Groups are
 numbered in decoder order, coarsest first.
+
+Source: Vahdat and Kautz, "NVAE: A Deep Hierarchical Variational Autoencoder", NeurIPS 2020. Where the published
+checkpoints behave otherwise than the paper says, the checkpoints are followed; such places say "release".
 """
 from dataclasses import dataclass
 from types import ModuleType
@@ -87,7 +90,7 @@ class Hierarchy(nn.Module):
             cells(c_dec * config.multiplier(s), config.num_cell_per_cond_dec, dec) for s in scales[1:])
         self.decoder_ups = nn.ModuleList(                                # by scale, from the second finest
             cell(c_dec * config.multiplier(s), dec, UP) for s in range(1, config.num_latent_scales))
-        # Without towers the latent is all that there is (nvae-spec 3.1).
+        # Without towers the latent is all that there is.
         self.vanilla_stem = None if towers else leaves.Conv(latents, c_enc * top)
 
         # From the stream to the parameters of the pixels.

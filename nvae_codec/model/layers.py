@@ -11,20 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTIVATIONS = {"swish": F.silu, "elu": F.elu, "relu": F.relu, "sigmoid": torch.sigmoid}
-WEIGHT_NORM_EPSILON = 1e-5            # added to the norm, outside the square root (nvae-spec 2.1)
-RESIDUAL_SCALE = 0.1                  # weight of a cell's branch against its skip connection (nvae-spec 2.5)
+WEIGHT_NORM_EPSILON = 1e-5            # added to the norm, outside the square root
+RESIDUAL_SCALE = 0.1                  # weight of a cell's branch against its skip connection
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Batch normalisation with the constants of nvae-spec 2.3."""
+    """Batch normalisation with NVAE's constants."""
     return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.05)
 
 
 class Conv(nn.Module):
     """Convolution, with its normalisations and its activation: act(norm_out(conv(norm_in(x)))).
 
-    `weight_norm`: the effective weight is exp(log_gain) * weight / (||weight|| + 1e-5), norm per output channel
-    (nvae-spec 2.1). `norm_in` and `norm_out` are batch norms; `norm_in` goes with kernel size 1 only, as zero padding
+    `weight_norm`: the effective weight is exp(log_gain) * weight / (||weight|| + 1e-5), norm per output channel.
+    `norm_in` and `norm_out` are batch norms; `norm_in` goes with kernel size 1 only, as zero padding
     would come after it. `regularised`: whether spectral regularisation counts this layer (all but the linear layers of
     squeeze-and-excitation). `data_init`: initialised by `initialise_from_data` (architecture key `res_elu` only).
     """
@@ -71,7 +71,7 @@ class Conv(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, x: Tensor) -> None:
-        """Make the output of this layer on `x` have mean 0 and standard deviation 1/5 per channel (nvae-spec 2.7)."""
+        """Make the output of this layer on `x` have mean 0 and standard deviation 1/5 per channel."""
         weight = self.weight / (self._norm() + WEIGHT_NORM_EPSILON)
         y = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
         deviation, mean = torch.std_mean(y, dim=(0, 2, 3))
@@ -166,7 +166,7 @@ class RawNormal(nn.Module):
     """Raw means and log standard deviations of a group, each [B, L, H, W].
 
     They are the layer's output split along the channels, plus the prior's where it is residual. The soft clamp comes
-    later, on the sum (nvae-spec 4.2).
+    later, on the sum.
     """
 
     def forward(self, output: Tensor, prior: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
@@ -189,7 +189,7 @@ class StandardNormal(nn.Module):
 
 @torch.no_grad()
 def initialise_from_data(model: nn.Module, run) -> None:
-    """Data-dependent initialisation of the layers that ask for it (nvae-spec 2.7).
+    """Data-dependent initialisation of the layers that ask for it.
 
     `run()` must put one batch through the model. To be called once, before training; never after loading weights.
     """

@@ -1,4 +1,4 @@
-"""Image heads: log p(x | z) from the decoder's output, and samples from it (nvae-spec 4.4 to 4.6).
+"""Image heads: log p(x | z) from the decoder's output, and samples from it.
 
 x is [B, C, H, W] in [0, 1]; the output of the decoder is [B, `config.num_output_channels`, H, W]. All results are in
 nats.
@@ -105,7 +105,7 @@ def sample(config: NVAEConfig, output: Tensor, generator: torch.Generator | None
            temperature: float = 1.0) -> Tensor:
     """Images [B, C, H, W] in [0, 1] drawn from the head; not rounded to levels.
 
-    The mixture's temperature divides the scale, as in the release (nvae-spec 4.5): lower is noisier there.
+    The mixture's temperature divides the scale, as in the release: lower is noisier there.
     """
     if config.likelihood == "bernoulli":
         return torch.sigmoid(output)

@@ -57,7 +57,7 @@ class NVAE(Hierarchy):
             return self.image_head(stream.to(torch.promote_types(stream.dtype, torch.float32)))
 
     def forward(self, x: Tensor, noise: Noise | None = None, *, published: bool = False) -> Elbo:
-        """The bound for images [B, C, H, W] in [0, 1]; `published` selects the release's likelihood (nvae-spec 4.5)."""
+        """The bound for images [B, C, H, W] in [0, 1]; `published` selects the release's likelihood."""
         noise = noise or default_noise(x)
         features = self.features(x)
         state = self.start(x.shape[0])
@@ -77,7 +77,7 @@ class NVAE(Hierarchy):
 
     @torch.no_grad()
     def sample(self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """`count` images [B, C, H, W] in [0, 1] drawn from the prior at `temperature` (nvae-spec 3.4)."""
+        """`count` images [B, C, H, W] in [0, 1] drawn from the prior at `temperature`."""
         state = self.start(count)
         for group in range(self.config.num_groups):
             prior = Normal.from_raw(*self.prior(group, state), temperature)

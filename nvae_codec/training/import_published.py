@@ -1,4 +1,4 @@
-"""Import of checkpoints in the format of the NVAE release (nvae-spec 8), for networks without flow cells."""
+"""Import of checkpoints in the format of the NVAE release, for networks without flow cells."""
 import argparse
 import dataclasses
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from nvae_codec.model.config import ARCHITECTURES, NVAEConfig
 from nvae_codec.model.layers import Conv, Upsample
 from nvae_codec.model.nvae import NVAE
 
-DATASETS = {                          # image side and channels of the release's data sets (nvae-spec 1.2)
+DATASETS = {                          # image side and channels of the release's data sets
     "mnist": (32, 1), "omniglot": (32, 1), "cifar10": (32, 3), "celeba_64": (64, 3), "imagenet_32": (32, 3),
     "imagenet_64": (64, 3), "celeba_256": (256, 3), "ffhq": (256, 3), "lsun_bedroom_128": (128, 3),
     "lsun_bedroom_256": (256, 3), "lsun_church_64": (64, 3), "lsun_church_128": (128, 3)}
@@ -142,7 +142,7 @@ def _check_tensor(key: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise ModelError(f"{key} has values that are not finite")
 
 
-# Names. Every function yields pairs of module paths: ours, and the prefix in the release (nvae-spec 8.2, 8.3).
+# Names. Every function yields pairs of module paths: ours, and the prefix in the release.
 
 
 def _network_modules(model: NVAE) -> ModulePairs:

@@ -20,7 +20,7 @@ from nvae_codec.training.objective import balanced_kl, balancing_scales, batch_n
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """One run. What the paper fixes has its values as defaults (nvae-spec 6.5, 7); the rest suits a small network."""
+    """One run. What the paper fixes has its values as defaults; the rest suits a small network."""
 
     steps: int
     batch_size: int = 16

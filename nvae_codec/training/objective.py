@@ -1,4 +1,4 @@
-"""What training minimises (nvae-spec 6.1, 6.3): negative ELBO, its KL warmed up and balanced, and batch-norm scales."""
+"""What training minimises: negative ELBO, its KL warmed up and balanced, and batch-norm scales."""
 import torch
 from torch import Tensor, nn
 
