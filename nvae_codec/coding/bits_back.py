@@ -15,6 +15,7 @@ from nvae_codec.coding.pixels import PixelTables, pop_pixels, push_pixels
 from nvae_codec.errors import DriftError
 from nvae_codec.tiles import pad, real_pixels
 
+SINGLE_TILES = 4                          # so many are coded singly; then sets grow by a tile for as many that are done
 Progress = Callable[[int], None]          # called with the number of tiles done
 
 
@@ -97,7 +98,7 @@ def next_set(done: int, count: int, max_group: int) -> slice:
     A set can only be as large as its posteriors find bits on the stack, which are those of the tiles before; so sets
     grow by a quarter of what is done.
     """
-    return slice(done, min(done + min(1 + done // 4, max_group), count))
+    return slice(done, min(done + min(1 + done // SINGLE_TILES, max_group), count))
 
 
 def joint_sets(count: int, max_group: int) -> list[slice]:
@@ -128,7 +129,7 @@ def encode_chain(model: LatentModel, samples: np.ndarray, sizes: np.ndarray, max
         done = each.stop
         progress(done)
         taken, gained = supply - stack.untouched, stack.height - supply
-        if done == 4 and gained < taken:
+        if done == SINGLE_TILES and gained < taken:
             max_group = 1
     return stack.words()[stack.untouched:], supply - stack.untouched, max_group
 

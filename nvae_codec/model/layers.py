@@ -24,8 +24,8 @@ class Conv(nn.Module):
     """Convolution, with its normalisations and its activation: act(norm_out(conv(norm_in(x)))).
 
     `weight_norm`: the effective weight is exp(log_gain) * weight / (||weight|| + 1e-5), norm per output channel.
-    `norm_in` and `norm_out` are batch norms; `norm_in` goes with kernel size 1 only, as zero padding
-    would come after it. `regularised`: whether spectral regularisation counts this layer (all but the linear layers of
+    `norm_in` and `norm_out` are batch norms; `norm_in` goes with kernel size 1 only, as zero padding would come after
+    it. `regularised`: whether spectral regularisation counts this layer (all but the linear layers of
     squeeze-and-excitation). `data_init`: initialised by `initialise_from_data` (architecture key `res_elu` only).
     """
 
