@@ -12,7 +12,7 @@ from .files import STREAM, Job, display, read, write
 from .main import FAILURES, complain, sentence
 
 Item = TypeVar("Item")
-Progress = Callable[[int, int], None]  # tiles done, tiles in all
+Progress = Callable[[int, int], None]  # done, in all
 
 
 class Coded(NamedTuple):
@@ -61,7 +61,7 @@ def run(
     def work(job: Job) -> None:
         start = time.perf_counter()
         data = read(job.source)
-        with _bar(display(job.source), quiet) as progress:
+        with progress_bar(display(job.source), "tile", quiet) as progress:
             coded = code(job, data, progress)
         if job.target is not None:
             write(job.target, coded.output)
@@ -90,10 +90,11 @@ def each(items: Iterable[Item], name: Callable[[Item], str], work: Callable[[Ite
 
 
 @contextmanager
-def _bar(name: str, quiet: bool) -> Iterator[Progress]:
+def progress_bar(name: str, unit: str, quiet: bool = False) -> Iterator[Progress]:
+    """A bar on stderr, if that is a terminal, which goes away at the end."""
     from tqdm import tqdm
 
-    with tqdm(desc=name, unit="tile", leave=False, disable=quiet or None) as bar:  # None: only on a terminal
+    with tqdm(desc=name, unit=unit, leave=False, disable=quiet or None) as bar:  # None: only on a terminal
 
         def progress(done: int, total: int) -> None:
             bar.total = total

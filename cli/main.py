@@ -11,7 +11,7 @@ import click
 from nvae_codec import __version__
 from nvae_codec.errors import NvaeCodecError
 
-COMMANDS = ("compress", "decompress", "info", "train", "convert")
+COMMANDS = ("compress", "decompress", "info", "train", "export", "import-nvae", "evaluate-elbo", "sample")
 FAILURES = (NvaeCodecError, OSError, MemoryError)
 
 
@@ -30,13 +30,19 @@ def complain(message: str) -> None:
 
 
 class LazyGroup(click.Group):
-    """Imports a subcommand, `nvae_codec.cli.NAME.NAME`, when it is asked for, and turns failures into exit status 1."""
+    """Imports a subcommand, `nvae_codec.cli.NAME.NAME`, when it is asked for, and turns failures into exit status 1.
+
+    In Python the names have underscores.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return getattr(import_module(f"nvae_codec.cli.{name}"), name) if name in COMMANDS else None
+        if name not in COMMANDS:
+            return None
+        python_name = name.replace("-", "_")
+        return getattr(import_module(f"nvae_codec.cli.{python_name}"), python_name)
 
     def main(self, *args, **options) -> None:
         """Handle what click does not; it handles usage errors, Ctrl-C, and broken pipes, of which it says nothing."""

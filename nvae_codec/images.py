@@ -3,6 +3,7 @@
 Pillow turns many kinds of picture into 8 bits without a word. Whatever it would have to change is refused here.
 """
 import io
+import math
 import re
 import struct
 import warnings
@@ -78,14 +79,21 @@ def read_picture(data: bytes) -> Picture:
 
     Samples are as the file has them: an EXIF orientation is kept, not applied. (Pillow does apply that of a TIFF.)
     """
-    if not data:
-        raise ImageError("the file is empty")
     with _translated("the picture is damaged or cut short"):
-        image = Image.open(io.BytesIO(data), formats=tuple(READABLE))
-        _check_plain(image)
+        image = _opened(data)
         if image.format == "PNG":
             _check_png(data, image)
         return _from_pillow(image)
+
+
+def picture_shape(data: bytes) -> tuple[int, ...]:
+    """(H, W) or (H, W, 3): the shape of `read_picture(data).samples`, from the file's header alone.
+
+    Raises ImageError for what the header shows to be refused; damage behind it stays unseen.
+    """
+    with _translated("the picture is damaged or cut short"):
+        image = _opened(data)
+        return (image.height, image.width) + ((3,) if image.mode == "RGB" else ())
 
 
 def write_picture(picture: Picture, suffix: str = ".png") -> bytes:
@@ -129,23 +137,52 @@ def as_picture(image: "Picture | np.ndarray | Image.Image") -> Picture:
     return picture
 
 
+def resized(samples: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [height, width(, 3)]: a picture at another size, by Pillow's bilinear filter.
+
+    The filter's support grows with the factor by which a picture shrinks, so nothing is skipped.
+    """
+    return np.asarray(Image.fromarray(samples).resize((width, height), Image.Resampling.BILINEAR))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Pillow's warnings.
+
+    Every function here does so by itself. Who reads pictures in several threads does it once more around all of them:
+    the filters belong to the process, and threads put back what they found while others are at work.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 @contextmanager
 def _translated(sentence: str) -> Iterator[None]:
     """Make ImageErrors of what Pillow throws, which for damaged files can be nearly anything."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with quiet():
             yield
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
         raise ImageError(f"this is no picture that can be read; known are {', '.join(READABLE.values())}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         limit = f"{Image.MAX_IMAGE_PIXELS:,}"
         raise ImageError(f"the picture has more than {limit} pixels, the limit against bombs") from None
     except Exception as error:
         raise ImageError(f"{sentence} ({error})") from error
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The picture of a file, not decoded yet."""
+    if not data:
+        raise ImageError("the file is empty")
+    image = Image.open(io.BytesIO(data), formats=tuple(READABLE))
+    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):      # Pillow only warns, up to twice as many
+        raise Image.DecompressionBombError
+    _check_plain(image)
+    return image
 
 
 def _check_plain(image: Image.Image) -> None:

@@ -4,6 +4,8 @@ It is no good at compressing. Its weights come from the coder's fixed generator,
 powers of two where a trained model has curves. Changing anything here breaks the golden streams, which must decode for
 ever.
 """
+import dataclasses
+
 import torch
 
 from nvae_codec.coding.ans import generator_words
@@ -15,6 +17,7 @@ CONFIG = NVAEConfig(image_size=16, num_mixtures=2, architecture="res_mbconv", nu
                     num_groups_per_scale=2, ada_groups=True, num_latent_per_group=2, num_channels_enc=4,
                     num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=1, num_postprocess_blocks=1,
                     num_postprocess_cells=1)
+CONFIGS = {"plain": CONFIG, "flows_5_bits": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5)}
 TABLE_BITS = 10
 
 
@@ -25,9 +28,9 @@ def _halving(index: torch.Tensor, one: int, unit_bits: int) -> torch.Tensor:
     return high - ((high - (high >> 1)) * part >> unit_bits)
 
 
-def golden_network() -> ExactNetwork:
-    """The network, prepared."""
-    network = ExactNetwork(CONFIG)
+def golden_network(name: str = "plain") -> ExactNetwork:
+    """The network of one of CONFIGS, prepared."""
+    network = ExactNetwork(CONFIGS[name])
     drawn = 0
 
     def draw(shape: torch.Size, magnitude: int) -> torch.Tensor:
@@ -39,6 +42,8 @@ def golden_network() -> ExactNetwork:
     for name, module in sorted(network.named_modules()):
         if isinstance(module, Conv | Activate):
             module.weight.copy_(draw(module.weight.shape, 2000) if isinstance(module, Conv) else 1 << 10)
+            if isinstance(module, Conv) and module.mask is not None:
+                module.weight.mul_(module.mask.to(torch.int16))
             output: Output = module.output
             fan_in = module.weight[0].numel() if isinstance(module, Conv) else 1
             quiet = 4 if "head" in name else 0                          # parameters of distributions stay moderate

@@ -273,8 +273,9 @@ def negative_elbo_bits(model: ToyModel, samples: np.ndarray, sizes: np.ndarray, 
             mean = (posterior.mean - prior.mean) * 2.0 ** (SIGMA_BITS - MEAN_BITS) / prior.sigma
             deviation = posterior.sigma / prior.sigma
             log_q = -0.5 * ((u - mean) / deviation) ** 2 - np.log(deviation)
-            bits += (log_q + 0.5 * u ** 2).sum() / math.log(2)
-            state = model.update(group, state, points)
+            moved = model.flow(group, state, points)
+            bits += (log_q + 0.5 * (moved / 2.0 ** steps[:, None, None]) ** 2).sum() / math.log(2)
+            state = model.update(group, state, moved)
         real = real_pixels(sizes[each], model.tile_side)
         parameters = model.pixels(state).transpose(1, 0, 2, 3)[:, real]
         known = samples[each].transpose(1, 0, 2, 3)[:, real]

@@ -1,7 +1,9 @@
 """Pictures: what is accepted comes back exactly, with its metadata; everything else is refused by name."""
 import io
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
 from nvae_codec.errors import ImageError
-from nvae_codec.images import ADAM7, Picture, as_picture, read_picture, write_picture
+from nvae_codec.images import ADAM7, Picture, as_picture, picture_shape, quiet, read_picture, resized, write_picture
 
 RANDOM = np.random.default_rng(2)
 RGB = RANDOM.integers(0, 256, (13, 17, 3), np.uint8)
@@ -224,6 +226,66 @@ def test_pillows_warnings_stay_inside(recwarn):
     refusal(png(10000, 10000, 8, 0, b""))
     read_picture(saved(RGB, "PNG", exif=b"II*\0\xff\xff\xff"))
     assert not recwarn.list
+
+
+# Sizes, without decoding and at will.
+
+
+@pytest.mark.parametrize("data", [
+    saved(RGB, "PNG"), saved(GREY, "PNG"), saved(RGB, "WEBP", lossless=True), saved(GREY, "TIFF"), saved(RGB, "JPEG"),
+    saved(RGB, "BMP"), saved(GREY, "PPM"),
+])
+def test_the_header_tells_the_shape(data):
+    assert picture_shape(data) == read_picture(data).samples.shape
+
+
+def test_damage_behind_the_header_is_not_looked_for():
+    assert picture_shape(saved(RGB, "PNG")[:-20]) == RGB.shape
+
+
+@pytest.mark.parametrize("kind", REFUSED.keys() - {"a transparent colour"})        # declared behind the image data
+def test_the_header_tells_what_is_refused(kind):
+    with pytest.raises(ImageError, match="accepted are 8-bit grey and 8-bit RGB"):
+        picture_shape(REFUSED[kind])
+
+
+@pytest.mark.parametrize("data", [b"", b"a text", png(10000, 10000, 8, 0, b"")])
+def test_there_is_no_shape_of_what_is_no_picture(data):
+    with pytest.raises(ImageError):
+        picture_shape(data)
+
+
+@pytest.mark.parametrize("samples", [RGB, GREY], ids=["rgb", "grey"])
+def test_resized_pictures(samples):
+    assert resized(samples, 5, 30).shape == (5, 30, *samples.shape[2:])
+    assert np.array_equal(resized(samples, *samples.shape[:2]), samples)
+    flat = np.full_like(samples, 200)
+    assert (resized(flat, 4, 40) == 200).all()
+    assert np.array_equal(resized(samples[::-1], 5, 5)[::-1], resized(samples, 5, 5))
+
+
+def test_no_pixel_is_skipped_when_a_picture_shrinks():
+    for row, column in ((0, 0), (3, 60), (31, 17)):
+        spot = np.zeros((64, 64), np.uint8)
+        spot[row:row + 2, column:column + 2] = 255
+        assert resized(spot, 8, 8).any()
+
+
+def test_threads_leave_the_filters_of_warnings_as_they_were():
+    before = list(warnings.filters)
+    pictures = 40 * [saved(RGB, "PNG"), png(10000, 10000, 8, 0, b"")]
+
+    def read(data):
+        try:
+            return read_picture(data).samples.shape
+        except ImageError as error:
+            return str(error)
+
+    with quiet(), ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(read, pictures))
+    assert results[::2] == 40 * [RGB.shape]
+    assert all("more than 89,478,485 pixels" in result for result in results[1::2])
+    assert warnings.filters == before
 
 
 # Pictures that are already in memory.

@@ -41,6 +41,13 @@ class ToyModel:
         mean = prior.mean + ((means - 128) << MEAN_BITS) // 64
         return IntegerNormal(mean, np.full_like(mean, (1 << SIGMA_BITS) // 5))
 
+    def flow(self, group, state, points):
+        """Group 0 is mirrored, the others stay."""
+        return points if group else -points
+
+    def unflow(self, group, state, points):
+        return points if group else -points
+
     def update(self, group, state, points):
         state = state.copy()
         repeat = 4 // points.shape[2]

@@ -47,6 +47,15 @@ class LatentModel(Protocol):
     def posterior(self, group: int, state: Any, features: Any) -> IntegerNormal:
         """q(z_l | z_<l, x)."""
 
+    def flow(self, group: int, state: Any, points: np.ndarray) -> np.ndarray:
+        """What becomes of grid points int64 [B, L, H, W] drawn from the posterior: the points that the prior codes.
+
+        One to one on the grid; the points themselves in a model without flow cells.
+        """
+
+    def unflow(self, group: int, state: Any, points: np.ndarray) -> np.ndarray:
+        """The inverse of `flow`."""
+
     def update(self, group: int, state: Any, points: np.ndarray) -> Any:
         """The state after the group's grid points, int64 [B, L, H, W], are known."""
 
@@ -64,7 +73,8 @@ def encode(model: LatentModel, stack: Stack, samples: np.ndarray, sizes: np.ndar
     points = []
     for group in range(model.num_groups):
         prior, posterior = model.prior(group, state), model.posterior(group, state, features)
-        points.append(pop_posterior(stack, prior, posterior, model.steps(group)))
+        drawn = pop_posterior(stack, prior, posterior, model.steps(group))
+        points.append(model.flow(group, state, drawn))
         state = model.update(group, state, points[group])
     real = real_pixels(sizes, model.tile_side)
     parameters = _of_pixels(model.pixels(state), real)
@@ -88,7 +98,8 @@ def decode(model: LatentModel, stack: Stack, channels: int, sizes: np.ndarray) -
     for group in reversed(range(model.num_groups)):
         state = states.pop()
         prior, posterior = model.prior(group, state), model.posterior(group, state, features)
-        push_posterior(stack, points[group], prior, posterior, model.steps(group))
+        drawn = model.unflow(group, state, points[group])
+        push_posterior(stack, drawn, prior, posterior, model.steps(group))
     return samples
 
 

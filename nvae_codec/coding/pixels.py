@@ -5,6 +5,9 @@ differences of the mixture's distribution function at bin edges, so 8 x M evalua
 The distribution function is an integer: a sum over components of weight * sigmoid, both from tables. The probabilities
 of the 256 values telescope to exactly one.
 
+A mixture may model fewer than eight bits. It then stands for the high bits of the samples, and the low ones are coded
+with equal probabilities. Below, b is the number of bits that the mixture models, 2**b the number of its values.
+
 The mixture itself is the one of PixelCNN++ (Salimans et al., 2017) and NVAE: red, then green whose means depend on
 red, then blue.
 """
@@ -23,9 +26,9 @@ COEFFICIENT_BITS = 10                 # before tanh
 LOG_SCALE_MIN, LOG_SCALE_MAX = -7, 4
 NUM_LOG_SCALES = ((LOG_SCALE_MAX - LOG_SCALE_MIN) << LOG_SCALE_BITS) + 1
 LOGIT_RANGE = 16                      # components that many nats below the best one have weight 0
-UNIT_BITS = 14                        # distances are counted in 1 / (255 * 2**14) of [-1, 1]: all terms are integers
+UNIT_BITS = 14                        # distances are counted in 1 / ((2**b - 1) 2**14): all terms are integers
 WEIGHT_BITS = 20                      # weight of the best component
-INVERSE_SCALE_BITS = 20               # inverse scales are stored times 2**20 / 255
+INVERSE_SCALE_BITS = 12               # inverse scales are stored times 2**(12 + b) / (2**b - 1)
 ARGUMENT_BITS = 12                    # resolution of the sigmoid's argument
 ARGUMENT_RANGE = 16                   # beyond it the sigmoid is 0 or 1
 SIGMOID_BITS = 24
@@ -40,20 +43,27 @@ class PixelTables:
     """
 
     weight: np.ndarray                # exp(-i / 2**10) * 2**20
-    inverse_scale: np.ndarray         # exp(7 - i / 2**10) * 2**20 / 255
+    inverse_scale: np.ndarray         # exp(7 - i / 2**10) * 2**(12 + b) / (2**b - 1)
     coefficient: np.ndarray           # tanh((i - 2**15) / 2**10) * 2**14
     sigmoid: np.ndarray               # sigmoid(i / 2**12) * 2**24, for arguments from 0 to 16
+    num_bits: int = 8                 # b
+
+    @property
+    def low_bits(self) -> int:
+        """How many bits of a sample the mixture does not model."""
+        return 8 - self.num_bits
 
     @classmethod
-    def compute(cls) -> "PixelTables":
+    def compute(cls, num_bits: int = 8) -> "PixelTables":
         """The tables, by floating point: to be done once, at conversion, and stored."""
         logits = np.arange(LOGIT_RANGE << LOGIT_BITS) / 2 ** LOGIT_BITS
         log_scales = LOG_SCALE_MIN + np.arange(NUM_LOG_SCALES) / 2 ** LOG_SCALE_BITS
         coefficients = np.arange(-2 ** 15, 2 ** 15) / 2 ** COEFFICIENT_BITS
         arguments = np.arange((ARGUMENT_RANGE << ARGUMENT_BITS) + 1) / 2 ** ARGUMENT_BITS
-        tables = (np.exp(-logits) * 2 ** WEIGHT_BITS, np.exp(-log_scales) * 2 ** INVERSE_SCALE_BITS / 255,
+        one = 2 ** (INVERSE_SCALE_BITS + num_bits) / (2 ** num_bits - 1)
+        tables = (np.exp(-logits) * 2 ** WEIGHT_BITS, np.exp(-log_scales) * one,
                   np.tanh(coefficients) * 2 ** UNIT_BITS, 2 ** SIGMOID_BITS / (1 + np.exp(-arguments)))
-        return cls(*(np.rint(table).astype(np.int64) for table in tables))
+        return cls(*(np.rint(table).astype(np.int64) for table in tables), num_bits)
 
     def problem(self) -> str | None:
         """Why these tables cannot be used, if so.
@@ -63,7 +73,7 @@ class PixelTables:
         num_arguments = (ARGUMENT_RANGE << ARGUMENT_BITS) + 1
         for name, table, length, low, high in (
                 ("weight", self.weight, LOGIT_RANGE << LOGIT_BITS, 0, 1 << WEIGHT_BITS),
-                ("inverse_scale", self.inverse_scale, NUM_LOG_SCALES, 1, 1 << 23),
+                ("inverse_scale", self.inverse_scale, NUM_LOG_SCALES, 1, 1 << 24),
                 ("coefficient", self.coefficient, 2 ** 16, -1 << UNIT_BITS, 1 << UNIT_BITS),
                 ("sigmoid", self.sigmoid, num_arguments, 1 << (SIGMOID_BITS - 1), 1 << SIGMOID_BITS)):
             if table.shape != (length,) or table.min() < low or table.max() > high:
@@ -86,6 +96,7 @@ class Mixture:
         index = np.clip(log_scales - (LOG_SCALE_MIN << LOG_SCALE_BITS), 0, len(tables.inverse_scale) - 1)
         self._inverse_scales = tables.inverse_scale[index]              # [3, M, N]
         self._coefficients = tables.coefficient[coefficients + 2 ** 15]
+        self._num_bits = tables.num_bits
         # sigmoid(-x) = 1 - sigmoid(x), exactly so in integers.
         self._sigmoid = np.concatenate([(1 << SIGMOID_BITS) - tables.sigmoid[:0:-1], tables.sigmoid])
 
@@ -100,33 +111,36 @@ class Mixture:
         return self._distribution(colour, known, weights)
 
     def _distribution(self, colour: int, known: list[np.ndarray], weights: np.ndarray) -> "ColourDistribution":
-        centres = 255 * (self._means[colour] << (UNIT_BITS - MEAN_BITS))
+        largest = (1 << self._num_bits) - 1
+        centres = largest * (self._means[colour] << (UNIT_BITS - MEAN_BITS))
         for term in range(colour):                                      # green: coefficient 0; blue: 1 and 2
-            centres = centres + self._coefficients[colour + term - 1] * (2 * known[term].astype(np.int64) - 255)
-        return ColourDistribution(centres, self._inverse_scales[colour], weights, self._sigmoid)
+            centres = centres + self._coefficients[colour + term - 1] * (2 * known[term].astype(np.int64) - largest)
+        return ColourDistribution(centres, self._inverse_scales[colour], weights, self._sigmoid, self._num_bits)
 
 
 class ColourDistribution:
     """Distributions of one colour of N pixels; see `Mixture.colour`. Arrays are int64, all but `sigmoid` [M, N]."""
 
-    def __init__(self, centres: np.ndarray, inverse_scales: np.ndarray, weights: np.ndarray, sigmoid: np.ndarray):
-        self._centres = centres                                         # in units of 1 / (255 * 2**14)
+    def __init__(self, centres: np.ndarray, inverse_scales: np.ndarray, weights: np.ndarray, sigmoid: np.ndarray,
+                 num_bits: int):
+        self._centres = centres                                         # in units of 1 / ((2**b - 1) 2**14)
         self._inverse_scales, self._weights, self._sigmoid = inverse_scales, weights, sigmoid
-        self._total = (weights.sum(axis=0) << SIGMOID_BITS) + 256 * FLOOR
+        self._num_bits, self._num_values = num_bits, 1 << num_bits
+        self._total = (weights.sum(axis=0) << SIGMOID_BITS) + self._num_values * FLOOR
 
     def _sigmoids(self, edges: np.ndarray) -> np.ndarray:
         """2**24 times every component's distribution function at `edges`, [M, N]."""
-        distances = ((2 * edges - 256) << UNIT_BITS) - self._centres    # below 2**26
-        shift = UNIT_BITS + INVERSE_SCALE_BITS - ARGUMENT_BITS
+        distances = ((2 * edges - self._num_values) << UNIT_BITS) - self._centres      # below 2**26
+        shift = UNIT_BITS + INVERSE_SCALE_BITS + self._num_bits - ARGUMENT_BITS
         arguments = (distances * self._inverse_scales + (1 << (shift - 1))) >> shift
         limit = ARGUMENT_RANGE << ARGUMENT_BITS
         inner = self._sigmoid[np.clip(arguments, -limit, limit) + limit]
-        return np.where(edges == 0, 0, np.where(edges == 256, 1 << SIGMOID_BITS, inner))
+        return np.where(edges == 0, 0, np.where(edges == self._num_values, 1 << SIGMOID_BITS, inner))
 
     def cumulative(self, edges: np.ndarray) -> np.ndarray:
-        """Integer mass of the values below `edges`, int64 [N], 0 .. 256.
+        """Integer mass of the values below `edges`, int64 [N], 0 .. 2**b.
 
-        It is 0 at edge 0 and the total at edge 256, and rises strictly between.
+        It is 0 at edge 0 and the total at the last edge, and rises strictly between.
         """
         return (self._weights * self._sigmoids(edges)).sum(axis=0) + edges * FLOOR
 
@@ -142,12 +156,12 @@ class ColourDistribution:
 
     @property
     def total(self) -> np.ndarray:
-        """Mass of all 256 values, below 2**53."""
+        """Mass of all values, below 2**53."""
         return self._total
 
     def masses(self) -> np.ndarray:
-        """Integer mass of every value, [256, N]: what the binary decisions multiply to, in units of `total`."""
-        edges = np.arange(257)
+        """Integer mass of every value, [2**b, N]: what the binary decisions multiply to, in units of `total`."""
+        edges = np.arange(self._num_values + 1)
         cumulative = np.stack([self.cumulative(np.full(self._total.shape, edge)) for edge in edges])
         return np.diff(cumulative, axis=0)
 
@@ -156,7 +170,7 @@ class ColourDistribution:
         values = values.astype(np.int64)
         decisions = []
         low, high = np.zeros_like(self._total), self._total
-        for bit in range(7, -1, -1):
+        for bit in reversed(range(self._num_bits)):
             prefix = values >> (bit + 1) << (bit + 1)
             middle = self.cumulative(prefix + (1 << bit))
             chosen = values >> bit & 1
@@ -169,7 +183,7 @@ class ColourDistribution:
         """The inverse of `push`: int64 [N]."""
         values = np.zeros_like(self._total)
         low, high = np.zeros_like(self._total), self._total
-        for bit in range(7, -1, -1):
+        for bit in reversed(range(self._num_bits)):
             middle = self.cumulative(values + (1 << bit))
             chosen = stack.pop_bits(_probability(low, middle, high)).astype(np.int64)
             values += chosen << bit
@@ -184,9 +198,11 @@ def _probability(low: np.ndarray, middle: np.ndarray, high: np.ndarray) -> np.nd
 
 def push_pixels(stack: Stack, samples: np.ndarray, parameters: np.ndarray, tables: PixelTables) -> None:
     """Push samples uint8 [C, N]; C = 3, or 1 for grey pictures, which are coded as the red of a grey RGB picture."""
-    mixture = Mixture(parameters, tables)
+    mixture, high = Mixture(parameters, tables), samples >> tables.low_bits
+    for bit in range(tables.low_bits):
+        stack.push_bits(samples >> bit & 1, np.full(samples.shape, 0.5))
     for colour in reversed(range(len(samples))):
-        mixture.colour(colour, list(samples[:colour])).push(stack, samples[colour])
+        mixture.colour(colour, list(high[:colour])).push(stack, high[colour])
 
 
 def pop_pixels(stack: Stack, channels: int, parameters: np.ndarray, tables: PixelTables) -> np.ndarray:
@@ -195,4 +211,7 @@ def pop_pixels(stack: Stack, channels: int, parameters: np.ndarray, tables: Pixe
     samples: list[np.ndarray] = []
     for colour in range(channels):
         samples.append(mixture.colour(colour, samples).pop(stack))
-    return np.stack(samples).astype(np.uint8)
+    values = np.stack(samples) << tables.low_bits
+    for bit in reversed(range(tables.low_bits)):
+        values |= stack.pop_bits(np.full(values.shape, 0.5)).astype(np.int64).reshape(values.shape) << bit
+    return values.astype(np.uint8)

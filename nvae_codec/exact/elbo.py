@@ -8,11 +8,11 @@ from torch import Tensor
 
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
 from nvae_codec.coding.pixels import Mixture
-from nvae_codec.exact.layers import LIMIT
+from nvae_codec.exact.layers import LIMIT, RAW_BITS
 from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.distributions import Normal
 from nvae_codec.model.likelihoods import num_dimensions
-from nvae_codec.model.nvae import NVAE, Noise
+from nvae_codec.model.nvae import NVAE, Noise, unit_range
 
 
 def pixel_information(samples: np.ndarray, mixture: Mixture) -> np.ndarray:
@@ -33,22 +33,29 @@ def _real(normal: IntegerNormal) -> Normal:
 
 @torch.inference_mode()
 def integer_negative_elbo(network: ExactNetwork, samples: Tensor, noise: Noise) -> np.ndarray:
-    """Negative ELBO of tiles uint8 [B, 3, side, side], nats [B]: closed-form KL, and the coder's pixel masses.
+    """Negative ELBO of tiles uint8 [B, 3, side, side], nats [B], with the coder's pixel masses.
 
+    Of a network for fewer than 8 bits it is that of the high bits. The KL is exact; with flow cells, that of the draw.
     The latents, drawn once, are not on the coder's grid, only rounded to the network's integers: this is the cost of
     integers alone.
     """
     model = ExactModel(network)
-    features, state = network.features(samples), network.start(len(samples))
+    features, state = model.features(samples.numpy()), network.start(len(samples))
     nats = torch.zeros(len(samples), dtype=torch.float64)
+
+    def rounded(group: int, z: Tensor) -> Tensor:
+        return torch.round(z * 2.0 ** int(network.latent_bits[group])).clamp(-LIMIT, LIMIT)
+
     for group in range(model.num_groups):
         prior, posterior = _real(model.prior(group, state)), _real(model.posterior(group, state, features))
-        nats += posterior.kl(prior).sum(dim=(1, 2, 3))
-        z = posterior.sample(noise(group, posterior.mean.shape).double())
-        rounded = torch.round(z * 2.0 ** int(network.latent_bits[group])).clamp(-LIMIT, LIMIT)
-        state = network.update(group, state, rounded)
+        drawn = z = posterior.sample(noise(group, posterior.mean.shape).double())
+        for cell in network.flows[group]:
+            z = z - cell(rounded(group, z)) * 2.0 ** -RAW_BITS
+        density = posterior.log_prob(drawn) - prior.log_prob(z) if network.config.num_nf else posterior.kl(prior)
+        nats += density.sum(dim=(1, 2, 3))
+        state = network.update(group, state, rounded(group, z))
     parameters = model.pixels(state)
-    for index, tile in enumerate(samples.numpy()):
+    for index, tile in enumerate(samples.numpy() >> model.pixel_tables.low_bits):
         mixture = Mixture(parameters[index].reshape(parameters.shape[1], -1), model.pixel_tables)
         nats[index] += math.log(2) * pixel_information(tile.reshape(3, -1), mixture).sum()
     return nats.numpy()
@@ -80,6 +87,6 @@ def compare(model: NVAE, network: ExactNetwork, samples: Tensor, seed: int = 0, 
                 drawn[group] = torch.randn(shape, generator=generator)
             return drawn[group]
 
-        totals[0] += model(batch.float() / 255, noise).negative.double().sum().item()
+        totals[0] += model(unit_range(model.config, batch), noise).negative.double().sum().item()
         totals[1] += integer_negative_elbo(network, batch, noise).sum()
     return Comparison(*(totals / len(samples) / math.log(2) / num_dimensions(model.config)))

@@ -140,9 +140,11 @@ class Conv(Leaf):
     """Convolution with batch norms folded in, then a table."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1,
-                 dilation: int = 1, groups: int = 1, activation: str | None = None, **only_float):
+                 dilation: int = 1, groups: int = 1, activation: str | None = None, mask: Tensor | None = None,
+                 **only_float):
         super().__init__()
         self.stride, self.dilation, self.groups = stride, dilation, groups
+        self.mask = mask
         shape = out_channels, in_channels // groups, kernel_size, kernel_size
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.int16))
         self.output = Output(out_channels, activation)
@@ -169,6 +171,8 @@ class Conv(Leaf):
 
     def prepare(self) -> None:
         self._weight = self.weight.double()
+        if self.mask is not None and (self._weight * (1 - self.mask)).any():
+            raise ModelError("a flow cell depends on what comes after: it could not be undone")
         self.output.prepare(self._weight.abs().sum(dim=(1, 2, 3)) * LIMIT)
 
     def forward(self, x: Tensor) -> Tensor:

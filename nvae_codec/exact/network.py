@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nvae_codec.coding.latents import MAX_STEP, MEAN_BITS, SIGMA_BITS, IntegerNormal
+from nvae_codec.coding.latents import HALF_WIDTH, MAX_STEP, MEAN_BITS, SIGMA_BITS, IntegerNormal
 from nvae_codec.coding.pixels import COEFFICIENT_BITS, LOG_SCALE_BITS, LOGIT_BITS, PixelTables
 from nvae_codec.coding.pixels import MEAN_BITS as PIXEL_MEAN_BITS
 from nvae_codec.errors import DriftError, ModelError
@@ -14,9 +14,10 @@ from nvae_codec.exact import layers
 from nvae_codec.exact.layers import HEADROOM, LIMIT, RAW_BITS, Leaf, Output, Traced, fitting_bits
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.distributions import Normal
+from nvae_codec.model.flows import FlowCell
 from nvae_codec.model.hierarchy import Hierarchy, State
 from nvae_codec.model.layers import ACTIVATIONS
-from nvae_codec.model.nvae import NVAE, Noise, default_noise
+from nvae_codec.model.nvae import NVAE, Noise, default_noise, unit_range
 
 INDEX = torch.arange(-32768, 32768, dtype=torch.float64)
 TABLE_FRACTION_BITS = {"mean": MEAN_BITS, "sigma": SIGMA_BITS}
@@ -51,6 +52,8 @@ class ExactNetwork(Hierarchy):
         super().__init__(config, layers)
         for head in [*(head[1] for head in self.prior_heads), *self.posterior_heads]:
             head.fixed_bits = torch.full((2 * config.num_latent_per_group,), RAW_BITS)
+        for cell in self.flow_cells():
+            cell.last.fixed_bits = torch.full((config.num_latent_per_group,), RAW_BITS)
         if config.likelihood == "mixture":
             mixtures = config.num_mixtures
             per_colour = [PIXEL_MEAN_BITS] * mixtures + [LOG_SCALE_BITS] * mixtures + [COEFFICIENT_BITS] * mixtures
@@ -64,6 +67,9 @@ class ExactNetwork(Hierarchy):
         steps = torch.zeros(config.num_groups, config.num_latent_per_group, dtype=torch.int16)
         self.register_buffer("latent_steps", steps)
         self.activation_tables = nn.Module()
+
+    def flow_cells(self) -> list[FlowCell]:
+        return [cell for cells in self.flows for cell in cells]
 
     def outputs(self) -> list[Output]:
         return [module for module in self.modules() if isinstance(module, Output) and module.activation]
@@ -109,6 +115,21 @@ class ExactNetwork(Hierarchy):
         rounded = (position + (np.int64(1) << shift >> 1)) >> shift
         return torch.from_numpy(np.clip(rounded, -LIMIT, LIMIT).astype(np.float64))
 
+    def shifted(self, group: int, cell: FlowCell, prior: IntegerNormal, points: np.ndarray,
+                start: np.ndarray, sign: int) -> np.ndarray:
+        """Points `start` moved by `sign` times what a flow cell says of `points`, all int64 [B, L, H, W].
+
+        The shift is rounded to the grid, and the grid is a ring: moved over one end, a point comes in at the other. So
+        the same shift with the other sign undoes it exactly.
+        """
+        steps = self.latent_steps[group].numpy().astype(np.int64)[:, None, None]
+        mean = cell(self.place(group, prior, points)).numpy().astype(np.int64)
+        # 2 mean / (sigma 2**-step), then half up: |mean| < 2**15, so the numerator is below 2**35.
+        twice = mean << (SIGMA_BITS - RAW_BITS + 1 + steps)
+        shift = (twice + prior.sigma) // (2 * prior.sigma)
+        edge = HALF_WIDTH << steps
+        return (start + sign * shift + edge) % (2 * edge + 1) - edge
+
 
 def convert(model: NVAE, samples: Tensor, noise: Noise | None = None) -> ExactNetwork:
     """The integer twin of `model`, calibrated on tiles uint8 [B, C, side, side].
@@ -123,11 +144,11 @@ def convert(model: NVAE, samples: Tensor, noise: Noise | None = None) -> ExactNe
         raise ModelError("the network has weights that are not finite numbers")
     exact.mean_table.copy_(normal_tables()["mean"])
     exact.sigma_table.copy_(normal_tables()["sigma"])
-    pixel_tables = PixelTables.compute()
+    pixel_tables = PixelTables.compute(model.config.num_x_bits)
     for name in PIXEL_TABLES:
         getattr(exact, f"pixel_{name}_table").copy_(torch.from_numpy(getattr(pixel_tables, name)))
 
-    x = samples.float() / (2 ** model.config.num_x_bits - 1)
+    x = unit_range(model.config, samples)
     noise = noise or default_noise(x, torch.Generator().manual_seed(0))
     for name, leaf in leaves.items():
         leaf.forward = partial(leaf.convert, twins[name])
@@ -139,10 +160,17 @@ def convert(model: NVAE, samples: Tensor, noise: Noise | None = None) -> ExactNe
                 prior = Normal.from_raw(*(part.value for part in raw_prior))
                 posterior = Normal.from_raw(*(part.value for part in exact.posterior(group, state, features)))
                 z = posterior.sample(noise(group, posterior.mean.shape))
-                bits = max(min(fitting_bits(HEADROOM * z.abs().max().item()), SIGMA_BITS), 0)
+                path = [z]
+                for cell in model.flows[group]:
+                    path.append(path[-1] - cell(path[-1]))
+                largest = max(z.abs().max().item() for z in path)
+                bits = max(min(fitting_bits(HEADROOM * largest), SIGMA_BITS), 0)
                 exact.latent_bits[group] = bits
                 exact.latent_steps[group] = choose_steps(prior, posterior)
                 scale = torch.full((z.shape[1],), 2.0 ** -bits, dtype=torch.float64)
+                for cell, before in zip(exact.flows[group], path, strict=False):
+                    cell(Traced(before, scale))
+                z = path[-1]
                 state = exact.update(group, state, Traced(z, scale))
             exact.pixels(state)
     finally:
@@ -169,8 +197,8 @@ def choose_steps(prior: Normal, posterior: Normal) -> Tensor:
 
 def check_codable(config: NVAEConfig) -> None:
     """Raises ModelError unless networks of this shape, once converted, can code pictures."""
-    if config.likelihood != "mixture" or config.num_x_bits != 8 or config.image_channels != 3:
-        raise ModelError("coding needs a network for 8-bit colour pictures with a mixture of logistics")
+    if obstacle := config.obstacle_to_coding:
+        raise ModelError(f"this network cannot code pictures: {obstacle}")
 
 
 class ExactModel:
@@ -181,7 +209,7 @@ class ExactModel:
         self.network = network
         self.tile_side, self.num_groups = network.config.image_size, network.config.num_groups
         tables = (getattr(network, f"pixel_{name}_table").numpy() for name in PIXEL_TABLES)
-        self.pixel_tables = PixelTables(*(table.astype(np.int64) for table in tables))
+        self.pixel_tables = PixelTables(*(table.astype(np.int64) for table in tables), network.config.num_x_bits)
         if problem := self.pixel_tables.problem():
             raise ModelError(problem)
 
@@ -195,7 +223,7 @@ class ExactModel:
 
     @torch.inference_mode()
     def features(self, samples: np.ndarray) -> list[Tensor]:
-        return self.network.features(torch.from_numpy(samples))
+        return self.network.features(torch.from_numpy(samples >> self.pixel_tables.low_bits))
 
     @torch.inference_mode()
     def start(self, batch_size: int) -> State:
@@ -208,6 +236,27 @@ class ExactModel:
     @torch.inference_mode()
     def posterior(self, group: int, state: State, features: list[Tensor]) -> IntegerNormal:
         return self.network.normal(self.network.posterior(group, state, features))
+
+    @torch.inference_mode()
+    def flow(self, group: int, state: State, points: np.ndarray) -> np.ndarray:
+        prior = self.prior(group, state)
+        for cell in self.network.flows[group]:
+            points = self.network.shifted(group, cell, prior, points, points, -1)
+        return points
+
+    @torch.inference_mode()
+    def unflow(self, group: int, state: State, points: np.ndarray) -> np.ndarray:
+        """A cell is undone by a fixed point: a shift depends on points earlier in the cell's order alone.
+
+        In every pass at least one more point is right, and in practice nearly all are at once.
+        """
+        prior = self.prior(group, state)
+        for cell in reversed(self.network.flows[group]):
+            before, found = None, points
+            while before is None or not np.array_equal(before, found):
+                before, found = found, self.network.shifted(group, cell, prior, found, points, 1)
+            points = found
+        return points
 
     @torch.inference_mode()
     def update(self, group: int, state: State, points: np.ndarray) -> State:
@@ -227,8 +276,8 @@ class ExactModel:
             for normal in (self.prior(group, state), self.posterior(group, state, features)):
                 digest.update(normal.mean.astype("<i8").tobytes() + normal.sigma.astype("<i8").tobytes())
             shape = (1, *self.group_shape(group))
-            points = np.arange(np.prod(shape), dtype=np.int64).reshape(shape) * 7919 % 5 - 2
-            state = self.update(group, state, points.astype(np.int64))
+            points = (np.arange(np.prod(shape), dtype=np.int64).reshape(shape) * 7919 % 5 - 2).astype(np.int64)
+            state = self.update(group, state, self.flow(group, state, points))
         digest.update(self.pixels(state).astype("<i8").tobytes())
         return digest.hexdigest()
 

@@ -129,6 +129,13 @@ class NVAEConfig:
         """Channels of the image head: 1 (Bernoulli), 6 (Gaussian) or 10 per mixture component."""
         return {"bernoulli": 1, "gaussian": 6, "mixture": 10 * self.num_mixtures}[self.likelihood]
 
+    @property
+    def obstacle_to_coding(self) -> str | None:
+        """Why networks of this shape cannot code pictures, in words; None if they can."""
+        if self.likelihood != "mixture":
+            return f"pixels are coded with a mixture of logistics, and its likelihood is {self.likelihood}"
+        return None
+
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
 
@@ -159,6 +166,9 @@ PRESETS: dict[str, NVAEConfig] = {
     "celebahq256": NVAEConfig(**_256, **_ONE_BLOCK, **_PUBLISHED),
     "ffhq256": NVAEConfig(**_256, **_ONE_BLOCK, **_PUBLISHED),
     # Ours.
+    "cifar10-small": NVAEConfig(image_size=32, architecture="res_bnswish", num_mixtures=5, num_latent_scales=3,
+                                num_groups_per_scale=3, ada_groups=True, num_latent_per_group=4, num_channels_enc=32,
+                                num_channels_dec=32, num_preprocess_blocks=0, num_postprocess_blocks=0),
     # `photo` has its finest latents at the image's resolution: a small network then learns local detail much sooner.
     "photo": NVAEConfig(image_size=64, architecture="res_bnswish", num_mixtures=5, num_latent_scales=3,
                         num_groups_per_scale=2, ada_groups=True, num_latent_per_group=3, num_channels_enc=32,

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from nvae_codec.errors import ModelError
 from nvae_codec.model.cells import DOWN, NORMAL, UP, Cell
 from nvae_codec.model.config import ARCHITECTURES, NVAEConfig
+from nvae_codec.model.flows import flow_cells
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,6 @@ class Hierarchy(nn.Module):
 
     def __init__(self, config: NVAEConfig, leaves: ModuleType):
         super().__init__()
-        if config.num_nf:
-            raise ModelError("networks with flow cells (num_nf > 0) are not supported by this version")
         self.config = config
         scales, latents = config.scale_of_group, config.num_latent_per_group
         pre, enc, dec, post = ARCHITECTURES[config.architecture]
@@ -80,6 +78,7 @@ class Hierarchy(nn.Module):
         self.posterior_heads = nn.ModuleList(leaves.Conv(c_enc * config.multiplier(s), 2 * latents, 3) for s in scales)
         self.prior_raw = nn.ModuleList(leaves.RawNormal() for _ in scales[1:])
         self.posterior_raw = nn.ModuleList(leaves.RawNormal() for _ in scales)
+        self.flows = nn.ModuleList(flow_cells(leaves, latents, config.num_nf) for _ in scales)
         self.encoder_combiners = nn.ModuleList(                          # by group, from the second
             leaves.Conv(c_dec * config.multiplier(s), c_enc * config.multiplier(s)) for s in scales[1:])
         self.encoder_sums = nn.ModuleList(leaves.Sum() for _ in scales[1:])

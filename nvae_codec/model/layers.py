@@ -10,14 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nvae_codec.model.norm import BatchNorm
+
 ACTIVATIONS = {"swish": F.silu, "elu": F.elu, "relu": F.relu, "sigmoid": torch.sigmoid}
 WEIGHT_NORM_EPSILON = 1e-5            # added to the norm, outside the square root
 RESIDUAL_SCALE = 0.1                  # weight of a cell's branch against its skip connection
 
 
-def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Batch normalisation with NVAE's constants."""
-    return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.05)
+def _normalised(norm: BatchNorm | None, x: Tensor, activation: str | None) -> Tensor:
+    """activation(norm(x)), either of which may be absent; a swish goes to the norm, which saves memory by it."""
+    if norm is not None:
+        swish = activation == "swish"
+        x, activation = norm(x, swish), None if swish else activation
+    return x if activation is None else ACTIVATIONS[activation](x)
 
 
 class Conv(nn.Module):
@@ -27,33 +32,37 @@ class Conv(nn.Module):
     `norm_in` and `norm_out` are batch norms; `norm_in` goes with kernel size 1 only, as zero padding would come after
     it. `regularised`: whether spectral regularisation counts this layer (all but the linear layers of
     squeeze-and-excitation). `data_init`: initialised by `initialise_from_data` (architecture key `res_elu` only).
+    `mask`: zeros and ones of the weight's shape; where it is zero, so is the weight (flow cells). `gain`: factor on the
+    initial effective weight.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1,
                  dilation: int = 1, groups: int = 1, bias: bool = True, weight_norm: bool = True,
                  norm_in: bool = False, norm_out: bool = False, activation: str | None = None,
-                 regularised: bool = True, data_init: bool = False):
+                 regularised: bool = True, data_init: bool = False, mask: Tensor | None = None, gain: float = 1.0):
         super().__init__()
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.padding = dilation * (kernel_size // 2)
         self.activation, self.regularised, self.data_init = activation, regularised, data_init
         self._measure = False             # set by initialise_from_data for the next forward pass
-        self.norm_in = batch_norm(in_channels) if norm_in else None
+        self.norm_in = BatchNorm(in_channels) if norm_in else None
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
+        self.register_buffer("mask", mask, persistent=False)
         bound = 1 / math.sqrt(in_channels // groups * kernel_size ** 2)
         nn.init.uniform_(self.weight, -bound, bound)
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
-        self.log_gain = nn.Parameter(torch.log(self._norm().detach() + 0.01)) if weight_norm else None
-        self.norm_out = batch_norm(out_channels) if norm_out else None
+        self.log_gain = nn.Parameter(torch.log(gain * (_norm(self._masked()).detach() + 0.01))) if weight_norm else None
+        self.norm_out = BatchNorm(out_channels) if norm_out else None
 
-    def _norm(self) -> Tensor:
-        return self.weight.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
+    def _masked(self) -> Tensor:
+        return self.weight if self.mask is None else self.weight * self.mask
 
     def effective_weight(self) -> Tensor:
         """The weight that the convolution uses, [O, I / groups, k, k]."""
+        weight = self._masked()
         if self.log_gain is None:
-            return self.weight
-        return self.weight * (self.log_gain.exp() / (self._norm() + WEIGHT_NORM_EPSILON))
+            return weight
+        return weight * (self.log_gain.exp() / (_norm(weight) + WEIGHT_NORM_EPSILON))
 
     def linear(self, x: Tensor) -> Tensor:
         """The convolution with its bias, without normalisation and activation."""
@@ -64,20 +73,22 @@ class Conv(nn.Module):
             x = self.norm_in(x)
         if self._measure:
             self._initialise(x)
-        y = self.linear(x)
-        if self.norm_out is not None:
-            y = self.norm_out(y)
-        return y if self.activation is None else ACTIVATIONS[self.activation](y)
+        return _normalised(self.norm_out, self.linear(x), self.activation)
 
     @torch.no_grad()
     def _initialise(self, x: Tensor) -> None:
         """Make the output of this layer on `x` have mean 0 and standard deviation 1/5 per channel."""
-        weight = self.weight / (self._norm() + WEIGHT_NORM_EPSILON)
+        weight = self.weight / (_norm(self.weight) + WEIGHT_NORM_EPSILON)
         y = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
         deviation, mean = torch.std_mean(y, dim=(0, 2, 3))
         self.bias.copy_(-mean / (5 * deviation + 1e-5))
         self.log_gain.copy_(-torch.log(5 * deviation + 1e-5).view(-1, 1, 1, 1))
         self._measure = False
+
+
+def _norm(weight: Tensor) -> Tensor:
+    """Norm of the weight of every output channel, [O, 1, 1, 1]."""
+    return weight.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
 
 
 class Activate(nn.Module):
@@ -86,10 +97,10 @@ class Activate(nn.Module):
     def __init__(self, channels: int, activation: str, *, norm: bool = False):
         super().__init__()
         self.activation = activation
-        self.norm = batch_norm(channels) if norm else None
+        self.norm = BatchNorm(channels) if norm else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return ACTIVATIONS[self.activation](x if self.norm is None else self.norm(x))
+        return _normalised(self.norm, x, self.activation)
 
 
 class Upsample(nn.Module):

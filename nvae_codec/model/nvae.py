@@ -1,5 +1,6 @@
 """The float network: a hierarchy of float leaves, its ELBO, and samples from its prior."""
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,22 +17,35 @@ Noise = Callable[[int, torch.Size], Tensor]
 
 @dataclass(frozen=True)
 class Elbo:
-    """One draw of the bound for a batch of B images with G groups; nats.
+    """One draw of the bound for a batch of B images with G groups of L latent channels; nats.
 
-    `output` is the image head's, `kl` [B, G] in decoder order, `log_q` and `log_p` [B] densities of the latents drawn.
+    Groups are in decoder order. Of networks with flow cells the KL is that of the draw, log q - log p, and may be
+    negative; of others it is exact.
     """
 
-    output: Tensor
+    output: Tensor                        # of the image head
     log_likelihood: Tensor                # [B]
-    kl: Tensor
-    log_q: Tensor
-    log_p: Tensor
+    kl: Tensor                            # [B, G]
+    kl_channels: Tensor                   # [G, L], mean over the images, without gradient
     normals: tuple[tuple[Normal, Normal], ...]    # (posterior, prior) of every group
+    latents: tuple[tuple[Tensor, Tensor], ...]    # of every group before and after its flow cells
 
     @property
     def negative(self) -> Tensor:
         """Negative ELBO, [B]."""
         return self.kl.sum(dim=1) - self.log_likelihood
+
+    @property
+    def log_q(self) -> Tensor:
+        """Log density of the latents under the posterior, [B]; the flow cells keep volumes and so do not enter."""
+        return sum(posterior.log_prob(drawn).sum(dim=(1, 2, 3))
+                   for (posterior, _), (drawn, _) in zip(self.normals, self.latents, strict=True))
+
+    @property
+    def log_p(self) -> Tensor:
+        """Log density of the latents under the prior, [B]."""
+        return sum(prior.log_prob(z).sum(dim=(1, 2, 3))
+                   for (_, prior), (_, z) in zip(self.normals, self.latents, strict=True))
 
     @property
     def log_weight(self) -> Tensor:
@@ -44,16 +58,34 @@ def default_noise(like: Tensor, generator: torch.Generator | None = None) -> Noi
     return lambda group, shape: torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
+def unit_range(config: NVAEConfig, samples: Tensor) -> Tensor:
+    """The network's input x in [0, 1], float32, from samples uint8 [B, C, H, W].
+
+    8-bit samples lose their low bits where the network models fewer (`num_x_bits`); for the Bernoulli head samples are
+    0 and 1.
+    """
+    if config.likelihood == "bernoulli":
+        return samples.float()
+    return (samples >> (8 - config.num_x_bits)).float() / (2 ** config.num_x_bits - 1)
+
+
 class NVAE(Hierarchy):
-    """The network of Vahdat and Kautz (2020), without flow cells."""
+    """The network of Vahdat and Kautz (2020)."""
 
     def __init__(self, config: NVAEConfig):
         super().__init__(config, layers)
 
+    def flow(self, group: int, z: Tensor) -> Tensor:
+        """What the flow cells of a group make of a draw from its posterior; z itself where there are none."""
+        for cell in self.flows[group]:
+            z = z - cell(z)
+        return z
+
     def pixels(self, state: State) -> Tensor:
         """As in the hierarchy, but never in low precision: bright pixels' means need more digits than bfloat16 has."""
         stream = self.postprocess(state.stream)
-        with torch.autocast(stream.device.type, enabled=False):
+        # Tensors without data, as in an estimate of memory, know no autocast.
+        with nullcontext() if stream.is_meta else torch.autocast(stream.device.type, enabled=False):
             return self.image_head(stream.to(torch.promote_types(stream.dtype, torch.float32)))
 
     def forward(self, x: Tensor, noise: Noise | None = None, *, published: bool = False) -> Elbo:
@@ -61,19 +93,23 @@ class NVAE(Hierarchy):
         noise = noise or default_noise(x)
         features = self.features(x)
         state = self.start(x.shape[0])
-        kl, log_q, log_p, normals = [], 0.0, 0.0, []
+        kl, kl_channels, normals, latents = [], [], [], []
         for group in range(self.config.num_groups):
             prior = Normal.from_raw(*self.prior(group, state))
             posterior = Normal.from_raw(*self.posterior(group, state, features))
-            z = posterior.sample(noise(group, posterior.mean.shape))
-            kl.append(posterior.kl(prior).sum(dim=(1, 2, 3)))
-            log_q = log_q + posterior.log_prob(z).sum(dim=(1, 2, 3))
-            log_p = log_p + prior.log_prob(z).sum(dim=(1, 2, 3))
+            drawn = posterior.sample(noise(group, posterior.mean.shape))
+            z = self.flow(group, drawn)
+            density = posterior.log_prob(drawn) - prior.log_prob(z) if self.config.num_nf else posterior.kl(prior)
+            by_channel = density.sum(dim=(2, 3))                        # [B, L]
+            kl.append(by_channel.sum(dim=1))
+            kl_channels.append(by_channel.detach().mean(dim=0))
             normals.append((posterior, prior))
+            latents.append((drawn, z))
             state = self.update(group, state, z)
         output = self.pixels(state)
         log_likelihood = likelihoods.log_prob(self.config, output, x, published=published)
-        return Elbo(output, log_likelihood, torch.stack(kl, dim=1), log_q, log_p, tuple(normals))
+        return Elbo(output, log_likelihood, torch.stack(kl, dim=1), torch.stack(kl_channels), tuple(normals),
+                    tuple(latents))
 
     @torch.no_grad()
     def sample(self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:

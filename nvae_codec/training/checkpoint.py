@@ -8,6 +8,8 @@ from nvae_codec.errors import ModelError
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
 
+FILE_NAME = "checkpoint.pt"           # in the folder of a run
+
 
 def save_checkpoint(path: Path, model: NVAE, **more) -> None:
     """Write config, weights and whatever else the loop needs; a crash leaves the old file or the new, never a part."""
@@ -19,9 +21,11 @@ def save_checkpoint(path: Path, model: NVAE, **more) -> None:
 
 
 def load_checkpoint(path: Path) -> dict:
-    """The dictionary that `save_checkpoint` wrote. Raises ModelError if it is not one."""
+    """The dictionary that `save_checkpoint` wrote, on the CPU. Raises ModelError if it is not one."""
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:        # whatever a damaged pickle makes its reader stumble over
         raise ModelError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
     if not isinstance(values, dict) or not {"config", "model"} <= set(values):
@@ -30,32 +34,19 @@ def load_checkpoint(path: Path) -> dict:
 
 
 def load_network(path: Path) -> NVAE:
-    """The float network of a checkpoint, in evaluation mode. Raises ModelError if there is none."""
+    """The float network of a run's folder or of a checkpoint file, in evaluation mode on the CPU.
+
+    Where the run averages its weights it is the average. Raises ModelError if there is no network.
+    """
+    path = path / FILE_NAME if path.is_dir() else path
     values = load_checkpoint(path)
     model = NVAE(NVAEConfig.from_dict(values["config"]))
-    _load_weights(path, model, values["model"])
+    load_weights(path, model, values.get("average") or values["model"])
     return model.eval()
 
 
-def resume(path: Path, model: NVAE, optimizer: torch.optim.Optimizer) -> int:
-    """Put the state that a run has saved into `model` and `optimizer`, and return the number of steps that it has done.
-
-    Raises ModelError if the file is no checkpoint, or not one that a run of this network can continue from.
-    """
-    values = load_checkpoint(path)
-    if values["config"] != model.config.to_dict():
-        raise ModelError(f"{path}: the run there has another network configuration; choose another folder")
-    if "optimizer" not in values or not isinstance(values.get("step"), int):
-        raise ModelError(f"{path}: holds a network but not the state of its training, so no run can continue from it")
-    _load_weights(path, model, values["model"])
-    try:
-        optimizer.load_state_dict(values["optimizer"])
-    except Exception as error:        # the optimiser takes the dictionary's form for granted
-        raise ModelError(f"{path}: the state of the training does not fit the network") from error
-    return values["step"]
-
-
-def _load_weights(path: Path, model: NVAE, weights) -> None:
+def load_weights(path: Path, model: torch.nn.Module, weights) -> None:
+    """Put the state that the checkpoint at `path` holds into a module. Raises ModelError if it does not fit."""
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:        # other names or shapes, or no dictionary

@@ -1,4 +1,4 @@
-"""Import of checkpoints in the format of the NVAE release, for networks without flow cells."""
+"""Import of checkpoints in the format of the NVAE release."""
 import argparse
 import dataclasses
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from nvae_codec.model.cells import Cell, DownSkip, UpSkip
 from nvae_codec.model.config import ARCHITECTURES, NVAEConfig
 from nvae_codec.model.layers import Conv, Upsample
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.training.recipes import Recipe
 
 DATASETS = {                          # image side and channels of the release's data sets
     "mnist": (32, 1), "omniglot": (32, 1), "cifar10": (32, 3), "celeba_64": (64, 3), "imagenet_32": (32, 3),
@@ -19,6 +20,12 @@ DATASETS = {                          # image side and channels of the release's
     "lsun_bedroom_256": (256, 3), "lsun_church_64": (64, 3), "lsun_church_128": (128, 3)}
 FALLBACKS = {"ada_groups": False, "min_groups_per_scale": 1, "num_mixture_dec": 10}    # early files lack these options
 ALIAS = ".weight_normalized"          # a second name of a plain convolution's weight; early files lack it
+RECIPE_OPTIONS = {                    # field of a recipe -> option of the release
+    "epochs": "epochs", "warm_up": "warmup_epochs", "batch_size": "batch_size",
+    "learning_rate": "learning_rate", "learning_rate_min": "learning_rate_min",
+    "weight_decay": "weight_decay", "norm_regularisation": "weight_decay_norm",
+    "kl_anneal_portion": "kl_anneal_portion", "kl_const_portion": "kl_const_portion",
+    "kl_const_coefficient": "kl_const_coeff", "seed": "seed"}
 COUNT_LIMIT = 10_000                  # no option of a network that anybody trained comes near it
 
 ModulePairs = Iterator[tuple[str, str]]    # (path of one of our modules, prefix of its keys in the release)
@@ -63,6 +70,20 @@ def config_from_published(args: argparse.Namespace, arch_instance: dict) -> NVAE
                       **{name: options[name] for name in shared})
 
 
+def load_published_run(path: str | Path) -> tuple[NVAE, str, Recipe]:
+    """The network of `load_published`, the data set that it is for, and the recipe that its options are."""
+    args = _read(path)["args"]
+    network = load_published(path)
+    options = vars(args)
+    fields = {ours: options[theirs] for ours, theirs in RECIPE_OPTIONS.items() if theirs in options}
+    annealed = options.get("weight_decay_norm_anneal") is True
+    try:
+        return network, options["dataset"], Recipe(**{"epochs": 1} | fields | {
+            "norm_regularisation_first": options.get("weight_decay_norm_init", 0.0) if annealed else 0.0})
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
 def published_keys(model: NVAE) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Key in the release -> (our key, shape in the release), for every tensor of `model`; aliases are not listed."""
     renamed = {"log_gain": "log_weight_norm", "value": "prior_ftr0"}
@@ -72,8 +93,9 @@ def published_keys(model: NVAE) -> dict[str, tuple[str, tuple[int, ...]]]:
         linear = isinstance(module, Conv) and not module.regularised    # there a matrix, here a 1 x 1 convolution
         for tensors in (module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
             for name, tensor in tensors:
-                key = ".".join(part for part in (theirs, renamed.get(name, name)) if part)
-                keys[key] = f"{ours}.{name}", tuple(tensor.shape[:2] if linear else tensor.shape)
+                if name != "mask":    # derived, in no file
+                    key = ".".join(part for part in (theirs, renamed.get(name, name)) if part)
+                    keys[key] = f"{ours}.{name}", tuple(tensor.shape[:2] if linear else tensor.shape)
     return keys
 
 
@@ -112,22 +134,24 @@ def _network(config: NVAEConfig, weights: dict) -> NVAE:
         raise ModelError("state_dict is not a dictionary with names as keys")
     found = {key: tensor for key, tensor in weights.items() if not key.endswith(ALIAS)}
     cells = config.num_preprocess_blocks * (config.num_preprocess_cells + config.num_postprocess_cells)
+    cells += config.num_groups * 2 * config.num_nf
     if not config.is_vanilla:
         cells += config.num_groups * (config.num_cell_per_cond_enc + 1 + config.num_cell_per_cond_dec)
     if cells > len(found):            # so that damaged options cannot make us build for hours
         raise ModelError(f"the options describe {cells} cells and groups, but there are only {len(found)} tensors")
     with torch.device("meta"):        # shapes are compared before any memory is taken
-        model = NVAE(config)
-    keys = published_keys(model)
+        shapes = NVAE(config)
+    keys = published_keys(shapes)
     for what, names in (("lack", keys.keys() - found.keys()), ("have an unknown tensor", found.keys() - keys.keys())):
         if names:
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ModelError(f"the weights {what} {min(names)}{others}")
-    state = model.state_dict()
+    state = shapes.state_dict()
     for key, (ours, shape) in keys.items():
         _check_tensor(key, found[key], shape)
         # A copy: nothing of the file's other tensors, the optimiser's for example, stays in memory.
         state[ours] = found[key].detach().reshape(state[ours].shape).clone(memory_format=torch.contiguous_format)
+    model = NVAE(config)              # derived tensors, the masks of flow cells, need their values
     model.load_state_dict(state, assign=True)
     return model.eval()
 
@@ -160,6 +184,10 @@ def _network_modules(model: NVAE) -> ModulePairs:
     yield "encoder_top.1", "enc0.1"
     for group in range(config.num_groups):
         yield f"posterior_heads.{group}", f"enc_sampler.{group}"
+        for index in range(2 * config.num_nf):                          # plain and mirrored cells in turn
+            cell = f"nf_cells.{group * config.num_nf + index // 2}.cell{index % 2 + 1}"
+            for name, key in (("first", "conv.convz.0"), ("depthwise", "conv.convz.2"), ("last", "mu.conv_0")):
+                yield f"flows.{group}.{index}.{name}", f"{cell}.{key}"
     for group in range(1, config.num_groups):
         yield f"prior_heads.{group - 1}.1", f"dec_sampler.{group - 1}.1"
         combiner = _encoder_index(config, group) + config.num_cell_per_cond_enc

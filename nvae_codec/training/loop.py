@@ -1,141 +1,246 @@
-"""The training loop: one function, read from top to bottom."""
-import json
-import math
-import time
+"""The training loop, on one device or by several processes: one function, read from top to bottom."""
+import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from nvae_codec.errors import ModelError
+from nvae_codec.model.cells import Cell
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.layers import initialise_from_data
-from nvae_codec.model.likelihoods import centre_mixture, num_dimensions
-from nvae_codec.model.nvae import NVAE, default_noise
-from nvae_codec.training.checkpoint import resume, save_checkpoint
-from nvae_codec.training.data import RandomCrops
-from nvae_codec.training.objective import balanced_kl, balancing_scales, batch_norm_regularisation, kl_coefficient
+from nvae_codec.model.likelihoods import centre_mixture
+from nvae_codec.model.norm import BatchNorm, frozen_statistics
+from nvae_codec.model.nvae import NVAE, Noise, default_noise, unit_range
+from nvae_codec.training.checkpoint import FILE_NAME, load_checkpoint, load_weights, save_checkpoint
+from nvae_codec.training.data import Batches, Dataset, fixed_batch
+from nvae_codec.training.evaluation import evaluate
+from nvae_codec.training.log import Log
+from nvae_codec.training.objective import Loss, Objective
+from nvae_codec.training.processes import Processes, processes
+from nvae_codec.training.recipes import Recipe, Schedule
+
+ADAMAX_EPSILON = 1e-3                 # of the release, far larger than Adamax's usual one
+FIRST_LOSS_SCALE = 2.0 ** 10          # of float16
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """One run. What the paper fixes has its values as defaults; the rest suits a small network."""
+class Execution:
+    """How a run is executed. None of it changes what is computed, but for rounding."""
 
-    steps: int
-    batch_size: int = 16
-    learning_rate: float = 4e-3
-    learning_rate_min: float = 1e-5
-    warm_up_steps: int = 100              # of the learning rate, linear
-    kl_warm_up: float = 0.3               # part of all steps over which the KL coefficient rises to 1
-    weight_decay: float = 3e-4
-    norm_regularisation: float = 1e-2     # of the batch norms' scales, on the loss in nats per image
-    clip_gradient: float = math.inf       # largest norm of the gradient; not in the recipe
-    centre_mixture: bool = True           # see nvae_codec.model.likelihoods.centre_mixture; not in the recipe
-    low_precision: bool = False           # bfloat16 autocast
-    seed: int = 1
-    report_every: int = 50
-    save_every: int = 500
+    device: str = "auto"                  # auto: a GPU where there is one
+    precision: str = "auto"               # of PRECISIONS; auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU
+    channels_last: bool = True            # memory format of activations
+    fused_norm: bool = True               # batch norm and swish as one, see `nvae_codec.model.norm`
+    recompute: bool = False               # keep the inputs of cells alone and compute the rest again: memory for time
+    compile: bool = False                 # torch.compile of every cell
+    workers: int = 0                      # processes that read and cut pictures ahead, per training process
+    report_every: int = 50                # steps
+    save_every: int = 0                   # steps; 0: a hundredth of the run, at least 50
+    sample_every: int = 10                # checkpoints
+    validation_images: int = 256
+    tensorboard: bool = True
 
-
-def learning_rate(options: TrainingOptions, step: int) -> float:
-    """Linear warm-up, then a cosine down to the minimum at the last step."""
-    if step < options.warm_up_steps:
-        return options.learning_rate * (step + 1) / options.warm_up_steps
-    progress = (step - options.warm_up_steps) / max(options.steps - options.warm_up_steps, 1)
-    height = options.learning_rate - options.learning_rate_min
-    return options.learning_rate_min + height * (1 + math.cos(math.pi * progress)) / 2
+    def __post_init__(self):
+        if self.precision not in ("auto", *PRECISIONS):
+            raise ModelError(f"unknown precision {self.precision!r}; known: auto, {', '.join(PRECISIONS)}")
 
 
-def bits_per_dimension(config: NVAEConfig, nats: float) -> float:
-    return nats / (math.log(2) * num_dimensions(config))
+def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path, execution: Execution = Execution(),
+          report: Callable[[str], None] = lambda line: None, on_start: Callable[[], None] = lambda: None) -> NVAE:
+    """Train a network of `config` by `recipe`; continue from the checkpoint in `run_folder` if there is one.
+
+    Under `torchrun` every process calls this; `recipe.batch_size` images go to each of them. On a CPU, the same
+    recipe gives the same weights, interrupted or not. The network that is returned is on the CPU, in evaluation mode;
+    where the recipe averages weights it is the average. `on_start` is called by the main process once it is certain
+    that the folder is this run's. Raises ModelError if the loss is not finite (the last checkpoint stays), or if the
+    run there is another one.
+    """
+    with processes(execution.device) as world:
+        if not world.is_main:
+            report = _silent
+        torch.manual_seed(recipe.seed)
+        network = NVAE(config)
+        checkpoint = run_folder / FILE_NAME
+        values = _resumed(checkpoint, config, recipe, world) if checkpoint.exists() else {}
+        first_step = values.get("step", 0)
+        batches = Batches(dataset.training, recipe.batch_size, recipe.seed, first_step=first_step, rank=world.rank,
+                          world_size=world.size, workers=execution.workers)
+        schedule = Schedule(recipe, batches.steps_per_epoch)
+
+        # The network, what is minimised, and the optimiser
+        if not values:
+            _initialise(network, recipe, dataset)
+        network.to(world.device)
+        average = copy.deepcopy(network).requires_grad_(False) if recipe.average else None
+        precision = precision_of(execution, world.device)
+        objective = Objective(network, recipe.seed, spectral=recipe.spectral, precision=precision,
+                              processes=world.group).to(world.device)
+        optimizer = torch.optim.Adamax(network.parameters(), lr=recipe.learning_rate, eps=ADAMAX_EPSILON,
+                                       weight_decay=recipe.weight_decay)
+        scaler = torch.amp.GradScaler(world.device.type, FIRST_LOSS_SCALE, enabled=precision is torch.float16)
+        if values:
+            load_weights(checkpoint, network, values["model"])
+            load_weights(checkpoint, objective.spectral or torch.nn.Module(), values["spectral"])
+            if average is not None:
+                load_weights(checkpoint, average, values["average"])
+            try:
+                optimizer.load_state_dict(values["optimizer"])
+                scaler.load_state_dict(values["scaler"])
+            except Exception as error:    # both take the form of their dictionaries for granted
+                raise ModelError(f"{checkpoint}: the state of the training does not fit the network") from error
+            report(f"continuing from step {first_step}")
+        objective.train()
+        _execute_as(execution, network)
+        parallel: torch.nn.Module = objective
+        if world.size > 1:
+            parallel = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True,
+                                               find_unused_parameters=config.is_vanilla)
+
+        if world.is_main:
+            run_folder.mkdir(parents=True, exist_ok=True)
+            on_start()
+        log = Log(run_folder, config, schedule, first_step, world, report, tensorboard=execution.tensorboard)
+        validation = fixed_batch(dataset.validation, execution.validation_images)
+        save_every = execution.save_every or max(schedule.total_steps // 100, 50)
+        steps = range(first_step, schedule.total_steps)
+        for step, samples in zip(steps, batches, strict=False):
+            x = unit_range(config, samples.to(world.device, non_blocking=True))
+            if execution.channels_last:
+                x = x.contiguous(memory_format=torch.channels_last)
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.learning_rate(step)
+
+            # Loss and gradient
+            loss: Loss = parallel(x, step_noise(x, recipe.seed, step, world.rank), schedule.kl_coefficient(step),
+                                  schedule.norm_regularisation(step))
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss.total).backward()
+            scaler.unscale_(optimizer)
+            gradient_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_gradient or torch.inf)
+            log.record(loss, gradient_norm)
+            if world.device.type == "cpu":        # on a GPU this would wait for it in every step
+                log.check()
+            scaler.step(optimizer)
+            scaler.update()
+            if average is not None:
+                _move_average(average, network, min(recipe.average, (1 + step) / (10 + step)))
+
+            # Report, save and validate
+            done = step + 1
+            saving = done % save_every == 0 or done == schedule.total_steps
+            if saving or done % execution.report_every == 0:
+                log.check(skips=scaler.is_enabled())
+                status = log.status(scaler.get_scale())
+                if saving and world.is_main:
+                    averaged = {} if average is None else {"average": average.state_dict()}
+                    spectral = {} if objective.spectral is None else objective.spectral.state_dict()
+                    save_checkpoint(checkpoint, network, optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
+                                    spectral=spectral, recipe=recipe.to_dict(), world_size=world.size, step=done,
+                                    **averaged)
+                    shown = (network if average is None else average).eval()
+                    result = evaluate(shown, validation, batch_size=recipe.batch_size)
+                    status["validation_bits_per_dim"] = result.bits(result.negative_elbo)
+                    if done % (save_every * execution.sample_every) == 0 or done == schedule.total_steps:
+                        log.samples(done, shown)
+                    network.train()
+                log.write(status)
+                world.wait()
+        log.close()
+        return (network if average is None else average).cpu().eval()
+
+
+def step_noise(x: Tensor, seed: int, step: int, rank: int = 0) -> Noise:
+    """The posterior's noise in a step: other noise in every step and in every process, the same in a repetition.
+
+    (In the release, processes draw the same noise.)
+    """
+    generator = torch.Generator(x.device).manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
+    return default_noise(x, generator)
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def _resumed(path: Path, config: NVAEConfig, recipe: Recipe, world: Processes) -> dict:
+    """The values of a checkpoint that this run can continue from."""
+    values = load_checkpoint(path)
+    if values["config"] != config.to_dict():
+        raise ModelError(f"{path}: the run there has another network configuration; choose another folder")
+    if not isinstance(values.get("step"), int) or not {"optimizer", "scaler", "spectral", "recipe"} <= set(values):
+        raise ModelError(f"{path}: holds a network but not the state of its training, so no run can continue from it")
+    before = values["recipe"] if isinstance(values["recipe"], dict) else {}
+    changed = [name for name, value in recipe.to_dict().items() if before.get(name) != value]
+    if changed:
+        raise ModelError(f"{path}: the run there has another {', '.join(changed)}; continue it with what it began "
+                         "with, or choose another folder")
+    if values.get("world_size") != world.size:
+        raise ModelError(f"{path}: the run there is by {values.get('world_size')} processes, not {world.size}")
+    return values
+
+
+def _initialise(network: NVAE, recipe: Recipe, dataset: Dataset) -> None:
+    if recipe.centre_mixture and network.config.likelihood == "mixture":
+        centre_mixture(network.image_head[1].bias)
+
+    def first_pass() -> None:
+        with frozen_statistics():
+            network.train()(unit_range(network.config, fixed_batch(dataset.training, recipe.batch_size)))
+
+    initialise_from_data(network, first_pass)
+
+
+def precision_of(execution: Execution, device: torch.device) -> torch.dtype | None:
+    """The type of autocast, None for none."""
+    if execution.precision != "auto":
+        return PRECISIONS[execution.precision]
+    if device.type == "cpu":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _execute_as(execution: Execution, network: NVAE) -> None:
+    """Set memory format, fusing, compilation and recomputation of a network."""
+    if execution.channels_last:
+        network.to(memory_format=torch.channels_last)
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.fused = execution.fused_norm
+        if isinstance(module, Cell) and execution.compile:
+            module.forward = torch.compile(module.forward)
+    if execution.recompute:
+        recompute_cells(network)
+
+
+def recompute_cells(network: NVAE, on_input: Callable[[Tensor], object] = lambda x: None) -> None:
+    """Keep of every cell its input alone, and compute the rest again in the backward pass (Chen et al. 2016).
+
+    `on_input` is called with what is kept.
+    """
+    def recomputing(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        on_input(x)
+        # Batch norms must not count a batch a second time.
+        return recomputed(forward, x, use_reentrant=False, preserve_rng_state=False,
+                          context_fn=lambda: (nullcontext(), frozen_statistics()))
+
+    for module in network.modules():
+        if isinstance(module, Cell):
+            module.forward = partial(recomputing, module.forward)
 
 
 @torch.no_grad()
-def validate(model: NVAE, pictures: list, options: TrainingOptions, batches: int = 16) -> float:
-    """Negative ELBO in bits/dim on fixed crops of held-out pictures."""
-    model.eval()
-    crops = RandomCrops(pictures, model.config.image_size, 16, seed=0)
-    noise = torch.Generator().manual_seed(0)
-    total = 0.0
-    for index in range(batches):
-        x = crops.batch(index).float() / 255
-        total += model(x, default_noise(x, noise)).negative.mean().item()
-    model.train()
-    return bits_per_dimension(model.config, total / batches)
-
-
-def train(config: NVAEConfig, options: TrainingOptions, pictures: list, held_out: list, run_folder: Path,
-          report: Callable[[str], None] = lambda line: None) -> NVAE:
-    """Train a network on uint8 pictures [3, H, W]; continue from `run_folder`/checkpoint.pt if there is one.
-
-    The same options with the same seed on the same machine give the same weights, interrupted or not. Raises ModelError
-    if the loss is not finite; the last checkpoint stays.
-    """
-    torch.manual_seed(options.seed)
-    model = NVAE(config).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adamax(model.parameters(), lr=options.learning_rate, eps=1e-3,
-                                   weight_decay=options.weight_decay)
-    crops = RandomCrops(pictures, config.image_size, options.batch_size, options.seed)
-    alphas = balancing_scales(config)
-
-    # Resume, or start
-    run_folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = run_folder / "checkpoint.pt"
-    first_step = 0
-    if checkpoint.exists():
-        first_step = resume(checkpoint, model, optimizer)
-        report(f"continuing from step {first_step}")
-    else:
-        if options.centre_mixture and config.likelihood == "mixture":
-            centre_mixture(model.image_head[1].bias)
-        initialise_from_data(model, lambda: model(crops.batch(0).float() / 255))
-        settings = {"network": config.to_dict(), "training": asdict(options)}
-        (run_folder / "config.json").write_text(json.dumps(settings, indent=1))
-
-    began = time.monotonic()
-    for step in range(first_step, options.steps):
-        # Batch and noise come from (seed, step): nothing random needs saving
-        x = crops.batch(step).float().div_(255).contiguous(memory_format=torch.channels_last)
-        noise = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(options, step)
-        beta = kl_coefficient(step, options.kl_warm_up * options.steps)
-
-        # Loss and gradient
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.low_precision):
-            elbo = model(x, default_noise(x, noise))
-        loss = (balanced_kl(elbo.kl, beta, alphas) - elbo.log_likelihood).mean()
-        loss = loss + options.norm_regularisation * batch_norm_regularisation(model)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip_gradient)
-        if not (torch.isfinite(loss) and torch.isfinite(gradient_norm)):
-            raise ModelError(f"step {step}: the loss is {loss.item()} and the gradient's norm {gradient_norm.item()}; "
-                             "the last checkpoint is kept. A lower learning rate or a larger --norm-regularisation "
-                             "usually helps.")
-        optimizer.step()
-
-        # Save checkpoint
-        done = step + 1
-        saving = done % options.save_every == 0 or done == options.steps
-        if saving:
-            save_checkpoint(checkpoint, model, optimizer=optimizer.state_dict(), step=done)
-
-        # Report status; every checkpoint is validated, and its figure belongs to the report of its step
-        if saving or done % options.report_every == 0:
-            rate = (done - first_step) / (time.monotonic() - began)
-            kl = [round(bits_per_dimension(config, value), 4) for value in elbo.kl.mean(dim=0).tolist()]
-            status = {"step": done,
-                      "negative_elbo_bits_per_dim": bits_per_dimension(config, elbo.negative.mean().item()),
-                      "kl_bits_per_dim": kl, "gradient_norm": gradient_norm.item(), "kl_coefficient": beta,
-                      "images_per_second": rate * options.batch_size, "seconds_left": (options.steps - done) / rate}
-            line = (f"step {done}/{options.steps}  {status['negative_elbo_bits_per_dim']:.4f} bits/dim  "
-                    f"{status['images_per_second']:.1f} images/s  {status['seconds_left'] / 60:.0f} min left")
-            if saving and held_out:
-                status["validation_bits_per_dim"] = validate(model, held_out, options)
-                line += f"  validation {status['validation_bits_per_dim']:.4f}"
-            with open(run_folder / "stats.jsonl", "a") as file:
-                file.write(json.dumps(status) + "\n")
-            report(line)
-    return model.eval()
+def _move_average(average: NVAE, network: NVAE, decay: float) -> None:
+    """average = decay * average + (1 - decay) * network, statistics of batch norms included."""
+    for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, 1 - decay)
+        else:
+            old.copy_(new)

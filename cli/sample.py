@@ -1,0 +1,72 @@
+"""The `sample` command."""
+from pathlib import Path
+
+import click
+
+from .batch import progress_bar, use_threads
+from .files import plan, write_file
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
+              help="The picture; its suffix chooses the format.  [default: RUN/samples.png]")
+@click.option("--count", type=click.IntRange(1, 4096), default=64, show_default=True, help="Images in the grid.")
+@click.option("--columns", type=click.IntRange(min=1), help="Images in a row.  [default: as square as can be]")
+@click.option("--temperature", type=click.FloatRange(min=0, min_open=True), default=0.7, show_default=True,
+              help="Factor on the standard deviations of the prior.")
+@click.option("--readjust", metavar="BATCHES", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Let batch norms follow this many batches of samples first; the paper has 500.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, or auto.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite an existing output.")
+def sample(
+    run: Path,
+    output: Path | None,
+    count: int,
+    columns: int | None,
+    temperature: float,
+    readjust: int,
+    seed: int,
+    device: str,
+    threads: int | None,
+    force: bool,
+) -> None:
+    """Draw images from the prior of a float network, as one picture of all of them.
+
+    RUN is the folder of a training run, or of an imported network. Low temperatures give smoother images; the batch
+    norms' statistics then no longer fit, which --readjust mends.
+
+    \b
+    Examples:
+      nvae-codec sample runs/mine --temperature 0.8
+      nvae-codec sample runs/mine -o grid.png --count 100 --temperature 0.6 --readjust 500
+    """
+    import math
+
+    import torch
+
+    from nvae_codec.images import FORMATS, Picture, write_picture
+    from nvae_codec.training.checkpoint import load_network
+    from nvae_codec.training.processes import choose_device
+    from nvae_codec.training.sampling import image_grid, readjust_batch_norm
+
+    output = output or run / "samples.png"
+    if output.suffix.lower() not in FORMATS:
+        raise click.UsageError(f"The suffix of -o chooses the format; it can be {', '.join(FORMATS)}.")
+    plan((run,), output.suffix, output=output, force=force)
+    use_threads(threads)
+    network = load_network(run).to(choose_device(device))
+    generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
+    if readjust:
+        with progress_bar("readjusting", "batch") as progress:
+            readjust_batch_norm(network, temperature, generator, readjust, progress=progress)
+    images = []
+    with progress_bar("sampling", "image") as progress:
+        for first in range(0, count, 16):
+            images.append(network.sample(min(16, count - first), temperature, generator).cpu())
+            progress(min(first + 16, count), count)
+    grid = image_grid(torch.cat(images), columns or math.isqrt(count - 1) + 1)
+    write_file(output, write_picture(Picture(grid), output.suffix.lower()))
+    click.echo(f"wrote {output}", err=True)

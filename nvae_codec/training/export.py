@@ -1,0 +1,101 @@
+"""From a trained network to the integer model that coding uses: statistics, conversion, check, model card."""
+import copy
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from nvae_codec import weights
+from nvae_codec.errors import ModelError
+from nvae_codec.exact.elbo import Comparison, compare
+from nvae_codec.exact.network import ExactNetwork, check_codable, convert
+from nvae_codec.model.nvae import NVAE
+from nvae_codec.training.data import Batches, ImageSet, fixed_batch
+from nvae_codec.training.evaluation import bits_per_dimension, estimate_batch_norm, evaluate
+from nvae_codec.training.run import Run
+
+CALIBRATION_IMAGES = 64               # training images that the integers' scales are chosen on
+CHECKED_IMAGES = 64                   # other images on which both networks are compared
+STATISTICS_BATCHES, STATISTICS_BATCH_SIZE = 64, 16
+STATISTICS_IMAGES = 128               # on which old and new statistics of the batch norms are compared
+TOLERANCE = 1e-3                      # what integers may cost, as a part of the negative ELBO
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An integer network, and what making it showed."""
+
+    network: ExactNetwork
+    comparison: Comparison
+    statistics: str                       # which statistics the batch norms have, in words
+
+
+def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, calibration_images: int = CALIBRATION_IMAGES,
+           tolerance: float = TOLERANCE, report: Callable[[str], None] = lambda line: None) -> Exported:
+    """Convert a float network.
+
+    Batch-norm statistics are estimated anew over training images, as the running ones trail the weights, and kept if
+    held-out images become shorter by them. Raises ModelError if the network cannot code pictures, or if integers cost
+    more than `tolerance`.
+    """
+    check_codable(network.config)
+    network, statistics = _settle_batch_norm(network, training, held_out, report)
+    exact = convert(network, fixed_batch(training, calibration_images))
+    comparison = compare(network, exact, fixed_batch(held_out, CHECKED_IMAGES, seed=1))
+    report(f"negative ELBO on {min(CHECKED_IMAGES, len(held_out))} held-out images: float "
+           f"{comparison.float_bits_per_dim:.4f}, integer {comparison.integer_bits_per_dim:.4f} bits/dim "
+           f"({comparison.relative:+.4%})")
+    if not abs(comparison.relative) <= tolerance:
+        raise ModelError(f"integers change the negative ELBO by {comparison.relative:+.4%}, more than the "
+                         f"{tolerance:.2%} allowed; calibrate on more images, or on images like those to be coded")
+    return Exported(exact, comparison, statistics)
+
+
+def _settle_batch_norm(network: NVAE, training: ImageSet, held_out: ImageSet,
+                       report: Callable[[str], None]) -> tuple[NVAE, str]:
+    size = min(STATISTICS_BATCH_SIZE, len(training))
+    if size < 2:                          # a batch of one says nothing of a variance
+        return network, "running"
+    renewed = copy.deepcopy(network)
+    batches = zip(range(STATISTICS_BATCHES), Batches(training, size, seed=0), strict=False)
+    estimate_batch_norm(renewed, (batch for _, batch in batches))
+    images = fixed_batch(held_out, STATISTICS_IMAGES)
+    before, after = (evaluate(one, images).negative_elbo for one in (network, renewed))
+    figures = ", ".join(f"{name} {bits_per_dimension(network.config, nats):.4f}"
+                        for name, nats in (("running", before), ("estimated anew", after)))
+    report(f"statistics of batch norms, negative ELBO in bits/dim: {figures}")
+    # A comparison with NaN is false: statistics that break the network are not taken.
+    return (renewed, "estimated anew") if after < before else (network, "running")
+
+
+def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> str:
+    """A Markdown page about an exported model; `status` is the last line of its run's `stats.jsonl`, if any."""
+    config = exported.network.config
+    tensors = exported.network.state_dict()
+    fingerprint = weights.fingerprint(config, tensors)[:weights.FINGERPRINT_DIGITS]
+    weight_count = sum(tensor.numel() for key, tensor in tensors.items() if key.endswith("weight"))
+    groups = ", ".join(f"{count} at side {config.side(scale)}" for scale, count in enumerate(config.groups_per_scale))
+    rows = [("fingerprint", f"`{fingerprint}`"),
+            ("network", f"`{config.architecture}`, {config.num_channels_enc} and {config.num_channels_dec} channels at "
+                        f"full width, {config.num_latent_per_group} latent channels in each of {config.num_groups} "
+                        f"groups ({groups})"),
+            ("latents", f"{config.num_latents:,} of an image of {config.image_size} x {config.image_size}"),
+            ("weights", f"{weight_count:,} integers of 16 bits"),
+            ("batch-norm statistics", exported.statistics)]
+    if run is not None:
+        recipe = run.recipe
+        length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs} epochs"
+        rows += [("data", f"`{run.data.dataset}`"), ("training", f"{length} of {recipe.batch_size} images per process, "
+                                                                 f"seed {recipe.seed}; `config.json` has every option")]
+    if "validation_bits_per_dim" in status:
+        rows.append(("negative ELBO, validation images", f"{status['validation_bits_per_dim']:.4f} bits/dim after "
+                                                         f"{status['step']:,} steps"))
+    comparison = exported.comparison
+    rows += [("negative ELBO, float and integers", f"{comparison.float_bits_per_dim:.4f} and "
+              f"{comparison.integer_bits_per_dim:.4f} bits/dim ({comparison.relative:+.4%}), {CHECKED_IMAGES} held-out "
+              "images, same noise"),
+             ("made with", f"PyTorch {torch.__version__} on {platform.machine()}")]
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
+    return (f"# {name}\n\n| | |\n|---|---|\n{table}\n\n## Pictures and licence\n\nSay here what the pictures were, who "
+            "owns them, and under which licence the model may be used.\n")

@@ -1,0 +1,116 @@
+"""How each preset is trained: `Recipe`, its schedules, and the recipes of the presets."""
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from nvae_codec.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the weights that a run ends with. The defaults are those of the paper's CIFAR-10 run.
+
+    Its length is given in epochs, with learning rates that change from epoch to epoch as in the paper, or in steps,
+    with rates that change from step to step. Raises ModelError for values that make no sense.
+    """
+
+    epochs: int = 0                       # one of these two is 0
+    steps: int = 0
+    warm_up: int = 5                      # of the learning rate, in the same unit
+    batch_size: int = 32                  # images per process
+    learning_rate: float = 1e-2
+    learning_rate_min: float = 1e-4
+    weight_decay: float = 3e-4
+    norm_regularisation: float = 1e-2     # lambda, of spectral norms and batch-norm scales; beside nats per image
+    norm_regularisation_first: float = 0.0    # at the start, annealed to the other as the KL term grows; 0: constant
+    spectral: bool = True                 # regularise the spectral norms, too; without, batch-norm scales alone
+    kl_anneal_portion: float = 0.3        # part of the run over which the KL coefficient grows to 1
+    kl_const_portion: float = 1e-4        # part of the run before that
+    kl_const_coefficient: float = 1e-4    # and the coefficient then
+    clip_gradient: float = 0.0            # largest norm of the gradient; 0: any. Not in the paper
+    centre_mixture: bool = False          # start from `nvae_codec.model.likelihoods.centre_mixture`. Not in the paper
+    average: float = 0.0                  # decay of an exponential moving average of the weights; 0: none. Likewise
+    seed: int = 1
+
+    def __post_init__(self):
+        positive = {"batch_size", "learning_rate"}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is float:
+                fits = type(value) in (int, float) and math.isfinite(value)
+            else:
+                fits = type(value) is field.type
+            if not fits or (value < 0 and field.name != "seed") or (value == 0 and field.name in positive):
+                raise ModelError(f"{field.name} = {value!r} makes no recipe")
+        if (self.epochs == 0) == (self.steps == 0):
+            raise ModelError("the length of a run is given either in epochs or in steps")
+        if not (self.average < 1 and self.kl_anneal_portion <= 1 and self.kl_const_portion <= 1):
+            raise ModelError("the decay of the average must be below 1, and the portions of the KL warm-up at most 1")
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What changes from step to step in a run by `recipe` whose epochs have `steps_per_epoch` steps."""
+
+    recipe: Recipe
+    steps_per_epoch: int
+
+    @property
+    def total_steps(self) -> int:
+        return self.recipe.steps or self.recipe.epochs * self.steps_per_epoch
+
+    def learning_rate(self, step: int) -> float:
+        """Linear from 0 in every step of the warm-up, then a cosine down to the minimum, from epoch to epoch.
+
+        In the release, whose optimiser steps a cosine schedule that begins with what the warm-up has reached, it falls
+        from base * (W - 1) / W after W warm-up steps; so here.
+        """
+        recipe = self.recipe
+        unit, length = (1, recipe.steps) if recipe.steps else (self.steps_per_epoch, recipe.epochs)
+        warm_up_steps = recipe.warm_up * unit
+        if step < warm_up_steps:
+            return recipe.learning_rate * step / warm_up_steps
+        highest = recipe.learning_rate * ((warm_up_steps - 1) / warm_up_steps if warm_up_steps else 1)
+        progress = (step // unit - recipe.warm_up) / max(length - recipe.warm_up - 1, 1)
+        height = highest - recipe.learning_rate_min
+        return recipe.learning_rate_min + height * (1 + math.cos(math.pi * min(progress, 1))) / 2
+
+    def kl_coefficient(self, step: int) -> float:
+        """Weight of the KL term: a small constant, then linear to 1."""
+        anneal = self.recipe.kl_anneal_portion * self.total_steps
+        if not anneal:
+            return 1.0
+        grown = (step - self.recipe.kl_const_portion * self.total_steps) / anneal
+        return max(min(grown, 1.0), self.recipe.kl_const_coefficient)
+
+    def norm_regularisation(self, step: int) -> float:
+        """lambda: geometric from first to last, with the KL coefficient as the way gone."""
+        first, last = self.recipe.norm_regularisation_first, self.recipe.norm_regularisation
+        if not (first and last):
+            return last
+        way = self.kl_coefficient(step)
+        return math.exp((1 - way) * math.log(first) + way * math.log(last))
+
+
+_LARGE = dict(batch_size=4, norm_regularisation_first=1.0)
+
+# By preset (`nvae_codec.model.config.PRESETS`); the data set that each is for has the same name where there is one.
+RECIPES: dict[str, Recipe] = {
+    # Of the paper (NVAE, table 6, and the released commands).
+    "mnist": Recipe(epochs=400, batch_size=200),
+    "cifar10": Recipe(epochs=400),
+    "celeba64": Recipe(epochs=90, batch_size=16, norm_regularisation=1e-1),
+    "imagenet32": Recipe(epochs=45, warm_up=1, batch_size=24, norm_regularisation_first=1.0),
+    "celebahq256": Recipe(epochs=300, **_LARGE),
+    "ffhq256": Recipe(epochs=200, learning_rate=8e-3, norm_regularisation=1e-1, **_LARGE),
+    # Ours.
+    "cifar10-small": Recipe(steps=30_000, warm_up=200, batch_size=32, learning_rate=6e-3, learning_rate_min=1e-5,
+                            kl_anneal_portion=0.1, clip_gradient=2000, centre_mixture=True, spectral=False),
+    "photo": Recipe(steps=9_000, warm_up=100, batch_size=8, learning_rate=6e-3, learning_rate_min=1e-5,
+                    kl_anneal_portion=0.1, clip_gradient=20_000, centre_mixture=True, spectral=False),
+    "toy": Recipe(steps=300, warm_up=20, batch_size=8, learning_rate=4e-3, learning_rate_min=1e-5, centre_mixture=True),
+}
+DATASET_OF = {"cifar10-small": "cifar10", "photo": "folder", "toy": "folder"}

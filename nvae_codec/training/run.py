@@ -1,0 +1,109 @@
+"""A training run as a whole: the network, its recipe and its data, resolved and written down in the run's folder."""
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nvae_codec.errors import ModelError
+from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.nvae import NVAE
+from nvae_codec.training.datasets import Dataset, open_dataset
+from nvae_codec.training.loop import Execution, recompute_cells
+from nvae_codec.training.objective import Objective
+from nvae_codec.training.recipes import Recipe
+
+FILE_NAME = "config.json"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where a run's pictures come from; see `nvae_codec.training.datasets.open_dataset`."""
+
+    dataset: str
+    root: str
+    fit: str = "crop"
+    validation_percent: float = 5.0
+
+    def open(self, side: int, report: Callable[[str], None] = lambda line: None) -> Dataset:
+        return open_dataset(self.dataset, self.root, side=side, fit=self.fit,
+                            validation_percent=self.validation_percent, report=report)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides what a run computes."""
+
+    network: NVAEConfig
+    recipe: Recipe
+    data: Data
+
+    def to_dict(self) -> dict:
+        return {"network": self.network.to_dict(), "recipe": self.recipe.to_dict(),
+                "data": dataclasses.asdict(self.data)}
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE_NAME).write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Run":
+        """The run that `save` wrote down. Raises ModelError if there is none."""
+        path = folder / FILE_NAME
+        try:
+            values = json.loads(path.read_text())
+            return cls(NVAEConfig.from_dict(values["network"]), Recipe(**values["recipe"]), Data(**values["data"]))
+        except OSError as error:
+            raise ModelError(f"{folder}: not the folder of a training run: it has no {FILE_NAME}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ModelError(f"{path}: not the configuration of a training run") from error
+
+
+def replace(configuration, values: dict[str, str]):
+    """A configuration (network or recipe) with fields set from texts. Raises ModelError for those that do not fit."""
+    kinds = {field.name: field.type for field in dataclasses.fields(configuration)}
+    parse = {bool: lambda text: {"true": True, "false": False}[text.lower()]}
+    parsed = {}
+    for name, text in values.items():
+        kind = kinds[name]
+        try:
+            parsed[name] = parse.get(kind, kind)(text)
+        except (ValueError, KeyError) as error:
+            raise ModelError(f"{name} = {text}: not a value of the kind {kind.__name__}") from error
+    return dataclasses.replace(configuration, **parsed)
+
+
+def estimate_memory(config: NVAEConfig, recipe: Recipe, execution: Execution, low_precision: bool) -> dict[str, int]:
+    """Bytes that a training process needs, in parts, without allocating any of them.
+
+    Activations are those that autograd keeps for the backward pass, counted in a pass without data; in low precision
+    about half of that. Workspaces of libraries and the allocator's slack come on top.
+    """
+    with torch.device("meta"):
+        objective = Objective(NVAE(config), spectral=recipe.spectral).train()
+        x = torch.empty(recipe.batch_size, config.image_channels, config.image_size, config.image_size)
+    network = objective.network
+    for module in network.modules():
+        if hasattr(module, "fused"):
+            module.fused = execution.fused_norm
+    own = {tensor.untyped_storage()._cdata for tensor in [*network.parameters(), *network.buffers()]}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    if execution.recompute:
+        recompute_cells(network, on_input=keep)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        objective(x, lambda group, shape: torch.empty(shape, device="meta"), 0.5, 1.0)
+    parameters = sum(parameter.nbytes for parameter in network.parameters())
+    activations = sum(storage.nbytes() for storage in kept.values())
+    return {"parameters": parameters, "gradients": parameters, "optimiser": 2 * parameters,
+            "average": parameters if recipe.average else 0,
+            "activations": activations // 2 if low_precision else activations}

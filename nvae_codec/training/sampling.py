@@ -1,0 +1,34 @@
+"""Images drawn from a float network, and the readjustment of batch norms that low temperatures need."""
+import numpy as np
+import torch
+from torch import Tensor
+
+from nvae_codec.model.nvae import NVAE
+
+READJUSTMENT_BATCHES, READJUSTMENT_BATCH_SIZE = 500, 16
+
+
+def readjust_batch_norm(network: NVAE, temperature: float, generator: torch.Generator | None = None,
+                        batches: int = READJUSTMENT_BATCHES, batch_size: int = READJUSTMENT_BATCH_SIZE,
+                        progress=lambda done, total: None) -> None:
+    """Let the decoder's batch norms follow what the prior gives at `temperature` (NVAE, section 4 and appendix).
+
+    Cooler latents than those of training have other statistics. Afterwards the network is for sampling alone.
+    """
+    network.train()
+    for index in range(batches):
+        network.sample(batch_size, temperature, generator)
+        progress(index + 1, batches)
+    network.eval()
+
+
+def image_grid(images: Tensor, columns: int) -> np.ndarray:
+    """Images [N, C, H, W] in [0, 1] side by side, row by row: uint8 [H', W', 3], or [H', W'] of one channel."""
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    levels = (images.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    grid = np.zeros((rows * height, columns * width, channels), dtype=np.uint8)
+    for index, image in enumerate(levels):
+        top, left = index // columns * height, index % columns * width
+        grid[top:top + height, left:left + width] = image.transpose(1, 2, 0)
+    return grid[:, :, 0] if channels == 1 else grid
