@@ -51,5 +51,5 @@ $(VENV)/eval.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
-	$(INSTALL) --editable '.[eval,dev]'
+	$(INSTALL) --editable '.[train,eval,dev]'
 	touch $@ $(VENV)/eval.stamp

@@ -48,6 +48,21 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Turn what torch raises where memory does not suffice, which are RuntimeErrors, into a sentence with `advice`."""
+    import torch
+
+    from nvae_codec.errors import ModelError
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise ModelError(f"there is not enough memory; {advice}") from error
+        raise
+
+
 def run(
     jobs: Iterable[Job],
     code: Callable[[Job, bytes, Progress], Coded],

@@ -4,23 +4,26 @@ from pathlib import Path
 
 import click
 
-from .batch import progress_bar, use_threads
+from .batch import enough_memory, progress_bar, use_threads
 
 
-@click.command()
+@click.command(short_help="Negative ELBO of a float network on its data set.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--data", metavar="DIR", type=click.Path(path_type=Path),
               help="Where the run's data set lies now, if not where it was.")
 @click.option("--training", is_flag=True, help="Training images, not validation images.")
-@click.option("--images", type=click.IntRange(min=1), default=500, show_default=True,
-              help="How many, drawn at random; all if there are fewer.")
+@click.option("--images", metavar="N", type=click.IntRange(min=1), default=500, show_default=True,
+              help="How many, drawn at random, always the same ones; all, if there are fewer.")
 @click.option("--samples", metavar="K", type=click.IntRange(min=1), default=1, show_default=True,
               help="Draws of the latents for each image. The importance-weighted bound is tighter with more; the paper "
                    "has 1000.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
-@click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, or auto.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@click.option("--batch-size", metavar="N", type=click.IntRange(min=1), default=16, show_default=True,
+              help="Images at a time.")
+@click.option("--seed", metavar="N", type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True,
+              help="Of the noise.")
+@click.option("--device", metavar="NAME", default="auto", show_default=True,
+              help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")
+@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def evaluate_elbo(
     run: Path,
@@ -34,11 +37,12 @@ def evaluate_elbo(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Negative ELBO and importance-weighted bound of a float network, in 32 bits.
+    """Negative ELBO and importance-weighted bound of a float network.
 
-    RUN is the folder of a training run, or of an imported network. Each figure is given with two likelihoods: the
-    codable one, whose probabilities sum to one, and the published one, of the NVAE release and the paper, which at 8
-    bits counts the value 254 twice. Only the codable one can become a file.
+    RUN is the folder of a training run, or of an imported network. The network computes in 32 bits. Both bounds are
+    given with two likelihoods: the codable one, whose probabilities sum to one, and the published one, of the NVAE
+    release and the paper, which at 8 bits counts the value 254 twice. Only the codable one can become a file. The
+    reconstruction, -log p(x | z), is the codable one's.
 
     \b
     Examples:
@@ -46,12 +50,12 @@ def evaluate_elbo(
       nvae-codec evaluate-elbo runs/nvae-cifar10 --images 10000 --samples 100 --json
 
     \b
-    With --json the keys are images, samples, dimensions (sub-pixels of an image), latents, and in nats per
-    image and in bits/dim: negative_elbo, negative_elbo_published, importance_weighted,
-    importance_weighted_published, reconstruction, kl (a list, coarsest group first).
+    With --json the keys are images, samples, dimensions (sub-pixels of an image), latents,
+    nats (per image) and bits_per_dim. The last two hold the same figures, with the keys
+    negative_elbo, negative_elbo_published, importance_weighted, importance_weighted_published,
+    reconstruction, kl (a list, one for each group, coarsest first).
     """
-    import dataclasses
-
+    from nvae_codec.errors import ModelError
     from nvae_codec.model.likelihoods import num_dimensions
     from nvae_codec.training.checkpoint import load_network
     from nvae_codec.training.data import fixed_batch
@@ -60,14 +64,15 @@ def evaluate_elbo(
     from nvae_codec.training.run import Run
 
     use_threads(threads)
-    described, network = Run.load(run), load_network(run)
-    if data is not None:
-        described = dataclasses.replace(described, data=dataclasses.replace(described.data, root=str(data)))
+    chosen = choose_device(device)
+    described, network = Run.load(run).moved(data), load_network(run)
     dataset = described.data.open(network.config.image_size, lambda line: click.echo(line, err=True))
-    batch = fixed_batch(dataset.training if training else dataset.validation, images)
-    network.to(choose_device(device))
-    with progress_bar("evaluating", "draw") as progress:
-        result = evaluate(network, batch, samples=samples, batch_size=batch_size, seed=seed, progress=progress)
+    chosen_images = dataset.training if training else dataset.validation
+    if not len(chosen_images):
+        raise ModelError("no images are held out; --training takes training images")
+    with enough_memory("a smaller --batch-size needs less"), progress_bar("evaluating", "draw") as progress:
+        result = evaluate(network.to(chosen), fixed_batch(chosen_images, images), samples=samples,
+                          batch_size=batch_size, seed=seed, progress=progress)
     figures = {name: getattr(result, name) for name in
                ("negative_elbo", "negative_elbo_published", "importance_weighted", "importance_weighted_published",
                 "reconstruction")}
@@ -79,11 +84,13 @@ def evaluate_elbo(
             "bits_per_dim": {**{name: result.bits(nats) for name, nats in figures.items()},
                              "kl": [result.bits(nats) for nats in result.kl]}}))
         return
-    click.echo(f"{result.images} {'training' if training else 'validation'} images, {samples} draws each")
-    click.echo(f"{'':44}{'nats/image':>14}{'bits/dim':>10}")
+    click.echo(f"{result.images} {'training' if training else 'validation'} images, draws for each: {samples}")
+    click.echo(f"{'':48}{'nats/image':>14}{'bits/dim':>10}")
     for name, nats in figures.items():
-        words = name.replace("elbo", "ELBO").replace("_published", ", published likelihood").replace("_", " ")
-        click.echo(f"{words:<44}{nats:>14.3f}{result.bits(nats):>10.4f}")
+        bound, _, published = name.partition("_published")
+        words = {"negative_elbo": "negative ELBO", "importance_weighted": "importance-weighted bound"}.get(bound, bound)
+        words += ", published likelihood" if name.endswith("_published") else ""
+        click.echo(f"{words:<48}{nats:>14.3f}{result.bits(nats):>10.4f}")
     for group, nats in enumerate(result.kl):
         side = network.config.side(network.config.scale_of_group[group])
-        click.echo(f"{f'KL of group {group}, side {side}':<44}{nats:>14.3f}{result.bits(nats):>10.4f}")
+        click.echo(f"{f'KL of group {group}, side {side}':<48}{nats:>14.3f}{result.bits(nats):>10.4f}")

@@ -41,7 +41,9 @@ def plan(
         raise click.UsageError("--json and the output itself cannot both go to standard output; give -o FILE.")
     _check_names(jobs)
     for job in jobs:
-        _check_target(job.target, force, create_folder=folder is not None)
+        if job.target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder; --output-dir takes one", display(job.target))
+        check_target(job.target, force, create_folder=folder is not None)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     return jobs
@@ -124,11 +126,12 @@ def _check_names(jobs: Sequence[Job]) -> None:
         taken[place] = source
 
 
-def _check_target(target: Path, force: bool, create_folder: bool) -> None:
+def check_target(target: Path, force: bool, create_folder: bool = False) -> None:
+    """Refuse an output that could not be written, or that would overwrite what is there."""
     if target == STREAM:
         return
     if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "is a folder; --output-dir takes one", display(target))
+        raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", display(target))
     if target.is_file() and not force:
         raise FileExistsError(errno.EEXIST, "exists already; -f overwrites it", display(target))
     if not create_folder and not target.parent.is_dir():

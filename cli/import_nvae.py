@@ -1,36 +1,54 @@
 """The `import-nvae` command."""
+import errno
+import os
 from pathlib import Path
 
 import click
 
 
-@click.command()
+@click.command(short_help="Import a checkpoint of the NVAE release.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--run", "folder", metavar="DIR", type=click.Path(path_type=Path),
-              help="The folder to make.  [default: runs/ and the checkpoint's name]")
+              help="The folder to make.  [default: runs/ and the checkpoint's name without its suffix]")
 @click.option("--data", metavar="DIR", type=click.Path(path_type=Path),
-              help="Where the data set of the network lies.  [default: data/NAME]")
+              help="Where the data set of the network lies, or will lie.  [default: data/DATASET]")
 def import_nvae(checkpoint: Path, folder: Path | None, data: Path | None) -> None:
-    """Import a checkpoint of the NVAE release, from a file checkpoint.pt, as the folder of a run.
+    """Import a checkpoint of the NVAE release, a file checkpoint.pt, as the folder of a run.
 
-    Every tensor must be there and have its shape; nothing but tensors, plain values and the options' namespace is
-    unpickled. `export`, `evaluate-elbo` and `sample` then take the folder.
+    The folder gets config.json and checkpoint.pt. `export`, `evaluate-elbo` and `sample` then take it; training cannot
+    be continued there.
+
+    Every tensor must be there and have its shape. Nothing but tensors, plain values and the options' namespace is
+    unpickled, so that a file from a stranger cannot run anything.
 
     \b
     Examples:
       nvae-codec import-nvae cifar10/checkpoint.pt -o runs/nvae-cifar10 --data cifar10/
       nvae-codec evaluate-elbo runs/nvae-cifar10 --images 1000
     """
-    from nvae_codec.errors import ModelError
     from nvae_codec.training import checkpoint as checkpoints
+    from nvae_codec.training import run as runs
+    from nvae_codec.training.datasets import ALIASES, DATASETS
     from nvae_codec.training.import_published import load_published_run
-    from nvae_codec.training.run import Data, Run
 
     folder = folder or Path("runs") / checkpoint.stem
     target = folder / checkpoints.FILE_NAME
-    if target.exists():
-        raise ModelError(f"{target}: exists already; give another folder with -o")
+    for path in (folder / runs.FILE_NAME, target):
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "exists already; -o chooses another folder", str(path))
     network, dataset, recipe = load_published_run(checkpoint)
-    Run(network.config, recipe, Data(dataset, str(data or Path("data") / dataset))).save(folder)
+    dataset, fit = ALIASES.get(dataset, dataset), "crop"
+    if dataset not in DATASETS:
+        click.echo(f"note: {dataset} is none of the data sets of `train`; it is taken for a folder of pictures, which "
+                   "are resized", err=True)
+        dataset, fit = "folder", "resize"
+    percent = DATASETS[dataset].validation_percent
+    source = runs.Data(dataset, os.path.abspath(data or Path("data") / dataset), fit, percent)
+    folder.mkdir(parents=True, exist_ok=True)
     checkpoints.save_checkpoint(target, network)
+    try:
+        runs.Run(network.config, recipe, source).save(folder)
+    except OSError:
+        target.unlink()  # both or none
+        raise
     click.echo(f"wrote {target}: {sum(p.numel() for p in network.parameters()):,} parameters", err=True)

@@ -42,7 +42,12 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         python_name = name.replace("-", "_")
-        return getattr(import_module(f"nvae_codec.cli.{python_name}"), python_name)
+        command = getattr(import_module(f"nvae_codec.cli.{python_name}"), python_name)
+        for option in command.params:  # click would take the names of the parameters in Python
+            if isinstance(option, click.Option):
+                long_name = max(option.opts, key=len).lstrip("-")
+                option.envvar = f"NVAE_CODEC_{name}_{long_name}".replace("-", "_").upper()
+        return command
 
     def main(self, *args, **options) -> None:
         """Handle what click does not; it handles usage errors, Ctrl-C, and broken pipes, of which it says nothing."""

@@ -56,7 +56,7 @@ def _read(path: Path) -> tuple[dict[str, str], NVAEConfig, dict[str, torch.Tenso
         raise ModelError(f"{path}: not a readable safetensors file") from error
     if metadata.get("format") != FORMAT or not {"fingerprint", "self_test"} <= set(metadata):
         raise ModelError(f"{path}: not a model file of this version ({FORMAT}); "
-                         "`nvae-codec convert` makes one from a checkpoint")
+                         "`nvae-codec export` makes one from a training run")
     try:
         config = NVAEConfig.from_dict(json.loads(metadata.get("config", "")))
     except (ValueError, RecursionError) as error:

@@ -6,7 +6,6 @@ import pty
 import resource
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,6 @@ from nvae_codec.bitstreams.container import EXIF, ICC, RGB8, Chunk, Container, I
 from nvae_codec.cli import batch, main
 from nvae_codec.errors import BitstreamError
 from nvae_codec.images import Picture, read_picture, write_picture
-from nvae_codec.model.config import PRESETS
-from nvae_codec.model.nvae import NVAE
-from nvae_codec.training.checkpoint import save_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = np.random.default_rng(5).integers(0, 256, (20, 30, 3), np.uint8)
@@ -192,7 +188,7 @@ def test_the_bar_shows_on_a_terminal_only(monkeypatch):
 
     for screen, quiet, shown in ((Terminal(), False, True), (Terminal(), True, False), (io.StringIO(), False, False)):
         monkeypatch.setattr(sys, "stderr", screen)
-        with batch._bar("photo.png", quiet) as progress:
+        with batch.progress_bar("photo.png", "tile", quiet) as progress:
             progress(1, 4)
             progress(4, 4)
         assert ("photo.png" in screen.getvalue()) == shown
@@ -308,71 +304,6 @@ def test_interruptions_end_with_status_1(photos, monkeypatch):
 ])
 def test_failures_are_one_sentence(error, text):
     assert main.sentence(error, "a.png") == text
-
-
-# From pictures to a model.
-
-
-def test_a_model_of_ones_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    os.mkdir("pictures")
-    for name in "abc":
-        samples = np.random.default_rng(ord(name)).integers(60, 190, (20, 18, 3), np.uint8)
-        Path(f"pictures/{name}.png").write_bytes(write_picture(Picture(samples)))
-    data = ["--data", "pictures"]
-    training = ["train", "--preset", "toy", *data, "--run", "run", "--steps", 4, "--batch-size", 2]
-    result = invoke(*training)
-    assert result.exit_code == 0 and result.stdout == ""
-    assert "3 training and 0 validation pictures" in result.stderr and "step 4/4" in result.stderr
-    checkpoint = Path("run/checkpoint.pt").read_bytes()
-    assert "continuing from step 4" in invoke(*training).stderr
-    assert Path("run/checkpoint.pt").read_bytes() == checkpoint
-
-    options = [*data, "--tiles", 8, "--note", "about=noise", "-o", "mine.safetensors"]
-    result = invoke("convert", "run/checkpoint.pt", *options)
-    assert result.exit_code == 0 and result.stdout == "" and "bits/dim" in result.stderr
-    assert "  about: noise\n" in invoke("info", "mine.safetensors").stdout
-    model = ["--model", "mine.safetensors"]
-    assert invoke("compress", "pictures/a.png", "-o", "a.nvb", *model).exit_code == 0
-    assert invoke("decompress", "a.nvb", "-o", "back.png", *model).exit_code == 0
-    assert same_picture("pictures/a.png", "back.png")
-
-
-TRAIN = ["train", "--preset", "toy", "--run", "run", "--data"]
-CONVERT = ["convert", "--data", ".", "-o", "new.safetensors"]
-
-
-@pytest.mark.parametrize(("arguments", "status", "reason"), [
-    (["train", "--run", "run"], 2, "Missing option '--data'"),
-    ([*TRAIN, ".", "--preset", "huge"], 2, "There is no preset huge; there are mnist, cifar10, "),
-    ([*TRAIN, ".", "--preset", "mnist"], 2, "not for colour pictures"),
-    ([*TRAIN, ".", "--batch-size", "1"], 2, "--batch-size"),
-    ([*TRAIN, "missing"], 1, "nvae-codec: missing: no such folder or archive"),
-    ([*TRAIN, "grey.png"], 1, "nvae-codec: grey.png: no picture of at least 16 x 16 RGB pixels"),
-    ([*TRAIN, "damaged.tar"], 1, "nvae-codec: damaged.tar: not a whole, uncompressed tar archive"),
-    ([*TRAIN, "a.png", "--run", "b.png"], 1, "nvae-codec: b.png: File exists"),
-    (["convert", "toy.pt", "-o", "new.safetensors"], 2, "Missing option '--data'"),
-    ([*CONVERT, "toy.pt", "-o", "new.model"], 2, "must end in .safetensors"),
-    ([*CONVERT, "toy.pt", "--note", "text"], 2, "KEY=TEXT"),
-    ([*CONVERT, "missing.pt"], 1, "nvae-codec: missing.pt: there is no such file"),
-    ([*CONVERT, "toy.pt", "-o", "old.safetensors"], 1, "nvae-codec: old.safetensors: exists already; -f overwrites it"),
-    ([*CONVERT, "toy.pt", "-o", "no/new.safetensors"], 1, "nvae-codec: no: there is no such folder"),
-    ([*CONVERT, "a.png"], 1, "nvae-codec: a.png: not a readable checkpoint"),
-    ([*CONVERT, "a.png", "--published"], 1, "nvae-codec: a.png: not a readable checkpoint"),
-    ([*CONVERT, "toy.pt", "--published"], 1, "nvae-codec: toy.pt: not a checkpoint of the NVAE release"),
-    ([*CONVERT, "toy.pt", "--data", "missing"], 1, "nvae-codec: missing: no such folder or archive"),
-    ([*CONVERT, "binary.pt"], 1, "nvae-codec: coding needs a network for 8-bit colour pictures"),
-])
-def test_mistakes_in_making_a_model(photos, arguments, status, reason):
-    toy = PRESETS["toy"]
-    save_checkpoint(Path("toy.pt"), NVAE(toy))
-    save_checkpoint(Path("binary.pt"), NVAE(replace(toy, likelihood="bernoulli", image_channels=1)))
-    Path("old.safetensors").write_bytes(b"old")
-    Path("damaged.tar").write_bytes(b"no archive")
-    before = sorted(os.listdir())
-    (complaint,) = [line for line in failure(invoke(*arguments), status).splitlines() if reason in line]
-    assert (status == 1) == complaint.startswith("nvae-codec: ")
-    assert sorted(os.listdir()) == before and Path("old.safetensors").read_bytes() == b"old"
 
 
 # As a process of its own.

@@ -94,6 +94,14 @@ def test_folders_and_archives(tmp_path):
     assert levels(open_dataset("folder", tmp_path / "more.tar", side=8, validation_percent=0).training) == [2, 3, 3]
 
 
+def test_pictures_are_in_the_order_of_their_names(tmp_path):
+    order = np.random.default_rng(0).permutation(30).tolist()
+    folder(tmp_path, {f"{number:02}/{number % 7:02}/a.png": flat(8, 8, number) for number in order})
+    folder(tmp_path, {f"99/{number:02}.png": flat(8, 8, 50 + number) for number in order})
+    found = open_dataset("folder", tmp_path, side=8, validation_percent=0)
+    assert levels(found.training) == [*range(30), *range(50, 80)]
+
+
 def test_what_is_left_out_is_counted_and_damage_is_named(tmp_path):
     folder(tmp_path, {"damaged.png": flat(9, 9)[:60], "grey.png": png(noise(9, 9)), "narrow.png": flat(9, 7),
                       "low.png": flat(7, 9)})
@@ -189,7 +197,7 @@ def test_names_of_archives_tell_the_splits_apart(tmp_path):
 
 
 def test_crops_are_parts_of_pictures_or_their_mirror_images():
-    picture = np.arange(3 * 10 * 11, dtype=np.uint16).astype(np.uint8).reshape(3, 10, 11)
+    picture = noise(3, 10, 13)
     windows = np.lib.stride_tricks.sliding_window_view(picture, (3, 8, 8))[0].reshape(-1, 3, 8, 8)
     plain = {window.tobytes() for window in windows}
     mirrored = {window[:, :, ::-1].tobytes() for window in windows}
@@ -269,6 +277,9 @@ def test_batches_depend_on_seed_and_step_alone():
     again = Batches(images, 8, seed=1)
     assert all(again.batch(step).equal(straight[step]) for step in (29, 3, 28, 0))
     assert not Batches(images, 8, seed=2).batch(0).equal(straight[0])
+    same = Batches(Crops(Arrays([np.stack(40 * [noise(3, 40, 40)])]), 4), 8, seed=1)
+    crops = [crop.numpy().tobytes() for step in range(20) for crop in same.batch(step)]
+    assert len(set(crops)) > 150                          # other crops in every batch
     assert Batches(images, 8, seed=-1).batch(0).shape == (8, 3, 4, 4)
 
 
@@ -302,8 +313,7 @@ def test_too_few_images_are_refused_in_a_sentence():
 
 def test_workers_make_the_same_batches_and_leave_torchs_generator_alone(tmp_path):
     folder(tmp_path, {f"{number}.png": png(noise(9, 10 + number, 3, seed=number)) for number in range(8)})
-    lines = []
-    images = open_dataset("folder", tmp_path, side=8, cache_bytes=1000, report=lines.append).training
+    images = open_dataset("folder", tmp_path, side=8, cache_bytes=1000).training
     torch.manual_seed(5)
     before = torch.get_rng_state()
     some = Batches(images, 3, seed=4, first_step=2, workers=2)
@@ -327,10 +337,10 @@ def test_a_fixed_batch_has_no_item_twice_and_begins_as_a_smaller_one():
 
 def test_a_smaller_cache_gives_the_same_items(tmp_path):
     folder(tmp_path, {f"{number:02}.png": png(noise(9, 10 + number, 3, seed=number)) for number in range(20)})
-    archive(tmp_path / "more.tar", {f"m{number}.png": png(noise(30, 8, 3, seed=number)) for number in range(20)})
+    archive(tmp_path / "more.tar", {f"m{number}.png": png(noise(8, 8, 3, seed=number)) for number in range(20)})
     everything = open_dataset("folder", tmp_path, side=8)
     lines = []
-    for cache_bytes in (0, 1000, 9000):
+    for cache_bytes in (0, 1100, 9000):
         found = open_dataset("folder", tmp_path, side=8, cache_bytes=cache_bytes, report=lines.append)
         files = found.training.pictures.pictures
         kept = [entry.image is not None for entry in files.entries]
@@ -353,11 +363,15 @@ def test_columns_beyond_the_cache(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_damaged_later_is_replaced_named_once_and_counted(tmp_path, workers):
+def test_a_picture_damaged_later_is_replaced_named_once_and_counted(tmp_path, workers, capfd):
     folder(tmp_path, {f"{number}.png": flat(8, 16, number) for number in range(4)})
     lines = []
-    images = open_dataset("folder", tmp_path, side=8, validation_percent=0, cache_bytes=0,
-                          report=lines.append).training
+
+    def report(line):
+        lines.append(line)
+        print(line, flush=True)                           # to be seen even if a worker does it
+
+    images = open_dataset("folder", tmp_path, side=8, validation_percent=0, cache_bytes=0, report=report).training
     lines.clear()
     (tmp_path / "1.png").write_bytes(flat(8, 16, 1)[:-20])
     (tmp_path / "2.png").write_bytes(flat(16, 8, 2))
@@ -365,14 +379,20 @@ def test_a_picture_damaged_later_is_replaced_named_once_and_counted(tmp_path, wo
     assert [line.partition(":")[0] for line in lines] == ["1.png", "2.png"]
     assert "another size than before" in lines[1] and lines[1].endswith("(2 so far)")
     assert list(images.unreadable) == [1, 2]
+    damaged = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(flat(8, 16, 1))
+    assert 1 not in levels(images)                        # for the whole of a run
 
+    (tmp_path / "1.png").write_bytes(damaged)
     lines.clear()
+    capfd.readouterr()
     images.unreadable.clear()
     seen = set()
     for batch in itertools.islice(Batches(images, 4, 0, workers=workers), 10):
         seen |= set(batch[:, 0, 0, 0].tolist())
     assert seen == {0, 3} and set(images.unreadable) == {1, 2}
     assert sorted(line.partition(":")[0] for line in lines) == ["1.png", "2.png"]
+    assert capfd.readouterr().out.splitlines() == lines
 
     for path in tmp_path.iterdir():
         path.unlink()
@@ -422,7 +442,7 @@ def test_omniglot_from_its_matlab_file(tmp_path):
 
     def save(**changes):
         # Values are written a little above v / 255: they are rounded down.
-        values = {key: ((array + 0.2).clip(0, 255) / 255).transpose(2, 1, 0).reshape(784, -1)
+        values = {key: ((array + 0.7).clip(0, 255) / 255).transpose(2, 1, 0).reshape(784, -1)
                   for key, array in images.items()}
         scipy_io.savemat(path, values | {"target": np.zeros((50, 5))} | changes)
 
@@ -458,6 +478,25 @@ def test_cifar_from_its_binary_files(tmp_path, name, place, labels, training, te
     assert f"{test}: not a whole number of records" in refused(name, tmp_path, side=32)
     (tmp_path / place / test).unlink()
     assert f"{test}: cannot be read: No such file" in refused(name, tmp_path, side=32)
+
+
+@pytest.mark.parametrize(("name", "place"), [("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")])
+def test_cifar_by_torchvision(tmp_path, monkeypatch, name, place):
+    datasets = pytest.importorskip("torchvision.datasets")
+    images = noise(6, 32, 32, 3)
+
+    class Published:
+        """What torchvision offers once it has found the checksums right."""
+
+        def __init__(self, root, train, download):
+            assert root == tmp_path and download is False
+            self.data = images[:4] if train else images[4:]
+
+    monkeypatch.setattr(datasets, name.upper(), Published)
+    (tmp_path / place).mkdir()
+    found = open_dataset(name, tmp_path, side=32)
+    assert np.array_equal(items(found.training), planes(images[:4]))
+    assert np.array_equal(items(found.validation), planes(images[4:]))
 
 
 class Exploding:
@@ -588,12 +627,17 @@ def test_celeba_from_its_aligned_pictures(tmp_path):
     faces = {f"{number:06}": noise(218, 178, 3, seed=number) for number in range(1, 6)}
     files = {f"celeba/img_align_celeba/{name}.png": png(face) for name, face in faces.items()}
     files["celeba/img_align_celeba/000009.png"] = png(noise(100, 178, 3))
-    splits = "000001.jpg 0\n000002.jpg 1\n000003.jpg 2\n000005.jpg 0\n000009.jpg 0\n"
+    file = io.BytesIO()
+    Image.fromarray(faces["000004"]).save(file, "JPEG")
+    del files["celeba/img_align_celeba/000004.png"]
+    files["celeba/img_align_celeba/000004.jpg"] = file.getvalue()
+    faces["000004"] = np.asarray(Image.open(file))
+    splits = "000001.jpg 0\n000002.jpg 1\n000003.jpg 2\n000004.jpg 0\n000009.jpg 0\n"
     folder(tmp_path, files | {"celeba/list_eval_partition.txt": splits.encode()})
     lines = []
     found = open_dataset("celeba_64", tmp_path, side=64, report=lines.append)
     expected = {name: resized_by_pillow(face, (15, 40, 163, 188), (64, 64)) for name, face in faces.items()}
-    assert np.array_equal(items(found.training), planes(np.stack([expected["000001"], expected["000005"]])))
+    assert np.array_equal(items(found.training), planes(np.stack([expected["000001"], expected["000004"]])))
     assert np.array_equal(items(found.validation), planes(expected["000002"][None]))
     assert found.name == "celeba64" and "2 of 6 picture files are for neither training nor validation" in lines
     assert any("1 not 178 x 218 RGB pixels" in line for line in lines)
@@ -616,9 +660,10 @@ def test_ffhq_from_its_pictures(tmp_path):
         assert np.array_equal(items(found.validation), expected[:1])
 
 
-def test_a_tenth_of_ffhq_is_held_out(tmp_path):
+@pytest.mark.parametrize("name", ["ffhq256", "celebahq256"])
+def test_a_tenth_of_the_large_faces_is_held_out(tmp_path, name):
     archive(tmp_path / "all.tar", {f"{number:05}.png": flat(256, 256, number) for number in range(60)})
-    found = open_dataset("ffhq", tmp_path, side=256)
+    found = open_dataset(name, tmp_path, side=256)
     assert levels(found.validation) == [number for number in range(60) if is_validation(f"{number:05}.png", 10)]
 
 

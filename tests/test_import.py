@@ -18,7 +18,13 @@ from nvae_codec.model.config import PRESETS, NVAEConfig
 from nvae_codec.model.layers import Conv
 from nvae_codec.model.likelihoods import mixture_log_prob
 from nvae_codec.model.nvae import NVAE
-from nvae_codec.training.import_published import config_from_published, load_published, published_keys
+from nvae_codec.training.import_published import (
+    config_from_published,
+    load_published,
+    load_published_run,
+    published_keys,
+)
+from nvae_codec.training.recipes import Recipe
 
 REFERENCE = Path(__file__).resolve().parent.parent.parent / "shared" / "reference"
 TOLERANCE = 1e-5
@@ -72,8 +78,8 @@ class Published:
     @property
     def weights(self) -> dict:
         """All that was asked for, in the order of the release's modules, and inside those in the order of use."""
-        order = ["prior_ftr0", "stem", "pre_process", "enc_tower", "enc0", "enc_sampler", "dec_sampler", "stem_decoder",
-                 "dec_tower", "post_process", "image_conditional"]
+        order = ["prior_ftr0", "stem", "pre_process", "enc_tower", "enc0", "enc_sampler", "dec_sampler", "nf_cells",
+                 "stem_decoder", "dec_tower", "post_process", "image_conditional"]
 
         def place(item):
             top, *rest = item[0].split(".")
@@ -168,10 +174,42 @@ class Published:
             y = y * torch.sigmoid(self.linear(f"{name}.se.se.2", e, c_out))[:, :, None, None]
         return skip + 0.1 * y
 
+    # Flow cells (section 5)
+
+    def masked_conv(self, name: str, x: torch.Tensor, c_out: int, kernel: int, mirrored: bool, *, groups: int = 1,
+                    bias: bool = False):
+        """A weight-normalised convolution that sees earlier pixels, and at the same pixel some of the channels."""
+        latents, c_in = min(x.shape[1], c_out), x.shape[1] // groups
+        if groups > 1:                                # depthwise: its own channel at the same pixel
+            latents = 0
+        mask, r = torch.zeros(c_out, c_in, kernel, kernel, dtype=torch.float64), kernel // 2
+        for o in range(c_out):
+            for i in range(c_in):
+                for row in range(kernel):
+                    for column in range(kernel):
+                        if (row, column) == (r, r) and latents:
+                            # Into the hidden channels: strictly lower latents. Out of them: lower ones and its own.
+                            sees = i < o // 6 if c_out > latents else i // 6 <= o
+                        else:
+                            sees = (row, column) <= (r, r)
+                        mask[o, i, row, column] = sees
+        mask = mask.flip(2, 3) if mirrored else mask
+        v = self.tensor(f"{name}.weight", (c_out, c_in, kernel, kernel), -1, 1) * mask
+        b = self.tensor(f"{name}.bias", (c_out,), -0.3, 0.3) if bias else None
+        g = self.tensor(f"{name}.log_weight_norm", (c_out, 1, 1, 1), -0.5, 0.2)
+        norm = v.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        return F.conv2d(x, torch.exp(g) * v / (norm + 1e-5), b, 1, r, 1, groups)
+
+    def flow_cell(self, name: str, z: torch.Tensor, mirrored: bool):
+        hidden = 6 * z.shape[1]
+        t = F.elu(self.masked_conv(f"{name}.conv.convz.0", z, hidden, 3, mirrored))
+        t = F.elu(self.masked_conv(f"{name}.conv.convz.2", t, hidden, 5, mirrored, groups=hidden))
+        return z - self.masked_conv(f"{name}.mu.conv_0", F.elu(t), z.shape[1], 1, mirrored, bias=True)
+
     # The whole network (section 3)
 
     def forward(self, x: torch.Tensor, noise: list) -> tuple[torch.Tensor, list]:
-        """Logits, and (posterior mean, sigma, prior mean, sigma) of every group."""
+        """Logits, and (posterior mean, sigma, prior mean, sigma, latent after its flows) of every group."""
         a = self.args
         counts = [a.num_groups_per_scale]
         while len(counts) < a.num_latent_scales:
@@ -223,6 +261,10 @@ class Published:
                     normal.append(torch.exp(5 * torch.tanh(raw[:, latents:] / 5)) + 0.01)
                 normals.append(normal)
                 z = normal[0] + normal[1] * noise[g].double()
+                for pair in range(g * a.num_nf, (g + 1) * a.num_nf):
+                    z = self.flow_cell(f"nf_cells.{pair}.cell1", z, mirrored=False)
+                    z = self.flow_cell(f"nf_cells.{pair}.cell2", z, mirrored=True)
+                normal.append(z)
                 if vanilla:
                     d = self.weight_norm_conv("stem_decoder", z, coarsest * a.num_channels_enc, 1)
                 else:
@@ -295,13 +337,14 @@ def assert_close(computed: torch.Tensor, expected: np.ndarray, what: str) -> Non
 
 
 @pytest.mark.parametrize("draw", ["mean", "draw0"])
-@pytest.mark.parametrize("name", ["c10_noflow", "mnist"])
+@pytest.mark.parametrize("name", ["c10_flow", "c10_noflow", "mnist"])
 def test_reference_checkpoints(name, draw):
     model = load_published(reference(f"{name}.pt"))
     expected = np.load(reference(f"{name}_eval.npz"))
     x = torch.from_numpy(expected["x"])
     if "u8" in expected:
         assert torch.equal(torch.from_numpy(expected["u8"]) / 255, x)
+
     def recorded(group: int, shape: torch.Size) -> torch.Tensor:
         noise = torch.from_numpy(expected[f"{draw}/g{group:02d}/eps"])
         assert noise.shape == shape
@@ -311,7 +354,7 @@ def test_reference_checkpoints(name, draw):
         elbo = model(x, recorded, published=True)
     computed = {"kl_per_group": elbo.kl, "logits": elbo.output, "recon_loss": -elbo.log_likelihood,
                 "nelbo": elbo.negative, "log_q": elbo.log_q, "log_p": elbo.log_p, "log_iw": elbo.log_weight}
-    if name == "c10_noflow":
+    if name != "mnist":
         computed["log_px_map"] = mixture_log_prob(elbo.output, x, published=True)
     if draw == "mean":
         for group, (q, p) in enumerate(elbo.normals):
@@ -323,7 +366,7 @@ def test_reference_checkpoints(name, draw):
         assert_close(value, expected[f"{draw}/{key}"], f"{name} {draw}/{key}")
 
 
-@pytest.mark.parametrize("name", ["c10_noflow", "mnist"])
+@pytest.mark.parametrize("name", ["c10_flow", "c10_noflow", "mnist"])
 def test_reference_checkpoints_have_the_keys_that_we_expect(name):
     with torch.serialization.safe_globals([argparse.Namespace]):
         values = torch.load(reference(f"{name}.pt"), map_location="cpu", weights_only=True)
@@ -333,8 +376,14 @@ def test_reference_checkpoints_have_the_keys_that_we_expect(name):
     assert values["arch_instance"] == second["arch_instance"]
 
 
-def test_reference_checkpoint_with_flows_is_refused():
-    assert "flow cells" in refusal(reference("c10_flow.pt"))
+@pytest.mark.parametrize("name, dataset", [("c10_flow", "cifar10"), ("c10_noflow", "cifar10"), ("mnist", "mnist")])
+def test_reference_checkpoints_as_runs(name, dataset):
+    path = reference(f"{name}.pt")
+    network, of, recipe = load_published_run(path)
+    assert of == dataset and network.config.num_nf == (2 if name == "c10_flow" else 0)
+    alone = load_published(path).state_dict()
+    assert all(torch.equal(tensor, alone[key]) for key, tensor in network.state_dict().items())
+    assert recipe == Recipe(epochs=200, batch_size=200)                   # the release's defaults are otherwise ours
 
 
 # Against the second network
@@ -370,6 +419,9 @@ CASES = {
     "bernoulli": dict(dataset="omniglot"),
     "gaussian": dict(num_mixture_dec=1),
     "five_bits": dict(num_x_bits=5),
+    "flows": dict(num_nf=1, num_latent_per_group=4),
+    "two_pairs_of_flows": dict(num_nf=2, num_latent_scales=3, num_groups_per_scale=3, ada_groups=True),
+    "vanilla_flows": dict(num_nf=1, num_latent_scales=1, num_groups_per_scale=1),
     "vanilla": dict(num_latent_scales=1, num_groups_per_scale=1),
     "vanilla_two_blocks": dict(num_latent_scales=1, num_groups_per_scale=1, num_preprocess_blocks=2,
                                num_postprocess_blocks=2),
@@ -396,24 +448,24 @@ def test_import_computes_what_the_second_network_does(case, tmp_path):
         logits, normals = Published(args, values["state_dict"]).forward(x, noise)
         elbo = model(x.double(), lambda group, shape: noise[group].double())
     torch.testing.assert_close(elbo.output, logits, rtol=1e-9, atol=1e-9)
-    for (q, p), expected in zip(elbo.normals, normals, strict=True):
-        for computed, value in zip((q.mean, q.sigma, p.mean, p.sigma), expected, strict=True):
+    for (q, p), (_, z), expected in zip(elbo.normals, elbo.latents, normals, strict=True):
+        for computed, value in zip((q.mean, q.sigma, p.mean, p.sigma, z), expected, strict=True):
             torch.testing.assert_close(computed, value, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name, keys, parameters, towers", [
-    ("mnist", 2016, 1269, (45, 44)), ("cifar10", 3418, 2146, (89, 88)), ("celeba64", 4596, 3072, (106, 105)),
-    ("imagenet32", 3586, 2398, (83, 82)), ("ffhq256", 5354, 3746, (111, 110))])
-def test_numbers_of_keys_of_the_presets(name, keys, parameters, towers):
-    """The published figures, less seven tensors of every flow cell where those have flows."""
+@pytest.mark.parametrize("name, changes, keys, parameters, towers", [
+    ("mnist", {}, 2016, 1269, (45, 44)), ("cifar10", {}, 3838, 2566, (89, 88)),
+    ("cifar10", {"num_nf": 0}, 3418, 2146, (89, 88)), ("celeba64", {}, 4596, 3072, (106, 105)),
+    ("imagenet32", {}, 3586, 2398, (83, 82)), ("ffhq256", {}, 5354, 3746, (111, 110))])
+def test_numbers_of_keys_of_the_presets(name, changes, keys, parameters, towers):
+    """The published figures."""
     config = PRESETS[name]
-    flow_cells = 2 * config.num_groups * config.num_nf if name not in ("mnist", "cifar10") else 0
     with torch.device("meta"):
-        model = NVAE(NVAEConfig.from_dict(config.to_dict() | {"num_nf": 0}))
+        model = NVAE(NVAEConfig.from_dict(config.to_dict() | changes))
     table = published_keys(model)
     aliases = sum(isinstance(leaf, Conv) and leaf.log_gain is None and leaf.regularised for leaf in model.modules())
-    assert len(table) + aliases == keys - 7 * flow_cells
-    assert len(list(model.parameters())) == parameters - 7 * flow_cells
+    assert len(table) + aliases == keys
+    assert len(list(model.parameters())) == parameters
     for tower, modules in zip(("enc_tower", "dec_tower"), towers, strict=True):
         assert {int(key.split(".")[1]) for key in table if key.startswith(tower)} == set(range(modules))
 
@@ -474,6 +526,41 @@ def test_operations_must_be_those_of_the_architecture():
     config_from_published(options(), without)
 
 
+def test_the_recipe_of_a_checkpoint(small, tmp_path):
+    """Of every option of the release the field that it becomes, and our value where a file lacks one."""
+    _, dataset, recipe = load_published_run(saved(small, tmp_path))
+    assert dataset == "cifar10" and recipe == Recipe(epochs=200, batch_size=200, learning_rate=0.01)
+    options = dict(dataset="celeba_64", epochs=7, warmup_epochs=2, batch_size=9, learning_rate=0.5,
+                   learning_rate_min=0.25, weight_decay=0.125, weight_decay_norm=3.0, weight_decay_norm_init=4.0,
+                   kl_anneal_portion=0.75, kl_const_portion=0.0625, kl_const_coeff=0.03125, seed=6)
+    expected = Recipe(epochs=7, warm_up=2, batch_size=9, learning_rate=0.5, learning_rate_min=0.25, weight_decay=0.125,
+                      norm_regularisation=3.0, norm_regularisation_first=4.0, kl_anneal_portion=0.75,
+                      kl_const_portion=0.0625, kl_const_coefficient=0.03125, seed=6)
+    values = made_up(argparse.Namespace(**vars(small["args"]) | options | {"weight_decay_norm_anneal": True}))
+    assert load_published_run(saved(values, tmp_path))[1:] == ("celeba_64", expected)
+    values["args"].weight_decay_norm_anneal = False
+    constant = load_published_run(saved(values, tmp_path))[2]
+    assert constant.norm_regularisation_first == 0 and constant.norm_regularisation == 3
+
+
+@pytest.mark.parametrize("changes", [
+    dict(epochs="many"), dict(epochs=0), dict(learning_rate=float("nan")), dict(batch_size=-1), dict(seed=2 ** 32),
+    dict(weight_decay_norm_anneal=True, weight_decay_norm_init=[1.0])])
+def test_options_that_make_no_recipe(small, tmp_path, changes):
+    args = argparse.Namespace(**vars(small["args"]) | changes)
+    path = saved(small | {"args": args}, tmp_path)
+    with pytest.raises(ModelError) as error:
+        load_published_run(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_runs_are_refused_as_networks_are(small, tmp_path):
+    for path in (tmp_path / "absent.pt", saved(small | {"state_dict": {}}, tmp_path)):
+        with pytest.raises(ModelError) as error:
+            load_published_run(path)
+        assert str(error.value).startswith(f"{path}: ")
+
+
 # Damage
 
 
@@ -521,7 +608,7 @@ def test_options_and_weights_must_fit_each_other(small, tmp_path):
     vast = argparse.Namespace(**vars(small["args"]) | dict(num_groups_per_scale=64, num_cell_per_cond_enc=16))
     assert "cells and groups" in refusal(saved(small | {"args": vast}, tmp_path))
     flows = argparse.Namespace(**vars(small["args"]) | dict(num_nf=1))
-    assert "flow cells" in refusal(saved(small | {"args": flows}, tmp_path))
+    assert "lack nf_cells.0.cell1.conv.convz.0." in refusal(saved(small | {"args": flows}, tmp_path))
 
 
 def test_only_namespaces_are_unpickled(small, tmp_path):

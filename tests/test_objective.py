@@ -1,36 +1,53 @@
-"""The training objective, the schedules, and the loop: resumed runs are exact, a failed one leaves its checkpoint."""
+"""The objective, term by term; the recipes, and what changes from step to step."""
 import dataclasses
 import itertools
-import json
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from conftest import randomise_batch_norm
 
 from nvae_codec.errors import ModelError
 from nvae_codec.model.config import PRESETS, NVAEConfig
+from nvae_codec.model.layers import Conv
+from nvae_codec.model.norm import BatchNorm
 from nvae_codec.model.nvae import NVAE, default_noise
-from nvae_codec.training.checkpoint import load_checkpoint, load_network
-from nvae_codec.training.data import RandomCrops
-from nvae_codec.training.loop import TrainingOptions, bits_per_dimension, learning_rate, train
-from nvae_codec.training.objective import balanced_kl, balancing_scales, batch_norm_regularisation, kl_coefficient
+from nvae_codec.training.objective import (
+    FIRST_POWER_ITERATIONS,
+    POWER_ITERATIONS,
+    Objective,
+    SpectralRegularisation,
+    balanced_kl,
+    balancing_scales,
+    batch_norm_regularisation,
+)
+from nvae_codec.training.recipes import DATASET_OF, RECIPES, Recipe, Schedule
 
 TINY = NVAEConfig(
     image_size=8, num_mixtures=1, num_latent_scales=2, num_groups_per_scale=2, ada_groups=True, num_latent_per_group=2,
     num_channels_enc=4, num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=1, num_postprocess_blocks=1,
     num_postprocess_cells=1)
-OPTIONS = TrainingOptions(steps=6, batch_size=4, warm_up_steps=2, kl_warm_up=0.5, report_every=1, save_every=3)
 
 
-# KL balancing and warm-up
+def network(config: NVAEConfig = TINY, seed: int = 0) -> NVAE:
+    """In float64, with batch norms of different scales."""
+    torch.manual_seed(seed)
+    model = NVAE(config)
+    randomise_batch_norm(model)
+    return model.double()
+
+
+def images(count: int = 3, config: NVAEConfig = TINY) -> torch.Tensor:
+    shape = count, config.image_channels, config.image_size, config.image_size
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(5)).double() / 255
+
+
+# KL balancing
 
 
 def test_balancing_scales():
-    config = dataclasses.replace(TINY, num_groups_per_scale=2)
-    assert config.groups_per_scale == (2, 1)
-    assert balancing_scales(config).tolist() == [1, 2, 2]
+    assert TINY.groups_per_scale == (2, 1)
+    assert balancing_scales(TINY).tolist() == [1, 2, 2]
 
 
 @pytest.mark.parametrize("name, by_scale", [
@@ -40,7 +57,7 @@ def test_balancing_scales_of_the_published_presets(name, by_scale):
     config = PRESETS[name]
     counts = config.groups_per_scale[::-1]
     expected = [alpha for alpha, count in zip(by_scale, counts, strict=True) for _ in range(count)]
-    torch.testing.assert_close(balancing_scales(config), torch.tensor(expected, dtype=torch.float32))
+    assert balancing_scales(config).tolist() == pytest.approx(expected, rel=1e-6)
 
 
 KL = torch.tensor([[4, 1, -0.5], [2, 3, 0.1]], dtype=torch.float64)         # two images, three groups
@@ -68,23 +85,165 @@ def test_balancing_ends_with_the_warm_up():
 
 
 def test_balancing_survives_groups_that_carry_nothing():
-    assert torch.equal(balanced_kl(torch.zeros(2, 3), 0.5, ALPHAS), torch.zeros(2, dtype=torch.float64))
+    assert torch.equal(balanced_kl(torch.zeros(2, 3), 0.5, ALPHAS), torch.zeros(2))
 
 
-@pytest.mark.parametrize("step, expected", [
-    (0, 1e-4), (1, 0.003), (30, 0.0996667), (150, 0.4996667), (300, 0.9996667), (301, 1), (10**6, 1)])
-def test_kl_coefficient(step, expected):
-    assert kl_coefficient(step, 300, 0.1) == pytest.approx(expected, abs=5e-8)
+# Spectral regularisation
 
 
-def test_kl_coefficient_without_warm_up():
-    assert kl_coefficient(0, 0) == kl_coefficient(5, 0) == 1
-    assert kl_coefficient(0, 10) == 1e-4 and kl_coefficient(5, 10) == 0.5 and kl_coefficient(10, 10) == 1
+def matrices(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Of every convolution that counts, by its name."""
+    return {name: module.effective_weight().flatten(1) for name, module in model.named_modules()
+            if isinstance(module, Conv) and module.regularised}
+
+
+def largest_singular_value(matrix: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.matrix_norm(matrix.detach(), ord=2)
+
+
+def test_spectral_norms_are_found():
+    """Repeated calls converge to the sum of the largest singular values, and never exceed it."""
+    model = network(dataclasses.replace(TINY, num_nf=1))
+    regularisation = SpectralRegularisation(model).double()
+    exact = sum(map(largest_singular_value, matrices(model).values())).item()
+    values = [regularisation().item() for _ in range(300)]
+    assert values[-1] == pytest.approx(exact, rel=1e-6)
+    assert all(value <= exact * (1 + 1e-12) for value in values)
+    assert all(earlier <= later * (1 + 1e-12) for earlier, later in itertools.pairwise(values))
+    assert values[0] == pytest.approx(exact, rel=0.02)                      # 40 iterations are near
+    for name, (u, v) in regularisation.vectors().items():
+        matrix = matrices(model)[name].detach()
+        assert (u @ matrix @ v).item() == pytest.approx(largest_singular_value(matrix).item(), rel=1e-3), name
+        assert u.norm().item() == pytest.approx(1) and v.norm().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("architecture", ["res_mbconv", "res_elu", "mbconv_den"])
+def test_every_convolution_but_those_of_the_gates_counts(architecture):
+    config = dataclasses.replace(TINY, num_nf=1, architecture=architecture, num_channels_enc=8, num_channels_dec=8)
+    model = network(config)
+    regularisation = SpectralRegularisation(model).double()
+    regularisation().backward()
+    names = set()
+    for name, module in model.named_modules():
+        if isinstance(module, Conv):
+            reached = [parameter.grad is not None for parameter in (module.weight, module.log_gain)
+                       if parameter is not None]
+            assert set(reached) == {".gate." not in name}, name
+            assert module.bias is None or module.bias.grad is None
+            names |= {name} if reached[0] else set()
+    assert names == set(matrices(model)) == set(regularisation.vectors())
+    assert all(parameter.grad is None for module in model.modules() if isinstance(module, BatchNorm)
+               for parameter in module.parameters())
+
+
+# The numbers of convolutions and batch norms of the release's networks.
+@pytest.mark.parametrize("name, changes, convolutions, norms", [
+    ("mnist", dict(), 255, 214), ("cifar10", dict(), 610, 364), ("cifar10", dict(num_nf=0), 430, 364),
+    ("celeba64", dict(), 730, 436), ("imagenet32", dict(), 570, 340), ("celebahq256", dict(), 986, 460),
+    ("ffhq256", dict(), 986, 460)])
+def test_layers_that_are_regularised(name, changes, convolutions, norms):
+    """Narrow: the numbers of layers do not depend on the channels."""
+    config = dataclasses.replace(PRESETS[name], num_channels_enc=4, num_channels_dec=4, **changes)
+    with torch.device("meta"):
+        model = NVAE(config)
+    assert len(SpectralRegularisation(model).vectors()) == convolutions
+    assert batch_norm_regularisation(model).is_meta
+    assert sum(isinstance(module, BatchNorm) for module in model.modules()) == norms
+
+
+def test_gradient_of_the_spectral_norms():
+    """Once the vectors have converged, it is u v^T, through the weight normalisation and the masks."""
+    model = network(dataclasses.replace(TINY, num_nf=1, architecture="res_bnswish"))
+    regularisation = SpectralRegularisation(model).double()
+    for _ in range(400):
+        regularisation()
+    regularisation().backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    for parameter in model.parameters():
+        parameter.grad = None
+    sum(torch.linalg.svdvals(matrix)[0] for matrix in matrices(model).values()).backward()
+    reached = 0
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            assert found[name] is None, name
+        else:
+            reached += 1
+            largest = parameter.grad.abs().max().item()
+            torch.testing.assert_close(found[name], parameter.grad, rtol=0, atol=2e-3 * largest + 1e-9)
+    assert reached == 2 * len(matrices(model))                              # weights and log gains
+
+
+def test_iterations_of_the_first_and_the_later_calls():
+    """Forty and then four, each from where the last ended."""
+    assert (FIRST_POWER_ITERATIONS, POWER_ITERATIONS) == (40, 4)
+    model = torch.nn.Sequential(Conv(3, 5, 3)).double()
+    regularisation = SpectralRegularisation(model, seed=3).double()
+    (u, v), = regularisation.vectors().values()
+    assert u.norm().item() == pytest.approx(1) and v.norm().item() == pytest.approx(1)
+    u, matrix = u.clone(), model[0].effective_weight().flatten(1).detach()
+    for iterations in (40, 4, 4):
+        for _ in range(iterations):
+            v = (u @ matrix) / (u @ matrix).norm()
+            u = (matrix @ v) / (matrix @ v).norm()
+        value = regularisation()
+        assert value.item() == pytest.approx((u @ matrix @ v).item(), rel=1e-13)
+        for found, expected in zip(regularisation.vectors()["0"], (u, v), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_state_of_the_spectral_regularisation():
+    model = network()
+    one, other = SpectralRegularisation(model, seed=1).double(), SpectralRegularisation(model, seed=2).double()
+    fresh, _ = one.vectors()["stem"]
+    assert not torch.equal(fresh, other.vectors()["stem"][0])
+    assert torch.equal(fresh, SpectralRegularisation(model, seed=1).double().vectors()["stem"][0])
+    one()
+    state = one.state_dict()
+    other.load_state_dict(state)
+    # Later calls of both do the same few iterations.
+    assert one().item() == other().item()
+    for name, vectors in one.vectors().items():
+        assert all(map(torch.equal, vectors, other.vectors()[name])), name
+    shapes = {tuple(matrix.shape) for matrix in matrices(model).values()}
+    assert len(state) == 2 * len(shapes) + 1
+    with pytest.raises(RuntimeError):
+        SpectralRegularisation(network(dataclasses.replace(TINY, num_nf=1))).load_state_dict(state)
+
+
+def test_vectors_hold_no_gradients_and_survive_the_backward_pass_of_an_earlier_step():
+    model = network()
+    regularisation = SpectralRegularisation(model).double()
+    first = regularisation()
+    regularisation()                                                        # changes the vectors that `first` used
+    first.backward()
+    assert not any(buffer.requires_grad for buffer in regularisation.buffers())
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-12, 1e12])
+def test_extreme_matrices(weight):
+    """No division by zero: neither in a sum of norms nor in its gradient."""
+    conv = Conv(3, 4, weight_norm=False).double()
+    with torch.no_grad():
+        conv.weight.fill_(weight)
+    regularisation = SpectralRegularisation(torch.nn.Sequential(conv)).double()
+    for _ in range(5):
+        value = regularisation()
+    value.backward()
+    assert math.isfinite(value.item()) and torch.isfinite(conv.weight.grad).all()
+    assert value.item() == pytest.approx(weight * math.sqrt(12), rel=1e-6, abs=1e-9)
+    with torch.no_grad():                                                   # and it comes back from there
+        conv.weight.fill_(1.0)
+    values = [regularisation().item() for _ in range(10)]
+    assert values[-1] == pytest.approx(math.sqrt(12))
+
+
+# Batch-norm scales
 
 
 def test_batch_norm_regularisation():
     model = NVAE(TINY)
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     assert batch_norm_regularisation(model) == len(norms)                   # all scales start at 1
     with torch.no_grad():
         norms[0].weight[1] = -3
@@ -95,234 +254,251 @@ def test_batch_norm_regularisation():
     assert norms[0].weight.grad.tolist() == [-1.0 if index == 1 else 0.0 for index in range(len(norms[0].weight))]
 
 
-# Schedules
+def test_networks_without_batch_norms():
+    """The term is 0, on the network's device."""
+    model = NVAE(dataclasses.replace(TINY, architecture="res_elu"))
+    assert batch_norm_regularisation(model) == 0
+    assert batch_norm_regularisation(model.to("meta")).is_meta
 
 
-def test_learning_rate():
-    options = TrainingOptions(steps=1100, warm_up_steps=100, learning_rate=4e-3, learning_rate_min=1e-5)
-    rates = [learning_rate(options, step) for step in range(1100)]
-    assert rates[:100] == pytest.approx([4e-3 * (step + 1) / 100 for step in range(100)])
-    assert rates[99] == rates[100] == max(rates) == 4e-3
-    assert all(earlier > later for earlier, later in itertools.pairwise(rates[100:]))
-    assert rates[600] == pytest.approx((4e-3 + 1e-5) / 2)                   # half of the cosine
-    assert 1e-5 < rates[-1] < 1.1e-5 and learning_rate(options, 1100) == 1e-5
+# The whole
 
 
-def test_learning_rate_of_runs_that_are_all_warm_up_or_have_none():
-    assert learning_rate(TrainingOptions(steps=10, warm_up_steps=10), 9) == 4e-3
-    assert learning_rate(TrainingOptions(steps=10, warm_up_steps=0), 0) == 4e-3
-    assert math.isfinite(learning_rate(TrainingOptions(steps=10, warm_up_steps=10), 10))
+def loss_of(objective: Objective, coefficient: float = 0.3, regularisation: float = 0.1):
+    x = images()
+    return objective(x, default_noise(x, torch.Generator().manual_seed(1)), coefficient, regularisation)
 
 
-def test_bits_per_dimension():
-    assert bits_per_dimension(TINY, 3 * 64 * math.log(2) * 5) == pytest.approx(5)
-    assert bits_per_dimension(PRESETS["mnist"], 784 * math.log(2)) == pytest.approx(1)
+@pytest.mark.parametrize("spectral", [True, False])
+def test_terms_of_the_loss(spectral):
+    objective = Objective(network(), spectral=spectral).double().train()
+    loss = loss_of(objective)
+    elbo = loss.elbo
+    weights = (elbo.kl.abs().mean(dim=0) + 0.01) / torch.tensor([1, 2, 2])
+    kl = 0.3 * (elbo.kl * weights / weights.mean()).sum(dim=1).mean()
+    assert loss.reconstruction.item() == pytest.approx(-elbo.log_likelihood.mean().item())
+    assert loss.kl.item() == pytest.approx(kl.item())
+    assert loss.batch_norm == batch_norm_regularisation(objective.network)
+    assert (loss.spectral > 10) if spectral else (loss.spectral == 0)
+    total = loss.reconstruction + loss.kl + 0.1 * (loss.spectral + loss.batch_norm)
+    assert loss.total.item() == pytest.approx(total.item())
+    whole = loss_of(objective, coefficient=1.0)
+    assert whole.kl.item() == pytest.approx(elbo.kl.sum(dim=1).mean().item())
 
 
-# The loop
+def test_gradient_of_the_loss_is_that_of_its_formula():
+    """By finite differences of a few weights, with the weights of the balancing and the vectors held."""
+    objective = Objective(network()).double().train()
+    for _ in range(200):
+        objective.spectral()                                                # converged, so that it hardly moves
+    loss = loss_of(objective)
+    loss.total.backward()
+    held = (loss.elbo.kl.detach().abs().mean(dim=0) + 0.01) / objective.alphas
+    held = held / held.mean()
+
+    def value() -> float:
+        x = images()
+        with torch.no_grad():
+            elbo = objective.network(x, default_noise(x, torch.Generator().manual_seed(1)))
+            norms = sum(torch.linalg.matrix_norm(matrix, ord=2) for matrix in matrices(objective.network).values())
+            return (-elbo.log_likelihood.mean() + 0.3 * (elbo.kl * held).sum(dim=1).mean()
+                    + 0.1 * (norms + batch_norm_regularisation(objective.network))).item()
+
+    chosen = [(name, parameter) for name, parameter in objective.network.named_parameters()
+              if name in ("stem.weight", "stem.log_gain", "start_leaf.value", "posterior_heads.1.bias",
+                          "image_head.1.weight", "decoder_cells.0.0.branch.0.norm_in.weight",
+                          "decoder_cells.0.0.branch.1.weight")]
+    assert len(chosen) == 7
+    for name, parameter in chosen:
+        flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
+        index = gradient.abs().argmax().item()
+        kept, width = flat[index].item(), 1e-5
+        flat[index] = kept + width
+        above = value()
+        flat[index] = kept - width
+        below = value()
+        flat[index] = kept
+        assert (above - below) / (2 * width) == pytest.approx(gradient[index].item(), rel=1e-3), name
 
 
-class Interrupted(Exception):
-    """What ends a run from outside."""
+def test_low_precision_touches_the_network_alone():
+    torch.manual_seed(0)
+    model = NVAE(TINY)
+    x = images().float()
+    losses = []
+    for precision in (None, torch.bfloat16):
+        objective = Objective(model, precision=precision).train()
+        losses.append(objective(x, default_noise(x, torch.Generator().manual_seed(1)), 0.3, 0.1))
+    full, low = losses
+    assert low.total.dtype == low.elbo.kl.dtype == low.elbo.output.dtype == torch.float32
+    assert low.spectral == full.spectral and low.batch_norm == full.batch_norm
+    assert low.reconstruction != full.reconstruction                        # it was indeed low
+    assert low.total.item() == pytest.approx(full.total.item(), rel=0.02)
+    low.total.backward()
+    assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def pictures(count: int = 3) -> list:
-    random = np.random.default_rng(4)
-    return [random.integers(0, 256, (3, 12 + i, 17 - i), np.uint8) for i in range(count)]
+def test_the_state_of_an_objective_does_not_hold_the_network_twice():
+    model = network()
+    objective = Objective(model).double()
+    assert len(list(objective.parameters())) == len(list(model.parameters()))
+    own = [name for name in objective.state_dict() if not name.startswith("network.")]
+    assert own and all(name.startswith("spectral.") for name in own)
 
 
-def run(folder: Path, *, until: int | None = None, config: NVAEConfig = TINY, **changes) -> list[str]:
-    """The lines that a run reports; it ends by an exception after step `until`."""
-    lines = []
+# Recipes
 
-    def report(line: str) -> None:
-        lines.append(line)
-        if until is not None and line.startswith(f"step {until}/"):
-            raise Interrupted
+PUBLISHED = {  # epochs, warm-up epochs, batch per GPU, learning rate, last lambda, first lambda (0: constant)
+    "mnist": (400, 5, 200, 1e-2, 1e-2, 0.0),
+    "cifar10": (400, 5, 32, 1e-2, 1e-2, 0.0),
+    "celeba64": (90, 5, 16, 1e-2, 1e-1, 0.0),
+    "imagenet32": (45, 1, 24, 1e-2, 1e-2, 1.0),
+    "celebahq256": (300, 5, 4, 1e-2, 1e-2, 1.0),
+    "ffhq256": (200, 5, 4, 8e-3, 1e-1, 1.0),
+}
+COMMON = dict(steps=0, learning_rate_min=1e-4, weight_decay=3e-4, spectral=True, kl_anneal_portion=0.3,
+              kl_const_portion=1e-4, kl_const_coefficient=1e-4, clip_gradient=0.0, centre_mixture=False, average=0.0,
+              seed=1)
+NETWORKS = {  # side, bits, channels, scales, groups, adaptive, least groups, blocks, cells, pairs of flow cells
+    "mnist": (32, 8, 32, 2, 10, True, 1, 2, 3, 0),
+    "cifar10": (32, 8, 128, 1, 30, False, 1, 1, 2, 1),
+    "celeba64": (64, 8, 64, 3, 20, True, 1, 1, 2, 1),
+    "imagenet32": (32, 8, 192, 1, 28, False, 1, 1, 2, 1),
+    "celebahq256": (256, 5, 30, 5, 16, True, 4, 1, 2, 2),
+    "ffhq256": (256, 5, 30, 5, 16, True, 4, 1, 2, 2),
+}
 
-    options = dataclasses.replace(OPTIONS, **changes)
-    if until is None:
-        train(config, options, pictures(), pictures(1), folder, report)
-    else:
-        with pytest.raises(Interrupted):
-            train(config, options, pictures(), pictures(1), folder, report)
-    return lines
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipes_of_the_paper(name):
+    recipe, config = RECIPES[name].to_dict(), PRESETS[name]
+    names = ("epochs", "warm_up", "batch_size", "learning_rate", "norm_regularisation", "norm_regularisation_first")
+    assert recipe == COMMON | dict(zip(names, PUBLISHED[name], strict=True))
+    side, bits, channels, scales, groups, adaptive, least, blocks, cells, pairs = NETWORKS[name]
+    assert (config.image_size, config.num_x_bits, config.num_channels_enc, config.num_channels_dec) == (
+        side, bits, channels, channels)
+    assert (config.num_latent_scales, config.num_groups_per_scale, config.ada_groups) == (scales, groups, adaptive)
+    assert config.min_groups_per_scale == least and config.num_nf == pairs
+    assert config.num_preprocess_blocks == config.num_postprocess_blocks == blocks
+    assert config.num_preprocess_cells == config.num_postprocess_cells == cells
+    assert config.num_cell_per_cond_enc == config.num_cell_per_cond_dec == 2
+    assert config.num_latent_per_group == 20 and config.num_mixtures == 10
+    assert config.use_se and config.res_dist and config.architecture == "res_mbconv"
+    assert (config.likelihood, config.image_channels) == (("bernoulli", 1) if name == "mnist" else ("mixture", 3))
 
 
-def assert_same(first, second) -> None:
-    """Equal down to the bits of every tensor."""
-    assert type(first) is type(second)
-    if isinstance(first, torch.Tensor):
-        assert first.dtype == second.dtype and torch.equal(first, second)
-    elif isinstance(first, dict):
-        assert list(first) == list(second)
-        for key in first:
-            assert_same(first[key], second[key])
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second)
-        for pair in zip(first, second, strict=True):
-            assert_same(*pair)
-    else:
-        assert first == second
+def test_every_preset_has_a_recipe():
+    assert set(RECIPES) == set(PRESETS)
+    assert set(DATASET_OF) <= set(RECIPES)
 
 
 @pytest.mark.parametrize("changes", [
-    dict(), dict(architecture="res_elu"), dict(architecture="res_bnswish")], ids=["default", "res_elu", "res_bnswish"])
-def test_resumed_run_equals_an_uninterrupted_one(changes, tmp_path):
-    config = dataclasses.replace(TINY, **changes)
-    run(tmp_path / "whole", config=config)
-    whole = load_checkpoint(tmp_path / "whole" / "checkpoint.pt")
-    assert whole["step"] == 6
-
-    # Ended after step 5: the checkpoint is that of step 3.
-    run(tmp_path / "parts", config=config, until=5)
-    part = load_checkpoint(tmp_path / "parts" / "checkpoint.pt")
-    assert part["step"] == 3
-    assert not all(torch.equal(part["model"][key], whole["model"][key]) for key in whole["model"])
-    torch.rand(7)                                                           # other uses of the generator do not matter
-    assert "continuing from step 3" in run(tmp_path / "parts", config=config)
-    assert_same(load_checkpoint(tmp_path / "parts" / "checkpoint.pt"), whole)
+    dict(batch_size=0), dict(batch_size=-1), dict(batch_size=2.0), dict(batch_size=True), dict(learning_rate=0),
+    dict(learning_rate=-1e-3), dict(learning_rate=math.nan), dict(learning_rate=math.inf), dict(learning_rate="1e-3"),
+    dict(weight_decay=-1e-4), dict(norm_regularisation=-1.0), dict(norm_regularisation=math.inf),
+    dict(norm_regularisation_first=math.nan), dict(warm_up=-1), dict(warm_up=1.5), dict(clip_gradient=-1.0),
+    dict(spectral=1), dict(centre_mixture=None), dict(average=1.0), dict(average=1.5), dict(average=-0.1),
+    dict(kl_anneal_portion=1.1), dict(kl_const_portion=-0.1), dict(kl_const_portion=2.0), dict(steps=-6), dict(steps=0),
+    dict(steps=6.0), dict(epochs=3), dict(seed=1.5), dict(seed=None), dict(seed=2 ** 80), dict(seed=-2 ** 80)])
+def test_recipes_that_make_no_sense(changes):
+    base = dict(steps=6)
+    Recipe(**base)
+    with pytest.raises(ModelError, match=" or in steps$|^the decay|" + "|".join(changes)):
+        Recipe(**base | changes)
 
 
-def test_clipping_and_low_precision_resume_exactly_too(tmp_path):
-    changes = dict(clip_gradient=5.0, low_precision=True)
-    run(tmp_path / "whole", **changes)
-    run(tmp_path / "parts", until=3, **changes)
-    run(tmp_path / "parts", **changes)
-    assert_same(*(load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts")))
+def test_every_seed_that_is_accepted_can_be_used():
+    for seed in (0, 1, 2 ** 31, 2 ** 32 - 1):
+        recipe = Recipe(steps=1, seed=seed)
+        torch.manual_seed(recipe.seed)
+        SpectralRegularisation(torch.nn.Sequential(Conv(1, 1)), recipe.seed)
 
 
-def test_run_folder(tmp_path):
-    lines = run(tmp_path)
-    assert len(lines) == 6 and all(" bits/dim" in line for line in lines)
-    assert [index for index, line in enumerate(lines, start=1) if "validation" in line] == [3, 6]
-    statuses = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
-    assert [status["step"] for status in statuses] == [1, 2, 3, 4, 5, 6]
-    assert [status["kl_coefficient"] for status in statuses] == pytest.approx([1e-4, 1 / 3, 2 / 3, 1, 1, 1])
-    assert all(len(status["kl_bits_per_dim"]) == TINY.num_groups for status in statuses)
-    values = json.loads((tmp_path / "config.json").read_text())
-    assert NVAEConfig.from_dict(values["network"]) == TINY and TrainingOptions(**values["training"]) == OPTIONS
-    model = load_network(tmp_path / "checkpoint.pt")
-    assert model.config == TINY and not model.training
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt", "config.json", "stats.jsonl"}
+# Schedules
 
 
-def test_checkpoints_do_not_wait_for_reports(tmp_path):
-    """With a report every 4 steps and a checkpoint every 3, a step that saves reports its validation at once."""
-    run(tmp_path, until=4, report_every=4)
-    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 3
-    lines = run(tmp_path, report_every=4)[1:]
-    assert [line.split("/")[0] for line in lines] == ["step 4", "step 6"]
-    assert ["validation" in line for line in lines] == [False, True]
-    statuses = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
-    assert [status["step"] for status in statuses] == [3, 4, 4, 6]
-    assert ["validation_bits_per_dim" in status for status in statuses] == [True, False, False, True]
+def rates(recipe: Recipe, steps_per_epoch: int = 1) -> list[float]:
+    schedule = Schedule(recipe, steps_per_epoch)
+    return [schedule.learning_rate(step) for step in range(schedule.total_steps)]
 
 
-def test_seeds_matter(tmp_path):
-    run(tmp_path / "first", steps=1)
-    run(tmp_path / "second", steps=1, seed=2)
-    first, second = (load_checkpoint(tmp_path / name / "checkpoint.pt")["model"] for name in ("first", "second"))
-    assert not torch.equal(first["stem.weight"], second["stem.weight"])
+@pytest.mark.parametrize("epoch, expected", [
+    (5, 9.98974359e-3), (6, 9.98958640e-3), (100, 8.63763019e-3), (398, 1.00157192e-4), (399, 1e-4)])
+def test_learning_rates_of_the_papers_cifar10_run(epoch, expected):
+    schedule = Schedule(RECIPES["cifar10"], 195)
+    assert schedule.total_steps == 78_000
+    assert schedule.learning_rate(epoch * 195) == pytest.approx(expected, rel=1e-8)
+    assert schedule.learning_rate(epoch * 195 + 194) == schedule.learning_rate(epoch * 195)     # from epoch to epoch
 
 
-def test_training_learns(tmp_path):
-    """On one flat picture the bound must fall: the sign of the gradient is right."""
-    flat = [np.full((3, 8, 8), 90, np.uint8)]
-    train(TINY, dataclasses.replace(OPTIONS, steps=40, save_every=1000), flat, [], tmp_path)
-    statuses = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
-    assert statuses[-1]["negative_elbo_bits_per_dim"] < statuses[0]["negative_elbo_bits_per_dim"] - 0.5
+@pytest.mark.parametrize("name, steps_per_epoch, total", [
+    ("mnist", 150, 60_000), ("cifar10", 195, 78_000), ("celeba64", 1271, 114_390), ("imagenet32", 2224, 100_080),
+    ("celebahq256", 281, 84_300), ("ffhq256", 656, 131_200)])
+def test_shape_of_the_papers_schedules(name, steps_per_epoch, total):
+    recipe, found = RECIPES[name], rates(RECIPES[name], steps_per_epoch)
+    assert len(found) == total
+    warm_up = recipe.warm_up * steps_per_epoch
+    assert found[0] == 0
+    assert found[:warm_up] == pytest.approx([recipe.learning_rate * step / warm_up for step in range(warm_up)])
+    assert found[warm_up] == pytest.approx(found[warm_up - 1])              # the cosine begins where the warm-up ends
+    assert all(earlier >= later for earlier, later in itertools.pairwise(found[warm_up:]))
+    assert found[-1] == pytest.approx(1e-4) == found[-steps_per_epoch] < found[-steps_per_epoch - 1]
 
 
-def test_first_step_is_that_of_the_recipe(tmp_path):
-    """Loss and Adamax with coupled weight decay written out from the formulas."""
-    run(tmp_path, steps=1, warm_up_steps=0, kl_warm_up=3.0, centre_mixture=False)
-    after = load_checkpoint(tmp_path / "checkpoint.pt")["model"]
-
-    torch.manual_seed(OPTIONS.seed)
-    model = NVAE(TINY).train()
-    x = RandomCrops(pictures(), TINY.image_size, OPTIONS.batch_size, OPTIONS.seed).batch(0).float() / 255
-    elbo = model(x, default_noise(x, torch.Generator().manual_seed(OPTIONS.seed * 1_000_003)))
-    size = elbo.kl.detach().abs().mean(dim=0) + 0.01
-    weights = size / torch.tensor([1.0, 2.0, 2.0])
-    kl = 1e-4 * (elbo.kl * (weights / weights.mean())).sum(dim=1)
-    gammas = sum(module.weight.abs().max() for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
-    ((kl - elbo.log_likelihood).mean() + 1e-2 * gammas).backward()
-    for name, parameter in model.named_parameters():
-        gradient = parameter.grad + 3e-4 * parameter.detach()
-        step = 0.1 * gradient / (gradient.abs() + 1e-3) / (1 - 0.9)
-        torch.testing.assert_close(after[name], parameter.detach() - 4e-3 * step, rtol=1e-4, atol=2e-5)
-        assert not torch.equal(after[name], parameter)
+def test_learning_rate_by_steps():
+    recipe = Recipe(steps=1101, warm_up=100, learning_rate=4e-3, learning_rate_min=1e-5)
+    found = rates(recipe, 7)                                                # the length of an epoch does not matter
+    assert found == rates(recipe, 1)
+    assert found[:100] == pytest.approx([4e-3 * step / 100 for step in range(100)])
+    assert found[100] == found[99] == pytest.approx(4e-3 * 99 / 100)
+    assert all(earlier > later for earlier, later in itertools.pairwise(found[100:]))
+    assert found[600] == pytest.approx((4e-3 * 99 / 100 + 1e-5) / 2)        # half of the cosine
+    assert found[-1] == pytest.approx(1e-5)
 
 
-@pytest.mark.parametrize("changes", [dict(norm_regularisation=math.inf), dict(norm_regularisation=math.nan)])
-def test_loss_that_is_not_finite(changes, tmp_path):
-    run(tmp_path, until=4)
-    checkpoint = tmp_path / "checkpoint.pt"
-    before = checkpoint.read_bytes()
-    with pytest.raises(ModelError, match="step 3: the loss is .*last checkpoint is kept"):
-        run(tmp_path, **changes)
-    assert checkpoint.read_bytes() == before
-    assert not list(tmp_path.glob("*.tmp"))
-    run(tmp_path)                                                           # and it can still be continued from
-    assert load_checkpoint(checkpoint)["step"] == 6
+@pytest.mark.parametrize("recipe", [
+    Recipe(steps=10, warm_up=10), Recipe(steps=10, warm_up=20), Recipe(steps=1, warm_up=0), Recipe(steps=1, warm_up=1),
+    Recipe(epochs=1, warm_up=0), Recipe(epochs=2, warm_up=5), Recipe(epochs=6, warm_up=5), Recipe(steps=3, warm_up=2)])
+def test_learning_rates_of_short_runs(recipe):
+    found = rates(recipe, 3)
+    assert all(0 <= rate <= recipe.learning_rate for rate in found)
+    after = found[recipe.warm_up * (1 if recipe.steps else 3):]
+    assert all(rate >= recipe.learning_rate_min for rate in after)
 
 
-def test_divergence(tmp_path):
-    with pytest.raises(ModelError, match="step 1: the loss"):
-        run(tmp_path, learning_rate=1e30, warm_up_steps=0)
-    assert not (tmp_path / "checkpoint.pt").exists()
+def test_a_run_without_warm_up_starts_at_its_highest_rate():
+    assert rates(Recipe(steps=10, warm_up=0))[0] == 1e-2 == rates(Recipe(epochs=10, warm_up=0), 4)[3]
 
 
-def test_another_network_in_the_folder(tmp_path):
-    run(tmp_path, until=3)
-    before = (tmp_path / "checkpoint.pt").read_bytes()
-    with pytest.raises(ModelError, match="another network configuration"):
-        run(tmp_path, config=dataclasses.replace(TINY, num_latent_per_group=3))
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+@pytest.mark.parametrize("step, expected", [
+    (0, 1e-4), (1, 0.003), (30, 0.0996667), (150, 0.4996667), (300, 0.9996667), (301, 1), (999, 1)])
+def test_kl_coefficient(step, expected):
+    """The portions of the paper make 300 and 0.1 steps of 1000, by steps and by epochs."""
+    for recipe, steps_per_epoch in ((Recipe(steps=1000), 7), (Recipe(epochs=40), 25)):
+        schedule = Schedule(recipe, steps_per_epoch)
+        assert schedule.total_steps == 1000
+        assert schedule.kl_coefficient(step) == pytest.approx(expected, abs=5e-8)
 
 
-def test_damaged_checkpoints(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    run(tmp_path, steps=1)
-    data = path.read_bytes()
-    for part in (data[:-1], data[:len(data) // 2], b"", b"not a checkpoint"):
-        path.write_bytes(part)
-        with pytest.raises(ModelError, match="not a readable checkpoint"):
-            run(tmp_path)
-    path.unlink()
-    with pytest.raises(ModelError, match="not a readable checkpoint"):
-        load_network(path)
-    torch.save({"weights": {}}, path)
-    with pytest.raises(ModelError, match="not a checkpoint of this program"):
-        load_network(path)
-    for weights in ({"stem.weight": torch.zeros(1)}, {1: torch.zeros(1)}, [torch.zeros(1)]):
-        torch.save({"config": TINY.to_dict(), "model": weights}, path)
-        with pytest.raises(ModelError, match="do not fit"):
-            load_network(path)
+def test_kl_coefficient_of_other_recipes():
+    without = Schedule(Recipe(steps=10, kl_anneal_portion=0.0), 1)
+    assert without.kl_coefficient(0) == without.kl_coefficient(9) == 1
+    late = Schedule(Recipe(steps=100, kl_anneal_portion=0.5, kl_const_portion=0.2, kl_const_coefficient=0.01), 1)
+    assert [late.kl_coefficient(step) for step in (0, 20, 45, 70, 71)] == pytest.approx([0.01, 0.01, 0.5, 1, 1])
+    assert all(a <= b for a, b in itertools.pairwise(map(late.kl_coefficient, range(100))))
 
 
-def test_damaged_pickles(tmp_path):
-    """Whatever the reader of pickles fails with, it is a ModelError."""
-    path = tmp_path / "checkpoint.pt"
-    for content in (b"\x80\x02}q\x00X\x01\0\0\0\xffK\x01s.", b"\x80\x02R.", b"\x80\x02h\x07.", b"\x80\x02K\x01K\x02s."):
-        path.write_bytes(content)
-        with pytest.raises(ModelError, match="not a readable checkpoint"):
-            load_checkpoint(path)
-
-
-def test_checkpoints_that_no_run_can_continue_from(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    run(tmp_path, steps=1)
-    whole = load_checkpoint(path)
-    lacking = "not the state of its training"
-    for changes, cause in (({"optimizer": None}, "does not fit"), ({"optimizer": {}}, "does not fit"),
-                           ({"step": "1"}, lacking), ({"step": None}, lacking), ({"model": {}}, "weights do not fit")):
-        torch.save(whole | changes, path)
-        with pytest.raises(ModelError, match=cause):
-            run(tmp_path)
-    for name in ("optimizer", "step"):
-        torch.save({key: value for key, value in whole.items() if key != name}, path)
-        with pytest.raises(ModelError, match=lacking):
-            run(tmp_path)
-        assert load_network(path).config == TINY
+def test_annealed_regularisation():
+    """Geometric from first to last, with the KL coefficient as the way gone."""
+    schedule = Schedule(Recipe(steps=1000, norm_regularisation=1e-2, norm_regularisation_first=10.0), 1)
+    for step in (0, 1, 30, 150, 299, 300, 301, 900):
+        way = schedule.kl_coefficient(step)
+        expected = math.exp((1 - way) * math.log(10) + way * math.log(1e-2))
+        assert schedule.norm_regularisation(step) == pytest.approx(expected, rel=1e-12)
+    assert schedule.norm_regularisation(0) == pytest.approx(10, rel=1e-3)
+    assert schedule.norm_regularisation(900) == pytest.approx(1e-2, rel=1e-12)
+    for first in (0.0, 1e-2):
+        constant = Schedule(Recipe(steps=1000, norm_regularisation=1e-2, norm_regularisation_first=first), 1)
+        assert all(constant.norm_regularisation(step) == pytest.approx(1e-2) for step in (0, 150, 999))
+    none = Schedule(Recipe(steps=1000, norm_regularisation=0.0), 1)
+    assert none.norm_regularisation(0) == 0

@@ -12,12 +12,24 @@ FILE_NAME = "checkpoint.pt"           # in the folder of a run
 
 
 def save_checkpoint(path: Path, model: NVAE, **more) -> None:
-    """Write config, weights and whatever else the loop needs; a crash leaves the old file or the new, never a part."""
+    """Write config, weights and whatever else the loop needs; a crash leaves the old file or the new, never a part.
+
+    Raises OSError.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    torch.save({"config": model.config.to_dict(), "model": model.state_dict(), **more}, temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"config": model.config.to_dict(), "model": model.state_dict(), **more}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:              # torch makes a RuntimeError of what a full disk gives
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -40,7 +52,11 @@ def load_network(path: Path) -> NVAE:
     """
     path = path / FILE_NAME if path.is_dir() else path
     values = load_checkpoint(path)
-    model = NVAE(NVAEConfig.from_dict(values["config"]))
+    try:
+        config = NVAEConfig.from_dict(values["config"])
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    model = NVAE(config)
     load_weights(path, model, values.get("average") or values["model"])
     return model.eval()
 

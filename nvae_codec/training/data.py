@@ -197,15 +197,11 @@ def find_pictures(root: Path) -> list[Source]:
 
 def _members(path: Path, place: str) -> Iterator[Source]:
     try:
-        size = path.stat().st_size
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 inside = Path(member.name)
-                if not member.isfile() or not _is_picture(inside):
-                    continue
-                if member.offset_data + member.size > size:
-                    raise tarfile.ReadError("unexpected end of data")
-                yield Source(member.name, f"{place}/{inside.parent}", str(path), member.offset_data, member.size)
+                if member.isfile() and _is_picture(inside):
+                    yield Source(member.name, f"{place}/{inside.parent}", str(path), member.offset_data, member.size)
     except (tarfile.TarError, OSError) as error:
         raise ImageError(f"{path}: not a whole, uncompressed tar archive ({error})") from error
 
@@ -455,14 +451,14 @@ class Binarised(ImageSet):
 class Crops(ImageSet):
     """Squares of pictures that are at least as large: in training anywhere in the picture, half of them mirrored.
 
-    A picture is there as many times as its area holds such squares, rounded down, at least once. The validation form
-    of its j-th item is the j-th tile of its grid of whole tiles, cyclically.
+    A picture is there as many times as its area holds such squares, rounded down. The validation form of its j-th item
+    is the j-th tile of its grid of whole tiles, cyclically.
     """
 
     def __init__(self, pictures: Pictures, side: int, report: Report = silent):
         super().__init__(pictures, (3, side, side), report)
         areas = [height * width for _, height, width in map(pictures.shape, range(len(pictures)))]
-        self.ends = np.cumsum([max(1, area // side ** 2) for area in areas], dtype=np.int64).tolist()
+        self.ends = np.cumsum([area // side ** 2 for area in areas], dtype=np.int64).tolist()
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0

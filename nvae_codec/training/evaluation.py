@@ -41,6 +41,7 @@ class Evaluation:
 
 
 @torch.inference_mode()
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)               # 32 bits, not the 19 of TF32
 def evaluate(network: NVAE, images: Tensor, *, samples: int = 1, batch_size: int = 16, seed: int = 0,
              progress: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
     """Evaluate `network`, in evaluation mode, on images uint8 [N, C, H, W] with `samples` draws of the latents each.

@@ -28,6 +28,7 @@ class Exported:
 
     network: ExactNetwork
     comparison: Comparison
+    compared_on: str                      # how many images of which kind
     statistics: str                       # which statistics the batch norms have, in words
 
 
@@ -36,20 +37,26 @@ def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, calibration
     """Convert a float network.
 
     Batch-norm statistics are estimated anew over training images, as the running ones trail the weights, and kept if
-    held-out images become shorter by them. Raises ModelError if the network cannot code pictures, or if integers cost
-    more than `tolerance`.
+    held-out images become shorter by them. Where nothing is held out, training images take its place. Raises ModelError
+    if the network cannot code pictures, or if integers change the negative ELBO by more than `tolerance`.
     """
     check_codable(network.config)
+    kind = "held-out" if len(held_out) else "training"
+    if not len(held_out):
+        report("no images are held out: both networks are compared on training images")
+        held_out = training
     network, statistics = _settle_batch_norm(network, training, held_out, report)
     exact = convert(network, fixed_batch(training, calibration_images))
-    comparison = compare(network, exact, fixed_batch(held_out, CHECKED_IMAGES, seed=1))
-    report(f"negative ELBO on {min(CHECKED_IMAGES, len(held_out))} held-out images: float "
+    checked = fixed_batch(held_out, CHECKED_IMAGES, seed=1)
+    compared_on = f"{len(checked)} {kind} image{'s' if len(checked) > 1 else ''}"
+    comparison = compare(network, exact, checked)
+    report(f"negative ELBO on {compared_on}: float "
            f"{comparison.float_bits_per_dim:.4f}, integer {comparison.integer_bits_per_dim:.4f} bits/dim "
            f"({comparison.relative:+.4%})")
     if not abs(comparison.relative) <= tolerance:
         raise ModelError(f"integers change the negative ELBO by {comparison.relative:+.4%}, more than the "
-                         f"{tolerance:.2%} allowed; calibrate on more images, or on images like those to be coded")
-    return Exported(exact, comparison, statistics)
+                         f"{100 * tolerance:g} % allowed; more images to calibrate on may help, or a larger tolerance")
+    return Exported(exact, comparison, compared_on, statistics)
 
 
 def _settle_batch_norm(network: NVAE, training: ImageSet, held_out: ImageSet,
@@ -70,7 +77,7 @@ def _settle_batch_norm(network: NVAE, training: ImageSet, held_out: ImageSet,
 
 
 def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> str:
-    """A Markdown page about an exported model; `status` is the last line of its run's `stats.jsonl`, if any."""
+    """A Markdown page about an exported model; `status` is the last validation in its run's `stats.jsonl`, if any."""
     config = exported.network.config
     tensors = exported.network.state_dict()
     fingerprint = weights.fingerprint(config, tensors)[:weights.FINGERPRINT_DIGITS]
@@ -93,8 +100,8 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
                                                          f"{status['step']:,} steps"))
     comparison = exported.comparison
     rows += [("negative ELBO, float and integers", f"{comparison.float_bits_per_dim:.4f} and "
-              f"{comparison.integer_bits_per_dim:.4f} bits/dim ({comparison.relative:+.4%}), {CHECKED_IMAGES} held-out "
-              "images, same noise"),
+              f"{comparison.integer_bits_per_dim:.4f} bits/dim ({comparison.relative:+.4%}), {exported.compared_on}, "
+              "same noise"),
              ("made with", f"PyTorch {torch.__version__} on {platform.machine()}")]
     table = "\n".join(f"| {key} | {value} |" for key, value in rows)
     return (f"# {name}\n\n| | |\n|---|---|\n{table}\n\n## Pictures and licence\n\nSay here what the pictures were, who "

@@ -72,9 +72,8 @@ def config_from_published(args: argparse.Namespace, arch_instance: dict) -> NVAE
 
 def load_published_run(path: str | Path) -> tuple[NVAE, str, Recipe]:
     """The network of `load_published`, the data set that it is for, and the recipe that its options are."""
-    args = _read(path)["args"]
     network = load_published(path)
-    options = vars(args)
+    options = vars(_read(path)["args"])
     fields = {ours: options[theirs] for ours, theirs in RECIPE_OPTIONS.items() if theirs in options}
     annealed = options.get("weight_decay_norm_anneal") is True
     try:

@@ -58,7 +58,7 @@ class Log:
         for index, values in enumerate(torch.stack(new)[:, :len(TERMS)].tolist() if new else []):
             if all(map(math.isfinite, values[:-1] if skips else values)):
                 continue
-            step = self.step - len(new) + index
+            step = self.step - len(new) + index + 1       # the first is step 1, as in a status
             told = ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in zip(TERMS, values, strict=True))
             kept = f"the checkpoint of step {self.last_saved} stays" if self.last_saved else "there is no checkpoint"
             raise ModelError(
@@ -69,7 +69,8 @@ class Log:
 
     def status(self, loss_scale: float) -> dict:
         """Means over the steps since the last status; their names are the keys in `stats.jsonl`."""
-        mean = torch.stack(self.recorded).mean(dim=0).tolist()
+        values = torch.stack(self.recorded)
+        mean = values.masked_fill(~values.isfinite(), torch.nan).nanmean(dim=0).tolist()    # fp16 skips some steps
         self.recorded, self.checked = [], 0
         kl, last = mean[len(TERMS):], self.step - 1
         active = (self.world.mean(self.channels) > ACTIVE_KL).sum(dim=1).tolist()
@@ -84,7 +85,7 @@ class Log:
                 "seconds_left": (self.schedule.total_steps - self.step) / rate}
 
     def write(self, status: dict) -> None:
-        """Tell a status; one with a validation belongs to a checkpoint."""
+        """Tell a status."""
         if not self.world.is_main:
             return
         line = "  ".join((
@@ -94,10 +95,9 @@ class Log:
             f"{status['images_per_second']:.1f} images/s",
             f"{_duration(status['seconds_left'])} left"))
         if "validation_bits_per_dim" in status:
-            self.last_saved = status["step"]
             line += f"  validation {status['validation_bits_per_dim']:.4f}"
         with open(self.folder / "stats.jsonl", "a") as file:
-            file.write(json.dumps(status) + "\n")
+            file.write(json.dumps({key: None if value != value else value for key, value in status.items()}) + "\n")
         if self.board is not None:
             for name, value in status.items():
                 if name in ("kl_bits_per_dim", "active_channels"):
@@ -132,8 +132,8 @@ class Log:
 def _step_of(line: str) -> float:
     """The step that a line of `stats.jsonl` is about; of a line cut short, none."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
 
 
@@ -143,9 +143,11 @@ def _board(folder: Path, first_step: int, report: Callable[[str], None]):
     except ImportError:
         report("no curves for TensorBoard: pip install 'nvae-codec[train]' brings it")
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
 
 def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{round(seconds)} s"
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -28,6 +28,7 @@ from nvae_codec.training.recipes import Recipe, Schedule
 
 ADAMAX_EPSILON = 1e-3                 # of the release, far larger than Adamax's usual one
 FIRST_LOSS_SCALE = 2.0 ** 10          # of float16
+KINDS_OF_CELLS = 128                  # that are compiled: shapes, in training and not; torch's own limit is 8
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -54,23 +55,33 @@ class Execution:
 
 
 def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path, execution: Execution = Execution(),
-          report: Callable[[str], None] = lambda line: None, on_start: Callable[[], None] = lambda: None) -> NVAE:
+          report: Callable[[str], None] = lambda line: None, on_start: Callable[[], None] = lambda: None,
+          stop: Callable[[], bool] = lambda: False) -> NVAE:
     """Train a network of `config` by `recipe`; continue from the checkpoint in `run_folder` if there is one.
 
     Under `torchrun` every process calls this; `recipe.batch_size` images go to each of them. On a CPU, the same
     recipe gives the same weights, interrupted or not. The network that is returned is on the CPU, in evaluation mode;
     where the recipe averages weights it is the average. `on_start` is called by the main process once it is certain
-    that the folder is this run's. Raises ModelError if the loss is not finite (the last checkpoint stays), or if the
-    run there is another one.
+    that the folder is this run's. When `stop` says so after a step, the run is saved there and ends early; with
+    several processes it must say the same in all of them. Raises ModelError if the loss is not finite (the last
+    checkpoint stays), or if the run there is another one.
     """
     with processes(execution.device) as world:
         if not world.is_main:
             report = _silent
+        shape = config.image_channels, config.image_size, config.image_size
+        if dataset.training.shape != shape:
+            raise ModelError(f"the network is for images of {_words(*shape)}, and {dataset.name} has "
+                             f"{_words(*dataset.training.shape)}")
         torch.manual_seed(recipe.seed)
+        torch.backends.cudnn.benchmark = True             # all steps have the same shapes
         network = NVAE(config)
         checkpoint = run_folder / FILE_NAME
         values = _resumed(checkpoint, config, recipe, world) if checkpoint.exists() else {}
         first_step = values.get("step", 0)
+        if not world.agree(first_step):
+            raise ModelError(f"{run_folder}: not every process sees the same checkpoint there; all machines must share "
+                             "the folder")
         batches = Batches(dataset.training, recipe.batch_size, recipe.seed, first_step=first_step, rank=world.rank,
                           world_size=world.size, workers=execution.workers)
         schedule = Schedule(recipe, batches.steps_per_epoch)
@@ -90,10 +101,11 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             load_weights(checkpoint, network, values["model"])
             load_weights(checkpoint, objective.spectral or torch.nn.Module(), values["spectral"])
             if average is not None:
-                load_weights(checkpoint, average, values["average"])
+                load_weights(checkpoint, average, values.get("average"))
             try:
                 optimizer.load_state_dict(values["optimizer"])
-                scaler.load_state_dict(values["scaler"])
+                # Of a run in another precision it is empty: that may change from one part of a run to the next.
+                scaler.load_state_dict(values["scaler"] or scaler.state_dict())
             except Exception as error:    # both take the form of their dictionaries for granted
                 raise ModelError(f"{checkpoint}: the state of the training does not fit the network") from error
             report(f"continuing from step {first_step}")
@@ -109,6 +121,8 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             on_start()
         log = Log(run_folder, config, schedule, first_step, world, report, tensorboard=execution.tensorboard)
         validation = fixed_batch(dataset.validation, execution.validation_images)
+        if not len(validation):
+            report("no images are held out, so nothing is validated")
         save_every = execution.save_every or max(schedule.total_steps // 100, 50)
         steps = range(first_step, schedule.total_steps)
         for step, samples in zip(steps, batches, strict=False):
@@ -127,7 +141,7 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             gradient_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_gradient or torch.inf)
             log.record(loss, gradient_norm)
             if world.device.type == "cpu":        # on a GPU this would wait for it in every step
-                log.check()
+                log.check(skips=scaler.is_enabled())
             scaler.step(optimizer)
             scaler.update()
             if average is not None:
@@ -135,7 +149,8 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
 
             # Report, save and validate
             done = step + 1
-            saving = done % save_every == 0 or done == schedule.total_steps
+            stopping = done < schedule.total_steps and stop()
+            saving = stopping or done % save_every == 0 or done == schedule.total_steps
             if saving or done % execution.report_every == 0:
                 log.check(skips=scaler.is_enabled())
                 status = log.status(scaler.get_scale())
@@ -146,14 +161,21 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
                                     spectral=spectral, recipe=recipe.to_dict(), world_size=world.size, step=done,
                                     **averaged)
                     shown = (network if average is None else average).eval()
-                    result = evaluate(shown, validation, batch_size=recipe.batch_size)
-                    status["validation_bits_per_dim"] = result.bits(result.negative_elbo)
+                    if len(validation) and not stopping:
+                        result = evaluate(shown, validation, batch_size=recipe.batch_size)
+                        status["validation_bits_per_dim"] = result.bits(result.negative_elbo)
                     if done % (save_every * execution.sample_every) == 0 or done == schedule.total_steps:
                         log.samples(done, shown)
                     network.train()
+                if saving:
+                    log.last_saved = done
                 log.write(status)
                 world.wait()
+            if stopping:
+                break
         log.close()
+        for module in network.modules():      # as it is executed is no part of it: a copy would call this one's cells
+            vars(module).pop("forward", None)
         return (network if average is None else average).cpu().eval()
 
 
@@ -173,18 +195,27 @@ def _silent(line: str) -> None:
 def _resumed(path: Path, config: NVAEConfig, recipe: Recipe, world: Processes) -> dict:
     """The values of a checkpoint that this run can continue from."""
     values = load_checkpoint(path)
-    if values["config"] != config.to_dict():
-        raise ModelError(f"{path}: the run there has another network configuration; choose another folder")
+    if changed := _differences(values["config"], config.to_dict()):
+        raise ModelError(f"{path}: the network there has {changed}; choose another folder")
     if not isinstance(values.get("step"), int) or not {"optimizer", "scaler", "spectral", "recipe"} <= set(values):
         raise ModelError(f"{path}: holds a network but not the state of its training, so no run can continue from it")
-    before = values["recipe"] if isinstance(values["recipe"], dict) else {}
-    changed = [name for name, value in recipe.to_dict().items() if before.get(name) != value]
-    if changed:
-        raise ModelError(f"{path}: the run there has another {', '.join(changed)}; continue it with what it began "
-                         "with, or choose another folder")
+    if changed := _differences(values["recipe"], recipe.to_dict()):
+        raise ModelError(f"{path}: the run there has {changed}; continue it with what it began with, or choose another "
+                         "folder")
     if values.get("world_size") != world.size:
         raise ModelError(f"{path}: the run there is by {values.get('world_size')} processes, not {world.size}")
     return values
+
+
+def _words(channels: int, height: int, width: int) -> str:
+    return f"{width} x {height} pixels in {channels} colour{'s' if channels > 1 else ''}"
+
+
+def _differences(before, now: dict) -> str:
+    """In which values a configuration that was stored differs from one given, in words."""
+    before = before if isinstance(before, dict) else {}
+    return ", ".join(f"{name} = {before.get(name)}, not {value}" for name, value in now.items()
+                     if before.get(name) != value)
 
 
 def _initialise(network: NVAE, recipe: Recipe, dataset: Dataset) -> None:
@@ -209,13 +240,15 @@ def precision_of(execution: Execution, device: torch.device) -> torch.dtype | No
 
 def _execute_as(execution: Execution, network: NVAE) -> None:
     """Set memory format, fusing, compilation and recomputation of a network."""
+    if execution.compile:
+        torch._dynamo.config.recompile_limit = KINDS_OF_CELLS
     if execution.channels_last:
         network.to(memory_format=torch.channels_last)
     for module in network.modules():
         if isinstance(module, BatchNorm):
             module.fused = execution.fused_norm
         if isinstance(module, Cell) and execution.compile:
-            module.forward = torch.compile(module.forward)
+            module.forward = torch.compile(module.forward, dynamic=False)
     if execution.recompute:
         recompute_cells(network)
 

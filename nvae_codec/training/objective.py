@@ -85,7 +85,7 @@ def balanced_kl(kl: Tensor, coefficient: float, alphas: Tensor,
 def batch_norm_regularisation(model: nn.Module) -> Tensor:
     """Sum over all batch-norm layers of their largest absolute scale."""
     scales = [module.weight.abs().amax() for module in model.modules() if isinstance(module, BatchNorm)]
-    return torch.stack(scales).sum() if scales else torch.zeros(())
+    return torch.stack(scales).sum() if scales else next(model.parameters()).new_zeros(())
 
 
 class SpectralRegularisation(nn.Module):

@@ -1,5 +1,6 @@
 """Training by several processes, one for each GPU, as `torchrun` starts them on one machine or many."""
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,13 @@ class Processes:
         """The mean of `values` over all processes; every one of them must call this."""
         return mean_over(self.group, values)
 
+    def agree(self, value: int) -> bool:
+        """Whether `value` is the same in all processes; every one of them must call this."""
+        extremes = torch.tensor([value, -value], device=self.device)
+        if self.size > 1:
+            dist.all_reduce(extremes, dist.ReduceOp.MAX)
+        return extremes.tolist() == [value, -value]
+
     def wait(self) -> None:
         """Wait until all processes have come here."""
         if self.size > 1:
@@ -49,32 +57,52 @@ def mean_over(group: "dist.ProcessGroup | None", values: Tensor) -> Tensor:
 
 
 def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """The device of a process: "cpu", "cuda", or "auto" for a GPU where there is one. Raises ModelError."""
+    """The device of a process: "cpu", "cuda", "cuda:N", or "auto" for a GPU where there is one. Raises ModelError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         return torch.device("cpu")
+    match = re.fullmatch("cuda(:[0-9]{1,3})?", name)
+    if not match:
+        raise ModelError(f"there is no device {name!r}; known are auto, cpu, cuda and cuda:N")
     if not torch.cuda.is_available():
-        raise ModelError(f"there is no usable GPU for the device {name!r}; --device cpu trains without")
-    if local_rank >= torch.cuda.device_count():
-        raise ModelError(f"process {local_rank} of this machine has no GPU of its own: there are "
-                         f"{torch.cuda.device_count()}; start as many processes as there are GPUs")
-    return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
+        raise ModelError("there is no usable GPU here; the device cpu works without one")
+    if match[1]:
+        index, reason = int(match[1][1:]), f"there is no {name}"
+    else:
+        index, reason = local_rank, f"process {local_rank} of this machine has no GPU of its own"
+    if index >= torch.cuda.device_count():
+        raise ModelError(f"{reason}: this machine has {torch.cuda.device_count()} GPUs")
+    return torch.device("cuda", index)
 
 
 @contextmanager
 def processes(device: str = "auto") -> Iterator[Processes]:
-    """Join the other processes that `torchrun` has started, if it did; within, all of them can talk to each other."""
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    """Join the other processes that `torchrun` has started, if it did; within, all of them can talk to each other.
+
+    Raises ModelError if they cannot be joined.
+    """
+    size, local_rank = _number("WORLD_SIZE", 1), _number("LOCAL_RANK", 0)
     chosen = choose_device(device, local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:
         yield Processes(chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"the other {size - 1} processes of WORLD_SIZE cannot be joined ({reason}); torchrun starts "
+                         "them all") from error
     try:
         yield Processes(chosen, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isascii() or not text.isdigit():
+        raise ModelError(f"the environment variable {variable} is {text!r}, not a number")
+    return int(text)

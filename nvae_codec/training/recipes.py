@@ -30,7 +30,7 @@ class Recipe:
     clip_gradient: float = 0.0            # largest norm of the gradient; 0: any. Not in the paper
     centre_mixture: bool = False          # start from `nvae_codec.model.likelihoods.centre_mixture`. Not in the paper
     average: float = 0.0                  # decay of an exponential moving average of the weights; 0: none. Likewise
-    seed: int = 1
+    seed: int = 1                         # 0 ... 2^32 - 1
 
     def __post_init__(self):
         positive = {"batch_size", "learning_rate"}
@@ -40,10 +40,12 @@ class Recipe:
                 fits = type(value) in (int, float) and math.isfinite(value)
             else:
                 fits = type(value) is field.type
-            if not fits or (value < 0 and field.name != "seed") or (value == 0 and field.name in positive):
+            if not fits or value < 0 or (value == 0 and field.name in positive):
                 raise ModelError(f"{field.name} = {value!r} makes no recipe")
         if (self.epochs == 0) == (self.steps == 0):
             raise ModelError("the length of a run is given either in epochs or in steps")
+        if self.seed >= 2 ** 32:
+            raise ModelError(f"seed = {self.seed} is not below 2^32")
         if not (self.average < 1 and self.kl_anneal_portion <= 1 and self.kl_const_portion <= 1):
             raise ModelError("the decay of the average must be below 1, and the portions of the KL warm-up at most 1")
 

@@ -1,6 +1,8 @@
 """A training run as a whole: the network, its recipe and its data, resolved and written down in the run's folder."""
 import dataclasses
 import json
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,12 @@ class Data:
     fit: str = "crop"
     validation_percent: float = 5.0
 
+    def __post_init__(self):
+        percent = self.validation_percent
+        if not (isinstance(self.dataset, str) and isinstance(self.root, str) and isinstance(self.fit, str)
+                and type(percent) in (int, float) and math.isfinite(percent)):
+            raise ModelError("a run's data are described by three texts and a percentage")
+
     def open(self, side: int, report: Callable[[str], None] = lambda line: None) -> Dataset:
         return open_dataset(self.dataset, self.root, side=side, fit=self.fit,
                             validation_percent=self.validation_percent, report=report)
@@ -40,14 +48,26 @@ class Run:
     recipe: Recipe
     data: Data
 
+    def moved(self, root: Path | None) -> "Run":
+        """This run with its data in another place; None: where they were."""
+        return self if root is None else dataclasses.replace(self, data=dataclasses.replace(self.data, root=str(root)))
+
     def to_dict(self) -> dict:
         return {"network": self.network.to_dict(), "recipe": self.recipe.to_dict(),
                 "data": dataclasses.asdict(self.data)}
 
     def save(self, folder: Path) -> None:
-        """Write `config.json`."""
+        """Write `config.json`, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE_NAME).write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        temporary = folder / f"{FILE_NAME}.tmp"
+        try:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+            os.replace(temporary, folder / FILE_NAME)
+        except OSError as error:
+            error.filename = str(folder / FILE_NAME)
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: Path) -> "Run":
@@ -60,19 +80,22 @@ class Run:
             raise ModelError(f"{folder}: not the folder of a training run: it has no {FILE_NAME}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(f"{path}: not the configuration of a training run") from error
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
 
 
 def replace(configuration, values: dict[str, str]):
     """A configuration (network or recipe) with fields set from texts. Raises ModelError for those that do not fit."""
     kinds = {field.name: field.type for field in dataclasses.fields(configuration)}
     parse = {bool: lambda text: {"true": True, "false": False}[text.lower()]}
+    words = {bool: "true or false", int: "a whole number", float: "a number"}
     parsed = {}
     for name, text in values.items():
         kind = kinds[name]
         try:
             parsed[name] = parse.get(kind, kind)(text)
         except (ValueError, KeyError) as error:
-            raise ModelError(f"{name} = {text}: not a value of the kind {kind.__name__}") from error
+            raise ModelError(f"{name} = {text!r} is not {words[kind]}") from error
     return dataclasses.replace(configuration, **parsed)
 
 
@@ -86,6 +109,8 @@ def estimate_memory(config: NVAEConfig, recipe: Recipe, execution: Execution, lo
         objective = Objective(NVAE(config), spectral=recipe.spectral).train()
         x = torch.empty(recipe.batch_size, config.image_channels, config.image_size, config.image_size)
     network = objective.network
+    if objective.spectral is not None:
+        objective.spectral.set_extra_state(True)          # a later step: the first one iterates for long
     for module in network.modules():
         if hasattr(module, "fused"):
             module.fused = execution.fused_norm
