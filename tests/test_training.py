@@ -467,6 +467,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(kind, tmp_path, monkeypatch):
     assert_same(checkpoint(tmp_path), checkpoint(tmp_path / "whole"))
 
 
+def test_on_a_cpu_it_stops_at_once(tmp_path, monkeypatch):
+    """Not only when a report is due."""
+    poison(monkeypatch, "latents", at=1)
+    steps, noise = [], loop.step_noise
+    monkeypatch.setattr(loop, "step_noise", lambda x, seed, step, rank: [steps.append(step), noise(x, seed, step)][1])
+    with pytest.raises(ModelError, match="step 2: "):
+        run(tmp_path, report_every=4)
+    assert steps == [0, 1]
+
+
 def test_a_run_that_diverges(tmp_path):
     with pytest.raises(ModelError, match="not all is finite.*there is no checkpoint"):
         run(tmp_path, dataclasses.replace(SHORT, learning_rate=1e30, warm_up=0, clip_gradient=0.0))
@@ -661,7 +671,7 @@ def one_of_two(rank: int, folder: str, ports: dict[str, int]) -> None:
     calls = itertools.count(1)
     train_together("begun", place="parts", stop=lambda: next(calls) == 3)
     train_together("ended", place="parts")
-    train_together("vanilla", dataclasses.replace(TWO, steps=2, average=0.0), VANILLA)
+    train_together("vanilla", dataclasses.replace(TWO, steps=2, average=0.0), VANILLA, precision="bf16")
     train_together("poisoned", poisoned=2, save_every=1)
     # As on two machines without a common disk: one finds the checkpoint, the other does not.
     train_together("apart", place="poisoned" if rank == 0 else "elsewhere")
@@ -1131,6 +1141,20 @@ def test_one_importance_sample_is_the_weight_itself(pairs):
     else:
         assert result.importance_weighted != pytest.approx(result.negative_elbo, rel=1e-6)
     assert result.bits(result.negative_elbo) == pytest.approx(result.negative_elbo / (math.log(2) * 192))
+
+
+def test_the_bound_of_three_samples():
+    """-log of the mean weight of each image; by hand."""
+    model, images = trained_a_little(), levels(*range(256), count=2)
+    generator, weights = torch.Generator().manual_seed(0), []
+    x = images.float() / 255
+    with torch.no_grad():
+        for _ in range(3):
+            weights.append(model(x, default_noise(x, generator)).log_weight.double())
+    largest = torch.stack(weights).amax(dim=0)
+    mean = torch.stack([(weight - largest).exp() for weight in weights]).mean(dim=0)
+    result = evaluate(model, images, samples=3)
+    assert result.importance_weighted == pytest.approx(-(largest + mean.log()).mean().item(), rel=1e-7)
 
 
 def test_the_bound_tightens_with_more_samples():

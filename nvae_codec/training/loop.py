@@ -108,6 +108,7 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
                 scaler.load_state_dict(values["scaler"] or scaler.state_dict())
             except Exception as error:    # both take the form of their dictionaries for granted
                 raise ModelError(f"{checkpoint}: the state of the training does not fit the network") from error
+            values.clear()                # gigabytes, of a large network
             report(f"continuing from step {first_step}")
         objective.train()
         _execute_as(execution, network)
@@ -140,6 +141,7 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             scaler.unscale_(optimizer)
             gradient_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_gradient or torch.inf)
             log.record(loss, gradient_norm)
+            del loss                      # or its latents and logits would stay through the next forward pass
             if world.device.type == "cpu":        # on a GPU this would wait for it in every step
                 log.check(skips=scaler.is_enabled())
             scaler.step(optimizer)
