@@ -28,6 +28,7 @@ from nvae_codec.training.recipes import Recipe, Schedule
 
 ADAMAX_EPSILON = 1e-3                 # of the release, far larger than Adamax's usual one
 FIRST_LOSS_SCALE = 2.0 ** 10          # of float16
+SMALLEST_LOSS_SCALE = 2.0 ** -20      # reached after 30 steps without finite gradients, more or less
 KINDS_OF_CELLS = 128                  # that are compiled: shapes, in training and not; torch's own limit is 8
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -84,6 +85,8 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
                              "the folder")
         batches = Batches(dataset.training, recipe.batch_size, recipe.seed, first_step=first_step, rank=world.rank,
                           world_size=world.size, workers=execution.workers)
+        if not world.agree(len(dataset.training)):
+            raise ModelError("not every process finds as many training images; all must read the same data")
         schedule = Schedule(recipe, batches.steps_per_epoch)
 
         # The network, what is minimised, and the optimiser
@@ -155,6 +158,9 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             saving = stopping or done % save_every == 0 or done == schedule.total_steps
             if saving or done % execution.report_every == 0:
                 log.check(skips=scaler.is_enabled())
+                if scaler.is_enabled() and scaler.get_scale() < SMALLEST_LOSS_SCALE:
+                    raise ModelError(f"step {done}: gradients stay infinite however small the loss is scaled; the "
+                                     "precision bf16 or fp32 has no such limit, and a lower learning_rate may help")
                 status = log.status(scaler.get_scale())
                 if saving and world.is_main:
                     averaged = {} if average is None else {"average": average.state_dict()}

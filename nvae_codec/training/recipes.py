@@ -46,6 +46,11 @@ class Recipe:
             raise ModelError("the length of a run is given either in epochs or in steps")
         if self.seed >= 2 ** 32:
             raise ModelError(f"seed = {self.seed} is not below 2^32")
+        if self.learning_rate_min > self.learning_rate:
+            raise ModelError(f"learning_rate_min = {self.learning_rate_min} is above learning_rate = "
+                             f"{self.learning_rate}")
+        if self.norm_regularisation_first and not self.norm_regularisation:
+            raise ModelError("norm_regularisation cannot be annealed to 0")
         if not (self.average < 1 and self.kl_anneal_portion <= 1 and self.kl_const_portion <= 1):
             raise ModelError("the decay of the average must be below 1, and the portions of the KL warm-up at most 1")
 
@@ -67,15 +72,16 @@ class Schedule:
     def learning_rate(self, step: int) -> float:
         """Linear from 0 in every step of the warm-up, then a cosine down to the minimum, from epoch to epoch.
 
-        In the release, whose optimiser steps a cosine schedule that begins with what the warm-up has reached, it falls
-        from base * (W - 1) / W after W warm-up steps; so here.
+        In the release the cosine begins with what the warm-up has reached, and so falls from base * (W - 1) / W after W
+        warm-up steps; so it is here in runs by epochs. In runs by steps it falls from the base.
         """
         recipe = self.recipe
         unit, length = (1, recipe.steps) if recipe.steps else (self.steps_per_epoch, recipe.epochs)
         warm_up_steps = recipe.warm_up * unit
         if step < warm_up_steps:
             return recipe.learning_rate * step / warm_up_steps
-        highest = recipe.learning_rate * ((warm_up_steps - 1) / warm_up_steps if warm_up_steps else 1)
+        reached = (warm_up_steps - 1) / warm_up_steps if recipe.epochs and warm_up_steps else 1
+        highest = recipe.learning_rate * reached
         progress = (step // unit - recipe.warm_up) / max(length - recipe.warm_up - 1, 1)
         height = highest - recipe.learning_rate_min
         return recipe.learning_rate_min + height * (1 + math.cos(math.pi * min(progress, 1))) / 2
