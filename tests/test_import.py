@@ -1,7 +1,7 @@
 """Checkpoints of the NVAE release: the imported network computes what the release's would; what is not one is refused.
 
 `Published` below is a second network, written from the formulas with the functions of torch alone and in
-terms of the release's names; the names are checked against the list of 400 keys in its appendix A.
+terms of the release's names; the names are checked against the list of 400 keys at the end of this file.
 """
 import argparse
 import re
@@ -46,7 +46,7 @@ OPERATIONS = {
 
 
 def options(**changes) -> argparse.Namespace:
-    """The options of the network of appendix A, as the release stores them."""
+    """The options of the network whose keys are listed at the end of this file, as the release stores them."""
     return argparse.Namespace(**dict(
         root="runs", save="runs/eval-exp", dataset="cifar10", batch_size=200, learning_rate=0.01, epochs=200,
         arch_instance="res_mbconv", num_nf=0, num_x_bits=8, num_latent_scales=2, num_groups_per_scale=2,
@@ -96,7 +96,7 @@ class Published:
         assert tuple(self.used[key].shape) == tuple(shape), key
         return self.used[key].double()
 
-    # Building blocks (section 2)
+    # Building blocks
 
     def weight_norm_conv(self, name: str, x: torch.Tensor, c_out: int, kernel: int, *, bias: bool = True,
                          stride: int = 1, dilation: int = 1):
@@ -174,7 +174,7 @@ class Published:
             y = y * torch.sigmoid(self.linear(f"{name}.se.se.2", e, c_out))[:, :, None, None]
         return skip + 0.1 * y
 
-    # Flow cells (section 5)
+    # Flow cells
 
     def masked_conv(self, name: str, x: torch.Tensor, c_out: int, kernel: int, mirrored: bool, *, groups: int = 1,
                     bias: bool = False):
@@ -206,7 +206,7 @@ class Published:
         t = F.elu(self.masked_conv(f"{name}.conv.convz.2", t, hidden, 5, mirrored, groups=hidden))
         return z - self.masked_conv(f"{name}.mu.conv_0", F.elu(t), z.shape[1], 1, mirrored, bias=True)
 
-    # The whole network (section 3)
+    # The whole network
 
     def forward(self, x: torch.Tensor, noise: list) -> tuple[torch.Tensor, list]:
         """Logits, and (posterior mean, sigma, prior mean, sigma, latent after its flows) of every group."""
@@ -389,9 +389,9 @@ def test_reference_checkpoints_as_runs(name, dataset):
 # Against the second network
 
 
-def test_second_network_has_the_keys_of_appendix_a():
+def test_second_network_has_the_keys_listed():
     listed = []
-    for line in APPENDIX_A.strip().splitlines():
+    for line in LISTED_KEYS.strip().splitlines():
         module, parts = line.split(": ")
         prefix = "" if module == "(top level)" else f"{module}."
         norm = re.fullmatch(r"BN\((\d+)\)", parts)
@@ -633,7 +633,7 @@ def test_files_that_are_no_checkpoints(small, tmp_path):
         refusal(saved(small | {"state_dict": wrong}, tmp_path))
 
 
-APPENDIX_A = """
+LISTED_KEYS = """
 (top level): prior_ftr0 [64, 8, 8]
 stem: weight [16, 3, 3, 3], bias [16], log_weight_norm [16, 1, 1, 1]
 pre_process.0._ops.0.bn_act: BN(16)

@@ -63,7 +63,7 @@ def assert_exact(computed: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(computed, expected, rtol=1e-12, atol=1e-12)
 
 
-# Shapes (section 3)
+# Shapes
 
 
 @pytest.mark.parametrize("changes, counts", [
@@ -233,7 +233,7 @@ def test_groups_that_do_not_divide_the_channels_are_refused(changes, leaves):
     Hierarchy(tiny(architecture="mbconv_sep", **changes), leaves)
 
 
-# Layers and cells (section 2), computed again from the formulas
+# Layers and cells, computed again from the formulas
 
 
 def weight_norm_conv(conv: layers.Conv, x: torch.Tensor, **how) -> torch.Tensor:
@@ -394,7 +394,7 @@ def test_down_skip_phases_and_channels():
         assert changed.nonzero().flatten().tolist() == list(channels)
 
 
-# Data-dependent initialisation (section 2.7)
+# Data-dependent initialisation
 
 
 def test_data_dependent_initialisation():
@@ -441,7 +441,7 @@ def test_other_architectures_ask_for_no_data():
     layers.initialise_from_data(NVAE(tiny(architecture="res_bnelu")), unexpected)
 
 
-# Distributions (section 4.1)
+# Distributions
 
 
 @pytest.mark.parametrize("raw, mean, sigma, log_density", [
@@ -477,7 +477,7 @@ def test_first_prior():
     torch.testing.assert_close(prior.sigma, torch.full_like(prior.sigma, 1.01))
 
 
-# Mixture of logistics (section 4.5)
+# Mixture of logistics
 
 LOGITS = (0.3, -0.7)
 MEANS = ((0.1, -0.4), (-0.2, 0.5), (0.3, 0.9))
