@@ -15,12 +15,15 @@ from .files import check_target, write_file
               help="Where the run's data set lies now, if not where it was.")
 @click.option("--check", "check_folder", metavar="DIR", type=click.Path(path_type=Path),
               help="A folder of other pictures to compare both networks on.  [default: validation images]")
-@click.option("--images", metavar="N", type=click.IntRange(min=2), default=64, show_default=True,
-              help="Training images to calibrate the integers on; all, if there are fewer.")
+@click.option("--images", metavar="N", type=click.IntRange(min=2),
+              help="Training images to calibrate the integers on; all, if there are fewer.  [default: 64, of images "
+                   "larger than 64 x 64 fewer]")
 @click.option("--tolerance", metavar="PERCENT", type=click.FloatRange(min=0), default=0.1, show_default=True,
               help="By how much the integers may change the negative ELBO before the export is refused.")
 @click.option("--note", "notes", metavar="KEY=TEXT", multiple=True,
               help="A text to keep in the model file; `info` shows it.")
+@click.option("--device", metavar="NAME", default="auto", show_default=True,
+              help="For the statistics of batch norms: cpu, cuda, cuda:N, or auto. The rest is done on the CPU.")
 @click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite an existing model file and its card.")
 def export(
@@ -28,9 +31,10 @@ def export(
     output: Path | None,
     data: Path | None,
     check_folder: Path | None,
-    images: int,
+    images: int | None,
     tolerance: float,
     notes: tuple[str, ...],
+    device: str,
     threads: int | None,
     force: bool,
 ) -> None:
@@ -67,11 +71,12 @@ def export(
     use_threads(threads)
     with enough_memory("fewer --images need less"):
         export_run(run, output, data=data, check_folder=check_folder, images=images, tolerance=tolerance / 100,
-                   notes={key: text for key, _, text in pairs})
+                   device=device, notes={key: text for key, _, text in pairs})
 
 
 def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = None, check_folder: Path | None = None,
-               images: int = 64, tolerance: float = 1e-3, notes: dict[str, str] | None = None) -> None:
+               images: int | None = None, tolerance: float = 1e-3, device: str = "auto",
+               notes: dict[str, str] | None = None) -> None:
     """Export the network of a run's folder and write its card; `opened` is the run's data set, if it is open already.
 
     Raises ModelError where coding is not installed.
@@ -79,6 +84,7 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
     from nvae_codec.errors import ModelError
     from nvae_codec.training.checkpoint import load_network
     from nvae_codec.training.datasets import open_dataset
+    from nvae_codec.training.processes import choose_device
     from nvae_codec.training.run import Run
 
     try:
@@ -101,7 +107,7 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
                              report=lambda line: say(f"{check_folder}: {line}")).training
     opened = opened or described.moved(data).data.open(side, say)
     exported = export_network(network, opened.training, other or opened.validation, calibration_images=images,
-                              tolerance=tolerance, report=say)
+                              tolerance=tolerance, device=choose_device(device), report=say)
     model = weights.serialise(exported.network, notes)
     card = model_card(output.stem, exported, described, _last_validation(folder / "stats.jsonl"))
     write_file(output, model)

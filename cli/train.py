@@ -164,7 +164,7 @@ def train(
         if trained_before == _written_at(folder / "checkpoint.pt") and _written_at(model) > trained_before:
             say(f"the run is complete, and so is {model}; `nvae-codec export -f {folder}` makes it anew")
         else:
-            _export(folder, model, opened)
+            _export(folder, model, opened, device)
 
 
 def _configured(preset: str, given: dict[str, str], epochs: int | None, steps: int | None):
@@ -235,13 +235,13 @@ def _can_export(network, folder: Path, say: Callable[[str], None]) -> bool:
     return network.obstacle_to_coding is None
 
 
-def _export(folder: Path, model: Path, opened) -> None:
+def _export(folder: Path, model: Path, opened, device: str) -> None:
     from nvae_codec.errors import NvaeCodecError
 
     from .export import export_run
 
     try:
-        export_run(folder, model, opened=opened)
+        export_run(folder, model, opened=opened, device=device)
     except NvaeCodecError as error:
         raise type(error)(f"the run is complete, but there is no model file: {error}; `nvae-codec export {folder}` "
                           "tries again") from error

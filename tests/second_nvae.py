@@ -2,7 +2,8 @@
 
 Nothing here comes from `nvae_codec`, and nothing there may come from here: that two programs written apart from each
 other agree is what `test_one_step.py` shows. This one is plain rather than fast. It is a function of a dictionary of
-tensors, whose keys are those of the NVAE release's checkpoints, and consists of elementary operations only.
+tensors, whose keys are those of the NVAE release's checkpoints, and consists of elementary operations only. Every
+layer states the shapes of its tensors; `shapes` lists them.
 
 `config` is anything that has the fields of `NVAEConfig`. Scale 0 is the finest, group 0 the first that is generated.
 """
@@ -40,10 +41,28 @@ class Run:
     """What the layers of one evaluation read, and what they leave behind."""
 
     keys: dict[str, Tensor]
+    config: object
     training: bool
     statistics: dict[str, Tensor] = field(default_factory=dict)   # of the batch norms, as they are after the step
     weights: dict[str, Tensor] = field(default_factory=dict)      # of every convolution, as applied
     gammas: dict[str, Tensor] = field(default_factory=dict)       # of every batch norm
+
+    def tensor(self, key: str, *shape: int) -> Tensor:
+        tensor = self.keys[key]
+        assert tensor.shape == shape, key
+        return tensor
+
+
+@dataclass
+class Listing(Run):
+    """A run that takes note of shapes, with tensors that have no values."""
+
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def tensor(self, key: str, *shape: int) -> Tensor:
+        assert key not in self.shapes, key
+        self.shapes[key] = shape
+        return torch.empty(shape, device="meta")
 
 
 @dataclass
@@ -130,30 +149,29 @@ def bilinear_twice(x: Tensor) -> Tensor:
 # Layers
 
 
-def normalised_weight(run: Run, name: str, mask: Tensor | None = None) -> Tensor:
-    v = run.keys[f"{name}.weight"]
+def conv(run: Run, name: str, x: Tensor, outputs: int, side: int, *, mask: Tensor | None = None, bias: bool = True,
+         groups: int = 1, **how: int) -> Tensor:
+    """A convolution with weight normalisation; the mask acts before it."""
+    v = run.tensor(f"{name}.weight", outputs, x.shape[1] // groups, side, side)
+    offset = run.tensor(f"{name}.bias", outputs) if bias else None
+    gain = run.tensor(f"{name}.log_weight_norm", outputs, 1, 1, 1)
     if mask is not None:
         v = v * mask
     norm = (v ** 2).sum(dim=(1, 2, 3), keepdim=True).sqrt()
-    return torch.exp(run.keys[f"{name}.log_weight_norm"]) * v / (norm + 1e-5)
+    run.weights[name] = torch.exp(gain) * v / (norm + 1e-5)
+    y = convolve(x, run.weights[name], groups=groups, **how)
+    assert bias or f"{name}.bias" not in run.keys
+    return y + offset.reshape(1, -1, 1, 1) if bias else y
 
 
-def conv(run: Run, name: str, x: Tensor, *, mask: Tensor | None = None, bias: bool = True, **how: int) -> Tensor:
-    """A convolution with weight normalisation; the mask acts before it."""
-    run.weights[name] = normalised_weight(run, name, mask)
-    y = convolve(x, run.weights[name], **how)
-    assert bias == (f"{name}.bias" in run.keys)
-    return y + run.keys[f"{name}.bias"].reshape(1, -1, 1, 1) if bias else y
-
-
-def plain_conv(run: Run, name: str, x: Tensor, **how: int) -> Tensor:
+def plain_conv(run: Run, name: str, x: Tensor, outputs: int, side: int, *, groups: int = 1, **how: int) -> Tensor:
     assert f"{name}.log_weight_norm" not in run.keys and f"{name}.bias" not in run.keys
-    run.weights[name] = run.keys[f"{name}.weight"]
-    return convolve(x, run.weights[name], **how)
+    run.weights[name] = run.tensor(f"{name}.weight", outputs, x.shape[1] // groups, side, side)
+    return convolve(x, run.weights[name], groups=groups, **how)
 
 
 def batch_norm(run: Run, name: str, x: Tensor) -> Tensor:
-    gamma, beta, mean, variance = (run.keys[f"{name}.{part}"] for part in (
+    gamma, beta, mean, variance = (run.tensor(f"{name}.{part}", x.shape[1]) for part in (
         "weight", "bias", "running_mean", "running_var"))
     run.gammas[name] = gamma
     if run.training:
@@ -163,25 +181,31 @@ def batch_norm(run: Run, name: str, x: Tensor) -> Tensor:
         run.statistics[f"{name}.running_mean"] = (0.95 * mean + 0.05 * batch_mean).detach()
         run.statistics[f"{name}.running_var"] = (
             0.95 * variance + 0.05 * batch_variance * count / (count - 1)).detach()
-        run.statistics[f"{name}.num_batches_tracked"] = run.keys[f"{name}.num_batches_tracked"] + 1
+        run.statistics[f"{name}.num_batches_tracked"] = run.tensor(f"{name}.num_batches_tracked") + 1
         mean, variance = batch_mean, batch_variance
     scale = gamma / (variance + 1e-5).sqrt()
     return (x - mean.reshape(1, -1, 1, 1)) * scale.reshape(1, -1, 1, 1) + beta.reshape(1, -1, 1, 1)
 
 
+def linear(run: Run, name: str, x: Tensor, outputs: int) -> Tensor:
+    return x @ run.tensor(f"{name}.weight", outputs, x.shape[1]).T + run.tensor(f"{name}.bias", outputs)
+
+
 def squeeze_excite(run: Run, name: str, y: Tensor) -> Tensor:
-    hidden = max(y.shape[1] // 16, 4)
-    assert run.keys[f"{name}.se.0.weight"].shape == (hidden, y.shape[1])
-    e = y.mean(dim=(2, 3))
-    e = (e @ run.keys[f"{name}.se.0.weight"].T + run.keys[f"{name}.se.0.bias"]).clamp(min=0)
-    e = torch.sigmoid(e @ run.keys[f"{name}.se.2.weight"].T + run.keys[f"{name}.se.2.bias"])
-    return y * e[:, :, None, None]
+    channels = y.shape[1]
+    e = linear(run, f"{name}.se.0", y.mean(dim=(2, 3)), max(channels // 16, 4)).clamp(min=0)
+    return y * torch.sigmoid(linear(run, f"{name}.se.2", e, channels))[:, :, None, None]
 
 
-# Cells
+# Cells. mode: normal, down (half the side, twice the channels) or up (the reverse).
+
+
+def widened(channels: int, mode: str) -> int:
+    return {"normal": channels, "down": 2 * channels, "up": channels // 2}[mode]
 
 
 def residual_operation(run: Run, name: str, x: Tensor, kind: str, mode: str) -> Tensor:
+    outputs = widened(x.shape[1], mode)
     if kind == ELU:
         x = elu(x)
     elif kind == BN_ELU:
@@ -191,7 +215,8 @@ def residual_operation(run: Run, name: str, x: Tensor, kind: str, mode: str) -> 
     if mode == "up":
         x = nearest_twice(x)
     dilation = 2 if kind == WIDE else 1
-    return conv(run, f"{name}.conv_0", x, stride=2 if mode == "down" else 1, padding=dilation, dilation=dilation)
+    return conv(run, f"{name}.conv_0", x, outputs, 3, stride=2 if mode == "down" else 1, padding=dilation,
+                dilation=dilation)
 
 
 def inverted_residual(run: Run, name: str, x: Tensor, kind: str, mode: str) -> Tensor:
@@ -200,43 +225,40 @@ def inverted_residual(run: Run, name: str, x: Tensor, kind: str, mode: str) -> T
     part = [f"{name}.conv.{first + index}" for index in range(5)]
     if mode == "up":
         x = nearest_twice(x)
-    channels = x.shape[1]
+    hidden, outputs = expansion * x.shape[1], widened(x.shape[1], mode)
     x = batch_norm(run, f"{part[0]}.bn", x)
-    x = plain_conv(run, f"{part[1]}.conv.0", x)
-    hidden = x.shape[1]
-    assert hidden == expansion * channels
+    x = plain_conv(run, f"{part[1]}.conv.0", x, hidden, 1)
     x = swish(batch_norm(run, f"{part[1]}.conv.1", x))
-    assert run.keys[f"{part[2]}.conv.0.weight"].shape[2:] == (side, side)
-    x = plain_conv(run, f"{part[2]}.conv.0", x, stride=2 if mode == "down" else 1, padding=(side - 1) // 2,
-                   groups=groups or hidden)
+    x = plain_conv(run, f"{part[2]}.conv.0", x, hidden, side, stride=2 if mode == "down" else 1,
+                   padding=(side - 1) // 2, groups=groups or hidden)
     x = swish(batch_norm(run, f"{part[2]}.conv.1", x))
-    x = plain_conv(run, part[3], x)
+    x = plain_conv(run, part[3], x, outputs, 1)
     return batch_norm(run, f"{part[4]}.bn", x)
 
 
 def four_phases(run: Run, name: str, x: Tensor) -> Tensor:
     t = swish(x)
     phases = [t[:, :, 0::2, 0::2], t[:, :, 1::2, 1::2], t[:, :, 0::2, 1::2], t[:, :, 1::2, 0::2]]
-    parts = [conv(run, f"{name}.conv_{index}", phase) for index, phase in enumerate(phases, start=1)]
-    quarter = 2 * x.shape[1] // 4
-    assert [part.shape[1] for part in parts] == [quarter, quarter, quarter, 2 * x.shape[1] - 3 * quarter]
-    return torch.cat(parts, dim=1)
+    outputs = widened(x.shape[1], "down")
+    quarter = outputs // 4
+    widths = [quarter, quarter, quarter, outputs - 3 * quarter]
+    return torch.cat([conv(run, f"{name}.conv_{index}", phase, width, 1)
+                      for index, (phase, width) in enumerate(zip(phases, widths, strict=True), start=1)], dim=1)
 
 
 def cell(run: Run, name: str, x: Tensor, kinds: list[str], mode: str) -> Tensor:
-    """mode: normal, down (half the side, twice the channels) or up (the reverse)."""
+    if mode == "down":
+        skip = four_phases(run, f"{name}.skip", x)
+    elif mode == "up":
+        skip = conv(run, f"{name}.skip.1", bilinear_twice(x), widened(x.shape[1], "up"), 1, bias=False)
+    else:
+        skip = x
     y = x
     for index, kind in enumerate(kinds):
         operation = inverted_residual if kind in INVERTED else residual_operation
         y = operation(run, f"{name}._ops.{index}", y, kind, mode if index == 0 else "normal")
-    if f"{name}.se.se.0.weight" in run.keys:
+    if run.config.use_se:
         y = squeeze_excite(run, f"{name}.se", y)
-    if mode == "down":
-        skip = four_phases(run, f"{name}.skip", x)
-    elif mode == "up":
-        skip = conv(run, f"{name}.skip.1", bilinear_twice(x), bias=False)
-    else:
-        skip = x
     return skip + 0.1 * y
 
 
@@ -334,11 +356,14 @@ def flow_mask(layer: str, latents: int, mirrored: bool) -> Tensor:
 
 def flow_cell(run: Run, name: str, z: Tensor, mirrored: bool) -> Tensor:
     def mask(layer: str) -> Tensor:
-        return flow_mask(layer, z.shape[1], mirrored).to(z.dtype)
+        return flow_mask(layer, latents, mirrored).to(z)
 
-    h = elu(conv(run, f"{name}.conv.convz.0", z, mask=mask("first"), bias=False, padding=1))
-    h = elu(conv(run, f"{name}.conv.convz.2", h, mask=mask("depthwise"), bias=False, padding=2, groups=h.shape[1]))
-    return z - conv(run, f"{name}.mu.conv_0", elu(h), mask=mask("last"))
+    latents = z.shape[1]
+    hidden = 6 * latents
+    h = elu(conv(run, f"{name}.conv.convz.0", z, hidden, 3, mask=mask("first"), bias=False, padding=1))
+    h = elu(conv(run, f"{name}.conv.convz.2", h, hidden, 5, mask=mask("depthwise"), bias=False, padding=2,
+                 groups=hidden))
+    return z - conv(run, f"{name}.mu.conv_0", elu(h), latents, 1, mask=mask("last"))
 
 
 # The network
@@ -353,12 +378,32 @@ def groups_per_scale(config) -> list[int]:
 
 def forward(keys: dict[str, Tensor], config, x: Tensor, noise: list[Tensor], training: bool) -> Results:
     """x: [B, C, H, W] in [0, 1], of the reduced number of bits; noise: standard normal, one tensor per group."""
-    run = Run(keys, training)
+    return evaluate(Run(keys, config, training), x, noise)
+
+
+def shapes(config) -> dict[str, tuple[int, ...]]:
+    """Of all tensors that a network has, in the order of the release's checkpoints."""
+    def place(key: str) -> tuple[int, int]:
+        module, *rest = key.split(".")
+        return modules.index(module), int(rest[0]) if rest and rest[0].isdigit() else 0
+
+    modules = ["prior_ftr0", "stem", "pre_process", "enc_tower", "enc0", "enc_sampler", "dec_sampler", "nf_cells",
+               "stem_decoder", "dec_tower", "post_process", "image_conditional"]
+    listing = Listing({}, config, training=True)
+    x = torch.empty(2, config.image_channels, config.image_size, config.image_size, device="meta")
+    evaluate(listing, x, [torch.empty((), device="meta")] * sum(groups_per_scale(config)))
+    return {key: listing.shapes[key] for key in sorted(listing.shapes, key=place)}    # in a module: as they come to use
+
+
+def evaluate(run: Run, x: Tensor, noise: list[Tensor]) -> Results:
+    config = run.config
     preprocess, encoder, decoder, postprocess = OPERATIONS[config.architecture]
     counts = groups_per_scale(config)
     scales, groups = len(counts), sum(counts)
+    latents = config.num_latent_per_group
+    coarsest = 2 ** (config.num_preprocess_blocks + scales - 1)   # in pixels of the image
 
-    feature = conv(run, "stem", 2 * x - 1, padding=1)
+    feature = conv(run, "stem", 2 * x - 1, config.num_channels_enc, 3, padding=1)
     index = itertools.count()
     for _ in range(config.num_preprocess_blocks):
         for remaining in reversed(range(config.num_preprocess_cells)):
@@ -375,31 +420,35 @@ def forward(keys: dict[str, Tensor], config, x: Tensor, noise: list[Tensor], tra
                 remembered.append((f"enc_tower.{next(index)}.conv", feature))
         if scale < scales - 1:
             feature = cell(run, f"enc_tower.{next(index)}", feature, encoder, "down")
-    top = elu(conv(run, "enc0.1", elu(feature)))
+    top = elu(conv(run, "enc0.1", elu(feature), feature.shape[1], 1))
 
-    stream = keys["prior_ftr0"].expand(len(x), *keys["prior_ftr0"].shape)
+    side = x.shape[2] // coarsest
+    start = run.tensor("prior_ftr0", config.num_channels_dec * coarsest, side, side)
+    stream = start.expand(len(x), *start.shape)
     outcomes = []
     index = itertools.count()
     for scale in reversed(range(scales)):
         for position in range(counts[scale]):
             group = len(outcomes)
             if group == 0:
-                raw_q = conv(run, "enc_sampler.0", top, padding=1)
+                raw_q = conv(run, "enc_sampler.0", top, 2 * latents, 3, padding=1)
                 raw_p = torch.zeros_like(raw_q)
             else:
                 for _ in range(config.num_cell_per_cond_dec):
                     stream = cell(run, f"dec_tower.{next(index)}", stream, decoder, "normal")
-                raw_p = conv(run, f"dec_sampler.{group - 1}.1", elu(stream))
+                raw_p = conv(run, f"dec_sampler.{group - 1}.1", elu(stream), 2 * latents, 1)
                 combiner, feature = remembered.pop()
-                raw_q = conv(run, f"enc_sampler.{group}", feature + conv(run, combiner, stream), padding=1)
+                feature = feature + conv(run, combiner, stream, feature.shape[1], 1)
+                raw_q = conv(run, f"enc_sampler.{group}", feature, 2 * latents, 3, padding=1)
                 if config.res_dist:
                     raw_q = raw_q + raw_p
             outcomes.append(draw(run, config, group, raw_q, raw_p, noise[group]))
             latent = outcomes[-1].flowed
             if groups == 1:
-                stream = conv(run, "stem_decoder", latent)
+                stream = conv(run, "stem_decoder", latent, config.num_channels_enc * coarsest, 1)
             else:
-                stream = conv(run, f"dec_tower.{next(index)}.conv", torch.cat([stream, latent], dim=1))
+                both = torch.cat([stream, latent], dim=1)
+                stream = conv(run, f"dec_tower.{next(index)}.conv", both, stream.shape[1], 1)
             if position == counts[scale] - 1 and scale > 0:
                 stream = cell(run, f"dec_tower.{next(index)}", stream, decoder, "up")
     index = itertools.count()
@@ -407,7 +456,8 @@ def forward(keys: dict[str, Tensor], config, x: Tensor, noise: list[Tensor], tra
         for position in range(config.num_postprocess_cells):
             mode = "normal" if position else "up"
             stream = cell(run, f"post_process.{next(index)}", stream, postprocess, mode)
-    logits = conv(run, "image_conditional.1", elu(stream), padding=1)
+    outputs = {"bernoulli": 1, "gaussian": 6, "mixture": 10 * config.num_mixtures}[config.likelihood]
+    logits = conv(run, "image_conditional.1", elu(stream), outputs, 3, padding=1)
 
     kl_channels, log_q, log_p = [], [], []                        # per image and channel
     for group in outcomes:

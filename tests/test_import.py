@@ -1,17 +1,18 @@
 """Checkpoints of the NVAE release: the imported network computes what the release's would; what is not one is refused.
 
-`Published` below is a second network, written from the formulas with the functions of torch alone and in
-terms of the release's names; the names are checked against the list of 400 keys at the end of this file.
+What the release's network computes, and the names and shapes of its tensors, are those of `second_nvae.py`; the names
+are checked against the list of 400 keys at the end of this file.
 """
 import argparse
+import math
 import re
 from collections import OrderedDict
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
+import second_nvae
 import torch
-import torch.nn.functional as F
 
 from nvae_codec.errors import ModelError
 from nvae_codec.model.config import PRESETS, NVAEConfig
@@ -29,20 +30,9 @@ from nvae_codec.training.recipes import Recipe
 REFERENCE = Path(__file__).resolve().parent.parent.parent / "shared" / "reference"
 TOLERANCE = 1e-5
 
-# The release's names of the operations: preprocess, encoder tower, decoder tower, postprocess.
-OPERATIONS = {
-    "res_elu": ("res_elu res_elu", "res_elu res_elu", "res_elu res_elu", "res_elu res_elu"),
-    "res_bnelu": ("res_bnelu res_bnelu",) * 4,
-    "res_bnswish": ("res_bnswish res_bnswish",) * 4,
-    "mbconv_sep": ("mconv_e3k5g0", "mconv_e6k5g0", "mconv_e6k5g0", "mconv_e3k5g0"),
-    "mbconv_sep11": ("mconv_e3k5g0", "mconv_e6k11g0", "mconv_e6k11g0", "mconv_e3k5g0"),
-    "res_mbconv": ("res_bnswish res_bnswish", "res_bnswish res_bnswish", "mconv_e6k5g0", "mconv_e3k5g0"),
-    "res53_mbconv": ("res_bnswish5 res_bnswish", "res_bnswish5 res_bnswish", "mconv_e6k5g0", "mconv_e3k5g0"),
-    "res35_mbconv": ("res_bnswish res_bnswish5", "res_bnswish res_bnswish5", "mconv_e6k5g0", "mconv_e3k5g0"),
-    "res55_mbconv": ("res_bnswish5 res_bnswish5", "res_bnswish5 res_bnswish5", "mconv_e6k5g0", "mconv_e3k5g0"),
-    "mbconv_res": ("mconv_e3k5g0", "mconv_e6k5g0", "res_bnswish res_bnswish", "res_bnswish res_bnswish"),
-    "mbconv_den": ("mconv_e3k5g8", "mconv_e6k5g0", "mconv_e6k5g0", "mconv_e3k5g8"),
-}
+# Of random tensors, by the last part of their names.
+LIMITS = {"prior_ftr0": (0, 1), "bias": (-0.3, 0.3), "log_weight_norm": (-0.5, 0.2), "running_mean": (-0.3, 0.3),
+          "running_var": (0.5, 1.5)}
 
 
 def options(**changes) -> argparse.Namespace:
@@ -58,243 +48,50 @@ def options(**changes) -> argparse.Namespace:
 
 def positions(architecture: str) -> dict:
     """`arch_instance` as the release stores it."""
-    pre, enc, dec, post = (operations.split() for operations in OPERATIONS[architecture])
+    pre, enc, dec, post = second_nvae.OPERATIONS[architecture]
     return {"normal_enc": enc, "down_enc": enc, "normal_dec": dec, "up_dec": dec, "normal_pre": pre, "down_pre": pre,
             "normal_post": post, "up_post": post, "ar_nn": [""]}
 
 
-class Published:
-    """The release's network in evaluation mode, in float64, from its state dictionary.
-
-    Without one, weights are drawn at random when the forward pass first asks for them; `self.weights` then has them in
-    the release's order.
-    """
-
-    def __init__(self, args: argparse.Namespace, weights: dict | None = None, seed: int = 0):
-        self.args, self.given, self.used = args, weights, {}
-        self.operations = positions(args.arch_instance)
-        self.random = torch.Generator().manual_seed(seed)
-
-    @property
-    def weights(self) -> dict:
-        """All that was asked for, in the order of the release's modules, and inside those in the order of use."""
-        order = ["prior_ftr0", "stem", "pre_process", "enc_tower", "enc0", "enc_sampler", "dec_sampler", "nf_cells",
-                 "stem_decoder", "dec_tower", "post_process", "image_conditional"]
-
-        def place(item):
-            top, *rest = item[0].split(".")
-            return order.index(top), int(rest[0]) if rest and rest[0].isdigit() else 0
-
-        return OrderedDict(sorted(self.used.items(), key=place))
-
-    def tensor(self, key: str, shape: tuple, low: float, high: float) -> torch.Tensor:
-        if self.given is None:
-            drawn = torch.rand(shape, generator=self.random) * (high - low) + low
-            self.used.setdefault(key, drawn)
-        else:
-            self.used[key] = self.given[key]
-        assert tuple(self.used[key].shape) == tuple(shape), key
-        return self.used[key].double()
-
-    # Building blocks
-
-    def weight_norm_conv(self, name: str, x: torch.Tensor, c_out: int, kernel: int, *, bias: bool = True,
-                         stride: int = 1, dilation: int = 1):
-        v = self.tensor(f"{name}.weight", (c_out, x.shape[1], kernel, kernel), -1, 1)
-        b = self.tensor(f"{name}.bias", (c_out,), -0.3, 0.3) if bias else None
-        g = self.tensor(f"{name}.log_weight_norm", (c_out, 1, 1, 1), -0.5, 0.2)
-        norm = v.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        return F.conv2d(x, torch.exp(g) * v / (norm + 1e-5), b, stride, dilation * (kernel - 1) // 2, dilation)
-
-    def plain_conv(self, name: str, x: torch.Tensor, c_out: int, kernel: int, *, stride: int = 1, groups: int = 1):
-        bound = (x.shape[1] // groups * kernel ** 2) ** -0.5
-        w = self.tensor(f"{name}.weight", (c_out, x.shape[1] // groups, kernel, kernel), -2 * bound, 2 * bound)
-        self.used[f"{name}.weight_normalized"] = self.used[f"{name}.weight"]
-        return F.conv2d(x, w, None, stride, (kernel - 1) // 2, 1, groups)
-
-    def batch_norm(self, name: str, x: torch.Tensor):
-        limits = {"weight": (0.5, 1.5), "bias": (-0.3, 0.3), "running_mean": (-0.3, 0.3), "running_var": (0.5, 1.5)}
-        gamma, beta, mean, var = (self.tensor(f"{name}.{which}", x.shape[1:2], low, high).view(1, -1, 1, 1)
-                                  for which, (low, high) in limits.items())
-        self.used[f"{name}.num_batches_tracked"] = torch.tensor(len(self.used))    # no part in the arithmetic
-        return (x - mean) / torch.sqrt(var + 1e-5) * gamma + beta
-
-    def batch_norm_swish(self, name: str, x: torch.Tensor):
-        t = self.batch_norm(name, x)
-        return t * torch.sigmoid(t)
-
-    def operation(self, primitive: str, name: str, x: torch.Tensor, c_out: int, mode: str):
-        stride = 2 if mode == "down" else 1
-
-        def resample(t):
-            return t.repeat_interleave(2, 2).repeat_interleave(2, 3) if mode == "up" else t
-
-        inverted = re.fullmatch(r"mconv_e(\d+)k(\d+)g(\d+)", primitive)
-        if inverted:
-            expansion, kernel, groups = map(int, inverted.groups())
-            hidden, o = expansion * x.shape[1], int(mode == "up")
-            t = self.batch_norm(f"{name}.conv.{o}.bn", resample(x))
-            t = self.plain_conv(f"{name}.conv.{o + 1}.conv.0", t, hidden, 1)
-            t = self.batch_norm_swish(f"{name}.conv.{o + 1}.conv.1", t)
-            groups = groups or hidden
-            t = self.plain_conv(f"{name}.conv.{o + 2}.conv.0", t, hidden, kernel, stride=stride, groups=groups)
-            t = self.batch_norm_swish(f"{name}.conv.{o + 2}.conv.1", t)
-            return self.batch_norm(f"{name}.conv.{o + 4}.bn", self.plain_conv(f"{name}.conv.{o + 3}", t, c_out, 1))
-        if primitive == "res_elu":
-            t = F.elu(x)
-        elif primitive == "res_bnelu":
-            t = F.elu(self.batch_norm(f"{name}.bn.bn", x))
-        else:
-            t = self.batch_norm_swish(f"{name}.bn_act", x)
-        dilation = 2 if primitive == "res_bnswish5" else 1
-        return self.weight_norm_conv(f"{name}.conv_0", resample(t), c_out, 3, stride=stride, dilation=dilation)
-
-    def linear(self, name: str, x: torch.Tensor, c_out: int):
-        weight = self.tensor(f"{name}.weight", (c_out, x.shape[1]), -1, 1)
-        return x @ weight.T + self.tensor(f"{name}.bias", (c_out,), -1, 1)
-
-    def cell(self, name: str, x: torch.Tensor, mode: str, place: str):
-        channels = x.shape[1]
-        c_out = {"normal": channels, "down": 2 * channels, "up": channels // 2}[mode]
-        if mode == "down":
-            t, part = x * torch.sigmoid(x), c_out // 4
-            skip = torch.cat([self.weight_norm_conv(f"{name}.skip.conv_{i}", phase, c, 1) for i, phase, c in [
-                (1, t[:, :, 0::2, 0::2], part), (2, t[:, :, 1::2, 1::2], part),
-                (3, t[:, :, 0::2, 1::2], part), (4, t[:, :, 1::2, 0::2], c_out - 3 * part)]], dim=1)
-        elif mode == "up":
-            t = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-            skip = self.weight_norm_conv(f"{name}.skip.1", t, c_out, 1, bias=False)
-        else:
-            skip = x
-        y = x
-        for j, primitive in enumerate(self.operations[f"{mode}_{place}"]):
-            y = self.operation(primitive, f"{name}._ops.{j}", y, c_out, "normal" if j else mode)
-        if self.args.use_se:
-            e = torch.relu(self.linear(f"{name}.se.se.0", y.mean(dim=(2, 3)), max(c_out // 16, 4)))
-            y = y * torch.sigmoid(self.linear(f"{name}.se.se.2", e, c_out))[:, :, None, None]
-        return skip + 0.1 * y
-
-    # Flow cells
-
-    def masked_conv(self, name: str, x: torch.Tensor, c_out: int, kernel: int, mirrored: bool, *, groups: int = 1,
-                    bias: bool = False):
-        """A weight-normalised convolution that sees earlier pixels, and at the same pixel some of the channels."""
-        latents, c_in = min(x.shape[1], c_out), x.shape[1] // groups
-        if groups > 1:                                # depthwise: its own channel at the same pixel
-            latents = 0
-        mask, r = torch.zeros(c_out, c_in, kernel, kernel, dtype=torch.float64), kernel // 2
-        for o in range(c_out):
-            for i in range(c_in):
-                for row in range(kernel):
-                    for column in range(kernel):
-                        if (row, column) == (r, r) and latents:
-                            # Into the hidden channels: strictly lower latents. Out of them: lower ones and its own.
-                            sees = i < o // 6 if c_out > latents else i // 6 <= o
-                        else:
-                            sees = (row, column) <= (r, r)
-                        mask[o, i, row, column] = sees
-        mask = mask.flip(2, 3) if mirrored else mask
-        v = self.tensor(f"{name}.weight", (c_out, c_in, kernel, kernel), -1, 1) * mask
-        b = self.tensor(f"{name}.bias", (c_out,), -0.3, 0.3) if bias else None
-        g = self.tensor(f"{name}.log_weight_norm", (c_out, 1, 1, 1), -0.5, 0.2)
-        norm = v.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        return F.conv2d(x, torch.exp(g) * v / (norm + 1e-5), b, 1, r, 1, groups)
-
-    def flow_cell(self, name: str, z: torch.Tensor, mirrored: bool):
-        hidden = 6 * z.shape[1]
-        t = F.elu(self.masked_conv(f"{name}.conv.convz.0", z, hidden, 3, mirrored))
-        t = F.elu(self.masked_conv(f"{name}.conv.convz.2", t, hidden, 5, mirrored, groups=hidden))
-        return z - self.masked_conv(f"{name}.mu.conv_0", F.elu(t), z.shape[1], 1, mirrored, bias=True)
-
-    # The whole network
-
-    def forward(self, x: torch.Tensor, noise: list) -> tuple[torch.Tensor, list]:
-        """Logits, and (posterior mean, sigma, prior mean, sigma, latent after its flows) of every group."""
-        a = self.args
-        counts = [a.num_groups_per_scale]
-        while len(counts) < a.num_latent_scales:
-            counts.append(max(a.min_groups_per_scale, counts[-1] // 2) if a.ada_groups else counts[-1])
-        vanilla, latents = counts == [1], a.num_latent_per_group
-
-        # Bottom-up. The tower is one list; combiners take a place in it, but come into use later.
-        t = self.weight_norm_conv("stem", 2 * x.double() - 1, a.num_channels_enc, 3)
-        for i in range(a.num_preprocess_blocks * a.num_preprocess_cells):
-            t = self.cell(f"pre_process.{i}", t, "down" if (i + 1) % a.num_preprocess_cells == 0 else "normal", "pre")
-        combiners, place = [], 0
-        for scale, count in enumerate([] if vanilla else counts):
-            for group in range(count):
-                for _ in range(a.num_cell_per_cond_enc):
-                    t = self.cell(f"enc_tower.{place}", t, "normal", "enc")
-                    place += 1
-                if (scale, group) != (len(counts) - 1, count - 1):
-                    combiners.append((f"enc_tower.{place}.conv", t))
-                    place += 1
-            if scale < len(counts) - 1:
-                t = self.cell(f"enc_tower.{place}", t, "down", "enc")
-                place += 1
-        feature = F.elu(self.weight_norm_conv("enc0.1", F.elu(t), t.shape[1], 1))
-
-        # Top-down
-        coarsest = 2 ** (a.num_preprocess_blocks + a.num_latent_scales - 1)
-        side = x.shape[2] // coarsest
-        d = self.tensor("prior_ftr0", (a.num_channels_dec * coarsest, side, side), 0, 1).expand(len(x), -1, -1, -1)
-        normals, g, place = [], 0, 0
-        for scale in reversed(range(len(counts))):
-            if scale < len(counts) - 1:
-                d = self.cell(f"dec_tower.{place}", d, "up", "dec")
-                place += 1
-            for _ in range(counts[scale]):
-                prior = torch.zeros(len(x), 2 * latents, *d.shape[2:]).double()
-                if g:
-                    for _ in range(a.num_cell_per_cond_dec):
-                        d = self.cell(f"dec_tower.{place}", d, "normal", "dec")
-                        place += 1
-                    prior = self.weight_norm_conv(f"dec_sampler.{g - 1}.1", F.elu(d), 2 * latents, 1)
-                    name, remembered = combiners.pop()
-                    feature = remembered + self.weight_norm_conv(name, d, remembered.shape[1], 1)
-                posterior = self.weight_norm_conv(f"enc_sampler.{g}", feature, 2 * latents, 3)
-                if g and a.res_dist:
-                    posterior = posterior + prior
-                normal = []
-                for raw in (posterior, prior):
-                    normal.append(5 * torch.tanh(raw[:, :latents] / 5))
-                    normal.append(torch.exp(5 * torch.tanh(raw[:, latents:] / 5)) + 0.01)
-                normals.append(normal)
-                z = normal[0] + normal[1] * noise[g].double()
-                for pair in range(g * a.num_nf, (g + 1) * a.num_nf):
-                    z = self.flow_cell(f"nf_cells.{pair}.cell1", z, mirrored=False)
-                    z = self.flow_cell(f"nf_cells.{pair}.cell2", z, mirrored=True)
-                normal.append(z)
-                if vanilla:
-                    d = self.weight_norm_conv("stem_decoder", z, coarsest * a.num_channels_enc, 1)
-                else:
-                    d = self.weight_norm_conv(f"dec_tower.{place}.conv", torch.cat([d, z], dim=1), d.shape[1], 1)
-                    place += 1
-                g += 1
-        for i in range(a.num_postprocess_blocks * a.num_postprocess_cells):
-            d = self.cell(f"post_process.{i}", d, "normal" if i % a.num_postprocess_cells else "up", "post")
-        c_out = 1 if a.dataset in ("mnist", "omniglot") else 6 if a.num_mixture_dec == 1 else 10 * a.num_mixture_dec
-        return self.weight_norm_conv("image_conditional.1", F.elu(d), c_out, 3), normals
-
-
-def latent_shapes(config: NVAEConfig) -> list[tuple]:
-    return [(2, config.num_latent_per_group, config.side(s), config.side(s)) for s in config.scale_of_group]
+def second_config(args: argparse.Namespace) -> argparse.Namespace:
+    """What `second_nvae` needs to know, from the options themselves rather than from what is to be tested."""
+    image_size = config_from_published(args, positions(args.arch_instance)).image_size
+    grey = args.dataset in ("mnist", "omniglot")
+    likelihood = "bernoulli" if grey else "gaussian" if args.num_mixture_dec == 1 else "mixture"
+    return argparse.Namespace(**vars(args) | dict(
+        image_size=image_size, image_channels=1 if grey else 3, likelihood=likelihood,
+        num_mixtures=args.num_mixture_dec, architecture=args.arch_instance))
 
 
 def images_and_noise(config: NVAEConfig) -> tuple[torch.Tensor, list]:
+    """In float64, two images."""
     random = torch.Generator().manual_seed(5)
-    shape = (2, config.image_channels, config.image_size, config.image_size)
-    x = torch.randint(0, 256, shape, generator=random) / 255
-    return x, [torch.randn(shape, generator=random) for shape in latent_shapes(config)]
+    x = torch.randint(0, 256, (2, config.image_channels, config.image_size, config.image_size), generator=random) / 255
+    sides = map(config.side, config.scale_of_group)
+    return x.double(), [torch.randn(2, config.num_latent_per_group, side, side, generator=random).double()
+                        for side in sides]
 
 
 def made_up(args: argparse.Namespace, seed: int = 0) -> dict:
     """A checkpoint of the release with random weights."""
-    config = config_from_published(args, positions(args.arch_instance))
-    network = Published(args, seed=seed)
-    with torch.no_grad():
-        network.forward(*images_and_noise(config))
-    return {"epoch": 3, "state_dict": network.weights, "optimizer": {"state": {}, "param_groups": []},
+    random, weights = torch.Generator().manual_seed(seed), OrderedDict()
+    shapes = second_nvae.shapes(second_config(args))
+    for key, shape in shapes.items():
+        module, _, name = key.rpartition(".")
+        if name == "num_batches_tracked":
+            weights[key] = torch.tensor(len(weights))                     # no part in the arithmetic
+            continue
+        if name == "weight" and len(shape) == 1:                          # of a batch norm
+            low, high = 0.5, 1.5
+        elif name == "weight":
+            high = 2 * math.prod(shape[1:]) ** -0.5
+            low = -high
+        else:
+            low, high = LIMITS[name]
+        weights[key] = torch.rand(shape, generator=random) * (high - low) + low
+        if name == "weight" and len(shape) == 4 and f"{module}.log_weight_norm" not in shapes:
+            weights[f"{module}.weight_normalized"] = weights[key]
+    return {"epoch": 3, "state_dict": weights, "optimizer": {"state": {}, "param_groups": []},
             "global_step": 77, "args": args, "arch_instance": positions(args.arch_instance),
             "scheduler": {"last_epoch": 3}, "grad_scalar": {}}
 
@@ -406,7 +203,7 @@ def test_second_network_has_the_keys_listed():
 
 
 CASES = {
-    **{key: dict(arch_instance=key) for key in OPERATIONS},
+    **{key: dict(arch_instance=key) for key in second_nvae.OPERATIONS},
     "no_gate": dict(use_se=False),
     "not_residual": dict(res_dist=False),
     "three_scales": dict(num_latent_scales=3, num_groups_per_scale=5, ada_groups=True, num_cell_per_cond_enc=2,
@@ -443,13 +240,15 @@ def test_import_computes_what_the_second_network_does(case, tmp_path):
         assert torch.equal(values["state_dict"][theirs], state[ours].reshape(shape)), theirs
 
     x, noise = images_and_noise(model.config)
+    weights = {key: value.double() for key, value in values["state_dict"].items()}
     model.double()
     with torch.no_grad():
-        logits, normals = Published(args, values["state_dict"]).forward(x, noise)
-        elbo = model(x.double(), lambda group, shape: noise[group].double())
-    torch.testing.assert_close(elbo.output, logits, rtol=1e-9, atol=1e-9)
-    for (q, p), (_, z), expected in zip(elbo.normals, elbo.latents, normals, strict=True):
-        for computed, value in zip((q.mean, q.sigma, p.mean, p.sigma, z), expected, strict=True):
+        expected = second_nvae.forward(weights, second_config(args), x, noise, training=False)
+        elbo = model(x, lambda group, shape: noise[group])
+    torch.testing.assert_close(elbo.output, expected.logits, rtol=1e-9, atol=1e-9)
+    for (q, p), (_, z), group in zip(elbo.normals, elbo.latents, expected.groups, strict=True):
+        for computed, value in ((q.mean, group.q_mu), (q.sigma, group.q_sigma), (p.mean, group.p_mu),
+                                (p.sigma, group.p_sigma), (z, group.flowed)):
             torch.testing.assert_close(computed, value, rtol=1e-9, atol=1e-9)
 
 

@@ -67,7 +67,7 @@ def sentence(result) -> str:
 def quick_exports():
     """Fewer batches to estimate statistics on: it is the command line that is tested here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nvae_codec.training.export.STATISTICS_BATCHES", 4)
+        patch.setattr("nvae_codec.training.export.RENEWED_BATCHES", (4, 4))
         yield
 
 

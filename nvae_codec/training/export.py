@@ -15,10 +15,12 @@ from nvae_codec.training.data import Batches, ImageSet, fixed_batch
 from nvae_codec.training.evaluation import bits_per_dimension, estimate_batch_norm, evaluate
 from nvae_codec.training.run import Run
 
-CALIBRATION_IMAGES = 64               # training images that the integers' scales are chosen on
-CHECKED_IMAGES = 64                   # other images on which both networks are compared
-STATISTICS_BATCHES, STATISTICS_BATCH_SIZE = 64, 16
-STATISTICS_IMAGES = 128               # on which old and new statistics of the batch norms are compared
+# How many images there are of a kind: so many pixels' worth, within limits.
+CALIBRATION_PIXELS, CALIBRATION_IMAGES = 2 ** 18, (4, 64)     # that the integers' scales are chosen on, in one batch
+CHECKED_PIXELS, CHECKED_IMAGES = 2 ** 18, (8, 64)             # on which both networks are compared
+RENEWED_PIXELS, RENEWED_BATCHES = 2 ** 22, (4, 64)            # for statistics of batch norms, in batches
+STATISTICS_BATCH_SIZE = 16
+COMPARED_PIXELS, COMPARED_IMAGES = 2 ** 19, (16, 128)         # on which old and new statistics are compared
 TOLERANCE = 1e-3                      # what integers may cost, as a part of the negative ELBO
 
 
@@ -32,9 +34,10 @@ class Exported:
     statistics: str                       # which statistics the batch norms have, in words
 
 
-def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, calibration_images: int = CALIBRATION_IMAGES,
-           tolerance: float = TOLERANCE, report: Callable[[str], None] = lambda line: None) -> Exported:
-    """Convert a float network.
+def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, calibration_images: int | None = None,
+           tolerance: float = TOLERANCE, device: torch.device | None = None,
+           report: Callable[[str], None] = lambda line: None) -> Exported:
+    """Convert a float network, which is on the CPU; statistics are estimated on `device`.
 
     Batch-norm statistics are estimated anew over training images, as the running ones trail the weights, and kept if
     held-out images become shorter by them. Where nothing is held out, training images take its place. Raises ModelError
@@ -45,9 +48,11 @@ def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, calibration
     if not len(held_out):
         report("no images are held out: both networks are compared on training images")
         held_out = training
-    network, statistics = _settle_batch_norm(network, training, held_out, report)
+    side = network.config.image_size
+    network, statistics = _settle_batch_norm(network, training, held_out, device, report)
+    calibration_images = calibration_images or _worth(CALIBRATION_PIXELS, side ** 2, CALIBRATION_IMAGES)
     exact = convert(network, fixed_batch(training, calibration_images))
-    checked = fixed_batch(held_out, CHECKED_IMAGES, seed=1)
+    checked = fixed_batch(held_out, _worth(CHECKED_PIXELS, side ** 2, CHECKED_IMAGES), seed=1)
     compared_on = f"{len(checked)} {kind} image{'s' if len(checked) > 1 else ''}"
     comparison = compare(network, exact, checked)
     report(f"negative ELBO on {compared_on}: float "
@@ -59,16 +64,24 @@ def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, calibration
     return Exported(exact, comparison, compared_on, statistics)
 
 
-def _settle_batch_norm(network: NVAE, training: ImageSet, held_out: ImageSet,
+def _worth(pixels: int, pixels_each: int, limits: tuple[int, int]) -> int:
+    """How many of something make up `pixels`, within limits."""
+    return max(limits[0], min(pixels // pixels_each, limits[1]))
+
+
+def _settle_batch_norm(network: NVAE, training: ImageSet, held_out: ImageSet, device: torch.device | None,
                        report: Callable[[str], None]) -> tuple[NVAE, str]:
     size = min(STATISTICS_BATCH_SIZE, len(training))
     if size < 2:                          # a batch of one says nothing of a variance
         return network, "running"
-    renewed = copy.deepcopy(network)
-    batches = zip(range(STATISTICS_BATCHES), Batches(training, size, seed=0), strict=False)
+    side, device = network.config.image_size, device or torch.device("cpu")
+    numbers = range(_worth(RENEWED_PIXELS, size * side ** 2, RENEWED_BATCHES))
+    batches = zip(numbers, Batches(training, size, seed=0), strict=False)
+    renewed = copy.deepcopy(network).to(device)
     estimate_batch_norm(renewed, (batch for _, batch in batches))
-    images = fixed_batch(held_out, STATISTICS_IMAGES)
-    before, after = (evaluate(one, images).negative_elbo for one in (network, renewed))
+    images = fixed_batch(held_out, _worth(COMPARED_PIXELS, side ** 2, COMPARED_IMAGES))
+    before, after = (evaluate(one.to(device), images).negative_elbo for one in (network, renewed))
+    network, renewed = network.cpu(), renewed.cpu()
     figures = ", ".join(f"{name} {bits_per_dimension(network.config, nats):.4f}"
                         for name, nats in (("running", before), ("estimated anew", after)))
     report(f"statistics of batch norms, negative ELBO in bits/dim: {figures}")

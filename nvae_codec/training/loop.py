@@ -47,7 +47,7 @@ class Execution:
     report_every: int = 50                # steps
     save_every: int = 0                   # steps; 0: a hundredth of the run, at least 50
     sample_every: int = 10                # checkpoints
-    validation_images: int = 256
+    validation_images: int = 0            # 0: 256, of images larger than 64 x 64 fewer, at least 16
     tensorboard: bool = True
 
     def __post_init__(self):
@@ -124,7 +124,8 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             run_folder.mkdir(parents=True, exist_ok=True)
             on_start()
         log = Log(run_folder, config, schedule, first_step, world, report, tensorboard=execution.tensorboard)
-        validation = fixed_batch(dataset.validation, execution.validation_images)
+        fitting = max(16, min(2 ** 20 // config.image_size ** 2, 256))
+        validation = fixed_batch(dataset.validation, execution.validation_images or fitting)
         if not len(validation):
             report("no images are held out, so nothing is validated")
         save_every = execution.save_every or max(schedule.total_steps // 100, 50)
