@@ -485,7 +485,15 @@ def test_a_missing_compiler_is_a_sentence():
 # Interruptions
 
 
-def test_ctrl_c_saves_and_the_same_command_continues(place):
+@pytest.fixture
+def heeded():
+    """SIGINT as in a terminal, here and in what is started from here: whatever runs these tests may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_saves_and_the_same_command_continues(place, heeded):
     command = [*TOY, "--run", "other", "--steps", 30, "--no-export", "--save-every", 30]
     process = spawn(*command, text=True)
     for line in process.stderr:
@@ -504,7 +512,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(place):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_are_wishes_at_first(number, capfd):
+def test_signals_are_wishes_at_first(number, capfd, heeded):
     before, said = signal.getsignal(number), []
     with train_command._stop_on_signal(said.append) as stopped:
         assert not stopped()
@@ -530,7 +538,7 @@ def test_ignored_signals_stay_ignored(monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
-def test_several_processes_stop_at_once(monkeypatch):
+def test_several_processes_stop_at_once(monkeypatch, heeded):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with train_command._stop_on_signal(print):
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
