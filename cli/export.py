@@ -106,7 +106,7 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
         other = open_dataset("folder", check_folder, side=side, validation_percent=0,
                              report=lambda line: say(f"{check_folder}: {line}")).training
     opened = opened or described.moved(data).data.open(side, say)
-    exported = export_network(network, opened.training, other or opened.validation, calibration_images=images,
+    exported = export_network(network, opened.training, opened.validation, check=other, calibration_images=images,
                               tolerance=tolerance, device=choose_device(device), report=say)
     model = weights.serialise(exported.network, notes)
     card = model_card(output.stem, exported, described, _last_validation(folder / "stats.jsonl"))

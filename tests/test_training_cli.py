@@ -380,7 +380,7 @@ def test_a_single_picture(place):
     result = invoke(*TOY, "--data", "one", "--run", "single", "--batch-size", 2, "--steps", 2)
     assert result.exit_code == 0
     assert "no images are held out, so nothing is validated" in result.stderr
-    assert "no images are held out: both networks are compared on training images" in result.stderr
+    assert "no images are held out: training images take their place" in result.stderr
     (line,) = map(json.loads, Path("single/stats.jsonl").read_text().splitlines())
     assert "validation_bits_per_dim" not in line
     card = Path("single/model.md").read_text()

@@ -34,25 +34,27 @@ class Exported:
     statistics: str                       # which statistics the batch norms have, in words
 
 
-def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, calibration_images: int | None = None,
+def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, check: ImageSet | None = None,
+           calibration_images: int | None = None,
            tolerance: float = TOLERANCE, device: torch.device | None = None,
            report: Callable[[str], None] = lambda line: None) -> Exported:
     """Convert a float network, which is on the CPU; statistics are estimated on `device`.
 
     Batch-norm statistics are estimated anew over training images, as the running ones trail the weights, and kept if
-    held-out images become shorter by them. Where nothing is held out, training images take its place. Raises ModelError
+    held-out images become shorter by them. Where nothing is held out, training images take its place. Both networks are
+    compared on images of `check`, by default on held-out ones; nothing is chosen by those of `check`. Raises ModelError
     if the network cannot code pictures, or if integers change the negative ELBO by more than `tolerance`.
     """
     check_codable(network.config)
-    kind = "held-out" if len(held_out) else "training"
+    kind = "held-out" if check or len(held_out) else "training"
     if not len(held_out):
-        report("no images are held out: both networks are compared on training images")
+        report("no images are held out: training images take their place")
         held_out = training
     side = network.config.image_size
     network, statistics = _settle_batch_norm(network, training, held_out, device, report)
     calibration_images = calibration_images or _worth(CALIBRATION_PIXELS, side ** 2, CALIBRATION_IMAGES)
     exact = convert(network, fixed_batch(training, calibration_images))
-    checked = fixed_batch(held_out, _worth(CHECKED_PIXELS, side ** 2, CHECKED_IMAGES), seed=1)
+    checked = fixed_batch(check or held_out, _worth(CHECKED_PIXELS, side ** 2, CHECKED_IMAGES), seed=1)
     compared_on = f"{len(checked)} {kind} image{'s' if len(checked) > 1 else ''}"
     comparison = compare(network, exact, checked)
     report(f"negative ELBO on {compared_on}: float "
