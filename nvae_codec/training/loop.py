@@ -19,7 +19,7 @@ from nvae_codec.model.likelihoods import centre_mixture
 from nvae_codec.model.norm import BatchNorm, frozen_statistics
 from nvae_codec.model.nvae import NVAE, Noise, default_noise, unit_range
 from nvae_codec.training.checkpoint import FILE_NAME, load_checkpoint, load_weights, save_checkpoint
-from nvae_codec.training.data import Batches, Dataset, fixed_batch
+from nvae_codec.training.data import Batches, Dataset, fixed_batch, silent
 from nvae_codec.training.evaluation import evaluate
 from nvae_codec.training.log import Log
 from nvae_codec.training.objective import Loss, Objective
@@ -69,7 +69,7 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
     """
     with processes(execution.device) as world:
         if not world.is_main:
-            report = _silent
+            report = silent
         shape = config.image_channels, config.image_size, config.image_size
         if dataset.training.shape != shape:
             raise ModelError(f"the network is for images of {_words(*shape)}, and {dataset.name} has "
@@ -195,10 +195,6 @@ def step_noise(x: Tensor, seed: int, step: int, rank: int = 0) -> Noise:
     """
     generator = torch.Generator(x.device).manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
     return default_noise(x, generator)
-
-
-def _silent(line: str) -> None:
-    pass
 
 
 def _resumed(path: Path, config: NVAEConfig, recipe: Recipe, world: Processes) -> dict:
