@@ -1,140 +1,210 @@
 """The `.nvb` container: coded words, what a decoder must know to decode them, and the checksums that guard both.
 
-`FORMAT.md` beside this file specifies every byte. Nothing here knows pictures, networks or entropy coding.
+`FORMAT.md` beside this file specifies every byte. This file writes and reads version 2, and hands what has version 1 to
+`version_1`. Nothing here knows pictures, networks or entropy coding.
 """
+import re
 import zlib
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, groupby, repeat
+from operator import mul
+from typing import NamedTuple
 
 from nvae_codec.errors import BitstreamError
 
-MAGIC = b"\x89NVB\r\n"
-VERSION = 1
-FINGERPRINT_BYTES = 8
-WORD_BYTES = 4
+from . import version_1
+from .content import (
+    DEFAULT_MAX_PIXELS,
+    EXIF,
+    FINGERPRINT_BYTES,
+    GREY8,
+    ICC,
+    MAGIC,
+    MAX_ALL_METADATA_BYTES,
+    MAX_GROUP,
+    MAX_IMAGES,
+    MAX_METADATA_BYTES,
+    MAX_SETS,
+    MAX_SIDE,
+    RGB8,
+    WORD_BYTES,
+    Chunk,
+    Container,
+    ImageEntry,
+    Metadata,
+    TileSet,
+    Version1,
+    checksum_bytes,
+)
+from .fields import (
+    CRC_BYTES,
+    MAX_VARINT,
+    Reader,
+    StoredItem,
+    check_references,
+    deflate_item,
+    inflate,
+    inflate_item,
+    read_item,
+    write_crc,
+    write_table,
+    write_varint,
+)
 
-GREY8, RGB8 = 0, 1  # ImageEntry.mode
-EXIF, ICC = 1, 2  # Metadata.kind
-RAW, DEFLATE = 0, 1  # how a metadata item is stored
+__all__ = [
+    "DEFAULT_MAX_PIXELS", "EXIF", "GREY8", "ICC", "MAX_ALL_METADATA_BYTES", "MAX_GROUP", "MAX_IMAGES",
+    "MAX_METADATA_BYTES", "MAX_SETS", "MAX_SIDE", "RGB8", "Chunk", "Container", "ImageEntry", "Loss", "Metadata",
+    "Recovery", "TileSet", "Version1", "pack", "peek_fingerprint", "recover", "unpack",
+]  # fmt: skip
 
-DEFAULT_MAX_PIXELS = 2**27
-MAX_SIDE = 2**24
-MAX_METADATA_ITEMS = 255
-MAX_METADATA_BYTES = 2**24
-MAX_INITIAL_WORDS = 2**24  # a decoder makes these words out of nothing, so a short file must not ask for many
-MAX_GROUP = 64
-MAX_HEADER_BYTES = 2**16
-MAX_VARINT_BYTES = 5
-MAX_VARINT = 2 ** (7 * MAX_VARINT_BYTES) - 1
+VERSION = 2
+START_BYTES = len(MAGIC) + 1 + FINGERPRINT_BYTES
+MARKER = 0xB5  # begins a chunk
+NAMED, DESCRIBED, DEFLATED = 1, 2, 4  # bits of a header's flags: names, metadata, and whether the fields are deflated
+
+MISPLACED = "damaged: a chunk is missing or not in its place"
+
+MAX_HEADER_BYTES = 2**22
+MAX_INFLATED_BYTES = 2**24
+MAX_NAME_BYTES = 2**12
+MAX_REFERENCES = 2  # of an image: one for each kind of metadata
+MAX_DIRECT_GROUPS = 2**16 - 1
+MIN_TRELLIS_BITS, MAX_TRELLIS_BITS = 4, 20
 
 
 @dataclass(frozen=True)
-class ImageEntry:
-    width: int
-    height: int
-    mode: int
-    samples_crc32: int  # of the decoded samples, row by row, channels interleaved
-    metadata: tuple[int, ...] = ()  # indices into Container.metadata, at most one item of each kind
+class Loss:
+    reason: str  # what BitstreamError says of it
+    images: tuple[str, ...]  # their names, where the header could still be read
+    chunks: int  # how many are lost here; where a file has lost its first chunk, nothing tells if it has lost more
 
 
 @dataclass(frozen=True)
-class Metadata:
-    kind: int
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Chunk:
-    initial_words: int  # number of words of the fixed generator that the stack began with
-    max_group: int  # largest number of tiles coded jointly
-    words: bytes  # ANS words, uint32 little-endian
-
-
-@dataclass(frozen=True)
-class Container:
-    """A whole file. Format version 1 holds exactly one image and one chunk."""
-
-    fingerprint: bytes  # first 8 bytes of the model's SHA-256
-    images: tuple[ImageEntry, ...]
-    metadata: tuple[Metadata, ...]
-    chunks: tuple[Chunk, ...]
+class Recovery:
+    container: Container  # of the chunks that are whole
+    losses: tuple[Loss, ...]
 
 
 def pack(container: Container) -> bytes:
-    """The bytes of a file. Raises ValueError for a container that `unpack` would refuse whatever its `max_pixels`."""
+    """The bytes of a file. Raises ValueError for what `unpack`, whatever its `max_pixels`, would not give back."""
+    if container.version != VERSION:
+        raise ValueError(f"files are written in format version {VERSION} only, not in {container.version}")
     if len(container.fingerprint) != FINGERPRINT_BYTES:
         raise ValueError(f"a fingerprint has {FINGERPRINT_BYTES} bytes, not {len(container.fingerprint)}")
     if any(len(chunk.words) % WORD_BYTES for chunk in container.chunks):
         raise ValueError(f"coded words have {WORD_BYTES} bytes each, so no chunk can end inside one")
-    stored = [_deflate(item.data) for item in container.metadata]
-    header = b"".join((
-        _write_table(map(_write_image, container.images)),
-        _write_table(map(_write_metadata, container.metadata, stored)),
-        _write_table(map(_write_chunk, container.chunks)),
-    ))
-    payload = [item for _, item in stored] + [chunk.words for chunk in container.chunks]
-    data = b"".join((_seal(container.fingerprint, header), *payload))
+    start = _start(container.fingerprint)
+    left = reversed(range(len(container.chunks)))
     try:
-        unpack(data, max_pixels=MAX_SIDE**2)
-    except BitstreamError as error:
+        data = start + b"".join(map(_write_chunk, container.chunks, left, repeat(start)))
+        comes_back = unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2) == container
+    except (BitstreamError, OverflowError) as error:
         raise ValueError(f"no .nvb file can hold this: {error}") from error
+    if not comes_back:
+        raise ValueError("no .nvb file can hold this: its fields contradict each other")
     return data
 
 
 def unpack(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
-    """The content of a file. Raises BitstreamError for every malformation, before anything large is allocated."""
-    fingerprint, body, end = _unseal(data)
-    header = _Reader(body, "invalid: the header ends")
-    images = tuple(_read_image(header, max_pixels) for _ in range(_read_only_one(header, "image")))
-    items = [_read_metadata(header) for _ in range(header.varint("metadata count", 0, MAX_METADATA_ITEMS))]
-    chunks = [_read_chunk(header) for _ in range(_read_only_one(header, "chunk"))]
-    if header.position < len(body):
-        raise BitstreamError("invalid: the header is longer than its fields")
-    _check_references(images, [kind for kind, *_ in items])
+    """The content of a whole file of any version. Raises BitstreamError for every malformation.
 
-    expected = end + sum(stored_length for *_, stored_length, _ in items) + sum(length for *_, length, _ in chunks)
-    if len(data) != expected:
-        problem = "truncated" if len(data) < expected else "damaged"
-        raise BitstreamError(f"{problem}: the file has {len(data):,} bytes, its header promises {expected:,}")
-    payload = _Reader(data, "truncated: the file ends", end)
-    metadata = tuple(
-        Metadata(kind, _inflate(payload.checked("metadata", stored_length, crc), encoding, raw_length))
-        for kind, encoding, raw_length, stored_length, crc in items
-    )
-    return Container(fingerprint, images, metadata, tuple(
-        Chunk(initial_words, max_group, payload.checked("coded words", length, crc))
-        for initial_words, max_group, length, crc in chunks
-    ))
+    `max_pixels` limits each image and the images of a chunk together. Nothing large is allocated before it is checked.
+    """
+    if _read_version(data) == 1:
+        return version_1.unpack(data, max_pixels)
+    start, file = _open(data)
+    chunks, tally, left = [], _Tally(), None
+    while left != 0:
+        sealed = _unseal(file, start)
+        if left not in (None, sealed.left + 1):
+            raise BitstreamError(MISPLACED)
+        left = sealed.left
+        chunks.append(_read_chunk(file, _read_header(sealed.body, tally, max_pixels), tally))
+    if not file.at_end:
+        raise BitstreamError("damaged: the file goes on after its last chunk")
+    return Container(start[-FINGERPRINT_BYTES:], tuple(chunks))
+
+
+def recover(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, fingerprint: bytes | None = None) -> Recovery:
+    """The whole chunks of a file, damaged or not, and what is lost of it.
+
+    The file need not begin with the magic and the version. The fingerprint it must have: every header's checksum covers
+    it. `fingerprint` replaces one that is damaged. Raises BitstreamError if not even a whole header is found.
+    """
+    if fingerprint is not None and len(fingerprint) != FINGERPRINT_BYTES:
+        raise ValueError(f"a fingerprint has {FINGERPRINT_BYTES} bytes, not {len(fingerprint)}")
+    try:
+        return Recovery(unpack(data, max_pixels=max_pixels), ())
+    except BitstreamError as error:
+        refusal = error
+    if len(data) < START_BYTES:
+        raise refusal
+    start, file = _open(data, fingerprint)
+    chunks, tally, whole = [], _Tally(), set()
+    losses = []  # reason, names, range of the numbers of chunks; a chunk's number is how many come after it
+    awaited, reason = None, ""  # number of the chunk that should come next, and why it may not
+    while True:
+        begin = file.position
+        try:
+            sealed = _unseal(file, start)
+        except BitstreamError as error:
+            reason = reason or str(error)
+            file.position = 0 if awaited is None else begin  # the start may have lost bytes too
+            sealed = _find_chunk(file, start)
+        if sealed is None:
+            break
+        number = sealed.left
+        if awaited is None:
+            awaited = number if sealed.position <= START_BYTES else number + 1
+        losses.append((reason or MISPLACED, (), range(number + 1, awaited + 1)))
+        awaited, reason, names, after_header = number - 1, "", (), file.position
+        try:
+            header = _read_header(sealed.body, tally, max_pixels)
+            names = tuple(image.name for image in header.images if image.name)
+            chunks.append(_read_chunk(file, header, tally))
+            whole.add(number)
+        except BitstreamError as error:
+            reason = str(error)
+            losses.append((reason, names, range(number, number + 1)))
+            file.position = after_header  # where the next chunk would begin is not certain: bytes may have been lost
+    if awaited is None:
+        raise BitstreamError(
+            f"{refusal}; no chunk's header is whole, or the fingerprint {start[-FINGERPRINT_BYTES:].hex()} "
+            "is not the one that the file was made with"
+        ) from refusal
+    losses.append((reason, (), range(awaited + 1)))
+    return Recovery(Container(start[-FINGERPRINT_BYTES:], tuple(chunks)), _count_losses(losses, sorted(whole)))
 
 
 def peek_fingerprint(data: bytes) -> bytes:
-    """The 8 bytes that name the model, from a file whose header is undamaged; what follows is not looked at."""
-    return _unseal(data)[0]
+    """The 8 bytes that name the model, from a file whose first header is undamaged; what follows is not looked at."""
+    if _read_version(data) == 1:
+        return version_1.peek_fingerprint(data)
+    start, file = _open(data)
+    _unseal(file, start)
+    return start[-FINGERPRINT_BYTES:]
 
 
-# Magic, version, fingerprint and the checksum of the header.
+# The start, and the seal of each chunk's header.
 
 
-def _seal(fingerprint: bytes, body: bytes) -> bytes:
-    header = b"".join((MAGIC, bytes([VERSION]), fingerprint, _write_varint(len(body)), body))
-    return header + _crc(header)
+def _start(fingerprint: bytes) -> bytes:
+    return MAGIC + bytes([VERSION]) + fingerprint
 
 
-def _unseal(data: bytes) -> tuple[bytes, bytes, int]:
-    """Fingerprint, body of the header, and where the header ends."""
+def _read_version(data: bytes) -> int:
+    """1 or 2; all other files are refused."""
     if not data.startswith(MAGIC):
         raise BitstreamError(_diagnose_magic(data))
-    reader = _Reader(data, "truncated: the file ends", len(MAGIC))
-    version = reader.uint("format version", 1)
+    version = Reader(data, "truncated: the file ends", len(MAGIC)).uint("format version", 1)
     if version > VERSION:
         raise BitstreamError(f"newer: the file has format version {version} and needs a newer nvae-codec to read it")
-    if version < VERSION:
+    if version < 1:
         raise BitstreamError(f"invalid: there is no format version {version}")
-    fingerprint = reader.take("model fingerprint", FINGERPRINT_BYTES)
-    body = reader.take("header", reader.varint("header length", 1, MAX_HEADER_BYTES))
-    if reader.take("header's checksum", 4) != _crc(data[: reader.position - 4]):
-        raise BitstreamError("damaged: the header does not match its checksum")
-    return fingerprint, body, reader.position
+    return version
 
 
 def _diagnose_magic(data: bytes) -> str:
@@ -145,158 +215,205 @@ def _diagnose_magic(data: bytes) -> str:
     return "not an .nvb file: it does not begin with the six bytes that mark one"
 
 
-# One row of each of the header's tables.
+def _open(data: bytes, fingerprint: bytes | None = None) -> tuple[bytes, Reader]:
+    """The start as it must have been, and a reader of all that follows it."""
+    file = Reader(data, "truncated: the file ends", len(MAGIC) + 1)
+    found = file.take("model fingerprint", FINGERPRINT_BYTES)
+    return _start(fingerprint or found), file
 
 
-def _write_image(image: ImageEntry) -> bytes:
-    return b"".join((
-        _write_varint(image.width),
-        _write_varint(image.height),
-        bytes([image.mode]),
-        image.samples_crc32.to_bytes(4, "little"),
-        _write_table(map(_write_varint, image.metadata)),
-    ))
+class _Sealed(NamedTuple):
+    position: int
+    left: int  # number of chunks after this one
+    body: bytes
 
 
-def _read_image(header: "_Reader", max_pixels: int) -> ImageEntry:
-    width = header.varint("width", 1, MAX_SIDE)
-    height = header.varint("height", 1, MAX_SIDE)
-    if width * height > max_pixels:
+def _seal(body: bytes, left: int, start: bytes) -> bytes:
+    header = b"".join((bytes([MARKER]), write_varint(left), write_varint(len(body)), body))
+    return header + write_crc(start + header)
+
+
+def _unseal(file: Reader, start: bytes) -> _Sealed:
+    position = file.position
+    if file.at_end:
+        raise BitstreamError("truncated: the file ends where a chunk should begin")
+    if file.uint("marker of a chunk", 1) != MARKER:
+        raise BitstreamError("damaged: there is no chunk where one should begin")
+    left = file.varint("number of chunks left", 0, MAX_VARINT)
+    body = file.take("header", file.varint("header length", 1, MAX_HEADER_BYTES))
+    covered = start + file.data[position : file.position]
+    if file.take("header's checksum", CRC_BYTES) != write_crc(covered):
+        raise BitstreamError("damaged: the header of a chunk does not match its checksum")
+    return _Sealed(position, left, body)
+
+
+# Marker, chunks left, header length and flags, as far as they can be told from other bytes without the checksum. Of
+# random bytes one in ten thousand begins so; a regular expression skips the others quickly.
+_LIKE_A_CHUNK = re.compile(
+    rb"%b(?=[\x80-\xff]{0,4}[\x00-\x7f][\x80-\xff]{0,3}[\x00-\x7f][\x00-\x07])" % re.escape(bytes([MARKER]))
+)
+
+
+def _find_chunk(file: Reader, start: bytes) -> _Sealed | None:
+    """Like `_unseal`, but of the first chunk from here on whose header is whole, if there is one."""
+    for match in _LIKE_A_CHUNK.finditer(file.data, file.position):
+        file.position = match.start()
+        try:
+            return _unseal(file, start)
+        except BitstreamError:
+            pass
+    return None
+
+
+def _count_losses(losses: Iterable[tuple[str, tuple[str, ...], range]], whole: list[int]) -> tuple[Loss, ...]:
+    """Without those that another place in the file has made good; `whole` are the recovered numbers, ascending."""
+    counted = []
+    for reason, names, numbers in losses:  # a range is empty where chunks are in order, or not in their place
+        made_good = whole[bisect_left(whole, numbers.start) : bisect_left(whole, numbers.stop)]
+        if len(numbers) > len(made_good):
+            counted.append(Loss(reason, names, len(numbers) - len(made_good)))
+    return tuple(counted)
+
+
+# A chunk: its header's fields, the stored metadata, the words.
+
+
+class _Header(NamedTuple):
+    images: tuple[ImageEntry, ...]
+    items: list[StoredItem]
+    sets: tuple[TileSet, ...]
+    trellis_bits: int
+    words_length: int
+    words_crc: bytes
+
+
+class _Tally:
+    """What the chunks of a file hold together: a short file must not claim much, and no two images have one name."""
+
+    def __init__(self):
+        self.counts, self.names = Counter(), set()
+
+    def add(self, what: str, count: int, limit: int) -> None:
+        if self.counts[what] + count > limit:
+            raise BitstreamError(f"too large: the file has more than {limit:,} {what}")
+        self.counts[what] += count
+
+    def add_names(self, names: list[str]) -> None:
+        if ("" in self.names or "" in names) and len(self.names) + len(names) > 1:
+            raise BitstreamError("invalid: an image without a name is not alone in its file")
+        new = set()
+        for name in names:
+            if name in self.names or name in new:
+                raise BitstreamError(f"invalid: the name {name!r} occurs twice")
+            new.add(name)
+        self.names |= new
+
+
+def _write_chunk(chunk: Chunk, left: int, start: bytes) -> bytes:
+    stored = list(map(deflate_item, chunk.metadata))
+    flags = NAMED * any(image.name for image in chunk.images) | DESCRIBED * bool(stored)
+    fields = _write_fields(chunk, flags, [row for row, _ in stored])
+    deflated = write_varint(len(fields)) + zlib.compress(fields, 9)
+    if len(deflated) < len(fields):
+        flags, fields = flags | DEFLATED, deflated
+    return b"".join((_seal(bytes([flags]) + fields, left, start), *(data for _, data in stored), chunk.words))
+
+
+def _read_chunk(file: Reader, header: _Header, tally: _Tally) -> Chunk:
+    metadata = tuple(inflate_item(file, item) for item in header.items)
+    words = file.checked("coded words", header.words_length, header.words_crc)
+    tally.add_names([image.name for image in header.images])
+    return Chunk(header.images, metadata, header.sets, header.trellis_bits, words)
+
+
+def _write_fields(chunk: Chunk, flags: int, items: list[bytes]) -> bytes:
+    images = chunk.images
+    fields = [write_varint(len(images))]
+    fields += [write_varint(image.width) for image in images]
+    fields += [write_varint(image.height) for image in images]
+    fields += [bytes([image.mode]) for image in images]
+    fields += [image.samples_crc32.to_bytes(image.checksum_bytes, "little") for image in images]
+    if flags & NAMED:
+        fields += [image.name.encode() + b"\0" for image in images]
+    if flags & DESCRIBED:
+        fields.append(write_table(items))
+        fields += [write_table(map(write_varint, image.metadata)) for image in images]
+    rows = [(len(list(alike)), *one) for one, alike in groupby(chunk.sets)]
+    fields.append(write_table(b"".join(map(write_varint, row)) for row in rows))
+    if any(one.direct_groups for one in chunk.sets):
+        fields.append(bytes([chunk.trellis_bits]))
+    fields += [write_varint(len(chunk.words) // WORD_BYTES), write_crc(chunk.words)]
+    return b"".join(fields)
+
+
+def _read_header(body: bytes, tally: _Tally, max_pixels: int) -> _Header:
+    header = Reader(body, "invalid: the header ends")
+    flags = header.u8("number of a header's flags", 0, NAMED | DESCRIBED | DEFLATED)
+    if flags & DEFLATED:
+        length = header.varint("inflated length of the header", 1, MAX_INFLATED_BYTES)
+        header = Reader(inflate(body[header.position :], length, "the header"), header.ending)
+    images, items = _read_images(header, flags, tally, max_pixels)
+    sets = _read_sets(header, tally)
+    direct = any(one.direct_groups for one in sets)
+    trellis_bits = header.u8("number of trellis bits", MIN_TRELLIS_BITS, MAX_TRELLIS_BITS) if direct else 0
+    words_length = WORD_BYTES * header.varint("number of coded words", 0, MAX_VARINT)
+    words_crc = header.take("chunk's checksum", CRC_BYTES)
+    if not header.at_end:
+        raise BitstreamError("invalid: the header is longer than its fields")
+    return _Header(images, items, sets, trellis_bits, words_length, words_crc)
+
+
+def _read_images(header: Reader, flags: int, tally: _Tally, max_pixels: int) -> tuple[tuple, list[StoredItem]]:
+    """The images and the rows of their metadata."""
+    count = header.varint("image count", 1, MAX_VARINT)
+    tally.add("images", count, MAX_IMAGES)
+    widths = [header.varint("width", 1, MAX_SIDE) for _ in range(count)]
+    heights = [header.varint("height", 1, MAX_SIDE) for _ in range(count)]
+    pixels = sum(map(mul, widths, heights))
+    if pixels > max_pixels:
         raise BitstreamError(
-            f"too large: {width:,} x {height:,} pixels are more than the limit of {max_pixels:,} pixels; "
+            f"too large: a chunk has {pixels:,} pixels, more than the limit of {max_pixels:,} pixels; "
             "raise max_pixels if you trust the file"
         )
-    mode = header.choice("mode", GREY8, RGB8)
-    samples_crc32 = header.uint("samples' checksum", 4)
-    references = range(header.varint("metadata reference count", 0, MAX_METADATA_ITEMS))
-    metadata = tuple(header.varint("metadata reference", 0, MAX_METADATA_ITEMS - 1) for _ in references)
-    return ImageEntry(width, height, mode, samples_crc32, metadata)
+    modes = [header.choice("mode", GREY8, RGB8) for _ in range(count)]
+    lengths = map(checksum_bytes, widths, heights)
+    checksums = [header.uint("samples' checksum", length) for length in lengths]
+    names = [_read_name(header) if flags & NAMED else "" for _ in range(count)]
+    items, references = [], [()] * count
+    if flags & DESCRIBED:
+        items = [read_item(header) for _ in range(header.varint("metadata count", 1, MAX_REFERENCES * count))]
+        tally.add("bytes of metadata", sum(item.length for item in items), MAX_ALL_METADATA_BYTES)
+        references = [_read_references(header, len(items)) for _ in range(count)]
+    images = tuple(map(ImageEntry, widths, heights, modes, checksums, references, names))
+    check_references(images, items)
+    return images, items
 
 
-def _write_metadata(item: Metadata, stored: tuple[int, bytes]) -> bytes:
-    encoding, data = stored
-    return bytes([item.kind, encoding]) + _write_varint(len(item.data)) + _write_varint(len(data)) + _crc(data)
-
-
-def _read_metadata(header: "_Reader") -> tuple[int, int, int, int, bytes]:
-    """Kind, encoding, length, stored length and the checksum of the stored bytes."""
-    kind = header.choice("metadata kind", EXIF, ICC)
-    encoding = header.choice("metadata encoding", RAW, DEFLATE)
-    raw_length = header.varint("metadata length", 1, MAX_METADATA_BYTES)
-    stored_length = header.varint("stored metadata length", 1, raw_length)
-    if (stored_length == raw_length) != (encoding == RAW):  # what deflating does not shorten is stored raw
-        raise BitstreamError("invalid: the stored length of a metadata item does not suit its encoding")
-    return kind, encoding, raw_length, stored_length, header.take("metadata checksum", 4)
-
-
-def _write_chunk(chunk: Chunk) -> bytes:
-    counts = (chunk.initial_words, chunk.max_group, len(chunk.words) // WORD_BYTES)
-    return b"".join(map(_write_varint, counts)) + _crc(chunk.words)
-
-
-def _read_chunk(header: "_Reader") -> tuple[int, int, int, bytes]:
-    """Number of initial words, largest group of tiles, length of the words in bytes and their checksum."""
-    initial_words = header.varint("number of initial words", 0, MAX_INITIAL_WORDS)
-    max_group = header.varint("largest group of tiles", 1, MAX_GROUP)
-    length = WORD_BYTES * header.varint("number of coded words", 0, MAX_VARINT)
-    return initial_words, max_group, length, header.take("chunk's checksum", 4)
-
-
-def _read_only_one(header: "_Reader", what: str) -> int:
-    count = header.varint(f"{what} count", 0, MAX_VARINT)
-    if count != 1:
-        raise BitstreamError(f"invalid: the file has {count:,} {what}s, format version {VERSION} has exactly one")
-    return count
-
-
-def _check_references(images: tuple[ImageEntry, ...], kinds: list[int]) -> None:
-    for image in images:
-        if any(index >= len(kinds) for index in image.metadata):
-            raise BitstreamError("invalid: an image refers to a metadata item that is not there")
-        if len({kinds[index] for index in image.metadata}) < len(image.metadata):
-            raise BitstreamError("invalid: an image has two metadata items of the same kind")
-    if len({index for image in images for index in image.metadata}) < len(kinds):
-        raise BitstreamError("invalid: a metadata item belongs to no image")
-
-
-# Fields.
-
-
-def _deflate(raw: bytes) -> tuple[int, bytes]:
-    deflated = zlib.compress(raw, 9)
-    return (DEFLATE, deflated) if len(deflated) < len(raw) else (RAW, raw)
-
-
-def _inflate(stored: bytes, encoding: int, raw_length: int) -> bytes:
-    if encoding == RAW:
-        return stored
-    stream = zlib.decompressobj()
+def _read_name(header: Reader) -> str:
     try:
-        raw = stream.decompress(stored, raw_length + 1)  # room for one byte too many, to notice a stream that has more
-    except zlib.error as error:
-        raise BitstreamError("invalid: a metadata item cannot be inflated") from error
-    if len(raw) != raw_length or not stream.eof or stream.unused_data:
-        raise BitstreamError("invalid: a metadata item does not inflate to the length that the header promises")
-    return raw
+        name = header.until_zero("name of an image", MAX_NAME_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise BitstreamError("invalid: the name of an image is not UTF-8") from error
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        raise BitstreamError(f"invalid: the name {name!r} of an image is not a plain relative path")
+    if any(character < " " or character in "\x7f\\" for character in name):
+        raise BitstreamError(f"invalid: the name {name!r} of an image has a character that names must not have")
+    return name
 
 
-def _crc(covered: bytes) -> bytes:
-    return zlib.crc32(covered).to_bytes(4, "little")
+def _read_references(header: Reader, item_count: int) -> tuple[int, ...]:
+    references = range(header.varint("metadata reference count", 0, MAX_REFERENCES))
+    return tuple(header.varint("metadata reference", 0, item_count - 1) for _ in references)
 
 
-def _write_table(rows: Iterable[bytes]) -> bytes:
-    rows = list(rows)
-    return _write_varint(len(rows)) + b"".join(rows)
-
-
-def _write_varint(value: int) -> bytes:
-    """Unsigned LEB128: seven bits a byte, lowest first; the top bit of a byte says that another follows."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-class _Reader:
-    """Takes one field after the other; a field that is not whole, or not allowed, is a BitstreamError."""
-
-    def __init__(self, data: bytes, ending: str, position: int = 0):
-        self.data, self.ending, self.position = data, ending, position
-
-    def varint(self, name: str, smallest: int, largest: int) -> int:
-        value = shift = 0
-        while (byte := self.uint(name, 1)) > 0x7F:
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if shift == 7 * MAX_VARINT_BYTES:
-                raise BitstreamError(f"invalid: the {name} is longer than {MAX_VARINT_BYTES} bytes")
-        if byte == 0 and shift > 0:
-            raise BitstreamError(f"invalid: the {name} is written in more bytes than it needs")
-        value |= byte << shift
-        if not smallest <= value <= largest:
-            raise BitstreamError(f"invalid: the {name} is {value:,}, allowed are {smallest:,} to {largest:,}")
-        return value
-
-    def choice(self, name: str, *allowed: int) -> int:
-        value = self.uint(name, 1)
-        if value not in allowed:
-            raise BitstreamError(f"invalid: the {name} is {value}, allowed are {' and '.join(map(str, allowed))}")
-        return value
-
-    def uint(self, name: str, length: int) -> int:
-        return int.from_bytes(self.take(name, length), "little")
-
-    def checked(self, name: str, length: int, crc: bytes) -> bytes:
-        field = self.take(name, length)
-        if _crc(field) != crc:
-            raise BitstreamError(f"damaged: the {name} do not match their checksum")
-        return field
-
-    def take(self, name: str, length: int) -> bytes:
-        field = self.data[self.position : self.position + length]
-        if len(field) < length:
-            raise BitstreamError(f"{self.ending} inside the {name}")
-        self.position += length
-        return field
+def _read_sets(header: Reader, tally: _Tally) -> tuple[TileSet, ...]:
+    rows = []
+    for _ in range(header.varint("number of rows of sets", 1, MAX_VARINT)):
+        alike = header.varint("number of sets alike", 1, MAX_VARINT)
+        tally.add("sets of tiles", alike, MAX_SETS)
+        one = TileSet(header.varint("number of tiles in a set", 1, MAX_GROUP),
+                      header.varint("number of direct groups", 0, MAX_DIRECT_GROUPS))
+        if rows and rows[-1][0] == one:
+            raise BitstreamError("invalid: two rows of sets, one after the other, are of sets alike")
+        rows.append((one, alike))
+    return tuple(chain.from_iterable(repeat(one, alike) for one, alike in rows))

@@ -15,6 +15,10 @@ Item = TypeVar("Item")
 Progress = Callable[[int, int], None]  # done, in all
 
 
+class Complained(Exception):
+    """Something has failed, and the user has been told of it."""
+
+
 class Coded(NamedTuple):
     """What became of an input: its size, the bytes to write, and the model that coded it."""
 
@@ -72,31 +76,51 @@ def run(
     as_json: bool,
 ) -> None:
     """Read, `code`, write and report one file after the other."""
+    each(jobs, lambda job: display(job.source), lambda job: run_one(
+        job, read, code, verified=verified, quiet=quiet, as_json=as_json))
 
-    def work(job: Job) -> None:
-        start = time.perf_counter()
-        data = read(job.source)
-        with progress_bar(display(job.source), "tile", quiet) as progress:
-            coded = code(job, data, progress)
-        if job.target is not None:
-            write(job.target, coded.output)
-        report = _report(job, len(data), coded, verified, time.perf_counter() - start)
-        if as_json:
-            click.echo(json.dumps(report))
-        if not quiet:
-            click.echo(_line(job, report), err=True)
 
-    each(jobs, lambda job: display(job.source), work)
+def run_one(
+    job: Job,
+    load: Callable[[Path], bytes],
+    code: Callable[[Job, bytes, Progress], Coded],
+    *,
+    verified: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """`load` the input, `code`, write and report."""
+    start = time.perf_counter()
+    data = load(job.source)
+    with progress_bar(display(job.source), "tile", quiet) as progress:
+        coded = code(job, data, progress)
+    if job.target is not None:
+        write(job.target, coded.output)
+    report = _report(job, len(data), coded, verified, time.perf_counter() - start)
+    tell(report, _line(job, report), quiet=quiet, as_json=as_json)
+
+
+def tell(report: dict, line: str, *, quiet: bool, as_json: bool) -> None:
+    """What was done: an object for programs and a line for people."""
+    if as_json:
+        click.echo(json.dumps(report))
+    if not quiet:
+        click.echo(line, err=True)
 
 
 def each(items: Iterable[Item], name: Callable[[Item], str], work: Callable[[Item], None]) -> None:
-    """Work on every item; whichever fails is named with its reason, and the run then ends with exit status 1."""
+    """Work on every item; whichever fails is named with its reason, and the run then ends with exit status 1.
+
+    Work that has named its failures itself raises Complained.
+    """
     failed = False
     for item in items:
         try:
             work(item)
         except BrokenPipeError:
             raise
+        except Complained:
+            failed = True
         except FAILURES as error:
             complain(sentence(error, name(item)))
             failed = True

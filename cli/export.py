@@ -41,8 +41,9 @@ def export(
     """Turn a trained network into the integer model that coding uses.
 
     RUN is the folder of a training run, or of an imported network. The training images are needed: for statistics of
-    the batch norms and to calibrate the integers. The negative ELBO of both networks is measured on held-out images
-    with the same noise and printed.
+    the batch norms, to calibrate the integers, and to choose which latent channels are coded and how finely, by what
+    images cost. The negative ELBO of both networks is measured on held-out images with the same noise and printed, and
+    what idle channels and the coder's grids add to it. `nvae-codec info` shows the choice.
 
     A model card, a Markdown page of the same name, is written beside the model; say in it what the pictures were and
     under which licence the model may be used.
@@ -108,7 +109,7 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
     opened = opened or described.moved(data).data.open(side, say)
     exported = export_network(network, opened.training, opened.validation, check=other, calibration_images=images,
                               tolerance=tolerance, device=choose_device(device), report=say)
-    model = weights.serialise(exported.network, notes)
+    model = weights.serialise(exported.network, notes, exported.measurement)
     card = model_card(output.stem, exported, described, _last_validation(folder / "stats.jsonl"))
     write_file(output, model)
     write_file(output.with_suffix(".md"), card.encode())

@@ -4,7 +4,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -29,39 +29,45 @@ def plan(
     folder: Path | None = None,
     force: bool = False,
     as_json: bool = False,
+    of_folders: str = "give the files in it",
 ) -> list[Job]:
     """Give every input its output, and refuse before any work is done what could not end well."""
-    if output is not None and folder is not None:
-        raise click.UsageError("-o and --output-dir exclude each other.")
-    if output is not None and len(sources) > 1:
-        raise click.UsageError("-o is for one input; --output-dir takes several.")
-    check_sources(sources)
-    jobs = [Job(source, output or _default_target(source, suffix, folder)) for source in sources]
-    if as_json and any(job.target == STREAM for job in jobs):
-        raise click.UsageError("--json and the output itself cannot both go to standard output; give -o FILE.")
-    _check_names(jobs)
-    for job in jobs:
-        if job.target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "is a folder; --output-dir takes one", display(job.target))
-        check_target(job.target, force, create_folder=folder is not None)
+    check_options(sources, output, folder)
+    check_sources(sources, of_folders)
+    jobs = [Job(source, output or default_target(source, suffix, folder)) for source in sources]
+    check_names(jobs, sources, as_json)
+    check_outputs(jobs, folder, force)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     return jobs
 
 
-def check_sources(sources: Sequence[Path]) -> None:
+def check_options(sources: Sequence[Path], output: Path | None, folder: Path | None) -> None:
+    if output is not None and folder is not None:
+        raise click.UsageError("-o and --output-dir exclude each other.")
+    if output is not None and len(sources) > 1:
+        raise click.UsageError("-o is for one input; --output-dir takes several.")
+
+
+def check_sources(sources: Sequence[Path], of_folders: str = "give the files in it") -> None:
+    """Refuse inputs that are not there, and folders, with advice on what to do with them."""
     if STREAM in sources and (sys.stdin is None or sys.stdin.isatty()):
         raise click.UsageError("Standard input is a terminal or closed: give a file, or pipe one in.")
     for source in sources:
         if source != STREAM and not source.exists():
             raise FileNotFoundError(errno.ENOENT, "there is no such file", display(source))
         if source.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "is a folder; give the files in it", display(source))
+            raise IsADirectoryError(errno.EISDIR, f"is a folder; {of_folders}", display(source))
 
 
 def display(path: Path) -> str:
     """The name of an input as it is printed."""
     return "standard input" if path == STREAM else click.format_filename(path)
+
+
+def printable(name: str) -> str:
+    """A name out of a file, which must not get at the terminal with what it holds."""
+    return name if name.isprintable() else name.encode("unicode_escape").decode()
 
 
 def read(source: Path) -> bytes:
@@ -101,7 +107,7 @@ def write_file(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _default_target(source: Path, suffix: str, folder: Path | None) -> Path:
+def default_target(source: Path, suffix: str, folder: Path | None) -> Path:
     """The input's name with another suffix, beside it or in `folder`; what comes from a pipe goes to a pipe."""
     if source != STREAM:
         return (folder or source.parent) / source.with_suffix(suffix).name
@@ -110,9 +116,11 @@ def _default_target(source: Path, suffix: str, folder: Path | None) -> Path:
     return STREAM
 
 
-def _check_names(jobs: Sequence[Job]) -> None:
-    """Refuse what is wrong by its names alone."""
-    sources = {job.source.resolve() for job in jobs if job.source != STREAM}
+def check_names(jobs: Sequence[Job], sources: Iterable[Path], as_json: bool) -> None:
+    """Refuse what is wrong by its names alone; `sources` are all files that are read."""
+    if as_json and any(job.target == STREAM for job in jobs):
+        raise click.UsageError("--json and the output itself cannot both go to standard output; give -o FILE.")
+    sources = {source.resolve() for source in sources if source != STREAM}
     taken: dict[Path, Path] = {}
     for source, target in jobs:
         if target == STREAM and (sys.stdout is None or sys.stdout.isatty()):
@@ -126,6 +134,14 @@ def _check_names(jobs: Sequence[Job]) -> None:
         taken[place] = source
 
 
+def check_outputs(jobs: Sequence[Job], folder: Path | None, force: bool) -> None:
+    """Refuse outputs that could not be written, or that would overwrite what is there; `folder` will be made."""
+    for job in jobs:
+        if job.target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder; --output-dir takes one", display(job.target))
+        check_target(job.target, force, create_folder=folder is not None)
+
+
 def check_target(target: Path, force: bool, create_folder: bool = False) -> None:
     """Refuse an output that could not be written, or that would overwrite what is there."""
     if target == STREAM:
@@ -136,6 +152,24 @@ def check_target(target: Path, force: bool, create_folder: bool = False) -> None
         raise FileExistsError(errno.EEXIST, "exists already; -f overwrites it", display(target))
     if not create_folder and not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", display(target.parent))
+
+
+def check_inside(target: Path, folder: Path) -> None:
+    """Refuse a file that lies outside of `folder`, by its name or because a link on the way to it leads out."""
+    place, inside = target.resolve(), folder.resolve()
+    if inside not in place.parents:
+        raise PermissionError(errno.EPERM, f"would be written outside of {display(folder)}", display(target))
+    for parent in place.relative_to(inside).parents:
+        if (inside / parent).exists() and not (inside / parent).is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "is a file where a folder is needed", display(inside / parent))
+
+
+def write_inside(folder: Path, target: Path, data: bytes) -> None:
+    """`write_file` of a file below `folder`, in a sub-folder that is made if need be."""
+    check_inside(target, folder)  # again: what was a folder before may be a link by now
+    with _named(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    write_file(target, data)
 
 
 @contextmanager

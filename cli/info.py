@@ -1,20 +1,23 @@
 """The `info` command."""
 import json
+from itertools import groupby
 from pathlib import Path
 
 import click
 
 from nvae_codec.errors import ModelError
 
-from ..bitstreams.container import EXIF, ICC, MAX_SIDE, RGB8, unpack
+from ..bitstreams.container import EXIF, ICC, MAX_SIDE, RGB8, Container, ImageEntry, unpack
+from ..bitstreams.fields import deflate_item
 from .batch import each
-from .files import check_sources, display, read
+from .files import check_sources, display, printable, read
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--list", "listed", is_flag=True, help="List the pictures of .nvb files, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per file.")
-def info(files: tuple[Path, ...], as_json: bool) -> None:
+def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
     """Say what .nvb files and model files hold.
 
     An .nvb file is checked as far as that goes without decoding it. Model files are known by their suffix .safetensors.
@@ -22,13 +25,29 @@ def info(files: tuple[Path, ...], as_json: bool) -> None:
     \b
     Examples:
       nvae-codec info photo.nvb
-      nvae-codec info --json archive/*.nvb
+      nvae-codec info --json coded/*.nvb
+      nvae-codec info --list set.nvb
       nvae-codec info model.safetensors
 
+    Of a model file the last lines are its groups of latents, coarsest first: their side; how
+    many of their channels are active, which means that they are coded; the steps of these (the
+    grid's spacing is 2 to the minus so many prior deviations); and, where `export` measured
+    them, what they say (KL) and how many bits an image takes from the stack to be drawn.
+
+    --list adds a line per picture: its name, width, height, channels, and the number of its chunk.
+
     \b
-    With --json the object of an .nvb file has the keys file, bytes, width, height, channels,
-    bits_per_subpixel, model (null if unknown), fingerprint, exif_bytes, icc_bytes,
-    initial_words, max_group, payload_bytes.
+    With --json the object of a picture's file has the keys file, bytes, version (of the
+    format), width, height, channels, bits_per_subpixel, model (null if unknown), fingerprint,
+    exif_bytes, icc_bytes, chunks, sets (of tiles that are coded jointly), direct_groups (a
+    list: of every set, how many groups of latents are coded direct), trellis_bits,
+    payload_bytes (of the coded words).
+    Of format version 1, initial_words and max_group stand in place of the four from chunks on.
+    That of an archive has the keys file, bytes, version, pictures, chunks, pixels, subpixels,
+    bits_per_subpixel, model, fingerprint, header_bytes (and checksums), metadata_bytes (as
+    they are stored), payload_bytes.
+    With --list both have images, too, a list. Each of these has the keys name (null if the
+    picture has none), width, height, channels, chunk (from 1 on).
     """
     check_sources(files)
 
@@ -38,7 +57,7 @@ def info(files: tuple[Path, ...], as_json: bool) -> None:
 
             content = weights.describe(file)
         else:
-            content = _describe(read(file))
+            content = _describe(read(file), listed)
         if as_json:
             click.echo(json.dumps({"file": str(file), **content}))
         else:
@@ -47,25 +66,76 @@ def info(files: tuple[Path, ...], as_json: bool) -> None:
     each(files, display, show)
 
 
-def _describe(data: bytes) -> dict:
+def _describe(data: bytes, listed: bool) -> dict:
+    """What an .nvb file holds; `listed`, with its pictures one by one."""
     container = unpack(data, max_pixels=MAX_SIDE**2)  # nothing is decoded, so no size is too large
-    (image,), (chunk,) = container.images, container.chunks
-    channels = 3 if image.mode == RGB8 else 1
-    metadata_bytes = {item.kind: len(item.data) for item in container.metadata}
+    content = {"bytes": len(data), "version": container.version}
+    content |= _archive(container, len(data)) if container.images[0].name else _single(container, len(data))
+    return content | ({"images": _listed(container)} if listed else {})
+
+
+def _single(container: Container, size: int) -> dict:
+    (chunk,) = container.chunks
+    (image,) = chunk.images
+    metadata_bytes = {item.kind: len(item.data) for item in chunk.metadata}
+    if chunk.version_1:
+        stack = {"initial_words": chunk.version_1.initial_words, "max_group": chunk.version_1.max_group}
+    else:
+        stack = {
+            "chunks": 1,
+            "sets": len(chunk.sets),
+            "direct_groups": [each.direct_groups for each in chunk.sets],
+            "trellis_bits": chunk.trellis_bits,
+        }
     return {
-        "bytes": len(data),
         "width": image.width,
         "height": image.height,
-        "channels": channels,
-        "bits_per_subpixel": 8 * len(data) / (image.width * image.height * channels),
+        "channels": _channels(image),
+        "bits_per_subpixel": 8 * size / (image.width * image.height * _channels(image)),
         "model": _model_name(container.fingerprint.hex()),
         "fingerprint": container.fingerprint.hex(),
         "exif_bytes": metadata_bytes.get(EXIF, 0),
         "icc_bytes": metadata_bytes.get(ICC, 0),
-        "initial_words": chunk.initial_words,
-        "max_group": chunk.max_group,
+        **stack,
         "payload_bytes": len(chunk.words),
     }
+
+
+def _archive(container: Container, size: int) -> dict:
+    images = container.images
+    subpixels = sum(image.width * image.height * _channels(image) for image in images)
+    words = sum(len(chunk.words) for chunk in container.chunks)
+    metadata = sum(len(deflate_item(item)[1]) for chunk in container.chunks for item in chunk.metadata)
+    return {
+        "pictures": len(images),
+        "chunks": len(container.chunks),
+        "pixels": sum(image.width * image.height for image in images),
+        "subpixels": subpixels,
+        "bits_per_subpixel": 8 * size / subpixels,
+        "model": _model_name(container.fingerprint.hex()),
+        "fingerprint": container.fingerprint.hex(),
+        "header_bytes": size - words - metadata,
+        "metadata_bytes": metadata,
+        "payload_bytes": words,
+    }
+
+
+def _listed(container: Container) -> list[dict]:
+    return [
+        {
+            "name": image.name or None,
+            "width": image.width,
+            "height": image.height,
+            "channels": _channels(image),
+            "chunk": number,
+        }
+        for number, chunk in enumerate(container.chunks, 1)
+        for image in chunk.images
+    ]
+
+
+def _channels(image: ImageEntry) -> int:
+    return 3 if image.mode == RGB8 else 1
 
 
 def _model_name(fingerprint: str) -> str | None:
@@ -79,5 +149,37 @@ def _model_name(fingerprint: str) -> str | None:
 
 def _line(item: tuple[str, object]) -> str:
     key, value = item
+    if key == "images":
+        value = "".join(map(_image_line, value))
+    elif key == "groups":
+        value = _latent_table(value)
+    elif key == "direct_groups":
+        value = ", ".join(_repeated(groups, len(list(alike))) for groups, alike in groupby(value))
     text = "unknown" if value is None else f"{value:.4f}" if isinstance(value, float) else value
-    return f"{key.replace('_', ' ')}: {text}"
+    return f"{key.replace('_', ' ')}: {text}".replace(": \n", ":\n", 1)  # tables begin on a line of their own
+
+
+def _latent_table(groups: list[dict]) -> str:
+    """A line for each group of latents of a model; the KL is the mean of the active channels."""
+    rows = [("side", "active", "step", "KL bits per latent", "initial bits")]
+    for group in groups:
+        steps, kl = ([group[key][channel] for channel in group["active_channels"]] if group[key] else []
+                     for key in ("steps", "kl_bits_per_latent"))
+        rows.append((
+            str(group["side"]),
+            f"{group['active']}/{group['channels']}",
+            " to ".join(map(str, sorted({min(steps), max(steps)}))) if steps else "-",
+            f"{sum(kl) / len(kl):.4f}" if kl else "-",
+            "-" if group["initial_bits"] is None else f"{group['initial_bits']:,}",
+        ))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "".join("\n    " + "  ".join(map(str.rjust, row, widths)) for row in rows)
+
+
+def _image_line(image: dict) -> str:
+    name = "no name" if image["name"] is None else printable(image["name"])
+    return f"\n    {name}: {image['width']} x {image['height']}, channels {image['channels']}, chunk {image['chunk']}"
+
+
+def _repeated(value: int, times: int) -> str:
+    return str(value) if times == 1 else f"{value} ({times} times)"

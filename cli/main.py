@@ -68,6 +68,7 @@ def cli() -> None:
       nvae-codec compress photo.png              writes photo.nvb
       nvae-codec decompress photo.nvb            writes photo.png, pixel for pixel the same
       nvae-codec info photo.nvb                  says what is in it
+      nvae-codec compress photos/ --archive -o set.nvb
       nvae-codec compress - < a.png > a.nvb      through pipes
 
     Every option has an environment variable, weaker than the option: NVAE_CODEC_COMPRESS_MODEL for `compress --model`.

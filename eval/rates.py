@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nvae_codec.errors import ImageError, NvaeCodecError
+from nvae_codec.images import SUFFIXES
 
 from .baselines import BASELINES
 from .measure import (
@@ -29,7 +30,6 @@ from .measure import (
     totals,
 )
 
-PICTURE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 FAILURES = (NvaeCodecError, OSError, MemoryError, BrokenExecutor)     # the last: a coding process was killed
 
 
@@ -38,7 +38,7 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     found = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
             if not inside:
                 raise ImageError(f"{path}: no picture file in this folder")
             found += inside

@@ -1,24 +1,43 @@
 """Pictures to bytes and back: the one file that sees images, tiles, model, coder and container together."""
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from nvae_codec import weights
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import DEFAULT_MAX_PIXELS, GREY8, RGB8, Chunk, Container, ImageEntry, Metadata
+from nvae_codec.bitstreams.container import (
+    DEFAULT_MAX_PIXELS,
+    GREY8,
+    RGB8,
+    Chunk,
+    Container,
+    ImageEntry,
+    Metadata,
+    TileSet,
+)
 from nvae_codec.coding.ans import check_coder
-from nvae_codec.coding.bits_back import decode_chain, encode_chain
+from nvae_codec.coding.bits_back import Layout, Search, Tiles, decode_chains, decode_version_1, encode_chains
+from nvae_codec.coding.trellis import MAX_MEMORY, MIN_MEMORY
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.exact.network import ExactModel
 from nvae_codec.images import Picture, as_picture
 from nvae_codec.tiles import cut, join, tile_sizes
 
+Item = TypeVar("Item")
 Progress = Callable[[int, int], None]     # called with tiles done and tiles in all
 
-# Tiles coded jointly, at most: batches make the network faster, until they outgrow the processor's caches.
+# Tiles coded at once, at most: batches make the network faster, until they outgrow the processor's caches.
 JOINT_TILES, JOINT_PIXELS = 16, 2 ** 16
+BATCH_PIXELS = 2 ** 22                    # of the chunks that are coded at the same time, unless one alone has more
+CHUNK_PIXELS = 2 ** 18                    # of an archive: what is decoded to get at a picture, and lost with a damage
+# For direct coding. Time grows four- to tenfold from one effort to the next.
+EFFORTS = {1: Search(8), 2: Search(10), 3: Search(12), 4: Search(14, (1.1, 1.0)),
+           5: Search(16, (1.1, 1.0, 1.05, 1.15))}
+DEFAULT_EFFORT = 3
 
 
 def _ignore(done: int, total: int) -> None:
@@ -31,6 +50,7 @@ class Codec:
     def __init__(self, model: ExactModel, fingerprint: str, name: str = "unnamed"):
         check_coder()
         self.model, self.fingerprint, self.name = model, fingerprint[:weights.FINGERPRINT_DIGITS], name
+        self._joint_tiles = max(1, min(JOINT_TILES, JOINT_PIXELS // model.tile_side ** 2))
 
     @classmethod
     def load(cls, model: str | Path | None = None) -> "Codec":
@@ -49,85 +69,240 @@ class Codec:
         """
         needed = container.peek_fingerprint(data).hex()
         codec = cls.load(weights.find(needed) if model is None else model)
-        codec._check_fingerprint(needed)
+        codec.check_fingerprint(needed)
         return codec
 
-    def _check_fingerprint(self, needed: str) -> None:
+    def check_fingerprint(self, needed: str) -> None:
+        """Raises ModelError unless this is the model that a file names."""
         if needed != self.fingerprint:
             raise ModelError(f"the file was made with the model {needed}, not with {self.fingerprint} ({self.name})")
 
-    def _outgrows(self, height: int, width: int) -> bool:
-        """Whether a picture's tiles need much more memory than its pixels, and more than a large picture's would."""
-        side = self.model.tile_side
-        return -(-height // side) * -(-width // side) * side ** 2 > max(2 * height * width, DEFAULT_MAX_PIXELS)
-
-    def compress(self, image, *, verify: bool = True, progress: Progress | None = None) -> bytes:
+    def compress(self, image, *, effort: int = DEFAULT_EFFORT, verify: bool = True,
+                 progress: Progress | None = None) -> bytes:
         """The bytes of an .nvb file for a `Picture`, a uint8 array [H, W] or [H, W, 3], or a Pillow image.
 
-        `verify` decodes the result and compares it. Raises ImageError for pictures that cannot be coded exactly.
+        `verify` decodes the result and compares it. `progress` counts tiles. Raises ImageError for pictures that cannot
+        be coded exactly.
         """
-        picture = as_picture(image)
-        samples, side = picture.samples, self.model.tile_side
-        height, width = samples.shape[:2]
-        if max(height, width) > container.MAX_SIDE or min(height, width) < 1:
-            raise ImageError(f"a picture of {width} x {height} pixels cannot be coded; "
-                             f"a side has 1 to {container.MAX_SIDE:,} pixels")
-        if self._outgrows(height, width):
-            raise ImageError(f"a picture of {width} x {height} pixels is too narrow for tiles of {side} pixels")
-        sizes = tile_sizes(height, width, side)
-        total, report = len(sizes) * (1 + verify), progress or _ignore
-        max_group = max(1, min(JOINT_TILES, JOINT_PIXELS // side ** 2))
-        words, initial_words, max_group = encode_chain(self.model, cut(samples, side), sizes, max_group,
-                                                       lambda done: report(done, total))
+        chunk = self._encode([[("", as_picture(image))]], effort, verify, progress or _ignore)
+        return self._pack(chunk)
 
-        blocks = ((container.EXIF, picture.exif), (container.ICC, picture.icc))
-        metadata = tuple(Metadata(kind, block) for kind, block in blocks if block)
-        if any(len(item.data) > container.MAX_METADATA_BYTES for item in metadata):
-            raise ImageError(f"the picture's EXIF or ICC profile has more than {container.MAX_METADATA_BYTES:,} bytes")
-        mode = GREY8 if samples.ndim == 2 else RGB8
-        entry = ImageEntry(width, height, mode, _checksum(samples), tuple(range(len(metadata))))
-        data = container.pack(Container(bytes.fromhex(self.fingerprint), (entry,), metadata,
-                                        (Chunk(initial_words, max_group, words.astype("<u4").tobytes()),)))
+    def compress_archive(self, items: Iterable[tuple[str, Picture]], count: int = 0, *,
+                         chunk_pixels: int = CHUNK_PIXELS, effort: int = DEFAULT_EFFORT, verify: bool = True,
+                         progress: Progress | None = None) -> bytes:
+        """The bytes of an .nvb file for named pictures, in chunks of about `chunk_pixels`.
+
+        A chunk is decoded as a whole, and damage is confined to it; a larger picture is a chunk of its own. Names are
+        relative paths with "/" between their parts. `items` are read as they are needed; `progress` counts pictures, of
+        which there are `count`. Raises ImageError.
+        """
+        report, chunks, done = progress or _ignore, [], 0
+        for batch in _batches(self._gather(items, chunk_pixels), self._joint_tiles, _pixels_of_pictures):
+            pictures = sum(map(len, batch))
+            chunks += self._encode(batch, effort, verify, lambda tiles, all_tiles, done=done, pictures=pictures: report(
+                done + pictures * tiles // all_tiles, count))
+            done += pictures
+            del batch                     # or its pictures would be kept while the next ones are read
+        if not chunks:
+            raise ImageError("an archive needs at least one picture")
+        return self._pack(chunks)
+
+    def _gather(self, items: Iterable[tuple[str, Picture]], chunk_pixels: int) -> Iterator[list[tuple[str, Picture]]]:
+        """Neighbours together in chunks, by the pixels of their tiles."""
+        chunk, size = [], 0
+        for name, picture in items:
+            pixels = self._num_tiles(*picture.samples.shape[:2]) * self.model.tile_side ** 2
+            if chunk and size + pixels > chunk_pixels:
+                yield chunk
+                chunk, size = [], 0
+            chunk.append((name, picture))
+            size += pixels
+        if chunk:
+            yield chunk
+
+    def _encode(self, batch: Sequence[Sequence[tuple[str, Picture]]], effort: int, verify: bool,
+                progress: Progress) -> list[Chunk]:
+        """Chunks of named pictures, all at the same time."""
+        if effort not in EFFORTS:
+            raise ValueError(f"effort is {min(EFFORTS)} to {max(EFFORTS)}, not {effort}")
+        search = EFFORTS[effort]
+        for chunk in batch:
+            for name, picture in chunk:
+                self._check_size(picture, f"{name}: " if name else "")
+        tiles = [Tiles.join([self._cut(picture.samples) for _, picture in chunk]) for chunk in batch]
+        layouts = [each.layout for each in tiles]
+        count = sum(layout.count for layout in layouts)
+        total = count * (1 + verify)
+        coded = encode_chains(self.model, tiles, self._joint_tiles, search, lambda done: progress(done, total))
         if verify:
-            decoded = self.decompress(data, max_pixels=height * width,
-                                      progress=lambda done, _: report(len(sizes) + done, total))
-            same = np.array_equal(decoded.samples, samples)
-            if not same or (decoded.exif, decoded.icc) != (picture.exif, picture.icc):
+            words, sets = zip(*coded, strict=True)
+            decoded = decode_chains(self.model, words, sets, layouts, [search.memory] * len(words),
+                                    progress=lambda done: progress(count + done, total))
+            if not all(np.array_equal(was.samples, now) for was, now in zip(tiles, decoded, strict=True)):
                 raise DriftError("verification failed: decoding gave another picture; nothing was written")
-        return data
+        return [_chunk(pictures, *coded_chunk, search) for pictures, coded_chunk in zip(batch, coded, strict=True)]
+
+    def _pack(self, chunks: Sequence[Chunk]) -> bytes:
+        try:
+            return container.pack(Container(bytes.fromhex(self.fingerprint), tuple(chunks)))
+        except ValueError as error:
+            raise ImageError(str(error)) from error
 
     def decompress(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS,
                    progress: Progress | None = None) -> Picture:
-        """The picture in an .nvb file.
+        """The picture in an .nvb file that holds just one; `progress` counts tiles.
 
         Raises BitstreamError for damaged bytes, ModelError if another model is needed, DriftError if the bytes are
         whole but this machine decodes something else than was coded. What it returns is what was compressed.
         """
         content = container.unpack(data, max_pixels=max_pixels)
-        self._check_fingerprint(content.fingerprint.hex())
-        (entry,), (chunk,) = content.images, content.chunks
-        if self._outgrows(entry.height, entry.width):
-            raise BitstreamError(f"too large: {entry.width} x {entry.height} pixels take too many tiles")
-        sizes = tile_sizes(entry.height, entry.width, self.model.tile_side)
-        report = progress or _ignore
-        words, channels = np.frombuffer(chunk.words, dtype="<u4"), 3 if entry.mode == RGB8 else 1
-        tiles = decode_chain(self.model, words, chunk.initial_words, channels, sizes, chunk.max_group,
-                             lambda done: report(done, len(sizes)))
-        samples = join(tiles, entry.height, entry.width)
-        if _checksum(samples) != entry.samples_crc32:
-            raise DriftError("the decoded picture does not have the checksum that the file gives for it")
-        kept = {content.metadata[index].kind: content.metadata[index].data for index in entry.metadata}
-        return Picture(samples, kept.get(container.EXIF, b""), kept.get(container.ICC, b""))
+        if len(content.images) > 1:
+            raise BitstreamError(f"the file is an archive of {len(content.images):,} pictures, not one picture")
+        self.check_fingerprint(content.fingerprint.hex())
+        ((_, picture),) = self._decode(content.chunks, [[0]], progress or _ignore)
+        return picture
+
+    def decompress_archive(self, content: Container, *, only: Collection[str] | None = None,
+                           progress: Progress | None = None) -> Iterator[tuple[ImageEntry, Picture]]:
+        """All pictures of what `container.unpack` or `container.recover` gave, or those of some names, in its order.
+
+        `progress` counts pictures. Raises as `decompress` does, and ImageError for a name that the file does not hold.
+        """
+        self.check_fingerprint(content.fingerprint.hex())
+        if only is not None and (missing := set(only) - {image.name for image in content.images}):
+            raise ImageError(f"the file holds no picture called {min(missing)}")
+        wanted = [[index for index, image in enumerate(chunk.images) if only is None or image.name in only]
+                  for chunk in content.chunks]
+        needed = [(chunk, indices) for chunk, indices in zip(content.chunks, wanted, strict=True) if indices]
+        total, done, report = sum(map(len, wanted)), 0, progress or _ignore
+        for batch in _batches(iter(needed), self._joint_tiles, lambda each: _pixels_of_images(each[0].images)):
+            chunks, indices = zip(*batch, strict=True)
+            pictures = sum(map(len, indices))
+            yield from self._decode(chunks, indices, lambda tiles, all_tiles, done=done, pictures=pictures: report(
+                done + pictures * tiles // all_tiles, total))
+            done += pictures
+
+    def _decode(self, chunks: Sequence[Chunk], wanted: Sequence[Sequence[int]],
+                progress: Progress) -> Iterator[tuple[ImageEntry, Picture]]:
+        """The wanted pictures, by their numbers in each chunk, of chunks that are decoded at the same time."""
+        counts = [[self._num_tiles(image.height, image.width) for image in chunk.images] for chunk in chunks]
+        layouts = [self.layout_of(chunk) for chunk in chunks]
+        starts = [np.concatenate([[0], np.cumsum(tiles)]) for tiles in counts]
+        first = [int(start[indices[0]]) for start, indices in zip(starts, wanted, strict=True)]
+        total = sum(map(sum, counts)) - sum(first)
+        words = [np.frombuffer(chunk.words, dtype="<u4") for chunk in chunks]
+        if chunks[0].version_1:
+            old = chunks[0].version_1
+            samples = [decode_version_1(self.model, words[0], old.initial_words, layouts[0], old.max_group,
+                                        lambda done: progress(done, total))]
+        else:
+            samples = decode_chains(self.model, words, [chunk.sets for chunk in chunks], layouts,
+                                    [chunk.trellis_bits for chunk in chunks], first,
+                                    lambda done: progress(min(done, total), total))
+        for chunk, tiles, start, indices in zip(chunks, samples, starts, wanted, strict=True):
+            for index in indices:
+                image = chunk.images[index]
+                channels = 3 if image.mode == RGB8 else 1
+                picture = join(tiles[start[index]:start[index + 1], :channels], image.height, image.width)
+                checksum_bytes = 4 if chunk.version_1 else image.checksum_bytes
+                if _checksum(picture, checksum_bytes) != image.samples_crc32:
+                    name = f" {image.name}" if image.name else ""
+                    raise DriftError(f"the decoded picture{name} does not have the checksum that the file gives for it")
+                kept = {chunk.metadata[item].kind: chunk.metadata[item].data for item in image.metadata}
+                yield image, Picture(picture, kept.get(container.EXIF, b""), kept.get(container.ICC, b""))
+
+    def _check_size(self, picture: Picture, prefix: str) -> None:
+        height, width = picture.samples.shape[:2]
+        if max(height, width) > container.MAX_SIDE or min(height, width) < 1:
+            raise ImageError(f"{prefix}a picture of {width} x {height} pixels cannot be coded; "
+                             f"a side has 1 to {container.MAX_SIDE:,} pixels")
+        if self._outgrows(self._num_tiles(height, width), height * width):
+            raise ImageError(f"{prefix}a picture of {width} x {height} pixels is too narrow for tiles of "
+                             f"{self.model.tile_side} pixels")
+        if max(len(picture.exif), len(picture.icc)) > container.MAX_METADATA_BYTES:
+            raise ImageError(f"{prefix}the picture's EXIF or ICC profile has more than "
+                             f"{container.MAX_METADATA_BYTES:,} bytes")
+
+    def layout_of(self, chunk: Chunk) -> Layout:
+        """The tiles of a chunk. Raises BitstreamError for what the container, which knows no model, could not see."""
+        num_tiles = sum(self._num_tiles(image.height, image.width) for image in chunk.images)
+        if self._outgrows(num_tiles, _pixels_of_images(chunk.images)):
+            raise BitstreamError(f"too large: {len(chunk.images):,} narrow pictures take too many tiles")
+        if not chunk.version_1:
+            if sum(each.tiles for each in chunk.sets) != num_tiles:
+                raise BitstreamError("invalid: the tiles of a chunk's sets are not those of its pictures")
+            direct = max(each.direct_groups for each in chunk.sets)
+            if direct > self.model.num_groups or (direct and not MIN_MEMORY <= chunk.trellis_bits <= MAX_MEMORY):
+                raise BitstreamError("invalid: a chunk is coded in a way that its model does not know")
+        return Layout.join([self._layout(image.height, image.width, image.mode) for image in chunk.images])
+
+    def _num_tiles(self, height: int, width: int) -> int:
+        side = self.model.tile_side
+        return -(-height // side) * -(-width // side)
+
+    def _outgrows(self, num_tiles: int, pixels: int) -> bool:
+        """Whether tiles need much more memory than their real pixels, and more than a large picture's would."""
+        return num_tiles * self.model.tile_side ** 2 > max(2 * pixels, DEFAULT_MAX_PIXELS)
+
+    def _layout(self, height: int, width: int, mode: int) -> Layout:
+        sizes = tile_sizes(height, width, self.model.tile_side)
+        return Layout(sizes, np.full(len(sizes), 3 if mode == RGB8 else 1))
+
+    def _cut(self, samples: np.ndarray) -> Tiles:
+        layout = self._layout(*samples.shape[:2], _mode(samples))
+        tiles = cut(samples, self.model.tile_side)
+        return Tiles(np.repeat(tiles, 3, axis=1) if samples.ndim == 2 else tiles, layout)
 
 
-def _checksum(samples: np.ndarray) -> int:
-    """CRC-32 of the samples, row by row, channels interleaved."""
-    return zlib.crc32(np.ascontiguousarray(samples))
+def _batches(items: Iterator[Item], most: int, pixels: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Neighbours together, `most` of them and BATCH_PIXELS at most, but at least one."""
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        if batch and (len(batch) == most or size + pixels(item) > BATCH_PIXELS):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += pixels(item)
+    if batch:
+        yield batch
 
 
-def compress(image, model: str | Path | None = None, *, verify: bool = True) -> bytes:
+def _chunk(pictures: Sequence[tuple[str, Picture]], words: np.ndarray, sets: Sequence, search: Search) -> Chunk:
+    """A chunk as it is stored. Equal EXIF blocks or profiles of several pictures are stored once."""
+    metadata: dict[Metadata, int] = {}
+    entries = []
+    for name, picture in pictures:
+        blocks = ((container.EXIF, picture.exif), (container.ICC, picture.icc))
+        items = tuple(metadata.setdefault(Metadata(kind, block), len(metadata)) for kind, block in blocks if block)
+        height, width = picture.samples.shape[:2]
+        entry = ImageEntry(width, height, _mode(picture.samples), 0, items, name)
+        entries.append(replace(entry, samples_crc32=_checksum(picture.samples, entry.checksum_bytes)))
+    memory = search.memory if any(each.direct_groups for each in sets) else 0
+    return Chunk(tuple(entries), tuple(metadata), tuple(TileSet(*each) for each in sets), memory,
+                 words.astype("<u4").tobytes())
+
+
+def _pixels_of_pictures(chunk: Sequence[tuple[str, Picture]]) -> int:
+    return sum(picture.samples.shape[0] * picture.samples.shape[1] for _, picture in chunk)
+
+
+def _pixels_of_images(images: Sequence[ImageEntry]) -> int:
+    return sum(image.width * image.height for image in images)
+
+
+def _mode(samples: np.ndarray) -> int:
+    return GREY8 if samples.ndim == 2 else RGB8
+
+
+def _checksum(samples: np.ndarray, num_bytes: int) -> int:
+    """The low bytes of the CRC-32 of the samples, row by row, channels interleaved."""
+    return zlib.crc32(np.ascontiguousarray(samples)) & ((1 << 8 * num_bytes) - 1)
+
+
+def compress(image, model: str | Path | None = None, *, effort: int = DEFAULT_EFFORT, verify: bool = True) -> bytes:
     """The bytes of an .nvb file for a uint8 array [H, W] (grey) or [H, W, 3] (RGB), a Pillow image, or a `Picture`."""
-    return Codec.load(model).compress(image, verify=verify)
+    return Codec.load(model).compress(image, effort=effort, verify=verify)
 
 
 def decompress(data: bytes, model: str | Path | None = None) -> np.ndarray:

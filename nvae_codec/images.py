@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -20,6 +20,7 @@ from nvae_codec.errors import ImageError
 
 ACCEPTED = "accepted are 8-bit grey and 8-bit RGB, one picture per file, without transparency"
 READABLE = {"PNG": "PNG", "JPEG": "JPEG", "WEBP": "WebP", "TIFF": "TIFF", "BMP": "BMP", "PPM": "PNM"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm"}  # of files so readable
 MODES = {
     "1": "a 1-bit picture",
     "P": "a palette picture",
@@ -86,13 +87,14 @@ def read_picture(data: bytes) -> Picture:
         return _from_pillow(image)
 
 
-def picture_shape(data: bytes) -> tuple[int, ...]:
-    """(H, W) or (H, W, 3): the shape of `read_picture(data).samples`, from the file's header alone.
+def picture_shape(source: bytes | BinaryIO) -> tuple[int, ...]:
+    """(H, W) or (H, W, 3): the shape of the samples that `read_picture` would give, from the file's header alone.
 
+    `source` is the file's bytes, or the file opened at its beginning, of which little more than the header is read.
     Raises ImageError for what the header shows to be refused; damage behind it stays unseen.
     """
     with _translated("the picture is damaged or cut short"):
-        image = _opened(data)
+        image = _opened(source)
         return (image.height, image.width) + ((3,) if image.mode == "RGB" else ())
 
 
@@ -103,10 +105,7 @@ def write_picture(picture: Picture, suffix: str = ".png") -> bytes:
         raise ImageError(f"{name} stands for no lossless picture format; known are {', '.join(FORMATS)}")
     target = FORMATS[suffix.lower()]
     image = Image.fromarray(as_picture(picture).samples)
-    if image.mode not in target.modes:
-        raise ImageError(f"{suffix} cannot hold {'grey' if image.mode == 'L' else 'RGB'} exactly; .png can")
-    if (picture.exif or picture.icc) and not target.metadata:
-        raise ImageError(f"{suffix} cannot hold this picture's EXIF or ICC profile; .png can")
+    check_format(suffix, grey=image.mode == "L", metadata=bool(picture.exif or picture.icc))
     options = dict(target.options)
     file = io.BytesIO()
     with _translated(f"{suffix} cannot hold this picture"):
@@ -118,6 +117,15 @@ def write_picture(picture: Picture, suffix: str = ".png") -> bytes:
         if picture.exif and target.name == "TIFF":
             _check_tiff_exif(file, picture.exif)
     return file.getvalue()
+
+
+def check_format(suffix: str, *, grey: bool, metadata: bool) -> None:
+    """Raise ImageError if pictures of this kind, with EXIF or an ICC profile or without, do not suit a format."""
+    target = FORMATS[suffix.lower()]
+    if ("L" if grey else "RGB") not in target.modes:
+        raise ImageError(f"{suffix} cannot hold {'grey' if grey else 'RGB'} exactly; .png can")
+    if metadata and not target.metadata:
+        raise ImageError(f"{suffix} cannot hold this picture's EXIF or ICC profile; .png can")
 
 
 def as_picture(image: "Picture | np.ndarray | Image.Image") -> Picture:
@@ -174,11 +182,13 @@ def _translated(sentence: str) -> Iterator[None]:
         raise ImageError(f"{sentence} ({error})") from error
 
 
-def _opened(data: bytes) -> Image.Image:
+def _opened(source: bytes | BinaryIO) -> Image.Image:
     """The picture of a file, not decoded yet."""
-    if not data:
+    file = source if hasattr(source, "read") else io.BytesIO(source)
+    if not file.read(1):
         raise ImageError("the file is empty")
-    image = Image.open(io.BytesIO(data), formats=tuple(READABLE))
+    file.seek(0)
+    image = Image.open(file, formats=tuple(READABLE))
     if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):      # Pillow only warns, up to twice as many
         raise Image.DecompressionBombError
     _check_plain(image)

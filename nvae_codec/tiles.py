@@ -36,8 +36,14 @@ def join(tiles: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def real_pixels(sizes: np.ndarray, side: int) -> np.ndarray:
     """Which pixels of the tiles belong to the picture, bool [N, side, side]."""
-    index = np.arange(side)
-    return (index < sizes[:, 0, None])[:, :, None] & (index < sizes[:, 1, None])[:, None, :]
+    return real_cells(sizes, side, side)
+
+
+def real_cells(sizes: np.ndarray, side: int, cells: int) -> np.ndarray:
+    """Which of `cells` x `cells` equal squares of the tiles have real pixels in them, bool [N, cells, cells]."""
+    reached = -(-sizes * cells // side)                                 # rows and columns of squares, [N, 2]
+    index = np.arange(cells)
+    return (index < reached[:, 0, None])[:, :, None] & (index < reached[:, 1, None])[:, None, :]
 
 
 def pad(tiles: np.ndarray, sizes: np.ndarray) -> np.ndarray:

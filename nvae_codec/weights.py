@@ -4,11 +4,13 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
 from nvae_codec.errors import ModelError
+from nvae_codec.exact.calibration import Measurement
 from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.config import NVAEConfig
 
@@ -33,15 +35,18 @@ def fingerprint(config: NVAEConfig, tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def serialise(network: ExactNetwork, notes: dict[str, str] | None = None) -> bytes:
+def serialise(network: ExactNetwork, notes: dict[str, str] | None = None,
+              measurement: Measurement | None = None) -> bytes:
     """The bytes of a model file.
 
-    `notes` are free texts about the model (data, licences, figures), which the fingerprint leaves out.
+    `notes` are free texts about the model (data, licences, figures). The fingerprint leaves out them and `measurement`.
     """
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": FORMAT, "config": json.dumps(network.config.to_dict(), sort_keys=True),
                 "fingerprint": fingerprint(network.config, tensors), "self_test": ExactModel(network).digest(),
                 **{f"note_{key}": text for key, text in (notes or {}).items()}}
+    if measurement is not None:
+        metadata["channels"] = json.dumps(measurement.to_dict())
     return safetensors.torch.save(tensors, metadata)
 
 
@@ -83,7 +88,7 @@ def load(path: Path, *, self_test: bool = True) -> tuple[ExactModel, str]:
             if _TABLE.fullmatch(name):
                 table = torch.empty_like(tensors[name], dtype=torch.int16)
                 network.activation_tables.register_buffer(name.partition(".")[2], table)
-        for name, expected in network.state_dict().items():
+        for name, expected in network.named_buffers():
             if name in tensors and tensors[name].dtype != expected.dtype:
                 raise ModelError(f"{path}: damaged: {name} has the type {tensors[name].dtype}, not {expected.dtype}")
         network.load_state_dict(tensors)
@@ -122,10 +127,46 @@ def find(short_fingerprint: str) -> Path:
 
 
 def describe(path: Path) -> dict:
-    """What a model file holds, for people: numbers, texts, and the notes of its maker."""
+    """What a model file holds, for people: numbers, texts, the notes of its maker, and what is known of its latents.
+
+    `groups` are the groups of latents, coarsest first. Figures that take a measurement are None if there was none.
+    """
     metadata, config, tensors = _read(path)
     weights = sum(tensor.numel() for name, tensor in tensors.items() if name.endswith("weight"))
-    return {"bytes": path.stat().st_size, "fingerprint": metadata["fingerprint"][:FINGERPRINT_DIGITS],
-            "tile_side": config.image_size, "architecture": config.architecture, "latent_groups": config.num_groups,
-            "latents_per_tile": config.num_latents, "weights": weights,
-            **{key.removeprefix("note_"): text for key, text in sorted(metadata.items()) if key.startswith("note_")}}
+    try:
+        measured = None
+        if "channels" in metadata:
+            measured = Measurement.from_dict(json.loads(metadata["channels"]), config)
+        groups = _latent_groups(config, tensors, measured)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: damaged: its measurements are not JSON") from error
+    except ModelError as error:
+        raise ModelError(f"{path}: damaged: {error}") from error
+    content = {"bytes": path.stat().st_size, "fingerprint": metadata["fingerprint"][:FINGERPRINT_DIGITS],
+               "tile_side": config.image_size, "architecture": config.architecture, "latent_groups": config.num_groups,
+               "latents_per_tile": config.num_latents, "weights": weights,
+               "latent_channels": sum(group["channels"] for group in groups),
+               "active_channels": sum(group["active"] for group in groups),
+               "initial_bits": measured and round(measured.initial_bits)}
+    if measured and measured.direct_overhead is not None:
+        content["direct_overhead"] = measured.direct_overhead
+    notes = {key.removeprefix("note_"): text for key, text in sorted(metadata.items()) if key.startswith("note_")}
+    return {**content, **notes, "groups": groups}
+
+
+def _latent_groups(config: NVAEConfig, tensors: dict[str, torch.Tensor], measured: Measurement | None) -> list[dict]:
+    shape = config.num_groups, config.num_latent_per_group
+    steps, idle = tensors.get("latent_steps"), tensors.get("latent_idle", torch.zeros(shape))
+    if steps is None or {steps.shape, idle.shape} != {shape}:
+        raise ModelError("its tensors do not fit its configuration")
+    groups = []
+    for group, scale in enumerate(config.scale_of_group):
+        side, active = config.side(scale), np.flatnonzero(idle[group].numpy() == 0)
+        row = {"side": side, "channels": shape[1], "active": len(active), "active_channels": active.tolist(),
+               "steps": steps[group].tolist(), "kl_bits_per_latent": None, "deviation_ratio": None,
+               "initial_bits": None}
+        if measured:
+            row |= {"kl_bits_per_latent": list(measured.kl[group]), "deviation_ratio": list(measured.ratio[group]),
+                    "initial_bits": round(side ** 2 * sum(measured.entropy[group][channel] for channel in active))}
+        groups.append(row)
+    return groups

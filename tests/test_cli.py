@@ -10,45 +10,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
+from terminal import REPOSITORY, documented_keys, failure, invoke, same_picture, spawn
 
 import nvae_codec
-from nvae_codec.bitstreams.container import EXIF, ICC, RGB8, Chunk, Container, ImageEntry, Metadata, pack
+from nvae_codec.bitstreams.container import EXIF, ICC, RGB8, Chunk, Container, ImageEntry, Metadata, TileSet, pack
 from nvae_codec.cli import batch, main
 from nvae_codec.errors import BitstreamError
 from nvae_codec.images import Picture, read_picture, write_picture
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+GOLDEN = REPOSITORY / "bitstreams" / "golden"
 SAMPLES = np.random.default_rng(5).integers(0, 256, (20, 30, 3), np.uint8)
 REPORT_KEYS = [
     "input", "output", "input_bytes", "output_bytes", "width", "height", "channels", "bits_per_subpixel", "seconds",
     "model", "verified",
 ]
 INFO_KEYS = [
-    "file", "bytes", "width", "height", "channels", "bits_per_subpixel", "model", "fingerprint", "exif_bytes",
-    "icc_bytes", "initial_words", "max_group", "payload_bytes",
+    "file", "bytes", "version", "width", "height", "channels", "bits_per_subpixel", "model", "fingerprint",
+    "exif_bytes", "icc_bytes", "chunks", "sets", "direct_groups", "trellis_bits", "payload_bytes",
 ]
-
-
-def invoke(*arguments: Path | str, **options) -> Result:
-    """The command in this process, ending as it should: with an exit status and never with a traceback."""
-    result = CliRunner().invoke(main.cli, list(map(str, arguments)), auto_envvar_prefix="NVAE_CODEC", **options)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
-    return result
-
-
-def spawn(*arguments: Path | str, **options) -> subprocess.Popen:
-    """The command in a process of its own."""
-    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": ""}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, **options}
-    return subprocess.Popen([sys.executable, "-m", "nvae_codec.cli", *map(str, arguments)], **options)
-
-
-def failure(result: Result, status: int = 1) -> str:
-    assert result.exit_code == status and result.stdout == ""
-    return result.stderr
+ONE_SET = (TileSet(1, 0),)
 
 
 @pytest.fixture
@@ -58,11 +39,6 @@ def photos(tmp_path: Path, monkeypatch) -> Path:
     for name, samples in (("a.png", SAMPLES), ("b.png", SAMPLES[:1, :1]), ("grey.png", SAMPLES[..., 0])):
         Path(name).write_bytes(write_picture(Picture(samples)))
     return tmp_path
-
-
-def same_picture(first: str | Path, second: str | Path) -> bool:
-    first, second = (read_picture(Path(path).read_bytes()) for path in (first, second))
-    return np.array_equal(first.samples, second.samples) and (first.exif, first.icc) == (second.exif, second.icc)
 
 
 # There and back.
@@ -119,19 +95,24 @@ def test_environment_variables_are_weaker_than_options(photos, toy_model_path):
     assert invoke("compress", "b.png", "--model", toy_model_path, env=environment).exit_code == 0
 
 
-def test_results_are_verified_unless_told_otherwise(photos, toy_model_path, monkeypatch):
-    from nvae_codec.codec import Codec
+def test_results_are_verified_and_sought_for_as_the_options_say(photos, toy_model_path, monkeypatch):
+    from nvae_codec.codec import DEFAULT_EFFORT, EFFORTS, Codec
 
-    flags, compress = [], Codec.compress
+    told, compress = [], Codec.compress
 
-    def spy(self, image, *, verify, progress):
-        flags.append(verify)
-        return compress(self, image, verify=verify, progress=progress)
+    def spy(self, image, *, effort, verify, progress):
+        told.append((effort, verify))
+        return compress(self, image, effort=effort, verify=verify, progress=progress)
 
     monkeypatch.setattr(Codec, "compress", spy)
-    assert invoke("compress", "a.png", "--model", toy_model_path).exit_code == 0
-    assert invoke("compress", "a.png", "-f", "--no-verify", "--model", toy_model_path).exit_code == 0
-    assert flags == [True, False]
+    assert invoke("compress", "b.png", "--model", toy_model_path).exit_code == 0
+    options = ["--no-verify", "--effort", min(EFFORTS), "--model", toy_model_path]
+    assert invoke("compress", "b.png", "-f", *options).exit_code == 0
+    assert told == [(DEFAULT_EFFORT, True), (min(EFFORTS), False)]
+    for effort in (min(EFFORTS) - 1, max(EFFORTS) + 1):
+        assert "--effort" in failure(invoke("compress", "a.png", "--effort", effort), status=2)
+    text = " ".join(invoke("compress", "--help").stdout.split())
+    assert f"Decoding takes the same time. [default: {DEFAULT_EFFORT}]" in text
 
 
 def test_threads_are_set(photos, toy_model_path):
@@ -194,37 +175,55 @@ def test_the_bar_shows_on_a_terminal_only(monkeypatch):
         assert ("photo.png" in screen.getvalue()) == shown
 
 
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_the_help_names_the_keys(command):
+    assert documented_keys(command)[0] == REPORT_KEYS
+
+
 def test_info_tells_what_a_stream_holds(photos):
-    Path("a.nvb").write_bytes(pack(Container(
-        bytes(range(8)),
+    Path("a.nvb").write_bytes(pack(Container(bytes(range(8)), (Chunk(
         (ImageEntry(30, 20, RGB8, 0, (0, 1)),),
         (Metadata(EXIF, b"II*\0"), Metadata(ICC, bytes(500))),
-        (Chunk(12, 3, bytes(40)),),
-    )))
+        (TileSet(1, 7), *3 * [TileSet(1, 0)]),
+        12,
+        bytes(40),
+    ),))))
     size = os.path.getsize("a.nvb")
     report = json.loads(invoke("info", "--json", "a.nvb").stdout)
-    assert list(report) == INFO_KEYS
+    assert list(report) == INFO_KEYS == documented_keys("info")[0]
     assert list(report.values()) == [
-        "a.nvb", size, 30, 20, 3, 8 * size / 1800, None, "0001020304050607", 4, 500, 12, 3, 40
+        "a.nvb", size, 2, 30, 20, 3, 8 * size / 1800, None, "0001020304050607", 4, 500, 1, 4, [7, 0, 0, 0], 12, 40
     ]
     text = invoke("info", "a.nvb").stdout
-    assert text.startswith(f"a.nvb:\n  bytes: {size}\n  width: 30\n") and "model: unknown" in text
+    assert text.startswith(f"a.nvb:\n  bytes: {size}\n  version: 2\n  width: 30\n") and "model: unknown" in text
+    assert "\n  direct groups: 7, 0 (3 times)\n" in text
+    assert json.loads(invoke("info", "--json", "--list", "a.nvb").stdout) == report | {"images": [
+        {"name": None, "width": 30, "height": 20, "channels": 3, "chunk": 1}
+    ]}
     damaged = invoke("info", "a.png", "a.nvb", "-", input=b"")
     assert damaged.exit_code == 1 and damaged.stdout == text
     first, second = damaged.stderr.splitlines()
     assert first.startswith("nvae-codec: a.png: ") and second.startswith("nvae-codec: standard input: ")
 
 
+def test_info_tells_what_version_1_says_of_its_stack():
+    report = json.loads(invoke("info", "--json", GOLDEN / "rgb_37x20.nvb").stdout)
+    start = INFO_KEYS.index("chunks")
+    assert list(report) == [*INFO_KEYS[:start], "initial_words", "max_group", "payload_bytes"]
+    assert report["version"] == 1 and report["initial_words"] > 0 and report["max_group"] > 0
+
+
 def test_info_does_not_mind_a_size_that_decompress_refuses(photos):
     image = ImageEntry(2**24, 2**24, RGB8, 0)
-    Path("huge.nvb").write_bytes(pack(Container(bytes(8), (image,), (), (Chunk(0, 1, bytes(4)),))))
+    Path("huge.nvb").write_bytes(pack(Container(bytes(8), (Chunk((image,), (), ONE_SET, 0, bytes(4)),))))
     assert json.loads(invoke("info", "--json", "huge.nvb").stdout)["width"] == 2**24
 
 
 def test_info_describes_a_model(toy_model_path):
     text = invoke("info", toy_model_path).stdout
     report = json.loads(invoke("info", "--json", toy_model_path).stdout)
-    assert text.startswith(f"{toy_model_path}:\n  ") and len(text.splitlines()) == len(report) > 1
+    assert text.startswith(f"{toy_model_path}:\n  bytes: ")
+    assert len(text.splitlines()) == len(report) + 1 + len(report["groups"])  # a table of these, with a head
 
 
 # What is refused.
@@ -245,6 +244,7 @@ def test_a_bad_file_does_not_stop_a_batch(photos, toy_model_path):
     (["squeeze", "a.png"], 2, "No such command"),
     (["compress", "a.png", "b.png", "-o", "x.nvb"], 2, "-o is for one input"),
     (["compress", "a.png", "-o", "a.png"], 2, "both an input and an output"),
+    (["compress", "."], 1, "is a folder; give the files in it, or --archive for one file of them all"),
     (["compress", "a.png", "-o", "-", "--json"], 2, "--json"),
     (["compress", "a.png", "missing.png"], 1, "nvae-codec: missing.png: there is no such file"),
     (["decompress", "a.png", "-o", "b.png"], 1, "nvae-codec: b.png: exists already; -f overwrites it"),
@@ -283,7 +283,7 @@ def test_wrong_models_and_large_pictures_are_refused(photos, toy_model_path):
     unknown = failure(invoke("decompress", "a.nvb", "-o", "back.png"))  # the toy model is not a bundled one
     assert unknown.startswith("nvae-codec: a.nvb: ") and len(unknown.splitlines()) == 1
     image = ImageEntry(1, 1, RGB8, 0)
-    Path("other.nvb").write_bytes(pack(Container(bytes(8), (image,), (), (Chunk(0, 1, bytes(4)),))))
+    Path("other.nvb").write_bytes(pack(Container(bytes(8), (Chunk((image,), (), ONE_SET, 0, bytes(4)),))))
     assert bytes(8).hex() in failure(invoke("decompress", "other.nvb", *options))
     assert not os.path.exists("back.png")
 

@@ -1,7 +1,9 @@
-"""The codec as a user of the library sees it: pictures of all sizes, damaged files, other processes."""
+"""The codec as a user of the library sees it: pictures of all sizes, archives, damaged files, other processes."""
+import math
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import nvae_codec
+from nvae_codec import codec as codec_module
 from nvae_codec import weights
 from nvae_codec.bitstreams import container
-from nvae_codec.codec import Codec
+from nvae_codec.bitstreams.container import TileSet
+from nvae_codec.codec import EFFORTS, Codec
 from nvae_codec.coding import pixels
+from nvae_codec.coding.trellis import MAX_MEMORY, MIN_MEMORY
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError, NvaeCodecError
 from nvae_codec.images import Picture, read_picture
 
@@ -168,53 +173,107 @@ def test_appended_bytes_are_detected(codec, small_file):
             codec.decompress(small_file[1] + extra)
 
 
-def repacked(data: bytes, **changes) -> bytes:
-    """The file with another chunk or image entry, all checksums repaired, so that only decoding itself can notice."""
-    return container.pack(replace(container.unpack(data), **changes))
+def repacked(data: bytes, chunk: dict | None = None, image: dict | None = None) -> bytes:
+    """The file with something changed, all checksums repaired, so that only decoding itself can notice.
+
+    The changes are those of the first chunk and of its first image.
+    """
+    content = container.unpack(data)
+    first, *others = content.chunks
+    images = (replace(first.images[0], **(image or {})), *first.images[1:])
+    return container.pack(replace(content, chunks=(replace(first, images=images, **(chunk or {})), *others)))
 
 
 @pytest.mark.parametrize("words", [b"", b"\0" * 4, b"\1\0\0\0" * 3, b"\0" * 400, bytes(range(1, 201)), b"\xff" * 800])
 def test_wrong_words_with_right_checksums_are_detected(codec, small_file, words):
-    chunk = replace(container.unpack(small_file[1]).chunks[0], words=words)
     with pytest.raises((BitstreamError, DriftError)):
-        codec.decompress(repacked(small_file[1], chunks=(chunk,)))
+        codec.decompress(repacked(small_file[1], chunk=dict(words=words)))
 
 
-def test_wrong_initial_words_or_groups_are_detected(codec):
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2 ** 32 - 1), st.integers(0, 600), st.lists(st.integers(0, 3), min_size=6, max_size=6),
+       st.integers(MIN_MEMORY, 12))
+def test_random_words_with_right_checksums_are_detected(codec, small_file, seed, count, direct, memory):
+    """However the sets say that they are coded: nothing but an error that is foreseen."""
+    words = np.random.default_rng(seed).integers(1, 2 ** 32, count).astype("<u4").tobytes()
+    sets, memory = tuple(TileSet(1, groups) for groups in direct), memory if any(direct) else 0
+    data = repacked(small_file[1], dict(words=words, sets=sets, trellis_bits=memory), dict(width=33, height=20))
+    with pytest.raises((BitstreamError, DriftError)):
+        codec.decompress(data)
+
+
+def test_sets_that_do_not_suit_the_model_or_the_picture_are_refused(codec):
     data = codec.compress(noise(60, 60, 3))
-    chunk = container.unpack(data).chunks[0]
-    for changed in (replace(chunk, initial_words=chunk.initial_words + 1), replace(chunk, max_group=1)):
+    chunk, groups = container.unpack(data).chunks[0], codec.model.num_groups
+    first, last = chunk.sets[0], chunk.sets[-1]
+    assert first == TileSet(1, groups) and chunk.trellis_bits == 12
+    for changes in (dict(sets=(*chunk.sets, last)), dict(sets=chunk.sets[:-1]),
+                    dict(sets=(*chunk.sets[:-1], TileSet(last.tiles + 1, last.direct_groups)))):
+        with pytest.raises(BitstreamError, match="tiles of a chunk's sets"):
+            codec.decompress(repacked(data, chunk=changes))
+    for changes in (dict(sets=(TileSet(1, groups + 1), *chunk.sets[1:])), dict(trellis_bits=MIN_MEMORY - 1),
+                    dict(trellis_bits=MAX_MEMORY + 1)):
+        with pytest.raises(BitstreamError, match="model does not know"):
+            codec.decompress(repacked(data, chunk=changes))
+    for changes in (dict(sets=(TileSet(1, groups - 1), *chunk.sets[1:])), dict(trellis_bits=11),
+                    dict(sets=(*chunk.sets[:-1], TileSet(last.tiles, 1)))):
         with pytest.raises((BitstreamError, DriftError)):
-            codec.decompress(repacked(data, chunks=(changed,)))
+            codec.decompress(repacked(data, chunk=changes))
 
 
 def test_a_wrong_sample_checksum_is_detected(codec, small_file):
     image = container.unpack(small_file[1]).images[0]
-    wrong = container.ImageEntry(image.width, image.height, image.mode, image.samples_crc32 ^ 1, image.metadata)
-    with pytest.raises(DriftError):
-        codec.decompress(repacked(small_file[1], images=(wrong,)))
+    with pytest.raises(DriftError, match="checksum"):
+        codec.decompress(repacked(small_file[1], image=dict(samples_crc32=image.samples_crc32 ^ 1)))
 
 
 def test_a_huge_claim_is_refused_before_memory_is_allocated(codec, small_file):
-    image = container.unpack(small_file[1]).images[0]
-    huge = container.ImageEntry(65_535, 65_535, image.mode, image.samples_crc32, image.metadata)
     with pytest.raises(BitstreamError, match="max"):
-        codec.decompress(repacked(small_file[1], images=(huge,)))
+        codec.decompress(repacked(small_file[1], image=dict(width=65_535, height=65_535)))
 
 
 def test_a_claim_of_too_many_tiles_is_refused(codec, small_file):
     """A line of pixels is small, its tiles are not."""
-    image = container.unpack(small_file[1]).images[0]
-    line = container.ImageEntry(2 ** 24, 1, image.mode, image.samples_crc32, image.metadata)
     with pytest.raises(BitstreamError, match="tiles"):
-        codec.decompress(repacked(small_file[1], images=(line,)))
+        codec.decompress(repacked(small_file[1], image=dict(width=2 ** 24, height=1)))
 
 
-def test_narrow_pictures_are_coded_tile_by_tile(codec):
-    """Their tiles leave too little on the stack for sets of several; a single tile's initial bits are all they pay."""
-    one, line = (container.unpack(codec.compress(noise(1, width))).chunks[0] for width in (16, 700))
-    assert (one.max_group, line.max_group) == (16, 1)
-    assert line.initial_words < 1.3 * one.initial_words
+def test_the_limit_of_pixels_can_be_set(codec):
+    data = codec.compress(noise(10, 10))
+    assert codec.decompress(data, max_pixels=100).samples.shape == (10, 10)
+    with pytest.raises(BitstreamError, match="max_pixels"):
+        codec.decompress(data, max_pixels=99)
+
+
+def test_pictures_that_are_too_narrow_are_refused(codec):
+    line = np.zeros((1, 2 ** 24 - 100), dtype=np.uint8)
+    with pytest.raises(ImageError, match="too narrow"):
+        codec.compress(line)
+    with pytest.raises(ImageError, match="line.png: .* too narrow"):
+        codec.compress_archive([("a.png", Picture(noise(3, 3))), ("line.png", Picture(line))])
+
+
+def test_only_the_first_tiles_are_direct(codec):
+    """Also of a narrow picture, whose tiles leave little on the stack."""
+    for picture in (noise(1, 700), noise(80, 80, 3)):
+        sets = container.unpack(codec.compress(picture)).chunks[0].sets
+        assert sets[0] == TileSet(1, codec.model.num_groups)
+        direct = [each.direct_groups for each in sets for _ in range(each.tiles)]
+        assert direct == sorted(direct, reverse=True) and not any(direct[8:])
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_every_effort_decodes(codec, effort):
+    picture = noise(20, 20, 3)
+    data = codec.compress(picture, effort=effort)
+    assert container.unpack(data).chunks[0].trellis_bits == EFFORTS[effort].memory
+    assert np.array_equal(codec.decompress(data).samples, picture)
+
+
+@pytest.mark.parametrize("effort", [0, 6])
+def test_other_efforts_are_refused(codec, effort):
+    with pytest.raises(ValueError, match="effort"):
+        codec.compress(noise(2, 2), effort=effort)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -235,6 +294,183 @@ def test_verification_notices_drift(codec, monkeypatch):
     monkeypatch.setattr(pixels.ColourDistribution, "pop", drifting)
     with pytest.raises((DriftError, BitstreamError)):
         codec.compress(noise(16, 16, 3))
+    with pytest.raises((DriftError, BitstreamError)):
+        codec.compress_archive([("a", Picture(noise(16, 16, 3)))])
+
+
+def test_verification_compares_every_sample(codec, monkeypatch):
+    genuine = codec_module.decode_chains
+
+    def wrong_in_the_last_sample(*arguments, **options):
+        samples = genuine(*arguments, **options)
+        samples[-1][-1, -1, -1, -1] ^= 1
+        return samples
+
+    monkeypatch.setattr(codec_module, "decode_chains", wrong_in_the_last_sample)
+    with pytest.raises(DriftError, match="verification failed"):
+        codec.compress(noise(16, 16, 3))
+    with pytest.raises(DriftError, match="verification failed"):
+        codec.compress_archive([("a", Picture(noise(16, 16, 3))), ("b", Picture(noise(8, 8)))])
+    assert codec.compress_archive([("a", Picture(noise(16, 16, 3)))], verify=False)
+
+
+# Archives
+
+ICC, EXIF = bytes(range(256)) * 3, b"II*\0\x08\0\0\0\0\0\0\0\0\0"
+
+
+@pytest.fixture(scope="module")
+def album() -> dict[str, Picture]:
+    """14 pictures in 33 tiles; `big.png` has 12 of them."""
+    pictures = {f"holiday/{number}.png": Picture(noise(5 + number, 30 - number, 3, seed=number), icc=ICC)
+                for number in range(10)}
+    pictures["big.png"] = Picture(noise(40, 60, 3), exif=EXIF, icc=ICC)
+    pictures["notes.png"] = Picture(checkerboard(9, 13), exif=EXIF)
+    pictures["grey, one pixel.png"] = Picture(noise(1, 1))
+    pictures["\u00fcber/\u5199\u771f.png"] = Picture(one_hot(18, 30))
+    return pictures
+
+
+def same(first: Picture, second: Picture) -> bool:
+    return np.array_equal(first.samples, second.samples) and (first.exif, first.icc) == (second.exif, second.icc)
+
+
+def unpacked(codec: Codec, data: bytes, **options) -> dict[str, Picture]:
+    return {entry.name: picture for entry, picture in codec.decompress_archive(container.unpack(data), **options)}
+
+
+# In one chunk; in several; every picture in one of its own.
+@pytest.mark.parametrize("chunk_pixels, num_chunks", [(2 ** 18, 1), (8 * 256, 5), (1, 14)])
+def test_archives_come_back(codec, album, chunk_pixels, num_chunks):
+    data = codec.compress_archive(album.items(), len(album), chunk_pixels=chunk_pixels)
+    content = container.unpack(data)
+    assert len(content.chunks) == num_chunks
+    decoded = unpacked(codec, data)
+    assert list(decoded) == [image.name for image in content.images] == list(album)
+    assert all(same(decoded[name], picture) for name, picture in album.items())
+
+
+def test_a_chunk_ends_before_it_has_too_many_pixels(codec, album):
+    """By the pixels of its tiles, but that a picture may be larger than that."""
+    for chunk_pixels in (256, 8 * 256, 13 * 256):
+        content = container.unpack(codec.compress_archive(album.items(), chunk_pixels=chunk_pixels, verify=False))
+        tiles = [[-(-image.width // 16) * -(-image.height // 16) for image in chunk.images] for chunk in content.chunks]
+        for one, following in zip(tiles, [*tiles[1:], [math.inf]], strict=True):
+            assert len(one) == 1 or 256 * sum(one) <= chunk_pixels
+            assert 256 * (sum(one) + following[0]) > chunk_pixels
+        assert [sum(each.tiles for each in chunk.sets) for chunk in content.chunks] == list(map(sum, tiles))
+
+
+def test_equal_metadata_are_stored_once_in_a_chunk(codec, album):
+    for chunk in container.unpack(codec.compress_archive(album.items(), chunk_pixels=8 * 256, verify=False)).chunks:
+        assert len({(item.kind, item.data) for item in chunk.metadata}) == len(chunk.metadata) <= 2
+
+
+def test_pictures_of_an_archive_share_a_stack(codec):
+    """Together they cost less than each with a stack of its own, and only the first has direct tiles."""
+    thumbnails = {f"{number:03}.png": Picture(noise(16, 16, 3, seed=number) // 8) for number in range(24)}
+    content = container.unpack(codec.compress_archive(thumbnails.items(), verify=False))
+    (chunk,) = content.chunks
+    assert sum(each.tiles for each in chunk.sets if each.direct_groups) <= 2
+    singly = [container.unpack(codec.compress(each, verify=False)).chunks[0].words for each in thumbnails.values()]
+    assert len(chunk.words) < sum(map(len, singly)) - 24 * 4            # a word less each
+
+
+@pytest.mark.parametrize("chunk_pixels", [2 ** 18, 8 * 256, 1])
+def test_some_pictures_of_an_archive(codec, album, chunk_pixels):
+    data = codec.compress_archive(album.items(), chunk_pixels=chunk_pixels, verify=False)
+    for names in (["holiday/0.png"], ["notes.png", "holiday/7.png"], list(album)[-1:], list(album), []):
+        calls: list[tuple[int, int]] = []
+        decoded = unpacked(codec, data, only=names, progress=lambda *call, calls=calls: calls.append(call))
+        assert list(decoded) == [name for name in album if name in names]
+        assert all(same(picture, album[name]) for name, picture in decoded.items())
+        assert calls == sorted(calls) and (calls or not names) and set(calls[-1:]) <= {(len(names), len(names))}
+
+
+def test_names_that_an_archive_does_not_hold(codec, album):
+    data = codec.compress_archive(album.items(), verify=False)
+    with pytest.raises(ImageError, match="no picture called nonesuch.png"):
+        unpacked(codec, data, only=["big.png", "nonesuch.png"])
+
+
+def test_an_archive_is_not_one_picture(codec, album):
+    with pytest.raises(BitstreamError, match="archive of 14 pictures"):
+        codec.decompress(codec.compress_archive(album.items(), verify=False))
+    alone = codec.compress_archive([("a.png", album["big.png"])])
+    assert same(codec.decompress(alone), album["big.png"])
+    # And one picture is an archive of one without a name.
+    assert list(unpacked(codec, codec.compress(album["big.png"]))) == [""]
+
+
+@pytest.mark.parametrize("names, problem", [
+    (["a", "a"], "twice"), (["", "a"], "name"), (["../a"], "path"), (["/a"], "path"), (["a\\b"], "character")])
+def test_archives_with_bad_names_are_refused(codec, names, problem):
+    with pytest.raises(ImageError, match=problem):
+        codec.compress_archive([(name, Picture(noise(2, 2))) for name in names])
+
+
+def test_an_empty_archive_is_refused(codec):
+    with pytest.raises(ImageError, match="at least one"):
+        codec.compress_archive([])
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("chunk_pixels", [2 ** 18, 8 * 256, 1])
+def test_progress_of_an_archive_counts_pictures(codec, album, verify, chunk_pixels):
+    many = {f"{copy}/{name}": picture for copy in "ab" for name, picture in album.items()}
+    calls = []
+    codec.compress_archive(many.items(), len(many), chunk_pixels=chunk_pixels, verify=verify,
+                           progress=lambda done, total: calls.append((done, total)))
+    assert calls == sorted(calls) and calls[-1] == (28, 28) and {total for _, total in calls} == {28}
+    assert len({done for done, _ in calls}) > 2
+
+
+def test_pictures_are_read_when_they_are_needed(codec):
+    """An archive may be larger than the memory: no more pictures are alive than are coded at once, and the next."""
+    alive, most, count = weakref.WeakSet(), 0, 150
+
+    def pictures():
+        nonlocal most
+        for number in range(count):
+            picture = Picture(noise(10, 10, seed=number))
+            alive.add(picture)
+            most = max(most, len(alive))
+            yield f"{number}.png", picture
+            del picture
+
+    data = codec.compress_archive(pictures(), count, chunk_pixels=2 * 256, verify=False)
+    assert len(unpacked(codec, data)) == count
+    at_once = 2 * codec_module.JOINT_TILES                              # two in a chunk
+    assert at_once <= most <= at_once + 3                               # and the next chunk, with one more
+
+
+def test_damage_is_confined_to_a_chunk(codec, album):
+    data = bytearray(codec.compress_archive(album.items(), chunk_pixels=8 * 256, verify=False))
+    lost = container.unpack(bytes(data)).chunks[1]
+    data[data.index(lost.words) + 5] ^= 1
+    with pytest.raises(BitstreamError):
+        container.unpack(bytes(data))
+    recovery = container.recover(bytes(data))
+    decoded = {entry.name: picture for entry, picture in codec.decompress_archive(recovery.container)}
+    missing = {image.name for image in lost.images}
+    assert list(decoded) == [name for name in album if name not in missing] and len(decoded) < len(album)
+    assert all(same(picture, album[name]) for name, picture in decoded.items())
+    assert {name for loss in recovery.losses for name in loss.images} == missing
+
+
+def test_a_wrong_picture_of_an_archive_is_named(codec, album):
+    data = codec.compress_archive(album.items(), verify=False)
+    wrong = container.unpack(data).images[0].samples_crc32 ^ 1
+    data = repacked(data, image=dict(samples_crc32=wrong))
+    with pytest.raises(DriftError, match="holiday/0.png"):
+        unpacked(codec, data)
+    assert same(unpacked(codec, data, only=["notes.png"])["notes.png"], album["notes.png"])
+
+
+def test_archives_of_another_model_are_refused(codec, album):
+    data = codec.compress_archive([("a", album["big.png"])])
+    with pytest.raises(ModelError, match=codec.fingerprint):
+        unpacked(Codec(codec.model, "0123456789abcdef", "other"), data)
 
 
 # Other processes and threads

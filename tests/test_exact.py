@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from conftest import SHARED, randomise_batch_norm, smooth_tiles
 
 from nvae_codec import weights
-from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS
+from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, offsets_of
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.exact import layers as exact_layers
 from nvae_codec.exact.elbo import compare
@@ -155,7 +155,7 @@ def outputs_digest(coder: ExactModel, samples: np.ndarray, batch: int) -> list[b
             shape = coder.group_shape(group)
             points = np.arange(len(part) * np.prod(shape)).reshape(len(part), *shape)
             points = (points % np.prod(shape)) * 7 % 5 - 2
-            state = coder.update(group, state, points)
+            state = coder.update(group, state, offsets_of(points, coder.steps(group)))
             arrays = [array for normal in normals for array in (normal.mean, normal.sigma)]
             for index in range(len(part)):
                 results[first + index] += [array[index].tobytes() for array in arrays]
@@ -261,6 +261,8 @@ def raised_bias(bias):
     ("mean_table", lambda t: t * 0 - 2 ** 31),
     ("activation_tables.relu_0", lambda t: torch.zeros(65536, dtype=torch.int16)),
     ("latent_steps", lambda t: t + 100),
+    ("latent_idle", lambda t: torch.full((3, 2), 2, dtype=torch.int16)),
+    ("latent_idle", lambda t: torch.zeros(1, dtype=torch.int16)),
     ("latent_bits", lambda t: t - 100),
     ("pixel_sigmoid_table", lambda t: t.flip(0)),
     ("decoder_cells.0.0.join.left_shift", lambda t: t.repeat(5)),
@@ -268,6 +270,26 @@ def raised_bias(bias):
 def test_a_tampered_model_file_is_refused(toy_model_path, tmp_path, name, edit):
     with pytest.raises(ModelError):
         weights.load(change(toy_model_path, name, edit, tmp_path / "m.safetensors"))
+
+
+def test_idle_channels_are_kept_in_the_model_file_and_rest_at_the_mean(toy_exact, toy_model_path, tmp_path):
+    assert "latent_idle" not in toy_exact.state_dict()                  # so that older models keep their fingerprints
+    model, fingerprint = weights.load(toy_model_path)
+    channels = model.group_shape(0)[0]
+    assert model.active(0).tolist() == list(range(channels))
+    model.network.latent_idle[0, 1] = 1
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(weights.serialise(model.network))
+    idle, other_fingerprint = weights.load(path)
+    assert other_fingerprint != fingerprint and idle.digest() == model.digest()
+    assert idle.active(0).tolist() == [channel for channel in range(channels) if channel != 1]
+    offsets = np.random.default_rng(0).integers(-2048, 2049, (2, *model.group_shape(0)))
+    at_rest = offsets.copy()
+    at_rest[:, 1] = 0
+    for mean, (some, others) in (("at rest", (idle, idle)), ("not", (weights.load(toy_model_path)[0], idle))):
+        first = some.prior(1, some.update(0, some.start(2), offsets))
+        second = others.prior(1, others.update(0, others.start(2), at_rest))
+        assert np.array_equal(first.mean, second.mean) == (mean == "at rest")
 
 
 def test_files_that_are_no_model_are_refused(toy_model_path, tmp_path):

@@ -8,8 +8,9 @@ from conftest import SHARED, randomise_batch_norm, smooth_tiles
 
 from nvae_codec import weights
 from nvae_codec.codec import Codec
-from nvae_codec.coding.bits_back import decode_chain, encode_chain
-from nvae_codec.coding.latents import half_width
+from nvae_codec.coding.ans import WORD_BITS
+from nvae_codec.coding.bits_back import Layout, Search, Tiles, decode_chains, encode_chains
+from nvae_codec.coding.latents import half_width, offsets_of
 from nvae_codec.errors import ModelError
 from nvae_codec.exact.elbo import compare
 from nvae_codec.exact.network import ExactModel, ExactNetwork, convert
@@ -41,6 +42,14 @@ def twins(request) -> tuple[NVAE, ExactNetwork]:
     return model, convert(model, smooth_tiles(16, model.config.image_size))
 
 
+def coded(adapter: ExactModel, samples: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """Words and sets of whole colour tiles, which come back."""
+    layout = Layout(np.full((len(samples), 2), adapter.tile_side), np.full(len(samples), 3))
+    (words, sets), = encode_chains(adapter, [Tiles(samples, layout)], 4, Search(8))
+    assert np.array_equal(decode_chains(adapter, [words], [sets], [layout], [8])[0], samples)
+    return words, sets
+
+
 def test_integers_cost_as_much_as_floats(twins):
     model, exact = twins
     assert abs(compare(model, exact, smooth_tiles(32, model.config.image_size, seed=5)).relative) < 1e-3
@@ -48,35 +57,59 @@ def test_integers_cost_as_much_as_floats(twins):
 
 def test_tiles_come_back_and_cost_their_negative_elbo(twins):
     model, exact = twins
-    side = model.config.image_size
-    samples, sizes = smooth_tiles(60, side, seed=7).numpy(), np.full((60, 2), side)
-    adapter = ExactModel(exact)
-    words, initial_words, max_group = encode_chain(adapter, samples, sizes, 4)
-    assert np.array_equal(decode_chain(adapter, words, initial_words, 3, sizes, max_group), samples)
-    bits_per_dim = 32 * (len(words) - initial_words) / samples.size
+    samples = smooth_tiles(60, model.config.image_size, seed=7).numpy()
+    words, _ = coded(ExactModel(exact), samples)
     floats = compare(model, exact, torch.from_numpy(samples)).float_bits_per_dim + 8 - model.config.num_x_bits
-    assert bits_per_dim == pytest.approx(floats, rel=0.01)
+    assert WORD_BITS * len(words) / samples.size == pytest.approx(floats, rel=0.01)
 
 
-def test_flow_cells_are_undone_wherever_the_points_lie(twins):
-    model, exact = twins
-    adapter = ExactModel(exact)
-    state = adapter.start(3)
+@pytest.fixture
+def some_idle(twins) -> ExactNetwork:
+    """The first channel of the second group is idle, and all of the last group but its last channel."""
+    _, exact = twins
+    exact.latent_idle[1, 0] = exact.latent_idle[-1, :-1] = 1
+    yield exact
+    exact.latent_idle.zero_()
+
+
+def check_flows_are_undone(adapter: ExactModel, coded_share: float) -> int:
+    """With points anywhere, the ends of the ring included. Returns how many points the flows moved."""
+    state, num_moved = adapter.start(3), 0
     for group in range(adapter.num_groups):
         widths = np.array([half_width(int(step)) for step in adapter.steps(group)])[:, None, None]
         shape = 3, *adapter.group_shape(group)
         random = np.random.default_rng(group)
         points = random.integers(-widths, widths + 1, shape)
         points[0] = np.where(random.integers(0, 2, shape[1:]), widths, -widths)         # at both ends of the ring
-        moved = adapter.flow(group, state, points)
-        assert (np.abs(moved) <= widths).all()
-        assert np.array_equal(adapter.unflow(group, state, moved), points)
-        assert np.array_equal(moved, points) == (model.config.num_nf == 0)
+        coded_cells = random.random((3, *shape[2:])) < coded_share
+        is_coded = np.zeros(shape, dtype=bool)
+        is_coded[:, adapter.active(group)] = coded_cells[:, None]
+        points *= is_coded
+        moved = adapter.flow(group, state, points, coded_cells)
+        assert (np.abs(moved) <= widths).all() and not moved[~is_coded].any()
+        assert np.array_equal(adapter.unflow(group, state, moved, coded_cells), points)
+        num_moved += np.count_nonzero(moved != points)
         # An image's shifts do not depend on the images beside it.
         alone = adapter.flow(group, dataclasses.replace(
-            state, stream=state.stream[1:2], raw_prior=tuple(part[1:2] for part in state.raw_prior)), points[1:2])
+            state, stream=state.stream[1:2], raw_prior=tuple(part[1:2] for part in state.raw_prior)), points[1:2],
+            coded_cells[1:2])
         assert np.array_equal(alone, moved[1:2])
-        state = adapter.update(group, state, moved)
+        state = adapter.update(group, state, offsets_of(moved, adapter.steps(group)))
+    return num_moved
+
+
+@pytest.mark.parametrize("coded_share", [1, 0.5])
+def test_flow_cells_are_undone_wherever_the_points_lie(twins, coded_share):
+    model, exact = twins
+    assert (check_flows_are_undone(ExactModel(exact), coded_share) > 0) == (model.config.num_nf > 0)
+
+
+def test_flow_cells_leave_idle_channels_alone(some_idle):
+    assert (check_flows_are_undone(ExactModel(some_idle), 0.7) > 0) == (len(some_idle.flow_cells()) > 0)
+
+
+def test_tiles_of_a_network_with_idle_channels_come_back(some_idle):
+    coded(ExactModel(some_idle), smooth_tiles(12, some_idle.config.image_size, seed=8).numpy())
 
 
 def test_pictures_through_a_model_file(tmp_path):
@@ -122,6 +155,5 @@ def test_reference_checkpoint_with_flows():
     measured = compare(model, exact, samples[32:64])
     print(f"integers against floats: {measured.relative:+.5%}")
     assert abs(measured.relative) < 1e-3
-    adapter, sizes = ExactModel(exact), np.full((8, 2), side)
-    words, initial_words, max_group = encode_chain(adapter, samples[64:72].numpy(), sizes, 4)
-    assert np.array_equal(decode_chain(adapter, words, initial_words, 3, sizes, max_group), samples[64:72].numpy())
+    _, sets = coded(ExactModel(exact), samples[64:72].numpy())
+    assert sets[0].direct_groups == model.config.num_groups and sets[-1].direct_groups == 0

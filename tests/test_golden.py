@@ -1,4 +1,4 @@
-"""Frozen streams decode to their pictures for ever, on every machine, and the pictures still make the same bytes."""
+"""Frozen streams decode to their pictures for ever, on every machine."""
 import json
 from functools import cache
 from hashlib import sha256
@@ -54,8 +54,10 @@ def test_decodes_to_its_picture(model, name):
 
 
 @pytest.mark.parametrize("model, name", STREAMS)
-def test_encoding_gives_the_same_bytes(model, name):
-    assert codec(model).compress(golden_picture(name), verify=False) == (GOLDEN / f"{name}.nvb").read_bytes()
+def test_the_picture_comes_back_from_a_file_of_today(model, name):
+    data = codec(model).compress(golden_picture(name))
+    assert container.unpack(data).version == 2
+    assert np.array_equal(codec(model).decompress(data).samples, golden_picture(name).samples)
 
 
 def test_every_stream_is_listed():

@@ -1,5 +1,6 @@
 """Pictures: what is accepted comes back exactly, with its metadata; everything else is refused by name."""
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -11,7 +12,18 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
 from nvae_codec.errors import ImageError
-from nvae_codec.images import ADAM7, Picture, as_picture, picture_shape, quiet, read_picture, resized, write_picture
+from nvae_codec.images import (
+    ADAM7,
+    FORMATS,
+    Picture,
+    as_picture,
+    check_format,
+    picture_shape,
+    quiet,
+    read_picture,
+    resized,
+    write_picture,
+)
 
 RANDOM = np.random.default_rng(2)
 RGB = RANDOM.integers(0, 256, (13, 17, 3), np.uint8)
@@ -236,7 +248,16 @@ def test_pillows_warnings_stay_inside(recwarn):
     saved(RGB, "BMP"), saved(GREY, "PPM"),
 ])
 def test_the_header_tells_the_shape(data):
-    assert picture_shape(data) == read_picture(data).samples.shape
+    assert picture_shape(data) == picture_shape(io.BytesIO(data)) == read_picture(data).samples.shape
+
+
+def test_little_is_read_of_a_file_to_tell_its_shape(tmp_path):
+    samples = RANDOM.integers(0, 256, (700, 500), np.uint8)
+    for format in ("PNG", "JPEG", "TIFF", "BMP", "PPM"):
+        (tmp_path / format).write_bytes(data := saved(samples, format))
+        with open(tmp_path / format, "rb", buffering=0) as file:
+            assert picture_shape(file) == (700, 500)
+            assert file.tell() < len(data) / 10
 
 
 def test_damage_behind_the_header_is_not_looked_for():
@@ -251,8 +272,22 @@ def test_the_header_tells_what_is_refused(kind):
 
 @pytest.mark.parametrize("data", [b"", b"a text", png(10000, 10000, 8, 0, b"")])
 def test_there_is_no_shape_of_what_is_no_picture(data):
-    with pytest.raises(ImageError):
-        picture_shape(data)
+    for source in (data, io.BytesIO(data)):
+        with pytest.raises(ImageError):
+            picture_shape(source)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("picture", [Picture(RGB), Picture(GREY), Picture(RGB, camera_exif()), Picture(GREY, b"", ICC)])
+def test_what_a_format_holds_can_be_asked_beforehand(suffix, picture):
+    kind = {"grey": picture.samples.ndim == 2, "metadata": bool(picture.exif or picture.icc)}
+    try:
+        write_picture(picture, suffix)
+    except ImageError as error:
+        with pytest.raises(ImageError, match=re.escape(str(error))):
+            check_format(suffix, **kind)
+    else:
+        check_format(suffix, **kind)
 
 
 @pytest.mark.parametrize("samples", [RGB, GREY], ids=["rgb", "grey"])

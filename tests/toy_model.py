@@ -21,6 +21,9 @@ class ToyModel:
     def steps(self, group):
         return np.array([2, 3]) if group == 0 else np.array([4, 2, 2])
 
+    def active(self, group):
+        return np.arange(2) if group == 0 else np.array([0, 2])
+
     def features(self, samples):
         return samples.astype(np.int64)
 
@@ -41,17 +44,17 @@ class ToyModel:
         mean = prior.mean + ((means - 128) << MEAN_BITS) // 64
         return IntegerNormal(mean, np.full_like(mean, (1 << SIGMA_BITS) // 5))
 
-    def flow(self, group, state, points):
+    def flow(self, group, state, points, coded):
         """Group 0 is mirrored, the others stay."""
         return points if group else -points
 
-    def unflow(self, group, state, points):
+    def unflow(self, group, state, points, coded):
         return points if group else -points
 
-    def update(self, group, state, points):
+    def update(self, group, state, offsets):
         state = state.copy()
-        repeat = 4 // points.shape[2]
-        state[:, :points.shape[1]] += points.repeat(repeat, axis=2).repeat(repeat, axis=3) * 500
+        repeat = 4 // offsets.shape[2]
+        state[:, :offsets.shape[1]] += offsets.repeat(repeat, axis=2).repeat(repeat, axis=3) * 10
         return state
 
     def pixels(self, state):

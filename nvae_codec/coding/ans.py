@@ -4,16 +4,20 @@ constriction reports neither corrupt data nor a mean that is not a number, goes 
 and raises a BaseException for a bad standard deviation. So everything is checked here before it gets there, and an
 empty stack is an error.
 """
+import math
+
 import constriction
 import numpy as np
 
 from nvae_codec.errors import BitstreamError, DriftError
 
-# Words that stay below whatever is popped, so that the state of the coder is never made of fewer than two.
+WORD_BITS = 32
+# Words that stay below whatever is drawn, so that the state of the coder is never made of fewer than two.
 RESERVE_WORDS = 4
 
 _CHECK_WORDS = [1405853452, 456755562, 4169906344, 113532184, 1853398634, 3015151369, 413824519, 407912798]
 _BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
+_NO_WORDS = np.empty(0, dtype=np.uint32)
 _GOLDEN_RATIO = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -32,16 +36,21 @@ def generator_words(count: int) -> np.ndarray:
 class Stack:
     """A stack of symbols in 32-bit words. What `push_*` puts on it, `pop_*` with the same parameters takes off again.
 
-    Symbols of one call are pushed last to first, so that they come off first to last.
+    Symbols of one call are pushed last to first, so that they come off first to last. To pop what was never pushed
+    works too, and draws random symbols, as long as there is something to pop: that is how latents are drawn. To push
+    these again restores what they were made of, provided that at least RESERVE_WORDS were left below.
     """
 
-    def __init__(self, words: np.ndarray):
-        """`words`: uint32, bottom first, as `words()` gives them; at least four, and the last one not zero."""
+    def __init__(self, words: np.ndarray = _NO_WORDS, reserve: int = 0):
+        """`words`: uint32, bottom first, as `words()` gives them; the last one is not zero.
+
+        With fewer than `reserve` words, now or after a pop, the words are refused as damaged.
+        """
         words = np.ascontiguousarray(words, dtype=np.uint32)
-        if len(words) < RESERVE_WORDS or words[-1] == 0:
+        if len(words) < reserve or (len(words) and words[-1] == 0):
             raise BitstreamError("damaged: the coded words cannot be the state of a coder")
-        self._coder = constriction.stream.stack.AnsCoder(words)
-        self._lowest = len(words)
+        self._coder = constriction.stream.stack.AnsCoder(words) if len(words) else constriction.stream.stack.AnsCoder()
+        self._reserve = reserve
 
     @classmethod
     def seeded(cls, count: int) -> "Stack":
@@ -52,15 +61,27 @@ class Stack:
         """The content as uint32, bottom first."""
         return self._coder.get_compressed()
 
+    def copy(self) -> "Stack":
+        return Stack(self.words(), self._reserve)
+
+    @property
+    def bits(self) -> float:
+        """Information on the stack: what `words` holds, without the part of the uppermost word that is not used."""
+        words = self.words()
+        if not len(words):
+            return 0.0
+        below = int(words[-2]) / 2 ** WORD_BITS if len(words) > 1 else 0.0
+        return WORD_BITS * (len(words) - 1) + math.log2(int(words[-1]) + below)
+
     @property
     def height(self) -> int:
         """Words on the stack."""
         return self._coder.num_words()
 
     @property
-    def untouched(self) -> int:
-        """Words at the bottom that no pop has ever reached."""
-        return self._lowest - RESERVE_WORDS
+    def available_bits(self) -> int:
+        """How many bits symbols that were never pushed may be drawn with."""
+        return WORD_BITS * max(self.height - RESERVE_WORDS, 0)
 
     def push_normals(self, symbols: np.ndarray, means: np.ndarray, deviations: np.ndarray, half_width: int) -> None:
         """Push integers in [-half_width, half_width] with normal distributions rounded to integers.
@@ -99,10 +120,17 @@ class Stack:
         probabilities = _probabilities(probabilities)
         return self._pop(_BERNOULLI, probabilities)
 
+    def push_uniform_bits(self, bits: np.ndarray) -> None:
+        """Push bits that are 0 and 1 with equal probabilities."""
+        self.push_bits(bits, np.full(np.size(bits), 0.5))
+
+    def pop_uniform_bits(self, count: int) -> np.ndarray:
+        """The inverse of `push_uniform_bits`: int32 [count]."""
+        return self.pop_bits(np.full(count, 0.5))
+
     def _pop(self, *model_and_parameters) -> np.ndarray:
         symbols = self._coder.decode(*model_and_parameters)
-        self._lowest = min(self._lowest, self.height)
-        if self._lowest < RESERVE_WORDS:
+        if self.height < self._reserve:
             raise BitstreamError("damaged: the coded words end before the picture does")
         return symbols
 

@@ -1,21 +1,42 @@
-"""Bits-back coding of tiles on one stack (Townsend et al., 2019).
+"""Bits-back coding of tiles on stacks (Townsend et al., 2019), with direct coding where a stack holds too little.
 
 The hierarchical form is by Kingma et al. (2019) and Townsend et al. (2020). `encode` and `decode` are mirror images:
-every line of one undoes a line of the other, in reverse order. Several tiles can be coded jointly, as if they were one
-with more latents; that is how the network gets batches to work on.
+every line of one undoes a line of the other, in reverse order.
+
+A stack begins empty. To draw a group of latents with its posterior takes bits, which are those that the tiles before
+have left on the stack. Where there are too few, for the first tiles that is, the group and all finer ones are coded
+direct (`trellis`), which takes none and costs a little more. So the coarse groups, which take few bits and hold most of
+the information, are the first to be drawn.
+
+Tiles of one stack can be coded in sets, as if they were one tile with more latents, and tiles of several stacks at the
+same time: that is how the network gets batches to work on. Its integers do not depend on what else is in a batch.
 """
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from nvae_codec.coding.ans import Stack, generator_words
-from nvae_codec.coding.latents import IntegerNormal, pop_posterior, pop_prior, push_posterior, push_prior
+from nvae_codec.coding import trellis
+from nvae_codec.coding.ans import RESERVE_WORDS, Stack, generator_words
+from nvae_codec.coding.latents import (
+    IntegerNormal,
+    drawing_bits,
+    nearest_points,
+    offsets_of,
+    pop_posterior,
+    pop_prior,
+    push_posterior,
+    push_prior,
+)
 from nvae_codec.coding.pixels import PixelTables, pop_pixels, push_pixels
 from nvae_codec.errors import DriftError
-from nvae_codec.tiles import pad, real_pixels
+from nvae_codec.tiles import pad, real_cells, real_pixels
 
-SINGLE_TILES = 4                          # so many are coded singly; then sets grow by a tile for as many that are done
+GREY, COLOUR = 1, 3                       # channels
+MOST_TILES = 64                           # that are decoded at once, unless one set alone has more
+_DRIFT = "after decoding, the coder is not in the state in which it began: this machine computes other probabilities"
 Progress = Callable[[int], None]          # called with the number of tiles done
 
 
@@ -32,6 +53,9 @@ class LatentModel(Protocol):
     def group_shape(self, group: int) -> tuple[int, int, int]:
         """Channels, height and width of a group of latents."""
 
+    def active(self, group: int) -> np.ndarray:
+        """The channels of a group that are coded, in ascending order; latents of the others are the prior's mean."""
+
     def steps(self, group: int) -> np.ndarray:
         """Grid of every latent channel, int [L]: its spacing is 2**-step prior deviations, 0 <= step <= 8."""
 
@@ -47,125 +71,316 @@ class LatentModel(Protocol):
     def posterior(self, group: int, state: Any, features: Any) -> IntegerNormal:
         """q(z_l | z_<l, x)."""
 
-    def flow(self, group: int, state: Any, points: np.ndarray) -> np.ndarray:
+    def flow(self, group: int, state: Any, points: np.ndarray, coded: np.ndarray) -> np.ndarray:
         """What becomes of grid points int64 [B, L, H, W] drawn from the posterior: the points that the prior codes.
 
-        One to one on the grid; the points themselves in a model without flow cells.
+        One to one on the grid; the points themselves in a model without flow cells. Points that are not coded are 0 and
+        stay so: those of idle channels, and those where `coded`, bool [B, H, W], is false.
         """
 
-    def unflow(self, group: int, state: Any, points: np.ndarray) -> np.ndarray:
+    def unflow(self, group: int, state: Any, points: np.ndarray, coded: np.ndarray) -> np.ndarray:
         """The inverse of `flow`."""
 
-    def update(self, group: int, state: Any, points: np.ndarray) -> Any:
-        """The state after the group's grid points, int64 [B, L, H, W], are known."""
+    def update(self, group: int, state: Any, offsets: np.ndarray) -> Any:
+        """The state after the group's latents are known.
+
+        They are given as offsets from the prior's mean in units of 2**-8 prior deviations, int64 [B, L, H, W].
+        """
 
     def pixels(self, state: Any) -> np.ndarray:
         """Parameters of p(x | z), int64 [B, 10 M, side, side]."""
 
 
-def encode(model: LatentModel, stack: Stack, samples: np.ndarray, sizes: np.ndarray) -> None:
-    """Put tiles uint8 [B, C, side, side] on the stack, C = 1 or 3.
+class Layout(NamedTuple):
+    """What a decoder knows of N tiles before it has them."""
 
-    They are padded as `tiles.cut` does it; `sizes` [B, 2] are the real parts.
+    sizes: np.ndarray                     # int64 [N, 2]: height and width of the real part
+    channels: np.ndarray                  # int64 [N]: 1 (grey) or 3
+
+    @property
+    def count(self) -> int:
+        return len(self.sizes)
+
+    def part(self, tiles: slice) -> "Layout":
+        return Layout(self.sizes[tiles], self.channels[tiles])
+
+    @classmethod
+    def join(cls, layouts: Sequence["Layout"]) -> "Layout":
+        return cls(*map(np.concatenate, zip(*layouts, strict=True)))
+
+
+class Tiles(NamedTuple):
+    """N tiles. Those of grey pictures have three equal channels, of which only the first is coded."""
+
+    samples: np.ndarray                   # uint8 [N, 3, side, side], padded as `tiles.cut` does it
+    layout: Layout
+
+    def part(self, tiles: slice) -> "Tiles":
+        return Tiles(self.samples[tiles], self.layout.part(tiles))
+
+    @classmethod
+    def join(cls, parts: Sequence["Tiles"]) -> "Tiles":
+        return cls(np.concatenate([part.samples for part in parts]), Layout.join([part.layout for part in parts]))
+
+
+class TileSet(NamedTuple):
+    """Tiles that are coded jointly, and how many groups of latents, the finest ones, are coded direct."""
+
+    tiles: int
+    direct_groups: int
+
+
+@dataclass(frozen=True)
+class Search:
+    """How hard the encoder looks for the latents of direct groups."""
+
+    memory: int                           # the trellis has 2**memory states; a decoder must know it
+    boosts: tuple[float, ...] = (1.1,)    # index bits as multiples of the KL; what becomes shortest is taken
+
+
+def encode(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], memory: int = 12,
+           boost: float = 1.1) -> tuple[list[int], list[float]]:
+    """Put a set of tiles on each stack.
+
+    Direct groups are searched with a trellis of 2**`memory` states and `boost` times as many index bits as the KL has.
+    Returns of each set how many groups are coded direct, and about how many bits a stack must have so that none is.
     """
-    features = model.features(_as_rgb(samples))
-    state = model.start(len(samples))
-    points = []
+    tiles, lanes = Tiles.join(parts), _lanes([part.layout.count for part in parts])
+    features, state = model.features(tiles.samples), model.start(len(tiles.samples))
+    direct, needed = [0] * len(stacks), [0.0] * len(stacks)
+    codes: list[list[Any]] = [[] for _ in stacks]
     for group in range(model.num_groups):
         prior, posterior = model.prior(group, state), model.posterior(group, state, features)
-        drawn = pop_posterior(stack, prior, posterior, model.steps(group))
-        points.append(model.flow(group, state, drawn))
-        state = model.update(group, state, points[group])
-    real = real_pixels(sizes, model.tile_side)
-    parameters = _of_pixels(model.pixels(state), real)
-    push_pixels(stack, samples.transpose(1, 0, 2, 3)[:, real], parameters, model.pixel_tables)
-    for group in reversed(range(model.num_groups)):
-        push_prior(stack, points[group], model.steps(group))
+        active, steps = model.active(group), model.steps(group)
+        coded = coded_cells(model, tiles.layout, group)
+        points = np.zeros(prior.mean.shape, dtype=np.int64)
+        for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
+            drawn = prior.part(lane, active), posterior.part(lane, active), steps[active], coded[lane]
+            bits = drawing_bits(*drawn)
+            needed[number] += bits
+            if direct[number] or bits > stack.available_bits:
+                direct[number] += 1
+                points[lane, active] = nearest_points(*drawn[:3]) * coded[lane][:, None]
+            else:
+                points[lane, active] = pop_posterior(stack, *drawn)
+        flowed = model.flow(group, state, points, coded)
+        offsets, moved = offsets_of(flowed, steps), offsets_of(flowed - points, steps)
+        for number, lane in enumerate(lanes):
+            if direct[number]:
+                # What a flow does to the posterior's mean stands for what it does to the posterior.
+                code = trellis.choose(prior.part(lane, active), posterior.part(lane, active), moved[lane, active],
+                                      coded[lane], memory, boost)
+                offsets[lane, active] = code.offsets
+                codes[number].append(code)
+            else:
+                codes[number].append(flowed[lane, active])
+        state = model.update(group, state, offsets)
+    parameters = model.pixels(state)
+    for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
+        _push_pixels(model, stack, parts[number], parameters[lane])
+        for group in reversed(range(model.num_groups)):
+            if group >= model.num_groups - direct[number]:
+                trellis.push(stack, codes[number][group])
+            else:
+                push_prior(stack, codes[number][group], model.steps(group)[model.active(group)],
+                           coded_cells(model, parts[number].layout, group))
+    return direct, needed
 
 
-def decode(model: LatentModel, stack: Stack, channels: int, sizes: np.ndarray) -> np.ndarray:
-    """Take tiles off the stack, which is then as `encode` found it."""
-    states, points = [model.start(len(sizes))], []
+def decode(model: LatentModel, stacks: Sequence[Stack], layouts: Sequence[Layout], direct: Sequence[int],
+           memory: Sequence[int], version_1: bool = False) -> list[np.ndarray]:
+    """Take a set of tiles off each stack, which is then as `encode` found it.
+
+    `direct` and `memory` are those of each set, as `encode` was given or returned them. Returns the samples of each
+    set, uint8 [N, 3, side, side]. If all groups of all sets are direct, no posterior is
+    needed and the inference network is not evaluated. In `version_1` of the file format all latents were coded.
+    """
+    layout, lanes = Layout.join(layouts), _lanes([layout.count for layout in layouts])
+    first_direct = [model.num_groups - groups for groups in direct]
+    states, points = [model.start(layout.count)], []
     for group in range(model.num_groups):
-        points.append(pop_prior(stack, (len(sizes), *model.group_shape(group)), model.steps(group)))
-        states.append(model.update(group, states[group], points[group]))
-    real = real_pixels(sizes, model.tile_side)
-    samples = np.zeros((len(sizes), channels, model.tile_side, model.tile_side), dtype=np.uint8)
-    parameters = _of_pixels(model.pixels(states.pop()), real)
-    samples.transpose(1, 0, 2, 3)[:, real] = pop_pixels(stack, channels, parameters, model.pixel_tables)
-    samples = pad(samples, sizes)
-    features = model.features(_as_rgb(samples))
-    for group in reversed(range(model.num_groups)):
-        state = states.pop()
+        active, steps = model.active(group), model.steps(group)
+        shape = model.group_shape(group)
+        coded = coded_cells(model, layout, group, version_1)
+        points.append(np.zeros((layout.count, *shape), dtype=np.int64))
+        offsets = np.zeros((layout.count, *shape), dtype=np.int64)
+        for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
+            taken = layouts[number].count, len(active), *shape[1:]
+            if group >= first_direct[number]:
+                offsets[lane, active] = trellis.pop(stack, taken, coded[lane], memory[number])
+            else:
+                points[group][lane, active] = pop_prior(stack, taken, steps[active], coded[lane])
+                offsets[lane] = offsets_of(points[group][lane], steps)
+        states.append(model.update(group, states[group], offsets))
+    samples = np.zeros((layout.count, 3, model.tile_side, model.tile_side), dtype=np.uint8)
+    parameters = model.pixels(states.pop())
+    for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
+        samples[lane] = _pop_pixels(model, stack, layouts[number], parameters[lane])
+    samples = pad(samples, layout.sizes)
+    drawn_groups = max(first_direct)
+    features = model.features(samples) if drawn_groups else None
+    for group in reversed(range(drawn_groups)):
+        state, active = states[group], model.active(group)
         prior, posterior = model.prior(group, state), model.posterior(group, state, features)
-        drawn = model.unflow(group, state, points[group])
-        push_posterior(stack, drawn, prior, posterior, model.steps(group))
+        coded = coded_cells(model, layout, group, version_1)
+        drawn = model.unflow(group, state, points[group], coded)
+        for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
+            if group < first_direct[number]:
+                push_posterior(stack, drawn[lane, active], prior.part(lane, active), posterior.part(lane, active),
+                               model.steps(group)[active], coded[lane])
+    return [samples[lane] for lane in lanes]
+
+
+def _lanes(counts: Sequence[int]) -> list[slice]:
+    """Where the tiles of each stack lie among those of all."""
+    ends = np.cumsum(counts)
+    return [slice(int(end) - count, int(end)) for count, end in zip(counts, ends, strict=True)]
+
+
+def coded_cells(model: LatentModel, layout: Layout, group: int, version_1: bool = False) -> np.ndarray:
+    """Where the latents of a group are coded, bool [N, H, W]; elsewhere, in the padding, they are the prior's mean."""
+    _, height, width = model.group_shape(group)
+    if version_1:
+        return np.ones((layout.count, height, width), dtype=bool)
+    return real_cells(layout.sizes, model.tile_side, width)
+
+
+def _push_pixels(model: LatentModel, stack: Stack, tiles: Tiles, parameters: np.ndarray) -> None:
+    """Push the real pixels: those of colour tiles, then those of grey ones."""
+    for channels in COLOUR, GREY:
+        coded = _coded_pixels(model, tiles.layout, channels)
+        if coded.any():
+            push_pixels(stack, _at(tiles.samples[:, :channels], coded), _at(parameters, coded), model.pixel_tables)
+
+
+def _pop_pixels(model: LatentModel, stack: Stack, layout: Layout, parameters: np.ndarray) -> np.ndarray:
+    """The inverse of `_push_pixels`: uint8 [N, 3, side, side], zero where nothing was coded."""
+    samples = np.zeros((layout.count, 3, model.tile_side, model.tile_side), dtype=np.uint8)
+    for channels in GREY, COLOUR:
+        coded = _coded_pixels(model, layout, channels)
+        if coded.any():
+            popped = pop_pixels(stack, channels, _at(parameters, coded), model.pixel_tables)
+            samples.transpose(1, 0, 2, 3)[:, coded] = popped
     return samples
 
 
-def next_set(done: int, count: int, max_group: int) -> slice:
-    """The tiles coded jointly after `done` of `count`: sets of 1, 1, 1, 1, 2, 2, 3, 3, 4, 5, ... <= `max_group`.
+def _coded_pixels(model: LatentModel, layout: Layout, channels: int) -> np.ndarray:
+    """Which pixels of tiles with so many channels are real, bool [N, side, side]."""
+    return real_pixels(layout.sizes, model.tile_side) & (layout.channels == channels)[:, None, None]
 
-    A set can only be as large as its posteriors find bits on the stack, which are those of the tiles before; so sets
-    grow by a quarter of what is done.
+
+def _at(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """[N, C, side, side] -> [C, count], at the pixels `where` [N, side, side]."""
+    return np.ascontiguousarray(values.transpose(1, 0, 2, 3)[:, where])
+
+
+class _Chain:
+    """Tiles that are being coded on a stack of their own."""
+
+    def __init__(self, tiles: Tiles):
+        self.tiles, self.stack, self.sets, self.done = tiles, Stack(), [], 0
+        self.needed_per_tile = None       # as `encode` said of the last set
+
+    @property
+    def left(self) -> int:
+        return self.tiles.layout.count - self.done
+
+    def next_set(self, most: int) -> Tiles:
+        """So many tiles as the stack can draw the latents of, at least one."""
+        affordable = 1 if self.needed_per_tile is None else int(self.stack.available_bits // self.needed_per_tile)
+        return self.tiles.part(slice(self.done, self.done + max(1, min(affordable, most, self.left))))
+
+
+def encode_chains(model: LatentModel, chains: Sequence[Tiles], joint_tiles: int, search: Search,
+                  progress: Progress = lambda done: None) -> list[tuple[np.ndarray, tuple[TileSet, ...]]]:
+    """Code each chain of tiles on a stack of its own, all at the same time and `joint_tiles` tiles at once.
+
+    Returns the stacks' words, uint32, and the sets, both in the order of encoding.
     """
-    return slice(done, min(done + min(1 + done // SINGLE_TILES, max_group), count))
-
-
-def joint_sets(count: int, max_group: int) -> list[slice]:
-    """All sets of `count` tiles, in the order in which they are encoded."""
-    sets: list[slice] = []
-    while not sets or sets[-1].stop < count:
-        sets.append(next_set(sets[-1].stop if sets else 0, count, max_group))
-    return sets
-
-
-def encode_chain(model: LatentModel, samples: np.ndarray, sizes: np.ndarray, max_group: int,
-                 progress: Progress = lambda done: None) -> tuple[np.ndarray, int, int]:
-    """Code tiles one set after the other on a stack.
-
-    Returns the stack's words, uint32, how many words of the generator it began with, and the `max_group` that was used.
-    It begins with more words than can be needed; those at the bottom that were never reached are left out.
-
-    A set of n tiles takes n times the words that the first tile took, and finds those and what the tiles before have
-    gained. Flat or narrow tiles gain too little for that: where the first four, which are coded singly in any case,
-    have gained less than a tile takes, all others are coded singly too.
-    """
-    latents = sum(int(np.prod(model.group_shape(group))) for group in range(model.num_groups))
-    supply = min(max_group, len(samples)) * latents + 64                # a latent takes at most 24 bits
-    stack, done = Stack.seeded(supply), 0
-    while done < len(samples):
-        each = next_set(done, len(samples), max_group)
-        encode(model, stack, samples[each], sizes[each])
-        done = each.stop
+    lanes, done = [_Chain(tiles) for tiles in chains], 0
+    while busy := [lane for lane in lanes if lane.left]:
+        parts = [lane.next_set(max(1, joint_tiles // len(busy))) for lane in busy]
+        coded = _encode_shortest(model, [lane.stack for lane in busy], parts, search)
+        for lane, part, (stack, groups, bits) in zip(busy, parts, coded, strict=True):
+            lane.stack, count = stack, part.layout.count
+            lane.sets.append(TileSet(count, groups))
+            lane.needed_per_tile = max(bits / count, 1.0)
+            lane.done += count
+            done += count
         progress(done)
-        taken, gained = supply - stack.untouched, stack.height - supply
-        if done == SINGLE_TILES and gained < taken:
-            max_group = 1
-    return stack.words()[stack.untouched:], supply - stack.untouched, max_group
+    return [(lane.stack.words(), tuple(lane.sets)) for lane in lanes]
 
 
-def decode_chain(model: LatentModel, words: np.ndarray, initial_words: int, channels: int, sizes: np.ndarray,
-                 max_group: int, progress: Progress = lambda done: None) -> np.ndarray:
-    """The inverse of `encode_chain`.
+def _encode_shortest(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles],
+                     search: Search) -> list[tuple[Stack, int, float]]:
+    """The best of several trials of `encode`: of each set the stack that it leaves, and what `encode` says of it."""
+    found: list[tuple[Stack, int, float] | None] = [None] * len(stacks)
+    open_sets = list(range(len(stacks)))
+    for boost in search.boosts:
+        trial = [stacks[number].copy() for number in open_sets]
+        direct, needed = encode(model, trial, [parts[number] for number in open_sets], search.memory, boost)
+        for number, *result in zip(open_sets, trial, direct, needed, strict=True):
+            if found[number] is None or result[0].bits < found[number][0].bits:
+                found[number] = tuple(result)
+        # Without direct groups there is nothing that another trial could change.
+        open_sets = [number for number, groups in zip(open_sets, direct, strict=True) if groups]
+        if not open_sets:
+            break
+    return found
 
-    Raises DriftError if the stack does not end as it began: then the model computed other numbers.
+
+def decode_chains(model: LatentModel, words: Sequence[np.ndarray], sets: Sequence[Sequence[TileSet]],
+                  layouts: Sequence[Layout], memory: Sequence[int], first: Sequence[int] | None = None,
+                  progress: Progress = lambda done: None) -> list[np.ndarray]:
+    """The inverse of `encode_chains`: the samples of every chain, uint8 [N, 3, side, side].
+
+    What was coded first lies lowest: with `first`, a tile of every chain, the sets before that tile are not decoded,
+    and their samples are zero. Raises DriftError if a stack that was decoded entirely is not empty in the end: then the
+    model computed other numbers.
     """
-    stack = Stack(words)
-    samples = np.empty((len(sizes), channels, model.tile_side, model.tile_side), dtype=np.uint8)
-    for each in reversed(joint_sets(len(sizes), max_group)):
-        samples[each] = decode(model, stack, channels, sizes[each])
-        progress(len(sizes) - each.start)
-    if not np.array_equal(stack.words(), generator_words(initial_words)[::-1]):
-        raise DriftError("after decoding, the coder is not in the state in which it began: "
-                         "this machine computes other probabilities")
+    stacks, done = [Stack(each) for each in words], 0
+    samples = [np.zeros((layout.count, 3, model.tile_side, model.tile_side), dtype=np.uint8) for layout in layouts]
+    ends = [np.cumsum([each.tiles for each in chain]) for chain in sets]
+    first = [0] * len(stacks) if first is None else first
+    for turn in reversed(range(max(map(len, sets)))):
+        busy = [chain for chain in range(len(sets)) if turn < len(sets[chain]) and ends[chain][turn] > first[chain]]
+        places = {chain: slice(int(ends[chain][turn]) - sets[chain][turn].tiles, int(ends[chain][turn]))
+                  for chain in busy}
+        while busy:
+            together = [busy.pop(0)]
+            # A file may ask for more at once than fits into memory.
+            while busy and sum(sets[chain][turn].tiles for chain in [*together, busy[0]]) <= MOST_TILES:
+                together.append(busy.pop(0))
+            decoded = decode(model, [stacks[chain] for chain in together],
+                             [layouts[chain].part(places[chain]) for chain in together],
+                             [sets[chain][turn].direct_groups for chain in together],
+                             [memory[chain] for chain in together])
+            for chain, tiles in zip(together, decoded, strict=True):
+                samples[chain][places[chain]] = tiles
+                done += len(tiles)
+            progress(done)
+    for stack, skipped in zip(stacks, first, strict=True):
+        if not skipped and stack.height:
+            raise DriftError(_DRIFT)
     return samples
 
 
-def _as_rgb(samples: np.ndarray) -> np.ndarray:
-    return np.repeat(samples, 3, axis=1) if samples.shape[1] == 1 else samples
+def decode_version_1(model: LatentModel, words: np.ndarray, initial_words: int, layout: Layout, max_group: int,
+                     progress: Progress = lambda done: None) -> np.ndarray:
+    """The samples, uint8 [N, 3, side, side], of a stack of version 1 of the file format.
 
-
-def _of_pixels(parameters: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """[B, K, side, side] -> [K, N], the real pixels only."""
-    return np.ascontiguousarray(parameters.transpose(1, 0, 2, 3)[:, real])
+    Such a stack began with words of the fixed generator, with which the first tiles' latents were drawn. Sets of 1, 1,
+    1, 1, 2, 2, 3, 3, 4, 5, ... <= `max_group` tiles were coded jointly. Raises DriftError if it does not end so.
+    """
+    stack = Stack(words, reserve=RESERVE_WORDS)
+    samples = np.empty((layout.count, 3, model.tile_side, model.tile_side), dtype=np.uint8)
+    ends = [0]
+    while ends[-1] < layout.count:
+        ends.append(min(ends[-1] + min(1 + ends[-1] // 4, max_group), layout.count))
+    for start, end in reversed(list(pairwise(ends))):
+        place = slice(start, end)
+        (samples[place],) = decode(model, [stack], [layout.part(place)], [0], [0], version_1=True)
+        progress(layout.count - start)
+    if not np.array_equal(stack.words(), generator_words(initial_words)[::-1]):
+        raise DriftError(_DRIFT)
+    return samples

@@ -26,18 +26,31 @@ class IntegerNormal:
     mean: np.ndarray
     sigma: np.ndarray
 
+    def part(self, tiles: slice, channels: np.ndarray) -> "IntegerNormal":
+        return IntegerNormal(self.mean[tiles, channels], self.sigma[tiles, channels])
+
+    def at(self, where: np.ndarray) -> "IntegerNormal":
+        """Those of some latents, [N], `where` bool [B, L, H, W]."""
+        return IntegerNormal(self.mean[where], self.sigma[where])
+
 
 def half_width(step: int) -> int:
     """The largest |k| of a grid."""
     return HALF_WIDTH << step
 
 
-def posterior_on_grid(prior: IntegerNormal, posterior: IntegerNormal, step: int) -> tuple[np.ndarray, np.ndarray]:
+def offsets_of(points: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """How far grid points int64 [B, L, H, W] lie from the prior's mean, in units of 2**-8 prior deviations."""
+    return points << (MAX_STEP - steps.astype(np.int64))[:, None, None]
+
+
+def posterior_on_grid(prior: IntegerNormal, posterior: IntegerNormal,
+                      step: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of the posterior in units of the grid, float64, the same on every machine.
 
     A mean outside the grid is moved to its edge, a deviation outside 2**-10 .. 2**10 to that bound.
     """
-    bound = float(half_width(step))
+    bound = np.float64(HALF_WIDTH << step)
     # Both operands are integers below 2**53: the division is the only rounding.
     means = ((posterior.mean - prior.mean) << (SIGMA_BITS - MEAN_BITS + step)) / prior.sigma
     deviations = (posterior.sigma << step) / prior.sigma
@@ -45,46 +58,65 @@ def posterior_on_grid(prior: IntegerNormal, posterior: IntegerNormal, step: int)
     return np.clip(means, -bound, bound), np.clip(deviations, 1 / limit, limit)
 
 
-def _channels(steps: np.ndarray):
-    """(step, channels that have it), in ascending order of the step: the order in which a group's latents are coded."""
-    return [(int(step), np.flatnonzero(steps == step)) for step in np.unique(steps)]
+def nearest_points(prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray) -> np.ndarray:
+    """The grid points nearest to the posterior's means, int64 [B, L, H, W]."""
+    means, _ = posterior_on_grid(prior, posterior, steps.astype(np.int64)[:, None, None])
+    return np.rint(means).astype(np.int64)
 
 
-def _select(normal: IntegerNormal, channels: np.ndarray) -> IntegerNormal:
-    return IntegerNormal(normal.mean[:, channels], normal.sigma[:, channels])
+def drawing_bits(prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray, coded: np.ndarray) -> float:
+    """About how many bits `pop_posterior` takes from the stack, at most: the entropy and six standard deviations.
+
+    For the encoder's choices; a decoder does not compute it.
+    """
+    deviations = posterior.sigma / prior.sigma * 2.0 ** steps.astype(np.int64)[:, None, None]
+    deviations = deviations[_everywhere(coded, steps)]
+    # The entropy of a rounded normal, at most: log2(sqrt(2 pi e) sigma), or 1 where sigma is small and the mean lies in
+    # the middle between two points.
+    entropy = np.maximum(np.log2(2 + 2 * np.pi * np.e * np.square(deviations)) / 2, 1).sum()
+    return float(entropy + 6 * np.sqrt(deviations.size) + 64)
 
 
-def pop_posterior(stack: Stack, prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray) -> np.ndarray:
+def pop_posterior(stack: Stack, prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray,
+                  coded: np.ndarray) -> np.ndarray:
     """Draw a group's grid points k, int64 [B, L, H, W], from the posterior with the stack's bits.
 
-    `steps` [L] belong to the channels.
+    `steps` [L] belong to the channels. Points are drawn where `coded`, bool [B, H, W], and are 0 elsewhere.
     """
-    points = np.empty(prior.mean.shape, dtype=np.int64)
-    for step, channels in _channels(steps):
-        means, deviations = posterior_on_grid(_select(prior, channels), _select(posterior, channels), step)
-        points[:, channels] = stack.pop_normals(means, deviations, half_width(step)).reshape(means.shape)
+    points = np.zeros(prior.mean.shape, dtype=np.int64)
+    for step, where in _by_step(steps, coded):
+        means, deviations = posterior_on_grid(prior.at(where), posterior.at(where), step)
+        points[where] = stack.pop_normals(means, deviations, half_width(step))
     return points
 
 
 def push_posterior(stack: Stack, points: np.ndarray, prior: IntegerNormal, posterior: IntegerNormal,
-                   steps: np.ndarray) -> None:
+                   steps: np.ndarray, coded: np.ndarray) -> None:
     """The inverse of `pop_posterior`."""
-    for step, channels in reversed(_channels(steps)):
-        means, deviations = posterior_on_grid(_select(prior, channels), _select(posterior, channels), step)
-        stack.push_normals(points[:, channels], means, deviations, half_width(step))
+    for step, where in reversed(_by_step(steps, coded)):
+        means, deviations = posterior_on_grid(prior.at(where), posterior.at(where), step)
+        stack.push_normals(points[where], means, deviations, half_width(step))
 
 
-def pop_prior(stack: Stack, shape: tuple[int, ...], steps: np.ndarray) -> np.ndarray:
+def pop_prior(stack: Stack, shape: tuple[int, ...], steps: np.ndarray, coded: np.ndarray) -> np.ndarray:
     """The inverse of `push_prior`: int64 of `shape` [B, L, H, W]."""
-    points = np.empty(shape, dtype=np.int64)
-    for step, channels in _channels(steps):
-        selected = points[:, channels]
-        drawn = stack.pop_standard_normals(selected.size, 2.0 ** step, half_width(step))
-        points[:, channels] = drawn.reshape(selected.shape)
+    points = np.zeros(shape, dtype=np.int64)
+    for step, where in _by_step(steps, coded):
+        points[where] = stack.pop_standard_normals(np.count_nonzero(where), 2.0 ** step, half_width(step))
     return points
 
 
-def push_prior(stack: Stack, points: np.ndarray, steps: np.ndarray) -> None:
+def push_prior(stack: Stack, points: np.ndarray, steps: np.ndarray, coded: np.ndarray) -> None:
     """Put a group's grid points on the stack with the prior, which is N(0, 1) in its own units whatever the latent."""
-    for step, channels in reversed(_channels(steps)):
-        stack.push_standard_normals(points[:, channels], 2.0 ** step, half_width(step))
+    for step, where in reversed(_by_step(steps, coded)):
+        stack.push_standard_normals(points[where], 2.0 ** step, half_width(step))
+
+
+def _everywhere(coded: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """`coded` [B, H, W] for every channel, bool [B, L, H, W]."""
+    return np.repeat(coded[:, None], len(steps), axis=1)
+
+
+def _by_step(steps: np.ndarray, coded: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """The steps, ascending, and of each the coded latents that have it: the order in which a group's are coded."""
+    return [(int(step), _everywhere(coded, steps) & (steps == step)[:, None, None]) for step in np.unique(steps)]

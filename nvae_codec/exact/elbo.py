@@ -6,13 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nvae_codec.coding.bits_back import Layout, coded_cells
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
 from nvae_codec.coding.pixels import Mixture
 from nvae_codec.exact.layers import LIMIT, RAW_BITS
 from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.distributions import Normal
-from nvae_codec.model.likelihoods import num_dimensions
+from nvae_codec.model.likelihoods import mixture_log_prob, num_dimensions
 from nvae_codec.model.nvae import NVAE, Noise, unit_range
+from nvae_codec.tiles import real_cells, real_pixels
 
 
 def pixel_information(samples: np.ndarray, mixture: Mixture) -> np.ndarray:
@@ -32,14 +34,17 @@ def _real(normal: IntegerNormal) -> Normal:
 
 
 @torch.inference_mode()
-def integer_negative_elbo(network: ExactNetwork, samples: Tensor, noise: Noise) -> np.ndarray:
+def integer_negative_elbo(network: ExactNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *,
+                          idle: bool = False) -> np.ndarray:
     """Negative ELBO of tiles uint8 [B, 3, side, side], nats [B], with the coder's pixel masses.
 
     Of a network for fewer than 8 bits it is that of the high bits. The KL is exact; with flow cells, that of the draw.
     The latents, drawn once, are not on the coder's grid, only rounded to the network's integers: this is the cost of
-    integers alone.
+    integers alone. With a `layout`, only the real pixels and their latents count. With `idle`, idle channels are the
+    prior's mean, as in coding; without, they are drawn like the others.
     """
     model = ExactModel(network)
+    layout = layout or whole(samples)
     features, state = model.features(samples.numpy()), network.start(len(samples))
     nats = torch.zeros(len(samples), dtype=torch.float64)
 
@@ -48,17 +53,49 @@ def integer_negative_elbo(network: ExactNetwork, samples: Tensor, noise: Noise) 
 
     for group in range(model.num_groups):
         prior, posterior = _real(model.prior(group, state)), _real(model.posterior(group, state, features))
-        drawn = z = posterior.sample(noise(group, posterior.mean.shape).double())
+        coded = torch.from_numpy(coded_cells(model, layout, group))[:, None]
+        if idle:
+            coded = coded & ~network.latent_idle[group].bool()[:, None, None]
+        drawn = torch.where(coded, posterior.sample(noise(group, posterior.mean.shape).double()), prior.mean)
+        z = drawn
         for cell in network.flows[group]:
-            z = z - cell(rounded(group, z)) * 2.0 ** -RAW_BITS
+            z = z - torch.where(coded, cell(rounded(group, z)) * 2.0 ** -RAW_BITS, 0)
         density = posterior.log_prob(drawn) - prior.log_prob(z) if network.config.num_nf else posterior.kl(prior)
-        nats += density.sum(dim=(1, 2, 3))
+        nats += torch.where(coded, density, 0).sum(dim=(1, 2, 3))
         state = network.update(group, state, rounded(group, z))
     parameters = model.pixels(state)
-    for index, tile in enumerate(samples.numpy() >> model.pixel_tables.low_bits):
-        mixture = Mixture(parameters[index].reshape(parameters.shape[1], -1), model.pixel_tables)
-        nats[index] += math.log(2) * pixel_information(tile.reshape(3, -1), mixture).sum()
+    for index, real in enumerate(real_pixels(layout.sizes, model.tile_side)):
+        high = samples[index, :layout.channels[index]].numpy() >> model.pixel_tables.low_bits
+        mixture = Mixture(parameters[index][:, real], model.pixel_tables)
+        nats[index] += math.log(2) * pixel_information(high[:, real], mixture).sum()
     return nats.numpy()
+
+
+@torch.inference_mode()
+def float_negative_elbo(model: NVAE, samples: Tensor, noise: Noise, layout: Layout) -> np.ndarray:
+    """The same of a float network, nats [B]: only real pixels and their latents count. For colour tiles."""
+    x = unit_range(model.config, samples)
+    features, state = model.features(x), model.start(len(x))
+    nats = torch.zeros(len(x), dtype=torch.float64)
+    for group in range(model.config.num_groups):
+        prior = Normal.from_raw(*model.prior(group, state))
+        posterior = Normal.from_raw(*model.posterior(group, state, features))
+        coded = torch.from_numpy(real_cells(layout.sizes, model.config.image_size, prior.mean.shape[-1]))[:, None]
+        drawn = torch.where(coded, posterior.sample(noise(group, posterior.mean.shape)), prior.mean)
+        z = drawn
+        for cell in model.flows[group]:
+            z = z - torch.where(coded, cell(z), 0)
+        density = posterior.log_prob(drawn) - prior.log_prob(z) if model.config.num_nf else posterior.kl(prior)
+        nats += torch.where(coded, density, 0).double().sum(dim=(1, 2, 3))
+        state = model.update(group, state, z)
+    log_likelihood = mixture_log_prob(model.pixels(state), x, model.config.num_x_bits)
+    real = torch.from_numpy(real_pixels(layout.sizes, model.config.image_size))
+    return (nats - torch.where(real, log_likelihood, 0).double().sum(dim=(1, 2))).numpy()
+
+
+def whole(samples: Tensor) -> Layout:
+    """The layout of colour tiles [B, 3, side, side] without padding."""
+    return Layout(np.full((len(samples), 2), samples.shape[-1]), np.full(len(samples), 3))
 
 
 @dataclass(frozen=True)
@@ -79,14 +116,19 @@ def compare(model: NVAE, network: ExactNetwork, samples: Tensor, seed: int = 0, 
     """Measure both networks on tiles uint8 [B, 3, side, side]."""
     totals = np.zeros(2)
     for index, batch in enumerate(samples.split(batch_size)):
-        drawn: dict[int, Tensor] = {}
-        generator = torch.Generator().manual_seed(seed + index)
-
-        def noise(group: int, shape: torch.Size, drawn=drawn, generator=generator) -> Tensor:
-            if group not in drawn:
-                drawn[group] = torch.randn(shape, generator=generator)
-            return drawn[group]
-
+        noise = same_noise(torch.Generator().manual_seed(seed + index))
         totals[0] += model(unit_range(model.config, batch), noise).negative.double().sum().item()
         totals[1] += integer_negative_elbo(network, batch, noise).sum()
     return Comparison(*(totals / len(samples) / math.log(2) / num_dimensions(model.config)))
+
+
+def same_noise(generator: torch.Generator) -> Noise:
+    """Standard normal noise that is the same for every network that asks for a group's."""
+    drawn: dict[int, Tensor] = {}
+
+    def noise(group: int, shape: torch.Size) -> Tensor:
+        if group not in drawn:
+            drawn[group] = torch.randn(shape, generator=generator)
+        return drawn[group]
+
+    return noise

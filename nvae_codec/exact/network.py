@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nvae_codec.coding.latents import HALF_WIDTH, MAX_STEP, MEAN_BITS, SIGMA_BITS, IntegerNormal
+from nvae_codec.coding.latents import HALF_WIDTH, MAX_STEP, MEAN_BITS, SIGMA_BITS, IntegerNormal, offsets_of
 from nvae_codec.coding.pixels import COEFFICIENT_BITS, LOG_SCALE_BITS, LOGIT_BITS, PixelTables
 from nvae_codec.coding.pixels import MEAN_BITS as PIXEL_MEAN_BITS
 from nvae_codec.errors import DriftError, ModelError
@@ -67,6 +67,8 @@ class ExactNetwork(Hierarchy):
         self.register_buffer("latent_bits", torch.zeros(config.num_groups, dtype=torch.int16))
         steps = torch.zeros(config.num_groups, config.num_latent_per_group, dtype=torch.int16)
         self.register_buffer("latent_steps", steps)
+        # 1: not coded, the latents of the channel are the prior's mean.
+        self.register_buffer("latent_idle", torch.zeros_like(steps))
         self.activation_tables = nn.Module()
 
     def flow_cells(self) -> list[FlowCell]:
@@ -74,6 +76,16 @@ class ExactNetwork(Hierarchy):
 
     def outputs(self) -> list[Output]:
         return [module for module in self.modules() if isinstance(module, Output) and module.activation]
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # Only where it says something: models keep the fingerprints that they had before channels could be idle.
+        if not self.latent_idle.any():
+            del destination[prefix + "latent_idle"]
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        state_dict.setdefault(prefix + "latent_idle", torch.zeros_like(self.latent_idle))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def prepare(self) -> None:
         """Check the buffers, prove the bounds of every sum, derive the operands. Raises ModelError."""
@@ -98,6 +110,8 @@ class ExactNetwork(Hierarchy):
             raise ModelError("a table of the latents' distributions has a value out of range")
         if steps.min() < 0 or steps.max() > MAX_STEP or bits.min() < 0 or bits.max() > SIGMA_BITS:
             raise ModelError("a grid of the latents is out of range")
+        if self.latent_idle.min() < 0 or self.latent_idle.max() > 1:
+            raise ModelError("a latent channel is neither coded nor idle")
 
     # How integers become distributions and latents
 
@@ -107,27 +121,35 @@ class ExactNetwork(Hierarchy):
         return IntegerNormal(self.mean_table.numpy()[mean].astype(np.int64),
                              self.sigma_table.numpy()[log_sigma].astype(np.int64))
 
-    def place(self, group: int, prior: IntegerNormal, points: np.ndarray) -> Tensor:
-        """The latents, as integers of the network, at the grid points int64 [B, L, H, W] of a prior."""
-        steps = self.latent_steps[group].numpy().astype(np.int64)[:, None, None]
-        # In units of 2**-(20 + step): |sigma * k| < 2**28 * 2**11, |mean| < 2**17 * 2**14.
-        position = (prior.mean << (SIGMA_BITS - MEAN_BITS + steps)) + prior.sigma * points
-        shift = SIGMA_BITS + steps - int(self.latent_bits[group])
+    def _coded(self, group: int) -> np.ndarray:
+        """0 for idle channels, 1 for the others, int64 [L, 1, 1]."""
+        return 1 - self.latent_idle[group].numpy().astype(np.int64)[:, None, None]
+
+    def place(self, group: int, prior: IntegerNormal, offsets: np.ndarray) -> Tensor:
+        """The latents, as integers of the network, at offsets int64 [B, L, H, W] from the means of a prior.
+
+        Offsets count units of 2**-8 prior deviations. Latents of idle channels are the means, whatever their offsets.
+        """
+        offsets = offsets * self._coded(group)
+        # In units of 2**-(20 + 8): |sigma * offset| < 2**28 * 2**11, |mean| < 2**17 * 2**14.
+        position = (prior.mean << (SIGMA_BITS - MEAN_BITS + MAX_STEP)) + prior.sigma * offsets
+        shift = SIGMA_BITS + MAX_STEP - int(self.latent_bits[group])
         rounded = (position + (np.int64(1) << shift >> 1)) >> shift
         return torch.from_numpy(np.clip(rounded, -LIMIT, LIMIT).astype(np.float64))
 
     def shifted(self, group: int, cell: FlowCell, prior: IntegerNormal, points: np.ndarray,
-                start: np.ndarray, sign: int) -> np.ndarray:
+                start: np.ndarray, sign: int, coded: np.ndarray) -> np.ndarray:
         """Points `start` moved by `sign` times what a flow cell says of `points`, all int64 [B, L, H, W].
 
         The shift is rounded to the grid, and the grid is a ring: moved over one end, a point comes in at the other. So
-        the same shift with the other sign undoes it exactly.
+        the same shift with the other sign undoes it exactly. Points that are not coded stay 0, the prior's mean, before
+        the flow and after it: those of idle channels, and those where `coded`, bool [B, H, W], is false.
         """
         steps = self.latent_steps[group].numpy().astype(np.int64)[:, None, None]
-        mean = cell(self.place(group, prior, points)).numpy().astype(np.int64)
+        mean = cell(self.place(group, prior, points << (MAX_STEP - steps))).numpy().astype(np.int64)
         # 2 mean / (sigma 2**-step), then half up: |mean| < 2**15, so the numerator is below 2**35.
         twice = mean << (SIGMA_BITS - RAW_BITS + 1 + steps)
-        shift = (twice + prior.sigma) // (2 * prior.sigma)
+        shift = (twice + prior.sigma) // (2 * prior.sigma) * self._coded(group) * coded[:, None]
         edge = HALF_WIDTH << steps
         return (start + sign * shift + edge) % (2 * edge + 1) - edge
 
@@ -223,6 +245,9 @@ class ExactModel:
     def steps(self, group: int) -> np.ndarray:
         return self.network.latent_steps[group].numpy()
 
+    def active(self, group: int) -> np.ndarray:
+        return np.flatnonzero(self.network.latent_idle[group].numpy() == 0)
+
     @torch.inference_mode()
     def features(self, samples: np.ndarray) -> list[Tensor]:
         return self.network.features(torch.from_numpy(samples >> self.pixel_tables.low_bits))
@@ -240,14 +265,14 @@ class ExactModel:
         return self.network.normal(self.network.posterior(group, state, features))
 
     @torch.inference_mode()
-    def flow(self, group: int, state: State, points: np.ndarray) -> np.ndarray:
+    def flow(self, group: int, state: State, points: np.ndarray, coded: np.ndarray) -> np.ndarray:
         prior = self.prior(group, state)
         for cell in self.network.flows[group]:
-            points = self.network.shifted(group, cell, prior, points, points, -1)
+            points = self.network.shifted(group, cell, prior, points, points, -1, coded)
         return points
 
     @torch.inference_mode()
-    def unflow(self, group: int, state: State, points: np.ndarray) -> np.ndarray:
+    def unflow(self, group: int, state: State, points: np.ndarray, coded: np.ndarray) -> np.ndarray:
         """A cell is undone by a fixed point: a shift depends on points earlier in the cell's order alone.
 
         In every pass at least one more point is right, and in practice nearly all are at once.
@@ -256,13 +281,13 @@ class ExactModel:
         for cell in reversed(self.network.flows[group]):
             before, found = None, points
             while before is None or not np.array_equal(before, found):
-                before, found = found, self.network.shifted(group, cell, prior, found, points, 1)
+                before, found = found, self.network.shifted(group, cell, prior, found, points, 1, coded)
             points = found
         return points
 
     @torch.inference_mode()
-    def update(self, group: int, state: State, points: np.ndarray) -> State:
-        return self.network.update(group, state, self.network.place(group, self.prior(group, state), points))
+    def update(self, group: int, state: State, offsets: np.ndarray) -> State:
+        return self.network.update(group, state, self.network.place(group, self.prior(group, state), offsets))
 
     @torch.inference_mode()
     def pixels(self, state: State) -> np.ndarray:
@@ -279,7 +304,8 @@ class ExactModel:
                 digest.update(normal.mean.astype("<i8").tobytes() + normal.sigma.astype("<i8").tobytes())
             shape = (1, *self.group_shape(group))
             points = (np.arange(np.prod(shape), dtype=np.int64).reshape(shape) * 7919 % 5 - 2).astype(np.int64)
-            state = self.update(group, state, self.flow(group, state, points))
+            flowed = self.flow(group, state, points, np.ones((1, *shape[2:]), dtype=bool))
+            state = self.update(group, state, offsets_of(flowed, self.steps(group)))
         digest.update(self.pixels(state).astype("<i8").tobytes())
         return digest.hexdigest()
 

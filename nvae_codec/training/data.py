@@ -24,9 +24,8 @@ import torch.utils.data
 from torch import Tensor
 
 from nvae_codec.errors import ImageError
-from nvae_codec.images import picture_shape, quiet, read_picture, resized
+from nvae_codec.images import SUFFIXES, picture_shape, quiet, read_picture, resized
 
-PICTURE_SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm"}
 DRAWS = 3                             # random integers below 2^63 that an item is given
 PROGRESS = 5000                       # pictures between two lines of progress
 NAMED = 20                            # unreadable pictures that are named; more are counted
@@ -207,7 +206,7 @@ def _members(path: Path, place: str) -> Iterator[Source]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 class Unsuitable(ImageError):

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from nvae_codec import weights
 from nvae_codec.errors import ModelError
-from nvae_codec.exact.elbo import Comparison, compare
+from nvae_codec.exact.calibration import BATCH_SIZE, Measurement, calibrate, measure
+from nvae_codec.exact.elbo import Comparison, compare, integer_negative_elbo, same_noise
 from nvae_codec.exact.network import ExactNetwork, check_codable, convert
+from nvae_codec.model.likelihoods import num_dimensions
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.training.data import Batches, ImageSet, fixed_batch
 from nvae_codec.training.evaluation import bits_per_dimension, estimate_batch_norm, evaluate
@@ -17,6 +20,7 @@ from nvae_codec.training.run import Run
 
 # How many images there are of a kind: so many pixels' worth, within limits.
 CALIBRATION_PIXELS, CALIBRATION_IMAGES = 2 ** 18, (4, 64)     # that the integers' scales are chosen on, in one batch
+CHOOSING_PIXELS, CHOOSING_IMAGES = 2 ** 17, (2, 128)          # that idle channels and grids are chosen by
 CHECKED_PIXELS, CHECKED_IMAGES = 2 ** 18, (8, 64)             # on which both networks are compared
 RENEWED_PIXELS, RENEWED_BATCHES = 2 ** 22, (4, 64)            # for statistics of batch norms, in batches
 STATISTICS_BATCH_SIZE = 16
@@ -29,7 +33,10 @@ class Exported:
     """An integer network, and what making it showed."""
 
     network: ExactNetwork
-    comparison: Comparison
+    comparison: Comparison                # of all channels, without grids
+    idle_cost: float                      # what idle channels add to the integers' negative ELBO, as a part of it
+    grid_cost: float                      # and what the coder's grids add
+    measurement: Measurement              # of the images that were compared
     compared_on: str                      # how many images of which kind
     statistics: str                       # which statistics the batch norms have, in words
 
@@ -41,9 +48,10 @@ def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, check: Imag
     """Convert a float network, which is on the CPU; statistics are estimated on `device`.
 
     Batch-norm statistics are estimated anew over training images, as the running ones trail the weights, and kept if
-    held-out images become shorter by them. Where nothing is held out, training images take its place. Both networks are
-    compared on images of `check`, by default on held-out ones; nothing is chosen by those of `check`. Raises ModelError
-    if the network cannot code pictures, or if integers change the negative ELBO by more than `tolerance`.
+    held-out images become shorter by them. Where nothing is held out, training images take its place. Idle channels and
+    grids are chosen by training images. Both networks are compared on images of `check`, by default on held-out ones;
+    nothing is chosen by those of `check`. Raises ModelError if the network cannot code pictures, or if integers change
+    the negative ELBO by more than `tolerance`.
     """
     check_codable(network.config)
     kind = "held-out" if check or len(held_out) else "training"
@@ -63,7 +71,23 @@ def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, check: Imag
     if not abs(comparison.relative) <= tolerance:
         raise ModelError(f"integers change the negative ELBO by {comparison.relative:+.4%}, more than the "
                          f"{100 * tolerance:g} % allowed; more images to calibrate on may help, or a larger tolerance")
-    return Exported(exact, comparison, compared_on, statistics)
+    calibrate(exact, fixed_batch(training, _worth(CHOOSING_PIXELS, side ** 2, CHOOSING_IMAGES), seed=2), report)
+    with_idle, measurement = _with_idle_channels(exact, checked, comparison), measure(exact, checked)
+    exported = Exported(exact, comparison, with_idle / comparison.integer_bits_per_dim - 1,
+                        measurement.bits / num_dimensions(network.config) / with_idle - 1, measurement, compared_on,
+                        statistics)
+    report(f"on {compared_on}, idle channels add {exported.idle_cost:+.4%} and grids {exported.grid_cost:+.4%}; "
+           f"an image is drawn with {measurement.initial_bits:,.0f} bits")
+    return exported
+
+
+def _with_idle_channels(network: ExactNetwork, images: Tensor, comparison: Comparison) -> float:
+    """Negative ELBO of the integer network with its idle channels at rest, bits/dim, with the comparison's draws."""
+    if not network.latent_idle.any():
+        return comparison.integer_bits_per_dim
+    nats = sum(integer_negative_elbo(network, batch, same_noise(torch.Generator().manual_seed(index)), idle=True).sum()
+               for index, batch in enumerate(images.split(BATCH_SIZE)))
+    return bits_per_dimension(network.config, nats / len(images))
 
 
 def _worth(pixels: int, pixels_each: int, limits: tuple[int, int]) -> int:
@@ -117,6 +141,11 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
     rows += [("negative ELBO, float and integers", f"{comparison.float_bits_per_dim:.4f} and "
               f"{comparison.integer_bits_per_dim:.4f} bits/dim ({comparison.relative:+.4%}), {exported.compared_on}, "
               "same noise"),
+             ("latent channels", f"{int((exported.network.latent_idle == 0).sum())} of "
+              f"{exported.network.latent_idle.numel()} active, chosen by training images"),
+             ("idle channels and grids", f"{exported.idle_cost:+.4%} and {exported.grid_cost:+.4%} of the negative "
+              "ELBO, on the same images"),
+             ("bits that an image is drawn with", f"{exported.measurement.initial_bits:,.0f}"),
              ("made with", f"PyTorch {torch.__version__} on {platform.machine()}")]
     table = "\n".join(f"| {key} | {value} |" for key, value in rows)
     return (f"# {name}\n\n| | |\n|---|---|\n{table}\n\n## Pictures and licence\n\nSay here what the pictures were, who "

@@ -1,0 +1,82 @@
+"""What an `.nvb` file holds, and how much of it."""
+from dataclasses import dataclass
+from typing import NamedTuple
+
+MAGIC = b"\x89NVB\r\n"
+FINGERPRINT_BYTES = 8
+WORD_BYTES = 4
+
+GREY8, RGB8 = 0, 1  # ImageEntry.mode
+EXIF, ICC = 1, 2  # Metadata.kind
+
+DEFAULT_MAX_PIXELS = 2**27  # of an image, and of the images of a chunk together
+MAX_SIDE = 2**24
+MAX_METADATA_BYTES = 2**24  # of one item
+MAX_GROUP = 64  # tiles coded jointly
+WHOLE_CHECKSUM_PIXELS = 2**12
+
+# Of a whole file. These need few bytes or none in the file, so its length alone does not bound the memory they take.
+MAX_IMAGES = 2**20
+MAX_SETS = 2**22
+MAX_ALL_METADATA_BYTES = 2**28
+
+
+def checksum_bytes(width: int, height: int) -> int:
+    """How many low bytes of the CRC-32 of an image's samples a file keeps (version 1 keeps all four)."""
+    return 2 if width * height < WHOLE_CHECKSUM_PIXELS else 4
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEntry:
+    width: int
+    height: int
+    mode: int
+    samples_crc32: int  # of the decoded samples, row by row, channels interleaved; its low `checksum_bytes` bytes
+    metadata: tuple[int, ...] = ()  # indices into Chunk.metadata, at most one item of each kind
+    name: str = ""  # empty if the image is alone in a file without names
+
+    @property
+    def checksum_bytes(self) -> int:
+        return checksum_bytes(self.width, self.height)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    kind: int
+    data: bytes
+
+
+class TileSet(NamedTuple):
+    tiles: int  # coded jointly
+    direct_groups: int  # how many of the latent groups, counted from the finest, are coded direct
+
+
+@dataclass(frozen=True)
+class Version1:
+    """What version 1 says of its stack where later versions have `Chunk.sets`."""
+
+    initial_words: int  # number of words of the fixed generator that the stack began with
+    max_group: int  # largest number of tiles coded jointly
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some images and the stack that they are coded on. Nothing in it is needed to decode another chunk."""
+
+    images: tuple[ImageEntry, ...]
+    metadata: tuple[Metadata, ...]
+    sets: tuple[TileSet, ...]  # in the order of coding
+    trellis_bits: int  # 0 if no set has direct groups
+    words: bytes  # ANS words, uint32 little-endian
+    version_1: Version1 | None = None
+
+
+@dataclass(frozen=True)
+class Container:
+    fingerprint: bytes  # first 8 bytes of the model's SHA-256
+    chunks: tuple[Chunk, ...]
+    version: int = 2
+
+    @property
+    def images(self) -> tuple[ImageEntry, ...]:
+        return tuple(image for chunk in self.chunks for image in chunk.images)

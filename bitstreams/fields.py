@@ -1,0 +1,151 @@
+"""The fields that headers are made of, and the table of metadata, which is the same in all versions."""
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from nvae_codec.errors import BitstreamError
+
+from .content import EXIF, ICC, MAX_METADATA_BYTES, ImageEntry, Metadata
+
+MAX_VARINT_BYTES = 5
+MAX_VARINT = 2 ** (7 * MAX_VARINT_BYTES) - 1
+CRC_BYTES = 4
+
+RAW, DEFLATE = 0, 1  # how a metadata item is stored
+
+
+class Reader:
+    """Takes one field after the other; a field that is not whole, or not allowed, is a BitstreamError."""
+
+    def __init__(self, data: bytes, ending: str, position: int = 0):
+        self.data, self.ending, self.position = data, ending, position
+
+    def varint(self, name: str, smallest: int, largest: int) -> int:
+        value = shift = 0
+        while (byte := self.uint(name, 1)) > 0x7F:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if shift == 7 * MAX_VARINT_BYTES:
+                raise BitstreamError(f"invalid: the {name} is longer than {MAX_VARINT_BYTES} bytes")
+        if byte == 0 and shift > 0:
+            raise BitstreamError(f"invalid: the {name} is written in more bytes than it needs")
+        return _within(name, value | byte << shift, smallest, largest)
+
+    def u8(self, name: str, smallest: int, largest: int) -> int:
+        return _within(name, self.uint(name, 1), smallest, largest)
+
+    def choice(self, name: str, *allowed: int) -> int:
+        value = self.uint(name, 1)
+        if value not in allowed:
+            raise BitstreamError(f"invalid: the {name} is {value}, allowed are {' and '.join(map(str, allowed))}")
+        return value
+
+    def uint(self, name: str, length: int) -> int:
+        return int.from_bytes(self.take(name, length), "little")
+
+    def until_zero(self, name: str, largest: int) -> bytes:
+        """The bytes before the next zero byte, which is taken too."""
+        end = self.data.find(0, self.position, self.position + largest + 1)
+        if end < 0 and len(self.data) - self.position > largest:
+            raise BitstreamError(f"invalid: the {name} is longer than {largest:,} bytes")
+        field = self.take(name, (end if end >= 0 else len(self.data)) + 1 - self.position)
+        return field[:-1]
+
+    def checked(self, name: str, length: int, crc: bytes) -> bytes:
+        field = self.take(name, length)
+        if write_crc(field) != crc:
+            raise BitstreamError(f"damaged: the {name} do not match their checksum")
+        return field
+
+    def take(self, name: str, length: int) -> bytes:
+        field = self.data[self.position : self.position + length]
+        if len(field) < length:
+            raise BitstreamError(f"{self.ending} inside the {name}")
+        self.position += length
+        return field
+
+    @property
+    def at_end(self) -> bool:
+        return self.position == len(self.data)
+
+
+def _within(name: str, value: int, smallest: int, largest: int) -> int:
+    if not smallest <= value <= largest:
+        raise BitstreamError(f"invalid: the {name} is {value:,}, allowed are {smallest:,} to {largest:,}")
+    return value
+
+
+def write_crc(covered: bytes) -> bytes:
+    return zlib.crc32(covered).to_bytes(CRC_BYTES, "little")
+
+
+def write_varint(value: int) -> bytes:
+    """Unsigned LEB128: seven bits a byte, lowest first; the top bit of a byte says that another follows."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def write_table(rows: Iterable[bytes]) -> bytes:
+    rows = list(rows)
+    return write_varint(len(rows)) + b"".join(rows)
+
+
+def inflate(stored: bytes, length: int, name: str) -> bytes:
+    stream = zlib.decompressobj()
+    try:
+        raw = stream.decompress(stored, length + 1)  # room for one byte too many, to notice a stream that has more
+    except zlib.error as error:
+        raise BitstreamError(f"invalid: {name} cannot be inflated") from error
+    if len(raw) != length or not stream.eof or stream.unused_data:
+        raise BitstreamError(f"invalid: {name} does not inflate to the length that the header promises")
+    return raw
+
+
+# Metadata: a table in the header, and the items' stored bytes after it.
+
+
+class StoredItem(NamedTuple):
+    kind: int
+    encoding: int
+    length: int
+    stored_length: int
+    crc: bytes
+
+
+def deflate_item(item: Metadata) -> tuple[bytes, bytes]:
+    """A row of the table and the stored bytes."""
+    deflated = zlib.compress(item.data, 9)
+    encoding, stored = (DEFLATE, deflated) if len(deflated) < len(item.data) else (RAW, item.data)
+    lengths = write_varint(len(item.data)) + write_varint(len(stored))
+    return bytes([item.kind, encoding]) + lengths + write_crc(stored), stored
+
+
+def read_item(header: Reader) -> StoredItem:
+    kind = header.choice("metadata kind", EXIF, ICC)
+    encoding = header.choice("metadata encoding", RAW, DEFLATE)
+    length = header.varint("metadata length", 1, MAX_METADATA_BYTES)
+    stored_length = header.varint("stored metadata length", 1, length)
+    if (stored_length == length) != (encoding == RAW):  # what deflating does not shorten is stored raw
+        raise BitstreamError("invalid: the stored length of a metadata item does not suit its encoding")
+    return StoredItem(kind, encoding, length, stored_length, header.take("metadata checksum", CRC_BYTES))
+
+
+def inflate_item(payload: Reader, item: StoredItem) -> Metadata:
+    stored = payload.checked("metadata", item.stored_length, item.crc)
+    return Metadata(item.kind, inflate(stored, item.length, "a metadata item") if item.encoding == DEFLATE else stored)
+
+
+def check_references(images: Iterable[ImageEntry], items: Sequence[StoredItem]) -> None:
+    used = set()
+    for image in images:
+        if any(index >= len(items) for index in image.metadata):
+            raise BitstreamError("invalid: an image refers to a metadata item that is not there")
+        if len({items[index].kind for index in image.metadata}) < len(image.metadata):
+            raise BitstreamError("invalid: an image has two metadata items of the same kind")
+        used.update(image.metadata)
+    if len(used) < len(items):
+        raise BitstreamError("invalid: a metadata item belongs to no image")

@@ -1,0 +1,160 @@
+"""Many pictures in one file: which ones, under which names, and that all of them can be coded before any is."""
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from nvae_codec.errors import ImageError
+
+from ..bitstreams.container import GREY8, Chunk, Container, ImageEntry, TileSet, pack
+from .batch import progress_bar, tell
+from .files import STREAM, Job, check_names, check_outputs, check_sources, display, read, write
+
+
+class Member(NamedTuple):
+    name: str  # in the archive, with "/" between its parts
+    path: Path
+
+
+def plan_archive(
+    inputs: Sequence[Path],
+    output: Path | None,
+    folder: Path | None,
+    *,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> list[Member]:
+    """What goes into an archive, after a look at the beginning of every file: hours must not be lost over the last."""
+    if folder is not None or output is None:
+        raise click.UsageError("--archive makes one file of all pictures: give its name with -o FILE.")
+    if STREAM in inputs:
+        raise click.UsageError("Standard input has no name that a picture in an archive could have.")
+    members = find_members(inputs)
+    job = Job(inputs[0], output)
+    check_names([job], (member.path for member in members), as_json)
+    check_outputs([job], None, force)
+    _check_names_inside(members)
+    _check_beginnings(members, quiet)
+    return members
+
+
+def find_members(inputs: Sequence[Path]) -> list[Member]:
+    """The files named, and all picture files in and below the folders named, sorted."""
+    check_sources([path for path in inputs if not path.is_dir()])
+    members = []
+    for path in inputs:
+        members += _inside(path) if path.is_dir() else [Member(path.name, path)]
+    return members
+
+
+def _inside(folder: Path) -> list[Member]:
+    """The picture files of a folder, whose names in the archive begin with the folder's own."""
+    from nvae_codec.images import SUFFIXES
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = [Path(place, name) for place, _, names in os.walk(folder, onerror=fail) for name in names
+             if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
+    if not found:
+        raise FileNotFoundError(errno.ENOENT, "there is no picture file in this folder", display(folder))
+    above = Path(Path(os.path.abspath(folder)).name)  # of ".", too, this is a name
+    return sorted(Member((above / path.relative_to(folder)).as_posix(), path) for path in found)
+
+
+def _check_names_inside(members: Sequence[Member]) -> None:
+    taken: dict[str, Path] = {}
+    for name, path in members:
+        if name in taken:
+            raise ImageError(f"{display(taken[name])} and {display(path)} would both be called {name} in the archive; "
+                             "names are kept apart by folders: give the folders that these lie in")
+        taken[name] = path
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ImageError(f"{display(path)}: a name in an archive must be valid UTF-8; rename the file") from None
+    # Which names a file can hold only the container knows: it is given all of them, with nothing behind them.
+    chunks = (Chunk((ImageEntry(1, 1, GREY8, 0, (), name),), (), (TileSet(1, 0),), 0, b"") for name in taken)
+    try:
+        pack(Container(bytes(8), tuple(chunks)))
+    except ValueError as error:
+        raise ImageError(str(error)) from error
+
+
+def _check_beginnings(members: Sequence[Member], quiet: bool) -> None:
+    """Refuse what the header of a file shows to be no picture that can be coded."""
+    from nvae_codec.images import picture_shape
+
+    with progress_bar("checking", "picture", quiet) as progress:
+        for number, (_, path) in enumerate(members, 1):
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise ImageError(f"{display(path)}: is no regular file, so it cannot be read twice")
+            try:
+                with open(path, "rb") as file:
+                    picture_shape(file)
+            except ImageError as error:
+                raise ImageError(f"{display(path)}: {error}") from error
+            progress(number, len(members))
+
+
+def make_archive(
+    codec,
+    inputs: Sequence[Path],
+    members: Sequence[Member],
+    output: Path,
+    *,
+    verify: bool,
+    quiet: bool,
+    as_json: bool,
+    **options,
+) -> None:
+    """Code all pictures, write the file and report. `options` are those of `Codec.compress_archive`."""
+    from nvae_codec.images import read_picture
+
+    start = time.perf_counter()
+    sizes = {"input_bytes": 0, "pixels": 0, "subpixels": 0}
+
+    def pictures() -> Iterator[tuple[str, object]]:
+        for name, path in members:
+            data = read(path)
+            try:
+                picture = read_picture(data)
+            except ImageError as error:
+                raise ImageError(f"{display(path)}: {error}") from error
+            height, width = picture.samples.shape[:2]
+            for key, size in zip(sizes, (len(data), height * width, picture.samples.size), strict=True):
+                sizes[key] += size
+            yield name, picture
+
+    name = "standard output" if output == STREAM else display(output)
+    with progress_bar(name, "picture", quiet) as progress:
+        data = codec.compress_archive(pictures(), len(members), verify=verify, progress=progress, **options)
+    write(output, data)
+    report = {
+        "inputs": list(map(str, inputs)),
+        "output": str(output),
+        "input_bytes": sizes["input_bytes"],
+        "output_bytes": len(data),
+        "pictures": len(members),
+        "pixels": sizes["pixels"],
+        "subpixels": sizes["subpixels"],
+        "bits_per_subpixel": 8 * len(data) / sizes["subpixels"],
+        "seconds": time.perf_counter() - start,
+        "model": codec.name,
+        "verified": verify,
+    }
+    tell(report, archive_line(name, len(data), report), quiet=quiet, as_json=as_json)
+
+
+def archive_line(name: str, size: int, report: dict) -> str:
+    """The line for people of a report on an archive, of which `name` is so many bytes long."""
+    count, rate = report["pictures"], report["bits_per_subpixel"]
+    told = [f"{count:,} picture{'' if count == 1 else 's'}", f"{size:,} bytes"]
+    told += [] if rate is None else [f"{rate:.3f} bits per sub-pixel"]
+    return f"{name}: {', '.join(told)}, {report['seconds']:.1f} s"

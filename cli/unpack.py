@@ -1,0 +1,318 @@
+"""Archives back into pictures: which file each becomes, and what is said of those that cannot be given back."""
+import difflib
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import click
+
+from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecError
+
+from ..bitstreams.container import GREY8, Container, ImageEntry, Recovery, recover, unpack
+from .archive import archive_line
+from .batch import Complained, Progress, progress_bar, tell
+from .files import STREAM, Job, check_inside, check_outputs, check_target, display, printable, write, write_inside
+from .main import complain
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    output: Path | None
+    folder: Path | None
+    suffix: str  # of pictures, where `output` does not say
+    only: tuple[str, ...]  # all, if empty
+    test: bool
+    recover: bool
+    max_pixels: int
+    model: str | None
+
+    def open(self, data: bytes) -> Recovery:
+        """What a file holds. Where its fingerprint is damaged, that of the model in the command line can save it."""
+        if not self.recover:
+            return Recovery(unpack(data, max_pixels=self.max_pixels), ())
+        try:
+            return recover(data, max_pixels=self.max_pixels)
+        except BitstreamError:
+            if self.model is None:
+                raise
+
+        from nvae_codec import weights
+
+        fingerprint = weights.describe(weights.resolve(self.model))["fingerprint"]
+        return recover(data, max_pixels=self.max_pixels, fingerprint=bytes.fromhex(fingerprint))
+
+    def hinted(self, error: BitstreamError, data: bytes) -> BitstreamError:
+        """`error` with a word on --recover, where that would give something back."""
+        try:
+            recovery = recover(data, max_pixels=self.max_pixels)
+        except BitstreamError:
+            return error
+        whole = len(recovery.container.images) if recovery.losses else 0
+        pictures = "the one picture that is whole" if whole == 1 else f"the {whole:,} pictures that are whole"
+        return BitstreamError(f"{error}; --recover saves {pictures}") if whole else error
+
+    def suffix_of(self, grey: bool) -> str:
+        """The format of a picture. PNM has a suffix for grey and one for colours."""
+        if self.output and self.output.suffix:
+            return self.output.suffix.lower()
+        return ".pgm" if grey and self.suffix == ".ppm" else self.suffix
+
+
+class Unpacking(NamedTuple):
+    """An archive, and the file that each picture wanted of it becomes; none, if it is only tested."""
+
+    source: Path
+    folder: Path | None  # None: the one file was named, or nothing is written
+    targets: dict[str, Path | None]
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [Job(self.source, target) for target in self.targets.values()]
+
+
+def is_archive(recovery: Recovery) -> bool:
+    """Whether pictures have names, be it those of lost ones."""
+    return any(image.name for image in recovery.container.images) or any(loss.images for loss in recovery.losses)
+
+
+def plan_unpacking(source: Path, recovery: Recovery, request: Request) -> Unpacking:
+    """Give every picture its file. Raises click.UsageError and ImageError for what the names show to be impossible."""
+    images = recovery.container.images
+    if request.only:
+        _check_known(request.only, recovery)
+    wanted = [image for image in images if not request.only or image.name in request.only]
+    if request.test or not wanted:
+        return Unpacking(source, None, {image.name: None for image in wanted})
+    for image in wanted:
+        _check_format(image, request)
+    if request.output is not None:
+        if len(wanted) > 1:
+            raise click.UsageError(f"-o is for one picture, but {display(source)} has {len(wanted):,} to unpack; "
+                                   "choose one with --only, or a folder with --output-dir.")
+        return Unpacking(source, None, {wanted[0].name: request.output})
+    folder = request.folder or _default_folder(source)
+    suffixes = {image.name: request.suffix_of(image.mode == GREY8) for image in images}
+    suffixes |= {name: request.suffix_of(grey=False) for loss in recovery.losses for name in loss.images}
+    paths = file_paths(suffixes)
+    return Unpacking(source, folder, {image.name: folder / paths[image.name] for image in wanted})
+
+
+def check_unpacking(job: Unpacking, force: bool) -> None:
+    """Refuse files that could not be written, or that would overwrite what is there."""
+    if job.folder is None:
+        return check_outputs(job.jobs, None, force)
+    for target in job.targets.values():
+        check_inside(target, job.folder)
+        check_target(target, force, create_folder=True)
+
+
+def file_paths(suffixes: dict[str, str]) -> dict[str, PurePosixPath]:
+    """The relative path that each picture gets: its name with the suffix of its new format in place of the old one.
+
+    Where two would get the same, or one that is a folder of another, they keep their full names and get the suffix
+    besides. `suffixes` are those of all pictures of a file, so that a picture gets the same path alone as with all.
+    """
+    whole_names: set[str] = set()
+    while True:
+        paths = {name: _path(name, suffix, name in whole_names) for name, suffix in suffixes.items()}
+        taken = Counter(paths.values())
+        folders = {parent for path in paths.values() for parent in path.parents}
+        clashing = {name for name, path in paths.items() if taken[path] > 1 or path in folders}
+        if not clashing:
+            return paths
+        if clashing <= whole_names:
+            raise ImageError(f"{paths[min(clashing)]} would have to be both a file and a folder; "
+                             "take it out by itself with --only and -o")
+        whole_names |= clashing
+
+
+def unpack_archive(
+    job: Unpacking,
+    request: Request,
+    data: bytes,
+    codec_for: Callable[[bytes], object],
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Decode, write and report. `codec_for` gives the codec of a fingerprint.
+
+    Raises Complained in the end if not all that was wanted could be given back.
+    """
+    start = time.perf_counter()
+    recovery = request.open(data)
+    content = recovery.container
+    if job.targets.keys() - {image.name for image in content.images}:
+        raise BitstreamError("the file has changed while it was being read")
+    output = job.folder or next(iter(job.targets.values()), None)
+    report = {
+        "input": str(job.source),
+        "output": None if output is None else str(output),
+        "input_bytes": len(data),
+        "output_bytes": None if output is None else 0,
+        "pictures": 0,
+        "pixels": 0,
+        "subpixels": 0,
+        "bits_per_subpixel": None if recovery.losses else 8 * len(data) / sum(map(_subpixels, content.images)),
+        "seconds": 0.0,
+        "model": None,
+        "verified": True,
+        "lost": [],
+        "lost_chunks": 0,
+    }
+    _tell_losses(job, request, recovery, report)
+    if job.targets:
+        codec = codec_for(content.fingerprint)
+        report["model"] = codec.name
+        _give_back(codec, content, job, request, report, quiet)
+    report["seconds"] = time.perf_counter() - start
+    failed = bool(report["lost"] or report["lost_chunks"])
+    if output is None:
+        line = archive_line(f"{display(job.source)}{'' if failed else ' is whole'}", len(data), report)
+    else:
+        name = "standard output" if output == STREAM else display(output)
+        line = archive_line(name, report["output_bytes"], report)
+    tell(report, line, quiet=quiet, as_json=as_json)
+    if failed:
+        raise Complained
+
+
+def _tell_losses(job: Unpacking, request: Request, recovery: Recovery, report: dict) -> None:
+    """Name the chunks that are lost; where only some pictures are wanted, those of them that are."""
+    for loss in recovery.losses:
+        names = [name for name in loss.images if not request.only or name in request.only]
+        if names or not request.only:
+            unknown = f"{loss.chunks:,} chunk{'' if loss.chunks == 1 else 's'} of unknown names"
+            _complain(job, loss.reason, ", ".join(map(printable, names)) or unknown)
+            report["lost"] += names
+            report["lost_chunks"] += loss.chunks
+
+
+def _give_back(codec, content: Container, job: Unpacking, request: Request, report: dict, quiet: bool) -> None:
+    """Decode and write the pictures, and then name those for which that could not be done."""
+    failures: list[tuple[NvaeCodecError, list[str]]] = []
+    files = _Files(job.folder)
+    try:
+        with progress_bar(display(job.source), "picture", quiet) as progress:
+            for names, picture in _decoded(codec, content, job.targets.keys(), progress):
+                try:
+                    if isinstance(picture, NvaeCodecError):
+                        raise picture
+                    target = job.targets[names[0]]
+                    if target is not None:
+                        suffix = request.suffix_of(grey=picture.samples.ndim == 2)
+                        report["output_bytes"] += files.write(target, picture, suffix)
+                except NvaeCodecError as error:
+                    failures.append((error, names))
+                else:
+                    height, width = picture.samples.shape[:2]
+                    report["pictures"] += 1
+                    report["pixels"] += height * width
+                    report["subpixels"] += picture.samples.size
+    finally:  # the bar is gone, also after Ctrl-C or on a full disk
+        for error, names in failures:
+            _complain(job, str(error), ", ".join(map(printable, names)))
+            report["lost"] += names
+
+
+class _Files:
+    """The files of one run, none of which replaces another."""
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+        self.written: set[tuple[int, int]] = set()
+
+    def write(self, target: Path, picture, suffix: str) -> int:
+        """The number of bytes that the picture takes as a file."""
+        from nvae_codec.images import write_picture
+
+        data = write_picture(picture, suffix)
+        if self.folder is None:
+            write(target, data)
+            return len(data)
+        if target.exists() and _identity(target) in self.written:
+            raise ImageError(f"{display(target)} was written just now from another picture; here names that differ in "
+                             "upper and lower case, or lead over links, are the same")
+        write_inside(self.folder, target, data)
+        self.written.add(_identity(target))
+        return len(data)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _decoded(
+    codec, content: Container, wanted: Collection[str], progress: Progress
+) -> Iterator[tuple[list[str], object]]:
+    """Pictures, each with its name in a list; for those that cannot be given back, their names and the error."""
+    left = set(wanted)
+    try:
+        for image, picture in codec.decompress_archive(content, only=frozenset(wanted), progress=progress):
+            left.discard(image.name)
+            yield [image.name], picture
+        return
+    except (BitstreamError, DriftError):
+        pass  # it came out of several chunks that were decoded at once; now one by one
+    for chunk in content.chunks:
+        names = [image.name for image in chunk.images if image.name in left]
+        if not names:
+            continue
+        try:
+            for image, picture in codec.decompress_archive(replace(content, chunks=(chunk,)), only=frozenset(names)):
+                names.remove(image.name)
+                yield [image.name], picture
+        except (BitstreamError, DriftError) as error:
+            yield names, error
+        left.difference_update(image.name for image in chunk.images)
+        progress(len(wanted) - len(left), len(wanted))
+
+
+def _complain(job: Unpacking, reason: str, lost: str) -> None:
+    complain(f"{display(job.source)}: {printable(reason)}; lost: {lost}")
+
+
+def _subpixels(image: ImageEntry) -> int:
+    return image.width * image.height * (1 if image.mode == GREY8 else 3)
+
+
+def _check_known(only: Iterable[str], recovery: Recovery) -> None:
+    lost = [name for loss in recovery.losses for name in loss.images]
+    known = [*(image.name for image in recovery.container.images), *lost]
+    for name in only:
+        if name not in known:
+            called = PurePosixPath(name.casefold()).name
+            close = [other for other in known if PurePosixPath(other.casefold()).name == called]
+            close += [other for other in difflib.get_close_matches(name, known, 3) if other not in close]
+            advice = f"close to it are {', '.join(close[:3])}" if close else "`nvae-codec info --list` shows the names"
+            raise ImageError(f"holds no picture called {printable(f'{name}; {advice}')}")
+
+
+def _check_format(image: ImageEntry, request: Request) -> None:
+    from nvae_codec.images import check_format
+
+    grey = image.mode == GREY8
+    try:
+        check_format(request.suffix_of(grey), grey=grey, metadata=bool(image.metadata))
+    except ImageError as error:
+        raise ImageError(f"{printable(image.name)}: {error}") from error
+
+
+def _default_folder(source: Path) -> Path:
+    if source == STREAM:
+        raise click.UsageError("Standard input is an archive: say with --output-dir where its pictures should go.")
+    folder = source.with_suffix("")
+    if folder == source:
+        raise click.UsageError(f"{display(source)} is an archive whose name has no suffix that a folder could be named "
+                               "without: give --output-dir.")
+    return folder
+
+
+def _path(name: str, suffix: str, whole: bool) -> PurePosixPath:
+    return PurePosixPath(name + suffix) if whole else PurePosixPath(name).with_suffix(suffix)

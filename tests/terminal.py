@@ -1,0 +1,46 @@
+"""The command line as tests call it, in this process or in one of its own, and what its help says."""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from click.testing import CliRunner, Result
+
+from nvae_codec.cli import main
+from nvae_codec.images import read_picture
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def invoke(*arguments: Path | str, **options) -> Result:
+    """The command in this process, ending as it should: with an exit status and never with a traceback."""
+    result = CliRunner().invoke(main.cli, list(map(str, arguments)), auto_envvar_prefix="NVAE_CODEC", **options)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result
+
+
+def spawn(*arguments: Path | str, **options) -> subprocess.Popen:
+    """The command in a process of its own."""
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": ""}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, **options}
+    return subprocess.Popen([sys.executable, "-m", "nvae_codec.cli", *map(str, arguments)], **options)
+
+
+def failure(result: Result, status: int = 1) -> str:
+    assert result.exit_code == status and result.stdout == ""
+    return result.stderr
+
+
+def same_picture(first: str | Path, second: str | Path) -> bool:
+    first, second = (read_picture(Path(path).read_bytes()) for path in (first, second))
+    return np.array_equal(first.samples, second.samples) and (first.exif, first.icc) == (second.exif, second.icc)
+
+
+def documented_keys(command: str) -> list[list[str]]:
+    """The lists of keys in a command's help, without the remarks in parentheses."""
+    text = re.sub(r"\([^)]*\)", "", " ".join(invoke(command, "--help").stdout.split()))
+    lists = re.findall(r"has the keys ([\w, ]+?)\.", text)
+    return [[key.strip() for key in keys.split(",")] for keys in lists]

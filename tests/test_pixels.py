@@ -1,0 +1,86 @@
+"""Pixels: the mixture in integers, against the float likelihood, and on the stack."""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nvae_codec.coding.ans import WORD_BITS, Stack
+from nvae_codec.coding.pixels import FLOOR, Mixture, PixelTables, pop_pixels, push_pixels
+from nvae_codec.exact.elbo import pixel_information
+from nvae_codec.model.likelihoods import mixture_log_prob
+
+TABLES = PixelTables.compute()
+
+
+def random_parameters(random: np.random.Generator, components: int, count: int, extreme: bool = False) -> np.ndarray:
+    """int64 [10 M, N]: typical values, or anything that 16 bits hold."""
+    if extreme:
+        return random.choice([-32767, -7168, -1, 0, 1, 5000, 32767], (10 * components, count)).astype(np.int64)
+    parameters = random.normal(0, 1000, (10 * components, count))
+    slots = parameters[components:].reshape(3, 3, components, count)
+    slots[:, 0] *= 3
+    slots[:, 1] = random.uniform(-7000, 500, slots[:, 1].shape)
+    return parameters.clip(-32767, 32767).astype(np.int64)
+
+
+@pytest.mark.parametrize("extreme", [False, True])
+def test_probabilities_of_all_values_sum_to_one(extreme):
+    """In integers, for every colour given the colours before it: the masses are positive and sum to the total."""
+    random = np.random.default_rng(2)
+    mixture = Mixture(random_parameters(random, 3, 400, extreme), TABLES)
+    known = [random.integers(0, 256, 400) for _ in range(2)]
+    for colour in range(3):
+        distribution = mixture.colour(colour, known[:colour])
+        masses = distribution.masses()
+        assert masses.shape == (256, 400)
+        assert (masses >= FLOOR).all()
+        assert np.array_equal(masses.sum(axis=0), distribution.total)
+        assert distribution.total.max() < 2 ** 53
+
+
+def test_information_is_that_of_the_float_likelihood():
+    """Against the network's own likelihood: the joint mixture over the three colours, to a ten thousandth."""
+    random = np.random.default_rng(3)
+    components, count = 4, 3000
+    parameters = random_parameters(random, components, count)
+    samples = pop_pixels(Stack.seeded(40_000), 3, parameters, TABLES)   # decoding random bits draws from the mixture
+    information = pixel_information(samples, Mixture(parameters, TABLES))
+    fractional_bits = np.array([10] * components + ([12] * components + [10] * 2 * components) * 3)
+    output = torch.from_numpy(parameters / 2.0 ** fractional_bits[:, None])
+    expected = -mixture_log_prob(output[None, :, None], torch.from_numpy(samples / 255.0)[None, :, None])
+    expected = expected.numpy().ravel() / math.log(2)
+    assert np.abs(information - expected).mean() < 0.05                 # single pixels: edges and scales are rounded
+    assert abs(information.sum() / expected.sum() - 1) < 1e-4
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("extreme", [False, True])
+@pytest.mark.parametrize("num_bits", [1, 5, 8])
+def test_pixels_come_back(channels, extreme, num_bits):
+    random, tables = np.random.default_rng(4), PixelTables.compute(num_bits)
+    parameters = random_parameters(random, 2, 300, extreme)
+    samples = random.integers(0, 256, (channels, 300)).astype(np.uint8)
+    stack = Stack()
+    push_pixels(stack, samples, parameters, tables)
+    assert np.array_equal(pop_pixels(stack, channels, parameters, tables), samples)
+    assert stack.height == 0
+
+
+def test_pixels_cost_their_information():
+    """Samples drawn from the mixture itself cost what their probabilities say, to a thousandth."""
+    random = np.random.default_rng(5)
+    parameters = random_parameters(random, 2, 4000)
+    stack = Stack.seeded(30_000)
+    samples = pop_pixels(stack, 3, parameters, TABLES)                  # decoding random bits draws from the model
+    fresh = Stack()
+    push_pixels(fresh, samples, parameters, TABLES)
+    information = pixel_information(samples, Mixture(parameters, TABLES)).sum()
+    assert abs(fresh.height * WORD_BITS / information - 1) < 1e-3
+
+
+def test_tables_with_wrong_values_are_noticed():
+    assert TABLES.problem() is None
+    assert PixelTables(TABLES.weight[:-1], TABLES.inverse_scale, TABLES.coefficient, TABLES.sigmoid).problem()
+    assert PixelTables(TABLES.weight, TABLES.inverse_scale, TABLES.coefficient, TABLES.sigmoid[::-1].copy()).problem()
+    assert PixelTables(TABLES.weight, TABLES.inverse_scale * 9, TABLES.coefficient, TABLES.sigmoid).problem()
