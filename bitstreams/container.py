@@ -5,9 +5,7 @@
 """
 import re
 import zlib
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, groupby, repeat
 from operator import mul
@@ -63,7 +61,7 @@ __all__ = [
 VERSION = 2
 START_BYTES = len(MAGIC) + 1 + FINGERPRINT_BYTES
 MARKER = 0xB5  # begins a chunk
-NAMED, DESCRIBED, DEFLATED = 1, 2, 4  # bits of a header's flags: names, metadata, and whether the fields are deflated
+NAMED, DESCRIBED, DEFLATED, FIRST = 1, 2, 4, 8  # flags: names, metadata, deflated fields, first chunk of the file
 
 MISPLACED = "damaged: a chunk is missing or not in its place"
 
@@ -72,20 +70,20 @@ MAX_INFLATED_BYTES = 2**24
 MAX_NAME_BYTES = 2**12
 MAX_REFERENCES = 2  # of an image: one for each kind of metadata
 MAX_DIRECT_GROUPS = 2**16 - 1
-MIN_TRELLIS_BITS, MAX_TRELLIS_BITS = 4, 20
+MIN_TRELLIS_BITS, MAX_TRELLIS_BITS = 8, 16
 
 
 @dataclass(frozen=True)
 class Loss:
     reason: str  # what BitstreamError says of it
     images: tuple[str, ...]  # their names, where the header could still be read
-    chunks: int  # how many are lost here; where a file has lost its first chunk, nothing tells if it has lost more
+    chunks: int  # how many are lost here; it may be more where the file's first chunk is not found
 
 
 @dataclass(frozen=True)
 class Recovery:
     container: Container  # of the chunks that are whole
-    losses: tuple[Loss, ...]
+    losses: tuple[Loss, ...]  # in the order of the chunks
 
 
 def pack(container: Container) -> bytes:
@@ -97,9 +95,9 @@ def pack(container: Container) -> bytes:
     if any(len(chunk.words) % WORD_BYTES for chunk in container.chunks):
         raise ValueError(f"coded words have {WORD_BYTES} bytes each, so no chunk can end inside one")
     start = _start(container.fingerprint)
-    left = reversed(range(len(container.chunks)))
+    firsts, left = chain([FIRST], repeat(0)), reversed(range(len(container.chunks)))
     try:
-        data = start + b"".join(map(_write_chunk, container.chunks, left, repeat(start)))
+        data = start + b"".join(map(_write_chunk, container.chunks, firsts, left, repeat(start)))
         comes_back = unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2) == container
     except (BitstreamError, OverflowError) as error:
         raise ValueError(f"no .nvb file can hold this: {error}") from error
@@ -119,7 +117,7 @@ def unpack(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
     chunks, tally, left = [], _Tally(), None
     while left != 0:
         sealed = _unseal(file, start)
-        if left not in (None, sealed.left + 1):
+        if sealed.is_first != (not chunks) or left not in (None, sealed.left + 1):
             raise BitstreamError(MISPLACED)
         left = sealed.left
         chunks.append(_read_chunk(file, _read_header(sealed.body, tally, max_pixels), tally))
@@ -143,40 +141,38 @@ def recover(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, fingerprint: b
     if len(data) < START_BYTES:
         raise refusal
     start, file = _open(data, fingerprint)
-    chunks, tally, whole = [], _Tally(), set()
-    losses = []  # reason, names, range of the numbers of chunks; a chunk's number is how many come after it
-    awaited, reason = None, ""  # number of the chunk that should come next, and why it may not
+    chunks, tally, first, reason = [], _Tally(), 0, ""
+    found = {}  # by its number, how many come after it: why those before a chunk may be missing, and its own loss
     while True:
         begin = file.position
         try:
             sealed = _unseal(file, start)
         except BitstreamError as error:
             reason = reason or str(error)
-            file.position = 0 if awaited is None else begin  # the start may have lost bytes too
+            file.position = begin if found else 0  # the start may have lost bytes too
             sealed = _find_chunk(file, start)
         if sealed is None:
             break
-        number = sealed.left
-        if awaited is None:
-            awaited = number if sealed.position <= START_BYTES else number + 1
-        losses.append((reason or MISPLACED, (), range(number + 1, awaited + 1)))
-        awaited, reason, names, after_header = number - 1, "", (), file.position
+        first = max(first, sealed.left if sealed.is_first else sealed.left + 1)
+        before, loss, names, after_header = reason or MISPLACED, None, (), file.position
+        reason = ""
         try:
             header = _read_header(sealed.body, tally, max_pixels)
             names = tuple(image.name for image in header.images if image.name)
             chunks.append(_read_chunk(file, header, tally))
-            whole.add(number)
         except BitstreamError as error:
             reason = str(error)
-            losses.append((reason, names, range(number, number + 1)))
+            loss = Loss(reason, names, 1)
             file.position = after_header  # where the next chunk would begin is not certain: bytes may have been lost
-    if awaited is None:
+        if loss is None or sealed.left not in found:
+            found[sealed.left] = before, loss
+    if not found:
         raise BitstreamError(
             f"{refusal}; no chunk's header is whole, or the fingerprint {start[-FINGERPRINT_BYTES:].hex()} "
             "is not the one that the file was made with"
         ) from refusal
-    losses.append((reason, (), range(awaited + 1)))
-    return Recovery(Container(start[-FINGERPRINT_BYTES:], tuple(chunks)), _count_losses(losses, sorted(whole)))
+    found[-1] = reason, None  # the end
+    return Recovery(Container(start[-FINGERPRINT_BYTES:], tuple(chunks)), _list_losses(first, found))
 
 
 def peek_fingerprint(data: bytes) -> bytes:
@@ -223,9 +219,12 @@ def _open(data: bytes, fingerprint: bytes | None = None) -> tuple[bytes, Reader]
 
 
 class _Sealed(NamedTuple):
-    position: int
     left: int  # number of chunks after this one
     body: bytes
+
+    @property
+    def is_first(self) -> bool:
+        return bool(self.body[0] & FIRST)
 
 
 def _seal(body: bytes, left: int, start: bytes) -> bytes:
@@ -244,13 +243,13 @@ def _unseal(file: Reader, start: bytes) -> _Sealed:
     covered = start + file.data[position : file.position]
     if file.take("header's checksum", CRC_BYTES) != write_crc(covered):
         raise BitstreamError("damaged: the header of a chunk does not match its checksum")
-    return _Sealed(position, left, body)
+    return _Sealed(left, body)
 
 
 # Marker, chunks left, header length and flags, as far as they can be told from other bytes without the checksum. Of
-# random bytes one in ten thousand begins so; a regular expression skips the others quickly.
+# random bytes one in five thousand begins so; a regular expression skips the others quickly.
 _LIKE_A_CHUNK = re.compile(
-    rb"%b(?=[\x80-\xff]{0,4}[\x00-\x7f][\x80-\xff]{0,3}[\x00-\x7f][\x00-\x07])" % re.escape(bytes([MARKER]))
+    rb"%b(?=[\x80-\xff]{0,4}[\x00-\x7f][\x80-\xff]{0,3}[\x00-\x7f][\x00-\x0f])" % re.escape(bytes([MARKER]))
 )
 
 
@@ -265,14 +264,17 @@ def _find_chunk(file: Reader, start: bytes) -> _Sealed | None:
     return None
 
 
-def _count_losses(losses: Iterable[tuple[str, tuple[str, ...], range]], whole: list[int]) -> tuple[Loss, ...]:
-    """Without those that another place in the file has made good; `whole` are the recovered numbers, ascending."""
-    counted = []
-    for reason, names, numbers in losses:  # a range is empty where chunks are in order, or not in their place
-        made_good = whole[bisect_left(whole, numbers.start) : bisect_left(whole, numbers.stop)]
-        if len(numbers) > len(made_good):
-            counted.append(Loss(reason, names, len(numbers) - len(made_good)))
-    return tuple(counted)
+def _list_losses(first: int, found: dict[int, tuple[str, Loss | None]]) -> tuple[Loss, ...]:
+    """What is lost of the chunks with the numbers `first` to 0."""
+    losses, awaited = [], first
+    for number in sorted(found, reverse=True):
+        before, own = found[number]
+        if awaited > number:
+            losses.append(Loss(before, (), awaited - number))
+        if own:
+            losses.append(own)
+        awaited = number - 1
+    return tuple(losses)
 
 
 # A chunk: its header's fields, the stored metadata, the words.
@@ -309,9 +311,9 @@ class _Tally:
         self.names |= new
 
 
-def _write_chunk(chunk: Chunk, left: int, start: bytes) -> bytes:
+def _write_chunk(chunk: Chunk, first: int, left: int, start: bytes) -> bytes:
     stored = list(map(deflate_item, chunk.metadata))
-    flags = NAMED * any(image.name for image in chunk.images) | DESCRIBED * bool(stored)
+    flags = first | NAMED * any(image.name for image in chunk.images) | DESCRIBED * bool(stored)
     fields = _write_fields(chunk, flags, [row for row, _ in stored])
     deflated = write_varint(len(fields)) + zlib.compress(fields, 9)
     if len(deflated) < len(fields):
@@ -348,7 +350,7 @@ def _write_fields(chunk: Chunk, flags: int, items: list[bytes]) -> bytes:
 
 def _read_header(body: bytes, tally: _Tally, max_pixels: int) -> _Header:
     header = Reader(body, "invalid: the header ends")
-    flags = header.u8("number of a header's flags", 0, NAMED | DESCRIBED | DEFLATED)
+    flags = header.u8("number of a header's flags", 0, NAMED | DESCRIBED | DEFLATED | FIRST)
     if flags & DEFLATED:
         length = header.varint("inflated length of the header", 1, MAX_INFLATED_BYTES)
         header = Reader(inflate(body[header.position :], length, "the header"), header.ending)

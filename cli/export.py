@@ -83,7 +83,7 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
     Raises ModelError where coding is not installed.
     """
     from nvae_codec.errors import ModelError
-    from nvae_codec.training.checkpoint import load_network
+    from nvae_codec.training.checkpoint import CONVERTED, load_network, save_checkpoint
     from nvae_codec.training.datasets import open_dataset
     from nvae_codec.training.processes import choose_device
     from nvae_codec.training.run import Run
@@ -111,6 +111,7 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
                               tolerance=tolerance, device=choose_device(device), report=say)
     model = weights.serialise(exported.network, notes, exported.measurement)
     card = model_card(output.stem, exported, described, _last_validation(folder / "stats.jsonl"))
+    save_checkpoint(folder / CONVERTED, exported.converted)
     write_file(output, model)
     write_file(output.with_suffix(".md"), card.encode())
     say(f"wrote {output} and {output.with_suffix('.md').name}")

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from nvae_codec.errors import ImageError
 
 from .baselines import BASELINES
-from .measure import Result, measure, nvae_codec, read_samples
-from .rates import FAILURES, table
+from .measure import FAILURES, Result, measure, nvae_codec, read_samples
+from .tables import table
 
 
 def astronaut() -> Path:

@@ -5,7 +5,7 @@ started before, and what is decoded here anyway is not verified by the encoder t
 """
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -17,10 +17,12 @@ from tqdm import tqdm
 
 from nvae_codec import __version__
 from nvae_codec.errors import DriftError, ImageError, NvaeCodecError
-from nvae_codec.images import read_picture
+from nvae_codec.images import SUFFIXES, read_picture
 
 # Different on purpose: neither the process nor its number of threads may change a single bit.
 ENCODER_THREADS, DECODER_THREADS = 1, 2
+
+FAILURES = (NvaeCodecError, OSError, MemoryError, BrokenExecutor)     # the last: a coding process was killed
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,20 @@ def _total(codec: str, results: Sequence[Result]) -> Total:
         encode_seconds=sum(result.encode_seconds for result in results),
         decode_seconds=sum(result.decode_seconds for result in results),
     )
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Path]:
+    """The files named, and the picture files right in each folder named, sorted. ImageError if a folder has none."""
+    found = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise ImageError(f"{path}: no picture file in this folder")
+            found += inside
+        else:
+            found.append(path)
+    return found
 
 
 def read_samples(path: Path) -> np.ndarray:

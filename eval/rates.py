@@ -8,43 +8,26 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, astuple
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from nvae_codec.errors import ImageError, NvaeCodecError
-from nvae_codec.images import SUFFIXES
-
 from .baselines import BASELINES
 from .measure import (
     DECODER_THREADS,
     ENCODER_THREADS,
+    FAILURES,
     ImageCodec,
     Result,
+    find_pictures,
     measure,
     nvae_codec,
     nvae_codec_across_processes,
     read_samples,
     totals,
 )
-
-FAILURES = (NvaeCodecError, OSError, MemoryError, BrokenExecutor)     # the last: a coding process was killed
-
-
-def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and the picture files right in each folder named, sorted. ImageError if a folder has none."""
-    found = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise ImageError(f"{path}: no picture file in this folder")
-            found += inside
-        else:
-            found.append(path)
-    return found
+from .tables import table
 
 
 def measure_all(pictures: Sequence[Path], codecs: Sequence[ImageCodec], folder: Path) -> list[Result]:
@@ -62,17 +45,6 @@ def measure_all(pictures: Sequence[Path], codecs: Sequence[ImageCodec], folder: 
             counter = f"[{number}/{len(pictures)}]"
             print(f"{counter} {path.name} {codec.name}: {rate}, {seconds}, exact", file=sys.stderr, flush=True)
     return results
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> str:
-    """Text in columns, the first to the left and the others to the right; numbers with thousands or three decimals."""
-    form = {str: str, int: "{:,}".format, float: "{:.3f}".format}
-    text = [[form[type(entry)](entry) for entry in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *text, strict=True)]
-    lines = []
-    for first, *others in (head, ["-" * width for width in widths], *text):
-        lines.append("  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]))
-    return "\n".join(lines)
 
 
 def report(results: Sequence[Result]) -> str:

@@ -21,7 +21,6 @@ from nvae_codec.bitstreams.container import (
 )
 from nvae_codec.coding.ans import check_coder
 from nvae_codec.coding.bits_back import Layout, Search, Tiles, decode_chains, decode_version_1, encode_chains
-from nvae_codec.coding.trellis import MAX_MEMORY, MIN_MEMORY
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.exact.network import ExactModel
 from nvae_codec.images import Picture, as_picture
@@ -231,9 +230,8 @@ class Codec:
         if not chunk.version_1:
             if sum(each.tiles for each in chunk.sets) != num_tiles:
                 raise BitstreamError("invalid: the tiles of a chunk's sets are not those of its pictures")
-            direct = max(each.direct_groups for each in chunk.sets)
-            if direct > self.model.num_groups or (direct and not MIN_MEMORY <= chunk.trellis_bits <= MAX_MEMORY):
-                raise BitstreamError("invalid: a chunk is coded in a way that its model does not know")
+            if max(each.direct_groups for each in chunk.sets) > self.model.num_groups:
+                raise BitstreamError("invalid: a chunk has more direct groups than its model has groups")
         return Layout.join([self._layout(image.height, image.width, image.mode) for image in chunk.images])
 
     def _num_tiles(self, height: int, width: int) -> int:

@@ -2,55 +2,61 @@
 
 The parts are differences between costs, each measured on the tiles of the file, from what the model promises to what
 lies on the disk: negative ELBO of the float network, of the integer network, of the integer network with its idle
-channels at rest, ideal code length of the latents and pixels that were coded, words of the stack, bytes of the file. So
-they add up to the file's size whatever they are. The negative ELBOs are means over draws of the latents; the file is
-one more draw, so that single parts are uncertain by what the ledger gives as standard error.
+channels at rest, information in the latents and pixels that were coded, words of the stacks, bytes of the file. So they
+add up to the file's size whatever they are. The negative ELBOs are means over draws of the latents, and the file is one
+more draw: single parts are uncertain by about the standard error that the ledger gives.
 """
+import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import RGB8, Chunk
+from nvae_codec.bitstreams.container import RGB8, Chunk, Container
 from nvae_codec.bitstreams.fields import deflate_item
 from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Layout, decode
-from nvae_codec.errors import BitstreamError, ModelError
+from nvae_codec.errors import BitstreamError, DriftError, ModelError
 from nvae_codec.exact.elbo import float_negative_elbo, integer_negative_elbo, same_noise
-from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.nvae import NVAE, Noise
+from nvae_codec.training.checkpoint import CONVERTED, load_network
 
-BATCH_TILES = 8
+BATCH_TILES, BATCH_PIXELS = 8, 2 ** 15    # of tiles that are measured at once, at most
 LEAST_MASS = 2.0 ** -24                   # what the coder rounds smaller probabilities up to
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Bits of a file, by cause; they may be negative. Without a float network the integer network comes first."""
+    """Bits of a file, by cause. Those of the parts after the first are what they add, and may be negative."""
 
-    float_negative_elbo_bits: float | None
-    integer_network_bits: float           # more than the float network's; without one, the whole negative ELBO
+    negative_elbo_bits: float             # of the float network if that is known, or else of the integer network
+    integer_network_bits: float | None    # integers in place of floats; None if the float network is not known
     idle_channels_bits: float             # channels at rest
     grid_bits: float                      # latents on a grid, in sets of tiles that are coded with bits-back alone
-    direct_coding_bits: float             # in the other sets, against their negative ELBO; there are no initial bits
-    coder_bits: float                     # words of the stacks against the information in what was coded
-    headers_and_checksums_bits: float
-    metadata_bits: float
-    file_bits: float
-    standard_error_bits: float            # of grid and direct coding together
+    direct_coding_bits: float             # latents coded direct or on a grid, in the other sets; no bits are initial
+    coder_bits: float                     # words of the stacks over the information in what was coded
+    headers_and_checksums_bits: int
+    metadata_bits: int
+    file_bits: int
+    standard_error_bits: float | None     # of grid and direct coding together; None where too few sets say
     subpixels: int
 
     @property
-    def negative_elbo_bits(self) -> float:
-        """Of the float network if it is known, or else of the integer network."""
-        return self.integer_network_bits if self.float_negative_elbo_bits is None else self.float_negative_elbo_bits
+    def parts(self) -> dict[str, float]:
+        """What adds up to the file, by the names of the fields."""
+        names = [field.name for field in fields(self)]
+        parts = {name: getattr(self, name) for name in names[:names.index("file_bits")]}
+        return {name: bits for name, bits in parts.items() if bits is not None}
 
     @property
     def overhead(self) -> float:
-        """The file's size above the negative ELBO, as a part of that."""
+        """The file over its negative ELBO, as a part of that."""
         return self.file_bits / self.negative_elbo_bits - 1
 
     def to_dict(self) -> dict:
@@ -58,65 +64,103 @@ class Ledger:
 
     @classmethod
     def total(cls, ledgers: Sequence["Ledger"]) -> "Ledger":
-        """The ledger of several files together."""
-        sums = {field.name: sum(getattr(each, field.name) or 0 for each in ledgers) for field in fields(cls)}
-        if any(each.float_negative_elbo_bits is None for each in ledgers):
-            if any(each.float_negative_elbo_bits is not None for each in ledgers):
-                raise ValueError("ledgers with and without a float network have no total")
-            sums["float_negative_elbo_bits"] = None
-        sums["standard_error_bits"] = sum(each.standard_error_bits ** 2 for each in ledgers) ** 0.5
+        """The ledger of several files together. Raises ValueError if the float network of only some is known."""
+        if len({each.integer_network_bits is None for each in ledgers}) != 1:
+            raise ValueError("a total takes ledgers, either all with a float network or all without")
+        columns = {field.name: [getattr(each, field.name) for each in ledgers] for field in fields(cls)}
+        sums = {name: None if None in column else sum(column) for name, column in columns.items()}
+        if sums["standard_error_bits"] is not None:
+            sums["standard_error_bits"] = math.hypot(*columns["standard_error_bits"])
         return cls(**sums)
+
+
+def load_float_network(path: Path, codec: Codec) -> NVAE:
+    """The float network that the codec's model was made of: of a run's folder what was exported, or a checkpoint's.
+
+    Raises ModelError if there is none, or if it has another shape than the model.
+    """
+    network = load_network(path / CONVERTED if (path / CONVERTED).is_file() else path)
+    try:
+        _check_shape(network, codec)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    return network
+
+
+def _check_shape(network: NVAE, codec: Codec) -> None:
+    if network.config != codec.model.network.config:
+        raise ModelError(f"this is not the float network that the model {codec.name} was made of: "
+                         "it has another configuration")
 
 
 def ledger(codec: Codec, data: bytes, float_network: NVAE | None = None, *, draws: int = 1, seed: int = 0,
            progress: Callable[[int, int], None] = lambda done, total: None) -> Ledger:
-    """The ledger of an .nvb file, which is decoded for it. `progress` counts chunks.
+    """The ledger of an .nvb file, however large, which is decoded for it.
 
-    `float_network` is the one that the model was made of. Raises as `Codec.decompress` does; BitstreamError for a file
-    of version 1, and ModelError if there are grey pictures and a float network, which has no likelihood for them.
+    `float_network` is the one that the model was made of. The negative ELBOs are means over `draws`, which follow from
+    `seed` and the pictures. `progress` counts tiles, each once as it is decoded and once for every draw.
+
+    Raises as `Codec.decompress` does. Raises BitstreamError for a file of version 1, and ModelError for a float network
+    of another shape, for grey pictures if there is a float network, which has no likelihood for them, and if a negative
+    ELBO is no positive number.
     """
-    content = container.unpack(data, max_pixels=container.MAX_SIDE ** 2)
+    if draws < 1:
+        raise ValueError(f"a ledger takes at least one draw, not {draws}")
+    content = container.unpack(data, max_pixels=container.MAX_IMAGES * container.MAX_SIDE ** 2)
     codec.check_fingerprint(content.fingerprint.hex())
     if content.version == 1:
         raise BitstreamError("a ledger is for files of version 2; decompress this one and compress it again")
-    if float_network is not None and any(image.mode != RGB8 for image in content.images):
-        raise ModelError("a float network has no likelihood for grey pictures")
-    sets: list[_Set] = []
-    for number, chunk in enumerate(content.chunks):
-        generator = torch.Generator().manual_seed(seed + number)
-        sets += _measure(codec, chunk, float_network, draws, generator)
-        progress(number + 1, len(content.chunks))
-    tiles, direct, ideal, floats, all_drawn, at_rest = np.array(sets).T
-    excess = ideal - at_rest
-    words_bits = sum(8 * len(chunk.words) for chunk in content.chunks)
+    if float_network is not None:
+        _check_shape(float_network, codec)
+        if any(image.mode != RGB8 for image in content.images):
+            raise ModelError("a float network has no likelihood for grey pictures")
+    costs = _measure(codec, content, float_network, draws, seed, progress)
+    negative_elbo = float(costs.known.sum())
+    if not 0 < negative_elbo < math.inf:
+        raise ModelError(f"the network's negative ELBO of these pictures is {negative_elbo:g} bits, to which no file "
+                         "can be compared")
+    excess, is_direct = costs.information - costs.at_rest, costs.direct_groups > 0
+    words_bits = 8 * sum(len(chunk.words) for chunk in content.chunks)
     metadata_bits = 8 * sum(len(deflate_item(item)[1]) for chunk in content.chunks for item in chunk.metadata)
     return Ledger(
-        float_negative_elbo_bits=float(floats.sum()) if float_network is not None else None,
-        integer_network_bits=float((all_drawn - floats).sum()),
-        idle_channels_bits=float((at_rest - all_drawn).sum()),
-        grid_bits=float(excess[direct == 0].sum()),
-        direct_coding_bits=float(excess[direct > 0].sum()),
-        coder_bits=float(words_bits - ideal.sum()),
+        negative_elbo_bits=negative_elbo,
+        integer_network_bits=None if float_network is None else float((costs.drawn - costs.known).sum()),
+        idle_channels_bits=float((costs.at_rest - costs.drawn).sum()),
+        grid_bits=float(excess[~is_direct].sum()),
+        direct_coding_bits=float(excess[is_direct].sum()),
+        coder_bits=float(words_bits - costs.information.sum()),
         headers_and_checksums_bits=8 * len(data) - words_bits - metadata_bits,
         metadata_bits=metadata_bits,
         file_bits=8 * len(data),
-        standard_error_bits=float(np.sqrt(np.square(excess - tiles * excess.sum() / tiles.sum()).sum())),
+        standard_error_bits=_standard_error(excess[~is_direct], costs.tiles[~is_direct], costs.tiles.sum()),
         subpixels=sum(image.width * image.height * (3 if image.mode == RGB8 else 1) for image in content.images))
 
 
-class _Set(NamedTuple):
-    """A set of tiles. What is measured is in bits."""
+class _Costs(NamedTuple):
+    """Of every set of tiles, [sets] each. All but the first two are bits."""
 
-    tiles: int
-    direct_groups: int
-    ideal: float                          # information in what was coded
-    float_negative_elbo: float            # 0 without a float network
-    all_drawn: float                      # negative ELBO of the integer network, no channel being idle
-    at_rest: float                        # the same with its idle channels
+    tiles: np.ndarray
+    direct_groups: np.ndarray
+    information: np.ndarray               # in the latents and pixels that were coded
+    known: np.ndarray                     # negative ELBO of the float network, or of the integer network without one
+    drawn: np.ndarray                     # of the integer network with all channels drawn
+    at_rest: np.ndarray                   # of the integer network with its idle channels at rest
+
+
+def _standard_error(excess: np.ndarray, tiles: np.ndarray, all_tiles: int) -> float | None:
+    """Of what `all_tiles` cost over their negative ELBO, by how much this differs between sets of `tiles`.
+
+    It is taken to be the same for all tiles but for noise. None if there are fewer than two sets.
+    """
+    if len(excess) < 2:
+        return None
+    deviations = excess - tiles * excess.sum() / tiles.sum()
+    variance = (np.square(deviations) / tiles).sum() / (len(excess) - 1)         # of a tile
+    return float(np.sqrt(variance * all_tiles))
 
 
 class _MeteredStack(Stack):
-    """A stack that adds up the information in what is popped, and takes off that in what is pushed."""
+    """A stack that adds up the information in what a decoder takes off, less that in what it puts back."""
 
     def __init__(self, words: np.ndarray):
         super().__init__(words)
@@ -124,12 +168,12 @@ class _MeteredStack(Stack):
 
     def pop_standard_normals(self, count: int, deviation: float, half_width: int) -> np.ndarray:
         points = super().pop_standard_normals(count, deviation, half_width)
-        self.information += _normal_information(points, 0.0, deviation)
+        self.information += _normal_information(points, 0.0, deviation, half_width)
         return points
 
     def push_normals(self, symbols: np.ndarray, means: np.ndarray, deviations: np.ndarray, half_width: int) -> None:
         super().push_normals(symbols, means, deviations, half_width)
-        self.information -= _normal_information(symbols, means, deviations)
+        self.information -= _normal_information(symbols, means, deviations, half_width)
 
     def pop_bits(self, probabilities: np.ndarray) -> np.ndarray:
         bits = super().pop_bits(probabilities)
@@ -138,40 +182,72 @@ class _MeteredStack(Stack):
         return bits
 
 
-def _normal_information(points: np.ndarray, means: np.ndarray | float, deviations: np.ndarray | float) -> float:
-    """-log2 of the probabilities of integers whose distributions are rounded normal ones."""
-    # Of both tails the one that is not near 1: differences there have all their digits.
+def _normal_information(points: np.ndarray, means: np.ndarray | float, deviations: np.ndarray | float,
+                        half_width: int) -> float:
+    """-log2 of the probabilities of integers whose distributions are normal ones, rounded.
+
+    The means lie between the outermost points, to which all that is beyond them belongs.
+    """
+    # Both ends of a point's interval as distances from the mean: below it the distribution function has all its digits.
     distance = torch.from_numpy(np.abs(points - means) / deviations)
     half = torch.as_tensor(0.5 / deviations)
-    mass = torch.special.ndtr(half - distance) - torch.special.ndtr(-half - distance)
+    beyond = torch.special.ndtr(-half - distance)
+    beyond[torch.from_numpy(np.abs(points) == half_width)] = 0
+    mass = torch.special.ndtr(half - distance) - beyond
     return float(-torch.log2(mass.clamp(min=LEAST_MASS)).sum())
 
 
-def _measure(codec: Codec, chunk: Chunk, float_network: NVAE | None, draws: int,
-             generator: torch.Generator) -> list[_Set]:
-    """The sets of a chunk, in the order in which they are decoded."""
-    layout, sets, end = codec.layout_of(chunk), [], sum(each.tiles for each in chunk.sets)
+def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws: int, seed: int,
+             progress: Callable[[int, int], None]) -> _Costs:
+    """The costs of all chunks' sets, in the order of coding."""
+    layouts = [codec.layout_of(chunk) for chunk in content.chunks]
+    together = max(1, min(BATCH_TILES, BATCH_PIXELS // codec.model.tile_side ** 2))
+    done, total = 0, (1 + draws) * sum(layout.count for layout in layouts)
+
+    def count(tiles: int) -> None:
+        nonlocal done
+        done += tiles
+        progress(done, total)
+
+    rows = []
+    for chunk, layout in zip(content.chunks, layouts, strict=True):
+        samples, information = _decode(codec, chunk, layout, count)
+        generator = torch.Generator().manual_seed((seed + zlib.crc32(samples)) % 2 ** 32)
+        bits = np.zeros((3, layout.count))
+        for start in range(0, layout.count, together):
+            part = slice(start, start + together)
+            for _ in range(draws):
+                bits[:, part] += _negative_elbos(codec, samples[part], layout.part(part), float_network,
+                                                 same_noise(generator)) / draws
+                count(len(samples[part]))
+        tiles, direct_groups = np.array(chunk.sets).T
+        rows.append([tiles, direct_groups, information, *np.add.reduceat(bits, np.cumsum(tiles) - tiles, axis=1)])
+    return _Costs(*map(np.concatenate, zip(*rows, strict=True)))
+
+
+def _decode(codec: Codec, chunk: Chunk, layout: Layout, count: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
+    """The samples of a chunk's tiles, uint8 [N, 3, side, side], and the information in every set. `count`s tiles."""
     stack = _MeteredStack(np.frombuffer(chunk.words, dtype="<u4"))
+    samples, information, end = [], [], layout.count
     for each in reversed(chunk.sets):
-        part = layout.part(slice(end - each.tiles, end))
-        end -= each.tiles
         before = stack.information
-        (samples,) = decode(codec.model, [stack], [part], [each.direct_groups], [chunk.trellis_bits])
-        costs = sum(_negative_elbos(codec, samples[start:start + BATCH_TILES],
-                                    part.part(slice(start, start + BATCH_TILES)), float_network, generator)
-                    for _ in range(draws) for start in range(0, each.tiles, BATCH_TILES)) / draws
-        sets.append(_Set(*each, stack.information - before, *costs))
-    return sets
+        (decoded,) = decode(codec.model, [stack], [layout.part(slice(end - each.tiles, end))], [each.direct_groups],
+                            [chunk.trellis_bits])
+        samples.append(decoded)
+        information.append(stack.information - before)
+        end -= each.tiles
+        count(each.tiles)
+    if stack.height:
+        raise DriftError("the file does not decode to what was coded: this machine computes other probabilities")
+    return np.concatenate(samples[::-1]), np.array(information[::-1])
 
 
 def _negative_elbos(codec: Codec, samples: np.ndarray, layout: Layout, float_network: NVAE | None,
-                    generator: torch.Generator) -> np.ndarray:
-    """Bits of tiles together: of the float network or 0, of the integer network with all channels drawn, and idle."""
-    network, tiles, noise = codec.model.network, torch.from_numpy(samples), same_noise(generator)
-    nats = [float_negative_elbo(float_network, tiles, noise, layout).sum() if float_network else 0.0]
-    nats.append(integer_negative_elbo(network, tiles, noise, layout).sum())
-    resting = network.latent_idle.any()
-    nats.append(integer_negative_elbo(network, tiles, noise, layout, idle=True).sum() if resting else nats[-1])
-    low_bits = codec.model.pixel_tables.low_bits * (layout.sizes.prod(axis=1) * layout.channels).sum()
-    known = np.array([float_network is not None, True, True])           # low bits are coded as they are
-    return np.array(nats) / np.log(2) + low_bits * known
+                    noise: Noise) -> np.ndarray:
+    """Bits of every tile, [3, B], as in the last three of `_Costs`."""
+    network, tiles = codec.model.network, torch.from_numpy(samples)
+    drawn = integer_negative_elbo(network, tiles, noise, layout)
+    at_rest = integer_negative_elbo(network, tiles, noise, layout, idle=True) if network.latent_idle.any() else drawn
+    known = drawn if float_network is None else float_negative_elbo(float_network, tiles, noise, layout)
+    low_bits = codec.model.pixel_tables.low_bits * layout.sizes.prod(axis=1) * layout.channels   # coded as they are
+    return np.stack([known, drawn, at_rest]) / np.log(2) + low_bits

@@ -168,15 +168,15 @@ def test_files_and_archives_in_one_run(here, toy_model_path):
 def test_pictures_are_read_as_they_are_needed(tmp_path, monkeypatch, toy_model_path):
     from nvae_codec.codec import Codec
 
-    for number in range(18):
+    for number in range(40):
         (tmp_path / f"{number:02}.png").write_bytes(write_picture(Picture(np.full((1, 1), number, np.uint8))))
     events, read, encode = [], images.read_picture, Codec._encode
     monkeypatch.setattr(images, "read_picture", lambda data: events.append("read") or read(data))
     monkeypatch.setattr(Codec, "_encode", lambda *arguments: events.append("encode") or encode(*arguments))
     options = ["--archive", "-o", tmp_path / "set.nvb", "--model", toy_model_path, "--no-verify", "--effort", 1]
     assert invoke("compress", tmp_path, *options, "--chunk-pixels", 1).exit_code == 0
-    assert [len(names) for names in chunk_names((tmp_path / "set.nvb").read_bytes())] == 18 * [1]
-    assert events.index("encode") < 18 and events.count("read") == 18
+    assert [len(names) for names in chunk_names((tmp_path / "set.nvb").read_bytes())] == 40 * [1]
+    assert events.index("encode") < 20 and events.count("read") == 40
 
 
 def test_options_reach_the_codec(here, monkeypatch, toy_model_path):

@@ -26,7 +26,7 @@ RATES = ((0, 1), (1, 32), (1, 24), (1, 20), (1, 16), (1, 14), (1, 12), (1, 10), 
          (2, 7), (1, 3), (2, 5), (1, 2), (3, 5), (2, 3), (4, 5), (1, 1), (5, 4), (3, 2), (7, 4), (2, 1), (5, 2), (3, 1),
          (4, 1), (5, 1), (6, 1), (7, 1), (8, 1))
 LONGEST = max(latents for _, latents in RATES)
-MIN_MEMORY, MAX_MEMORY = 8, 16
+MIN_MEMORY, MAX_MEMORY = 8, 16             # that the file format allows
 SEARCH_BYTES = 2 ** 27                    # for the paths of the blocks that are searched at once
 
 
@@ -42,6 +42,8 @@ class DirectCode:
 @cache
 def codewords(memory: int) -> np.ndarray:
     """Draws from N(0, 1) in units of 2**-8, int32 [2**memory, 32]: what words of the fixed generator decode to."""
+    if not MIN_MEMORY <= memory <= MAX_MEMORY:
+        raise ValueError(f"a trellis of {memory} bits; {MIN_MEMORY} to {MAX_MEMORY} are allowed")
     count = LONGEST << memory
     stack = Stack.seeded(count)           # a draw takes 24 bits at most
     return stack.pop_standard_normals(count, 2.0 ** MAX_STEP, HALF_WIDTH << MAX_STEP).reshape(-1, LONGEST)

@@ -33,6 +33,7 @@ class Exported:
     """An integer network, and what making it showed."""
 
     network: ExactNetwork
+    converted: NVAE                       # the float network, with the statistics of batch norms that were kept
     comparison: Comparison                # of all channels, without grids
     idle_cost: float                      # what idle channels add to the integers' negative ELBO, as a part of it
     grid_cost: float                      # and what the coder's grids add
@@ -73,7 +74,7 @@ def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, check: Imag
                          f"{100 * tolerance:g} % allowed; more images to calibrate on may help, or a larger tolerance")
     calibrate(exact, fixed_batch(training, _worth(CHOOSING_PIXELS, side ** 2, CHOOSING_IMAGES), seed=2), report)
     with_idle, measurement = _with_idle_channels(exact, checked, comparison), measure(exact, checked)
-    exported = Exported(exact, comparison, with_idle / comparison.integer_bits_per_dim - 1,
+    exported = Exported(exact, network, comparison, with_idle / comparison.integer_bits_per_dim - 1,
                         measurement.bits / num_dimensions(network.config) / with_idle - 1, measurement, compared_on,
                         statistics)
     report(f"on {compared_on}, idle channels add {exported.idle_cost:+.4%} and grids {exported.grid_cost:+.4%}; "
