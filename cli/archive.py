@@ -12,8 +12,9 @@ import click
 from nvae_codec.errors import ImageError
 
 from ..bitstreams.container import GREY8, Chunk, Container, ImageEntry, TileSet, pack
-from .batch import progress_bar, tell
+from .batch import Examine, progress_bar, tell
 from .files import STREAM, Job, check_names, check_outputs, check_sources, display, read, write
+from .ledger import check_colour
 
 
 class Member(NamedTuple):
@@ -29,8 +30,12 @@ def plan_archive(
     force: bool,
     quiet: bool,
     as_json: bool,
+    colour: bool = False,
 ) -> list[Member]:
-    """What goes into an archive, after a look at the beginning of every file: hours must not be lost over the last."""
+    """What goes into an archive, after a look at the beginning of every file: hours must not be lost over the last.
+
+    With `colour`, grey pictures are refused.
+    """
     if folder is not None or output is None:
         raise click.UsageError("--archive makes one file of all pictures: give its name with -o FILE.")
     if STREAM in inputs:
@@ -40,7 +45,7 @@ def plan_archive(
     check_names([job], (member.path for member in members), as_json)
     check_outputs([job], None, force)
     _check_names_inside(members)
-    _check_beginnings(members, quiet)
+    _check_beginnings(members, quiet, colour)
     return members
 
 
@@ -87,7 +92,7 @@ def _check_names_inside(members: Sequence[Member]) -> None:
         raise ImageError(str(error)) from error
 
 
-def _check_beginnings(members: Sequence[Member], quiet: bool) -> None:
+def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> None:
     """Refuse what the header of a file shows to be no picture that can be coded."""
     from nvae_codec.images import picture_shape
 
@@ -97,7 +102,9 @@ def _check_beginnings(members: Sequence[Member], quiet: bool) -> None:
                 raise ImageError(f"{display(path)}: is no regular file, so it cannot be read twice")
             try:
                 with open(path, "rb") as file:
-                    picture_shape(file)
+                    shape = picture_shape(file)
+                if colour:
+                    check_colour(shape)
             except ImageError as error:
                 raise ImageError(f"{display(path)}: {error}") from error
             progress(number, len(members))
@@ -112,9 +119,10 @@ def make_archive(
     verify: bool,
     quiet: bool,
     as_json: bool,
+    examine: Examine | None = None,
     **options,
 ) -> None:
-    """Code all pictures, write the file and report. `options` are those of `Codec.compress_archive`."""
+    """Code all pictures, write the file, `examine` it and report. `options` are those of `Codec.compress_archive`."""
     from nvae_codec.images import read_picture
 
     start = time.perf_counter()
@@ -149,7 +157,8 @@ def make_archive(
         "model": codec.name,
         "verified": verify,
     }
-    tell(report, archive_line(name, len(data), report), quiet=quiet, as_json=as_json)
+    more, lines = examine(name, data) if examine else ({}, "")
+    tell(report | more, archive_line(name, len(data), report) + lines, quiet=quiet, as_json=as_json)
 
 
 def archive_line(name: str, size: int, report: dict) -> str:

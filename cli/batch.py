@@ -13,6 +13,7 @@ from .main import FAILURES, complain, sentence
 
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]  # done, in all
+Examine = Callable[[str, bytes], tuple[dict, str]]  # of a name and the file made: what a report and a line say besides
 
 
 class Complained(Exception):
@@ -74,10 +75,11 @@ def run(
     verified: bool,
     quiet: bool,
     as_json: bool,
+    examine: Examine | None = None,
 ) -> None:
-    """Read, `code`, write and report one file after the other."""
+    """Read, `code`, write, `examine` and report one file after the other."""
     each(jobs, lambda job: display(job.source), lambda job: run_one(
-        job, read, code, verified=verified, quiet=quiet, as_json=as_json))
+        job, read, code, verified=verified, quiet=quiet, as_json=as_json, examine=examine))
 
 
 def run_one(
@@ -88,8 +90,9 @@ def run_one(
     verified: bool,
     quiet: bool,
     as_json: bool,
+    examine: Examine | None = None,
 ) -> None:
-    """`load` the input, `code`, write and report."""
+    """`load` the input, `code`, write, `examine` the output and report."""
     start = time.perf_counter()
     data = load(job.source)
     with progress_bar(display(job.source), "tile", quiet) as progress:
@@ -97,7 +100,8 @@ def run_one(
     if job.target is not None:
         write(job.target, coded.output)
     report = _report(job, len(data), coded, verified, time.perf_counter() - start)
-    tell(report, _line(job, report), quiet=quiet, as_json=as_json)
+    more, lines = examine(display(job.source), coded.output) if examine else ({}, "")
+    tell(report | more, _line(job, report) + lines, quiet=quiet, as_json=as_json)
 
 
 def tell(report: dict, line: str, *, quiet: bool, as_json: bool) -> None:

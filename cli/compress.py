@@ -6,6 +6,7 @@ import click
 from .archive import make_archive, plan_archive
 from .batch import Coded, Progress, batch_options, run, use_threads
 from .files import Job, plan
+from .ledger import Ledgers, check_colour
 
 MAX_CHUNK_PIXELS = 2 ** 24  # larger chunks gain nothing, and the header of one with many small pictures has its limit
 
@@ -20,6 +21,12 @@ MAX_CHUNK_PIXELS = 2 ** 24  # larger chunks gain nothing, and the header of one 
               help="How long to look for the latents of the first tiles: each step takes four times as long, and saves "
                    "bytes in small files above all. Decoding takes the same time.  [default: 3]")
 @click.option("--no-verify", is_flag=True, help="Do not decode and compare each result. Halves the time.")
+@click.option("--ledger", is_flag=True, help="Measure what each file's bits are for. Takes longer than the coding.")
+@click.option("--float-network", metavar="RUN", type=click.Path(path_type=Path),
+              help="For --ledger: the folder of the training run that the model was made of, or a checkpoint. Its "
+                   "negative ELBO is then the first line. For colour pictures.")
+@click.option("--draws", metavar="N", type=click.IntRange(min=1),
+              help="For --ledger: draws of the latents, of which a negative ELBO is the mean.  [default: 1]")
 def compress(
     inputs: tuple[Path, ...],
     output: Path | None,
@@ -33,6 +40,9 @@ def compress(
     chunk_pixels: int | None,
     effort: int | None,
     no_verify: bool,
+    ledger: bool,
+    float_network: Path | None,
+    draws: int | None,
 ) -> None:
     """Code pictures into .nvb files, without loss.
 
@@ -44,6 +54,12 @@ def compress(
     its suffix; hidden files are passed over, and links to folders are not followed. It is written whole, or not at all
     if one of them cannot be coded. `decompress` gives back all or some of the pictures, and `info --list` their names.
 
+    With --ledger a table under a file's line says what its bits are for: the model's negative ELBO, and what was added
+    to it by integers in place of floats (known with --float-network only), by latent channels at rest, by the grid that
+    latents lie on, by direct coding of the first tiles, by the coder, by headers, by metadata. The parts add up to the
+    file. Small ones mean little against their standard error, which more --draws make smaller. With -q there is no
+    table, and the ledger is measured for --json only.
+
     \b
     Examples:
       nvae-codec compress photo.png
@@ -52,6 +68,7 @@ def compress(
       nvae-codec compress icon.png --effort 5
       nvae-codec compress photos/ --archive -o set.nvb
       nvae-codec compress icons/ logo.png --archive --chunk-pixels 65536 -o icons.nvb
+      nvae-codec compress photo.png --ledger --model mine.safetensors --float-network runs/mine
       djpeg photo.jpg | nvae-codec compress - > photo.nvb
 
     \b
@@ -60,9 +77,19 @@ def compress(
     With --archive the one object has the keys inputs (a list), output, input_bytes (of all
     pictures' files), output_bytes, pictures, pixels, subpixels, bits_per_subpixel (all bytes
     over all sub-pixels), seconds, model, verified.
+    With --ledger both have ledger, too, measured after the seconds. This has the keys
+    negative_elbo_bits (of the float network; of the integer network without --float-network),
+    integer_network_bits (null without --float-network), idle_channels_bits, grid_bits,
+    direct_coding_bits, coder_bits, headers_and_checksums_bits, metadata_bits, file_bits (the
+    sum of those before), standard_error_bits (of grid and direct coding together; null where
+    too few sets of tiles say it), subpixels, overhead (of the file over its negative ELBO, as
+    a part of that).
     """
+    if not ledger and (float_network is not None or draws is not None):
+        raise click.UsageError("--float-network and --draws are for a --ledger.")
     if archive:
-        members = plan_archive(inputs, output, folder, force=force, quiet=quiet, as_json=as_json)
+        members = plan_archive(inputs, output, folder, force=force, quiet=quiet, as_json=as_json,
+                               colour=float_network is not None)
     else:
         jobs = plan(inputs, ".nvb", output=output, folder=folder, force=force, as_json=as_json,
                     of_folders="give the files in it, or --archive for one file of them all")
@@ -73,14 +100,17 @@ def compress(
     use_threads(threads)
     codec = Codec.load(model)
     effort = effort or DEFAULT_EFFORT
+    examine = Ledgers(codec, float_network, draws or 1, quiet) if ledger and (as_json or not quiet) else None
     if archive:
         make_archive(codec, inputs, members, output, verify=not no_verify, quiet=quiet, as_json=as_json,
-                     chunk_pixels=chunk_pixels or CHUNK_PIXELS, effort=effort)
+                     examine=examine, chunk_pixels=chunk_pixels or CHUNK_PIXELS, effort=effort)
         return
 
     def code(job: Job, data: bytes, progress: Progress) -> Coded:
         picture = read_picture(data)
+        if float_network is not None:
+            check_colour(picture.samples.shape)
         stream = codec.compress(picture, effort=effort, verify=not no_verify, progress=progress)
         return Coded(picture.samples.shape, stream, len(stream), codec.name)
 
-    run(jobs, code, verified=not no_verify, quiet=quiet, as_json=as_json)
+    run(jobs, code, verified=not no_verify, quiet=quiet, as_json=as_json, examine=examine)

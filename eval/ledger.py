@@ -7,114 +7,173 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from nvae_codec.errors import DriftError, ImageError
-from nvae_codec.ledger import Ledger, ledger
+from nvae_codec.errors import DriftError, ImageError, NvaeCodecError
+from nvae_codec.images import Picture
 
-from .measure import read_samples
-from .rates import FAILURES, find_pictures, table
+from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
+from .measure import FAILURES, find_pictures, read_samples, with_bar
+from .tables import ledger_table, table
 
-PARTS = [field.name for field in fields(Ledger) if field.name.endswith("_bits")]
+if TYPE_CHECKING:
+    from nvae_codec.ledger import Ledger
+
+ARCHIVE = "archive"
+KEYS = """\
+ledger.json has files, a list with an object for each file, and total, which is their
+sum. Each object has the keys negative_elbo_bits (of the float network; of the integer
+network without --float-network), integer_network_bits (null without --float-network),
+idle_channels_bits, grid_bits, direct_coding_bits, coder_bits,
+headers_and_checksums_bits, metadata_bits, file_bits (the sum of those before),
+standard_error_bits (of grid and direct coding together; null where too few sets of
+tiles say it), subpixels, overhead (the file over its negative ELBO, as a part of that).
+That of a file begins with the keys file, pictures, encode_seconds, decode_seconds.
+"""
 
 
-def pictures_of(options: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and uint8 samples of the pictures that the options name, cut as they say."""
+class Item(NamedTuple):
+    """A picture that is read when it is needed."""
+
+    name: str
+    load: Callable[[], np.ndarray]        # uint8 [H, W] or [H, W, 3]
+
+
+def items_of(options: argparse.Namespace) -> list[Item]:
+    """The pictures that the options name, cut as they say. Raises ImageError where there are none."""
     if options.dataset:
-        from nvae_codec.training.datasets import DATASETS, open_dataset
+        from nvae_codec.training.datasets import ALIASES, DATASETS, open_dataset
 
-        known = open_dataset(options.dataset, options.data, side=DATASETS[options.dataset].side, report=lambda line: None)
-        count = min(options.images or len(known.validation), len(known.validation))
-        found = ((f"{number:05}", known.validation.item(number, None).transpose(1, 2, 0)) for number in range(count))
+        name = ALIASES.get(options.dataset, options.dataset)
+        colour = {each: kind.side for each, kind in DATASETS.items() if kind.side and kind.channels == 3}
+        if name not in colour:
+            raise ImageError(f"there is no data set {name!r} of colour images; there are {', '.join(colour)}")
+        images = open_dataset(name, options.data, side=colour[name], report=lambda line: None).validation
+        items = [Item(f"{number:05}", partial(_image, images, number)) for number in range(len(images))]
     else:
-        paths = find_pictures(options.pictures)[:options.images]
-        found = ((path.name, read_samples(path)) for path in paths)
-    for name, samples in found:
-        if options.crop:
-            height, width = samples.shape[:2]
-            if min(height, width) < options.crop:
-                raise ImageError(f"{name}: {width} x {height} pixels are too few for a crop of {options.crop}")
-            top, left = (height - options.crop) // 2, (width - options.crop) // 2
-            samples = samples[top:top + options.crop, left:left + options.crop]
-        yield name, np.ascontiguousarray(samples)
+        items = [Item(path.name, partial(read_samples, path)) for path in find_pictures(options.pictures)]
+    items = items[:options.images]
+    if not items:
+        raise ImageError("no images are held out for validation or testing")
+    if options.crop:
+        items = [Item(name, partial(_cropped, name, load, options.crop)) for name, load in items]
+    return items
 
 
-def measure_files(options: argparse.Namespace, folder: Path) -> tuple[list[dict], Ledger]:
-    """Make the files in `folder`, check them, and open their ledgers: a row for each, and the total."""
-    from nvae_codec.bitstreams.container import unpack
-    from nvae_codec.codec import Codec
-    from nvae_codec.images import Picture
-    from nvae_codec.training.checkpoint import load_network
+def _image(images, number: int) -> np.ndarray:
+    return np.ascontiguousarray(images.item(number, None).transpose(1, 2, 0))
 
-    codec = Codec.load(options.model)
-    float_network = load_network(options.float) if options.float else None
-    rows, ledgers = [], []
+
+def _cropped(name: str, load: Callable[[], np.ndarray], side: int) -> np.ndarray:
+    samples = load()
+    height, width = samples.shape[:2]
+    if min(height, width) < side:
+        raise ImageError(f"{name}: {width} x {height} pixels are too few for a crop of {side}")
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.ascontiguousarray(samples[top:top + side, left:left + side])
+
+
+def check_items(items: Sequence[Item], *, archive: bool, colour: bool) -> None:
+    """Find out now, not after hours, what cannot be read or measured. Raises ImageError."""
+    names = set()
+    for name, load in tqdm(items, desc="checking", unit="picture", disable=None, leave=False):
+        if archive and name in names:
+            raise ImageError(f"two pictures are called {name}, which they cannot be in one archive")
+        names.add(name)
+        if load().ndim == 2 and colour:
+            raise ImageError(f"{name}: a float network has no likelihood for grey pictures; leave out --float-network")
+
+
+class _Reading:
+    """Pictures for an archive, one after the other; what they were is known afterwards, and how long reading took."""
+
+    def __init__(self, items: Sequence[Item]):
+        self.items, self.digests, self.seconds = items, [], 0.0
+
+    def __iter__(self) -> Iterator[tuple[str, Picture]]:
+        for name, load in self.items:
+            start = time.perf_counter()
+            samples = load()
+            self.digests.append(_digest(samples))
+            self.seconds += time.perf_counter() - start
+            yield name, Picture(samples)
+
+
+def _digest(samples: np.ndarray) -> bytes:
+    return sha256(repr(samples.shape).encode() + samples.tobytes()).digest()
+
+
+def measure_file(codec, float_network, items: Sequence[Item], path: Path,
+                 options: argparse.Namespace) -> tuple[dict, "Ledger"]:
+    """Make the file at `path` of one picture or as an archive, check it, and open its ledger: a row, and the ledger.
+
+    Raises DriftError if other samples come back.
+    """
+    from nvae_codec.ledger import ledger
+
+    start, reading = time.perf_counter(), _Reading(items)
     if options.archive:
-        pictures = list(pictures_of(options))
-        jobs: Iterator[tuple[str, list]] = iter([("archive", pictures)])
-        total = 1
+        compress, given = codec.compress_archive, (reading, len(items))
     else:
-        jobs = ((name, [(name, samples)]) for name, samples in pictures_of(options))
-        total = None
-    for name, pictures in tqdm(jobs, total=total, unit="file", disable=None, leave=False):
-        start = time.perf_counter()
-        if options.archive:
-            data = _with_bar("encode", len(pictures), lambda bar, pictures=pictures: codec.compress_archive(
-                ((each, Picture(samples)) for each, samples in pictures), len(pictures), effort=options.effort,
-                verify=False, progress=bar))
-        else:
-            data = codec.compress(pictures[0][1], effort=options.effort, verify=False)
-        encoded = time.perf_counter()
-        path = folder / f"{Path(name).stem}.nvb"
-        path.write_bytes(data)
-        content = unpack(path.read_bytes())
-        decoded = _with_bar("decode", len(pictures), lambda bar, content=content: [
-            picture.samples for _, picture in codec.decompress_archive(content, progress=bar)])
-        seconds = encoded - start, time.perf_counter() - encoded
-        if not all(np.array_equal(was, now) for (_, was), now in zip(pictures, decoded, strict=True)):
-            raise DriftError(f"{name}: other samples came back")
-        entry = _with_bar("ledger", len(content.chunks), lambda bar, data=data: ledger(
-            codec, data, float_network, draws=options.draws, progress=bar))
+        ((_, picture),) = reading
+        compress, given = codec.compress, (picture,)
+    data = with_bar("encode", compress, *given, effort=options.effort, verify=False)
+    encode_seconds = time.perf_counter() - start - reading.seconds
+    path.write_bytes(data)
+    start = time.perf_counter()
+    content = unpack(path.read_bytes(), max_pixels=MAX_IMAGES * MAX_SIDE ** 2)
+    decoded = with_bar("decode", lambda progress: [
+        _digest(picture.samples) for _, picture in codec.decompress_archive(content, progress=progress)])
+    decode_seconds = time.perf_counter() - start
+    if decoded != reading.digests:
+        raise DriftError("other samples came back")
+    entry = with_bar("ledger", ledger, codec, data, float_network, draws=options.draws)
+    row = {"file": path.name, "pictures": len(items), "encode_seconds": encode_seconds,
+           "decode_seconds": decode_seconds, **entry.to_dict()}
+    return row, entry
+
+
+def measure_files(options: argparse.Namespace, folder: Path) -> tuple[list[dict], "Ledger"]:
+    """Make the files in `folder` and measure them: a row for each, and the total."""
+    from nvae_codec.codec import Codec
+    from nvae_codec.ledger import Ledger, load_float_network
+
+    codec, items = Codec.load(options.model), items_of(options)
+    float_network = load_float_network(options.float_network, codec) if options.float_network else None
+    check_items(items, archive=options.archive, colour=float_network is not None)
+    if options.archive:
+        jobs = [(ARCHIVE, f"{ARCHIVE}.nvb", items)]
+    else:
+        jobs = [(item.name, f"{number:04}-{Path(item.name).stem}.nvb", [item]) for number, item in enumerate(items, 1)]
+    rows, ledgers = [], []
+    for name, file, members in tqdm(jobs, unit="file", disable=None, leave=False):
+        try:
+            row, entry = measure_file(codec, float_network, members, folder / file, options)
+        except NvaeCodecError as error:
+            raise type(error)(f"{name}: {error}") from error
+        rows.append(row)
         ledgers.append(entry)
-        rows.append({"file": name, "pictures": len(pictures), "encode_seconds": seconds[0],
-                     "decode_seconds": seconds[1], **entry.to_dict()})
-    if not rows:
-        raise ImageError("there is no picture")
     return rows, Ledger.total(ledgers)
 
 
-def _with_bar(verb: str, total: int, work):
-    with tqdm(desc=verb, total=total, leave=False, disable=None) as bar:
-        return work(lambda done, _: bar.update(done - bar.n))
-
-
-def describe(rows: Sequence[dict], total: Ledger) -> str:
+def describe(rows: Sequence[dict], total: "Ledger") -> str:
     """Tables for people: every file, then the parts of all files together."""
     head = ("file", "bytes", "bits/sub-pixel", "negative ELBO", "overhead %", "encode s", "decode s")
-    lines = [(row["file"], round(row["file_bits"] / 8), row["file_bits"] / row["subpixels"],
-              (row["file_bits"] / (1 + row["overhead"])) / row["subpixels"], 100 * row["overhead"],
-              row["encode_seconds"], row["decode_seconds"]) for row in rows]
+    lines = [(row["file"], row["file_bits"] // 8, row["file_bits"] / row["subpixels"],
+              row["negative_elbo_bits"] / row["subpixels"], 100 * row["overhead"], row["encode_seconds"],
+              row["decode_seconds"]) for row in rows]
     each = f"{table(head, lines)}\n\n" if len(rows) <= 100 else ""
-    overheads = [100 * row["overhead"] for row in rows]
-    return (f"{each}{describe_parts(total)}\n\nfiles: {len(rows)}; file over negative ELBO, mean of the files: "
-            f"{np.mean(overheads):+.3f} %, all bytes together: {100 * total.overhead:+.3f} %")
-
-
-def describe_parts(entry: Ledger) -> str:
-    """The parts of a ledger as a table."""
-    lines = []
-    for part in PARTS:
-        bits = getattr(entry, part)
-        if bits is not None:
-            name = part.removesuffix("_bits").replace("_", " ")
-            lines.append((name, round(bits), bits / entry.subpixels, 100 * bits / entry.negative_elbo_bits))
-    return table(("part", "bits", "bits/sub-pixel", "% of negative ELBO"), lines)
+    mean = np.mean([100 * row["overhead"] for row in rows])
+    return (f"{each}{ledger_table(total)}\n\nfiles: {len(rows)}; file over negative ELBO, mean of the files: "
+            f"{mean:+.3f} %, all bytes together: {100 * total.overhead:+.3f} %")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,15 +182,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if bool(options.pictures) == bool(options.dataset):
         parser.error("name pictures, or a --dataset")
+    if options.data and not options.dataset:
+        parser.error("--data is where a --dataset lies")
     try:
-        if options.output_dir:
-            options.output_dir.mkdir(parents=True, exist_ok=True)
-            rows, total = measure_files(options, options.output_dir)
+        with TemporaryDirectory() as temporary:
+            folder = options.output_dir or Path(temporary)
+            folder.mkdir(parents=True, exist_ok=True)
+            rows, total = measure_files(options, folder)
             document = {"files": rows, "total": total.to_dict()}
-            (options.output_dir / "ledger.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        else:
-            with TemporaryDirectory() as folder:
-                rows, total = measure_files(options, Path(folder))
+            (folder / "ledger.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     except FAILURES as error:
         print(f"nvae_codec.eval.ledger: {str(error) or 'not enough memory'}", file=sys.stderr)
         return 1
@@ -140,21 +199,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nvae_codec.eval.ledger", description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m nvae_codec.eval.ledger", description=__doc__, epilog=KEYS,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("pictures", nargs="*", type=Path, metavar="PICTURE_OR_FOLDER", help="8-bit grey or RGB; samples only are coded")
     add("--dataset", metavar="NAME", help="instead: the test or validation images of a data set, as `train` reads it")
-    add("--data", type=Path, metavar="DIR", help="where the data set lies")
-    add("--images", type=int, metavar="N", help="the first N only")
-    add("--crop", type=int, metavar="SIDE", help="the central square of so many pixels of each picture")
+    add("--data", type=Path, metavar="DIR", help="where the data set lies  [data/NAME]")
+    add("--images", type=_count, metavar="N", help="the first N only")
+    add("--crop", type=_count, metavar="SIDE", help="the central square of so many pixels of each picture")
     add("--archive", action="store_true", help="all in one file, instead of a file each")
     add("--model", metavar="NAME_OR_PATH", help="a bundled model's name, or a model file")
-    add("--float", type=Path, metavar="RUN", help="the run, or the checkpoint, that the model was made of")
+    what = "the run, or the checkpoint, that the model was made of; for colour pictures"
+    add("--float-network", type=Path, metavar="RUN", help=what)
     add("--effort", type=int, default=3, choices=range(1, 6), help="of the encoder  [%(default)s]")
-    add("--draws", type=int, default=1, metavar="N", help="of the latents, for the negative ELBO  [%(default)s]")
+    add("--draws", type=_count, default=1, metavar="N", help="of the latents, for the negative ELBO  [%(default)s]")
     add("-o", "--output-dir", type=Path, metavar="FOLDER", help="keep the files there, and ledger.json")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -162,14 +162,14 @@ def nvae_codec(model: str | None = None) -> ImageCodec:
         name="nvae-codec",
         suffix=".nvb",
         version=f"{__version__}, model {codec.name} {codec.fingerprint}",
-        encode=lambda samples: _with_bar("encode", codec.compress, samples, verify=False),
-        decode=lambda data: _with_bar("decode", codec.decompress, data).samples,
+        encode=lambda samples: with_bar("encode", codec.compress, samples, verify=False),
+        decode=lambda data: with_bar("decode", codec.decompress, data).samples,
     )
 
 
-def _with_bar(verb: str, function: Callable, *arguments, **options) -> object:
+def with_bar(verb: str, function: Callable, *arguments, **options) -> object:
     """Call `function`, which takes `progress`, and show that on stderr if it is a terminal."""
-    with tqdm(desc=verb, unit="tile", leave=False, disable=None) as bar:
+    with tqdm(desc=verb, leave=False, disable=None) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total

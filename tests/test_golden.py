@@ -19,16 +19,25 @@ MODELS = json.loads((GOLDEN / "manifest.json").read_text())["models"]
 STREAMS = sorted((model, name) for model, content in MODELS.items() for name in content["streams"])
 
 
-def golden_picture(name: str) -> Picture:
-    """The picture of a golden stream, from integer arithmetic."""
-    metadata = {}
-    if name == "metadata_4x3":
-        metadata = dict(exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0", icc=b"not a profile, but kept " * 9)
-    shape = {"one_pixel": (1, 1, 3), "grey_9x5": (5, 9), "rgb_37x20": (20, 37, 3), "metadata_4x3": (3, 4, 3),
-             "flows_5_bits_21x17": (17, 21, 3)}[name]
-    index = np.indices(shape)
-    samples = index[0] * 5 + index[1] * 3 + index[0] * index[1] % 11 + (60 * index[2] if len(shape) == 3 else 0)
-    return Picture((samples % 256).astype(np.uint8), **metadata)
+# Height, width and channels of the pictures in each stream; version 1 holds one.
+SHAPES = {
+    "one_pixel": [(1, 1, 3)], "grey_9x5": [(5, 9)], "rgb_37x20": [(20, 37, 3)], "metadata_4x3": [(3, 4, 3)],
+    "flows_5_bits_21x17": [(17, 21, 3)],
+    "v2_one_pixel": [(1, 1, 3)], "v2_rgb_60x50": [(50, 60, 3)], "v2_archive": [(1, 1), (4, 4, 3), (16, 16, 3), (40, 20), (33, 17, 3)],
+    "v2_flows_5_bits_37x40": [(40, 37, 3)], "v2_idle_50x40": [(40, 50, 3)]}
+
+
+def golden_pictures(name: str) -> list[Picture]:
+    """The pictures of a golden stream, from integer arithmetic."""
+    pictures = []
+    for number, shape in enumerate(SHAPES[name]):
+        index = np.indices(shape)
+        samples = index[0] * 5 + index[1] * 3 + index[0] * index[1] % 11 + (60 * index[2] if len(shape) == 3 else 0)
+        metadata = {}
+        if name == "metadata_4x3" or (name == "v2_archive" and number < 2):
+            metadata = dict(exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0", icc=b"not a profile, but kept " * 9)
+        pictures.append(Picture(((samples + number) % 256).astype(np.uint8), **metadata))
+    return pictures
 
 
 @cache
@@ -44,20 +53,36 @@ def test_the_model_is_the_one_that_made_them(model):
 
 
 @pytest.mark.parametrize("model, name", STREAMS)
-def test_decodes_to_its_picture(model, name):
-    picture = codec(model).decompress((GOLDEN / f"{name}.nvb").read_bytes())
+def test_decodes_to_its_pictures(model, name):
+    content = container.unpack((GOLDEN / f"{name}.nvb").read_bytes())
     expected = MODELS[model]["streams"][name]
-    assert list(picture.samples.shape) == expected["shape"]
-    assert sha256(picture.samples.tobytes()).hexdigest() == expected["sha256"]
-    assert np.array_equal(picture.samples, golden_picture(name).samples)
-    assert (picture.exif, picture.icc) == (golden_picture(name).exif, golden_picture(name).icc)
+    assert content.version == expected["version"]
+    decoded = [picture for _, picture in codec(model).decompress_archive(content)]
+    for picture, frozen, made in zip(decoded, expected["pictures"], golden_pictures(name), strict=True):
+        assert list(picture.samples.shape) == frozen["shape"]
+        assert sha256(picture.samples.tobytes()).hexdigest() == frozen["sha256"]
+        assert np.array_equal(picture.samples, made.samples)
+        assert (picture.exif, picture.icc) == (made.exif, made.icc)
+
+
+def test_the_streams_of_version_2_show_what_it_can():
+    """Sets that are direct, in part and not at all; several trellises; chunks, names; padding."""
+    contents = {name: container.unpack((GOLDEN / f"{name}.nvb").read_bytes()) for _, name in STREAMS}
+    chunks = [chunk for content in contents.values() if content.version == 2 for chunk in content.chunks]
+    groups = codec("plain").model.num_groups
+    direct = {each.direct_groups for chunk in chunks for each in chunk.sets}
+    assert {0, groups} < direct, "some sets are direct in part"
+    assert max(each.tiles for chunk in chunks for each in chunk.sets) > 1
+    assert len({chunk.trellis_bits for chunk in chunks}) > 1
+    assert len(contents["v2_archive"].chunks) > 1 and all(image.name for image in contents["v2_archive"].images)
 
 
 @pytest.mark.parametrize("model, name", STREAMS)
-def test_the_picture_comes_back_from_a_file_of_today(model, name):
-    data = codec(model).compress(golden_picture(name))
-    assert container.unpack(data).version == 2
-    assert np.array_equal(codec(model).decompress(data).samples, golden_picture(name).samples)
+def test_the_pictures_come_back_from_a_file_of_today(model, name):
+    pictures = golden_pictures(name)
+    data = codec(model).compress_archive((str(number), each) for number, each in enumerate(pictures))
+    decoded = [picture.samples for _, picture in codec(model).decompress_archive(container.unpack(data))]
+    assert all(np.array_equal(was.samples, now) for was, now in zip(pictures, decoded, strict=True))
 
 
 def test_every_stream_is_listed():

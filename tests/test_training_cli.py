@@ -116,7 +116,8 @@ def test_what_a_run_tells_and_leaves(workshop):
     assert result.stderr.count("held out by a hash") == 1                 # the data are opened once
     assert "bits/dim (" in result.stderr and result.stderr.endswith("wrote run/model.safetensors and model.md\n")
     assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoint.pt", "config.json", "model.md", "model.safetensors", "samples", "stats.jsonl", "tensorboard"]
+        "checkpoint.pt", "config.json", "converted.pt", "model.md", "model.safetensors", "samples", "stats.jsonl",
+        "tensorboard"]
     assert [path.name for path in (run / "samples").iterdir()] == ["step-6.png"]
     assert list((run / "tensorboard").iterdir())
     described = Run.load(run)

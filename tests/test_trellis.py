@@ -271,7 +271,7 @@ def all_paths(rate: tuple[int, int], steps: int, memory: int) -> np.ndarray:
 
 @pytest.mark.parametrize("row", range(1, len(RATES)))
 def test_the_path_found_is_the_best_of_all(row):
-    """Two blocks at once, against every path; paths are longer than the memory, so that they meet."""
+    """Two blocks at once, against every path, but for the rounding of gains; paths are longer than the memory."""
     bits, latents = RATES[row]
     steps = max(12 // bits, 2)
     shape = (2, 1, 1, steps * latents - latents // 2)                   # the last step has latents to spare
@@ -286,7 +286,7 @@ def test_the_path_found_is_the_best_of_all(row):
         path = order(shape[3])
         of_all = log_ratio(paths, its_mean.ravel()[path], its_ratio.ravel()[path]).sum(axis=1)
         found = log_ratio(code.offsets[tile] / 256, its_mean, its_ratio).sum()
-        assert len(of_all) == 2 ** (bits * steps) and found == pytest.approx(of_all.max(), abs=1e-4)
+        assert len(of_all) == 2 ** (bits * steps) and found == pytest.approx(of_all.max(), abs=2e-2)
         assert np.median(of_all) < found - 3
 
 

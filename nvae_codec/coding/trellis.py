@@ -26,6 +26,7 @@ RATES = ((0, 1), (1, 32), (1, 24), (1, 20), (1, 16), (1, 14), (1, 12), (1, 10), 
          (2, 7), (1, 3), (2, 5), (1, 2), (3, 5), (2, 3), (4, 5), (1, 1), (5, 4), (3, 2), (7, 4), (2, 1), (5, 2), (3, 1),
          (4, 1), (5, 1), (6, 1), (7, 1), (8, 1))
 LONGEST = max(latents for _, latents in RATES)
+GAIN_BITS, LARGEST_GAIN = 10, 2 ** 13     # resolution and range of a latent's gain: see `_best_paths`
 MIN_MEMORY, MAX_MEMORY = 8, 16             # that the file format allows
 SEARCH_BYTES = 2 ** 27                    # for the paths of the blocks that are searched at once
 
@@ -60,14 +61,16 @@ def choose(prior: IntegerNormal, posterior: IntegerNormal, moved: np.ndarray, co
     """Find latents for a group, with `boost` times as many index bits as its KL has.
 
     `moved`, offsets like those of the result, says where flow cells move the posterior; `coded`, bool [B, H, W], which
-    latents are coded, the offsets of the others being 0. What is computed in floats here need not be the same
-    elsewhere: a decoder follows the bits.
+    latents are coded, the offsets of the others being 0. A decoder follows the bits, whatever they are; but the sums
+    that decide about them are of integers, so that an encoder finds the same ones with every library.
     """
     means = (posterior.mean - prior.mean) * 2.0 ** (SIGMA_BITS - MEAN_BITS) / prior.sigma + moved * 2.0 ** -MAX_STEP
     ratios = np.maximum(posterior.sigma / prior.sigma, 2.0 ** -10)
     information = ((np.square(ratios) + np.square(means) - 1) / 2 - np.log(ratios)).reshape(-1)
-    # log q(u) / p(u) = linear u + square u**2 + a constant.
-    gains = [(means / np.square(ratios)).reshape(-1), ((1 - 1 / np.square(ratios)) / 2).reshape(-1)]
+    # log q(u) / p(u) = linear u + square u**2 + a constant. Where they are large, only their ratio matters.
+    linear, square = means / np.square(ratios), (1 - 1 / np.square(ratios)) / 2
+    largest = np.maximum(np.maximum(np.abs(linear), np.abs(square)), LARGEST_GAIN)
+    gains = [np.rint(gain / largest * (LARGEST_GAIN << GAIN_BITS)).reshape(-1) for gain in (linear, square)]
     blocks = _blocks(prior.mean.shape, coded)
     wanted = np.array([information[block].mean() for block in blocks]) * boost / np.log(2)
     rates = _nearest_rates(wanted)
@@ -81,7 +84,7 @@ def choose(prior: IntegerNormal, posterior: IntegerNormal, moved: np.ndarray, co
         for first in range(0, len(alike), at_once):
             some = np.array(alike[first:first + at_once])
             here = np.stack([blocks[i] for i in some])
-            found = _best_paths(*(values[here].astype(np.float32) for values in gains), *RATES[rate], memory)
+            found = _best_paths(*(values[here] for values in gains), *RATES[rate], memory)
             for i, bits in zip(some, found, strict=True):
                 paths[i] = bits
                 offsets[blocks[i]] = _follow(bits, RATES[rate], length, memory)
@@ -145,15 +148,17 @@ def _follow(bits: np.ndarray, rate: tuple[int, int], length: int, memory: int) -
 def _best_paths(linear: np.ndarray, square: np.ndarray, bits: int, latents: int, memory: int) -> np.ndarray:
     """Index bits [S, steps * bits] of the paths with the largest sums of gains, by Viterbi's algorithm.
 
-    A latent u adds linear * u + square * u**2; the arguments are float32 [S, N].
+    A latent u adds linear * u + square * u**2; the arguments, integer-valued float64 [S, N], count units of 2**-10, and
+    so do u and u**2. Sums over a block stay below 2**52, so that they are exact in whatever order they are formed.
     """
     count, length = linear.shape
     steps, states, branches = -(-length // latents), 1 << memory, 1 << bits
     padding = ((0, 0), (0, steps * latents - length))
     gains = np.concatenate([np.pad(values, padding).reshape(count, steps, latents) for values in (linear, square)], 2)
-    u = codewords(memory)[:, :latents].astype(np.float32) * 2.0 ** -MAX_STEP
-    table = np.ascontiguousarray(np.concatenate([u, np.square(u)], axis=1).T)           # [2 latents, states]
-    best = np.full((count, states), -np.inf, dtype=np.float32)
+    u = codewords(memory)[:, :latents].astype(np.int64)
+    powers = u << (GAIN_BITS - MAX_STEP), u * u >> (2 * MAX_STEP - GAIN_BITS)
+    table = np.concatenate(powers, axis=1).T.astype(np.float64)         # [2 latents, states]
+    best = np.full((count, states), -np.inf)
     best[:, 0] = 0
     origins = np.empty((steps, count, states >> bits), dtype=np.uint8)
     for step in range(steps):

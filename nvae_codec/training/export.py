@@ -2,16 +2,19 @@
 import copy
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from nvae_codec import weights
+from nvae_codec.codec import DEFAULT_EFFORT, EFFORTS
+from nvae_codec.coding.ans import Stack
+from nvae_codec.coding.bits_back import Tiles, encode
 from nvae_codec.errors import ModelError
 from nvae_codec.exact.calibration import BATCH_SIZE, Measurement, calibrate, measure
-from nvae_codec.exact.elbo import Comparison, compare, integer_negative_elbo, same_noise
-from nvae_codec.exact.network import ExactNetwork, check_codable, convert
+from nvae_codec.exact.elbo import Comparison, compare, integer_negative_elbo, same_noise, whole
+from nvae_codec.exact.network import ExactModel, ExactNetwork, check_codable, convert
 from nvae_codec.model.likelihoods import num_dimensions
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.training.data import Batches, ImageSet, fixed_batch
@@ -22,6 +25,7 @@ from nvae_codec.training.run import Run
 CALIBRATION_PIXELS, CALIBRATION_IMAGES = 2 ** 18, (4, 64)     # that the integers' scales are chosen on, in one batch
 CHOOSING_PIXELS, CHOOSING_IMAGES = 2 ** 17, (2, 128)          # that idle channels and grids are chosen by
 CHECKED_PIXELS, CHECKED_IMAGES = 2 ** 18, (8, 64)             # on which both networks are compared
+DIRECT_PIXELS, DIRECT_IMAGES = 2 ** 16, (1, 64)               # of these, so many are coded direct
 RENEWED_PIXELS, RENEWED_BATCHES = 2 ** 22, (4, 64)            # for statistics of batch norms, in batches
 STATISTICS_BATCH_SIZE = 16
 COMPARED_PIXELS, COMPARED_IMAGES = 2 ** 19, (16, 128)         # on which old and new statistics are compared
@@ -73,13 +77,26 @@ def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, check: Imag
         raise ModelError(f"integers change the negative ELBO by {comparison.relative:+.4%}, more than the "
                          f"{100 * tolerance:g} % allowed; more images to calibrate on may help, or a larger tolerance")
     calibrate(exact, fixed_batch(training, _worth(CHOOSING_PIXELS, side ** 2, CHOOSING_IMAGES), seed=2), report)
-    with_idle, measurement = _with_idle_channels(exact, checked, comparison), measure(exact, checked)
+    with_idle = _with_idle_channels(exact, checked, comparison)
+    direct = _direct_overhead(exact, checked[:_worth(DIRECT_PIXELS, side ** 2, DIRECT_IMAGES)])
+    measurement = replace(measure(exact, checked), direct_overhead=direct)
     exported = Exported(exact, network, comparison, with_idle / comparison.integer_bits_per_dim - 1,
                         measurement.bits / num_dimensions(network.config) / with_idle - 1, measurement, compared_on,
                         statistics)
     report(f"on {compared_on}, idle channels add {exported.idle_cost:+.4%} and grids {exported.grid_cost:+.4%}; "
-           f"an image is drawn with {measurement.initial_bits:,.0f} bits")
+           f"an image is drawn with {measurement.initial_bits:,.0f} bits, or coded direct for {direct:+.2%}")
     return exported
+
+
+def _direct_overhead(network: ExactNetwork, images: Tensor) -> float:
+    """What coding images direct adds to their bits on the coder's grids, as a part of these."""
+    model = ExactModel(network)
+    bits = 0.0
+    for image in images.split(1):
+        stack = Stack()                   # too little is on it to draw latents with
+        encode(model, [stack], [Tiles(image.numpy(), whole(image))], EFFORTS[DEFAULT_EFFORT].memory)
+        bits += stack.bits - model.pixel_tables.low_bits * image.numel()
+    return bits / len(images) / measure(network, images).bits - 1
 
 
 def _with_idle_channels(network: ExactNetwork, images: Tensor, comparison: Comparison) -> float:
@@ -147,6 +164,7 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
              ("idle channels and grids", f"{exported.idle_cost:+.4%} and {exported.grid_cost:+.4%} of the negative "
               "ELBO, on the same images"),
              ("bits that an image is drawn with", f"{exported.measurement.initial_bits:,.0f}"),
+             ("an image alone, coded direct", f"{exported.measurement.direct_overhead:+.2%}"),
              ("made with", f"PyTorch {torch.__version__} on {platform.machine()}")]
     table = "\n".join(f"| {key} | {value} |" for key, value in rows)
     return (f"# {name}\n\n| | |\n|---|---|\n{table}\n\n## Pictures and licence\n\nSay here what the pictures were, who "

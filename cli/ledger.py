@@ -1,0 +1,36 @@
+"""The ledger that `compress` opens of each file that it has made."""
+from pathlib import Path
+from textwrap import indent
+
+from nvae_codec.errors import ImageError, NvaeCodecError
+
+from .batch import progress_bar
+
+
+def check_colour(shape: tuple[int, ...]) -> None:
+    """Refuse samples of the shape [H, W], for when there is a float network."""
+    if len(shape) == 2:
+        raise ImageError("a float network has no likelihood for grey pictures; leave out --float-network")
+
+
+class Ledgers:
+    """Measures files; raises ModelError if the float network is not the one that the codec's model was made of."""
+
+    def __init__(self, codec, float_network: Path | None, draws: int, quiet: bool):
+        from nvae_codec.ledger import load_float_network
+
+        self.codec, self.draws, self.quiet = codec, draws, quiet
+        self.float_network = None if float_network is None else load_float_network(float_network, codec)
+
+    def __call__(self, name: str, data: bytes) -> tuple[dict, str]:
+        """Of a file: the key that its report gets, and the table under its line."""
+        from nvae_codec.ledger import ledger
+
+        from ..eval.tables import ledger_table
+
+        try:
+            with progress_bar(f"ledger of {name}", "tile", self.quiet) as progress:
+                entry = ledger(self.codec, data, self.float_network, draws=self.draws, progress=progress)
+        except NvaeCodecError as error:
+            raise type(error)(f"the file was made, but its ledger cannot be: {error}") from error
+        return {"ledger": entry.to_dict()}, "\n" + indent(ledger_table(entry), "  ")
