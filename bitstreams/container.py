@@ -21,6 +21,7 @@ from .content import (
     GREY8,
     ICC,
     MAGIC,
+    MAX_ALL_INFLATED_BYTES,
     MAX_ALL_METADATA_BYTES,
     MAX_GROUP,
     MAX_IMAGES,
@@ -71,6 +72,10 @@ MAX_NAME_BYTES = 2**12
 MAX_REFERENCES = 2  # of an image: one for each kind of metadata
 MAX_DIRECT_GROUPS = 2**16 - 1
 MIN_TRELLIS_BITS, MAX_TRELLIS_BITS = 8, 16
+
+# How long `recover` searches: what it has read in vain, for each byte of the file and at least. Random bytes take 32.
+MAX_VAIN_SHARE, MIN_VAIN_BYTES = 64, 2**26
+VAIN_TRY_BYTES = 2**11  # what a try costs besides the bytes that it reads
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,7 @@ def recover(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, fingerprint: b
 
     The file need not begin with the magic and the version. The fingerprint it must have: every header's checksum covers
     it. `fingerprint` replaces one that is damaged. Raises BitstreamError if not even a whole header is found.
+    The time is limited to that for reading the file MAX_VAIN_SHARE times; what is not found by then counts as lost.
     """
     if fingerprint is not None and len(fingerprint) != FINGERPRINT_BYTES:
         raise ValueError(f"a fingerprint has {FINGERPRINT_BYTES} bytes, not {len(fingerprint)}")
@@ -141,15 +147,16 @@ def recover(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, fingerprint: b
     if len(data) < START_BYTES:
         raise refusal
     start, file = _open(data, fingerprint)
+    file = _Search(data, file.ending, file.position)
     chunks, tally, first, reason = [], _Tally(), 0, ""
     found = {}  # by its number, how many come after it: why those before a chunk may be missing, and its own loss
-    while True:
+    while not file.given_up:
         begin = file.position
         try:
             sealed = _unseal(file, start)
         except BitstreamError as error:
             reason = reason or str(error)
-            file.position = begin if found else 0  # the start may have lost bytes too
+            file.go_back(begin if found else 0)  # the start may have lost bytes too
             sealed = _find_chunk(file, start)
         if sealed is None:
             break
@@ -163,9 +170,13 @@ def recover(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, fingerprint: b
         except BitstreamError as error:
             reason = str(error)
             loss = Loss(reason, names, 1)
-            file.position = after_header  # where the next chunk would begin is not certain: bytes may have been lost
+            file.go_back(after_header)  # where the next chunk would begin is not certain: bytes may have been lost
         if loss is None or sealed.left not in found:
             found[sealed.left] = before, loss
+    if file.given_up:
+        reason = "damaged: the search for whole chunks takes too long and was given up"
+    if not found and file.given_up:
+        raise BitstreamError(f"{refusal}; {reason.partition(': ')[2]}") from refusal
     if not found:
         raise BitstreamError(
             f"{refusal}; no chunk's header is whole, or the fingerprint {start[-FINGERPRINT_BYTES:].hex()} "
@@ -240,8 +251,8 @@ def _unseal(file: Reader, start: bytes) -> _Sealed:
         raise BitstreamError("damaged: there is no chunk where one should begin")
     left = file.varint("number of chunks left", 0, MAX_VARINT)
     body = file.take("header", file.varint("header length", 1, MAX_HEADER_BYTES))
-    covered = start + file.data[position : file.position]
-    if file.take("header's checksum", CRC_BYTES) != write_crc(covered):
+    covered = memoryview(file.data)[position : file.position]
+    if file.take("header's checksum", CRC_BYTES) != write_crc(start, covered):
         raise BitstreamError("damaged: the header of a chunk does not match its checksum")
     return _Sealed(left, body)
 
@@ -253,14 +264,35 @@ _LIKE_A_CHUNK = re.compile(
 )
 
 
-def _find_chunk(file: Reader, start: bytes) -> _Sealed | None:
+class _Search(Reader):
+    """A reader that goes back where it has read in vain, but not without end.
+
+    Otherwise a short file could take any time: each of its bytes may begin what looks like a long header or chunk.
+    """
+
+    def __init__(self, data: bytes, ending: str, position: int):
+        super().__init__(data, ending, position)
+        self.patience = max(MAX_VAIN_SHARE * len(data), MIN_VAIN_BYTES)
+
+    def go_back(self, position: int) -> None:
+        self.patience -= max(self.position - position, 0) + VAIN_TRY_BYTES
+        self.position = position
+
+    @property
+    def given_up(self) -> bool:
+        return self.patience < 0
+
+
+def _find_chunk(file: _Search, start: bytes) -> _Sealed | None:
     """Like `_unseal`, but of the first chunk from here on whose header is whole, if there is one."""
     for match in _LIKE_A_CHUNK.finditer(file.data, file.position):
         file.position = match.start()
         try:
             return _unseal(file, start)
         except BitstreamError:
-            pass
+            file.go_back(match.start())
+        if file.given_up:
+            break
     return None
 
 
@@ -353,6 +385,7 @@ def _read_header(body: bytes, tally: _Tally, max_pixels: int) -> _Header:
     flags = header.u8("number of a header's flags", 0, NAMED | DESCRIBED | DEFLATED | FIRST)
     if flags & DEFLATED:
         length = header.varint("inflated length of the header", 1, MAX_INFLATED_BYTES)
+        tally.add("bytes of inflated headers", length, MAX_ALL_INFLATED_BYTES)
         header = Reader(inflate(body[header.position :], length, "the header"), header.ending)
     images, items = _read_images(header, flags, tally, max_pixels)
     sets = _read_sets(header, tally)
@@ -391,14 +424,17 @@ def _read_images(header: Reader, flags: int, tally: _Tally, max_pixels: int) -> 
     return images, items
 
 
+_NOT_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
 def _read_name(header: Reader) -> str:
     try:
         name = header.until_zero("name of an image", MAX_NAME_BYTES).decode()
     except UnicodeDecodeError as error:
         raise BitstreamError("invalid: the name of an image is not UTF-8") from error
-    if any(part in ("", ".", "..") for part in name.split("/")):
+    if any(part in f"/{name}/" for part in ("//", "/./", "/../")):
         raise BitstreamError(f"invalid: the name {name!r} of an image is not a plain relative path")
-    if any(character < " " or character in "\x7f\\" for character in name):
+    if _NOT_IN_NAMES.search(name):
         raise BitstreamError(f"invalid: the name {name!r} of an image has a character that names must not have")
     return name
 

@@ -19,6 +19,7 @@ WHOLE_CHECKSUM_PIXELS = 2**12
 MAX_IMAGES = 2**20
 MAX_SETS = 2**22
 MAX_ALL_METADATA_BYTES = 2**28
+MAX_ALL_INFLATED_BYTES = 2**27  # of headers that are deflated
 
 
 def checksum_bytes(width: int, height: int) -> int:
@@ -34,6 +35,10 @@ class ImageEntry:
     samples_crc32: int  # of the decoded samples, row by row, channels interleaved; its low `checksum_bytes` bytes
     metadata: tuple[int, ...] = ()  # indices into Chunk.metadata, at most one item of each kind
     name: str = ""  # empty if the image is alone in a file without names
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.mode == RGB8 else 1
 
     @property
     def checksum_bytes(self) -> int:

@@ -58,10 +58,11 @@ class Reader:
         return field
 
     def take(self, name: str, length: int) -> bytes:
-        field = self.data[self.position : self.position + length]
-        if len(field) < length:
+        end = self.position + length
+        if end > len(self.data):
             raise BitstreamError(f"{self.ending} inside the {name}")
-        self.position += length
+        field = self.data[self.position : end]
+        self.position = end
         return field
 
     @property
@@ -75,8 +76,12 @@ def _within(name: str, value: int, smallest: int, largest: int) -> int:
     return value
 
 
-def write_crc(covered: bytes) -> bytes:
-    return zlib.crc32(covered).to_bytes(CRC_BYTES, "little")
+def write_crc(*covered: bytes | memoryview) -> bytes:
+    """The checksum of these bytes, one part after the other."""
+    crc = 0
+    for part in covered:
+        crc = zlib.crc32(part, crc)
+    return crc.to_bytes(CRC_BYTES, "little")
 
 
 def write_varint(value: int) -> bytes:

@@ -65,8 +65,11 @@ def _inside(folder: Path) -> list[Member]:
     def fail(error: OSError) -> None:
         raise error
 
-    found = [Path(place, name) for place, _, names in os.walk(folder, onerror=fail) for name in names
-             if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
+    found = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]  # the walk goes on to these only
+        found += [Path(place, name) for name in names
+                  if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
     if not found:
         raise FileNotFoundError(errno.ENOENT, "there is no picture file in this folder", display(folder))
     above = Path(Path(os.path.abspath(folder)).name)  # of ".", too, this is a name

@@ -9,7 +9,7 @@ from nvae_codec.errors import BitstreamError, ImageError
 from ..bitstreams.container import DEFAULT_MAX_PIXELS, GREY8, peek_fingerprint
 from .batch import Coded, Progress, batch_options, each, run_one, use_threads
 from .files import STREAM, Job, check_names, check_options, check_outputs, check_sources, default_target, display, read
-from .unpack import Request, Unpacking, check_unpacking, is_archive, plan_unpacking, unpack_archive
+from .unpack import Request, Unpacking, check_unpacking, is_archive, only_picture, plan_unpacking, unpack_archive
 
 
 @click.command()
@@ -24,7 +24,7 @@ from .unpack import Request, Unpacking, check_unpacking, is_archive, plan_unpack
 @click.option("--format", "name_of_format", type=click.Choice(["png", "webp", "tif", "bmp", "ppm"]), default="png",
               show_default=True, help="Of the pictures, where the suffix of -o does not say. Grey of ppm is pgm.")
 @click.option("--only", metavar="NAME", multiple=True, help="Of an archive, this picture. May be given several times.")
-@click.option("--recover", "recovering", is_flag=True, help="Of a damaged archive, unpack what is whole.")
+@click.option("--recover", "recovering", is_flag=True, help="Of a damaged file, give what is whole.")
 @click.option("-t", "--test", is_flag=True, help="Decode and check, but write nothing.")
 def decompress(
     inputs: tuple[Path, ...],
@@ -50,8 +50,8 @@ def decompress(
     sub-folders. Each picture gets the suffix of its new format; where two would so get the same name, as of a.jpg and
     a.png, both keep their own and get the suffix besides (a.jpg.png, a.png.png). With -o, --only chooses the picture.
 
-    --recover gives what is whole of a damaged archive, says what is lost, and ends with exit status 1 if anything is.
-    Where not even the model's name in the file is whole, --model says it.
+    --recover gives the pictures that are whole in a damaged file, says what is lost, and ends with exit status 1 if
+    anything is. Where not even the model's name in the file is whole, --model says it.
 
     \b
     Examples:
@@ -110,8 +110,13 @@ def decompress(
         from nvae_codec.images import write_picture
 
         try:
-            codec = codec_for(peek_fingerprint(data))
-            picture = codec.decompress(data, max_pixels=max_pixels, progress=progress)
+            if recovering:
+                content = only_picture(request.open(data))
+                codec = codec_for(content.fingerprint)
+                ((_, picture),) = codec.decompress_archive(content, progress=progress)
+            else:
+                codec = codec_for(peek_fingerprint(data))
+                picture = codec.decompress(data, max_pixels=max_pixels, progress=progress)
         except BitstreamError as error:
             raise request.hinted(error, data) from error
         suffix = request.suffix_of(grey=picture.samples.ndim == 2)

@@ -7,7 +7,7 @@ import click
 
 from nvae_codec.errors import ModelError
 
-from ..bitstreams.container import EXIF, ICC, MAX_SIDE, RGB8, Container, ImageEntry, unpack
+from ..bitstreams.container import EXIF, ICC, MAX_SIDE, Container, unpack
 from ..bitstreams.fields import deflate_item
 from .batch import each
 from .files import check_sources, display, printable, read
@@ -90,8 +90,8 @@ def _single(container: Container, size: int) -> dict:
     return {
         "width": image.width,
         "height": image.height,
-        "channels": _channels(image),
-        "bits_per_subpixel": 8 * size / (image.width * image.height * _channels(image)),
+        "channels": image.channels,
+        "bits_per_subpixel": 8 * size / (image.width * image.height * image.channels),
         "model": _model_name(container.fingerprint.hex()),
         "fingerprint": container.fingerprint.hex(),
         "exif_bytes": metadata_bytes.get(EXIF, 0),
@@ -103,7 +103,7 @@ def _single(container: Container, size: int) -> dict:
 
 def _archive(container: Container, size: int) -> dict:
     images = container.images
-    subpixels = sum(image.width * image.height * _channels(image) for image in images)
+    subpixels = sum(image.width * image.height * image.channels for image in images)
     words = sum(len(chunk.words) for chunk in container.chunks)
     metadata = sum(len(deflate_item(item)[1]) for chunk in container.chunks for item in chunk.metadata)
     return {
@@ -126,16 +126,12 @@ def _listed(container: Container) -> list[dict]:
             "name": image.name or None,
             "width": image.width,
             "height": image.height,
-            "channels": _channels(image),
+            "channels": image.channels,
             "chunk": number,
         }
         for number, chunk in enumerate(container.chunks, 1)
         for image in chunk.images
     ]
-
-
-def _channels(image: ImageEntry) -> int:
-    return 3 if image.mode == RGB8 else 1
 
 
 def _model_name(fingerprint: str) -> str | None:

@@ -1,5 +1,6 @@
 """Archives back into pictures: which file each becomes, and what is said of those that cannot be given back."""
 import difflib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -48,13 +49,25 @@ class Request:
 
     def hinted(self, error: BitstreamError, data: bytes) -> BitstreamError:
         """`error` with a word on --recover, where that would give something back."""
+        if self.recover:
+            return error
+        try:
+            unpack(data, max_pixels=self.max_pixels)
+            return error  # the file is whole, so the fault lies in what only the codec sees
+        except BitstreamError:
+            pass
         try:
             recovery = recover(data, max_pixels=self.max_pixels)
         except BitstreamError:
             return error
-        whole = len(recovery.container.images) if recovery.losses else 0
-        pictures = "the one picture that is whole" if whole == 1 else f"the {whole:,} pictures that are whole"
-        return BitstreamError(f"{error}; --recover saves {pictures}") if whole else error
+        whole = len(recovery.container.images)
+        if whole == 0:
+            return error
+        if not recovery.losses:
+            pictures = "the picture" if whole == 1 else f"all {whole:,} pictures"
+        else:
+            pictures = "the one picture that is whole" if whole == 1 else f"the {whole:,} pictures that are whole"
+        return BitstreamError(f"{error}; --recover saves {pictures}")
 
     def suffix_of(self, grey: bool) -> str:
         """The format of a picture. PNM has a suffix for grey and one for colours."""
@@ -80,6 +93,15 @@ def is_archive(recovery: Recovery) -> bool:
     return any(image.name for image in recovery.container.images) or any(loss.images for loss in recovery.losses)
 
 
+def only_picture(recovery: Recovery) -> Container:
+    """The content of a file that is no archive. Raises BitstreamError where its picture is lost."""
+    for loss in recovery.losses:
+        raise BitstreamError(loss.reason)
+    if is_archive(recovery):
+        raise BitstreamError("the file has changed while it was being read")
+    return recovery.container
+
+
 def plan_unpacking(source: Path, recovery: Recovery, request: Request) -> Unpacking:
     """Give every picture its file. Raises click.UsageError and ImageError for what the names show to be impossible."""
     images = recovery.container.images
@@ -99,6 +121,8 @@ def plan_unpacking(source: Path, recovery: Recovery, request: Request) -> Unpack
     suffixes = {image.name: request.suffix_of(image.mode == GREY8) for image in images}
     suffixes |= {name: request.suffix_of(grey=False) for loss in recovery.losses for name in loss.images}
     paths = file_paths(suffixes)
+    for image in wanted:
+        _check_encoding(paths[image.name])
     return Unpacking(source, folder, {image.name: folder / paths[image.name] for image in wanted})
 
 
@@ -279,7 +303,7 @@ def _complain(job: Unpacking, reason: str, lost: str) -> None:
 
 
 def _subpixels(image: ImageEntry) -> int:
-    return image.width * image.height * (1 if image.mode == GREY8 else 3)
+    return image.width * image.height * image.channels
 
 
 def _check_known(only: Iterable[str], recovery: Recovery) -> None:
@@ -302,6 +326,14 @@ def _check_format(image: ImageEntry, request: Request) -> None:
         check_format(request.suffix_of(grey), grey=grey, metadata=bool(image.metadata))
     except ImageError as error:
         raise ImageError(f"{printable(image.name)}: {error}") from error
+
+
+def _check_encoding(path: PurePosixPath) -> None:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise ImageError(f"{printable(str(path))}: here names of files are in {error.encoding}, which cannot write this; "
+                         "set PYTHONUTF8=1, or choose the picture with --only and name its file with -o") from error
 
 
 def _default_folder(source: Path) -> Path:

@@ -2,6 +2,7 @@
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,12 +32,13 @@ Progress = Callable[[int, int], None]     # called with tiles done and tiles in 
 
 # Tiles coded at once, at most: batches make the network faster, until they outgrow the processor's caches.
 JOINT_TILES, JOINT_PIXELS = 16, 2 ** 16
-BATCH_PIXELS = 2 ** 22                    # of the chunks that are coded at the same time, unless one alone has more
+BATCH_PIXELS = 2 ** 22                    # in tiles of chunks coded at the same time, unless one alone has more
 CHUNK_PIXELS = 2 ** 18                    # of an archive: what is decoded to get at a picture, and lost with a damage
 # For direct coding. Time grows four- to tenfold from one effort to the next.
 EFFORTS = {1: Search(8), 2: Search(10), 3: Search(12), 4: Search(14, (1.1, 1.0)),
            5: Search(16, (1.1, 1.0, 1.05, 1.15))}
 DEFAULT_EFFORT = 3
+MAX_CHUNK_PIXELS = 2 ** 24                # many tiny pictures in a larger chunk would outgrow its header
 
 
 def _ignore(done: int, total: int) -> None:
@@ -83,8 +85,9 @@ class Codec:
         `verify` decodes the result and compares it. `progress` counts tiles. Raises ImageError for pictures that cannot
         be coded exactly.
         """
-        chunk = self._encode([[("", as_picture(image))]], effort, verify, progress or _ignore)
-        return self._pack(chunk)
+        picture = as_picture(image)
+        self._check(picture)
+        return self._pack(self._encode([[("", picture)]], effort, verify, progress or _ignore))
 
     def compress_archive(self, items: Iterable[tuple[str, Picture]], count: int = 0, *,
                          chunk_pixels: int = CHUNK_PIXELS, effort: int = DEFAULT_EFFORT, verify: bool = True,
@@ -95,8 +98,11 @@ class Codec:
         relative paths with "/" between their parts. `items` are read as they are needed; `progress` counts pictures, of
         which there are `count`. Raises ImageError.
         """
+        if not 1 <= chunk_pixels <= MAX_CHUNK_PIXELS:
+            raise ValueError(f"chunk_pixels is 1 to {MAX_CHUNK_PIXELS}, not {chunk_pixels}")
         report, chunks, done = progress or _ignore, [], 0
-        for batch in _batches(self._gather(items, chunk_pixels), self._joint_tiles, _pixels_of_pictures):
+        for batch in _batches(self._gather(items, chunk_pixels), self._joint_tiles, lambda chunk: self._tile_pixels(
+                picture.samples.shape[:2] for _, picture in chunk)):
             pictures = sum(map(len, batch))
             chunks += self._encode(batch, effort, verify, lambda tiles, all_tiles, done=done, pictures=pictures: report(
                 done + pictures * tiles // all_tiles, count))
@@ -109,8 +115,13 @@ class Codec:
     def _gather(self, items: Iterable[tuple[str, Picture]], chunk_pixels: int) -> Iterator[list[tuple[str, Picture]]]:
         """Neighbours together in chunks, by the pixels of their tiles."""
         chunk, size = [], 0
-        for name, picture in items:
-            pixels = self._num_tiles(*picture.samples.shape[:2]) * self.model.tile_side ** 2
+        for name, given in items:
+            try:
+                picture = as_picture(given)
+                self._check(picture)
+            except ImageError as error:
+                raise ImageError(f"{name}: {error}") from error
+            pixels = self._tile_pixels([picture.samples.shape[:2]])
             if chunk and size + pixels > chunk_pixels:
                 yield chunk
                 chunk, size = [], 0
@@ -125,21 +136,26 @@ class Codec:
         if effort not in EFFORTS:
             raise ValueError(f"effort is {min(EFFORTS)} to {max(EFFORTS)}, not {effort}")
         search = EFFORTS[effort]
-        for chunk in batch:
-            for name, picture in chunk:
-                self._check_size(picture, f"{name}: " if name else "")
         tiles = [Tiles.join([self._cut(picture.samples) for _, picture in chunk]) for chunk in batch]
         layouts = [each.layout for each in tiles]
         count = sum(layout.count for layout in layouts)
         total = count * (1 + verify)
         coded = encode_chains(self.model, tiles, self._joint_tiles, search, lambda done: progress(done, total))
+        chunks = [_chunk(pictures, *stack, search) for pictures, stack in zip(batch, coded, strict=True)]
         if verify:
-            words, sets = zip(*coded, strict=True)
-            decoded = decode_chains(self.model, words, sets, layouts, [search.memory] * len(words),
-                                    progress=lambda done: progress(count + done, total))
-            if not all(np.array_equal(was.samples, now) for was, now in zip(tiles, decoded, strict=True)):
-                raise DriftError("verification failed: decoding gave another picture; nothing was written")
-        return [_chunk(pictures, *coded_chunk, search) for pictures, coded_chunk in zip(batch, coded, strict=True)]
+            self._verify(batch, chunks, lambda done, _: progress(count + done, total))
+        return chunks
+
+    def _verify(self, batch: Sequence[Sequence[tuple[str, Picture]]], chunks: Sequence[Chunk],
+                progress: Progress) -> None:
+        """Raises DriftError unless the chunks decode to these pictures."""
+        try:
+            decoded = self._decode(chunks, [range(len(pictures)) for pictures in batch], progress)
+            for (_, was), (_, now) in zip(chain.from_iterable(batch), decoded, strict=True):
+                if not np.array_equal(was.samples, now.samples) or (was.exif, was.icc) != (now.exif, now.icc):
+                    raise DriftError("decoding gave another picture")
+        except DriftError as error:
+            raise DriftError(f"verification failed: {error}; nothing was written") from error
 
     def _pack(self, chunks: Sequence[Chunk]) -> bytes:
         try:
@@ -174,7 +190,8 @@ class Codec:
                   for chunk in content.chunks]
         needed = [(chunk, indices) for chunk, indices in zip(content.chunks, wanted, strict=True) if indices]
         total, done, report = sum(map(len, wanted)), 0, progress or _ignore
-        for batch in _batches(iter(needed), self._joint_tiles, lambda each: _pixels_of_images(each[0].images)):
+        for batch in _batches(iter(needed), self._joint_tiles, lambda each: self._tile_pixels(
+                (image.height, image.width) for image in each[0].images)):
             chunks, indices = zip(*batch, strict=True)
             pictures = sum(map(len, indices))
             yield from self._decode(chunks, indices, lambda tiles, all_tiles, done=done, pictures=pictures: report(
@@ -210,17 +227,19 @@ class Codec:
                 kept = {chunk.metadata[item].kind: chunk.metadata[item].data for item in image.metadata}
                 yield image, Picture(picture, kept.get(container.EXIF, b""), kept.get(container.ICC, b""))
 
-    def _check_size(self, picture: Picture, prefix: str) -> None:
-        height, width = picture.samples.shape[:2]
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ImageError for pictures that are too large or too narrow."""
         if max(height, width) > container.MAX_SIDE or min(height, width) < 1:
-            raise ImageError(f"{prefix}a picture of {width} x {height} pixels cannot be coded; "
+            raise ImageError(f"a picture of {width} x {height} pixels cannot be coded; "
                              f"a side has 1 to {container.MAX_SIDE:,} pixels")
         if self._outgrows(self._num_tiles(height, width), height * width):
-            raise ImageError(f"{prefix}a picture of {width} x {height} pixels is too narrow for tiles of "
+            raise ImageError(f"a picture of {width} x {height} pixels is too narrow for tiles of "
                              f"{self.model.tile_side} pixels")
+
+    def _check(self, picture: Picture) -> None:
+        self.check_size(*picture.samples.shape[:2])
         if max(len(picture.exif), len(picture.icc)) > container.MAX_METADATA_BYTES:
-            raise ImageError(f"{prefix}the picture's EXIF or ICC profile has more than "
-                             f"{container.MAX_METADATA_BYTES:,} bytes")
+            raise ImageError(f"the picture's EXIF or ICC profile has more than {container.MAX_METADATA_BYTES:,} bytes")
 
     def layout_of(self, chunk: Chunk) -> Layout:
         """The tiles of a chunk. Raises BitstreamError for what the container, which knows no model, could not see."""
@@ -233,6 +252,10 @@ class Codec:
             if max(each.direct_groups for each in chunk.sets) > self.model.num_groups:
                 raise BitstreamError("invalid: a chunk has more direct groups than its model has groups")
         return Layout.join([self._layout(image.height, image.width, image.mode) for image in chunk.images])
+
+    def _tile_pixels(self, shapes: Iterable[tuple[int, int]]) -> int:
+        """Pixels in the tiles of pictures of some heights and widths: what they take in memory."""
+        return sum(self._num_tiles(*shape) for shape in shapes) * self.model.tile_side ** 2
 
     def _num_tiles(self, height: int, width: int) -> int:
         side = self.model.tile_side
@@ -279,10 +302,6 @@ def _chunk(pictures: Sequence[tuple[str, Picture]], words: np.ndarray, sets: Seq
     memory = search.memory if any(each.direct_groups for each in sets) else 0
     return Chunk(tuple(entries), tuple(metadata), tuple(TileSet(*each) for each in sets), memory,
                  words.astype("<u4").tobytes())
-
-
-def _pixels_of_pictures(chunk: Sequence[tuple[str, Picture]]) -> int:
-    return sum(picture.samples.shape[0] * picture.samples.shape[1] for _, picture in chunk)
 
 
 def _pixels_of_images(images: Sequence[ImageEntry]) -> int:

@@ -17,7 +17,9 @@ CONFIG = NVAEConfig(image_size=16, num_mixtures=2, architecture="res_mbconv", nu
                     num_groups_per_scale=2, ada_groups=True, num_latent_per_group=2, num_channels_enc=4,
                     num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=1, num_postprocess_blocks=1,
                     num_postprocess_cells=1)
-CONFIGS = {"plain": CONFIG, "flows_5_bits": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5), "idle": CONFIG}
+CONFIGS = {"plain": CONFIG, "flows_5_bits": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5), "idle": CONFIG,
+           "flows_5_bits_idle": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5),
+           "wide": dataclasses.replace(CONFIG, image_size=64, num_latent_per_group=5)}      # 5,120 latents in a group
 TABLE_BITS = 10
 
 
@@ -29,9 +31,9 @@ def _halving(index: torch.Tensor, one: int, unit_bits: int) -> torch.Tensor:
 
 
 def golden_network(name: str = "plain") -> ExactNetwork:
-    """The network of one of CONFIGS, prepared; "idle" has idle channels."""
+    """The network of one of CONFIGS, prepared; those called idle have idle channels."""
     network = ExactNetwork(CONFIGS[name])
-    if name == "idle":
+    if "idle" in name:
         network.latent_idle[0, 1] = network.latent_idle[2, 0] = 1
     drawn = 0
 

@@ -311,7 +311,7 @@ def test_verification_compares_every_sample(codec, monkeypatch):
     with pytest.raises(DriftError, match="verification failed"):
         codec.compress(noise(16, 16, 3))
     with pytest.raises(DriftError, match="verification failed"):
-        codec.compress_archive([("a", Picture(noise(16, 16, 3))), ("b", Picture(noise(8, 8)))])
+        codec.compress_archive([("a", Picture(noise(16, 16, 3))), ("b", Picture(noise(16, 16, 3)))])
     assert codec.compress_archive([("a", Picture(noise(16, 16, 3)))], verify=False)
 
 
@@ -443,6 +443,21 @@ def test_pictures_are_read_when_they_are_needed(codec):
     assert len(unpacked(codec, data)) == count
     at_once = 2 * codec_module.JOINT_TILES                              # two in a chunk
     assert at_once <= most <= at_once + 3                               # and the next chunk, with one more
+
+
+@pytest.mark.parametrize("samples", [noise(5, 5).astype(np.uint16), noise(5, 5) / 255, np.zeros((5, 5, 4), np.uint8),
+                                     np.zeros((5, 5, 2), np.uint8), np.zeros((0, 5), np.uint8), "no picture"])
+def test_what_is_no_picture_never_becomes_an_archive(codec, samples):
+    given = samples if isinstance(samples, str) else Picture(samples)
+    for verify in (False, True):
+        with pytest.raises(ImageError, match="^bad.png: "):
+            codec.compress_archive([("good.png", Picture(noise(9, 9))), ("bad.png", given)], verify=verify)
+
+
+@pytest.mark.parametrize("chunk_pixels", [0, -1, codec_module.MAX_CHUNK_PIXELS + 1])
+def test_the_size_of_chunks_has_limits(codec, chunk_pixels):
+    with pytest.raises(ValueError, match="chunk_pixels"):
+        codec.compress_archive([("a", Picture(noise(9, 9)))], chunk_pixels=chunk_pixels)
 
 
 def test_damage_is_confined_to_a_chunk(codec, album):

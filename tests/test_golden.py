@@ -23,8 +23,11 @@ STREAMS = sorted((model, name) for model, content in MODELS.items() for name in 
 SHAPES = {
     "one_pixel": [(1, 1, 3)], "grey_9x5": [(5, 9)], "rgb_37x20": [(20, 37, 3)], "metadata_4x3": [(3, 4, 3)],
     "flows_5_bits_21x17": [(17, 21, 3)],
-    "v2_one_pixel": [(1, 1, 3)], "v2_rgb_60x50": [(50, 60, 3)], "v2_archive": [(1, 1), (4, 4, 3), (16, 16, 3), (40, 20), (33, 17, 3)],
-    "v2_flows_5_bits_37x40": [(40, 37, 3)], "v2_idle_50x40": [(40, 50, 3)]}
+    "v2_one_pixel": [(1, 1, 3)], "v2_rgb_60x50": [(50, 60, 3)],
+    "v2_archive": [(1, 1), (4, 4, 3), (16, 16, 3), (40, 20), (33, 17, 3)],
+    "v2_flows_5_bits_37x40": [(40, 37, 3)], "v2_idle_50x40": [(40, 50, 3)],
+    "v2_mixed_sets": [(9, 20), (20, 9, 3), (16, 16), (30, 20, 3)],
+    "v2_flows_idle_mixed_sets": [(9, 20), (20, 9, 3), (16, 16)], "v2_wide_70x64": [(64, 70, 3)]}
 
 
 def golden_pictures(name: str) -> list[Picture]:
@@ -66,14 +69,15 @@ def test_decodes_to_its_pictures(model, name):
 
 
 def test_the_streams_of_version_2_show_what_it_can():
-    """Sets that are direct, in part and not at all; several trellises; chunks, names; padding."""
+    """Sets that are direct, in part and not at all, of several tiles, of grey and colour; trellises; chunks, names."""
     contents = {name: container.unpack((GOLDEN / f"{name}.nvb").read_bytes()) for _, name in STREAMS}
     chunks = [chunk for content in contents.values() if content.version == 2 for chunk in content.chunks]
     groups = codec("plain").model.num_groups
     direct = {each.direct_groups for chunk in chunks for each in chunk.sets}
     assert {0, groups} < direct, "some sets are direct in part"
     assert max(each.tiles for chunk in chunks for each in chunk.sets) > 1
-    assert len({chunk.trellis_bits for chunk in chunks}) > 1
+    assert max(each.tiles for chunk in chunks for each in chunk.sets if each.direct_groups) > 1
+    assert {8, 10, 12, 16} <= {chunk.trellis_bits for chunk in chunks}
     assert len(contents["v2_archive"].chunks) > 1 and all(image.name for image in contents["v2_archive"].images)
 
 

@@ -1,8 +1,8 @@
 """The ANS stack: the only file that knows `constriction`.
 
 constriction reports neither corrupt data nor a mean that is not a number, goes on decoding when its stack is empty,
-and raises a BaseException for a bad standard deviation. So everything is checked here before it gets there, and an
-empty stack is an error.
+and raises a BaseException for a bad standard deviation. So parameters are checked here before they get there; whether a
+stack held what was taken from it shows in the end, when it must be as it began.
 """
 import math
 
@@ -12,7 +12,7 @@ import numpy as np
 from nvae_codec.errors import BitstreamError, DriftError
 
 WORD_BITS = 32
-# Words that stay below whatever is drawn, so that the state of the coder is never made of fewer than two.
+# Words that stay below whatever is drawn.
 RESERVE_WORDS = 4
 
 _CHECK_WORDS = [1405853452, 456755562, 4169906344, 113532184, 1853398634, 3015151369, 413824519, 407912798]
@@ -38,7 +38,7 @@ class Stack:
 
     Symbols of one call are pushed last to first, so that they come off first to last. To pop what was never pushed
     works too, and draws random symbols, as long as there is something to pop: that is how latents are drawn. To push
-    these again restores what they were made of, provided that at least RESERVE_WORDS were left below.
+    these again restores what they were made of.
     """
 
     def __init__(self, words: np.ndarray = _NO_WORDS, reserve: int = 0):
@@ -80,7 +80,7 @@ class Stack:
 
     @property
     def available_bits(self) -> int:
-        """How many bits symbols that were never pushed may be drawn with."""
+        """How many bits symbols may be drawn with: what lies deeper than all words is zeros, which are not random."""
         return WORD_BITS * max(self.height - RESERVE_WORDS, 0)
 
     def push_normals(self, symbols: np.ndarray, means: np.ndarray, deviations: np.ndarray, half_width: int) -> None:

@@ -35,6 +35,7 @@ from nvae_codec.errors import DriftError
 from nvae_codec.tiles import pad, real_cells, real_pixels
 
 GREY, COLOUR = 1, 3                       # channels
+BOOST = 1.1                               # index bits of direct groups as a multiple of the KL: the best of 0.9 .. 1.3
 MOST_TILES = 64                           # that are decoded at once, unless one set alone has more
 _DRIFT = "after decoding, the coder is not in the state in which it began: this machine computes other probabilities"
 Progress = Callable[[int], None]          # called with the number of tiles done
@@ -135,11 +136,11 @@ class Search:
     """How hard the encoder looks for the latents of direct groups."""
 
     memory: int                           # the trellis has 2**memory states; a decoder must know it
-    boosts: tuple[float, ...] = (1.1,)    # index bits as multiples of the KL; what becomes shortest is taken
+    boosts: tuple[float, ...] = (BOOST,)   # index bits as multiples of the KL; what becomes shortest is taken
 
 
-def encode(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], memory: int = 12,
-           boost: float = 1.1) -> tuple[list[int], list[float]]:
+def encode(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], memory: int,
+           boost: float = BOOST) -> tuple[list[int], list[float]]:
     """Put a set of tiles on each stack.
 
     Direct groups are searched with a trellis of 2**`memory` states and `boost` times as many index bits as the KL has.
@@ -191,9 +192,9 @@ def decode(model: LatentModel, stacks: Sequence[Stack], layouts: Sequence[Layout
            memory: Sequence[int], version_1: bool = False) -> list[np.ndarray]:
     """Take a set of tiles off each stack, which is then as `encode` found it.
 
-    `direct` and `memory` are those of each set, as `encode` was given or returned them. Returns the samples of each
-    set, uint8 [N, 3, side, side]. If all groups of all sets are direct, no posterior is
-    needed and the inference network is not evaluated. In `version_1` of the file format all latents were coded.
+    `direct` and `memory` are those of each set, as `encode` returned them or was given them. In `version_1` of the file
+    format all latents were coded. Returns the samples of each set, uint8 [N, 3, side, side]. If all groups of all sets
+    are direct, no posterior is needed and the inference network is not evaluated.
     """
     layout, lanes = Layout.join(layouts), _lanes([layout.count for layout in layouts])
     first_direct = [model.num_groups - groups for groups in direct]

@@ -62,7 +62,7 @@ def choose(prior: IntegerNormal, posterior: IntegerNormal, moved: np.ndarray, co
 
     `moved`, offsets like those of the result, says where flow cells move the posterior; `coded`, bool [B, H, W], which
     latents are coded, the offsets of the others being 0. A decoder follows the bits, whatever they are; but the sums
-    that decide about them are of integers, so that an encoder finds the same ones with every library.
+    that decide about a path are of integers, so that at the same rate every library finds the same.
     """
     means = (posterior.mean - prior.mean) * 2.0 ** (SIGMA_BITS - MEAN_BITS) / prior.sigma + moved * 2.0 ** -MAX_STEP
     ratios = np.maximum(posterior.sigma / prior.sigma, 2.0 ** -10)

@@ -90,11 +90,10 @@ def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, check: Imag
 
 def _direct_overhead(network: ExactNetwork, images: Tensor) -> float:
     """What coding images direct adds to their bits on the coder's grids, as a part of these."""
-    model = ExactModel(network)
-    bits = 0.0
+    model, search, bits = ExactModel(network), EFFORTS[DEFAULT_EFFORT], 0.0
     for image in images.split(1):
         stack = Stack()                   # too little is on it to draw latents with
-        encode(model, [stack], [Tiles(image.numpy(), whole(image))], EFFORTS[DEFAULT_EFFORT].memory)
+        encode(model, [stack], [Tiles(image.numpy(), whole(image))], search.memory)
         bits += stack.bits - model.pixel_tables.low_bits * image.numel()
     return bits / len(images) / measure(network, images).bits - 1
 
