@@ -20,6 +20,7 @@ from .ledger import check_colour
 class Member(NamedTuple):
     name: str  # in the archive, with "/" between its parts
     path: Path
+    shape: tuple[int, ...] = ()  # of the samples, once the file has been looked at
 
 
 def plan_archive(
@@ -45,8 +46,7 @@ def plan_archive(
     check_names([job], (member.path for member in members), as_json)
     check_outputs([job], None, force)
     _check_names_inside(members)
-    _check_beginnings(members, quiet, colour)
-    return members
+    return _check_beginnings(members, quiet, colour)
 
 
 def find_members(inputs: Sequence[Path]) -> list[Member]:
@@ -78,7 +78,7 @@ def _inside(folder: Path) -> list[Member]:
 
 def _check_names_inside(members: Sequence[Member]) -> None:
     taken: dict[str, Path] = {}
-    for name, path in members:
+    for name, path, _ in members:
         if name in taken:
             raise ImageError(f"{display(taken[name])} and {display(path)} would both be called {name} in the archive; "
                              "names are kept apart by folders: give the folders that these lie in")
@@ -95,12 +95,13 @@ def _check_names_inside(members: Sequence[Member]) -> None:
         raise ImageError(str(error)) from error
 
 
-def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> None:
-    """Refuse what the header of a file shows to be no picture that can be coded."""
+def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> list[Member]:
+    """Refuse what the header of a file shows to be no picture that can be coded; of the others, add the shapes."""
     from nvae_codec.images import picture_shape
 
+    checked = []
     with progress_bar("checking", "picture", quiet) as progress:
-        for number, (_, path) in enumerate(members, 1):
+        for name, path, _ in members:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise ImageError(f"{display(path)}: is no regular file, so it cannot be read twice")
             try:
@@ -110,7 +111,9 @@ def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> N
                     check_colour(shape)
             except ImageError as error:
                 raise ImageError(f"{display(path)}: {error}") from error
-            progress(number, len(members))
+            checked.append(Member(name, path, shape))
+            progress(len(checked), len(members))
+    return checked
 
 
 def make_archive(
@@ -129,10 +132,15 @@ def make_archive(
     from nvae_codec.images import read_picture
 
     start = time.perf_counter()
+    for _, path, shape in members:
+        try:
+            codec.check_size(*shape[:2])
+        except ImageError as error:
+            raise ImageError(f"{display(path)}: {error}") from error
     sizes = {"input_bytes": 0, "pixels": 0, "subpixels": 0}
 
     def pictures() -> Iterator[tuple[str, object]]:
-        for name, path in members:
+        for name, path, _ in members:
             data = read(path)
             try:
                 picture = read_picture(data)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 from PIL import Image
-from terminal import documented_keys, failure, invoke, same_picture
+from terminal import REPOSITORY, documented_keys, failure, invoke, same_picture, spawn
 
 from nvae_codec import images
 from nvae_codec.bitstreams.container import pack, unpack
@@ -48,7 +48,8 @@ def fill(folder: Path) -> None:
         else:
             metadata = (EXIF, ICC) if path.suffix == ".webp" else ()
             path.write_bytes(write_picture(Picture(samples, *metadata), path.suffix))
-    for hidden in ("photos/.hidden.png", "photos/readme.txt"):
+    for hidden in ("photos/.hidden.png", "photos/.thumbs/a.png", "photos/sub/.thumbs/deep/a.png", "photos/readme.txt"):
+        (folder / hidden).parent.mkdir(parents=True, exist_ok=True)
         (folder / hidden).write_bytes(b"no picture")
 
 
@@ -281,6 +282,16 @@ def test_folders_that_cannot_be_read_are_not_left_out(here, no_codec, monkeypatc
     assert told == "nvae-codec: photos: Permission denied\n"
 
 
+def test_a_picture_too_narrow_for_the_model_is_refused_before_any_is_coded(here, monkeypatch, toy_model_path):
+    from nvae_codec.codec import Codec
+
+    monkeypatch.setattr(Codec, "compress_archive", lambda *arguments, **options: pytest.fail("coding has begun"))
+    Path("photos/zz.pgm").write_bytes(b"P5 1 9000000 255\n" + bytes(9_000_000))
+    told = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb", *OPTIONS, "--model", toy_model_path))
+    assert told == ("nvae-codec: photos/zz.pgm: a picture of 1 x 9000000 pixels is too narrow for tiles of 16 pixels\n")
+    assert not os.path.exists("x.nvb")
+
+
 def test_a_picture_that_is_damaged_behind_its_header_leaves_no_archive(here, toy_model_path):
     Path("photos/cut.png").write_bytes(Path("photos/a.png").read_bytes()[:-20])
     options = ["--archive", "-f", "-o", "set.nvb", *OPTIONS, "--model", toy_model_path]
@@ -510,6 +521,48 @@ def test_recovering_what_is_whole_or_hopeless(here, toy_model_path):
         Path("set.nvb").write_bytes(hopeless)
         result = invoke("decompress", "set.nvb", "-f", *options)
         assert result.exit_code == 1 and result.stderr.startswith("nvae-codec: set.nvb: ")
+
+
+@pytest.mark.parametrize("name", ["set", "logo"])
+@pytest.mark.parametrize("damage", [
+    lambda data: b"x" + data[1:],
+    lambda data: data[:6] + b"\3" + data[7:],
+    lambda data: data + b"trailing",
+    lambda data: b"before" + data,
+])
+def test_damage_around_the_chunks_loses_nothing(here, toy_model_path, name, damage):
+    assert invoke("compress", "logo.png", "--effort", 1, "--model", toy_model_path).exit_code == 0
+    Path("bad.nvb").write_bytes(damage(Path(f"{name}.nvb").read_bytes()))
+    options = ["bad.nvb", "--output-dir", "out", "--model", toy_model_path]
+    told = failure(invoke("decompress", *options))
+    if damage(b"a").startswith(b"before"):
+        options.append("--recover")  # the fingerprint is not in its place, so only with the model it can be seen
+    else:
+        assert told.endswith(f"; --recover saves {'all 8 pictures' if name == 'set' else 'the picture'}\n")
+    assert invoke("decompress", *options, "--recover").exit_code == 0
+    if name == "set":
+        assert tree("out") == sorted(UNPACKED)
+    assert same_picture("out/logo.png" if name == "set" else "out/bad.png", "logo.png")
+
+
+def test_a_lost_picture_and_one_that_is_whole_in_a_search(here, toy_model_path):
+    assert invoke("compress", "logo.png", "--effort", 1, "--model", toy_model_path).exit_code == 0
+    data = Path("logo.nvb").read_bytes()
+    options = ["--recover", "--output-dir", "out", "--model", toy_model_path]
+    assert invoke("decompress", "logo.nvb", *options).exit_code == 0 and same_picture("out/logo.png", "logo.png")
+    Path("bad.nvb").write_bytes(damaged(data, 0))
+    for more in ([], ["--recover"]):
+        told = failure(invoke("decompress", "bad.nvb", "--output-dir", "out", "--model", toy_model_path, *more))
+        assert told == "nvae-codec: bad.nvb: damaged: the coded words do not match their checksum\n"
+    assert tree("out") == ["logo.png"]
+
+
+def test_names_that_the_system_cannot_write_are_refused_in_a_sentence(here):
+    environment = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX",
+                                "PYTHONPATH": str(REPOSITORY)}
+    _, told = spawn("decompress", "set.nvb", env=environment).communicate(timeout=60)
+    assert told.startswith(b"nvae-codec: set.nvb: photos/sub/deep er/") and told.count(b"\n") == 1
+    assert b"here names of files are in ascii" in told and not os.path.exists("set")
 
 
 def test_a_damaged_archive_does_not_stop_a_batch(here, toy_model_path):

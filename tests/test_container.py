@@ -834,6 +834,7 @@ def test_rules_that_hold_for_all_chunks_together(one, two, cause):
     ("MAX_SETS", dict(rows=[(5, 1, 0)]), "too large: the file has more than 9 sets of tiles"),
     ("MAX_ALL_METADATA_BYTES", dict(references=[[0]], items=[item(b"12345")]),
      "too large: the file has more than 9 bytes of metadata"),
+    ("MAX_ALL_INFLATED_BYTES", dict(deflated=True), "too large: the file has more than 33 bytes of inflated headers"),
 ])  # fmt: skip
 def test_limits_of_a_file_hold_for_all_chunks_together(limit, fields, cause, monkeypatch):
     file = craft_archive(fields, fields)
@@ -921,7 +922,8 @@ def test_streams_must_inflate_to_their_length(stored, length):
             second_decoder(file)
 
 
-# Files that claim far more than they hold. Each runs in a process that may use 64 MiB more than it has at its start.
+# Files that claim far more than they hold. Each runs in a process that may use 64 MiB more than it has at its start, and
+# a second, if nothing else is said.
 
 SANDBOX = """
 import resource, sys, time, zlib
@@ -930,19 +932,19 @@ from nvae_codec.errors import BitstreamError
 data = sys.stdin.buffer.read()
 with open("/proc/self/statm") as statm:
     used = int(statm.read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
+resource.setrlimit(resource.RLIMIT_AS, (used + {memory}, used + {memory}))
 start = time.process_time()
 try:
     {call}
 except (BitstreamError, MemoryError) as error:
     print(type(error).__name__, str(error))
-assert time.process_time() - start < 1
+assert time.process_time() - start < {seconds}
 """
 
 
-def in_a_sandbox(data: bytes, call: str = "unpack(data)") -> str:
+def in_a_sandbox(data: bytes, call: str = "unpack(data)", memory: int = 2**26, seconds: int = 1) -> str:
     environment = os.environ | {"PYTHONPATH": str(Path(nvae_codec.__file__).parent.parent)}
-    command = [sys.executable, "-c", SANDBOX.format(call=call)]
+    command = [sys.executable, "-c", SANDBOX.format(call=call, memory=memory, seconds=seconds)]
     return subprocess.run(command, input=data, env=environment, capture_output=True, check=True).stdout.decode().strip()
 
 
@@ -984,6 +986,20 @@ def test_a_zlib_bomb_stops_at_the_promised_length():
         (START + sealed(b"\x0c" + varint(2**21) + bomb), "the header"),
     ):
         assert in_a_sandbox(file).startswith(f"BitstreamError invalid: {what} does not inflate to the length")
+
+
+@only_linux
+def test_names_that_deflate_well_cannot_claim_much_memory():
+    chunks = []
+    for left in reversed(range(24)):
+        names = [b"%d/%d/" % (left, number) + b"long" * 1000 for number in range(4000)]
+        sizes = dict(images=4000, widths=[1] * 4000, heights=[1] * 4000, modes=bytes(4000), checksums=bytes(8000))
+        chunks.append(craft_chunk(left=left, first=left == 23, names=names, deflated=True, **sizes))
+    file = START + b"".join(chunks)
+    assert len(file) < 2**20
+    assert in_a_sandbox(START + chunks[0]).startswith("BitstreamError truncated"), "the names of a chunk are allowed"
+    refused = in_a_sandbox(file, memory=2**28, seconds=6)
+    assert refused == "BitstreamError too large: the file has more than 134,217,728 bytes of inflated headers"
 
 
 @only_linux
@@ -1231,6 +1247,26 @@ def test_looking_for_chunks_among_random_words_is_fast():
     seconds = time.process_time() - begin
     print(f"{len(words) / seconds / 1e6:.0f} million bytes a second")
     assert seconds < 3
+
+
+SHORT_HEADERS = b"".join(
+    craft_chunk(left=2**17 - number, first=number == 0, word_count=9 * (2**17 - number)) for number in range(100_000))
+
+
+@pytest.mark.parametrize("bomb", [
+    START + b"\xb5\x00\xff\xff\xff\x01\x01" * 605_000,  # each could begin a header of 4 MiB
+    START + b"\xb5\x00\x01\x00" * 1_500_000,
+    START + SHORT_HEADERS,  # whole, but each with words up to the end of the file
+], ids=["long headers", "short headers", "words"])  # fmt: skip
+def test_a_short_file_cannot_be_searched_for_hours(bomb):
+    begin = time.process_time()
+    try:
+        reason = recover(bomb).losses[-1].reason
+    except BitstreamError as error:
+        reason = str(error)
+    assert reason.endswith("the search for whole chunks takes too long and was given up")
+    assert time.process_time() - begin < 6
+    assert recovered(START + A + B + flipped(C, 5) + bomb[15:])[0] == [0, 1]
 
 
 # Programming errors, and the fingerprint alone.
@@ -1505,8 +1541,10 @@ def test_the_examples_of_the_specification_are_right():
 def test_the_specification_names_the_limits_in_force():
     for limit in (layout.MAX_SIDE, layout.MAX_METADATA_BYTES, layout.MAX_HEADER_BYTES, layout.MAX_INFLATED_BYTES,
                   layout.MAX_NAME_BYTES, layout.MAX_DIRECT_GROUPS, layout.MAX_IMAGES, layout.MAX_SETS,
-                  layout.MAX_ALL_METADATA_BYTES, version_1.MAX_INITIAL_WORDS, version_1.MAX_HEADER_BYTES):
+                  layout.MAX_ALL_METADATA_BYTES, layout.MAX_ALL_INFLATED_BYTES, layout.VAIN_TRY_BYTES,
+                  layout.MIN_VAIN_BYTES, version_1.MAX_INITIAL_WORDS, version_1.MAX_HEADER_BYTES):
         assert f" {limit:,} " in SPECIFICATION
+    assert f"more than {layout.MAX_VAIN_SHARE} times the file\n" in SPECIFICATION
     assert f"2^27 = {layout.DEFAULT_MAX_PIXELS:,} pixels" in SPECIFICATION
 
 
