@@ -18,8 +18,8 @@ MAX_CHUNK_PIXELS = 2 ** 24  # larger chunks gain nothing, and the header of one 
               help="An archive is decoded in chunks of about so many pixels. Smaller: quicker access to one picture. "
                    "Larger: a little smaller file.  [default: 262144]")
 @click.option("--effort", metavar="1-5", type=click.IntRange(1, 5),
-              help="How long to look for the latents of the first tiles: each step takes four times as long, and saves "
-                   "bytes in small files above all. Decoding takes the same time.  [default: 3]")
+              help="How long to look for the latents of the first tiles: each step takes four to ten times as long and "
+                   "saves bytes in small files above all. Decoding takes the same time.  [default: 3]")
 @click.option("--no-verify", is_flag=True, help="Do not decode and compare each result. Halves the time.")
 @click.option("--ledger", is_flag=True, help="Measure what each file's bits are for. Takes longer than the coding.")
 @click.option("--float-network", metavar="RUN", type=click.Path(path_type=Path),

@@ -109,7 +109,7 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
     opened = opened or described.moved(data).data.open(side, say)
     exported = export_network(network, opened.training, opened.validation, check=other, calibration_images=images,
                               tolerance=tolerance, device=choose_device(device), report=say)
-    model = weights.serialise(exported.network, notes, exported.measurement)
+    model = weights.serialise(exported.network, notes, exported.measurement, exported.converted)
     card = model_card(output.stem, exported, described, _last_validation(folder / "stats.jsonl"))
     save_checkpoint(folder / CONVERTED, exported.converted)
     write_file(output, model)

@@ -332,8 +332,9 @@ def _check_encoding(path: PurePosixPath) -> None:
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
-        raise ImageError(f"{printable(str(path))}: here names of files are in {error.encoding}, which lacks characters of "
-                         "this; set PYTHONUTF8=1, or choose the picture with --only and name its file with -o") from error
+        raise ImageError(f"{printable(str(path))}: here names of files are in {error.encoding}, which lacks characters "
+                         "of this; set PYTHONUTF8=1, or choose the picture with --only and name its file with -o"
+                         ) from error
 
 
 def _default_folder(source: Path) -> Path:

@@ -21,11 +21,11 @@ from nvae_codec.bitstreams.container import (
     TileSet,
 )
 from nvae_codec.coding.ans import check_coder
-from nvae_codec.coding.bits_back import Layout, Search, Tiles, decode_chains, decode_version_1, encode_chains
+from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, decode_version_1, encode_chains, most_tiles
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.exact.network import ExactModel
 from nvae_codec.images import Picture, as_picture
-from nvae_codec.tiles import cut, join, tile_sizes
+from nvae_codec.tiles import Layout, cut, join, tile_sizes
 
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]     # called with tiles done and tiles in all
@@ -201,11 +201,10 @@ class Codec:
     def _decode(self, chunks: Sequence[Chunk], wanted: Sequence[Sequence[int]],
                 progress: Progress) -> Iterator[tuple[ImageEntry, Picture]]:
         """The wanted pictures, by their numbers in each chunk, of chunks that are decoded at the same time."""
-        counts = [[self._num_tiles(image.height, image.width) for image in chunk.images] for chunk in chunks]
         layouts = [self.layout_of(chunk) for chunk in chunks]
-        starts = [np.concatenate([[0], np.cumsum(tiles)]) for tiles in counts]
-        first = [int(start[indices[0]]) for start, indices in zip(starts, wanted, strict=True)]
-        total = sum(map(sum, counts)) - sum(first)
+        first = [sum(self._num_tiles(image.height, image.width) for image in chunk.images[:indices[0]])
+                 for chunk, indices in zip(chunks, wanted, strict=True)]
+        total = sum(layout.count for layout in layouts) - sum(first)
         words = [np.frombuffer(chunk.words, dtype="<u4") for chunk in chunks]
         if chunks[0].version_1:
             old = chunks[0].version_1
@@ -215,17 +214,21 @@ class Codec:
             samples = decode_chains(self.model, words, [chunk.sets for chunk in chunks], layouts,
                                     [chunk.trellis_bits for chunk in chunks], first,
                                     lambda done: progress(min(done, total), total))
-        for chunk, tiles, start, indices in zip(chunks, samples, starts, wanted, strict=True):
+        for chunk, tiles, indices in zip(chunks, samples, wanted, strict=True):
+            of_images = list(self.tiles_of(chunk, tiles))
             for index in indices:
-                image = chunk.images[index]
-                channels = 3 if image.mode == RGB8 else 1
-                picture = join(tiles[start[index]:start[index + 1], :channels], image.height, image.width)
-                checksum_bytes = 4 if chunk.version_1 else image.checksum_bytes
-                if _checksum(picture, checksum_bytes) != image.samples_crc32:
-                    name = f" {image.name}" if image.name else ""
-                    raise DriftError(f"the decoded picture{name} does not have the checksum that the file gives for it")
+                image, its_tiles = of_images[index]
+                picture = assemble(image, its_tiles, 4 if chunk.version_1 else image.checksum_bytes)
                 kept = {chunk.metadata[item].kind: chunk.metadata[item].data for item in image.metadata}
                 yield image, Picture(picture, kept.get(container.EXIF, b""), kept.get(container.ICC, b""))
+
+    def tiles_of(self, chunk: Chunk, tiles: np.ndarray) -> Iterator[tuple[ImageEntry, np.ndarray]]:
+        """The images of a chunk, each with its own of the chunk's tiles, uint8 [N, 3, side, side]."""
+        start = 0
+        for image in chunk.images:
+            end = start + self._num_tiles(image.height, image.width)
+            yield image, tiles[start:end]
+            start = end
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ImageError for pictures that are too large or too narrow."""
@@ -246,11 +249,16 @@ class Codec:
         num_tiles = sum(self._num_tiles(image.height, image.width) for image in chunk.images)
         if self._outgrows(num_tiles, _pixels_of_images(chunk.images)):
             raise BitstreamError(f"too large: {len(chunk.images):,} narrow pictures take too many tiles")
-        if not chunk.version_1:
+        if chunk.version_1:
+            largest = min(chunk.version_1.max_group, num_tiles)
+        else:
             if sum(each.tiles for each in chunk.sets) != num_tiles:
                 raise BitstreamError("invalid: the tiles of a chunk's sets are not those of its pictures")
             if max(each.direct_groups for each in chunk.sets) > self.model.num_groups:
                 raise BitstreamError("invalid: a chunk has more direct groups than its model has groups")
+            largest = max(each.tiles for each in chunk.sets)
+        if largest > most_tiles(self.model.tile_side):
+            raise BitstreamError(f"too large: {largest} tiles of {self.model.tile_side} pixels are coded jointly")
         return Layout.join([self._layout(image.height, image.width, image.mode) for image in chunk.images])
 
     def _tile_pixels(self, shapes: Iterable[tuple[int, int]]) -> int:
@@ -302,6 +310,18 @@ def _chunk(pictures: Sequence[tuple[str, Picture]], words: np.ndarray, sets: Seq
     memory = search.memory if any(each.direct_groups for each in sets) else 0
     return Chunk(tuple(entries), tuple(metadata), tuple(TileSet(*each) for each in sets), memory,
                  words.astype("<u4").tobytes())
+
+
+def assemble(image: ImageEntry, tiles: np.ndarray, checksum_bytes: int) -> np.ndarray:
+    """The samples of an image, uint8 [H, W] or [H, W, 3], of its decoded tiles [N, 3, side, side].
+
+    Raises DriftError unless they have the checksum that the file gives.
+    """
+    picture = join(tiles[:, :3 if image.mode == RGB8 else 1], image.height, image.width)
+    if _checksum(picture, checksum_bytes) != image.samples_crc32:
+        name = f" {image.name}" if image.name else ""
+        raise DriftError(f"the decoded picture{name} does not have the checksum that the file gives for it")
+    return picture
 
 
 def _pixels_of_images(images: Sequence[ImageEntry]) -> int:

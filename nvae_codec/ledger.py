@@ -19,13 +19,15 @@ import torch
 from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.container import RGB8, Chunk, Container
 from nvae_codec.bitstreams.fields import deflate_item
-from nvae_codec.codec import Codec
+from nvae_codec.codec import Codec, assemble
 from nvae_codec.coding.ans import Stack
-from nvae_codec.coding.bits_back import Layout, decode
+from nvae_codec.coding.bits_back import decode
 from nvae_codec.errors import BitstreamError, DriftError, ModelError
 from nvae_codec.exact.elbo import float_negative_elbo, integer_negative_elbo, same_noise
 from nvae_codec.model.nvae import NVAE, Noise
+from nvae_codec.tiles import Layout
 from nvae_codec.training.checkpoint import CONVERTED, load_network
+from nvae_codec.weights import fingerprint
 
 BATCH_TILES, BATCH_PIXELS = 8, 2 ** 15    # of tiles that are measured at once, at most
 LEAST_MASS = 2.0 ** -24                   # what the coder rounds smaller probabilities up to
@@ -77,20 +79,25 @@ class Ledger:
 def load_float_network(path: Path, codec: Codec) -> NVAE:
     """The float network that the codec's model was made of: of a run's folder what was exported, or a checkpoint's.
 
-    Raises ModelError if there is none, or if it has another shape than the model.
+    Raises ModelError if there is none, or if the model was made of another. A model file that does not say what it was
+    made of, as files of the first versions do not, is compared by its configuration alone.
     """
     network = load_network(path / CONVERTED if (path / CONVERTED).is_file() else path)
     try:
-        _check_shape(network, codec)
+        _check_origin(network, codec)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     return network
 
 
-def _check_shape(network: NVAE, codec: Codec) -> None:
+def _check_origin(network: NVAE, codec: Codec) -> None:
     if network.config != codec.model.network.config:
         raise ModelError(f"this is not the float network that the model {codec.name} was made of: "
                          "it has another configuration")
+    origin = codec.model.origin
+    if origin is not None and fingerprint(network.config, network.state_dict()) != origin:
+        raise ModelError(f"this is not the float network that the model {codec.name} was made of: it has other "
+                         f"weights or statistics; the one that was exported last is {CONVERTED} in the run's folder")
 
 
 def ledger(codec: Codec, data: bytes, float_network: NVAE | None = None, *, draws: int = 1, seed: int = 0,
@@ -101,8 +108,8 @@ def ledger(codec: Codec, data: bytes, float_network: NVAE | None = None, *, draw
     `seed` and the pictures. `progress` counts tiles, each once as it is decoded and once for every draw.
 
     Raises as `Codec.decompress` does. Raises BitstreamError for a file of version 1, and ModelError for a float network
-    of another shape, for grey pictures if there is a float network, which has no likelihood for them, and if a negative
-    ELBO is no positive number.
+    that the model was not made of, for grey pictures if there is a float network, which has no likelihood for them, and
+    if a negative ELBO is no positive number.
     """
     if draws < 1:
         raise ValueError(f"a ledger takes at least one draw, not {draws}")
@@ -111,7 +118,7 @@ def ledger(codec: Codec, data: bytes, float_network: NVAE | None = None, *, draw
     if content.version == 1:
         raise BitstreamError("a ledger is for files of version 2; decompress this one and compress it again")
     if float_network is not None:
-        _check_shape(float_network, codec)
+        _check_origin(float_network, codec)
         if any(image.mode != RGB8 for image in content.images):
             raise ModelError("a float network has no likelihood for grey pictures")
     costs = _measure(codec, content, float_network, draws, seed, progress)
@@ -212,6 +219,8 @@ def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws
     rows = []
     for chunk, layout in zip(content.chunks, layouts, strict=True):
         samples, information = _decode(codec, chunk, layout, count)
+        for image, tiles in codec.tiles_of(chunk, samples):
+            assemble(image, tiles, image.checksum_bytes)
         generator = torch.Generator().manual_seed((seed + zlib.crc32(samples)) % 2 ** 32)
         bits = np.zeros((3, layout.count))
         for start in range(0, layout.count, together):
@@ -249,5 +258,5 @@ def _negative_elbos(codec: Codec, samples: np.ndarray, layout: Layout, float_net
     drawn = integer_negative_elbo(network, tiles, noise, layout)
     at_rest = integer_negative_elbo(network, tiles, noise, layout, idle=True) if network.latent_idle.any() else drawn
     known = drawn if float_network is None else float_negative_elbo(float_network, tiles, noise, layout)
-    low_bits = codec.model.pixel_tables.low_bits * layout.sizes.prod(axis=1) * layout.channels   # coded as they are
+    low_bits = codec.model.pixel_tables.low_bits * layout.pixels * layout.channels   # coded as they are
     return np.stack([known, drawn, at_rest]) / np.log(2) + low_bits

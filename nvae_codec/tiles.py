@@ -1,5 +1,31 @@
 """Cutting a picture into square tiles and joining them again; padding of the tiles at the border."""
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
+
+
+class Layout(NamedTuple):
+    """What is known of N tiles before their samples are."""
+
+    sizes: np.ndarray                     # int64 [N, 2]: height and width of the real part
+    channels: np.ndarray                  # int64 [N]: 1 (grey) or 3
+
+    @property
+    def count(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Real pixels of every tile, int64 [N]."""
+        return self.sizes.prod(axis=1)
+
+    def part(self, tiles: slice) -> "Layout":
+        return Layout(self.sizes[tiles], self.channels[tiles])
+
+    @classmethod
+    def join(cls, layouts: Sequence["Layout"]) -> "Layout":
+        return cls(*map(np.concatenate, zip(*layouts, strict=True)))
 
 
 def tile_sizes(height: int, width: int, side: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from nvae_codec.errors import ModelError
 from nvae_codec.exact.calibration import Measurement
 from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.nvae import NVAE
 
 FORMAT = "nvae-codec model 1"
 SUFFIX = ".safetensors"
@@ -35,11 +36,12 @@ def fingerprint(config: NVAEConfig, tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def serialise(network: ExactNetwork, notes: dict[str, str] | None = None,
-              measurement: Measurement | None = None) -> bytes:
+def serialise(network: ExactNetwork, notes: dict[str, str] | None = None, measurement: Measurement | None = None,
+              origin: NVAE | None = None) -> bytes:
     """The bytes of a model file.
 
-    `notes` are free texts about the model (data, licences, figures). The fingerprint leaves out them and `measurement`.
+    `notes` are free texts about the model (data, licences, figures), `origin` is the float network that it was made of.
+    The fingerprint leaves out these and `measurement`.
     """
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": FORMAT, "config": json.dumps(network.config.to_dict(), sort_keys=True),
@@ -47,6 +49,8 @@ def serialise(network: ExactNetwork, notes: dict[str, str] | None = None,
                 **{f"note_{key}": text for key, text in (notes or {}).items()}}
     if measurement is not None:
         metadata["channels"] = json.dumps(measurement.to_dict())
+    if origin is not None:
+        metadata["origin"] = fingerprint(origin.config, origin.state_dict())
     return safetensors.torch.save(tensors, metadata)
 
 
@@ -93,7 +97,7 @@ def load(path: Path, *, self_test: bool = True) -> tuple[ExactModel, str]:
                 raise ModelError(f"{path}: damaged: {name} has the type {tensors[name].dtype}, not {expected.dtype}")
         network.load_state_dict(tensors)
         network.eval().prepare()
-        model = ExactModel(network)
+        model = ExactModel(network, metadata.get("origin"))
         if self_test:
             model.check(metadata["self_test"])
     except ModelError as error:

@@ -9,7 +9,6 @@ from toy_model import ToyModel
 
 from nvae_codec.coding.ans import RESERVE_WORDS, WORD_BITS, Stack, generator_words
 from nvae_codec.coding.bits_back import (
-    Layout,
     Search,
     Tiles,
     TileSet,
@@ -33,7 +32,7 @@ from nvae_codec.coding.latents import (
 from nvae_codec.coding.pixels import Mixture, push_pixels
 from nvae_codec.errors import BitstreamError, DriftError
 from nvae_codec.exact.elbo import pixel_information
-from nvae_codec.tiles import cut, real_pixels, tile_sizes
+from nvae_codec.tiles import Layout, cut, real_pixels, tile_sizes
 
 MEMORY = 8
 SEARCH = Search(MEMORY)
@@ -262,6 +261,12 @@ def test_sets_are_as_large_as_the_stack_can_feed():
     assert len(narrow) > 2                                              # its tiles leave too little for all at once
     for _, sets in coded:
         assert [each.direct_groups for each in sets] == [2] + [0] * (len(sets) - 1)
+
+
+def test_full_tiles_are_not_thought_to_need_as_little_as_the_partial_ones_before():
+    tiles = Tiles.join([*(toy_tiles(2, 2, seed) for seed in range(6)), toy_tiles(40, 24)])
+    (_, sets), = encode_chains(ToyModel(), [tiles], 12, SEARCH)
+    assert max(each.tiles for each in sets if each.direct_groups) == 1 and max(each.tiles for each in sets) > 4
 
 
 @pytest.mark.parametrize("joint_tiles", [1, 2])

@@ -7,9 +7,9 @@ from test_bits_back import account
 from test_exact import outputs_digest
 
 from nvae_codec.codec import DEFAULT_EFFORT, EFFORTS, Codec
-from nvae_codec.coding.bits_back import Layout, Tiles
+from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.images import read_picture
-from nvae_codec.tiles import cut
+from nvae_codec.tiles import Layout, cut
 
 KODAK = SHARED / "data" / "kodak"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not KODAK.is_dir(), reason="the Kodak pictures are not here")]

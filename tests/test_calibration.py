@@ -378,7 +378,8 @@ def test_measurements_survive_json(network):
 
 @pytest.mark.parametrize("key, value", [
     ("kl", [[1.0, 2.0]]), ("kl", [[1.0, 2.0], [1.0, 2.0], [1.0]]), ("ratio", None), ("entropy", "text"),
-    ("bits", math.nan), ("initial_bits", None), ("images", "many"), ("direct_overhead", math.inf), ("kl", 10 ** 400)])
+    ("bits", math.nan), ("initial_bits", None), ("images", "many"), ("direct_overhead", math.inf), ("kl", 10 ** 400),
+    ("direct_overhead", []), ("initial_bits", 1e300), ("entropy", [[1e308, 1.0], [1.0, 1.0]])])
 def test_measurements_that_are_none_are_refused(network, tmp_path, key, value):
     figures = measure(network, TILES[:1]).to_dict()
     with pytest.raises(ModelError):

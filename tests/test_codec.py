@@ -19,7 +19,8 @@ from nvae_codec import weights
 from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.container import TileSet
 from nvae_codec.codec import EFFORTS, Codec
-from nvae_codec.coding import pixels
+from nvae_codec.coding import bits_back, pixels
+from nvae_codec.coding.bits_back import most_tiles
 from nvae_codec.coding.trellis import MAX_MEMORY, MIN_MEMORY
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError, NvaeCodecError
 from nvae_codec.images import Picture, read_picture
@@ -200,6 +201,17 @@ def test_random_words_with_right_checksums_are_detected(codec, small_file, seed,
     data = repacked(small_file[1], dict(words=words, sets=sets, trellis_bits=memory), dict(width=33, height=20))
     with pytest.raises((BitstreamError, DriftError)):
         codec.decompress(data)
+
+
+def test_sets_that_would_take_much_memory_are_refused(codec, monkeypatch):
+    data = codec.compress(noise(60, 60, 3), verify=False)
+    largest = max(each.tiles for each in container.unpack(data).chunks[0].sets)
+    assert largest > 1 and most_tiles(16) == 64 and most_tiles(256) == 4 and most_tiles(1024) == 1
+    monkeypatch.setattr(bits_back, "MOST_TILES", largest - 1)
+    with pytest.raises(BitstreamError, match=f"too large: {largest} tiles of 16 pixels are coded jointly"):
+        codec.decompress(data)
+    monkeypatch.setattr(bits_back, "MOST_TILES", largest)
+    assert codec.decompress(data).samples.shape == (60, 60, 3)
 
 
 def test_sets_that_do_not_suit_the_model_or_the_picture_are_refused(codec):

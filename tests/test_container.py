@@ -922,8 +922,8 @@ def test_streams_must_inflate_to_their_length(stored, length):
             second_decoder(file)
 
 
-# Files that claim far more than they hold. Each runs in a process that may use 64 MiB more than it has at its start, and
-# a second, if nothing else is said.
+# Files that claim far more than they hold. Each runs in a process that may use a second and 64 MiB more than it has at
+# its start, if nothing else is said.
 
 SANDBOX = """
 import resource, sys, time, zlib

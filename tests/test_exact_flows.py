@@ -9,7 +9,7 @@ from conftest import SHARED, randomise_batch_norm, smooth_tiles
 from nvae_codec import weights
 from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import WORD_BITS
-from nvae_codec.coding.bits_back import Layout, Search, Tiles, decode_chains, encode_chains
+from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, encode_chains
 from nvae_codec.coding.latents import half_width, offsets_of
 from nvae_codec.errors import ModelError
 from nvae_codec.exact.elbo import compare
@@ -17,6 +17,7 @@ from nvae_codec.exact.network import ExactModel, ExactNetwork, convert
 from nvae_codec.images import read_picture
 from nvae_codec.model.config import PRESETS, NVAEConfig
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.tiles import Layout
 from nvae_codec.training.import_published import load_published
 
 KINDS = {"flows": dict(num_nf=1), "more flows, 5 bits": dict(num_nf=2, num_x_bits=5), "7 bits": dict(num_x_bits=7),

@@ -295,6 +295,10 @@ def test_drift_is_noticed(codec, file):
     longer = dataclasses.replace(chunk, words=b"\1\0\0\0" + chunk.words)
     with pytest.raises(DriftError, match="does not decode to what was coded"):
         ledger(codec, container.pack(dataclasses.replace(content, chunks=(longer,))))
+    image = dataclasses.replace(chunk.images[0], samples_crc32=chunk.images[0].samples_crc32 ^ 1)
+    other = dataclasses.replace(chunk, images=(image, *chunk.images[1:]))
+    with pytest.raises(DriftError, match="does not have the checksum"):
+        ledger(codec, container.pack(dataclasses.replace(content, chunks=(other,))))
 
 
 def test_the_network_of_a_run_is_the_one_that_was_exported(codec, floats, tmp_path):
@@ -312,6 +316,22 @@ def test_the_network_of_a_run_is_the_one_that_was_exported(codec, floats, tmp_pa
     save_checkpoint(other, network(num_channels_dec=8))
     with pytest.raises(ModelError, match=f"{re.escape(str(other))}: this is not the float network"):
         load_float_network(other, codec)
+
+
+def test_a_model_knows_the_network_that_it_was_made_of(exact, floats, tmp_path):
+    model, run = tmp_path / "mine.safetensors", tmp_path / "run"
+    run.mkdir()
+    model.write_bytes(weights.serialise(exact, origin=floats))
+    save_checkpoint(run / CONVERTED, floats)
+    codec = Codec.load(model)
+    load_float_network(run, codec)
+    later = copy.deepcopy(floats)
+    next(module for module in later.modules() if isinstance(module, torch.nn.BatchNorm2d)).running_mean += 1e-3
+    save_checkpoint(run / FILE_NAME, later)
+    with pytest.raises(ModelError, match="run/checkpoint.pt: this is not the float network .* other weights or stat"):
+        load_float_network(run / FILE_NAME, codec)
+    with pytest.raises(ModelError, match="the model mine was made of: it has other weights"):
+        ledger(codec, codec.compress(picture(16, 16), **QUICK), later)
 
 
 # At the terminal

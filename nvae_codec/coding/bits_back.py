@@ -32,11 +32,11 @@ from nvae_codec.coding.latents import (
 )
 from nvae_codec.coding.pixels import PixelTables, pop_pixels, push_pixels
 from nvae_codec.errors import DriftError
-from nvae_codec.tiles import pad, real_cells, real_pixels
+from nvae_codec.tiles import Layout, pad, real_cells, real_pixels
 
 GREY, COLOUR = 1, 3                       # channels
 BOOST = 1.1                               # index bits of direct groups as a multiple of the KL: the best of 0.9 .. 1.3
-MOST_TILES = 64                           # that are decoded at once, unless one set alone has more
+MOST_TILES, MOST_PIXELS = 64, 2 ** 18      # that are decoded at once: a file may ask for more than fits into memory
 _DRIFT = "after decoding, the coder is not in the state in which it began: this machine computes other probabilities"
 Progress = Callable[[int], None]          # called with the number of tiles done
 
@@ -90,24 +90,6 @@ class LatentModel(Protocol):
 
     def pixels(self, state: Any) -> np.ndarray:
         """Parameters of p(x | z), int64 [B, 10 M, side, side]."""
-
-
-class Layout(NamedTuple):
-    """What a decoder knows of N tiles before it has them."""
-
-    sizes: np.ndarray                     # int64 [N, 2]: height and width of the real part
-    channels: np.ndarray                  # int64 [N]: 1 (grey) or 3
-
-    @property
-    def count(self) -> int:
-        return len(self.sizes)
-
-    def part(self, tiles: slice) -> "Layout":
-        return Layout(self.sizes[tiles], self.channels[tiles])
-
-    @classmethod
-    def join(cls, layouts: Sequence["Layout"]) -> "Layout":
-        return cls(*map(np.concatenate, zip(*layouts, strict=True)))
 
 
 class Tiles(NamedTuple):
@@ -232,6 +214,11 @@ def decode(model: LatentModel, stacks: Sequence[Stack], layouts: Sequence[Layout
     return [samples[lane] for lane in lanes]
 
 
+def most_tiles(side: int) -> int:
+    """How many tiles of `side` pixels a decoder takes at once; it refuses files with larger sets."""
+    return max(1, min(MOST_TILES, MOST_PIXELS // side ** 2))
+
+
 def _lanes(counts: Sequence[int]) -> list[slice]:
     """Where the tiles of each stack lie among those of all."""
     ends = np.cumsum(counts)
@@ -280,7 +267,7 @@ class _Chain:
 
     def __init__(self, tiles: Tiles):
         self.tiles, self.stack, self.sets, self.done = tiles, Stack(), [], 0
-        self.needed_per_tile = None       # as `encode` said of the last set
+        self.needed_per_pixel = None      # as `encode` said of the last set
 
     @property
     def left(self) -> int:
@@ -288,8 +275,12 @@ class _Chain:
 
     def next_set(self, most: int) -> Tiles:
         """So many tiles as the stack can draw the latents of, at least one."""
-        affordable = 1 if self.needed_per_tile is None else int(self.stack.available_bits // self.needed_per_tile)
-        return self.tiles.part(slice(self.done, self.done + max(1, min(affordable, most, self.left))))
+        affordable = 1
+        if self.needed_per_pixel is not None:                           # tiles at the border have fewer pixels
+            pixels = self.tiles.layout.part(slice(self.done, self.done + most)).pixels
+            needed = np.cumsum(pixels) * self.needed_per_pixel
+            affordable = max(1, int(np.searchsorted(needed, self.stack.available_bits, side="right")))
+        return self.tiles.part(slice(self.done, self.done + affordable))
 
 
 def encode_chains(model: LatentModel, chains: Sequence[Tiles], joint_tiles: int, search: Search,
@@ -305,7 +296,7 @@ def encode_chains(model: LatentModel, chains: Sequence[Tiles], joint_tiles: int,
         for lane, part, (stack, groups, bits) in zip(busy, parts, coded, strict=True):
             lane.stack, count = stack, part.layout.count
             lane.sets.append(TileSet(count, groups))
-            lane.needed_per_tile = max(bits / count, 1.0)
+            lane.needed_per_pixel = bits / part.layout.pixels.sum()
             lane.done += count
             done += count
         progress(done)
@@ -342,15 +333,14 @@ def decode_chains(model: LatentModel, words: Sequence[np.ndarray], sets: Sequenc
     stacks, done = [Stack(each) for each in words], 0
     samples = [np.zeros((layout.count, 3, model.tile_side, model.tile_side), dtype=np.uint8) for layout in layouts]
     ends = [np.cumsum([each.tiles for each in chain]) for chain in sets]
-    first = [0] * len(stacks) if first is None else first
+    first, most = [0] * len(stacks) if first is None else first, most_tiles(model.tile_side)
     for turn in reversed(range(max(map(len, sets)))):
         busy = [chain for chain in range(len(sets)) if turn < len(sets[chain]) and ends[chain][turn] > first[chain]]
         places = {chain: slice(int(ends[chain][turn]) - sets[chain][turn].tiles, int(ends[chain][turn]))
                   for chain in busy}
         while busy:
             together = [busy.pop(0)]
-            # A file may ask for more at once than fits into memory.
-            while busy and sum(sets[chain][turn].tiles for chain in [*together, busy[0]]) <= MOST_TILES:
+            while busy and sum(sets[chain][turn].tiles for chain in [*together, busy[0]]) <= most:
                 together.append(busy.pop(0))
             decoded = decode(model, [stacks[chain] for chain in together],
                              [layouts[chain].part(places[chain]) for chain in together],

@@ -34,6 +34,7 @@ WEAKER, STRONGER = 8, 4               # channels on either side of where it ends
 SINGLY = 64                           # ... in networks of so many: of more, one makes no difference that is measurable
 BLOCKS = 6                            # of groups whose grids are tried together, at most
 BATCH_SIZE = 8
+LARGEST_FIGURE = 1e12                 # that is believed in a model file
 SLOW = 30                             # seconds between lines that tell of progress
 
 Report = Callable[[str], None]
@@ -70,15 +71,16 @@ class Measurement:
         """The inverse of `to_dict`. Raises ModelError for what is not the measurement of a network of this shape."""
         try:
             overhead = values["direct_overhead"]
-            figures = [float(values["bits"]), float(values["initial_bits"]), float(overhead or 0)]
+            figures = [float(values["bits"]), float(values["initial_bits"]), float(0 if overhead is None else overhead)]
             channels = np.array([values[name] for name in ("kl", "entropy", "ratio")], dtype=np.float64)
             images = int(values["images"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError("its measurements are not numbers, or some are missing") from error
         if channels.shape != (3, config.num_groups, config.num_latent_per_group):
             raise ModelError("its measurements are those of another network")
-        if not (np.isfinite(channels).all() and np.isfinite(figures).all()):
-            raise ModelError("its measurements are not finite numbers")
+        # A comparison with NaN is false.
+        if not (all(abs(value) < LARGEST_FIGURE for value in figures) and (np.abs(channels) < LARGEST_FIGURE).all()):
+            raise ModelError("its measurements are not finite numbers, or too large to be measurements")
         tables = (tuple(map(tuple, table)) for table in channels.tolist())
         return cls(images, *figures[:2], *tables, None if overhead is None else figures[2])
 

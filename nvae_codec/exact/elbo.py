@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nvae_codec.coding.bits_back import Layout, coded_cells
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
 from nvae_codec.coding.pixels import Mixture
 from nvae_codec.exact.layers import LIMIT, RAW_BITS
@@ -14,7 +13,7 @@ from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.distributions import Normal
 from nvae_codec.model.likelihoods import mixture_log_prob, num_dimensions
 from nvae_codec.model.nvae import NVAE, Noise, unit_range
-from nvae_codec.tiles import real_cells, real_pixels
+from nvae_codec.tiles import Layout, real_cells, real_pixels
 
 
 def pixel_information(samples: np.ndarray, mixture: Mixture) -> np.ndarray:
@@ -53,7 +52,7 @@ def integer_negative_elbo(network: ExactNetwork, samples: Tensor, noise: Noise, 
 
     for group in range(model.num_groups):
         prior, posterior = _real(model.prior(group, state)), _real(model.posterior(group, state, features))
-        coded = torch.from_numpy(coded_cells(model, layout, group))[:, None]
+        coded = torch.from_numpy(real_cells(layout.sizes, model.tile_side, prior.mean.shape[-1]))[:, None]
         if idle:
             coded = coded & ~network.latent_idle[group].bool()[:, None, None]
         drawn = torch.where(coded, posterior.sample(noise(group, posterior.mean.shape).double()), prior.mean)

@@ -226,11 +226,14 @@ def check_codable(config: NVAEConfig) -> None:
 
 
 class ExactModel:
-    """An `ExactNetwork` as a `nvae_codec.coding.bits_back.LatentModel`: numpy integers in and out."""
+    """An `ExactNetwork` as a `nvae_codec.coding.bits_back.LatentModel`: numpy integers in and out.
 
-    def __init__(self, network: ExactNetwork):
+    `origin` is the fingerprint (`nvae_codec.weights`) of the float network that it was made of, if that is known.
+    """
+
+    def __init__(self, network: ExactNetwork, origin: str | None = None):
         check_codable(network.config)
-        self.network = network
+        self.network, self.origin = network, origin
         self.tile_side, self.num_groups = network.config.image_size, network.config.num_groups
         tables = (getattr(network, f"pixel_{name}_table").numpy() for name in PIXEL_TABLES)
         self.pixel_tables = PixelTables(*(table.astype(np.int64) for table in tables), network.config.num_x_bits)
