@@ -20,7 +20,8 @@ from .files import check_sources, display, printable, read
 def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
     """Say what .nvb files and model files hold.
 
-    An .nvb file is checked as far as that goes without decoding it. Model files are known by their suffix .safetensors.
+    An .nvb file is checked as far as that goes without decoding it. Model files are known by their suffix .safetensors,
+    bundled models by their names.
 
     \b
     Examples:
@@ -28,6 +29,7 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
       nvae-codec info --json coded/*.nvb
       nvae-codec info --list set.nvb
       nvae-codec info model.safetensors
+      nvae-codec info photo
 
     Of a model file the last lines are its groups of latents, coarsest first: their side; how
     many of their channels are active, which means that they are coded; the steps of these (the
@@ -49,21 +51,35 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
     With --list both have images, too, a list. Each of these has the keys name (null if the
     picture has none), width, height, channels, chunk (from 1 on).
     """
-    check_sources(files)
+    models = {file: _model_file(file) for file in files}
+    check_sources([models[file] or file for file in files])
 
     def show(file: Path) -> None:
-        if file.suffix == ".safetensors":
-            from nvae_codec import weights
-
-            content = weights.describe(file)
-        else:
-            content = _describe(read(file), listed)
+        model = models[file]
+        content = _describe(read(file), listed) if model is None else _describe_model(model)
         if as_json:
             click.echo(json.dumps({"file": str(file), **content}))
         else:
             click.echo("\n  ".join([f"{display(file)}:", *map(_line, content.items())]))
 
     each(files, display, show)
+
+
+def _model_file(file: Path) -> Path | None:
+    """The model file that an argument means: one by its suffix or, where no file has that name, a bundled one."""
+    if file.suffix == ".safetensors":
+        return file
+    if file.exists() or str(file) == "-":
+        return None
+    from nvae_codec import weights
+
+    return weights.bundled(str(file))
+
+
+def _describe_model(file: Path) -> dict:
+    from nvae_codec import weights
+
+    return weights.describe(file)
 
 
 def _describe(data: bytes, listed: bool) -> dict:

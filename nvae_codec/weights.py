@@ -113,12 +113,17 @@ def resolve(model: str | Path | None) -> Path:
     path = Path(model)
     if path.suffix == SUFFIX or len(path.parts) > 1:
         return path
-    bundled = BUNDLED / f"{model}{SUFFIX}"
-    if not bundled.is_file():
+    if (found := bundled(str(model))) is None:
         known = ", ".join(sorted(file.stem for file in BUNDLED.glob(f"*{SUFFIX}"))) or "none"
         raise ModelError(f"no bundled model is called {model}; there are: {known} "
                          f"(a path to a {SUFFIX} file is accepted too)")
-    return bundled
+    return found
+
+
+def bundled(name: str) -> Path | None:
+    """The file of a bundled model, if one has this name."""
+    path = BUNDLED / f"{name}{SUFFIX}"
+    return path if path.parent == BUNDLED and path.is_file() else None
 
 
 def find(short_fingerprint: str) -> Path:

@@ -219,6 +219,15 @@ def test_info_does_not_mind_a_size_that_decompress_refuses(photos):
     assert json.loads(invoke("info", "--json", "huge.nvb").stdout)["width"] == 2**24
 
 
+def test_info_describes_a_bundled_model_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = invoke("info", "photo").stdout
+    assert text.startswith("photo:\n") and "latent channels: 12\n" in text and "active channels: " in text
+    Path("photo").write_bytes(b"a file of that name goes before")
+    assert "not an .nvb file" in failure(invoke("info", "photo"))
+    assert "there is no such file" in failure(invoke("info", "x/../photo"))
+
+
 def test_info_describes_a_model(toy_model_path):
     text = invoke("info", toy_model_path).stdout
     report = json.loads(invoke("info", "--json", toy_model_path).stdout)
