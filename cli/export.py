@@ -20,6 +20,9 @@ from .files import check_target, write_file
                    "larger than 64 x 64 fewer]")
 @click.option("--tolerance", metavar="PERCENT", type=click.FloatRange(min=0), default=0.1, show_default=True,
               help="By how much the integers may change the negative ELBO before the export is refused.")
+@click.option("--wide", is_flag=True,
+              help="Integers of 16 bits for activations, too, not of 12: three times slower, for a network that the "
+                   "narrower ones cost too much.")
 @click.option("--note", "notes", metavar="KEY=TEXT", multiple=True,
               help="A text to keep in the model file; `info` shows it.")
 @click.option("--device", metavar="NAME", default="auto", show_default=True,
@@ -33,6 +36,7 @@ def export(
     check_folder: Path | None,
     images: int | None,
     tolerance: float,
+    wide: bool,
     notes: tuple[str, ...],
     device: str,
     threads: int | None,
@@ -72,11 +76,11 @@ def export(
     use_threads(threads)
     with enough_memory("fewer --images need less"):
         export_run(run, output, data=data, check_folder=check_folder, images=images, tolerance=tolerance / 100,
-                   device=device, notes={key: text for key, _, text in pairs})
+                   wide=wide, device=device, notes={key: text for key, _, text in pairs})
 
 
 def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = None, check_folder: Path | None = None,
-               images: int | None = None, tolerance: float = 1e-3, device: str = "auto",
+               images: int | None = None, tolerance: float = 1e-3, wide: bool = False, device: str = "auto",
                notes: dict[str, str] | None = None) -> None:
     """Export the network of a run's folder and write its card; `opened` is the run's data set, if it is open already.
 
@@ -90,6 +94,7 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
 
     try:
         from nvae_codec import weights
+        from nvae_codec.exact.layers import LIMIT, NARROW_LIMIT
         from nvae_codec.training.export import export as export_network
         from nvae_codec.training.export import model_card
     except ImportError as error:
@@ -108,7 +113,7 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
                              report=lambda line: say(f"{check_folder}: {line}")).training
     opened = opened or described.moved(data).data.open(side, say)
     exported = export_network(network, opened.training, opened.validation, check=other, calibration_images=images,
-                              tolerance=tolerance, device=choose_device(device), report=say)
+                              limit=LIMIT if wide else NARROW_LIMIT, tolerance=tolerance, device=choose_device(device), report=say)
     model = weights.serialise(exported.network, notes, exported.measurement, exported.converted)
     card = model_card(output.stem, exported, described, _last_validation(folder / "stats.jsonl"))
     save_checkpoint(folder / CONVERTED, exported.converted)

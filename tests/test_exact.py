@@ -15,7 +15,7 @@ from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, offsets_of
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.exact import layers as exact_layers
 from nvae_codec.exact.elbo import compare
-from nvae_codec.exact.kernels import convolve, look_up, requantise
+from nvae_codec.exact.kernels import convolve, look_up
 from nvae_codec.exact.layers import LIMIT, Resize, interpolation_matrix
 from nvae_codec.exact.network import ExactModel, convert
 from nvae_codec.images import read_picture

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
 from nvae_codec.coding.pixels import Mixture
-from nvae_codec.exact.layers import LIMIT, RAW_BITS
+from nvae_codec.exact.layers import RAW_BITS
 from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.distributions import Normal
 from nvae_codec.model.likelihoods import mixture_log_prob, num_dimensions
@@ -45,10 +45,10 @@ def integer_negative_elbo(network: ExactNetwork, samples: Tensor, noise: Noise, 
     model = ExactModel(network)
     layout = layout or whole(samples)
     features, state = model.features(samples.numpy()), network.start(len(samples))
-    nats = torch.zeros(len(samples), dtype=torch.float64)
+    nats, limit = torch.zeros(len(samples), dtype=torch.float64), int(network.activation_limit)
 
     def rounded(group: int, z: Tensor) -> Tensor:
-        return torch.round(z * 2.0 ** int(network.latent_bits[group])).clamp(-LIMIT, LIMIT)
+        return torch.round(z * 2.0 ** int(network.latent_bits[group])).clamp(-limit, limit)
 
     for group in range(model.num_groups):
         prior, posterior = _real(model.prior(group, state)), _real(model.posterior(group, state, features))

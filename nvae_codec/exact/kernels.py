@@ -1,23 +1,87 @@
-"""The reference arithmetic: sums of products of integers, carried in float64.
+"""Sums of products of integers, carried in floating point.
 
-A float64 holds every integer below 2**53 exactly. All sums here stay below that whatever the input (the bounds are
-proved at conversion and again at load), so each is exact in whatever order it is added up: threads, batch size, device
-and library cannot change it. Convolutions are written as matrix products, or as sums over taps, because a library's
-own convolution may choose an algorithm that is not a plain sum of products (Winograd, FFT).
+A float64 holds every integer below 2**53 exactly, a float32 every integer below 2**24. All sums here stay below that
+whatever the input (the bounds are proved at conversion and again at load), so each is exact in whatever order it is
+added up: threads, batch size, device and library cannot change it. Operands may be scaled by powers of two, which
+changes nothing but the unit.
+
+A library's own convolution may choose an algorithm that is not a plain sum of products (Winograd, FFT), and which one
+PyTorch calls is not known beforehand. So convolutions are matrix products, or sums over taps, but for one that is
+called by its name: oneDNN's on CPUs in float32, which is direct. Before float32 is used at all, it is compared with the
+reference, which is float64, on random and extreme operands; where it differs, everything is float64.
 """
+import math
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LARGEST_EXACT = 2.0 ** 53
+EXACT_BELOW = {torch.float32: 2.0 ** 24, torch.float64: 2.0 ** 53}
+LARGEST_EXACT = EXACT_BELOW[torch.float64]
 
 
-def convolve(x: Tensor, weight: Tensor, *, stride: int = 1, dilation: int = 1, groups: int = 1) -> Tensor:
-    """Cross-correlation [B, O, H', W'] of x [B, I, H, W] and weight [O, I / groups, k, k], padded with zeros.
+def carrier(bound: float) -> torch.dtype:
+    """The fastest type to carry sums in whose magnitudes stay below `bound`. Raises ValueError from 2**53 on."""
+    if bound < EXACT_BELOW[torch.float32] and float32_is_exact():
+        return torch.float32
+    if bound < LARGEST_EXACT:
+        return torch.float64
+    raise ValueError(f"sums up to {bound:g} have no carrier")
 
-    Padding keeps the side. Operands are integer-valued float64. Exact if for every output the sum of |weight| times
-    the largest |x| is below 2**53.
+
+def convolve(x: Tensor, weight: Tensor, offset: Tensor, *, stride: int = 1, dilation: int = 1,
+             groups: int = 1) -> Tensor:
+    """Cross-correlation [B, O, H', W'] of x [B, I, H, W] and weight [O, I / groups, k, k], plus `offset` [O].
+
+    Padding with zeros keeps the side. Operands are of one type. Exact if for every output the sum of |weight| times the
+    largest |x|, plus |offset|, counted in the finest place of weights and offset, is below what the type holds.
     """
+    if x.dtype == torch.float32:
+        if _has_onednn() and x.device.type == "cpu" and _keeps_bits(torch.backends.mkldnn.conv):
+            padding = [dilation * (weight.shape[-1] // 2)] * 2
+            x = x.contiguous(memory_format=torch.channels_last)
+            return torch.mkldnn_convolution(x, weight, offset, padding, [stride] * 2, [dilation] * 2, groups)
+        if not (_keeps_bits(torch.backends.mkldnn.matmul) and _keeps_bits(torch.backends.cuda.matmul)):
+            return convolve(x.double(), weight.double(), offset.double(), stride=stride, dilation=dilation,
+                            groups=groups).float()
+    return _sums(x.contiguous(), weight.contiguous(), stride, dilation, groups).add_(offset.view(-1, 1, 1))
+
+
+def _keeps_bits(operation) -> bool:
+    """Whether an operation uses all bits of float32: a user of PyTorch can ask for fewer at any time."""
+    return operation.fp32_precision in ("none", "ieee")
+
+
+@cache
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available()
+
+
+CHECKED = (                           # (in channels, out channels, kernel size, stride, dilation, groups)
+    (32, 32, 3, 1, 1, 1), (32, 64, 3, 2, 1, 1), (35, 32, 1, 1, 1, 1), (16, 16, 3, 1, 2, 1), (16, 16, 5, 1, 1, 16))
+
+
+@cache
+def float32_is_exact() -> bool:
+    """Whether float32 gives the reference's integers on this machine: random operands, and the largest allowed ones."""
+    generator = torch.Generator().manual_seed(0)
+    for channels, out_channels, size, stride, dilation, groups in CHECKED:
+        limit, shape = 2047, (out_channels, channels // groups, size, size)
+        largest = int((EXACT_BELOW[torch.float32] - 2) / (limit * math.prod(shape[1:])))
+        x = torch.randint(-limit, limit + 1, (1, channels, 8, 8), generator=generator).double()
+        weight = torch.randint(-largest, largest + 1, shape, generator=generator).double()
+        offset = torch.ones(out_channels, dtype=torch.float64)
+        for operands in (x, weight, offset), (torch.full_like(x, limit), torch.full_like(weight, largest), offset):
+            how = dict(stride=stride, dilation=dilation, groups=groups)
+            result = convolve(*(each.float() for each in operands), **how)
+            if not torch.equal(result.double(), convolve(*operands, **how)):
+                return False
+    return True
+
+
+def _sums(x: Tensor, weight: Tensor, stride: int, dilation: int, groups: int) -> Tensor:
+    """`convolve` without the offset, as plain sums of products."""
     batch, channels, height, width = x.shape
     out_channels, in_channels, size, _ = weight.shape
     out_height, out_width = -(-height // stride), -(-width // stride)
@@ -61,16 +125,10 @@ def _convolve_by_taps(x: Tensor, weight: Tensor, dilation: int, padding: int) ->
     return total.view(batch, out_channels, height, row)[..., :width].contiguous()
 
 
-def requantise(total: Tensor, factor: Tensor, offset: Tensor, low: float, high: float) -> Tensor:
-    """floor(total * factor + offset), clamped to [low, high]; in place.
-
-    `factor` [C, 1, 1] holds powers of two and `offset` [C, 1, 1] multiples of them plus one half: product and sum are
-    exact, so that the only rounding is the floor: to nearest, ties towards plus infinity.
-    """
-    return torch.addcmul(offset, total, factor, out=total).floor_().clamp_(low, high)
-
-
-def look_up(table: Tensor, index: Tensor) -> Tensor:
-    """`table` (float64 [65536]) at integer-valued float64 indices -32768 .. 32767."""
-    positions = (index + 32768).to(torch.int32)
-    return torch.index_select(table, 0, positions.view(-1)).view(index.shape)
+def look_up(table: Tensor, index: Tensor, start: Tensor | int) -> Tensor:
+    """`table` [N] at integer-valued indices [B, C, H, W] from `start` on, which may differ by channel ([C, 1, 1])."""
+    positions = (index + start).to(torch.int32)
+    if positions.is_contiguous():
+        return torch.index_select(table, 0, positions.view(-1)).view(index.shape)
+    positions = positions.permute(0, 2, 3, 1)                           # channels last, most likely
+    return torch.index_select(table, 0, positions.reshape(-1)).view(positions.shape).permute(0, 3, 1, 2)

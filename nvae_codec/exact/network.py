@@ -11,7 +11,7 @@ from nvae_codec.coding.pixels import COEFFICIENT_BITS, LOG_SCALE_BITS, LOGIT_BIT
 from nvae_codec.coding.pixels import MEAN_BITS as PIXEL_MEAN_BITS
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.exact import layers
-from nvae_codec.exact.layers import HEADROOM, LIMIT, RAW_BITS, Leaf, Output, Traced, fitting_bits
+from nvae_codec.exact.layers import HEADROOM, LIMIT, NARROW_LIMIT, RAW_BITS, Leaf, Output, Traced, fitting_bits
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.distributions import Normal
 from nvae_codec.model.flows import FlowCell
@@ -49,7 +49,7 @@ def normal_tables() -> dict[str, Tensor]:
 class ExactNetwork(Hierarchy):
     """The integer twin of an `NVAE`: leaves, tables, the grids of the latents. All of its state is integer buffers."""
 
-    def __init__(self, config: NVAEConfig):
+    def __init__(self, config: NVAEConfig, limit: int = LIMIT):
         super().__init__(config, layers)
         for head in [*(head[1] for head in self.prior_heads), *self.posterior_heads]:
             head.fixed_bits = torch.full((2 * config.num_latent_per_group,), RAW_BITS)
@@ -63,6 +63,7 @@ class ExactNetwork(Hierarchy):
             self.register_buffer(f"{name}_table", torch.zeros(65536, dtype=torch.int32))
         for name, length in zip(PIXEL_TABLES, (1 << 14, (11 << 10) + 1, 1 << 16, (1 << 16) + 1), strict=True):
             self.register_buffer(f"pixel_{name}_table", torch.zeros(length, dtype=torch.int32))
+        self.register_buffer("activation_limit", torch.tensor(limit, dtype=torch.int16))
         # Latent z of the network = z_real * 2**latent_bits; spacing of the grid = 2**-steps prior deviations.
         self.register_buffer("latent_bits", torch.zeros(config.num_groups, dtype=torch.int16))
         steps = torch.zeros(config.num_groups, config.num_latent_per_group, dtype=torch.int16)
@@ -70,6 +71,14 @@ class ExactNetwork(Hierarchy):
         # 1: not coded, the latents of the channel are the prior's mean.
         self.register_buffer("latent_idle", torch.zeros_like(steps))
         self.activation_tables = nn.Module()
+        self._tell_limit()
+
+    def _tell_limit(self) -> None:
+        for leaf in self.leaves():
+            leaf.limit = int(self.activation_limit)
+
+    def leaves(self) -> list[Leaf]:
+        return [module for module in self.modules() if isinstance(module, Leaf)]
 
     def flow_cells(self) -> list[FlowCell]:
         return [cell for cells in self.flows for cell in cells]
@@ -79,12 +88,16 @@ class ExactNetwork(Hierarchy):
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        # Only where it says something: models keep the fingerprints that they had before channels could be idle.
+        # Only where they say something: models keep the fingerprints that they had before channels could be idle, and
+        # networks narrow.
         if not self.latent_idle.any():
             del destination[prefix + "latent_idle"]
+        if self.activation_limit == LIMIT:
+            del destination[prefix + "activation_limit"]
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
         state_dict.setdefault(prefix + "latent_idle", torch.zeros_like(self.latent_idle))
+        state_dict.setdefault(prefix + "activation_limit", torch.full_like(self.activation_limit, LIMIT))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def prepare(self) -> None:
@@ -93,6 +106,9 @@ class ExactNetwork(Hierarchy):
             # The magnitude of the most negative integer is not an integer of its type.
             if buffer.is_floating_point() or (buffer.numel() and buffer.min() == torch.iinfo(buffer.dtype).min):
                 raise ModelError(f"the values of {name} are not those of a converted model")
+        if int(self.activation_limit) not in (LIMIT, NARROW_LIMIT):
+            raise ModelError("the integer network has a width that this version does not know")
+        self._tell_limit()
         tables = {name: table.double() for name, table in self.activation_tables.named_buffers()}
         if set(tables) != {output.table_name for output in self.outputs()}:
             raise ModelError("the tables of the activations are not those that the layers name")
@@ -102,9 +118,8 @@ class ExactNetwork(Hierarchy):
                 raise ModelError(f"the table {name} has a wrong length or a value out of range")
         for output in self.outputs():
             output.table = tables[output.table_name]
-        for leaf in self.modules():
-            if isinstance(leaf, Leaf):
-                leaf.prepare()
+        for leaf in self.leaves():
+            leaf.prepare()
         sigma, steps, bits = self.sigma_table, self.latent_steps, self.latent_bits
         if self.mean_table.abs().max() > 5 << MEAN_BITS or sigma.min() < 1 or sigma.max() >= 149 << SIGMA_BITS:
             raise ModelError("a table of the latents' distributions has a value out of range")
@@ -135,7 +150,8 @@ class ExactNetwork(Hierarchy):
         position = (prior.mean << (SIGMA_BITS - MEAN_BITS + MAX_STEP)) + prior.sigma * offsets
         shift = SIGMA_BITS + MAX_STEP - int(self.latent_bits[group])
         rounded = (position + (np.int64(1) << shift >> 1)) >> shift
-        return torch.from_numpy(np.clip(rounded, -LIMIT, LIMIT).astype(np.float64))
+        limit = int(self.activation_limit)
+        return torch.from_numpy(np.clip(rounded, -limit, limit).astype(np.float64))
 
     def shifted(self, group: int, cell: FlowCell, prior: IntegerNormal, points: np.ndarray,
                 start: np.ndarray, sign: int, coded: np.ndarray) -> np.ndarray:
@@ -154,13 +170,13 @@ class ExactNetwork(Hierarchy):
         return (start + sign * shift + edge) % (2 * edge + 1) - edge
 
 
-def convert(model: NVAE, samples: Tensor, noise: Noise | None = None) -> ExactNetwork:
-    """The integer twin of `model`, calibrated on tiles uint8 [B, C, side, side].
+def convert(model: NVAE, samples: Tensor, noise: Noise | None = None, limit: int = LIMIT) -> ExactNetwork:
+    """The integer twin of `model`, calibrated on tiles uint8 [B, C, side, side]; `limit` decides its width.
 
     The network runs once, with every integer leaf beside its float twin: scales follow the values that pass. Raises
     ModelError if the network cannot be represented: a bound that does not hold, or values that are not finite.
     """
-    exact = ExactNetwork(model.config)
+    exact = ExactNetwork(model.config, limit)
     twins = dict(model.named_modules())
     leaves = {name: leaf for name, leaf in exact.named_modules() if isinstance(leaf, Leaf)}
     if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
@@ -187,7 +203,7 @@ def convert(model: NVAE, samples: Tensor, noise: Noise | None = None) -> ExactNe
                 for cell in model.flows[group]:
                     path.append(path[-1] - cell(path[-1]))
                 largest = max(z.abs().max().item() for z in path)
-                bits = max(min(fitting_bits(HEADROOM * largest), SIGMA_BITS), 0)
+                bits = max(min(fitting_bits(HEADROOM * largest, limit), SIGMA_BITS), 0)
                 exact.latent_bits[group] = bits
                 exact.latent_steps[group] = choose_steps(prior, posterior, FLOW_FINENESS if model.config.num_nf else 0)
                 scale = torch.full((z.shape[1],), 2.0 ** -bits, dtype=torch.float64)

@@ -14,6 +14,7 @@ from nvae_codec.coding.bits_back import Tiles, encode
 from nvae_codec.errors import ModelError
 from nvae_codec.exact.calibration import BATCH_SIZE, Measurement, calibrate, measure
 from nvae_codec.exact.elbo import Comparison, compare, integer_negative_elbo, same_noise, whole
+from nvae_codec.exact.layers import NARROW_LIMIT
 from nvae_codec.exact.network import ExactModel, ExactNetwork, check_codable, convert
 from nvae_codec.model.likelihoods import num_dimensions
 from nvae_codec.model.nvae import NVAE
@@ -47,10 +48,12 @@ class Exported:
 
 
 def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, check: ImageSet | None = None,
-           calibration_images: int | None = None,
+           calibration_images: int | None = None, limit: int = NARROW_LIMIT,
            tolerance: float = TOLERANCE, device: torch.device | None = None,
            report: Callable[[str], None] = lambda line: None) -> Exported:
     """Convert a float network, which is on the CPU; statistics are estimated on `device`.
+
+    `limit` is the largest magnitude of activations: NARROW_LIMIT, or LIMIT for a wide network.
 
     Batch-norm statistics are estimated anew over training images, as the running ones trail the weights, and kept if
     held-out images become shorter by them. Where nothing is held out, training images take its place. Idle channels and
@@ -66,7 +69,7 @@ def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, check: Imag
     side = network.config.image_size
     network, statistics = _settle_batch_norm(network, training, held_out, device, report)
     calibration_images = calibration_images or _worth(CALIBRATION_PIXELS, side ** 2, CALIBRATION_IMAGES)
-    exact = convert(network, fixed_batch(training, calibration_images))
+    exact = convert(network, fixed_batch(training, calibration_images), limit=limit)
     checked = fixed_batch(check or held_out, _worth(CHECKED_PIXELS, side ** 2, CHECKED_IMAGES), seed=1)
     compared_on = f"{len(checked)} {kind} image{'s' if len(checked) > 1 else ''}"
     comparison = compare(network, exact, checked)
@@ -75,7 +78,8 @@ def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, check: Imag
            f"({comparison.relative:+.4%})")
     if not abs(comparison.relative) <= tolerance:
         raise ModelError(f"integers change the negative ELBO by {comparison.relative:+.4%}, more than the "
-                         f"{100 * tolerance:g} % allowed; more images to calibrate on may help, or a larger tolerance")
+                         f"{100 * tolerance:g} % allowed; more images to calibrate on may help, wide integers, or a "
+                         "larger tolerance")
     calibrate(exact, fixed_batch(training, _worth(CHOOSING_PIXELS, side ** 2, CHOOSING_IMAGES), seed=2), report)
     with_idle = _with_idle_channels(exact, checked, comparison)
     direct = _direct_overhead(exact, checked[:_worth(DIRECT_PIXELS, side ** 2, DIRECT_IMAGES)])
@@ -144,7 +148,8 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
                         f"full width, {config.num_latent_per_group} latent channels in each of {config.num_groups} "
                         f"groups ({groups})"),
             ("latents", f"{config.num_latents:,} of an image of {config.image_size} x {config.image_size}"),
-            ("weights", f"{weight_count:,} integers of 16 bits"),
+            ("weights", f"{weight_count:,} integers"),
+            ("activations", f"integers up to {int(exported.network.activation_limit):,} in magnitude"),
             ("batch-norm statistics", exported.statistics)]
     if run is not None:
         recipe = run.recipe
