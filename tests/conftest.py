@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nvae_codec import weights
+from nvae_codec.exact.layers import NARROW_LIMIT
 from nvae_codec.exact.network import ExactNetwork, convert
 from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
@@ -43,6 +44,12 @@ def toy_network() -> NVAE:
 def toy_exact(toy_network) -> ExactNetwork:
     """Its integer twin."""
     return convert(toy_network, smooth_tiles(16, PRESETS["toy"].image_size))
+
+
+@pytest.fixture(scope="session")
+def narrow_exact(toy_network) -> ExactNetwork:
+    """A narrow one."""
+    return convert(toy_network, smooth_tiles(16, PRESETS["toy"].image_size), limit=NARROW_LIMIT)
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,12 @@ from conftest import SHARED, randomise_batch_norm, smooth_tiles
 from nvae_codec import weights
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, offsets_of
 from nvae_codec.errors import DriftError, ModelError
+from nvae_codec.exact import kernels
 from nvae_codec.exact import layers as exact_layers
 from nvae_codec.exact.elbo import compare
-from nvae_codec.exact.kernels import convolve, look_up
-from nvae_codec.exact.layers import LIMIT, Resize, interpolation_matrix
-from nvae_codec.exact.network import ExactModel, convert
+from nvae_codec.exact.kernels import carrier, convolve, float32_is_exact, look_up
+from nvae_codec.exact.layers import LIMIT, NARROW_LIMIT, Range, Resize, interpolation_matrix
+from nvae_codec.exact.network import ExactModel, ExactNetwork, convert
 from nvae_codec.images import read_picture
 from nvae_codec.model.config import ARCHITECTURES, PRESETS
 from nvae_codec.model.distributions import Normal
@@ -43,39 +44,104 @@ def int64_convolution(x: np.ndarray, weight: np.ndarray, stride: int, dilation: 
     return result
 
 
-@pytest.mark.parametrize("extreme", [False, True])
-@pytest.mark.parametrize("size, stride, dilation, groups, channels, out", [
-    (1, 1, 1, 1, 7, 5), (1, 2, 1, 1, 4, 6), (3, 1, 1, 1, 6, 9), (3, 2, 1, 1, 5, 4), (3, 1, 2, 1, 4, 4),
-    (5, 1, 1, 6, 6, 6), (5, 2, 1, 6, 6, 6), (11, 1, 1, 4, 4, 4), (5, 1, 1, 2, 6, 8), (5, 2, 1, 4, 8, 8)])
-def test_convolution_is_exact(size, stride, dilation, groups, channels, out, extreme):
-    """Random and extreme operands of 16 bits, against 64-bit integers; also on odd sides."""
+CONVOLUTIONS = [(1, 1, 1, 1, 7, 5), (1, 2, 1, 1, 4, 6), (3, 1, 1, 1, 6, 9), (3, 2, 1, 1, 5, 4), (3, 1, 2, 1, 4, 4),
+                (5, 1, 1, 6, 6, 6), (5, 2, 1, 6, 6, 6), (11, 1, 1, 4, 4, 4), (5, 1, 1, 2, 6, 8), (5, 2, 1, 4, 8, 8),
+                (3, 1, 1, 1, 32, 32), (3, 1, 1, 1, 16, 64), (3, 2, 1, 1, 64, 32)]
+
+
+@pytest.fixture(params=["float64", "float32 by oneDNN", "float32 by matrix products", "fewer bits asked for"])
+def kernel(request, monkeypatch) -> tuple[torch.dtype, int]:
+    """A way of computing convolutions: the type, and the largest sum of products."""
+    if request.param == "float64":
+        return torch.float64, 2 ** 53 - 2
+    if request.param == "float32 by matrix products":
+        monkeypatch.setattr(kernels, "_has_onednn", lambda: False)
+    if request.param == "fewer bits asked for":
+        monkeypatch.setattr(kernels, "_keeps_bits", lambda operation: False)
+    return torch.float32, 2 ** 24 - 2
+
+
+@pytest.mark.parametrize("extreme", ["no", "equal", "signs"])
+@pytest.mark.parametrize("size, stride, dilation, groups, channels, out", CONVOLUTIONS)
+def test_convolution_is_exact(kernel, size, stride, dilation, groups, channels, out, extreme):
+    """Random and extreme operands as wide as the type allows, against 64-bit integers; also on odd sides."""
+    dtype, largest = kernel
     random = np.random.default_rng(size * 100 + stride * 10 + groups)
-    for height, width in ((8, 8), (7, 10), (1, 1)):
-        x = random.integers(-LIMIT, LIMIT + 1, (2, channels, height, width))
-        weight = random.integers(-LIMIT, LIMIT + 1, (out, channels // groups, size, size))
-        if extreme:
-            x, weight = np.full_like(x, LIMIT), np.where(weight < 0, -LIMIT, LIMIT)
-        operands = torch.from_numpy(x).double(), torch.from_numpy(weight).double()
+    limit = LIMIT if dtype == torch.float64 else NARROW_LIMIT
+    top = min(largest // (limit * (channels // groups) * size ** 2), LIMIT)
+    for height, width in ((8, 8), (7, 10), (1, 1), (32, 32)):
+        x = random.integers(-limit, limit + 1, (2, channels, height, width))
+        weight = random.integers(-top, top + 1, (out, channels // groups, size, size))
+        if extreme != "no":
+            x, weight = np.full_like(x, limit), np.where(weight < 0, -top, top if extreme == "signs" else -top)
+        offset = random.integers(-1, 2, out)
+        operands = (torch.from_numpy(each).to(dtype) for each in (x, weight, offset))
         result = convolve(*operands, stride=stride, dilation=dilation, groups=groups)
-        assert np.array_equal(result.numpy().astype(np.int64), int64_convolution(x, weight, stride, dilation, groups))
+        expected = int64_convolution(x, weight, stride, dilation, groups) + offset[:, None, None]
+        assert result.dtype == dtype and np.array_equal(result.numpy().astype(np.int64), expected)
 
 
-def test_requantisation_rounds_to_nearest_with_ties_up():
-    total = torch.tensor([-6.0, -5, -2, -1, 0, 1, 2, 3, 5, 6, 2 ** 40, -2 ** 40]).double().view(1, 1, 1, -1)
-    one = torch.ones(1, 1, 1, dtype=torch.float64)
-    result = requantise(total.clone(), one / 4, one / 2, -100, 100)
-    assert result.flatten().tolist() == [-1, -1, 0, 0, 0, 0, 1, 1, 1, 2, 100, -100]
+def test_operands_may_be_scaled_by_powers_of_two():
+    random = np.random.default_rng(0)
+    x, weight = random.integers(-2047, 2048, (1, 8, 5, 5)), random.integers(-99, 100, (8, 8, 3, 3))
+    shift = 2.0 ** -random.integers(-3, 12, 8)
+    scaled = torch.from_numpy(weight * shift[:, None, None, None]).float(), torch.from_numpy(shift / 2).float()
+    expected = int64_convolution(x, weight, 1, 1, 1) * shift[:, None, None] + shift[:, None, None] / 2
+    assert np.array_equal(convolve(torch.from_numpy(x).float(), *scaled).double().numpy(), expected)
 
 
-def test_look_up_takes_all_16_bit_indices():
+def test_sums_are_carried_by_the_type_that_holds_them():
+    bounds = {1: torch.float32, 2 ** 24 - 1: torch.float32, 2 ** 24: torch.float64, 2 ** 53 - 1: torch.float64}
+    assert {bound: carrier(bound) for bound in bounds} == bounds
+    with pytest.raises(ValueError, match="no carrier"):
+        carrier(2 ** 53)
+
+
+def test_a_convolution_that_rounds_is_noticed_and_not_used(monkeypatch):
+    """One by Winograd's algorithm, or with fewer bits, gives nearly the right sums."""
+    right = torch.mkldnn_convolution
+    assert float32_is_exact()
+    monkeypatch.setattr(torch, "mkldnn_convolution", lambda *operands: right(*operands) * (1 + 2.0 ** -20))
+    float32_is_exact.cache_clear()
+    try:
+        assert not float32_is_exact() and carrier(1) == torch.float64
+    finally:
+        float32_is_exact.cache_clear()
+
+
+def test_fewer_bits_of_float32_are_noticed():
+    before = torch.backends.mkldnn.conv.fp32_precision
+    try:
+        torch.backends.mkldnn.conv.fp32_precision = "bf16"
+        assert not kernels._keeps_bits(torch.backends.mkldnn.conv)
+    finally:
+        torch.backends.mkldnn.conv.fp32_precision = before
+    assert kernels._keeps_bits(torch.backends.mkldnn.conv)
+
+
+def test_results_round_to_nearest_with_ties_up():
+    output = exact_layers.Output(1, None)
+    output.shift.fill_(2)
+    bound, factor, offset, result = output.prepare(Range.symmetric(402, 1), 100)
+    assert bound >= 402 and factor.tolist() == [0.25] and offset.tolist() == [0.5]
+    assert (result.low.tolist(), result.high.tolist()) == ([-100], [100])
+    total = torch.tensor([-6.0, -5, -2, -1, 0, 1, 2, 3, 5, 6, 2 ** 40, -2 ** 40]).double() * factor + offset
+    assert output.rounded(total).tolist() == [-1, -1, 0, 0, 0, 0, 1, 1, 1, 2, 100, -100]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_look_up_takes_all_16_bit_indices(memory_format):
     table = torch.arange(65536, dtype=torch.float64) * 3
-    index = torch.tensor([-32768.0, -1, 0, 32767]).double().view(1, 1, 2, 2)
-    assert look_up(table, index).flatten().tolist() == [0, 3 * 32767, 3 * 32768, 3 * 65535]
+    index = torch.tensor([-32768.0, -1, 0, 32767, 5, 6, 7, 8]).double().view(1, 2, 2, 2)
+    found = look_up(table, index.contiguous(memory_format=memory_format), 32768)
+    assert found.flatten().tolist() == [0, *(3 * each for each in (32767, 32768, 65535, 32773, 32774, 32775, 32776))]
+    by_channel = look_up(table, index[:, :, :1, 1:], torch.tensor([1.0, 10]).view(2, 1, 1))
+    assert by_channel.flatten().tolist() == [0, 3 * 16]
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 8, 32])
 def test_interpolation_is_bilinear_with_aligned_corners(side):
-    matrix = interpolation_matrix(side)
+    matrix = interpolation_matrix(side, exact_layers.RESIZE_BITS)
     assert (matrix.sum(dim=1) == 1 << exact_layers.RESIZE_BITS).all() and (matrix >= 0).all()
     x = torch.randint(-LIMIT, LIMIT + 1, (2, 3, side, side)).double()
     expected = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
@@ -108,17 +174,48 @@ def forward(model: NVAE, exact, samples: torch.Tensor, seed: int = 0):
     return worst
 
 
+WIDTHS = {LIMIT: 0.02, NARROW_LIMIT: 0.2}                               # what means and logarithms may be off by
+
+
+@pytest.mark.parametrize("limit", WIDTHS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("use_se, res_dist", [(True, True), (False, False)])
-def test_every_architecture_converts(architecture, use_se, res_dist):
+def test_every_architecture_converts(architecture, use_se, res_dist, limit):
     torch.manual_seed(0)
     config = dataclasses.replace(PRESETS["toy"], architecture=architecture, use_se=use_se, res_dist=res_dist,
                                  num_channels_enc=8, num_channels_dec=8)
     model = NVAE(config)
     randomise_batch_norm(model)
     samples = smooth_tiles(4, 16)
-    worst = forward(model.eval(), convert(model, samples), samples)
-    assert worst["mean"] < 0.02 and worst["log_sigma"] < 0.02 and worst["logits"] < 0.02, worst
+    exact = convert(model.eval(), samples, limit=limit)
+    worst = forward(model, exact, samples)
+    print(architecture, limit, worst)
+    assert max(worst.values()) < WIDTHS[limit], worst
+    if limit == NARROW_LIMIT:
+        reference = ExactModel(exact).digest()
+        assert reference == ExactModel(in_float64(exact)).digest()
+
+
+def in_float64(exact: ExactNetwork) -> ExactNetwork:
+    """The same network, computed by the reference."""
+    same = ExactNetwork(exact.config, int(exact.activation_limit))
+    for name, table in exact.activation_tables.named_buffers():
+        same.activation_tables.register_buffer(name, table)
+    same.load_state_dict(exact.state_dict())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "float32_is_exact", lambda: False)
+        same.prepare()
+    assert {leaf._weight.dtype for leaf in same.leaves() if isinstance(leaf, exact_layers.Conv)} == {torch.float64}
+    return same
+
+
+def test_narrow_networks_are_carried_in_float32(narrow_exact):
+    """Every convolution and every sum."""
+    for leaf in narrow_exact.leaves():
+        if isinstance(leaf, exact_layers.Conv):
+            assert leaf._weight.dtype == torch.float32
+        if isinstance(leaf, (exact_layers.Residual, exact_layers.Sum)):
+            assert leaf._sums == torch.float32
 
 
 def test_vanilla_network_converts():
@@ -128,13 +225,14 @@ def test_vanilla_network_converts():
     assert max(forward(model, convert(model, samples), samples).values()) < 0.02
 
 
-def test_negative_elbo_of_integers_is_that_of_floats(toy_network, toy_exact):
+def test_negative_elbo_of_integers_is_that_of_floats(toy_network, toy_exact, narrow_exact):
     assert abs(compare(toy_network, toy_exact, smooth_tiles(16, 16, seed=5)).relative) < 1e-3
+    assert abs(compare(toy_network, narrow_exact, smooth_tiles(16, 16, seed=5)).relative) < 1e-3
 
 
-def test_images_far_from_calibration_saturate_but_stay_exact(toy_exact):
-    """Noise and checkerboards: nothing overflows, and the result does not depend on the batch."""
-    coder = ExactModel(toy_exact)
+def test_images_far_from_calibration_saturate_but_stay_exact(toy_exact, narrow_exact):
+    """Noise and checkerboards: nothing overflows, and the result does not depend on the batch or the carrier."""
+    coder, narrow = ExactModel(toy_exact), ExactModel(narrow_exact)
     checkerboard = np.broadcast_to(np.indices((16, 16)).sum(axis=0) % 2 * 255, (3, 16, 16))
     noise = np.random.default_rng(0).integers(0, 256, (3, 16, 16))
     samples = np.stack([checkerboard, noise]).astype(np.uint8)
@@ -142,6 +240,9 @@ def test_images_far_from_calibration_saturate_but_stay_exact(toy_exact):
     for first, second in zip(both, alone, strict=True):
         assert torch.equal(first[1:], second)
         assert first.abs().max() <= LIMIT
+    references = ExactModel(in_float64(narrow_exact)).features(samples)
+    for first, reference in zip(narrow.features(samples), references, strict=True):
+        assert torch.equal(first, reference) and first.abs().max() <= NARROW_LIMIT
 
 
 def outputs_digest(coder: ExactModel, samples: np.ndarray, batch: int) -> list[bytes]:
@@ -165,8 +266,9 @@ def outputs_digest(coder: ExactModel, samples: np.ndarray, batch: int) -> list[b
     return [b"".join(result) for result in results]
 
 
-def test_the_same_integers_from_any_batch_thread_count_and_library(toy_exact):
-    coder = ExactModel(toy_exact)
+@pytest.mark.parametrize("width", ["toy_exact", "narrow_exact"])
+def test_the_same_integers_from_any_batch_thread_count_and_library(width, request):
+    coder = ExactModel(request.getfixturevalue(width))
     samples = smooth_tiles(8, 16, seed=3).numpy()
     threads = torch.get_num_threads()
     reference = outputs_digest(coder, samples, 8)
@@ -177,19 +279,24 @@ def test_the_same_integers_from_any_batch_thread_count_and_library(toy_exact):
                 assert outputs_digest(coder, samples, batch) == reference
             with torch.backends.mkldnn.flags(enabled=False):
                 assert outputs_digest(coder, samples, 3) == reference
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(kernels, "_has_onednn", lambda: False)
+                assert outputs_digest(coder, samples, 3) == reference
     finally:
         torch.set_num_threads(threads)
 
 
-def test_the_same_integers_in_a_fresh_process(toy_model_path):
+def test_the_same_integers_in_a_fresh_process(narrow_exact, tmp_path):
     """The digest of a cold process with one thread and without oneDNN is that of this warm one."""
-    model, _ = weights.load(toy_model_path)
+    narrow_path = tmp_path / "narrow.safetensors"
+    narrow_path.write_bytes(weights.serialise(narrow_exact))
+    model, _ = weights.load(narrow_path)
     script = ("import sys, torch; torch.set_num_threads(1); torch.backends.mkldnn.enabled = False\n"
               "from pathlib import Path; from nvae_codec import weights\n"
               "print(weights.load(Path(sys.argv[1]), self_test=False)[0].digest())")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ONEDNN_MAX_CPU_ISA": "SSE41",
                    "PYTHONHASHSEED": "7"}
-    output = subprocess.check_output([sys.executable, "-c", script, toy_model_path], env=environment, text=True)
+    output = subprocess.check_output([sys.executable, "-c", script, narrow_path], env=environment, text=True)
     assert output.strip() == model.digest()
 
 
@@ -263,6 +370,7 @@ def raised_bias(bias):
     ("latent_steps", lambda t: t + 100),
     ("latent_idle", lambda t: torch.full((3, 2), 2, dtype=torch.int16)),
     ("latent_idle", lambda t: torch.zeros(1, dtype=torch.int16)),
+    ("activation_limit", lambda t: torch.tensor(2000, dtype=torch.int16)),
     ("latent_bits", lambda t: t - 100),
     ("pixel_sigmoid_table", lambda t: t.flip(0)),
     ("decoder_cells.0.0.join.left_shift", lambda t: t.repeat(5)),

@@ -42,7 +42,7 @@ def convolve(x: Tensor, weight: Tensor, offset: Tensor, *, stride: int = 1, dila
             padding = [dilation * (weight.shape[-1] // 2)] * 2
             x = x.contiguous(memory_format=torch.channels_last)
             return torch.mkldnn_convolution(x, weight, offset, padding, [stride] * 2, [dilation] * 2, groups)
-        if not (_keeps_bits(torch.backends.mkldnn.matmul) and _keeps_bits(torch.backends.cuda.matmul)):
+        if not _products_keep_bits():
             return convolve(x.double(), weight.double(), offset.double(), stride=stride, dilation=dilation,
                             groups=groups).float()
     return _sums(x.contiguous(), weight.contiguous(), stride, dilation, groups).add_(offset.view(-1, 1, 1))
@@ -51,6 +51,23 @@ def convolve(x: Tensor, weight: Tensor, offset: Tensor, *, stride: int = 1, dila
 def _keeps_bits(operation) -> bool:
     """Whether an operation uses all bits of float32: a user of PyTorch can ask for fewer at any time."""
     return operation.fp32_precision in ("none", "ieee")
+
+
+def _products_keep_bits() -> bool:
+    return _keeps_bits(torch.backends.mkldnn.matmul) and _keeps_bits(torch.backends.cuda.matmul)
+
+
+def interpolate(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Linear combinations of rows and columns: [B, C, H', W'] of x [B, C, H, W], `rows` [H', H], `columns` [W', W].
+
+    All are of one type, which must hold the sums.
+    """
+    if x.dtype == torch.float32 and not _products_keep_bits():
+        return interpolate(x.double(), rows.double(), columns.double()).float()
+    batch, channels, height, width = x.shape                            # channels come last: no copy, if they lie so
+    x = torch.matmul(rows, x.permute(0, 2, 3, 1).reshape(batch, height, width * channels))
+    x = torch.matmul(columns, x.view(batch * len(rows), width, channels))
+    return x.view(batch, len(rows), len(columns), channels).permute(0, 3, 1, 2)
 
 
 @cache

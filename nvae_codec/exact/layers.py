@@ -8,19 +8,22 @@ Networks come in two widths. In a wide one |a| <= 32767, and sums need float64. 
 are as large as leaves the sums below 2**24, so that float32 carries them: several times faster, for a slightly larger
 negative ELBO.
 
-Every leaf has two ways to run. `convert(twin, ...)` is called once, with the float leaf and tensors of a calibration
-batch on their way through the network: it chooses scales, fills the buffers and proves the bounds. `forward` computes
-on integers.
+Every leaf has three ways to run. `convert(twin, ...)` is called once, with the float leaf and tensors of a calibration
+batch on their way through the network: it chooses scales and fills the buffers. `prepare` is called then and whenever a
+model is loaded, with the ranges of the tensors on their way: it derives the operands and proves, by interval
+arithmetic, that no sum can leave the integers that its carrier holds. `forward` computes on integers.
 """
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvae_codec.errors import ModelError
-from nvae_codec.exact.kernels import EXACT_BELOW, carrier, convolve, look_up
+from nvae_codec.exact.kernels import EXACT_BELOW, carrier, convolve, interpolate, look_up
 from nvae_codec.model import layers as float_layers
 
 LIMIT = 32767                         # largest magnitude of weights, raw outputs, and activations of wide networks
@@ -28,7 +31,7 @@ NARROW_LIMIT = 2047                   # of activations of narrow networks
 WEIGHT_SUM = 0.9 * EXACT_BELOW[torch.float32]         # that a narrow network's weights make use of; biases get the rest
 RAW_BITS = 10                         # fractional bits of raw means and log standard deviations
 GATE_BITS = 14                        # fractional bits of the squeeze-and-excitation gate, which is at most 1
-RESIZE_BITS = 14                      # fractional bits of interpolation weights
+RESIZE_BITS, NARROW_RESIZE_BITS = 14, 6       # fractional bits of interpolation weights
 RECIPROCAL_BITS = 24                  # fractional bits of 1 / (height * width) in a mean
 RESIDUAL_FACTOR_BITS = 16
 RESIDUAL_FACTOR = round(float_layers.RESIDUAL_SCALE * 2 ** RESIDUAL_FACTOR_BITS)
@@ -38,15 +41,36 @@ MAX_BITS = 40                         # most fractional bits of anything
 
 
 @dataclass(frozen=True)
+class Range:
+    """Between which integers each channel of a tensor lies whatever the image, float64 [C]."""
+
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def symmetric(cls, limit: float, channels: int) -> "Range":
+        high = torch.full((channels,), float(limit), dtype=torch.float64)
+        return cls(-high, high)
+
+    @staticmethod
+    def join(parts: Sequence["Range"]) -> "Range":
+        return Range(torch.cat([part.low for part in parts]), torch.cat([part.high for part in parts]))
+
+    def clamped(self, limit: int) -> "Range":
+        return Range(self.low.clamp(-limit, limit), self.high.clamp(-limit, limit))
+
+    def largest(self) -> Tensor:
+        """Magnitudes [C]."""
+        return torch.maximum(self.high.abs(), self.low.abs())
+
+
+@dataclass(frozen=True)
 class Traced:
-    """A tensor during conversion: real values [B, C, H, W] of a calibration batch, and channel scales, float64 [C]."""
+    """A tensor during conversion: real values [B, C, H, W] of a calibration batch, scales, float64 [C], and range."""
 
     value: Tensor
     scale: Tensor
-
-
-def _like(traced: Traced, value: Tensor) -> Traced:
-    return Traced(value, traced.scale)
+    range: Range
 
 
 def fitting_bits(largest: float, limit: int) -> int:
@@ -56,6 +80,25 @@ def fitting_bits(largest: float, limit: int) -> int:
 
 def _per_channel(values: Tensor) -> Tensor:
     return values.to(torch.float64).view(-1, 1, 1)
+
+
+INDEX = torch.arange(-32768, 32768, dtype=torch.float64)
+
+
+def fixed_point(values: Tensor, bits: int) -> Tensor:
+    """Rounded to integers of 32 bits, `bits` of them fractional."""
+    return torch.round(values * 2.0 ** bits).clamp(-2 ** 31, 2 ** 31 - 1).to(torch.int32)
+
+
+@cache
+def activation_table(name: str) -> Tensor:
+    """Table int16 [65536] of an activation, e.g. "swish_11": arguments of 16 bits, 11 of them fractional.
+
+    Results are likewise, but those of the sigmoid have 14 fractional bits.
+    """
+    activation, bits = name.rsplit("_", 1)
+    values = float_layers.ACTIVATIONS[activation](INDEX * 2.0 ** -int(bits))
+    return fixed_point(values, GATE_BITS if activation == "sigmoid" else int(bits)).clamp(-LIMIT, LIMIT).to(torch.int16)
 
 
 class Leaf(nn.Module):
@@ -79,8 +122,12 @@ class Leaf(nn.Module):
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.narrow else torch.contiguous_format
 
-    def prepare(self) -> None:
-        """Derive the operands of `forward` from the buffers. Raises ModelError if a sum could leave the exact range."""
+    def prepare(self, *inputs: Range) -> Range | tuple[Range, ...]:
+        """Derive the operands of `forward` from the buffers, for inputs in these ranges. Returns those of the results.
+
+        Raises ModelError if a sum could leave the exact range.
+        """
+        raise NotImplementedError
 
     @staticmethod
     def _carrier(bound: float) -> torch.dtype:
@@ -125,47 +172,72 @@ class Output(nn.Module):
         self.shift.copy_(sum_bits - bits)
         if self.activation:
             self.table_bits.copy_(bits[0])
+            self.table = activation_table(self.table_name)
             if self.activation == "sigmoid":
                 bits = torch.full_like(bits, GATE_BITS)
         return 2.0 ** -bits.double()
 
-    def prepare(self, sum_bound: Tensor, limit: int) -> tuple[float, Tensor, Tensor]:
-        """`sum_bound` [C]: largest magnitude of the sum without the bias; `limit` of the result before the table.
+    def prepare(self, sums: Range, limit: int) -> tuple[float, Tensor, Tensor, Range]:
+        """`sums`: between which the sum without the bias lies while it is added up; `limit` of the result.
 
-        Returns the bound of all that is added up, and the factor and the offset [C], float64, that make the sum what
-        `forward` takes.
+        Returns the bound of all that is added up, the factor and the offset [C], float64, that make the sum what
+        `rounded` takes, and the range of that before the table.
         """
         shift = self.shift.double()
         if shift.abs().max() > 2 * MAX_BITS:
             raise ModelError("a shift of the integer network is out of range")
         # The sum with its bias and the half, counted in the finest place among them.
         finest = torch.clamp(shift, min=1)
-        bound = ((sum_bound + self.bias.double().abs()) * 2.0 ** (finest - shift) + 2.0 ** finest).max().item()
-        self._limit = limit
-        return bound, 2.0 ** -shift, self.bias.double() * 2.0 ** -shift + 0.5
+        bound = ((sums.largest() + self.bias.double().abs()) * 2.0 ** (finest - shift) + 2.0 ** finest).max().item()
+        self._limit, factor, offset = limit, 2.0 ** -shift, self.bias.double() * 2.0 ** -shift + 0.5
+        results = Range(torch.floor(sums.low * factor + offset), torch.floor(sums.high * factor + offset))
+        return bound, factor, offset, results.clamped(limit)
 
     def part_of_table(self, dtype: torch.dtype) -> Tensor:
         """The table for arguments from -limit to limit."""
         return self.table[LIMIT + 1 - self._limit:LIMIT + 2 + self._limit].to(dtype)
 
+    def after_table(self, arguments: Range) -> Range:
+        """The range of the results for these arguments; of wide networks, whose tables are long, for all arguments."""
+        table, channels = self.part_of_table(torch.float64), len(arguments.low)
+        if self._limit == LIMIT:
+            return Range(table.min().expand(channels), table.max().expand(channels))
+        return range_of(table.expand(channels, -1), arguments)
+
     def rounded(self, total: Tensor) -> Tensor:
-        """The result before the table: floor and saturation, in place. The half that rounding takes is in the offset."""
+        """The result before the table: floor and saturation, in place. The half for rounding is in the offset."""
         return total.floor_().clamp_(-self._limit, self._limit)
 
 
-def _quantise_weight(weight: Tensor, bias: Tensor, limit: int = LIMIT) -> tuple[Tensor, Tensor]:
+def range_of(values: Tensor, arguments: Range) -> Range:
+    """The range of each row of `values`, float64 [C, 2 L + 1], for arguments -L .. L in these ranges."""
+    index = torch.arange(values.shape[1], dtype=torch.float64) - values.shape[1] // 2
+    reached = (index >= arguments.low[:, None]) & (index <= arguments.high[:, None])
+    return Range(values.where(reached, math.inf).amin(dim=1), values.where(reached, -math.inf).amax(dim=1))
+
+
+def sums_of_products(weight: Tensor, x: Range) -> Range:
+    """Between which sums of products of weights [O, I, ...] and inputs lie, whole or in part; `x` is of [O, I]."""
+    shape = (-1, weight.shape[1], *[1] * (weight.dim() - 2))
+    low, high = x.low.clamp(max=0).view(shape), x.high.clamp(min=0).view(shape)
+    positive, negative = weight.clamp(min=0), weight.clamp(max=0)
+    return Range((positive * low + negative * high).flatten(1).sum(dim=1),
+                 (positive * high + negative * low).flatten(1).sum(dim=1))
+
+
+def _quantise_weight(weight: Tensor, bias: Tensor, largest_sum: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Integers of 16 bits [O, ...] and their fractional bits, int64 [O], for real weights that apply to integers.
 
-    The bias limits the bits too, and so do, if the `limit` of what they apply to is a narrow one, the sums.
+    The bias limits the bits too, and so do the sums of products, in narrow networks: `largest_sum` [O].
     """
     weight = weight.double()
     largest = weight.abs().flatten(1).amax(dim=1).clamp(min=2.0 ** -MAX_BITS)
     bits = torch.floor(torch.log2(LIMIT / largest))
     bias_bits = torch.floor(torch.log2(2.0 ** MAX_BITS / bias.double().abs().clamp(min=1.0)))
     bits = torch.minimum(bits, bias_bits).clamp(max=MAX_BITS)
-    if limit < LIMIT:
-        sums = weight.abs().flatten(1).sum(dim=1) * limit + bias.double().abs()
-        bits = torch.minimum(bits, torch.floor(torch.log2(WEIGHT_SUM / sums.clamp(min=2.0 ** -MAX_BITS))))
+    if largest_sum is not None:
+        largest_sum = largest_sum + bias.double().abs()
+        bits = torch.minimum(bits, torch.floor(torch.log2(WEIGHT_SUM / largest_sum.clamp(min=2.0 ** -MAX_BITS))))
     integers = torch.round(weight * (2.0 ** bits).view(-1, *[1] * (weight.dim() - 1))).clamp(-LIMIT, LIMIT)
     return integers.to(torch.int16), bits.long()
 
@@ -177,7 +249,11 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 class Conv(Leaf):
-    """Convolution with batch norms folded in, then a table."""
+    """Convolution with batch norms folded in, then a table.
+
+    What leaves a network, raw outputs, wants finer weights than sums below 2**24 leave room for. In narrow networks
+    such a weight is the sum of two planes, and float32 carries the sums of each.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1,
                  dilation: int = 1, groups: int = 1, activation: str | None = None, mask: Tensor | None = None,
@@ -201,29 +277,66 @@ class Conv(Leaf):
         if twin.norm_out is not None:
             factor, offset = _affine(twin.norm_out)
             weight, bias = weight * factor.view(-1, 1, 1, 1), bias * factor + offset
-        scales = x.scale.view(self.groups, -1).repeat_interleave(len(weight) // self.groups, dim=0)    # [O, I / groups]
-        integers, bits = _quantise_weight(weight * scales[:, :, None, None], bias, self.limit)
+        weight, largest = weight * self._by_output(x.scale)[:, :, None, None], None
+        if self.narrow:
+            largest = sums_of_products(weight, self._range_by_output(x.range)).largest()
+            if self.fixed_bits is not None:
+                largest = largest * 2.0 ** -self._plane_bits()
+        integers, bits = _quantise_weight(weight, bias, largest)
         self.weight.copy_(integers)
         before = twin.linear(x.value if twin.norm_in is None else twin.norm_in(x.value))
         before = before if twin.norm_out is None else twin.norm_out(before)
         scale = self.output.choose(bits, bias, before, self.limit, self.fixed_bits)
-        return Traced(twin(x.value), scale)
+        return Traced(twin(x.value), scale, self.prepare(x.range))
 
-    def prepare(self) -> None:
-        weight = self.weight.double()
+    def _by_output(self, values: Tensor) -> Tensor:
+        """What belongs to the input channels [I], for each output channel [O, I / groups]."""
+        return values.view(self.groups, -1).repeat_interleave(len(self.weight) // self.groups, dim=0)
+
+    def _range_by_output(self, x: Range) -> Range:
+        return Range(self._by_output(x.low), self._by_output(x.high))
+
+    def _plane_bits(self) -> int:
+        """Of a weight that is split into two, how many are in the lower plane: as many as its sums leave room for."""
+        return max(int(math.log2(3 * EXACT_BELOW[torch.float32] / (self.weight[0].numel() * self.limit))), 0)
+
+    def _split(self, weight: Tensor, x: Range) -> Tensor | None:
+        """The planes of the weight one after the other, [2 O, I, k, k], if float32 carries the sums of each."""
+        unit = 2.0 ** self._plane_bits()
+        high = torch.floor(weight / unit + 0.5)
+        planes = torch.cat([high, weight - unit * high])
+        largest = sums_of_products(planes, Range(x.low.repeat(2, 1), x.high.repeat(2, 1))).largest().max().item()
+        return planes if self.groups == 1 and carrier(largest) == torch.float32 else None
+
+    def prepare(self, x: Range) -> Range:
+        weight, x = self.weight.double(), self._range_by_output(x)
         if self.mask is not None and (weight * (1 - self.mask)).any():
             raise ModelError("a flow cell depends on what comes after: it could not be undone")
         limit = self.limit if self.fixed_bits is None else LIMIT
-        bound, factor, offset = self.output.prepare(weight.abs().sum(dim=(1, 2, 3)) * self.limit, limit)
-        dtype = self._carrier(bound)
+        bound, factor, offset, result = self.output.prepare(sums_of_products(weight, x), limit)
+        dtype, planes = self._carrier(bound), None
+        if dtype == torch.float64 and self.narrow:
+            planes = self._split(weight, x)
+        self._offset_of_planes = None
+        if planes is not None:                                          # the units of both are powers of two
+            self._offset_of_planes, dtype = _per_channel(offset), torch.float32
+            weight, offset = planes, torch.zeros(len(planes))
+            factor = torch.cat([factor * 2.0 ** self._plane_bits(), factor])
         self._weight, self._offset = (weight * factor.view(-1, 1, 1, 1)).to(dtype), offset.to(dtype)
         if dtype == torch.float32:
             self._weight = self._weight.contiguous(memory_format=torch.channels_last)
-        self._table = self.output.part_of_table(self.dtype) if self.output.activation else None
+        if not self.output.activation:
+            self._table = None
+            return result
+        self._table = self.output.part_of_table(self.dtype)
+        return self.output.after_table(result)
 
     def forward(self, x: Tensor) -> Tensor:
         total = convolve(x.to(self._weight.dtype), self._weight, self._offset, stride=self.stride,
                          dilation=self.dilation, groups=self.groups)
+        if self._offset_of_planes is not None:
+            high, low = total.chunk(2, dim=1)
+            total = high.double().add_(low).add_(self._offset_of_planes)
         result = self.output.rounded(total)
         return result.to(self.dtype) if self._table is None else look_up(self._table, result, len(self._table) // 2)
 
@@ -243,24 +356,24 @@ class Activate(Leaf):
         integers, bits = _quantise_weight((factor * x.scale).view(-1, 1), bias)
         self.weight.copy_(integers.view(-1))
         before = x.value if twin.norm is None else twin.norm(x.value)
-        return Traced(twin(x.value), self.output.choose(bits, bias, before, self.limit, None))
+        scale = self.output.choose(bits, bias, before, self.limit, None)
+        return Traced(twin(x.value), scale, self.prepare(x.range))
 
-    def prepare(self) -> None:
+    def prepare(self, x: Range) -> Range:
         weight = self.weight.double()
-        bound, factor, offset = self.output.prepare(weight.abs() * self.limit, self.limit)
+        bound, factor, offset, result = self.output.prepare(sums_of_products(weight[:, None], x), self.limit)
         self._carrier(bound)
         self._weight, self._offset = _per_channel(weight * factor), _per_channel(offset)
         self._table = self.output.part_of_table(self.dtype)
         self._start: Tensor | int = len(self._table) // 2
-        if self.narrow:                   # few enough arguments to make the whole a table for each channel
-            arguments = torch.arange(-self.limit, self.limit + 1, dtype=torch.float64).view(1, 1, -1)
-            self._table, self._start = self._by_channel(arguments)
-
-    def _by_channel(self, arguments: Tensor) -> tuple[Tensor, Tensor]:
-        """Tables for all channels end to end, and where each has its argument 0."""
-        values = look_up(self._table, self.output.rounded(arguments * self._weight + self._offset), self._start)
-        starts = torch.arange(len(values), dtype=self.dtype) * arguments.numel() + self.limit
-        return values.flatten(), _per_channel(starts).to(self.dtype)
+        if not self.narrow:
+            return self.output.after_table(result)
+        # Few enough arguments to make the whole a table for each channel, all end to end.
+        arguments = torch.arange(-self.limit, self.limit + 1, dtype=torch.float64)
+        values = look_up(self._table, self.output.rounded(arguments * self._weight + self._offset), self._start)[:, 0]
+        starts = torch.arange(len(values), dtype=self.dtype) * len(arguments) + self.limit
+        self._table, self._start = values.flatten(), starts.view(-1, 1, 1)
+        return range_of(values.double(), x)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.narrow:
@@ -272,20 +385,24 @@ class Upsample(Leaf):
     """Every pixel repeated."""
 
     def convert(self, twin: float_layers.Upsample, x: Traced) -> Traced:
-        return _like(x, twin(x.value))
+        return Traced(twin(x.value), x.scale, self.prepare(x.range))
+
+    def prepare(self, x: Range) -> Range:
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def interpolation_matrix(side: int) -> Tensor:
-    """Bilinear weights from `side` to 2 * `side` points with aligned corners, int64 [2 side, side]; rows sum to 2**14.
+@cache
+def interpolation_matrix(side: int, bits: int) -> Tensor:
+    """Bilinear weights from `side` to 2 * `side` points with aligned corners, int64 [2 side, side].
 
-    Output i lies at i (side - 1) / (2 side - 1); the weight of the right neighbour is rounded to nearest, ties up, in
-    integers.
+    Rows sum to 2**bits. Output i lies at i (side - 1) / (2 side - 1); the weight of the right neighbour is rounded to
+    nearest, ties up, in integers.
     """
     matrix = torch.zeros(2 * side, side, dtype=torch.int64)
-    one, denominator = 1 << RESIZE_BITS, 2 * side - 1
+    one, denominator = 1 << bits, 2 * side - 1
     for i in range(2 * side):
         left, remainder = divmod(i * (side - 1), denominator)
         right_weight = (2 * remainder * one + denominator) // (2 * denominator)
@@ -296,24 +413,30 @@ def interpolation_matrix(side: int) -> Tensor:
 
 
 class Resize(Leaf):
-    """Bilinear resize: two integer matrix products, then 28 bits off."""
+    """Bilinear resize: two integer matrix products, with weights of 14 bits or, in narrow networks, of 6."""
 
     def convert(self, twin: float_layers.Resize, x: Traced) -> Traced:
-        return _like(x, twin(x.value))
+        return Traced(twin(x.value), x.scale, self.prepare(x.range))
+
+    def prepare(self, x: Range) -> Range:
+        return x                          # the weights of a point are positive and sum to one
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = interpolation_matrix(x.shape[2]).to(x.device, torch.float64)
-        columns = interpolation_matrix(x.shape[3]).to(x.device, torch.float64)
-        # |x| < 2**15 and the weights of a point sum to 2**28: below 2**43.
-        total = torch.matmul(torch.matmul(rows, x.double()), columns.T)
-        return total.mul_(2.0 ** (-2 * RESIZE_BITS)).add_(0.5).floor_().to(self.dtype)
+        bits = NARROW_RESIZE_BITS if self.narrow else RESIZE_BITS
+        # The weights of a point sum to one, in fixed point.
+        dtype = carrier(2.0 ** (2 * bits) * (self.limit + 1))
+        rows, columns = (interpolation_matrix(side, bits).to(x.device, dtype) * 2.0 ** -bits for side in x.shape[2:])
+        return interpolate(x.to(dtype), rows, columns).add_(0.5).floor_().to(self.dtype)
 
 
 class Phases(Leaf):
     """The four pixel phases."""
 
     def convert(self, twin: float_layers.Phases, x: Traced) -> tuple[Traced, ...]:
-        return tuple(_like(x, phase) for phase in twin(x.value))
+        return tuple(Traced(phase, x.scale, x.range) for phase in twin(x.value))
+
+    def prepare(self, x: Range) -> tuple[Range, ...]:
+        return (x,) * 4
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return float_layers.Phases.forward(self, x)
@@ -333,11 +456,13 @@ class Mean(Leaf):
         # general.
         largest = (value.abs().amax(dim=(0, 2, 3)).double() / x.scale).max().item()
         self.gain.fill_(max(min(math.floor(math.log2(self.limit / max(HEADROOM * largest, 1.0))), 8), 0))
-        return Traced(value, x.scale * 2.0 ** -int(self.gain))
+        return Traced(value, x.scale * 2.0 ** -int(self.gain), self.prepare(x.range))
 
-    def prepare(self) -> None:
+    def prepare(self, x: Range) -> Range:
         if not 0 <= int(self.gain) <= 8:
             raise ModelError("a gain of the integer network is out of range")
+        gain = 1.01 * 2.0 ** int(self.gain)               # the reciprocal of an area of less than 2**18 is as exact
+        return Range(x.low.clamp(max=0) * gain - 1, x.high.clamp(min=0) * gain + 1).clamped(self.limit)
 
     def forward(self, x: Tensor) -> Tensor:
         area = x.shape[2] * x.shape[3]
@@ -357,15 +482,15 @@ class _Addition(Leaf):
         self.register_buffer("left_shift", torch.zeros(1, dtype=torch.int16))
         self.register_buffer("right_shift", torch.zeros(1, dtype=torch.int16))
 
-    def _choose(self, value: Tensor, left: Tensor, right: Tensor) -> Traced:
-        """Fill the shifts for operands of scales `left` and `right`, [C], so that the sum `value` fits."""
+    def _choose(self, value: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """Fill the shifts for operands of scales `left` and `right`, [C], so that the sum `value` fits. Its scale."""
         bits = fitting_bits(HEADROOM * value.abs().max().item(), self.limit)
         for name, scale in (("left_shift", left), ("right_shift", right)):
             shift = (-torch.log2(scale)).round() - bits
             self.register_buffer(name, (shift if len(shift.unique()) > 1 else shift[:1]).to(torch.int16))
-        return Traced(value, torch.full_like(left, 2.0 ** -bits))
+        return torch.full_like(left, 2.0 ** -bits)
 
-    def _prepare(self, left_bound: float, right_bound: float, dropped: int = 0) -> None:
+    def _prepare(self, left: Range, right: Range, dropped: int = 0) -> Range:
         """`dropped` bits are off the right operand already."""
         shifts = torch.cat([self.left_shift, self.right_shift]).double()
         if shifts.abs().max() > 2 * MAX_BITS:
@@ -373,10 +498,14 @@ class _Addition(Leaf):
         # Both terms and the half, counted in units of the finest place among them.
         left_shift, right_shift = self.left_shift.double(), self.right_shift.double() - dropped
         finest = max(left_shift.max().item(), right_shift.max().item(), 1.0)
-        largest = left_bound * 2.0 ** -left_shift.min().item() + right_bound * 2.0 ** -right_shift.min().item() + 1
-        self._sums = self._carrier(largest * 2.0 ** finest)
-        self._left = _per_channel(2.0 ** -left_shift).to(self._sums)
-        self._right = _per_channel(2.0 ** -right_shift).to(self._sums)
+        factors = 2.0 ** -left_shift, 2.0 ** -right_shift
+        largest = sum((each.largest() * factor).max().item()
+                      for each, factor in zip((left, right), factors, strict=True))
+        self._sums = self._carrier((largest + 1) * 2.0 ** finest)
+        self._left, self._right = (_per_channel(factor).to(self._sums) for factor in factors)
+        low, high = (torch.floor(a * factors[0] + b * factors[1] + 0.5)
+                     for a, b in ((left.low, right.low), (left.high, right.high)))
+        return Range(low, high).clamped(self.limit)
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
         for name in ("left_shift", "right_shift"):                      # their lengths are the model file's
@@ -392,8 +521,8 @@ class _Addition(Leaf):
 class Residual(_Addition):
     """skip + 0.1 * gate * branch.
 
-    In narrow networks the factor times the gate is rounded, so that float32 carries the products: to 15 fractional bits,
-    and as many fewer as the shift that follows has more than 11.
+    In narrow networks the factor times the gate is rounded, so that float32 carries the products: to 15 fractional
+    bits, and as many fewer as the shift that follows has more than 11.
     """
 
     @torch.no_grad()
@@ -403,14 +532,20 @@ class Residual(_Addition):
             right = branch.scale * 2.0 ** -NARROW_FACTOR_BITS
         else:
             right = branch.scale * 2.0 ** -RESIDUAL_FACTOR_BITS * (1 if gate is None else gate.scale)
-        return self._choose(twin(*values), skip.scale, right)
+        value = twin(*values)
+        scale = self._choose(value, skip.scale, right)
+        return Traced(value, scale, self.prepare(skip.range, branch.range, None if gate is None else gate.range))
 
-    def prepare(self) -> None:
+    def prepare(self, skip: Range, branch: Range, gate: Range | None = None) -> Range:
         self._dropped = max(int(self.right_shift.min()) - NARROW_SHIFT, 0) if self.narrow else 0
-        # The product of 15 and 14 bits and the factor's 13 bits, or of 11 bits and 12; without a gate it is less.
+        # The product of 15 and 14 bits and the factor's 13 bits, or of 11 bits and 12.
         largest = self._factor(torch.tensor(2.0 ** GATE_BITS))
-        self._prepare(self.limit, self.limit * largest.item(), self._dropped)
-        self._constant = largest.to(self._sums) if self.narrow else RESIDUAL_FACTOR
+        if gate is None and not self.narrow:
+            largest = torch.tensor(float(RESIDUAL_FACTOR))
+        products = Range(branch.low.clamp(max=0) * largest.item(), branch.high.clamp(min=0) * largest.item())
+        result = self._prepare(skip, products, self._dropped)
+        self._constant = largest.to(self._sums)
+        return result
 
     def _factor(self, gate: Tensor) -> Tensor:
         """What a branch is multiplied with."""
@@ -430,10 +565,11 @@ class Sum(_Addition):
 
     @torch.no_grad()
     def convert(self, twin: float_layers.Sum, a: Traced, b: Traced) -> Traced:
-        return self._choose(twin(a.value, b.value), a.scale, b.scale)
+        value = twin(a.value, b.value)
+        return Traced(value, self._choose(value, a.scale, b.scale), self.prepare(a.range, b.range))
 
-    def prepare(self) -> None:
-        self._prepare(self.limit, self.limit)
+    def prepare(self, a: Range, b: Range) -> Range:
+        return self._prepare(a, b)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return self._add(a, b)
@@ -443,7 +579,11 @@ class Concat(Leaf):
     """Concatenation; the parts keep their scales, which the next layer's weights take up."""
 
     def convert(self, twin: float_layers.Concat, *parts: Traced) -> Traced:
-        return Traced(twin(*(part.value for part in parts)), torch.cat([part.scale for part in parts]))
+        return Traced(twin(*(part.value for part in parts)), torch.cat([part.scale for part in parts]),
+                      self.prepare(*(part.range for part in parts)))
+
+    def prepare(self, *parts: Range) -> Range:
+        return Range.join(parts)
 
     def forward(self, *parts: Tensor) -> Tensor:
         return torch.cat([part.to(self.dtype) for part in parts], dim=1)
@@ -460,15 +600,18 @@ class Start(Leaf):
     def convert(self, twin: float_layers.Start, batch_size: int) -> Traced:
         bits = fitting_bits(twin.value.abs().max().item(), self.limit)
         self.value.copy_(torch.round(twin.value.double() * 2.0 ** bits))
-        return Traced(twin(batch_size), torch.full((len(self.value),), 2.0 ** -bits, dtype=torch.float64))
+        scale = torch.full((len(self.value),), 2.0 ** -bits, dtype=torch.float64)
+        return Traced(twin(batch_size), scale, self.prepare(batch_size))
 
     def forward(self, batch_size: int) -> Tensor:
         return self._value.expand(batch_size, -1, -1, -1).contiguous(memory_format=self.memory_format)
 
-    def prepare(self) -> None:
+    def prepare(self, batch_size: int) -> Range:
         if self.value.abs().max() > self.limit:
             raise ModelError("the integer network begins with values out of range")
         self._value = self.value.to(self.dtype)
+        values = self.value.double().flatten(1)
+        return Range(values.amin(dim=1), values.amax(dim=1))
 
 
 class ImageInput(Leaf):
@@ -482,7 +625,11 @@ class ImageInput(Leaf):
         self.levels = 2 ** num_x_bits - 1
 
     def convert(self, twin: float_layers.ImageInput, x: Tensor) -> Traced:
-        return Traced(twin(x), torch.full((x.shape[1],), 1 / self.levels, dtype=torch.float64))
+        return Traced(twin(x), torch.full((x.shape[1],), 1 / self.levels, dtype=torch.float64),
+                      self.prepare(x.shape[1]))
+
+    def prepare(self, channels: int) -> Range:
+        return Range.symmetric(self.levels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return x.to(self.dtype, memory_format=self.memory_format).mul_(2).sub_(self.levels)
@@ -494,7 +641,11 @@ class RawNormal(Leaf):
     def convert(self, twin: float_layers.RawNormal, output: Traced, prior=None) -> tuple[Traced, Traced]:
         values = twin(output.value) if prior is None else twin(output.value, tuple(part.value for part in prior))
         scale = torch.full((values[0].shape[1],), 2.0 ** -RAW_BITS, dtype=torch.float64)
-        return Traced(values[0], scale), Traced(values[1], scale)
+        return tuple(Traced(value, scale, each)
+                     for value, each in zip(values, self.prepare(output.range), strict=True))
+
+    def prepare(self, output: Range, prior=None) -> tuple[Range, Range]:
+        return (Range.symmetric(LIMIT, len(output.low) // 2),) * 2      # no sums of products follow
 
     def forward(self, output: Tensor, prior: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         mean, log_sigma = output.chunk(2, dim=1)
@@ -512,7 +663,11 @@ class StandardNormal(Leaf):
 
     def convert(self, twin: float_layers.StandardNormal, stream: Traced) -> tuple[Traced, Traced]:
         scale = torch.full((self.latents,), 2.0 ** -RAW_BITS, dtype=torch.float64)
-        return tuple(Traced(value, scale) for value in twin(stream.value))
+        return tuple(Traced(value, scale, each)
+                     for value, each in zip(twin(stream.value), self.prepare(stream.range), strict=True))
+
+    def prepare(self, stream: Range) -> tuple[Range, Range]:
+        return (Range.symmetric(0, self.latents),) * 2
 
     def forward(self, stream: Tensor) -> tuple[Tensor, Tensor]:
         return float_layers.StandardNormal.forward(self, stream)

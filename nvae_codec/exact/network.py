@@ -11,39 +11,35 @@ from nvae_codec.coding.pixels import COEFFICIENT_BITS, LOG_SCALE_BITS, LOGIT_BIT
 from nvae_codec.coding.pixels import MEAN_BITS as PIXEL_MEAN_BITS
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.exact import layers
-from nvae_codec.exact.layers import HEADROOM, LIMIT, NARROW_LIMIT, RAW_BITS, Leaf, Output, Traced, fitting_bits
+from nvae_codec.exact.layers import (
+    HEADROOM,
+    INDEX,
+    LIMIT,
+    NARROW_LIMIT,
+    RAW_BITS,
+    Leaf,
+    Output,
+    Range,
+    Traced,
+    activation_table,
+    fitting_bits,
+    fixed_point,
+)
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.distributions import Normal
 from nvae_codec.model.flows import FlowCell
 from nvae_codec.model.hierarchy import Hierarchy, State
-from nvae_codec.model.layers import ACTIVATIONS
 from nvae_codec.model.nvae import NVAE, Noise, default_noise, unit_range
 
-INDEX = torch.arange(-32768, 32768, dtype=torch.float64)
 TABLE_FRACTION_BITS = {"mean": MEAN_BITS, "sigma": SIGMA_BITS}
 FLOW_FINENESS = 2                     # flow cells' shifts are rounded to the grid, so it is four times as fine for them
 PIXEL_TABLES = ("weight", "inverse_scale", "coefficient", "sigmoid")
 
 
-def _rounded(values: Tensor, bits: int) -> Tensor:
-    return torch.round(values * 2.0 ** bits).clamp(-2 ** 31, 2 ** 31 - 1).to(torch.int32)
-
-
-def activation_table(name: str) -> Tensor:
-    """Table int16 [65536] of an activation, e.g. "swish_11": arguments of 16 bits, 11 of them fractional.
-
-    Results are likewise, but those of the sigmoid have 14 fractional bits.
-    """
-    activation, bits = name.rsplit("_", 1)
-    values = ACTIVATIONS[activation](INDEX * 2.0 ** -int(bits))
-    result_bits = layers.GATE_BITS if activation == "sigmoid" else int(bits)
-    return _rounded(values, result_bits).clamp(-LIMIT, LIMIT).to(torch.int16)
-
-
 def normal_tables() -> dict[str, Tensor]:
     """Tables int32 [65536] from raw values of 16 bits, 10 of them fractional, to means and sigmas."""
     normal = Normal.from_raw(INDEX * 2.0 ** -RAW_BITS, INDEX * 2.0 ** -RAW_BITS)
-    return {"mean": _rounded(normal.mean, MEAN_BITS), "sigma": _rounded(normal.sigma, SIGMA_BITS)}
+    return {"mean": fixed_point(normal.mean, MEAN_BITS), "sigma": fixed_point(normal.sigma, SIGMA_BITS)}
 
 
 class ExactNetwork(Hierarchy):
@@ -118,8 +114,7 @@ class ExactNetwork(Hierarchy):
                 raise ModelError(f"the table {name} has a wrong length or a value out of range")
         for output in self.outputs():
             output.table = tables[output.table_name]
-        for leaf in self.leaves():
-            leaf.prepare()
+        self._prepare_leaves()
         sigma, steps, bits = self.sigma_table, self.latent_steps, self.latent_bits
         if self.mean_table.abs().max() > 5 << MEAN_BITS or sigma.min() < 1 or sigma.max() >= 149 << SIGMA_BITS:
             raise ModelError("a table of the latents' distributions has a value out of range")
@@ -127,6 +122,24 @@ class ExactNetwork(Hierarchy):
             raise ModelError("a grid of the latents is out of range")
         if self.latent_idle.min() < 0 or self.latent_idle.max() > 1:
             raise ModelError("a latent channel is neither coded nor idle")
+
+    def _prepare_leaves(self) -> None:
+        """Let the ranges of all tensors run through the network."""
+        leaves, config = self.leaves(), self.config
+        for leaf in leaves:
+            leaf.forward = leaf.prepare
+        try:
+            features, state = self.features(config.image_channels), self.start(1)
+            for group in range(config.num_groups):
+                self.posterior(group, state, features)
+                z = Range.symmetric(int(self.activation_limit), config.num_latent_per_group)
+                for cell in self.flows[group]:
+                    cell(z)
+                state = self.update(group, state, z)
+            self.pixels(state)
+        finally:
+            for leaf in leaves:
+                del leaf.forward
 
     # How integers become distributions and latents
 
@@ -208,9 +221,9 @@ def convert(model: NVAE, samples: Tensor, noise: Noise | None = None, limit: int
                 exact.latent_steps[group] = choose_steps(prior, posterior, FLOW_FINENESS if model.config.num_nf else 0)
                 scale = torch.full((z.shape[1],), 2.0 ** -bits, dtype=torch.float64)
                 for cell, before in zip(exact.flows[group], path, strict=False):
-                    cell(Traced(before, scale))
+                    cell(Traced(before, scale, Range.symmetric(limit, len(scale))))
                 z = path[-1]
-                state = exact.update(group, state, Traced(z, scale))
+                state = exact.update(group, state, Traced(z, scale, Range.symmetric(limit, len(scale))))
             exact.pixels(state)
     finally:
         for leaf in leaves.values():
