@@ -18,7 +18,7 @@ from .files import check_target, write_file
 @click.option("--images", metavar="N", type=click.IntRange(min=2),
               help="Training images to calibrate the integers on; all, if there are fewer.  [default: 64, of images "
                    "larger than 64 x 64 fewer]")
-@click.option("--tolerance", metavar="PERCENT", type=click.FloatRange(min=0), default=0.1, show_default=True,
+@click.option("--tolerance", metavar="PERCENT", type=click.FloatRange(min=0), default=0.2, show_default=True,
               help="By how much the integers may change the negative ELBO before the export is refused.")
 @click.option("--wide", is_flag=True,
               help="Integers of 16 bits for activations, too, not of 12: three times slower, for a network that the "
@@ -80,7 +80,7 @@ def export(
 
 
 def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = None, check_folder: Path | None = None,
-               images: int | None = None, tolerance: float = 1e-3, wide: bool = False, device: str = "auto",
+               images: int | None = None, tolerance: float = 2e-3, wide: bool = False, device: str = "auto",
                notes: dict[str, str] | None = None) -> None:
     """Export the network of a run's folder and write its card; `opened` is the run's data set, if it is open already.
 
