@@ -3,17 +3,28 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 
-from nvae_codec.errors import ImageError
+from nvae_codec.errors import ImageError, enough_memory
 
-from ..bitstreams.container import GREY8, Chunk, Container, ImageEntry, TileSet, pack
+from ..bitstreams.container import GREY8, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileSet, pack
 from .batch import Examine, progress_bar, tell
-from .files import STREAM, Job, check_names, check_outputs, check_sources, display, read, write
+from .files import (
+    STREAM,
+    Job,
+    check_names,
+    check_outputs,
+    check_sources,
+    display,
+    display_output,
+    printable,
+    read,
+    write,
+)
 from .ledger import check_colour
 
 
@@ -84,15 +95,22 @@ def _check_names_inside(members: Sequence[Member]) -> None:
                              "names are kept apart by folders: give the folders that these lie in")
         taken[name] = path
         try:
-            name.encode()
+            _pack_names([name])
         except UnicodeEncodeError:
             raise ImageError(f"{display(path)}: a name in an archive must be valid UTF-8; rename the file") from None
-    # Which names a file can hold only the container knows: it is given all of them, with nothing behind them.
-    chunks = (Chunk((ImageEntry(1, 1, GREY8, 0, (), name),), (), (TileSet(1, 0),), 0, b"") for name in taken)
+        except ValueError as error:
+            raise ImageError(f"{printable(display(path))}: a name in an archive has no backslash, no control character "
+                             f"and at most {MAX_NAME_BYTES:,} bytes; rename the file") from error
     try:
-        pack(Container(bytes(8), tuple(chunks)))
+        _pack_names(taken)
     except ValueError as error:
         raise ImageError(str(error)) from error
+
+
+def _pack_names(names: Iterable[str]) -> None:
+    """Which names a file can hold only the container knows: it is given them, with nothing behind them."""
+    chunks = (Chunk((ImageEntry(1, 1, GREY8, 0, (), name),), (), (TileSet(1, 0),), 0, b"") for name in names)
+    pack(Container(bytes(8), tuple(chunks)))
 
 
 def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> list[Member]:
@@ -116,6 +134,7 @@ def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> l
     return checked
 
 
+@enough_memory()
 def make_archive(
     codec,
     inputs: Sequence[Path],
@@ -151,7 +170,7 @@ def make_archive(
                 sizes[key] += size
             yield name, picture
 
-    name = "standard output" if output == STREAM else display(output)
+    name = display_output(output)
     with progress_bar(name, "picture", quiet) as progress:
         data = codec.compress_archive(pictures(), len(members), verify=verify, progress=progress, **options)
     write(output, data)
@@ -172,9 +191,10 @@ def make_archive(
     tell(report | more, archive_line(name, len(data), report) + lines, quiet=quiet, as_json=as_json)
 
 
-def archive_line(name: str, size: int, report: dict) -> str:
-    """The line for people of a report on an archive, of which `name` is so many bytes long."""
+def archive_line(name: str, size: int | None, report: dict) -> str:
+    """The line for people of a report on an archive, of which `name`, if it is a file, is so many bytes long."""
     count, rate = report["pictures"], report["bits_per_subpixel"]
-    told = [f"{count:,} picture{'' if count == 1 else 's'}", f"{size:,} bytes"]
+    told = [f"{count:,} picture{'' if count == 1 else 's'}"]
+    told += [] if size is None else [f"{size:,} bytes"]
     told += [] if rate is None else [f"{rate:.3f} bits per sub-pixel"]
     return f"{name}: {', '.join(told)}, {report['seconds']:.1f} s"

@@ -8,9 +8,12 @@ from typing import NamedTuple, TypeVar
 
 import click
 
-from .files import STREAM, Job, display, read, write
-from .main import FAILURES, complain, sentence
+from nvae_codec.errors import enough_memory, sentence
 
+from .files import Job, display, display_output, echo, read, write
+from .main import FAILURES, complain
+
+THREADS = click.IntRange(1, 1024)  # with many more, torch crashes or hangs
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]  # done, in all
 Examine = Callable[[str, bytes], tuple[dict, str]]  # of a name and the file made: what a report and a line say besides
@@ -31,14 +34,14 @@ class Coded(NamedTuple):
 
 def batch_options(command: Callable) -> Callable:
     """The arguments and options that `compress` and `decompress` share."""
-    path = click.Path(path_type=Path, allow_dash=True)
+    path = click.Path(path_type=Path, allow_dash=True, readable=False)  # what cannot be read fails by itself
     for option in reversed((
         click.argument("inputs", nargs=-1, required=True, type=path),
         click.option("-o", "--output", metavar="FILE", type=path, help="The output, for one input; - is stdout."),
         click.option("--output-dir", "folder", metavar="DIR", type=click.Path(path_type=Path), help="For all outputs."),
         click.option("-f", "--force", is_flag=True, help="Overwrite existing outputs."),
         click.option("--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors."),
-        click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads. The result is the same."),
+        click.option("--threads", metavar="N", type=THREADS, help="CPU threads. The result is the same."),
         click.option("-q", "--quiet", is_flag=True, help="Report failures only."),
         click.option("--json", "as_json", is_flag=True, help="Print a JSON object per file on stdout."),
     )):
@@ -51,21 +54,6 @@ def use_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def enough_memory(advice: str) -> Iterator[None]:
-    """Turn what torch raises where memory does not suffice, which are RuntimeErrors, into a sentence with `advice`."""
-    import torch
-
-    from nvae_codec.errors import ModelError
-
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise ModelError(f"there is not enough memory; {advice}") from error
-        raise
 
 
 def run(
@@ -82,6 +70,7 @@ def run(
         job, read, code, verified=verified, quiet=quiet, as_json=as_json, examine=examine))
 
 
+@enough_memory()
 def run_one(
     job: Job,
     load: Callable[[Path], bytes],
@@ -107,7 +96,7 @@ def run_one(
 def tell(report: dict, line: str, *, quiet: bool, as_json: bool) -> None:
     """What was done: an object for programs and a line for people."""
     if as_json:
-        click.echo(json.dumps(report))
+        echo(json.dumps(report))
     if not quiet:
         click.echo(line, err=True)
 
@@ -167,5 +156,5 @@ def _line(job: Job, report: dict) -> str:
     if job.target is None:
         name, size = f"{display(job.source)} is whole", report["input_bytes"]
     else:
-        name, size = "standard output" if job.target == STREAM else display(job.target), report["output_bytes"]
+        name, size = display_output(job.target), report["output_bytes"]
     return f"{name}: {size:,} bytes, {report['bits_per_subpixel']:.3f} bits per sub-pixel, {report['seconds']:.1f} s"

@@ -1,5 +1,5 @@
 """The `decompress` command."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -89,7 +89,7 @@ def decompress(
     def load(source: Path) -> bytes:
         return stdin if source == STREAM else read(source)
 
-    jobs = [_plan(source, load(source), request) for source in inputs]
+    jobs = [_plan(source, load, request) for source in inputs]
     if not test:
         _check(jobs, inputs, request, force, as_json)
 
@@ -132,10 +132,11 @@ def decompress(
     each(jobs, lambda job: display(job.source), work)
 
 
-def _plan(source: Path, data: bytes, request: Request) -> Job | Unpacking:
-    """What is to be done with a file. A damaged one is left to fail when it is its turn, after the ones before it."""
+def _plan(source: Path, load: Callable[[Path], bytes], request: Request) -> Job | Unpacking:
+    """What is to be done with a file. One that is damaged or cannot be read is left to fail when it is its turn."""
     suffix = request.suffix_of(grey=False)
     try:
+        data = load(source)
         recovery = request.open(data)
         if is_archive(recovery):
             return plan_unpacking(source, recovery, request)
@@ -148,19 +149,18 @@ def _plan(source: Path, data: bytes, request: Request) -> Job | Unpacking:
             raise BitstreamError(f"{display(source)}: {request.hinted(error, data)}") from error
     except ImageError as error:
         raise ImageError(f"{display(source)}: {error}") from error
+    except OSError:
+        pass
     return Job(source, None if request.test else request.output or default_target(source, suffix, request.folder))
 
 
 def _check(
     jobs: Sequence[Job | Unpacking], inputs: Sequence[Path], request: Request, force: bool, as_json: bool
 ) -> None:
-    """Refuse before any decoding what could not end well, and make the folders."""
+    """Refuse before any decoding what could not end well."""
     archives = [job for job in jobs if isinstance(job, Unpacking)]
     files = [job for job in jobs if isinstance(job, Job)]
     check_names([each for job in jobs for each in ([job] if isinstance(job, Job) else job.jobs)], inputs, as_json)
     check_outputs(files, request.folder, force)
     for archive in archives:
         check_unpacking(archive, force)
-    for folder in [*(request.folder for _ in files[:1]), *(archive.folder for archive in archives)]:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .batch import enough_memory, progress_bar, use_threads
+from .batch import THREADS, enough_memory, progress_bar, use_threads
 
 
 @click.command(short_help="Negative ELBO of a float network on its data set.")
@@ -23,7 +23,7 @@ from .batch import enough_memory, progress_bar, use_threads
               help="Of the noise.")
 @click.option("--device", metavar="NAME", default="auto", show_default=True,
               help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")
-@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads.")
+@click.option("--threads", metavar="N", type=THREADS, help="CPU threads.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def evaluate_elbo(
     run: Path,

@@ -113,7 +113,8 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
                              report=lambda line: say(f"{check_folder}: {line}")).training
     opened = opened or described.moved(data).data.open(side, say)
     exported = export_network(network, opened.training, opened.validation, check=other, calibration_images=images,
-                              limit=LIMIT if wide else NARROW_LIMIT, tolerance=tolerance, device=choose_device(device), report=say)
+                              limit=LIMIT if wide else NARROW_LIMIT, tolerance=tolerance,
+                              device=choose_device(device), report=say)
     model = weights.serialise(exported.network, notes, exported.measurement, exported.converted)
     card = model_card(output.stem, exported, described, _last_validation(folder / "stats.jsonl"))
     save_checkpoint(folder / CONVERTED, exported.converted)

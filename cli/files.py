@@ -37,8 +37,6 @@ def plan(
     jobs = [Job(source, output or default_target(source, suffix, folder)) for source in sources]
     check_names(jobs, sources, as_json)
     check_outputs(jobs, folder, force)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
     return jobs
 
 
@@ -65,6 +63,11 @@ def display(path: Path) -> str:
     return "standard input" if path == STREAM else click.format_filename(path)
 
 
+def display_output(path: Path) -> str:
+    """The name of an output as it is printed."""
+    return "standard output" if path == STREAM else display(path)
+
+
 def printable(name: str) -> str:
     """A name out of a file, which must not get at the terminal with what it holds."""
     return name if name.isprintable() else name.encode("unicode_escape").decode()
@@ -76,11 +79,20 @@ def read(source: Path) -> bytes:
 
 
 def write(target: Path, data: bytes) -> None:
-    if target != STREAM:
-        return write_file(target, data)
-    with _named("standard output"):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+    """`write_file`, in a folder that is made if need be, or to standard output."""
+    with _named(display_output(target)):
+        if target == STREAM:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+    write_file(target, data)
+
+
+def echo(text: str) -> None:
+    """A line on standard output."""
+    with _named(display_output(STREAM)):
+        click.echo(text)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -130,16 +142,18 @@ def check_names(jobs: Sequence[Job], sources: Iterable[Path], as_json: bool) -> 
             raise click.UsageError(f"{display(target)} would be both an input and an output.")
         if place in taken:
             pair = f"{display(taken[place])} and {display(source)}"
-            raise click.UsageError(f"{pair} would both become {display(target)}.")
+            raise click.UsageError(f"{pair} would both become {display_output(target)}.")
         taken[place] = source
 
 
 def check_outputs(jobs: Sequence[Job], folder: Path | None, force: bool) -> None:
-    """Refuse outputs that could not be written, or that would overwrite what is there; `folder` will be made."""
+    """Refuse outputs that could not be written, or that would overwrite what is there; `folder` need not be there."""
     for job in jobs:
         if job.target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a folder; --output-dir takes one", display(job.target))
         check_target(job.target, force, create_folder=folder is not None)
+    if folder is not None:
+        check_folder(folder)
 
 
 def check_target(target: Path, force: bool, create_folder: bool = False) -> None:
@@ -154,6 +168,15 @@ def check_target(target: Path, force: bool, create_folder: bool = False) -> None
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", display(target.parent))
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that could not be made."""
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file where a folder is needed", display(there))
+    if there != folder and not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "no folder can be made in it", display(there))
+
+
 def check_inside(target: Path, folder: Path) -> None:
     """Refuse a file that lies outside of `folder`, by its name or because a link on the way to it leads out."""
     place, inside = target.resolve(), folder.resolve()
@@ -165,11 +188,9 @@ def check_inside(target: Path, folder: Path) -> None:
 
 
 def write_inside(folder: Path, target: Path, data: bytes) -> None:
-    """`write_file` of a file below `folder`, in a sub-folder that is made if need be."""
+    """`write` a file below `folder`."""
     check_inside(target, folder)  # again: what was a folder before may be a link by now
-    with _named(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    write_file(target, data)
+    write(target, data)
 
 
 @contextmanager

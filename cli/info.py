@@ -10,11 +10,11 @@ from nvae_codec.errors import ModelError
 from ..bitstreams.container import EXIF, ICC, MAX_SIDE, Container, unpack
 from ..bitstreams.fields import deflate_item
 from .batch import each
-from .files import check_sources, display, printable, read
+from .files import check_sources, display, echo, printable, read
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True, readable=False))
 @click.option("--list", "listed", is_flag=True, help="List the pictures of .nvb files, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per file.")
 def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
@@ -34,7 +34,9 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
     Of a model file the last lines are its groups of latents, coarsest first: their side; how
     many of their channels are active, which means that they are coded; the steps of these (the
     grid's spacing is 2 to the minus so many prior deviations); and, where `export` measured
-    them, what they say (KL) and how many bits an image takes from the stack to be drawn.
+    them, what they say (KL) and how many bits an image takes from the stack to be drawn. The
+    line initial bits has the sum of these, of an image of one tile; direct overhead is what
+    coding such an image alone, direct, adds to its bits.
 
     --list adds a line per picture: its name, width, height, channels, and the number of its chunk.
 
@@ -50,6 +52,14 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
     they are stored), payload_bytes.
     With --list both have images, too, a list. Each of these has the keys name (null if the
     picture has none), width, height, channels, chunk (from 1 on).
+    That of a model file has the keys file, bytes, fingerprint, tile_side, architecture,
+    latent_groups, latents_per_tile, weights, latent_channels, active_channels, initial_bits
+    (null if not measured), direct_overhead (as a part of the bits; absent if not measured),
+    groups (a list; before it come the notes of its maker, by their names).
+    Each of these groups has the keys side, channels, active, active_channels (their numbers),
+    steps (of every channel, as in the two lists that follow), kl_bits_per_latent,
+    deviation_ratio (of the posterior over the prior), initial_bits (null, as the two before
+    it, if not measured).
     """
     models = {file: _model_file(file) for file in files}
     check_sources([models[file] or file for file in files])
@@ -58,11 +68,11 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
         model = models[file]
         content = _describe(read(file), listed) if model is None else _describe_model(model)
         if as_json:
-            click.echo(json.dumps({"file": str(file), **content}))
+            echo(json.dumps({"file": str(file), **content}))
         else:
-            click.echo("\n  ".join([f"{display(file)}:", *map(_line, content.items())]))
+            echo("\n  ".join([f"{display(file)}:", *map(_line, content.items())]))
 
-    each(files, display, show)
+    each(files, lambda file: "" if models[file] else display(file), show)  # errors of models name them
 
 
 def _model_file(file: Path) -> Path | None:
@@ -165,6 +175,8 @@ def _line(item: tuple[str, object]) -> str:
         value = "".join(map(_image_line, value))
     elif key == "groups":
         value = _latent_table(value)
+    elif key == "direct_overhead":
+        value = f"{100 * value:+.2f} %"
     elif key == "direct_groups":
         value = ", ".join(_repeated(groups, len(list(alike))) for groups, alike in groupby(value))
     text = "unknown" if value is None else f"{value:.4f}" if isinstance(value, float) else value

@@ -2,7 +2,7 @@
 from pathlib import Path
 from textwrap import indent
 
-from nvae_codec.errors import ImageError, NvaeCodecError
+from nvae_codec.errors import ImageError, NvaeCodecError, enough_memory
 
 from .batch import progress_bar
 
@@ -29,7 +29,7 @@ class Ledgers:
         from ..eval.tables import ledger_table
 
         try:
-            with progress_bar(f"ledger of {name}", "tile", self.quiet) as progress:
+            with enough_memory(), progress_bar(f"ledger of {name}", "tile", self.quiet) as progress:
                 entry = ledger(self.codec, data, self.float_network, draws=self.draws, progress=progress)
         except NvaeCodecError as error:
             raise type(error)(f"the file was made, but its ledger cannot be: {error}") from error

@@ -9,20 +9,10 @@ from importlib import import_module
 import click
 
 from nvae_codec import __version__
-from nvae_codec.errors import NvaeCodecError
+from nvae_codec.errors import NvaeCodecError, sentence
 
 COMMANDS = ("compress", "decompress", "info", "train", "export", "import-nvae", "evaluate-elbo", "sample")
 FAILURES = (NvaeCodecError, OSError, MemoryError)
-
-
-def sentence(error: Exception, name: str = "") -> str:
-    """What a user reads of one of FAILURES that befell the input `name`; an OSError says by itself what it is about."""
-    reason = str(error)
-    if isinstance(error, MemoryError):
-        reason = "there is not enough memory"
-    elif isinstance(error, OSError) and error.strerror:
-        name, reason = error.filename or name, error.strerror
-    return f"{name}: {reason}" if name else reason
 
 
 def complain(message: str) -> None:

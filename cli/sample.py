@@ -3,7 +3,7 @@ from pathlib import Path
 
 import click
 
-from .batch import enough_memory, progress_bar, use_threads
+from .batch import THREADS, enough_memory, progress_bar, use_threads
 from .files import check_target, write_file
 
 AT_A_TIME = 16  # images
@@ -25,7 +25,7 @@ AT_A_TIME = 16  # images
               help="The same seed gives the same images.")
 @click.option("--device", metavar="NAME", default="auto", show_default=True,
               help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")
-@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads.")
+@click.option("--threads", metavar="N", type=THREADS, help="CPU threads.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite an existing output.")
 def sample(
     run: Path,

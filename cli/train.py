@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from .batch import THREADS, enough_memory, use_threads
+
 PRESET_OF = {"folder": "photo", "omniglot": "mnist", "cifar100": "cifar10", "imagenet64": "celeba64"}
 
 
@@ -50,7 +52,7 @@ PRESET_OF = {"folder": "photo", "omniglot": "mnist", "cifar100": "cifar10", "ima
               help="Compute activations of cells again in the backward pass: less memory, slower steps.")
 @click.option("--workers", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
               help="Processes that read pictures ahead, for each training process.")
-@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads of each training process.")
+@click.option("--threads", metavar="N", type=THREADS, help="CPU threads of each training process.")
 @click.option("--report-every", metavar="STEPS", type=click.IntRange(min=1), default=50, show_default=True,
               help="A line of figures.")
 @click.option("--save-every", metavar="STEPS", type=click.IntRange(min=1),
@@ -110,8 +112,6 @@ def train(
     from nvae_codec.training.processes import choose_device
     from nvae_codec.training.recipes import DATASET_OF, RECIPES
     from nvae_codec.training.run import Data, Run
-
-    from .batch import enough_memory, use_threads
 
     if preset is not None and preset not in RECIPES:
         raise click.UsageError(f"There is no preset {preset}; there are {', '.join(RECIPES)}.")

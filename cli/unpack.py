@@ -3,20 +3,34 @@ import difflib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import click
 
-from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecError
+from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecError, enough_memory
 
-from ..bitstreams.container import GREY8, Container, ImageEntry, Recovery, recover, unpack
+from ..bitstreams.container import GREY8, START_BYTES, Container, ImageEntry, Recovery, recover, unpack
 from .archive import archive_line
 from .batch import Complained, Progress, progress_bar, tell
-from .files import STREAM, Job, check_inside, check_outputs, check_target, display, printable, write, write_inside
+from .files import (
+    STREAM,
+    Job,
+    check_folder,
+    check_inside,
+    check_outputs,
+    check_target,
+    display,
+    display_output,
+    printable,
+    write,
+    write_inside,
+)
 from .main import complain
+
+MOST_NAMES = 5  # in one sentence
 
 
 @dataclass(frozen=True)
@@ -38,9 +52,11 @@ class Request:
             return Recovery(unpack(data, max_pixels=self.max_pixels), ())
         try:
             return recover(data, max_pixels=self.max_pixels)
-        except BitstreamError:
-            if self.model is None:
+        except BitstreamError as error:
+            if len(data) < START_BYTES:
                 raise
+            if self.model is None:
+                raise BitstreamError(f"{error}; where the fingerprint is damaged, --model helps") from error
 
         from nvae_codec import weights
 
@@ -48,26 +64,29 @@ class Request:
         return recover(data, max_pixels=self.max_pixels, fingerprint=bytes.fromhex(fingerprint))
 
     def hinted(self, error: BitstreamError, data: bytes) -> BitstreamError:
-        """`error` with a word on --recover, where that would give something back."""
-        if self.recover:
-            return error
+        """`error` in words of the command line, with a hint at --recover where that would give something back."""
+        hint = "" if self.recover else self._hint(data)
+        return BitstreamError(f"{_worded(str(error))}{hint}")
+
+    def _hint(self, data: bytes) -> str:
         try:
             unpack(data, max_pixels=self.max_pixels)
-            return error  # the file is whole, so the fault lies in what only the codec sees
-        except BitstreamError:
-            pass
+            return ""  # the file is whole, so the fault lies in what only the codec sees
+        except BitstreamError as error:
+            damaged = str(error).startswith("damaged")
         try:
-            recovery = recover(data, max_pixels=self.max_pixels)
-        except BitstreamError:
-            return error
+            recovery = replace(self, recover=True).open(data)
+        except NvaeCodecError:
+            helps = damaged and self.model is None
+            return "; where the fingerprint is damaged, --recover with --model helps" if helps else ""
         whole = len(recovery.container.images)
         if whole == 0:
-            return error
+            return ""
         if not recovery.losses:
             pictures = "the picture" if whole == 1 else f"all {whole:,} pictures"
         else:
             pictures = "the one picture that is whole" if whole == 1 else f"the {whole:,} pictures that are whole"
-        return BitstreamError(f"{error}; --recover saves {pictures}")
+        return f"; --recover saves {pictures}"
 
     def suffix_of(self, grey: bool) -> str:
         """The format of a picture. PNM has a suffix for grey and one for colours."""
@@ -133,6 +152,7 @@ def check_unpacking(job: Unpacking, force: bool) -> None:
     for target in job.targets.values():
         check_inside(target, job.folder)
         check_target(target, force, create_folder=True)
+    check_folder(job.folder)
 
 
 def file_paths(suffixes: dict[str, str]) -> dict[str, PurePosixPath]:
@@ -155,6 +175,7 @@ def file_paths(suffixes: dict[str, str]) -> dict[str, PurePosixPath]:
         whole_names |= clashing
 
 
+@enough_memory()
 def unpack_archive(
     job: Unpacking,
     request: Request,
@@ -196,12 +217,14 @@ def unpack_archive(
         _give_back(codec, content, job, request, report, quiet)
     report["seconds"] = time.perf_counter() - start
     failed = bool(report["lost"] or report["lost_chunks"])
-    if output is None:
-        line = archive_line(f"{display(job.source)}{'' if failed else ' is whole'}", len(data), report)
+    if output is not None:
+        name, size = display_output(output), report["output_bytes"]
     else:
-        name = "standard output" if output == STREAM else display(output)
-        line = archive_line(name, report["output_bytes"], report)
-    tell(report, line, quiet=quiet, as_json=as_json)
+        some = request.only and list(job.targets)
+        verb = "are" if some and len(some) > 1 else "is"
+        name = f"{_listed(some)} of {display(job.source)}" if some else display(job.source)
+        name, size = name if failed else f"{name} {verb} whole", len(data) if request.test and not some else None
+    tell(report, archive_line(name, size, report), quiet=quiet, as_json=as_json)
     if failed:
         raise Complained
 
@@ -212,7 +235,7 @@ def _tell_losses(job: Unpacking, request: Request, recovery: Recovery, report: d
         names = [name for name in loss.images if not request.only or name in request.only]
         if names or not request.only:
             unknown = f"{loss.chunks:,} chunk{'' if loss.chunks == 1 else 's'} of unknown names"
-            _complain(job, loss.reason, ", ".join(map(printable, names)) or unknown)
+            _complain(job, _worded(loss.reason), _listed(names) or unknown)
             report["lost"] += names
             report["lost_chunks"] += loss.chunks
 
@@ -240,7 +263,7 @@ def _give_back(codec, content: Container, job: Unpacking, request: Request, repo
                     report["subpixels"] += picture.samples.size
     finally:  # the bar is gone, also after Ctrl-C or on a full disk
         for error, names in failures:
-            _complain(job, str(error), ", ".join(map(printable, names)))
+            _complain(job, str(error), _listed(names))
             report["lost"] += names
 
 
@@ -302,6 +325,17 @@ def _complain(job: Unpacking, reason: str, lost: str) -> None:
     complain(f"{display(job.source)}: {printable(reason)}; lost: {lost}")
 
 
+def _listed(names: Sequence[str]) -> str:
+    """The first few names, as they are printed."""
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(map(printable, names[:MOST_NAMES])) + more
+
+
+def _worded(reason: str) -> str:
+    """What the library says of a file, in words of the command line."""
+    return reason.replace("raise max_pixels", "raise --max-pixels")
+
+
 def _subpixels(image: ImageEntry) -> int:
     return image.width * image.height * image.channels
 
@@ -309,13 +343,16 @@ def _subpixels(image: ImageEntry) -> int:
 def _check_known(only: Iterable[str], recovery: Recovery) -> None:
     lost = [name for loss in recovery.losses for name in loss.images]
     known = [*(image.name for image in recovery.container.images), *lost]
+    nameless = sum(loss.chunks for loss in recovery.losses if not loss.images)
+    place = "the lost chunk" if nameless == 1 else f"one of {nameless:,} lost chunks"
+    perhaps = f", which may have been in {place}" if nameless else ""
     for name in only:
         if name not in known:
             called = PurePosixPath(name.casefold()).name
             close = [other for other in known if PurePosixPath(other.casefold()).name == called]
             close += [other for other in difflib.get_close_matches(name, known, 3) if other not in close]
             advice = f"close to it are {', '.join(close[:3])}" if close else "`nvae-codec info --list` shows the names"
-            raise ImageError(f"holds no picture called {printable(f'{name}; {advice}')}")
+            raise ImageError(f"holds no picture called {printable(name)}{perhaps}; {printable(advice)}")
 
 
 def _check_format(image: ImageEntry, request: Request) -> None:

@@ -4,6 +4,7 @@ Every picture, or all of them as one archive, becomes a file on disk, which is d
 bits it then says how many are the model's negative ELBO on these pictures, and what the others are for.
 """
 import argparse
+import errno
 import json
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from nvae_codec.errors import DriftError, ImageError, NvaeCodecError
+from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory, sentence
 from nvae_codec.images import Picture
 
 from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
@@ -27,7 +28,7 @@ from .tables import ledger_table, table
 if TYPE_CHECKING:
     from nvae_codec.ledger import Ledger
 
-ARCHIVE = "archive"
+ARCHIVE, RESULTS = "archive", "ledger.json"
 KEYS = """\
 ledger.json has files, a list with an object for each file, and total, which is their
 sum. Each object has the keys negative_elbo_bits (of the float network; of the integer
@@ -81,6 +82,14 @@ def _cropped(name: str, load: Callable[[], np.ndarray], side: int) -> np.ndarray
     return np.ascontiguousarray(samples[top:top + side, left:left + side])
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that could not be made, or that holds the results of another run. Raises OSError."""
+    if (folder / RESULTS).exists():
+        raise FileExistsError(errno.EEXIST, f"holds a {RESULTS} already; choose another folder", str(folder))
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(folder))
+
+
 def check_items(items: Sequence[Item], *, archive: bool, colour: bool) -> None:
     """Find out now, not after hours, what cannot be read or measured. Raises ImageError."""
     names = set()
@@ -111,6 +120,7 @@ def _digest(samples: np.ndarray) -> bytes:
     return sha256(repr(samples.shape).encode() + samples.tobytes()).digest()
 
 
+@enough_memory()
 def measure_file(codec, float_network, items: Sequence[Item], path: Path,
                  options: argparse.Namespace) -> tuple[dict, "Ledger"]:
     """Make the file at `path` of one picture or as an archive, check it, and open its ledger: a row, and the ledger.
@@ -127,6 +137,7 @@ def measure_file(codec, float_network, items: Sequence[Item], path: Path,
         compress, given = codec.compress, (picture,)
     data = with_bar("encode", compress, *given, effort=options.effort, verify=False)
     encode_seconds = time.perf_counter() - start - reading.seconds
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     start = time.perf_counter()
     content = unpack(path.read_bytes(), max_pixels=MAX_IMAGES * MAX_SIDE ** 2)
@@ -187,12 +198,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with TemporaryDirectory() as temporary:
             folder = options.output_dir or Path(temporary)
-            folder.mkdir(parents=True, exist_ok=True)
+            check_folder(folder)
             rows, total = measure_files(options, folder)
             document = {"files": rows, "total": total.to_dict()}
-            (folder / "ledger.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            (folder / RESULTS).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     except FAILURES as error:
-        print(f"nvae_codec.eval.ledger: {str(error) or 'not enough memory'}", file=sys.stderr)
+        print(f"nvae_codec.eval.ledger: {sentence(error)}", file=sys.stderr)
         return 1
     print(describe(rows, total))
     return 0
@@ -202,7 +213,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nvae_codec.eval.ledger", description=__doc__, epilog=KEYS,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("pictures", nargs="*", type=Path, metavar="PICTURE_OR_FOLDER", help="8-bit grey or RGB; samples only are coded")
+    add("pictures", nargs="*", type=Path, metavar="PICTURE_OR_FOLDER",
+        help="8-bit grey or RGB, samples only are coded; of a folder, the pictures right in it, not in its sub-folders")
     add("--dataset", metavar="NAME", help="instead: the test or validation images of a data set, as `train` reads it")
     add("--data", type=Path, metavar="DIR", help="where the data set lies  [data/NAME]")
     add("--images", type=_count, metavar="N", help="the first N only")

@@ -1,4 +1,6 @@
 """Everything a user can cause has one of these types; the terminal turns them into one sentence and exit status 1."""
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class NvaeCodecError(Exception):
@@ -19,3 +21,31 @@ class ImageError(NvaeCodecError):
 
 class DriftError(NvaeCodecError):
     """The bytes are whole, but this machine computed other numbers than the one that made the file."""
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether memory did not suffice, of which torch makes RuntimeErrors."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def enough_memory(advice: str = "a machine with more is needed") -> Iterator[None]:
+    """Turn what is raised where memory does not suffice into a sentence with `advice`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if lacks_memory(error):
+            raise ModelError(f"there is not enough memory; {advice}") from error
+        raise
+
+
+def sentence(error: Exception, name: str = "") -> str:
+    """What a user reads of an error that befell the input `name`; an OSError says by itself what it is about."""
+    reason = str(error)
+    if isinstance(error, MemoryError):
+        reason = "there is not enough memory"
+    elif isinstance(error, OSError) and error.strerror:
+        name, reason = error.filename or name, error.strerror
+    return f"{name}: {reason}" if name else reason

@@ -5,7 +5,6 @@ Pillow turns many kinds of picture into 8 bits without a word. Whatever it would
 import io
 import math
 import re
-import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -237,14 +236,16 @@ def _check_png(data: bytes, image: Image.Image) -> None:
     """Refuse what Pillow lets pass: wrong checksums, image data that end early, transparency declared late."""
     position, name, stream = 8, b"", []
     while name != b"IEND":
-        length, name = struct.unpack_from(">I4s", data, position)
-        body = data[position + 8 : position + 8 + length]
-        if struct.unpack_from(">I", data, position + 8 + length)[0] != zlib.crc32(name + body):
+        end = position + 12 + int.from_bytes(data[position : position + 4])
+        if end > len(data):
+            raise ImageError("the PNG is cut short: its last chunk is missing or not whole")
+        name, body = data[position + 4 : position + 8], data[position + 8 : end - 4]
+        if int.from_bytes(data[end - 4 : end]) != zlib.crc32(name + body):
             raise ImageError(f"the PNG is damaged: the checksum of its {name.decode('latin-1')} chunk does not match")
         if name == b"tRNS":
             raise ImageError(f"this is a picture with a transparent colour; {ACCEPTED}")
         stream += [body] if name == b"IDAT" else []
-        position += 12 + length
+        position = end
     passes = ADAM7 if image.info.get("interlace") else ((0, 0, 1, 1),)
     sizes = [(-((x - image.width) // dx), -((y - image.height) // dy)) for x, y, dx, dy in passes]
     expected = sum(height * (1 + width * len(image.mode)) for width, height in sizes if width > 0)

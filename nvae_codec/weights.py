@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from nvae_codec.errors import ModelError
+from nvae_codec.errors import ModelError, enough_memory, lacks_memory
 from nvae_codec.exact.calibration import Measurement
 from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.config import NVAEConfig
@@ -79,11 +79,13 @@ def _read(path: Path) -> tuple[dict[str, str], NVAEConfig, dict[str, torch.Tenso
     return metadata, config, tensors
 
 
+@enough_memory()
 def load(path: Path, *, self_test: bool = True) -> tuple[ExactModel, str]:
     """The model in a file and its fingerprint (64 digits).
 
     Every bound is proved again, and `self_test` compares this machine's arithmetic with that of the machine that made
-    the file. Raises ModelError for a file that is not a whole model, DriftError if the self-test fails.
+    the file. Raises ModelError for a file that is not a whole model, or if memory does not suffice, DriftError if the
+    self-test fails.
     """
     metadata, config, tensors = _read(path)
     try:
@@ -102,7 +104,10 @@ def load(path: Path, *, self_test: bool = True) -> tuple[ExactModel, str]:
             model.check(metadata["self_test"])
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    except RuntimeError as error:                                       # names or shapes do not fit the configuration
+    except RuntimeError as error:
+        if lacks_memory(error):
+            raise
+        # Names or shapes do not fit the configuration.
         raise ModelError(f"{path}: damaged: its tensors do not fit its configuration") from error
     return model, metadata["fingerprint"]
 

@@ -253,8 +253,10 @@ def test_a_name_that_must_be_a_file_and_a_folder_is_refused():
     (["photos/a.png", "photos/sub/a.png", "-o", "x.nvb"], 1,
      "nvae-codec: photos/a.png and photos/sub/a.png would both be called a.png in the archive; names are kept apart"),
     (["photos", "photos/../photos", "-o", "x.nvb"], 1, "would both be called photos/a.jpg"),
-    (["photos", "bad\\name.png", "-o", "x.nvb"], 1, "the name 'bad\\\\name.png' of an image has a character"),
-    (["photos", "new\nline.png", "-o", "x.nvb"], 1, "the name 'new\\nline.png' of an image has a character"),
+    (["photos", "bad\\name.png", "-o", "x.nvb"], 1,
+     "nvae-codec: bad\\name.png: a name in an archive has no backslash, no control character "),
+    (["photos", "new\nline.png", "-o", "x.nvb"], 1,
+     "nvae-codec: new\\nline.png: a name in an archive has no backslash, no control character "),
     (["photos", os.fsdecode(b"\xff.png"), "-o", "x.nvb"], 1, "a name in an archive must be valid UTF-8"),
     (["photos", "fifo.png", "-o", "x.nvb"], 1, "nvae-codec: fifo.png: is no regular file"),
     (["photos", "alpha.png", "logo.png", "-o", "x.nvb"], 1, "nvae-codec: alpha.png: this is an RGB picture"),
@@ -297,7 +299,7 @@ def test_a_picture_that_is_damaged_behind_its_header_leaves_no_archive(here, toy
     options = ["--archive", "-f", "-o", "set.nvb", *OPTIONS, "--model", toy_model_path]
     before = Path("set.nvb").read_bytes()
     told = failure(invoke("compress", "photos", "logo.png", *options))
-    assert told.startswith("nvae-codec: photos/cut.png: the picture is damaged or cut short") and told.count("\n") == 1
+    assert told.startswith("nvae-codec: photos/cut.png: the PNG is cut short") and told.count("\n") == 1
     assert Path("set.nvb").read_bytes() == before
     Path("photos/cut.png").unlink()
     Path("photos/long.png").write_bytes(write_picture(Picture(np.zeros((1, 2 ** 20), np.uint8), bytes(2 ** 24 + 1))))
@@ -461,6 +463,11 @@ def test_testing_archives_writes_nothing(here, toy_model_path):
     assert (report["output"], report["output_bytes"], report["pictures"]) == (None, None, 8)
     some = invoke("decompress", "-t", "set.nvb", "--only", "logo.png", "--json", "-q", "--model", toy_model_path)
     assert json.loads(some.stdout)["pictures"] == 1
+    for names, told in ((["logo.png"], "logo.png of set.nvb is whole: 1 picture, "),
+                        (["logo.png", "photos/a.jpg"], "photos/a.jpg, logo.png of set.nvb are whole: 2 pictures, ")):
+        only = [option for name in names for option in ("--only", name)]
+        line = invoke("decompress", "-t", "set.nvb", *only, "--model", toy_model_path).stderr
+        assert line.startswith(told) and "bytes" not in line
     assert tree(".") == before
 
 
@@ -471,7 +478,7 @@ def test_what_is_whole_of_a_damaged_file_is_recovered(here, toy_model_path):
         told = failure(invoke("decompress", "set.nvb", "--output-dir", "none", "--model", toy_model_path))
         kept = "s that are" if 8 - len(names) > 1 else " that is"
         assert f"--recover saves the {8 - len(names)} picture{kept} whole" in told
-        assert told.startswith("nvae-codec: set.nvb: damaged: the coded words") and not tree("none")
+        assert told.startswith("nvae-codec: set.nvb: damaged: the coded words") and not os.path.exists("none")
         out = f"out-{number}"
         result = invoke("decompress", "set.nvb", "--recover", "--json", "--output-dir", out, "--model", toy_model_path)
         assert result.exit_code == 1
@@ -488,13 +495,34 @@ def test_what_is_whole_of_a_damaged_file_is_recovered(here, toy_model_path):
 
 def test_losses_without_names(here, toy_model_path):
     data = Path("set.nvb").read_bytes()
-    number = next(number for number, chunk in enumerate(unpack(data).chunks) if not chunk.metadata)
-    Path("set.nvb").write_bytes(damaged(data, number, before=1))
+    number, other = [number for number, chunk in enumerate(unpack(data).chunks) if not chunk.metadata][-2:]
+    once, elsewhere = (damaged(data, chunk, before=1) for chunk in (number, other))
+    Path("set.nvb").write_bytes(once)
     result = invoke("decompress", "set.nvb", "--recover", "-q", "--json", "--model", toy_model_path)
     report = json.loads(result.stdout)
     assert result.exit_code == 1 and (report["lost"], report["lost_chunks"]) == ([], 1)
     assert result.stderr.count("\n") == 1 and result.stderr.endswith("; lost: 1 chunk of unknown names\n")
     assert report["pictures"] == len(tree("set")) == 8 - len(chunk_names(data)[number])
+    told = failure(invoke("decompress", "set.nvb", "--recover", "--only", "zzzz", "--model", toy_model_path))
+    assert "set.nvb: holds no picture called zzzz, which may have been in the lost chunk; `nvae-codec info" in told
+    Path("set.nvb").write_bytes(bytes(a ^ b ^ c for a, b, c in zip(data, once, elsewhere, strict=True)))
+    told = failure(invoke("decompress", "set.nvb", "--recover", "--only", "zzzz", "--model", toy_model_path))
+    assert "which may have been in one of 2 lost chunks; " in told
+
+
+def test_the_first_few_of_many_lost_names_are_told(tmp_path, monkeypatch, toy_model_path):
+    monkeypatch.chdir(tmp_path)
+    names = [f"{number}.png" for number in range(7)]
+    for name in names:
+        Path(name).write_bytes(write_picture(Picture(np.zeros((1, 1), np.uint8))))
+    options = ["--archive", "-o", "set.nvb", "--effort", 1, "--model", toy_model_path]
+    assert invoke("compress", *names, *options).exit_code == 0
+    Path("set.nvb").write_bytes(damaged(Path("set.nvb").read_bytes(), 0))
+    result = invoke("decompress", "set.nvb", "--recover", "--json", "--model", toy_model_path)
+    complaint, line = result.stderr.splitlines()
+    assert complaint.endswith("; lost: 0.png, 1.png, 2.png, 3.png, 4.png and 2 more")
+    assert line.startswith("set.nvb: 0 pictures, ") and "bytes" not in line
+    assert json.loads(result.stdout)["lost"] == names and not os.path.exists("set")
 
 
 def test_recovering_what_is_whole_or_hopeless(here, toy_model_path):
@@ -515,6 +543,10 @@ def test_recovering_what_is_whole_or_hopeless(here, toy_model_path):
     assert nothing.exit_code == 1 and nothing.stderr.endswith(f"; lost: {', '.join(first)}\n")
     assert json.loads(nothing.stdout)["pictures"] == 0 and not os.path.exists("nothing")
     Path("set.nvb").write_bytes(data[:10] + bytes([data[10] ^ 1]) + data[11:])  # the fingerprint, given by --model
+    told = failure(invoke("decompress", "set.nvb", "--output-dir", "named"))
+    assert told.endswith("its checksum; where the fingerprint is damaged, --recover with --model helps\n")
+    told = failure(invoke("decompress", "set.nvb", "--output-dir", "named", "--recover"))
+    assert told.endswith("; where the fingerprint is damaged, --model helps\n")
     named = invoke("decompress", "set.nvb", "--output-dir", "named", *options)
     assert named.exit_code == 0 and tree("named") == sorted(UNPACKED)
     for hopeless in (data[:20], b"", b"words"):
@@ -535,10 +567,7 @@ def test_damage_around_the_chunks_loses_nothing(here, toy_model_path, name, dama
     Path("bad.nvb").write_bytes(damage(Path(f"{name}.nvb").read_bytes()))
     options = ["bad.nvb", "--output-dir", "out", "--model", toy_model_path]
     told = failure(invoke("decompress", *options))
-    if damage(b"a").startswith(b"before"):
-        options.append("--recover")  # the fingerprint is not in its place, so only with the model it can be seen
-    else:
-        assert told.endswith(f"; --recover saves {'all 8 pictures' if name == 'set' else 'the picture'}\n")
+    assert told.endswith(f"; --recover saves {'all 8 pictures' if name == 'set' else 'the picture'}\n")
     assert invoke("decompress", *options, "--recover").exit_code == 0
     if name == "set":
         assert tree("out") == sorted(UNPACKED)
@@ -593,9 +622,32 @@ def test_a_picture_that_decodes_to_something_else_is_named_and_other_chunks_go_o
 
 def test_the_wrong_model_and_large_chunks_are_refused(here, toy_model_path):
     unknown = failure(invoke("decompress", "set.nvb"))
-    assert unknown.startswith("nvae-codec: set.nvb: the file needs the model") and not tree("set")
+    assert unknown.startswith("nvae-codec: set.nvb: the file needs the model") and not os.path.exists("set")
     large = failure(invoke("decompress", "set.nvb", "--max-pixels", 500, "--model", toy_model_path))
     assert large.startswith("nvae-codec: set.nvb: too large: a chunk has ")
+
+
+def test_too_little_memory_is_a_sentence_and_does_not_stop_a_batch(here, monkeypatch, toy_model_path):
+    import torch
+
+    from nvae_codec.codec import Codec
+
+    decode, given = Codec.decompress_archive, []
+
+    def greedy(self, content, **options):
+        given.append(content)
+        return torch.empty(2 ** 55) if len(given) == 1 else decode(self, content, **options)
+
+    monkeypatch.setattr(Codec, "decompress_archive", greedy)
+    monkeypatch.setattr(Codec, "compress_archive", lambda *arguments, **options: torch.empty(2 ** 55))
+    shortage = "there is not enough memory; a machine with more is needed"
+    Path("same.nvb").write_bytes(Path("set.nvb").read_bytes())
+    result = invoke("decompress", "-t", "set.nvb", "same.nvb", "--model", toy_model_path)
+    complaint, line = result.stderr.splitlines()
+    assert result.exit_code == 1 and complaint == f"nvae-codec: set.nvb: {shortage}"
+    assert line.startswith("same.nvb is whole")
+    told = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb", "--model", toy_model_path))
+    assert told == f"nvae-codec: {shortage}\n"
 
 
 @pytest.mark.parametrize(("error", "told"), [

@@ -427,4 +427,4 @@ def test_info_shows_what_direct_coding_adds_where_it_is_known(network, tmp_path)
     path = tmp_path / "m.safetensors"
     figures = dataclasses.replace(measure(network, TILES[:1]), direct_overhead=0.0125)
     path.write_bytes(weights.serialise(network, measurement=figures))
-    assert "  direct overhead: 0.0125\n" in invoke("info", path).stdout
+    assert "  direct overhead: +1.25 %\n" in invoke("info", path).stdout

@@ -14,9 +14,11 @@ from PIL import Image
 from terminal import REPOSITORY, documented_keys, failure, invoke, same_picture, spawn
 
 import nvae_codec
+from nvae_codec import weights
 from nvae_codec.bitstreams.container import EXIF, ICC, RGB8, Chunk, Container, ImageEntry, Metadata, TileSet, pack
 from nvae_codec.cli import batch, main
 from nvae_codec.errors import BitstreamError
+from nvae_codec.exact.calibration import Measurement
 from nvae_codec.images import Picture, read_picture, write_picture
 
 GOLDEN = REPOSITORY / "bitstreams" / "golden"
@@ -112,7 +114,16 @@ def test_results_are_verified_and_sought_for_as_the_options_say(photos, toy_mode
     for effort in (min(EFFORTS) - 1, max(EFFORTS) + 1):
         assert "--effort" in failure(invoke("compress", "a.png", "--effort", effort), status=2)
     text = " ".join(invoke("compress", "--help").stdout.split())
+    assert "1 to 3 differ little" in text and "not in every file" in text
     assert f"Decoding takes the same time. [default: {DEFAULT_EFFORT}]" in text
+
+
+@pytest.mark.parametrize("arguments", [
+    ["compress", "a.png"], ["decompress", "a.nvb"], ["train"], ["evaluate-elbo", "run"], ["sample", "run"],
+], ids=lambda arguments: arguments[0])
+def test_numbers_of_threads_have_limits(photos, arguments):
+    for threads in (0, 1025):
+        assert f"'--threads': {threads} is not in the range" in failure(invoke(*arguments, "--threads", threads), 2)
 
 
 def test_threads_are_set(photos, toy_model_path):
@@ -124,7 +135,6 @@ def test_threads_are_set(photos, toy_model_path):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-    assert invoke("compress", "a.png", "--threads", "0").exit_code == 2
 
 
 # What is printed.
@@ -235,6 +245,24 @@ def test_info_describes_a_model(toy_model_path):
     assert len(text.splitlines()) == len(report) + 1 + len(report["groups"])  # a table of these, with a head
 
 
+def test_info_documents_the_keys_of_a_model_and_tells_its_overhead(toy_exact, tmp_path):
+    channels = toy_exact.config.num_groups * ((1.0,) * toy_exact.config.num_latent_per_group,)
+    measurement = Measurement(1, 900.0, 99.6, channels, channels, channels, 0.0217)
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(weights.serialise(toy_exact, measurement=measurement))
+    report = json.loads(invoke("info", "--json", path).stdout)
+    model, group = documented_keys("info")[3:]
+    assert list(report) == model and all(list(each) == group for each in report["groups"])
+    text = invoke("info", path).stdout
+    assert "\n  initial bits: 100\n  direct overhead: +2.17 %\n" in text
+
+
+def test_what_is_wrong_with_a_model_names_it_once(tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"no model")
+    assert failure(invoke("info", path)) == f"nvae-codec: {path}: not a readable safetensors file\n"
+
+
 # What is refused.
 
 
@@ -245,6 +273,61 @@ def test_a_bad_file_does_not_stop_a_batch(photos, toy_model_path):
     (complaint,) = [line for line in result.stderr.splitlines() if "bad" in line]
     assert complaint.startswith("nvae-codec: bad.png: ")
     assert sorted(os.listdir("out")) == ["a.nvb", "b.nvb"]
+    for command in ("compress", "decompress"):
+        failure(invoke(command, "bad.png", "--output-dir", "none", "--model", toy_model_path))
+    assert not os.path.exists("none")
+
+
+@pytest.mark.parametrize(("command", "names"), [
+    ("compress", ["a.png", "b.png"]), ("decompress", ["a.nvb", "b.nvb"]), ("info", ["a.nvb", "b.nvb"]),
+])
+def test_an_unreadable_file_does_not_stop_a_batch(photos, toy_model_path, monkeypatch, command, names):
+    assert invoke("compress", "a.png", "b.png", "--model", toy_model_path).exit_code == 0
+    access, read_bytes = os.access, Path.read_bytes
+
+    def refuse(path):
+        if path.name == names[0]:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(os, "access", lambda path, *mode: str(path) != names[0] and access(path, *mode))
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    options = [] if command == "info" else ["--output-dir", "out", "--model", toy_model_path]
+    result = invoke(command, *names, *options)
+    assert result.exit_code == 1 and result.stderr.startswith(f"nvae-codec: {names[0]}: Permission denied\n")
+    done = result.stdout if command == "info" else os.listdir("out")[0]
+    assert done.startswith("b.")
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_too_little_memory_does_not_stop_a_batch(photos, toy_model_path, monkeypatch, command):
+    import torch
+
+    from nvae_codec.codec import Codec
+
+    assert invoke("compress", "a.png", "b.png", "--model", toy_model_path).exit_code == 0
+    code, given = getattr(Codec, command), []
+
+    def greedy(self, picture, **options):
+        given.append(picture)
+        return torch.empty(2**55) if len(given) == 1 else code(self, picture, **options)
+
+    monkeypatch.setattr(Codec, command, greedy)
+    names = ["a.png", "b.png"] if command == "compress" else ["a.nvb", "b.nvb"]
+    result = invoke(command, *names, "--output-dir", "out", "--model", toy_model_path)
+    complaint, line = result.stderr.splitlines()
+    assert complaint == f"nvae-codec: {names[0]}: there is not enough memory; a machine with more is needed"
+    assert result.exit_code == 1 and line.startswith("out/b.") and len(os.listdir("out")) == 1
+
+
+def test_too_little_memory_for_a_model_is_no_damage(photos, toy_model_path, monkeypatch):
+    import torch
+
+    from nvae_codec.exact.network import ExactNetwork
+
+    monkeypatch.setattr(ExactNetwork, "load_state_dict", lambda *_: torch.empty(2**55))
+    told = failure(invoke("compress", "a.png", "--model", toy_model_path))
+    assert told == "nvae-codec: there is not enough memory; a machine with more is needed\n"
 
 
 @pytest.mark.parametrize(("arguments", "status", "reason"), [
@@ -255,6 +338,7 @@ def test_a_bad_file_does_not_stop_a_batch(photos, toy_model_path):
     (["compress", "a.png", "-o", "a.png"], 2, "both an input and an output"),
     (["compress", "."], 1, "is a folder; give the files in it, or --archive for one file of them all"),
     (["compress", "a.png", "-o", "-", "--json"], 2, "--json"),
+    (["compress", "a.png", "--chunk-pixels", "9"], 2, "--chunk-pixels is for an --archive"),
     (["compress", "a.png", "missing.png"], 1, "nvae-codec: missing.png: there is no such file"),
     (["decompress", "a.png", "-o", "b.png"], 1, "nvae-codec: b.png: exists already; -f overwrites it"),
     (["decompress", "missing.nvb", "-t"], 1, "nvae-codec: missing.nvb: there is no such file"),
@@ -288,7 +372,9 @@ def test_wrong_models_and_large_pictures_are_refused(photos, toy_model_path):
     assert "missing.safetensors" in failure(invoke("compress", "a.png", "--model", "missing.safetensors"))
     assert invoke("compress", "a.png", "-q", "--model", toy_model_path).exit_code == 0
     options = ["-o", "back.png", "--model", toy_model_path]
-    assert "599 pixels" in failure(invoke("decompress", "a.nvb", "--max-pixels", 599, *options))
+    for more in ([], ["--recover"]):
+        told = failure(invoke("decompress", "a.nvb", "--max-pixels", 599, *options, *more))
+        assert "599 pixels; raise --max-pixels if you trust the file" in told
     unknown = failure(invoke("decompress", "a.nvb", "-o", "back.png"))  # the toy model is not a bundled one
     assert unknown.startswith("nvae-codec: a.nvb: ") and len(unknown.splitlines()) == 1
     image = ImageEntry(1, 1, RGB8, 0)
@@ -362,10 +448,13 @@ def test_a_closed_pipe_is_silent_and_a_full_disk_one_sentence(photos, toy_model_
     os.close(writing)
     with open("/dev/full", "wb") as device:
         full = spawn("compress", "a.png", "-o", "-", "--model", toy_model_path, stdout=device)
-        printed = spawn("info", "--json", toy_model_path, stdout=device)
+        printed = [spawn("info", "--list", GOLDEN / "rgb_37x20.nvb", stdout=device),
+                   spawn("compress", "a.png", "--json", "-q", "--model", toy_model_path, stdout=device)]
     assert closed.communicate()[1] == b"" and closed.returncode == 1
     assert full.communicate()[1] == b"nvae-codec: standard output: No space left on device\n" and full.returncode == 1
-    assert printed.communicate()[1].count(b"\n") == 1 and printed.returncode == 1
+    for process in printed:
+        assert process.communicate()[1] == b"nvae-codec: standard output: No space left on device\n"
+        assert process.returncode == 1
 
 
 def test_a_full_disk_leaves_the_old_output(photos, toy_model_path):

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from nvae_codec.cli import files
-from nvae_codec.cli.files import STREAM, plan, read, write_file
+from nvae_codec.cli.files import STREAM, plan, read, write, write_file
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WRITE = "import sys, pathlib; from nvae_codec.cli import files; path = pathlib.Path(sys.argv[1])\n"
@@ -162,7 +162,8 @@ def test_outputs_have_the_inputs_name_with_another_suffix(tmp_path, name, target
     ((_, beside),) = plan([source], ".nvb")
     ((_, inside),) = plan([source], ".nvb", folder=tmp_path / "made" / "here")
     assert beside == tmp_path / target and inside == tmp_path / "made" / "here" / target
-    write_file(inside, read(source))
+    assert not (tmp_path / "made").exists()
+    write(inside, read(source))
     assert inside.read_bytes() == b"read"
 
 
@@ -187,7 +188,7 @@ def photos(tmp_path: Path, monkeypatch) -> Path:
     (["a.png", "a.jpg"], {}, "a.png and a.jpg would both become a.nvb"),
     (["a.png", "folder/../a.jpg"], {"force": True}, "would both become"),
     (["a.png", "a.png"], {}, "a.png and a.png would both become"),
-    (["-", "-"], {}, "would both become"),
+    (["-", "-"], {}, "standard input and standard input would both become standard output"),
     (["b.nvb"], {"force": True}, "b.nvb would be both an input and an output"),
     (["a.png"], {"output": "folder/../a.png", "force": True}, "both an input and an output"),
     (["a.png"], {"output": "link.nvb", "force": True}, "both an input and an output"),
@@ -207,7 +208,8 @@ def test_command_lines_that_contradict_themselves_are_usage_errors(photos, sourc
     (["a.png"], {"output": "done.nvb"}, "exists already"),
     (["a.png"], {"output": "folder", "force": True}, "is a folder; --output-dir takes one: 'folder'"),
     (["a.png"], {"output": "missing/a.nvb"}, "no such folder: 'missing'"),
-    (["a.png"], {"folder": "b.nvb"}, "b.nvb"),
+    (["a.png"], {"folder": "b.nvb"}, "is a file where a folder is needed: 'b.nvb'"),
+    (["a.png"], {"folder": "b.nvb/new/er"}, "is a file where a folder is needed: 'b.nvb'"),
     (["x" * 300], {}, "File name too long"),
 ])
 def test_files_that_stand_in_the_way_are_failures(photos, sources, options, reason):
@@ -216,6 +218,13 @@ def test_files_that_stand_in_the_way_are_failures(photos, sources, options, reas
         plan_by_name(sources, options)
     assert reason in str(error.value)
     assert sorted(os.listdir()) == before
+
+
+def test_a_folder_that_could_not_be_made_is_refused(photos, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="no folder can be made in it: 'folder'"):
+        plan_by_name(["a.png"], {"folder": "folder/new/er"})
+    assert plan_by_name(["a.png"], {"folder": "folder"}) == [(Path("a.png"), Path("folder/a.nvb"))]
 
 
 def test_force_overwrites_files_and_devices_need_no_force(photos):

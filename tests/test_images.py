@@ -204,6 +204,8 @@ def test_the_pictures_by_hand_are_sound():
     (b"a text", "no picture that can be read; known are PNG, JPEG, WebP, TIFF, BMP, PNM"),
     (saved(Image.new("P", (3, 3)), "GIF"), "no picture that can be read"),
     (png(2, 2, 8, 0, b"\0ab"), "before the last row"),
+    (saved(RGB, "PNG")[:-12], "the PNG is cut short: its last chunk is missing or not whole"),
+    (saved(RGB, "PNG")[:-1], "the PNG is cut short: its last chunk is missing or not whole"),
     (png(1, 1, 8, 0, b"\0a", extra=chunk(b"iCCP", b"name\0\0not deflated")), "ICC profile is damaged"),
     (b"P5 40000 40000 255\n", "more than 89,478,485 pixels"),
     (png(10000, 10000, 8, 0, b""), "more than 89,478,485 pixels"),

@@ -452,13 +452,17 @@ def test_grey_pictures_are_refused_before_they_are_coded_if_there_is_a_float_net
     assert told.startswith("nvae-codec: grey.png: a float network") and told.count("\n") == 1
 
 
-def test_a_ledger_that_fails_leaves_the_file(photos, model_path, monkeypatch):
+@pytest.mark.parametrize(("error", "reason"), [
+    (DriftError("why"), "why"),
+    (MemoryError(), "there is not enough memory; a machine with more is needed"),
+])
+def test_a_ledger_that_fails_leaves_the_file(photos, model_path, monkeypatch, error, reason):
     def fail(*_, **__):
-        raise DriftError("why")
+        raise error
 
     monkeypatch.setattr(ledger_module, "ledger", fail)
     told = failure(invoke("compress", "photos/a.png", *options(model_path)))
-    assert told == "nvae-codec: photos/a.png: the file was made, but its ledger cannot be: why\n"
+    assert told == f"nvae-codec: photos/a.png: the file was made, but its ledger cannot be: {reason}\n"
     assert container.unpack(Path("photos/a.nvb").read_bytes()).version == 2
 
 
@@ -523,10 +527,15 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
     monkeypatch.setattr(Codec, "compress_archive", None)
     Path("bad.png").write_bytes(b"no picture")
     shutil.copytree("photos", "twins")
+    Path("done").mkdir()
+    Path("done/ledger.json").touch()
     save_checkpoint(Path("other.pt"), network(num_channels_dec=8))
     grey = "grey.png: a float network has no likelihood for grey pictures"
     for arguments, reason in (
             (["photos", "bad.png"], "bad.png: this is no picture"),
+            (["missing.png"], "ledger: missing.png: No such file or directory"),
+            (["photos", "-o", "done"], "done: holds a ledger.json already; choose another folder"),
+            (["photos", "-o", "grey.png"], "grey.png: is a file, not a folder"),
             (["photos", "grey.png", "--float-network", run_path], grey),
             (["photos", "--float-network", "other.pt"], "other.pt: this is not the float network"),
             (["photos", "twins", "--archive"], "two pictures are called a.png"),
@@ -542,13 +551,18 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
         assert end.value.code == 2
 
 
-def test_failures_name_their_picture(photos, model_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("error", "reason"), [
+    (ImageError("why"), "why"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "there is not enough memory; a machine with more is "
+                                                                 "needed"),
+])
+def test_failures_name_their_picture_and_leave_no_folder(photos, model_path, capsys, monkeypatch, error, reason):
     def refuse(self, image, **_):
-        raise ImageError("why")
+        raise error
 
     monkeypatch.setattr(Codec, "compress", refuse)
-    status, _, err = evaluated(capsys, "photos", "--model", model_path)
-    assert (status, err) == (1, "nvae_codec.eval.ledger: a.png: why\n")
+    status, _, err = evaluated(capsys, "photos", "--model", model_path, "-o", "out")
+    assert (status, err) == (1, f"nvae_codec.eval.ledger: a.png: {reason}\n") and not os.path.exists("out")
 
 
 def test_samples_that_come_back_wrong_are_noticed(photos, model_path, capsys, monkeypatch):
