@@ -11,7 +11,7 @@ import click
 from nvae_codec import __version__
 from nvae_codec.errors import NvaeCodecError, sentence
 
-COMMANDS = ("compress", "decompress", "info", "train", "export", "import-nvae", "evaluate-elbo", "sample")
+COMMANDS = ("compress", "decompress", "info", "train", "export", "import-nvae", "evaluate-elbo", "sample", "bench")
 FAILURES = (NvaeCodecError, OSError, MemoryError)
 
 

@@ -205,7 +205,7 @@ def in_float64(exact: ExactNetwork) -> ExactNetwork:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "float32_is_exact", lambda: False)
         same.prepare()
-    assert {leaf._weight.dtype for leaf in same.leaves() if isinstance(leaf, exact_layers.Conv)} == {torch.float64}
+    assert {leaf.carrier for leaf in same.leaves() if isinstance(leaf, exact_layers.Conv)} == {torch.float64}
     return same
 
 
@@ -213,7 +213,7 @@ def test_narrow_networks_are_carried_in_float32(narrow_exact):
     """Every convolution and every sum."""
     for leaf in narrow_exact.leaves():
         if isinstance(leaf, exact_layers.Conv):
-            assert leaf._weight.dtype == torch.float32
+            assert leaf.carrier == torch.float32
         if isinstance(leaf, (exact_layers.Residual, exact_layers.Sum)):
             assert leaf._sums == torch.float32
 

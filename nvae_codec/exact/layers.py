@@ -331,6 +331,11 @@ class Conv(Leaf):
         self._table = self.output.part_of_table(self.dtype)
         return self.output.after_table(result)
 
+    @property
+    def carrier(self) -> torch.dtype:
+        """What its sums are carried in."""
+        return self._weight.dtype
+
     def forward(self, x: Tensor) -> Tensor:
         total = convolve(x.to(self._weight.dtype), self._weight, self._offset, stride=self.stride,
                          dilation=self.dilation, groups=self.groups)
@@ -371,6 +376,8 @@ class Activate(Leaf):
         # Few enough arguments to make the whole a table for each channel, all end to end.
         arguments = torch.arange(-self.limit, self.limit + 1, dtype=torch.float64)
         values = look_up(self._table, self.output.rounded(arguments * self._weight + self._offset), self._start)[:, 0]
+        if values.numel() >= EXACT_BELOW[self.dtype]:
+            raise ModelError("the integer network has too many channels for tables of their own")
         starts = torch.arange(len(values), dtype=self.dtype) * len(arguments) + self.limit
         self._table, self._start = values.flatten(), starts.view(-1, 1, 1)
         return range_of(values.double(), x)

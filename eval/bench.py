@@ -1,0 +1,180 @@
+"""Where the time goes: pictures through the codec in memory, with a clock on every stage."""
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nvae_codec.errors import DriftError
+from nvae_codec.images import Picture, read_picture
+
+FEATURES, PIXELS, CODER = "features", "pixels", "coder"
+BATCH_SIZE = 16                       # of the forward passes that are compared
+RESIDENT_UNIT = 1 if sys.platform == "darwin" else 1024           # bytes in which a process is told its memory
+
+
+class _Clock:
+    def __init__(self):
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+
+class TimedModel:
+    """An `ExactModel` with a clock on what the coder asks it for: features, every group, pixels."""
+
+    def __init__(self, model, clock: _Clock):
+        self._model, self._clock = model, clock
+
+    def __getattr__(self, name: str):
+        return getattr(self._model, name)
+
+    def features(self, samples: np.ndarray):
+        with self._clock(FEATURES):
+            return self._model.features(samples)
+
+    def pixels(self, state):
+        with self._clock(PIXELS):
+            return self._model.pixels(state)
+
+    def _group(self, method: str, group: int, *arguments):
+        with self._clock(f"group {group}"):
+            return getattr(self._model, method)(group, *arguments)
+
+    def prior(self, group: int, *arguments):
+        return self._group("prior", group, *arguments)
+
+    def posterior(self, group: int, *arguments):
+        return self._group("posterior", group, *arguments)
+
+    def flow(self, group: int, *arguments):
+        return self._group("flow", group, *arguments)
+
+    def unflow(self, group: int, *arguments):
+        return self._group("unflow", group, *arguments)
+
+    def update(self, group: int, *arguments):
+        return self._group("update", group, *arguments)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one direction by stage; the coder's are all that are not the network's."""
+
+    direction: str
+    seconds: float
+    stages: dict[str, float]
+
+
+def time_codec(model: str | Path | None, paths: Sequence[Path], *, archive: bool, effort: int, repeat: int,
+               progress: Callable[[str], None] = lambda line: None) -> dict:
+    """Read the pictures, compress them one by one or as an archive, decompress, compare: the fastest of `repeat` runs.
+
+    Raises DriftError if other samples come back, and as reading and coding do.
+    """
+    start = time.perf_counter()
+    from nvae_codec.bitstreams.container import unpack
+    from nvae_codec.codec import Codec
+
+    clock = _Clock()
+    codec = Codec.load(model)
+    start_seconds = time.perf_counter() - start
+    codec.model = TimedModel(codec.model, clock)
+    start = time.perf_counter()
+    pictures = [(f"{number}", Picture(read_picture(path.read_bytes()).samples)) for number, path in enumerate(paths)]
+    read_seconds = time.perf_counter() - start
+
+    def encode() -> list[bytes]:
+        if archive:
+            return [codec.compress_archive(iter(pictures), len(pictures), effort=effort, verify=False)]
+        return [codec.compress(picture, effort=effort, verify=False) for _, picture in pictures]
+
+    def decode(files: Sequence[bytes]) -> list[np.ndarray]:
+        return [picture.samples for data in files for _, picture in codec.decompress_archive(
+            unpack(data, max_pixels=sys.maxsize))]
+
+    encoded, decoded = [], []
+    for turn in range(repeat):
+        progress(f"run {turn + 1} of {repeat}")
+        timing, files = _timed("compress", clock, encode)
+        encoded.append(timing)
+        timing, samples = _timed("decompress", clock, lambda files=files: decode(files))
+        decoded.append(timing)
+        if not all(np.array_equal(now, was.samples) for now, (_, was) in zip(samples, pictures, strict=True)):
+            raise DriftError("other samples came back")
+    raw_bytes = sum(picture.samples.size for _, picture in pictures)
+    best = [min(timings, key=lambda each: each.seconds) for timings in (encoded, decoded)]
+    return {
+        "model": codec.name,
+        "kernel": kernel(codec.model.network),
+        "pictures": len(pictures),
+        "raw_bytes": raw_bytes,
+        "file_bytes": sum(map(len, files)),
+        "start_seconds": start_seconds,
+        "read_seconds": read_seconds,
+        **{timing.direction: {
+            "seconds": timing.seconds,
+            "raw_megabytes_per_second": raw_bytes / timing.seconds / 1e6,
+            "pictures_per_second": len(pictures) / timing.seconds,
+            "stage_seconds": timing.stages,
+        } for timing in best},
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RESIDENT_UNIT,
+    }
+
+
+def _timed(direction: str, clock: _Clock, function: Callable) -> tuple[Timing, object]:
+    clock.seconds.clear()
+    start = time.perf_counter()
+    result = function()
+    seconds = time.perf_counter() - start
+    stages = dict(sorted(clock.seconds.items()))
+    return Timing(direction, seconds, stages | {CODER: seconds - sum(stages.values())}), result
+
+
+def kernel(network) -> str:
+    """What convolutions of the integer network are computed with, the most frequent first."""
+    from nvae_codec.exact.layers import Conv
+
+    names = [str(leaf.carrier).removeprefix("torch.") for leaf in network.leaves() if isinstance(leaf, Conv)]
+    return ", ".join(sorted(set(names), key=names.count, reverse=True))
+
+
+def time_forward(model: str | Path | None, run: Path, repeat: int) -> dict:
+    """One forward pass of the integer network beside that of the float network that it was made of, in turns."""
+    import torch
+
+    from nvae_codec.codec import Codec
+    from nvae_codec.ledger import load_float_network
+    from nvae_codec.model.nvae import unit_range
+
+    codec = Codec.load(model)
+    exact, floats = codec.model.network, load_float_network(run, codec)
+    side = codec.model.tile_side
+    samples = torch.randint(0, 256, (BATCH_SIZE, 3, side, side), generator=torch.Generator().manual_seed(0))
+    samples = samples.to(torch.uint8)
+    latents = [torch.zeros(BATCH_SIZE, *codec.model.group_shape(group)) for group in range(codec.model.num_groups)]
+    images = {exact: samples >> codec.model.pixel_tables.low_bits, floats: unit_range(floats.config, samples)}
+    best = dict.fromkeys(images, float("inf"))
+    with torch.inference_mode():
+        for _ in range(repeat + 1):                                     # the first one warms up
+            for network, x in images.items():
+                start = time.perf_counter()
+                features, state = network.features(x), network.start(BATCH_SIZE)
+                for group, z in enumerate(latents):
+                    network.posterior(group, state, features)
+                    state = network.update(group, state, z)
+                network.pixels(state)
+                best[network] = min(best[network], time.perf_counter() - start)
+    return {"batch_size": BATCH_SIZE, "integer_seconds": best[exact], "float_seconds": best[floats],
+            "integer_over_float": best[exact] / best[floats]}

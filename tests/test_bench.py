@@ -1,0 +1,53 @@
+"""`bench`: the stages' seconds are those of the codec that users have."""
+import json
+
+import numpy as np
+import pytest
+from conftest import smooth_tiles
+from terminal import documented_keys, failure, invoke
+
+from nvae_codec import weights
+from nvae_codec.codec import Codec
+from nvae_codec.images import Picture, write_picture
+from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list:
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for seed, path in enumerate(paths):
+        path.write_bytes(write_picture(Picture(smooth_tiles(1, 40, seed)[0].permute(1, 2, 0).numpy())))
+    return paths
+
+
+@pytest.mark.parametrize("options", [[], ["--archive"]])
+def test_every_stage_is_timed_and_all_of_them_together_are_the_whole(pictures, toy_model_path, options):
+    result = invoke("bench", *pictures, "--model", toy_model_path, "--effort", 1, "--json", *options)
+    report = json.loads(result.stdout)
+    assert sorted(report) == sorted(documented_keys("bench")[0])
+    assert report["pictures"] == 2 and report["raw_bytes"] == 2 * 40 * 40 * 3 and report["forward"] is None
+    assert report["kernel"] == "float64"
+    groups = Codec.load(toy_model_path).model.num_groups
+    for direction in ("compress", "decompress"):
+        stages = report[direction]["stage_seconds"]
+        assert set(stages) == {"features", "pixels", "coder", *(f"group {group}" for group in range(groups))}
+        assert all(seconds > 0 for seconds in stages.values())
+        assert sum(stages.values()) == pytest.approx(report[direction]["seconds"])
+        rate = report["raw_bytes"] / report[direction]["seconds"] / 1e6
+        assert report[direction]["raw_megabytes_per_second"] == pytest.approx(rate)
+
+
+def test_the_files_are_those_of_compress(pictures, toy_model_path):
+    report = json.loads(invoke("bench", *pictures, "--model", toy_model_path, "--repeat", 1, "--json").stdout)
+    codec = Codec.load(toy_model_path)
+    samples = [smooth_tiles(1, 40, seed)[0].permute(1, 2, 0).numpy() for seed in range(2)]
+    assert report["file_bytes"] == sum(len(codec.compress(np.ascontiguousarray(each))) for each in samples)
+
+
+def test_both_networks_are_compared(pictures, toy_network, narrow_exact, tmp_path):
+    model = tmp_path / "narrow.safetensors"
+    model.write_bytes(weights.serialise(narrow_exact, origin=toy_network))
+    save_checkpoint(tmp_path / FILE_NAME, toy_network)
+    text = invoke("bench", *pictures, "--model", model, "--effort", 1, "--float-network", tmp_path).stdout
+    assert "float32" in text and "ratio" in text and "raw MB/s" in text
+    assert "nothing.png: there is no such file" in failure(invoke("bench", "nothing.png"))
