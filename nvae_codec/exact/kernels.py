@@ -7,10 +7,11 @@ changes nothing but the unit.
 
 A library's own convolution may choose an algorithm that is not a plain sum of products (Winograd, FFT), and which one
 PyTorch calls is not known beforehand. So convolutions are matrix products, or sums over taps, but for one that is
-called by its name: oneDNN's on CPUs in float32, which is direct. Before float32 is used at all, it is compared with the
+called by its name: oneDNN's on x86 processors in float32, which is direct. Before float32 is used at all, it is compared with the
 reference, which is float64, on random and extreme operands; where it differs, everything is float64.
 """
 import math
+import platform
 from functools import cache
 
 import torch
@@ -72,15 +73,30 @@ def interpolate(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 @cache
 def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available()
+    """Only on x86: elsewhere oneDNN may hand convolutions over to libraries that choose other algorithms."""
+    return platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
 
 
 CHECKED = (                           # (in channels, out channels, kernel size, stride, dilation, groups)
     (32, 32, 3, 1, 1, 1), (32, 64, 3, 2, 1, 1), (35, 32, 1, 1, 1, 1), (16, 16, 3, 1, 2, 1), (16, 16, 5, 1, 1, 16))
 
 
-@cache
+def refuse_float32() -> None:
+    """Carry everything in float64 from now on, in networks that are prepared after this."""
+    global _refused
+    _refused = True
+
+
+_refused = False
+
+
 def float32_is_exact() -> bool:
+    """Whether float32 may be used: it was not refused, and gives the reference's integers on this machine."""
+    return not _refused and _agrees_with_reference()
+
+
+@cache
+def _agrees_with_reference() -> bool:
     """Whether float32 gives the reference's integers on this machine: random operands, and the largest allowed ones."""
     generator = torch.Generator().manual_seed(0)
     for channels, out_channels, size, stride, dilation, groups in CHECKED:
