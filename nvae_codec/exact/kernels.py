@@ -7,8 +7,8 @@ changes nothing but the unit.
 
 A library's own convolution may choose an algorithm that is not a plain sum of products (Winograd, FFT), and which one
 PyTorch calls is not known beforehand. So convolutions are matrix products, or sums over taps, but for one that is
-called by its name: oneDNN's on x86 processors in float32, which is direct. Before float32 is used at all, it is compared with the
-reference, which is float64, on random and extreme operands; where it differs, everything is float64.
+called by its name: oneDNN's on x86 processors in float32, which is direct. Before float32 is used at all, it is
+compared with the reference, which is float64, on random and extreme operands; where it differs, everything is float64.
 """
 import math
 import platform
