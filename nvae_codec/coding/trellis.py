@@ -28,6 +28,7 @@ RATES = ((0, 1), (1, 32), (1, 24), (1, 20), (1, 16), (1, 14), (1, 12), (1, 10), 
 LONGEST = max(latents for _, latents in RATES)
 GAIN_BITS, LARGEST_GAIN = 10, 2 ** 13     # resolution and range of a latent's gain: see `_best_paths`
 MIN_MEMORY, MAX_MEMORY = 8, 16             # that the file format allows
+FEW_BRANCHES = 8                          # that lead to a state
 SEARCH_BYTES = 2 ** 27                    # for the paths of the blocks that are searched at once
 
 
@@ -164,8 +165,15 @@ def _best_paths(linear: np.ndarray, square: np.ndarray, bits: int, latents: int,
     for step in range(steps):
         # The states that differ in their oldest bits alone lead to the same next states.
         candidates = best.reshape(count, branches, states >> bits)
-        origins[step] = candidates.argmax(axis=1)
-        reached = candidates.max(axis=1)
+        if branches <= FEW_BRANCHES:                                    # twice as fast as `argmax`
+            reached = candidates[:, 0].copy()
+            origins[step] = 0
+            for branch in range(1, branches):
+                np.copyto(origins[step], branch, where=candidates[:, branch] > reached)
+                np.maximum(reached, candidates[:, branch], out=reached)
+        else:
+            origins[step] = candidates.argmax(axis=1)
+            reached = candidates.max(axis=1)
         best = (gains[:, step] @ table).reshape(count, states >> bits, branches) + reached[:, :, None]
         best = best.reshape(count, states)
     state, rows = best.argmax(axis=1), np.arange(count)
