@@ -301,7 +301,7 @@ def test_verification_notices_drift(codec, monkeypatch):
     genuine = pixels.ColourDistribution.pop
 
     def drifting(self, stack):
-        self._centres = self._centres + 40_000
+        self._start = self._start + 40
         return genuine(self, stack)
 
     monkeypatch.setattr(pixels.ColourDistribution, "pop", drifting)

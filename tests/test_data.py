@@ -107,7 +107,7 @@ def test_what_is_left_out_is_counted_and_damage_is_named(tmp_path):
                       "low.png": flat(7, 9)})
     lines = []
     assert "no picture of at least 8 x 8 RGB pixels" in refused("folder", tmp_path, side=8, report=lines.append)
-    assert any(line.startswith("left out damaged.png: the picture is damaged") for line in lines)
+    assert any(line.startswith("left out damaged.png: the PNG is cut short") for line in lines)
     assert "4 of 4 picture files left out: 2 smaller than 8 x 8, 1 unreadable, 1 grey" in lines
     assert not any("narrow" in line or "low" in line or "grey.png" in line for line in lines)
     (tmp_path / "right.png").write_bytes(flat(8, 8, 5))

@@ -81,10 +81,10 @@ CHECKED = (                           # (in channels, out channels, kernel size,
     (32, 32, 3, 1, 1, 1), (32, 64, 3, 2, 1, 1), (35, 32, 1, 1, 1, 1), (16, 16, 3, 1, 2, 1), (16, 16, 5, 1, 1, 16))
 
 
-def refuse_float32() -> None:
-    """Carry everything in float64 from now on, in networks that are prepared after this."""
+def refuse_float32(refused: bool = True) -> None:
+    """Carry everything in float64, in networks that are prepared from now on; or no longer."""
     global _refused
-    _refused = True
+    _refused = refused
 
 
 _refused = False
