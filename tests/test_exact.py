@@ -32,16 +32,15 @@ def int64_convolution(x: np.ndarray, weight: np.ndarray, stride: int, dilation: 
     out, per_group, size, _ = weight.shape
     pad = dilation * (size // 2)
     padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    result = np.zeros((batch, out, -(-height // stride), -(-width // stride)), dtype=np.int64)
-    for o in range(out):
-        first = o // (out // groups) * per_group
-        for i in range(per_group):
-            for row in range(size):
-                for column in range(size):
-                    top, left = row * dilation, column * dilation
-                    view = padded[:, first + i, top:top + height:stride, left:left + width:stride]
-                    result[:, o] += view * weight[o, i, row, column]
-    return result
+    result = np.zeros((batch, groups, out // groups, -(-height // stride), -(-width // stride)), dtype=np.int64)
+    weight = weight.reshape(groups, -1, per_group, size, size)
+    for row in range(size):
+        for column in range(size):
+            top, left = row * dilation, column * dilation
+            view = padded[:, :, top:top + height:stride, left:left + width:stride]
+            view = view.reshape(batch, groups, per_group, *view.shape[2:])
+            result += np.einsum("bgihw,goi->bgohw", view, weight[..., row, column])
+    return result.reshape(batch, out, *result.shape[3:])
 
 
 CONVOLUTIONS = [(1, 1, 1, 1, 7, 5), (1, 2, 1, 1, 4, 6), (3, 1, 1, 1, 6, 9), (3, 2, 1, 1, 5, 4), (3, 1, 2, 1, 4, 4),
