@@ -168,7 +168,7 @@ class ColourDistribution:
         low = self._sigmoids(values).mul_(values != 0)
         high = self._sigmoids(values + 1).masked_fill_(values == self._num_values - 1, float(1 << SIGMOID_BITS))
         # One more than the component's mass: never all zero, however far from every component a sample lies.
-        products = high.sub_(low).add_(1).double().mul_(self._weights)                 # below 2**45
+        products = high.double().sub_(low).add_(1).mul_(self._weights)                 # below 2**45
         # One division of integers, and a product with a power of two.
         return products.div_(products.amax(dim=0)).mul_(2.0 ** WEIGHT_BITS).floor_().long().numpy()
 

@@ -31,7 +31,6 @@ from nvae_codec.model.flows import FlowCell
 from nvae_codec.model.hierarchy import Hierarchy, State
 from nvae_codec.model.nvae import NVAE, Noise, default_noise, unit_range
 
-TABLE_FRACTION_BITS = {"mean": MEAN_BITS, "sigma": SIGMA_BITS}
 FLOW_FINENESS = 2                     # flow cells' shifts are rounded to the grid, so it is four times as fine for them
 PIXEL_TABLES = ("weight", "inverse_scale", "coefficient", "sigmoid")
 
