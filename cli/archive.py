@@ -12,7 +12,7 @@ import click
 from nvae_codec.errors import ImageError, enough_memory
 
 from ..bitstreams.container import GREY8, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileSet, pack
-from .batch import Examine, progress_bar, tell
+from .batch import Examine, progress_bar, tell, workers_for
 from .files import (
     STREAM,
     Job,
@@ -172,7 +172,9 @@ def make_archive(
 
     name = display_output(output)
     with progress_bar(name, "picture", quiet) as progress:
-        data = codec.compress_archive(pictures(), len(members), verify=verify, progress=progress, **options)
+        workers = workers_for(sum(shape[0] * shape[1] for _, _, shape in members))
+        data = codec.compress_archive(pictures(), len(members), verify=verify, progress=progress, workers=workers,
+                                      **options)
     write(output, data)
     report = {
         "inputs": list(map(str, inputs)),

@@ -13,6 +13,8 @@ from nvae_codec.errors import enough_memory, sentence
 from .files import Job, display, display_output, echo, read, write
 from .main import FAILURES, complain
 
+# More are not started without need: each loads PyTorch and the model, and takes about a gigabyte.
+MOST_WORKERS, WORKER_PIXELS = 8, 2**20
 THREADS = click.IntRange(1, 1024)  # with many more, torch crashes or hangs
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]  # done, in all
@@ -41,7 +43,8 @@ def batch_options(command: Callable) -> Callable:
         click.option("--output-dir", "folder", metavar="DIR", type=click.Path(path_type=Path), help="For all outputs."),
         click.option("-f", "--force", is_flag=True, help="Overwrite existing outputs."),
         click.option("--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors."),
-        click.option("--threads", metavar="N", type=THREADS, help="CPU threads. The result is the same."),
+        click.option("--threads", metavar="N", type=THREADS, help="CPU threads; large archives are shared out among "
+                     "as many processes. The result is the same."),
         click.option("-q", "--quiet", is_flag=True, help="Report failures only."),
         click.option("--json", "as_json", is_flag=True, help="Print a JSON object per file on stdout."),
     )):
@@ -54,6 +57,13 @@ def use_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def workers_for(pixels: int) -> int:
+    """How many processes an archive of so many pixels is shared out among."""
+    import torch
+
+    return max(1, min(torch.get_num_threads(), MOST_WORKERS, pixels // WORKER_PIXELS))
 
 
 def run(

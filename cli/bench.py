@@ -9,24 +9,35 @@ from .files import check_sources, echo
 
 
 @click.command(short_help="Times of every stage of coding.")
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("pictures", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--dataset", metavar="NAME",
+              help="Instead of PICTURES: the test images of a data set, read as by `train`.")
+@click.option("--data", metavar="DIR", type=click.Path(path_type=Path),
+              help="Where the data set lies.  [default: data/NAME]")
+@click.option("--images", metavar="N", type=click.IntRange(min=1), help="The first N pictures only.")
 @click.option("--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors.")
 @click.option("--archive", is_flag=True, help="All pictures in one archive, instead of a file each.")
-@click.option("--effort", metavar="1-5", type=click.IntRange(1, 5), default=3, show_default=True, help="As `compress`.")
+@click.option("--effort", metavar="1-5", type=click.IntRange(1, 5), help="As of `compress`.")
 @click.option("--repeat", metavar="N", type=click.IntRange(min=1), default=2, show_default=True,
               help="Runs, of which the fastest is told.")
 @click.option("--float-network", metavar="RUN", type=click.Path(path_type=Path),
               help="The training run that the model was made of: compare a forward pass of both networks, too.")
 @click.option("--threads", metavar="N", type=THREADS, help="CPU threads.")
+@click.option("--workers", metavar="N", type=click.IntRange(1, 1024), default=1, show_default=True,
+              help="Processes, of one thread each, that share an --archive. Stages are then not timed.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def bench(
     pictures: tuple[Path, ...],
+    dataset: str | None,
+    data: Path | None,
+    images: int | None,
     model: str | None,
     archive: bool,
-    effort: int,
+    effort: int | None,
     repeat: int,
     float_network: Path | None,
     threads: int | None,
+    workers: int,
     as_json: bool,
 ) -> None:
     """Time compression without verification, and decompression, in memory.
@@ -38,22 +49,31 @@ def bench(
     Examples:
       nvae-codec bench photo.png
       nvae-codec bench thumbnails/*.png --archive --threads 1 --json > times.json
+      nvae-codec bench --dataset cifar10 --images 2048 --archive --workers 2
 
     \b
     With --json the object has the keys model, kernel (the type that carries the sums),
-    threads, pictures, raw_bytes, file_bytes, start_seconds (loading torch and the model),
+    threads, workers, pictures, raw_bytes, file_bytes, start_seconds (loading torch and the model),
     read_seconds (of the pictures), compress, decompress, peak_memory_bytes, forward (null
     without --float-network).
     Each of compress and decompress has seconds, raw_megabytes_per_second,
-    pictures_per_second and stage_seconds, an object; forward has batch_size,
+    pictures_per_second and stage_seconds, an object (null with several workers); forward has batch_size,
     integer_seconds, float_seconds and integer_over_float.
     """
     from ..eval.bench import time_codec, time_forward
+    from ..eval.items import items_of
 
+    if bool(pictures) == bool(dataset):
+        raise click.UsageError("Name PICTURES, or a --dataset.")
+    if data is not None and not dataset:
+        raise click.UsageError("--data is where a --dataset lies.")
+    if workers > 1 and not archive:
+        raise click.UsageError("--workers share an --archive.")
     check_sources(pictures)
     use_threads(threads)
     with enough_memory("smaller pictures need less"):
-        report = time_codec(model, pictures, archive=archive, effort=effort, repeat=repeat,
+        report = time_codec(model, items_of(pictures, dataset, data, images=images), archive=archive, effort=effort,
+                            repeat=repeat, workers=workers,
                             progress=lambda line: None if as_json else click.echo(line, err=True))
         import torch
 
@@ -65,15 +85,15 @@ def bench(
 def _describe(report: dict) -> str:
     from ..eval.tables import table
 
-    stages = report["compress"]["stage_seconds"] | report["decompress"]["stage_seconds"]
-    rows = [(stage, *(report[direction]["stage_seconds"].get(stage, 0.0) for direction in ("compress", "decompress")))
-            for stage in stages]
-    rows += [("together", *(report[direction]["seconds"] for direction in ("compress", "decompress"))),
-             ("raw MB/s", *(report[direction]["raw_megabytes_per_second"] for direction in ("compress", "decompress")))]
+    directions = ("compress", "decompress")
+    stages = [report[direction]["stage_seconds"] or {} for direction in directions]
+    rows = [(stage, *(each.get(stage, 0.0) for each in stages)) for stage in stages[0] | stages[1]]
+    rows += [("together", *(report[direction]["seconds"] for direction in directions)),
+             ("raw MB/s", *(report[direction]["raw_megabytes_per_second"] for direction in directions))]
     lines = [table(("seconds", "compress", "decompress"), rows), "",
              f"{report['pictures']} pictures, {report['raw_bytes']:,} bytes raw, {report['file_bytes']:,} coded; model "
-             f"{report['model']}, {report['kernel']}, {report['threads']} threads; start {report['start_seconds']:.1f} "
-             f"s; peak memory {report['peak_memory_bytes'] / 1e6:,.0f} MB"]
+             f"{report['model']}, {report['kernel']}, {report['threads']} threads, {report['workers']} workers; start "
+             f"{report['start_seconds']:.1f} s; peak memory {report['peak_memory_bytes'] / 1e6:,.0f} MB"]
     if report["forward"]:
         lines.append("forward pass of {batch_size} tiles: integers {integer_seconds:.3f} s, floats {float_seconds:.3f} "
                      "s, ratio {integer_over_float:.2f}".format(**report["forward"]))

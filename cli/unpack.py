@@ -14,7 +14,7 @@ from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecE
 
 from ..bitstreams.container import GREY8, START_BYTES, Container, ImageEntry, Recovery, recover, unpack
 from .archive import archive_line
-from .batch import Complained, Progress, progress_bar, tell
+from .batch import Complained, Progress, progress_bar, tell, workers_for
 from .files import (
     STREAM,
     Job,
@@ -301,7 +301,9 @@ def _decoded(
     """Pictures, each with its name in a list; for those that cannot be given back, their names and the error."""
     left = set(wanted)
     try:
-        for image, picture in codec.decompress_archive(content, only=frozenset(wanted), progress=progress):
+        workers = workers_for(sum(image.width * image.height for image in content.images if image.name in left))
+        for image, picture in codec.decompress_archive(content, only=frozenset(wanted), progress=progress,
+                                                       workers=workers):
             left.discard(image.name)
             yield [image.name], picture
         return

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from nvae_codec.errors import DriftError
-from nvae_codec.images import Picture, read_picture
+from nvae_codec.images import Picture
+
+from .items import Item
 
 FEATURES, PIXELS, CODER = "features", "pixels", "coder"
 BATCH_SIZE = 16                       # of the forward passes that are compared
@@ -77,11 +79,12 @@ class Timing:
     stages: dict[str, float]
 
 
-def time_codec(model: str | Path | None, paths: Sequence[Path], *, archive: bool, effort: int, repeat: int,
-               progress: Callable[[str], None] = lambda line: None) -> dict:
+def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool, effort: int | None, repeat: int,
+               workers: int = 1, progress: Callable[[str], None] = lambda line: None) -> dict:
     """Read the pictures, compress them one by one or as an archive, decompress, compare: the fastest of `repeat` runs.
 
-    Raises DriftError if other samples come back, and as reading and coding do.
+    With several `workers`, which only an archive can have, the seconds have no stages, and include the start of these
+    processes. Raises DriftError if other samples come back, and as reading and coding do.
     """
     start = time.perf_counter()
     from nvae_codec.bitstreams.container import unpack
@@ -92,17 +95,18 @@ def time_codec(model: str | Path | None, paths: Sequence[Path], *, archive: bool
     start_seconds = time.perf_counter() - start
     codec.model = TimedModel(codec.model, clock)
     start = time.perf_counter()
-    pictures = [(f"{number}", Picture(read_picture(path.read_bytes()).samples)) for number, path in enumerate(paths)]
+    pictures = [(f"{number}", Picture(item.load())) for number, item in enumerate(items)]
     read_seconds = time.perf_counter() - start
 
     def encode() -> list[bytes]:
         if archive:
-            return [codec.compress_archive(iter(pictures), len(pictures), effort=effort, verify=False)]
+            return [codec.compress_archive(iter(pictures), len(pictures), effort=effort, verify=False,
+                                           workers=workers)]
         return [codec.compress(picture, effort=effort, verify=False) for _, picture in pictures]
 
     def decode(files: Sequence[bytes]) -> list[np.ndarray]:
         return [picture.samples for data in files for _, picture in codec.decompress_archive(
-            unpack(data, max_pixels=sys.maxsize))]
+            unpack(data, max_pixels=sys.maxsize), workers=workers)]
 
     encoded, decoded = [], []
     for turn in range(repeat):
@@ -118,6 +122,7 @@ def time_codec(model: str | Path | None, paths: Sequence[Path], *, archive: bool
     return {
         "model": codec.name,
         "kernel": kernel(codec.model.network),
+        "workers": workers,
         "pictures": len(pictures),
         "raw_bytes": raw_bytes,
         "file_bytes": sum(map(len, files)),
@@ -127,7 +132,7 @@ def time_codec(model: str | Path | None, paths: Sequence[Path], *, archive: bool
             "seconds": timing.seconds,
             "raw_megabytes_per_second": raw_bytes / timing.seconds / 1e6,
             "pictures_per_second": len(pictures) / timing.seconds,
-            "stage_seconds": timing.stages,
+            "stage_seconds": timing.stages if workers == 1 else None,
         } for timing in best},
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RESIDENT_UNIT,
     }

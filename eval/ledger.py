@@ -8,21 +8,19 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from hashlib import sha256
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory, sentence
-from nvae_codec.images import Picture
+from nvae_codec.errors import DriftError, NvaeCodecError, enough_memory, sentence
 
 from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
-from .measure import FAILURES, find_pictures, read_samples, with_bar
+from .items import Item, Reading, check_items, digest, items_of
+from .measure import FAILURES, with_bar
 from .tables import ledger_table, table
 
 if TYPE_CHECKING:
@@ -41,83 +39,12 @@ That of a file begins with the keys file, pictures, encode_seconds, decode_secon
 """
 
 
-class Item(NamedTuple):
-    """A picture that is read when it is needed."""
-
-    name: str
-    load: Callable[[], np.ndarray]        # uint8 [H, W] or [H, W, 3]
-
-
-def items_of(options: argparse.Namespace) -> list[Item]:
-    """The pictures that the options name, cut as they say. Raises ImageError where there are none."""
-    if options.dataset:
-        from nvae_codec.training.datasets import ALIASES, DATASETS, open_dataset
-
-        name = ALIASES.get(options.dataset, options.dataset)
-        colour = {each: kind.side for each, kind in DATASETS.items() if kind.side and kind.channels == 3}
-        if name not in colour:
-            raise ImageError(f"there is no data set {name!r} of colour images; there are {', '.join(colour)}")
-        images = open_dataset(name, options.data, side=colour[name], report=lambda line: None).validation
-        items = [Item(f"{number:05}", partial(_image, images, number)) for number in range(len(images))]
-    else:
-        items = [Item(path.name, partial(read_samples, path)) for path in find_pictures(options.pictures)]
-    items = items[:options.images]
-    if not items:
-        raise ImageError("no images are held out for validation or testing")
-    if options.crop:
-        items = [Item(name, partial(_cropped, name, load, options.crop)) for name, load in items]
-    return items
-
-
-def _image(images, number: int) -> np.ndarray:
-    return np.ascontiguousarray(images.item(number, None).transpose(1, 2, 0))
-
-
-def _cropped(name: str, load: Callable[[], np.ndarray], side: int) -> np.ndarray:
-    samples = load()
-    height, width = samples.shape[:2]
-    if min(height, width) < side:
-        raise ImageError(f"{name}: {width} x {height} pixels are too few for a crop of {side}")
-    top, left = (height - side) // 2, (width - side) // 2
-    return np.ascontiguousarray(samples[top:top + side, left:left + side])
-
-
 def check_folder(folder: Path) -> None:
     """Refuse a folder that could not be made, or that holds the results of another run. Raises OSError."""
     if (folder / RESULTS).exists():
         raise FileExistsError(errno.EEXIST, f"holds a {RESULTS} already; choose another folder", str(folder))
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(folder))
-
-
-def check_items(items: Sequence[Item], *, archive: bool, colour: bool) -> None:
-    """Find out now, not after hours, what cannot be read or measured. Raises ImageError."""
-    names = set()
-    for name, load in tqdm(items, desc="checking", unit="picture", disable=None, leave=False):
-        if archive and name in names:
-            raise ImageError(f"two pictures are called {name}, which they cannot be in one archive")
-        names.add(name)
-        if load().ndim == 2 and colour:
-            raise ImageError(f"{name}: a float network has no likelihood for grey pictures; leave out --float-network")
-
-
-class _Reading:
-    """Pictures for an archive, one after the other; what they were is known afterwards, and how long reading took."""
-
-    def __init__(self, items: Sequence[Item]):
-        self.items, self.digests, self.seconds = items, [], 0.0
-
-    def __iter__(self) -> Iterator[tuple[str, Picture]]:
-        for name, load in self.items:
-            start = time.perf_counter()
-            samples = load()
-            self.digests.append(_digest(samples))
-            self.seconds += time.perf_counter() - start
-            yield name, Picture(samples)
-
-
-def _digest(samples: np.ndarray) -> bytes:
-    return sha256(repr(samples.shape).encode() + samples.tobytes()).digest()
 
 
 @enough_memory()
@@ -129,7 +56,7 @@ def measure_file(codec, float_network, items: Sequence[Item], path: Path,
     """
     from nvae_codec.ledger import ledger
 
-    start, reading = time.perf_counter(), _Reading(items)
+    start, reading = time.perf_counter(), Reading(items)
     if options.archive:
         compress, given = codec.compress_archive, (reading, len(items))
     else:
@@ -142,7 +69,7 @@ def measure_file(codec, float_network, items: Sequence[Item], path: Path,
     start = time.perf_counter()
     content = unpack(path.read_bytes(), max_pixels=MAX_IMAGES * MAX_SIDE ** 2)
     decoded = with_bar("decode", lambda progress: [
-        _digest(picture.samples) for _, picture in codec.decompress_archive(content, progress=progress)])
+        digest(picture.samples) for _, picture in codec.decompress_archive(content, progress=progress)])
     decode_seconds = time.perf_counter() - start
     if decoded != reading.digests:
         raise DriftError("other samples came back")
@@ -157,7 +84,8 @@ def measure_files(options: argparse.Namespace, folder: Path) -> tuple[list[dict]
     from nvae_codec.codec import Codec
     from nvae_codec.ledger import Ledger, load_float_network
 
-    codec, items = Codec.load(options.model), items_of(options)
+    codec = Codec.load(options.model)
+    items = items_of(options.pictures, options.dataset, options.data, images=options.images, crop=options.crop)
     float_network = load_float_network(options.float_network, codec) if options.float_network else None
     check_items(items, archive=options.archive, colour=float_network is not None)
     if options.archive:
@@ -223,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", metavar="NAME_OR_PATH", help="a bundled model's name, or a model file")
     what = "the run, or the checkpoint, that the model was made of; for colour pictures"
     add("--float-network", type=Path, metavar="RUN", help=what)
-    add("--effort", type=int, default=3, choices=range(1, 6), help="of the encoder  [%(default)s]")
+    add("--effort", type=int, choices=range(1, 6), help="of the encoder  [as `compress` takes it]")
     add("--draws", type=_count, default=1, metavar="N", help="of the latents, for the negative ELBO  [%(default)s]")
     add("-o", "--output-dir", type=Path, metavar="FOLDER", help="keep the files there, and ledger.json")
     return parser

@@ -26,19 +26,27 @@ from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.exact.network import ExactModel
 from nvae_codec.images import Picture, as_picture
 from nvae_codec.tiles import Layout, cut, join, tile_sizes
+from nvae_codec.workers import map_in_workers
 
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]     # called with tiles done and tiles in all
 
 # Tiles coded at once, at most: batches make the network faster, until they outgrow the processor's caches.
-JOINT_TILES, JOINT_PIXELS = 16, 2 ** 16
+JOINT_TILES, JOINT_PIXELS = 64, 2 ** 16
+# Chunks coded at the same time. More would make larger batches where a chunk begins, tile by tile; but each has calls
+# to the coder of its own.
+LANES = 2
 BATCH_PIXELS = 2 ** 22                    # in tiles of chunks coded at the same time, unless one alone has more
 CHUNK_PIXELS = 2 ** 18                    # of an archive: what is decoded to get at a picture, and lost with a damage
 # For direct coding. Time grows four- to tenfold from one effort to the next.
 EFFORTS = {1: Search(8), 2: Search(10), 3: Search(12), 4: Search(14, (1.1, 1.0)),
            5: Search(16, (1.1, 1.0, 1.05, 1.15))}
-DEFAULT_EFFORT = 3
 MAX_CHUNK_PIXELS = 2 ** 24                # many tiny pictures in a larger chunk would outgrow its header
+
+
+def default_effort(tiles: int) -> int:
+    """For so many tiles: direct coding is for the first ones, and matters the less the more there are."""
+    return 3 if tiles < 8 else 2 if tiles < 32 else 1
 
 
 def _ignore(done: int, total: int) -> None:
@@ -48,9 +56,11 @@ def _ignore(done: int, total: int) -> None:
 class Codec:
     """A model, ready to code. `fingerprint` (16 hexadecimal digits) is what the files that it makes name it by."""
 
-    def __init__(self, model: ExactModel, fingerprint: str, name: str = "unnamed"):
+    def __init__(self, model: ExactModel, fingerprint: str, name: str = "unnamed", path: Path | None = None):
+        """`path` is that of the model file; it is needed for several `workers`."""
         check_coder()
         self.model, self.fingerprint, self.name = model, fingerprint[:weights.FINGERPRINT_DIGITS], name
+        self._path = path
         self._joint_tiles = max(1, min(JOINT_TILES, JOINT_PIXELS // model.tile_side ** 2))
 
     @classmethod
@@ -60,7 +70,7 @@ class Codec:
         Raises ModelError or DriftError.
         """
         path = weights.resolve(model)
-        return cls(*weights.load(path), path.stem)
+        return cls(*weights.load(path), path.stem, path)
 
     @classmethod
     def for_stream(cls, data: bytes, model: str | Path | None = None) -> "Codec":
@@ -78,11 +88,12 @@ class Codec:
         if needed != self.fingerprint:
             raise ModelError(f"the file was made with the model {needed}, not with {self.fingerprint} ({self.name})")
 
-    def compress(self, image, *, effort: int = DEFAULT_EFFORT, verify: bool = True,
+    def compress(self, image, *, effort: int | None = None, verify: bool = True,
                  progress: Progress | None = None) -> bytes:
         """The bytes of an .nvb file for a `Picture`, a uint8 array [H, W] or [H, W, 3], or a Pillow image.
 
-        `verify` decodes the result and compares it. `progress` counts tiles. Raises ImageError for pictures that cannot
+        `effort` is one of EFFORTS, or None for `default_effort`. `verify` decodes the result and compares it.
+        `progress` counts tiles. Raises ImageError for pictures that cannot
         be coded exactly.
         """
         picture = as_picture(image)
@@ -90,24 +101,29 @@ class Codec:
         return self._pack(self._encode([[("", picture)]], effort, verify, progress or _ignore))
 
     def compress_archive(self, items: Iterable[tuple[str, Picture]], count: int = 0, *,
-                         chunk_pixels: int = CHUNK_PIXELS, effort: int = DEFAULT_EFFORT, verify: bool = True,
-                         progress: Progress | None = None) -> bytes:
+                         chunk_pixels: int = CHUNK_PIXELS, effort: int | None = None, verify: bool = True,
+                         progress: Progress | None = None, workers: int = 1) -> bytes:
         """The bytes of an .nvb file for named pictures, in chunks of about `chunk_pixels`.
 
         A chunk is decoded as a whole, and damage is confined to it; a larger picture is a chunk of its own. Names are
         relative paths with "/" between their parts. `items` are read as they are needed; `progress` counts pictures, of
-        which there are `count`. Raises ImageError.
+        which there are `count`. The work is done by so many processes, `workers`; the bytes are the same. A script with
+        more than one must keep what it does behind `if __name__ == "__main__"`. Raises ImageError.
         """
         if not 1 <= chunk_pixels <= MAX_CHUNK_PIXELS:
             raise ValueError(f"chunk_pixels is 1 to {MAX_CHUNK_PIXELS}, not {chunk_pixels}")
         report, chunks, done = progress or _ignore, [], 0
-        for batch in _batches(self._gather(items, chunk_pixels), self._joint_tiles, lambda chunk: self._tile_pixels(
-                picture.samples.shape[:2] for _, picture in chunk)):
-            pictures = sum(map(len, batch))
-            chunks += self._encode(batch, effort, verify, lambda tiles, all_tiles, done=done, pictures=pictures: report(
-                done + pictures * tiles // all_tiles, count))
-            done += pictures
-            del batch                     # or its pictures would be kept while the next ones are read
+        batches = _batches(self._gather(items, chunk_pixels), LANES, lambda chunk: self._tile_pixels(
+            picture.samples.shape[:2] for _, picture in chunk))
+
+        def part(batch: Sequence[Sequence[tuple[str, Picture]]], *_) -> Progress:
+            before, pictures = done, sum(map(len, batch))
+            return lambda tiles, all_tiles: report(before + pictures * tiles // all_tiles, count)
+
+        for coded in self._share("_encode", map(lambda batch: (batch, effort, verify), batches), workers, part):
+            chunks += coded
+            done += sum(len(chunk.images) for chunk in coded)
+            report(done, count)
         if not chunks:
             raise ImageError("an archive needs at least one picture")
         return self._pack(chunks)
@@ -130,14 +146,27 @@ class Codec:
         if chunk:
             yield chunk
 
-    def _encode(self, batch: Sequence[Sequence[tuple[str, Picture]]], effort: int, verify: bool,
-                progress: Progress) -> list[Chunk]:
+    def _share(self, method: str, calls: Iterable[tuple], workers: int,
+               progress: Callable[..., Progress]) -> Iterator[Iterable]:
+        """What a method gives for the arguments of one call after the other; only here it tells how far a call is."""
+        if workers > 1 and self._path is not None:
+            yield from map_in_workers(self._path, method, calls, workers)
+        else:
+            for arguments in calls:
+                results = getattr(self, method)(*arguments, progress(*arguments))
+                del arguments             # or its pictures would be kept while the next ones are read
+                yield results
+
+    def _encode(self, batch: Sequence[Sequence[tuple[str, Picture]]], effort: int | None, verify: bool,
+                progress: Progress = _ignore) -> list[Chunk]:
         """Chunks of named pictures, all at the same time."""
+        tiles = [Tiles.join([self._cut(picture.samples) for _, picture in chunk]) for chunk in batch]
+        layouts = [each.layout for each in tiles]
+        if effort is None:
+            effort = default_effort(min(layout.count for layout in layouts))
         if effort not in EFFORTS:
             raise ValueError(f"effort is {min(EFFORTS)} to {max(EFFORTS)}, not {effort}")
         search = EFFORTS[effort]
-        tiles = [Tiles.join([self._cut(picture.samples) for _, picture in chunk]) for chunk in batch]
-        layouts = [each.layout for each in tiles]
         count = sum(layout.count for layout in layouts)
         total = count * (1 + verify)
         coded = encode_chains(self.model, tiles, self._joint_tiles, search, lambda done: progress(done, total))
@@ -150,7 +179,8 @@ class Codec:
                 progress: Progress) -> None:
         """Raises DriftError unless the chunks decode to these pictures."""
         try:
-            decoded = self._decode(chunks, [range(len(pictures)) for pictures in batch], progress)
+            everything = [(chunk, range(len(pictures))) for chunk, pictures in zip(chunks, batch, strict=True)]
+            decoded = self._decode(everything, progress)
             for (_, was), (_, now) in zip(chain.from_iterable(batch), decoded, strict=True):
                 if not np.array_equal(was.samples, now.samples) or (was.exif, was.icc) != (now.exif, now.icc):
                     raise DriftError("decoding gave another picture")
@@ -174,14 +204,15 @@ class Codec:
         if len(content.images) > 1:
             raise BitstreamError(f"the file is an archive of {len(content.images):,} pictures, not one picture")
         self.check_fingerprint(content.fingerprint.hex())
-        ((_, picture),) = self._decode(content.chunks, [[0]], progress or _ignore)
+        ((_, picture),) = self._decode([(content.chunks[0], [0])], progress or _ignore)
         return picture
 
     def decompress_archive(self, content: Container, *, only: Collection[str] | None = None,
-                           progress: Progress | None = None) -> Iterator[tuple[ImageEntry, Picture]]:
+                           progress: Progress | None = None, workers: int = 1) -> Iterator[tuple[ImageEntry, Picture]]:
         """All pictures of what `container.unpack` or `container.recover` gave, or those of some names, in its order.
 
-        `progress` counts pictures. Raises as `decompress` does, and ImageError for a name that the file does not hold.
+        `progress` counts pictures; `workers` are as in `compress_archive`. Raises as `decompress` does, and ImageError
+        for a name that the file does not hold.
         """
         self.check_fingerprint(content.fingerprint.hex())
         if only is not None and (missing := set(only) - {image.name for image in content.images}):
@@ -190,17 +221,23 @@ class Codec:
                   for chunk in content.chunks]
         needed = [(chunk, indices) for chunk, indices in zip(content.chunks, wanted, strict=True) if indices]
         total, done, report = sum(map(len, wanted)), 0, progress or _ignore
-        for batch in _batches(iter(needed), self._joint_tiles, lambda each: self._tile_pixels(
-                (image.height, image.width) for image in each[0].images)):
-            chunks, indices = zip(*batch, strict=True)
-            pictures = sum(map(len, indices))
-            yield from self._decode(chunks, indices, lambda tiles, all_tiles, done=done, pictures=pictures: report(
-                done + pictures * tiles // all_tiles, total))
-            done += pictures
+        batches = _batches(iter(needed), LANES, lambda each: self._tile_pixels(
+            (image.height, image.width) for image in each[0].images))
 
-    def _decode(self, chunks: Sequence[Chunk], wanted: Sequence[Sequence[int]],
-                progress: Progress) -> Iterator[tuple[ImageEntry, Picture]]:
+        def part(batch: Sequence[tuple[Chunk, Sequence[int]]]) -> Progress:
+            before, pictures = done, sum(len(indices) for _, indices in batch)
+            return lambda tiles, all_tiles: report(before + pictures * tiles // all_tiles, total)
+
+        for decoded in self._share("_decode", map(lambda batch: (batch,), batches), workers, part):
+            for image, picture in decoded:
+                done += 1
+                yield image, picture
+            report(done, total)
+
+    def _decode(self, batch: Sequence[tuple[Chunk, Sequence[int]]],
+                progress: Progress = _ignore) -> Iterator[tuple[ImageEntry, Picture]]:
         """The wanted pictures, by their numbers in each chunk, of chunks that are decoded at the same time."""
+        chunks, wanted = zip(*batch, strict=True)
         layouts = [self.layout_of(chunk) for chunk in chunks]
         first = [sum(self._num_tiles(image.height, image.width) for image in chunk.images[:indices[0]])
                  for chunk, indices in zip(chunks, wanted, strict=True)]
@@ -337,7 +374,7 @@ def _checksum(samples: np.ndarray, num_bytes: int) -> int:
     return zlib.crc32(np.ascontiguousarray(samples)) & ((1 << 8 * num_bytes) - 1)
 
 
-def compress(image, model: str | Path | None = None, *, effort: int = DEFAULT_EFFORT, verify: bool = True) -> bytes:
+def compress(image, model: str | Path | None = None, *, effort: int | None = None, verify: bool = True) -> bytes:
     """The bytes of an .nvb file for a uint8 array [H, W] (grey) or [H, W, 3] (RGB), a Pillow image, or a `Picture`."""
     return Codec.load(model).compress(image, effort=effort, verify=verify)
 

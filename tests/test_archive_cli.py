@@ -181,11 +181,11 @@ def test_pictures_are_read_as_they_are_needed(tmp_path, monkeypatch, toy_model_p
 
 
 def test_options_reach_the_codec(here, monkeypatch, toy_model_path):
-    from nvae_codec.codec import CHUNK_PIXELS, DEFAULT_EFFORT, Codec
+    from nvae_codec.codec import CHUNK_PIXELS, Codec
 
     told, make = [], Codec.compress_archive
 
-    def spy(self, items, count, *, chunk_pixels, effort, verify, progress):
+    def spy(self, items, count, *, chunk_pixels, effort, verify, progress, workers):
         told.append((count, chunk_pixels, effort, verify))
         return make(self, items, count, chunk_pixels=chunk_pixels, effort=1, verify=False, progress=progress)
 
@@ -193,7 +193,7 @@ def test_options_reach_the_codec(here, monkeypatch, toy_model_path):
     command = ["compress", "logo.png", "--archive", "-f", "-o", "set.nvb", "--model", toy_model_path]
     assert invoke(*command).exit_code == 0
     assert invoke(*command, "--chunk-pixels", 99, "--effort", 2, "--no-verify").exit_code == 0
-    assert told == [(1, CHUNK_PIXELS, DEFAULT_EFFORT, True), (1, 99, 2, False)]
+    assert told == [(1, CHUNK_PIXELS, None, True), (1, 99, 2, False)]
     assert f"a little smaller file. [default: {CHUNK_PIXELS}]" in " ".join(invoke("compress", "-h").stdout.split())
     assert "--chunk-pixels" in failure(invoke(*command, "--chunk-pixels", compress.MAX_CHUNK_PIXELS + 1), status=2)
 

@@ -6,7 +6,7 @@ from conftest import SHARED
 from test_bits_back import account
 from test_exact import outputs_digest
 
-from nvae_codec.codec import DEFAULT_EFFORT, EFFORTS, Codec
+from nvae_codec.codec import EFFORTS, Codec
 from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.images import read_picture
 from nvae_codec.tiles import Layout, cut
@@ -30,7 +30,7 @@ def tiles(codec) -> np.ndarray:
 def test_a_chain_of_100_tiles_costs_its_negative_elbo(codec, tiles, monkeypatch):
     """With the latents that are coded: within 0.2 %, the first tiles' direct groups included."""
     layout = Layout(np.full((len(tiles), 2), codec.model.tile_side), np.full(len(tiles), 3))
-    bits = account(codec.model, Tiles(tiles, layout), 16, EFFORTS[DEFAULT_EFFORT], monkeypatch)
+    bits = account(codec.model, Tiles(tiles, layout), 16, EFFORTS[2], monkeypatch)
     promised, direct = bits["negative ELBO"], bits["direct latents"]
     overhead, bits_back = bits["words"] / promised - 1, bits["words"] / (promised - direct + bits["index"]) - 1
     print(f"{overhead:+.3%} over a negative ELBO of {promised / tiles.size:.4f} bits per sub-pixel; {bits_back:+.3%} "

@@ -98,7 +98,7 @@ def test_environment_variables_are_weaker_than_options(photos, toy_model_path):
 
 
 def test_results_are_verified_and_sought_for_as_the_options_say(photos, toy_model_path, monkeypatch):
-    from nvae_codec.codec import DEFAULT_EFFORT, EFFORTS, Codec
+    from nvae_codec.codec import EFFORTS, Codec, default_effort
 
     told, compress = [], Codec.compress
 
@@ -110,12 +110,13 @@ def test_results_are_verified_and_sought_for_as_the_options_say(photos, toy_mode
     assert invoke("compress", "b.png", "--model", toy_model_path).exit_code == 0
     options = ["--no-verify", "--effort", min(EFFORTS), "--model", toy_model_path]
     assert invoke("compress", "b.png", "-f", *options).exit_code == 0
-    assert told == [(DEFAULT_EFFORT, True), (min(EFFORTS), False)]
+    assert told == [(None, True), (min(EFFORTS), False)]
     for effort in (min(EFFORTS) - 1, max(EFFORTS) + 1):
         assert "--effort" in failure(invoke("compress", "a.png", "--effort", effort), status=2)
     text = " ".join(invoke("compress", "--help").stdout.split())
     assert "1 to 3 differ little" in text and "not in every file" in text
-    assert f"Decoding takes the same time. [default: {DEFAULT_EFFORT}]" in text
+    assert "Decoding takes the same time. [default: 3; of 8 tiles or more 2; of 32 or more 1]" in text
+    assert [default_effort(tiles) for tiles in (1, 7, 8, 31, 32, 999)] == [3, 3, 2, 2, 1, 1]
 
 
 @pytest.mark.parametrize("arguments", [

@@ -215,7 +215,7 @@ def test_sets_that_would_take_much_memory_are_refused(codec, monkeypatch):
 
 
 def test_sets_that_do_not_suit_the_model_or_the_picture_are_refused(codec):
-    data = codec.compress(noise(60, 60, 3))
+    data = codec.compress(noise(60, 60, 3), effort=3)
     chunk, groups = container.unpack(data).chunks[0], codec.model.num_groups
     first, last = chunk.sets[0], chunk.sets[-1]
     assert first == TileSet(1, groups) and chunk.trellis_bits == 12
@@ -453,7 +453,7 @@ def test_pictures_are_read_when_they_are_needed(codec):
 
     data = codec.compress_archive(pictures(), count, chunk_pixels=2 * 256, verify=False)
     assert len(unpacked(codec, data)) == count
-    at_once = 2 * codec_module.JOINT_TILES                              # two in a chunk
+    at_once = 2 * codec_module.LANES                                    # two in a chunk
     assert at_once <= most <= at_once + 3                               # and the next chunk, with one more
 
 

@@ -31,7 +31,7 @@ def test_probabilities_of_all_values_sum_to_one(extreme):
     mixture = Mixture(random_parameters(random, 3, 400, extreme), TABLES)
     known = [random.integers(0, 256, 400) for _ in range(2)]
     for colour in range(3):
-        distribution = mixture.colour(colour, known[:colour])
+        distribution = mixture.colour(known[:colour])
         masses = distribution.masses()
         assert masses.shape == (256, 400)
         assert (masses >= FLOOR).all()

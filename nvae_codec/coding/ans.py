@@ -5,6 +5,7 @@ and raises a BaseException for a bad standard deviation. So parameters are check
 stack held what was taken from it shows in the end, when it must be as it began.
 """
 import math
+from functools import cache
 
 import constriction
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from nvae_codec.errors import BitstreamError, DriftError
 
 WORD_BITS = 32
+MASS_BITS = 24                            # the masses of a distribution sum to 2**24
 # Words that stay below whatever is drawn.
 RESERVE_WORDS = 4
 
@@ -102,13 +104,13 @@ class Stack:
     def push_standard_normals(self, symbols: np.ndarray, deviation: float, half_width: int) -> None:
         """`push_normals` with mean 0 and one deviation for all."""
         symbols = _integers(symbols, -half_width, half_width)
-        model = constriction.stream.model.QuantizedGaussian(-half_width, half_width, 0.0, float(deviation))
-        self._coder.encode_reverse(symbols, model)
+        model, first = _standard_normal(float(deviation), half_width)
+        self._coder.encode_reverse(symbols - first, model)
 
     def pop_standard_normals(self, count: int, deviation: float, half_width: int) -> np.ndarray:
         """The inverse of `push_standard_normals`."""
-        model = constriction.stream.model.QuantizedGaussian(-half_width, half_width, 0.0, float(deviation))
-        return self._pop(model, count)
+        model, first = _standard_normal(float(deviation), half_width)
+        return self._pop(model, count) + first
 
     def push_bits(self, bits: np.ndarray, probabilities: np.ndarray) -> None:
         """Push bits, each 1 with its probability (float64, strictly between 0 and 1)."""
@@ -133,6 +135,33 @@ class Stack:
         if self.height < self._reserve:
             raise BitstreamError("damaged: the coded words end before the picture does")
         return symbols
+
+
+@cache
+def _standard_normal(deviation: float, half_width: int) -> tuple[object, np.int32]:
+    """A model of constriction's for `push_standard_normals`, and the integer that its first symbol stands for.
+
+    It is a table with the masses of the rounded normal distribution, for which it stands in: it gives the same words,
+    about five times faster. constriction rounds a table's probabilities down and adds one to each mass; of masses less
+    one, as the table has them, nothing is lost. Were it otherwise, the distribution itself would serve.
+    """
+    normal = constriction.stream.model.QuantizedGaussian(-half_width, half_width, 0.0, deviation)
+    edges = _lower_edges(normal, np.arange(-half_width, half_width + 1))
+    masses = np.diff(edges, append=1 << MASS_BITS)
+    table = constriction.stream.model.Categorical(masses - 1.0, perfect=False)
+    if np.array_equal(_lower_edges(table, np.arange(len(masses))), edges):
+        return table, np.int32(-half_width)
+    return normal, np.int32(0)
+
+
+def _lower_edges(model: object, symbols: np.ndarray) -> np.ndarray:
+    """Where the interval of each symbol begins among 2**24 masses: what an empty coder holds after it was pushed."""
+    edges = []
+    for symbol in symbols.tolist():
+        coder = constriction.stream.stack.AnsCoder()
+        coder.encode_reverse(symbol, model)
+        edges.append(int(coder.get_compressed().sum()))                 # one word, or none
+    return np.array(edges)
 
 
 def check_coder() -> None:

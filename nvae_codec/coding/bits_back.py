@@ -89,7 +89,7 @@ class LatentModel(Protocol):
         """
 
     def pixels(self, state: Any) -> np.ndarray:
-        """Parameters of p(x | z), int64 [B, 10 M, side, side]."""
+        """Parameters of p(x | z), integers [B, 10 M, side, side]."""
 
 
 class Tiles(NamedTuple):
@@ -259,7 +259,10 @@ def _coded_pixels(model: LatentModel, layout: Layout, channels: int) -> np.ndarr
 
 def _at(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     """[N, C, side, side] -> [C, count], at the pixels `where` [N, side, side]."""
-    return np.ascontiguousarray(values.transpose(1, 0, 2, 3)[:, where])
+    values = values.transpose(1, 0, 2, 3)
+    if where.all():                                                     # several times faster than to pick them
+        return values.reshape(len(values), -1)
+    return np.ascontiguousarray(values[:, where])
 
 
 class _Chain:

@@ -19,6 +19,9 @@ MAX_STEP = 8                          # finest grid: delta = 2**-8
 DEVIATION_BITS = 10                   # the posterior's deviation lies between 2**-10 and 2**10 steps of the grid
 
 
+Where = np.ndarray | slice | tuple         # picks latents out of [B, L, H, W], in ascending order of their places
+
+
 @dataclass(frozen=True)
 class IntegerNormal:
     """Distributions of a group of latents, int64 [B, L, H, W]: `mean` * 2**-14, `sigma` * 2**-20, `sigma` > 0."""
@@ -29,8 +32,8 @@ class IntegerNormal:
     def part(self, tiles: slice, channels: np.ndarray) -> "IntegerNormal":
         return IntegerNormal(self.mean[tiles, channels], self.sigma[tiles, channels])
 
-    def at(self, where: np.ndarray) -> "IntegerNormal":
-        """Those of some latents, [N], `where` bool [B, L, H, W]."""
+    def at(self, where: "Where") -> "IntegerNormal":
+        """Those of some latents."""
         return IntegerNormal(self.mean[where], self.sigma[where])
 
 
@@ -70,7 +73,7 @@ def drawing_bits(prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarr
     For the encoder's choices; a decoder does not compute it.
     """
     deviations = posterior.sigma / prior.sigma * 2.0 ** steps.astype(np.int64)[:, None, None]
-    deviations = deviations[_everywhere(coded, steps)]
+    deviations = deviations[_where(np.ones(len(steps), dtype=bool), coded)]
     # The entropy of a rounded normal, at most: log2(sqrt(2 pi e) sigma), or 1 where sigma is small and the mean lies in
     # the middle between two points.
     entropy = np.maximum(np.log2(2 + 2 * np.pi * np.e * np.square(deviations)) / 2, 1).sum()
@@ -86,7 +89,7 @@ def pop_posterior(stack: Stack, prior: IntegerNormal, posterior: IntegerNormal, 
     points = np.zeros(prior.mean.shape, dtype=np.int64)
     for step, where in _by_step(steps, coded):
         means, deviations = posterior_on_grid(prior.at(where), posterior.at(where), step)
-        points[where] = stack.pop_normals(means, deviations, half_width(step))
+        points[where] = stack.pop_normals(means, deviations, half_width(step)).reshape(means.shape)
     return points
 
 
@@ -102,7 +105,8 @@ def pop_prior(stack: Stack, shape: tuple[int, ...], steps: np.ndarray, coded: np
     """The inverse of `push_prior`: int64 of `shape` [B, L, H, W]."""
     points = np.zeros(shape, dtype=np.int64)
     for step, where in _by_step(steps, coded):
-        points[where] = stack.pop_standard_normals(np.count_nonzero(where), 2.0 ** step, half_width(step))
+        some = points[where]
+        points[where] = stack.pop_standard_normals(some.size, 2.0 ** step, half_width(step)).reshape(some.shape)
     return points
 
 
@@ -112,11 +116,13 @@ def push_prior(stack: Stack, points: np.ndarray, steps: np.ndarray, coded: np.nd
         stack.push_standard_normals(points[where], 2.0 ** step, half_width(step))
 
 
-def _everywhere(coded: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """`coded` [B, H, W] for every channel, bool [B, L, H, W]."""
-    return np.repeat(coded[:, None], len(steps), axis=1)
+def _where(channels: np.ndarray, coded: np.ndarray) -> Where:
+    """The latents of some channels, bool [L], that are coded."""
+    if coded.all():                                                     # no need to pick them one by one
+        return np.s_[:] if channels.all() else np.s_[:, channels]
+    return coded[:, None] & channels[:, None, None]
 
 
-def _by_step(steps: np.ndarray, coded: np.ndarray) -> list[tuple[int, np.ndarray]]:
+def _by_step(steps: np.ndarray, coded: np.ndarray) -> list[tuple[int, Where]]:
     """The steps, ascending, and of each the coded latents that have it: the order in which a group's are coded."""
-    return [(int(step), _everywhere(coded, steps) & (steps == step)[:, None, None]) for step in np.unique(steps)]
+    return [(int(step), _where(steps == step, coded)) for step in np.unique(steps)]

@@ -11,6 +11,7 @@ with equal probabilities. Below, b is the number of bits that the mixture models
 The mixture itself is the one of PixelCNN++ (Salimans et al., 2017) and NVAE: red, then green whose means depend on
 red, then blue.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,60 +87,75 @@ class PixelTables:
 
 
 class Mixture:
-    """The distributions of N pixels; `parameters` int64 [10 M, N] in NVAE's order, |values| < 2**15."""
+    """The distributions of N pixels; `parameters`, integers [10 M, N] in NVAE's order, |values| < 2**15.
+
+    All is computed in float64, on integers below 2**53 and on such integers times powers of two: nothing is rounded but
+    by `floor`. That takes fewer steps than int64, and PyTorch's threads.
+    """
 
     def __init__(self, parameters: np.ndarray, tables: PixelTables):
-        components = parameters.shape[0] // 10
-        logits = parameters[:components]                                # [M, N]
-        self._means, log_scales, coefficients = np.moveaxis(parameters[components:].reshape(3, 3, components, -1), 1, 0)
-        below = logits.max(axis=0) - logits
-        weights = tables.weight[np.minimum(below, len(tables.weight) - 1)]
-        self._weights = np.where(below < len(tables.weight), weights, 0)
-        index = np.clip(log_scales - (LOG_SCALE_MIN << LOG_SCALE_BITS), 0, len(tables.inverse_scale) - 1)
-        self._inverse_scales = tables.inverse_scale[index]              # [3, M, N]
-        self._coefficients = tables.coefficient[coefficients + 2 ** 15]
-        self._num_bits = tables.num_bits
+        components = len(parameters) // 10
+        integers = torch.from_numpy(parameters).to(torch.int32)
+        self._logits = integers[:components]                            # [M, N]
+        # [colour, M, N] each
+        self._means, self._log_scales, self._coefficients = integers[components:].view(3, 3, components, -1).unbind(1)
+        self._tables, self._num_bits = tables, tables.num_bits
         # sigmoid(-x) = 1 - sigmoid(x), exactly so in integers; they are at most 2**24, which float32 holds.
         both = np.concatenate([(1 << SIGMOID_BITS) - tables.sigmoid[:0:-1], tables.sigmoid])
         self._sigmoid = torch.from_numpy(both.astype(np.float32))
 
-    def colour(self, colour: int, known: list[np.ndarray]) -> "ColourDistribution":
-        """The distributions of a colour (0 red, 1 green, 2 blue) given the samples [N] of the colours before it.
+    def red(self) -> "ColourDistribution":
+        """The distributions of the first colour."""
+        below = self._logits.amax(dim=0) - self._logits
+        return self._distribution([], _look_up(np.append(self._tables.weight, 0), below))
+
+    def colour(self, known: Sequence[np.ndarray]) -> "ColourDistribution":
+        """The distributions of the colour that follows the `known` ones, of which these are the samples, [N] each."""
+        distribution = self.red()
+        for values in known:
+            distribution = self.following(distribution, values)
+        return distribution
+
+    def following(self, distribution: "ColourDistribution", values: np.ndarray) -> "ColourDistribution":
+        """The distributions of the colour after that of `distribution`, given the samples `values` [N] of this one.
 
         A component stands for all three colours at once, so the colours before say which components are likely.
         """
-        weights = self._weights
-        for before in range(colour):
-            weights = self._distribution(before, known, weights).responsibilities(known[before])
-        return self._distribution(colour, known, weights)
+        return self._distribution([*distribution.known, torch.from_numpy(values.astype(np.float64))],
+                                  distribution.responsibilities(values))
 
-    def _distribution(self, colour: int, known: list[np.ndarray], weights: np.ndarray) -> "ColourDistribution":
-        largest = (1 << self._num_bits) - 1
-        centres = largest * (self._means[colour] << (UNIT_BITS - MEAN_BITS))
-        for term in range(colour):                                      # green: coefficient 0; blue: 1 and 2
-            centres = centres + self._coefficients[colour + term - 1] * (2 * known[term].astype(np.int64) - largest)
-        return ColourDistribution(centres, self._inverse_scales[colour], weights, self._sigmoid, self._num_bits)
+    def _distribution(self, known: list[Tensor], weights: Tensor) -> "ColourDistribution":
+        colour, largest = len(known), (1 << self._num_bits) - 1
+        centres = self._means[colour].double().mul_(largest << (UNIT_BITS - MEAN_BITS))
+        for term, values in enumerate(known):                           # green: coefficient 0; blue: 1 and 2
+            coefficients = _look_up(self._tables.coefficient, self._coefficients[colour + term - 1] + 2 ** 15)
+            centres.addcmul_(coefficients, 2 * values - largest)
+        above_least = self._log_scales[colour] - (LOG_SCALE_MIN << LOG_SCALE_BITS)
+        inverse_scales = _look_up(self._tables.inverse_scale, above_least)
+        return ColourDistribution(known, centres, inverse_scales, weights, self._sigmoid, self._num_bits)
+
+
+def _look_up(table: np.ndarray, index: Tensor) -> Tensor:
+    """Values of a table of integers, float64, at an int32 index; beyond an end, the value there."""
+    index = index.clamp(0, len(table) - 1)
+    return torch.index_select(torch.from_numpy(table.astype(np.float64)), 0, index.reshape(-1)).view(index.shape)
 
 
 class ColourDistribution:
-    """Distributions of one colour of N pixels; see `Mixture.colour`. Arrays are int64 [M, N].
+    """Distributions of one colour of N pixels; see `Mixture`. Arrays are float64 [M, N]."""
 
-    It computes in float64, on integers below 2**53 and on such integers times powers of two: nothing is rounded but by
-    `floor`. That takes fewer steps than int64, and PyTorch's threads.
-    """
-
-    def __init__(self, centres: np.ndarray, inverse_scales: np.ndarray, weights: np.ndarray, sigmoid: Tensor,
+    def __init__(self, known: list[Tensor], centres: Tensor, inverse_scales: Tensor, weights: Tensor, sigmoid: Tensor,
                  num_bits: int):
-        """`centres` are in units of 1 / ((2**b - 1) 2**14); `sigmoid` is the table for arguments of both signs."""
-        self._num_bits, self._num_values = num_bits, 1 << num_bits
-        self._sigmoid, self._weights = sigmoid, torch.from_numpy(weights).double()
-        self._total = (weights.sum(axis=0) << SIGMOID_BITS) + self._num_values * FLOOR
+        """`known` are the samples of the colours before; `centres` are in units of 1 / ((2**b - 1) 2**14);
+        `sigmoid` is the table for arguments of both signs."""
+        self.known, self._num_bits, self._num_values = known, num_bits, 1 << num_bits
+        self._sigmoid, self._weights = sigmoid, weights
+        self._total = weights.sum(dim=0).mul_(1 << SIGMOID_BITS).add_(self._num_values * FLOOR)
         # The index in the table at an edge e is floor(slope e + start), clamped: in units of 2**-shift a distance of
         # ((2 e - 2**b) << 14) - centre, below 2**26, times the inverse scale, plus the half, plus half the table.
         unit = 2.0 ** -(UNIT_BITS + INVERSE_SCALE_BITS + num_bits - ARGUMENT_BITS)
-        inverse_scales = torch.from_numpy(inverse_scales).double()
         self._slope = inverse_scales * (2.0 ** (UNIT_BITS + 1) * unit)
-        first = torch.from_numpy(centres).double().add_(self._num_values << UNIT_BITS)
+        first = centres.add_(self._num_values << UNIT_BITS)
         self._start = first.mul_(inverse_scales).mul_(-unit).add_(0.5 + (ARGUMENT_RANGE << ARGUMENT_BITS))
 
     def _sigmoids(self, edges: Tensor) -> Tensor:
@@ -156,13 +172,13 @@ class ColourDistribution:
 
         It is 0 at edge 0 and the total at the last edge, and rises strictly between.
         """
-        inner = self._inner(torch.from_numpy(edges).double()).numpy().astype(np.int64)
-        return np.where(edges == 0, 0, np.where(edges == self._num_values, self._total, inner))
+        inner = self._inner(torch.from_numpy(edges).double()).long().numpy()
+        return np.where(edges == 0, 0, np.where(edges == self._num_values, self.total, inner))
 
-    def responsibilities(self, values: np.ndarray) -> np.ndarray:
+    def responsibilities(self, values: np.ndarray) -> Tensor:
         """The components' weights once the samples `values` [N] are known (Bayes' rule).
 
-        int64 [M, N], the largest of each pixel 2**20.
+        Integers [M, N], float64, the largest of each pixel 2**20.
         """
         values = torch.from_numpy(values.astype(np.float64))
         low = self._sigmoids(values).mul_(values != 0)
@@ -170,17 +186,17 @@ class ColourDistribution:
         # One more than the component's mass: never all zero, however far from every component a sample lies.
         products = high.double().sub_(low).add_(1).mul_(self._weights)                 # below 2**45
         # One division of integers, and a product with a power of two.
-        return products.div_(products.amax(dim=0)).mul_(2.0 ** WEIGHT_BITS).floor_().long().numpy()
+        return products.div_(products.amax(dim=0)).mul_(2.0 ** WEIGHT_BITS).floor_()
 
     @property
     def total(self) -> np.ndarray:
-        """Mass of all values, below 2**53."""
-        return self._total
+        """Mass of all values, int64 [N], below 2**53."""
+        return self._total.long().numpy()
 
     def masses(self) -> np.ndarray:
         """Integer mass of every value, [2**b, N]: what the binary decisions multiply to, in units of `total`."""
         edges = np.arange(self._num_values + 1)
-        cumulative = np.stack([self.cumulative(np.full(self._total.shape, edge)) for edge in edges])
+        cumulative = np.stack([self.cumulative(np.full(len(self._total), edge)) for edge in edges])
         return np.diff(cumulative, axis=0)
 
     def push(self, stack: Stack, values: np.ndarray) -> None:
@@ -210,8 +226,7 @@ class ColourDistribution:
 
     def _interval(self) -> tuple[Tensor, Tensor]:
         """The masses below the first value and below the last edge, float64 [N]."""
-        high = torch.from_numpy(self._total).double()
-        return torch.zeros_like(high), high
+        return torch.zeros_like(self._total), self._total
 
 
 def _half(upper: Tensor, low: Tensor, middle: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,21 +239,29 @@ def _probability(low: Tensor, middle: Tensor, high: Tensor) -> np.ndarray:
 
 
 def push_pixels(stack: Stack, samples: np.ndarray, parameters: np.ndarray, tables: PixelTables) -> None:
-    """Push samples uint8 [C, N]; C = 3, or 1 for grey pictures, which are coded as the red of a grey RGB picture."""
+    """Push samples uint8 [C, N], with `parameters` as of `Mixture`.
+
+    C = 3, or 1 for grey pictures, which are coded as the red of a grey RGB picture.
+    """
     mixture, high = Mixture(parameters, tables), samples >> tables.low_bits
     for bit in range(tables.low_bits):
-        stack.push_bits(samples >> bit & 1, np.full(samples.shape, 0.5))
-    for colour in reversed(range(len(samples))):
-        mixture.colour(colour, list(high[:colour])).push(stack, high[colour])
+        stack.push_uniform_bits(samples >> bit & 1)
+    distributions = [mixture.red()]
+    for values in high[:-1]:
+        distributions.append(mixture.following(distributions[-1], values))
+    for distribution, values in zip(reversed(distributions), reversed(high), strict=True):
+        distribution.push(stack, values)
 
 
 def pop_pixels(stack: Stack, channels: int, parameters: np.ndarray, tables: PixelTables) -> np.ndarray:
     """The inverse of `push_pixels`: uint8 [C, N]."""
     mixture = Mixture(parameters, tables)
-    samples: list[np.ndarray] = []
-    for colour in range(channels):
-        samples.append(mixture.colour(colour, samples).pop(stack))
+    distribution = mixture.red()
+    samples = [distribution.pop(stack)]
+    while len(samples) < channels:
+        distribution = mixture.following(distribution, samples[-1])
+        samples.append(distribution.pop(stack))
     values = np.stack(samples) << tables.low_bits
     for bit in reversed(range(tables.low_bits)):
-        values |= stack.pop_bits(np.full(values.shape, 0.5)).astype(np.int64).reshape(values.shape) << bit
+        values |= stack.pop_uniform_bits(values.size).astype(np.int64).reshape(values.shape) << bit
     return values.astype(np.uint8)

@@ -18,9 +18,10 @@ from nvae_codec.tiles import Layout, real_cells, real_pixels
 
 def pixel_information(samples: np.ndarray, mixture: Mixture) -> np.ndarray:
     """-log2 p(x | z) of N pixels, float64 [N], with the integer masses that the coder uses; samples uint8 [C, N]."""
-    bits = np.zeros(samples.shape[1])
-    for colour, values in enumerate(samples.astype(np.int64)):
-        distribution = mixture.colour(colour, list(samples[:colour]))
+    bits, distribution, samples = np.zeros(samples.shape[1]), mixture.red(), samples.astype(np.int64)
+    for colour, values in enumerate(samples):
+        if colour:
+            distribution = mixture.following(distribution, samples[colour - 1])
         mass = distribution.cumulative(values + 1) - distribution.cumulative(values)
         bits -= np.log2(mass / distribution.total)
     return bits

@@ -160,7 +160,7 @@ def _convolve_by_taps(x: Tensor, weight: Tensor, dilation: int, padding: int) ->
 
 def look_up(table: Tensor, index: Tensor, start: Tensor | int) -> Tensor:
     """`table` [N] at integer-valued indices [B, C, H, W] from `start` on, which may differ by channel ([C, 1, 1])."""
-    positions = (index + start).to(torch.int32)
+    positions = index.to(torch.int32).add_(start)
     if positions.is_contiguous():
         return torch.index_select(table, 0, positions.view(-1)).view(index.shape)
     positions = positions.permute(0, 2, 3, 1)                           # channels last, most likely

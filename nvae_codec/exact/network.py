@@ -11,6 +11,7 @@ from nvae_codec.coding.pixels import COEFFICIENT_BITS, LOG_SCALE_BITS, LOGIT_BIT
 from nvae_codec.coding.pixels import MEAN_BITS as PIXEL_MEAN_BITS
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.exact import layers
+from nvae_codec.exact.kernels import look_up
 from nvae_codec.exact.layers import (
     HEADROOM,
     INDEX,
@@ -144,9 +145,9 @@ class ExactNetwork(Hierarchy):
 
     def normal(self, raw: tuple[Tensor, Tensor]) -> IntegerNormal:
         """The distributions that raw integers [B, L, H, W] stand for."""
-        mean, log_sigma = (part.numpy().astype(np.int64) + 32768 for part in raw)
-        return IntegerNormal(self.mean_table.numpy()[mean].astype(np.int64),
-                             self.sigma_table.numpy()[log_sigma].astype(np.int64))
+        tables = self.mean_table, self.sigma_table
+        return IntegerNormal(*(look_up(table, part.contiguous(), 32768).long().numpy()
+                               for table, part in zip(tables, raw, strict=True)))
 
     def _coded(self, group: int) -> np.ndarray:
         """0 for idle channels, 1 for the others, int64 [L, 1, 1]."""
@@ -322,7 +323,7 @@ class ExactModel:
 
     @torch.inference_mode()
     def pixels(self, state: State) -> np.ndarray:
-        return self.network.pixels(state).numpy().astype(np.int64)
+        return self.network.pixels(state).to(torch.int32, memory_format=torch.contiguous_format).numpy()
 
     def digest(self) -> str:
         """SHA-256 of all outputs of the network for a fixed tile and fixed points: what a machine must reproduce."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nvae_codec import weights
-from nvae_codec.codec import DEFAULT_EFFORT, EFFORTS
+from nvae_codec.codec import EFFORTS, default_effort
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Tiles, encode
 from nvae_codec.errors import ModelError
@@ -94,7 +94,7 @@ def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, check: Imag
 
 def _direct_overhead(network: ExactNetwork, images: Tensor) -> float:
     """What coding images direct adds to their bits on the coder's grids, as a part of these."""
-    model, search, bits = ExactModel(network), EFFORTS[DEFAULT_EFFORT], 0.0
+    model, search, bits = ExactModel(network), EFFORTS[default_effort(1)], 0.0
     for image in images.split(1):
         stack = Stack()                   # too little is on it to draw latents with
         encode(model, [stack], [Tiles(image.numpy(), whole(image))], search.memory)

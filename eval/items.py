@@ -1,0 +1,92 @@
+"""What is measured: pictures by name, or the test images of a data set, each read when it is its turn."""
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from nvae_codec.errors import ImageError
+from nvae_codec.images import Picture
+
+from .measure import find_pictures, read_samples
+
+
+class Item(NamedTuple):
+    """A picture that is read when it is needed."""
+
+    name: str
+    load: Callable[[], np.ndarray]        # uint8 [H, W] or [H, W, 3]
+
+
+def items_of(paths: Sequence[Path], dataset: str | None = None, data: Path | None = None, *, images: int | None = None,
+             crop: int | None = None) -> list[Item]:
+    """The pictures at `paths`, or the test images of a data set that lies in the folder `data`.
+
+    They are the first `images` of them, cut to their central squares with a side of `crop`. Raises ImageError where
+    there are none.
+    """
+    if dataset:
+        from nvae_codec.training.datasets import ALIASES, DATASETS, open_dataset
+
+        name = ALIASES.get(dataset, dataset)
+        colour = {each: kind.side for each, kind in DATASETS.items() if kind.side and kind.channels == 3}
+        if name not in colour:
+            raise ImageError(f"there is no data set {name!r} of colour images; there are {', '.join(colour)}")
+        held_out = open_dataset(name, data, side=colour[name], report=lambda line: None).validation
+        items = [Item(f"{number:05}", partial(_image, held_out, number)) for number in range(len(held_out))]
+    else:
+        items = [Item(path.name, partial(read_samples, path)) for path in find_pictures(paths)]
+    items = items[:images]
+    if not items:
+        raise ImageError("no images are held out for validation or testing")
+    if crop:
+        items = [Item(name, partial(_cropped, name, load, crop)) for name, load in items]
+    return items
+
+
+def _image(images, number: int) -> np.ndarray:
+    return np.ascontiguousarray(images.item(number, None).transpose(1, 2, 0))
+
+
+def _cropped(name: str, load: Callable[[], np.ndarray], side: int) -> np.ndarray:
+    samples = load()
+    height, width = samples.shape[:2]
+    if min(height, width) < side:
+        raise ImageError(f"{name}: {width} x {height} pixels are too few for a crop of {side}")
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.ascontiguousarray(samples[top:top + side, left:left + side])
+
+
+def check_items(items: Sequence[Item], *, archive: bool, colour: bool) -> None:
+    """Find out now, not after hours, what cannot be read or measured. Raises ImageError."""
+    names = set()
+    for name, load in tqdm(items, desc="checking", unit="picture", disable=None, leave=False):
+        if archive and name in names:
+            raise ImageError(f"two pictures are called {name}, which they cannot be in one archive")
+        names.add(name)
+        if load().ndim == 2 and colour:
+            raise ImageError(f"{name}: a float network has no likelihood for grey pictures; leave out --float-network")
+
+
+class Reading:
+    """Pictures for an archive, one after the other; what they were is known afterwards, and how long reading took."""
+
+    def __init__(self, items: Sequence[Item]):
+        self.items, self.digests, self.seconds = items, [], 0.0
+
+    def __iter__(self) -> Iterator[tuple[str, Picture]]:
+        for name, load in self.items:
+            start = time.perf_counter()
+            samples = load()
+            self.digests.append(digest(samples))
+            self.seconds += time.perf_counter() - start
+            yield name, Picture(samples)
+
+
+def digest(samples: np.ndarray) -> bytes:
+    """What equal samples of equal shape have in common, in few bytes."""
+    return sha256(repr(samples.shape).encode() + samples.tobytes()).digest()

@@ -1,0 +1,154 @@
+"""Processes that share an archive, and files made in one way that are decoded in every other."""
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import smooth_tiles
+from terminal import invoke
+
+from nvae_codec import codec as codec_module
+from nvae_codec import weights
+from nvae_codec.bitstreams.container import unpack
+from nvae_codec.cli import batch
+from nvae_codec.codec import Codec
+from nvae_codec.errors import DriftError, ImageError, ModelError
+from nvae_codec.exact import kernels
+from nvae_codec.exact.layers import Conv
+from nvae_codec.images import Picture, write_picture
+from nvae_codec.workers import map_in_workers
+
+
+@pytest.fixture(scope="module")
+def narrow_path(narrow_exact, tmp_path_factory):
+    """A model whose sums float32 carries."""
+    path = tmp_path_factory.mktemp("model") / "narrow.safetensors"
+    path.write_bytes(weights.serialise(narrow_exact))
+    return path
+
+
+@pytest.fixture(scope="module")
+def album() -> list[tuple[str, Picture]]:
+    """Some larger than a chunk of 4 tiles, some smaller, one grey, one with a profile."""
+    sizes = [(16, 16), (50, 35), (9, 40), (33, 16), (16, 20), (20, 64), (5, 5)]
+    pictures = [smooth_tiles(1, 64, seed)[0].permute(1, 2, 0).numpy()[:height, :width]
+                for seed, (height, width) in enumerate(sizes)]
+    album = [(f"{number}.png", Picture(np.ascontiguousarray(samples))) for number, samples in enumerate(pictures)]
+    album[2] = ("grey.png", Picture(np.ascontiguousarray(pictures[2][..., 0])))
+    album[3] = ("profile.png", Picture(album[3][1].samples, icc=b"profile" * 9))
+    return album
+
+
+CHUNK = 4 * 16 ** 2
+
+
+def unpacked(codec: Codec, data: bytes, **options) -> list[tuple[str, Picture]]:
+    return [(image.name, picture) for image, picture in codec.decompress_archive(unpack(data), **options)]
+
+
+def same(some: list[tuple[str, Picture]], others: list[tuple[str, Picture]]) -> bool:
+    return len(some) == len(others) and all(
+        a == b and np.array_equal(x.samples, y.samples) and (x.exif, x.icc) == (y.exif, y.icc)
+        for (a, x), (b, y) in zip(some, others, strict=True))
+
+
+def test_workers_make_the_same_bytes_and_pictures(narrow_path, album):
+    codec, told = Codec.load(narrow_path), []
+    alone = codec.compress_archive(album, len(album), chunk_pixels=CHUNK)
+    shared = codec.compress_archive(album, len(album), chunk_pixels=CHUNK, workers=2,
+                                    progress=lambda done, total: told.append((done, total)))
+    assert shared == alone and len(unpack(alone).chunks) > 2 * codec_module.LANES
+    assert told[-1] == (len(album), len(album)) and len(told) > 2 and told == sorted(told)
+    assert same(unpacked(codec, alone, workers=2), album)
+    some = {"grey.png", "6.png"}
+    assert same(unpacked(codec, alone, workers=2, only=some), [each for each in album if each[0] in some])
+
+
+def test_errors_of_workers_are_those_of_one_process(narrow_path, album):
+    codec = Codec.load(narrow_path)
+    content = unpack(codec.compress_archive(album, len(album), chunk_pixels=CHUNK))
+    chunk = content.chunks[-1]
+    words = bytearray(chunk.words)
+    words[len(words) // 2] ^= 1
+    damaged = replace(content, chunks=(*content.chunks[:-1], replace(chunk, words=bytes(words))))
+    with pytest.raises(DriftError, match="not in the state"):
+        list(codec.decompress_archive(damaged, workers=2))
+    with pytest.raises(ImageError, match="bad: "):
+        codec.compress_archive([*album, ("bad", Picture(np.zeros((5, 5, 4), np.uint8)))], chunk_pixels=CHUNK, workers=2)
+    with pytest.raises(ValueError, match="effort"):
+        codec.compress_archive(album, effort=9, chunk_pixels=CHUNK, workers=2)
+
+
+def test_a_killed_worker_is_an_error_and_no_hang(narrow_path):
+    def calls():
+        for _ in range(4):
+            yield ()
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    with pytest.raises(ModelError, match="killed"):
+        list(map_in_workers(narrow_path, "check_size", calls(), 2))
+
+
+def test_large_archives_are_shared_out_among_threads(tmp_path, narrow_path, album, monkeypatch):
+    told = []
+    for name in ("compress_archive", "decompress_archive"):
+        genuine = getattr(Codec, name)
+        monkeypatch.setattr(Codec, name, lambda *arguments, genuine=genuine, workers=1, **options: (
+            told.append(workers), genuine(*arguments, **options))[1])
+    paths = [tmp_path / name for name, _ in album]
+    for path, (_, picture) in zip(paths, album, strict=True):
+        path.write_bytes(write_picture(picture))
+    pixels = sum(picture.samples.shape[0] * picture.samples.shape[1] for _, picture in album)
+    for worker_pixels, threads, expected in ((pixels // 2, 2, 2), (pixels // 2, 1, 1), (pixels // 2, 9, 2),
+                                             (2 * pixels, 2, 1)):
+        monkeypatch.setattr(batch, "WORKER_PIXELS", worker_pixels)
+        options = ["--model", narrow_path, "--threads", threads, "-f"]
+        archive = tmp_path / "set.nvb"
+        assert invoke("compress", *paths, "--archive", "-o", archive, *options).exit_code == 0
+        assert invoke("decompress", archive, "--output-dir", tmp_path / "out", *options).exit_code == 0
+        assert told[-1] == expected and set(told) == {expected}
+        told.clear()
+
+
+KERNELS = ("float32, oneDNN", "float32, products", "float64")
+# Kernel, threads, chunks at the same time, tiles at once.
+WAYS = [*((kernel, threads, 2, 64) for kernel in KERNELS for threads in (1, 2)),
+        (KERNELS[0], 2, 1, 64), (KERNELS[0], 1, 3, 1), (KERNELS[2], 2, 16, 5), (KERNELS[1], 2, 5, 16)]
+
+
+@contextmanager
+def codec_in_a_way(path: Path, kernel: str, threads: int, lanes: int, joint_tiles: int) -> Iterator[Codec]:
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        torch.set_num_threads(threads)
+        patch.setattr(codec_module, "LANES", lanes)
+        patch.setattr(codec_module, "JOINT_TILES", joint_tiles)
+        if kernel == KERNELS[1]:
+            patch.setattr(kernels, "_has_onednn", lambda: False)
+        kernels.refuse_float32(kernel == KERNELS[2])
+        try:
+            codec = Codec.load(path)
+            carriers = {leaf.carrier for leaf in codec.model.network.leaves() if isinstance(leaf, Conv)}
+            assert carriers == ({torch.float64} if kernel == KERNELS[2] else {torch.float32})
+            yield codec
+        finally:
+            kernels.refuse_float32(False)
+            torch.set_num_threads(before)
+
+
+def test_files_made_in_each_way_are_decoded_in_every_other(narrow_path, album):
+    """The bytes do not depend on kernel and threads; they do on what is coded together, and decode all the same."""
+    files = {}
+    for way in WAYS:
+        with codec_in_a_way(narrow_path, *way) as codec:
+            files[way] = codec.compress_archive(album, len(album), chunk_pixels=CHUNK, effort=1, verify=False)
+    assert len({files[way] for way in WAYS[:6]}) == 1 and len(set(files.values())) >= 3
+    for way in WAYS:
+        with codec_in_a_way(narrow_path, *way) as codec:
+            for data in set(files.values()):
+                assert same(unpacked(codec, data), album)
