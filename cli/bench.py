@@ -7,6 +7,8 @@ import click
 from .batch import THREADS, enough_memory, use_threads
 from .files import check_sources, echo
 
+MOST_OPERATORS = 16  # that a table shows
+
 
 @click.command(short_help="Times of every stage of coding.")
 @click.argument("pictures", nargs=-1, type=click.Path(path_type=Path))
@@ -22,6 +24,7 @@ from .files import check_sources, echo
               help="Runs, of which the fastest is told.")
 @click.option("--float-network", metavar="RUN", type=click.Path(path_type=Path),
               help="The training run that the model was made of: compare a forward pass of both networks, too.")
+@click.option("--profile", is_flag=True, help="Of the first picture: the operators that take most of the time.")
 @click.option("--threads", metavar="N", type=THREADS, help="CPU threads.")
 @click.option("--workers", metavar="N", type=click.IntRange(1, 1024), default=1, show_default=True,
               help="Processes, of one thread each, that share an --archive. Stages are then not timed.")
@@ -36,6 +39,7 @@ def bench(
     effort: int | None,
     repeat: int,
     float_network: Path | None,
+    profile: bool,
     threads: int | None,
     workers: int,
     as_json: bool,
@@ -53,14 +57,15 @@ def bench(
 
     \b
     With --json the object has the keys model, kernel (the type that carries the sums),
-    threads, workers, pictures, raw_bytes, file_bytes, start_seconds (loading torch and the model),
-    read_seconds (of the pictures), compress, decompress, peak_memory_bytes, forward (null
-    without --float-network).
+    threads, workers, pictures, raw_bytes, file_bytes, start_seconds (loading torch and the
+    model), read_seconds (of the pictures), compress, decompress, peak_memory_bytes, forward
+    (null without --float-network), profile (null without --profile; else a list of objects
+    with operator, calls and seconds).
     Each of compress and decompress has seconds, raw_megabytes_per_second,
-    pictures_per_second and stage_seconds, an object (null with several workers); forward has batch_size,
-    integer_seconds, float_seconds and integer_over_float.
+    pictures_per_second and stage_seconds, an object (null with several workers); forward has
+    batch_size, integer_seconds, float_seconds and integer_over_float.
     """
-    from ..eval.bench import time_codec, time_forward
+    from ..eval.bench import profile_compression, time_codec, time_forward
     from ..eval.items import items_of
 
     if bool(pictures) == bool(dataset):
@@ -71,14 +76,16 @@ def bench(
         raise click.UsageError("--workers share an --archive.")
     check_sources(pictures)
     use_threads(threads)
+    items = items_of(pictures, dataset, data, images=images)
     with enough_memory("smaller pictures need less"):
-        report = time_codec(model, items_of(pictures, dataset, data, images=images), archive=archive, effort=effort,
+        report = time_codec(model, items, archive=archive, effort=effort,
                             repeat=repeat, workers=workers,
                             progress=lambda line: None if as_json else click.echo(line, err=True))
         import torch
 
         report["threads"] = torch.get_num_threads()
         report["forward"] = None if float_network is None else time_forward(model, float_network, repeat)
+        report["profile"] = profile_compression(model, items[0], effort) if profile else None
     echo(json.dumps(report) if as_json else _describe(report))
 
 
@@ -92,9 +99,12 @@ def _describe(report: dict) -> str:
              ("raw MB/s", *(report[direction]["raw_megabytes_per_second"] for direction in directions))]
     lines = [table(("seconds", "compress", "decompress"), rows), "",
              f"{report['pictures']} pictures, {report['raw_bytes']:,} bytes raw, {report['file_bytes']:,} coded; model "
-             f"{report['model']}, {report['kernel']}, {report['threads']} threads, {report['workers']} workers; start "
+             f"{report['model']}, {report['kernel']}, threads {report['threads']}, workers {report['workers']}; start "
              f"{report['start_seconds']:.1f} s; peak memory {report['peak_memory_bytes'] / 1e6:,.0f} MB"]
     if report["forward"]:
         lines.append("forward pass of {batch_size} tiles: integers {integer_seconds:.3f} s, floats {float_seconds:.3f} "
                      "s, ratio {integer_over_float:.2f}".format(**report["forward"]))
+    if report["profile"]:
+        rows = [(each["operator"], each["calls"], each["seconds"]) for each in report["profile"][:MOST_OPERATORS]]
+        lines += ["", table(("operator", "calls", "seconds"), rows)]
     return "\n".join(lines)

@@ -138,6 +138,40 @@ def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool
     }
 
 
+def profile_compression(model: str | Path | None, item: Item, effort: int | None) -> list[dict]:
+    """Operators of PyTorch and calls to the entropy coder while a picture is compressed, those with most seconds first.
+
+    Each has the keys operator, calls and seconds, which do not count what it calls in turn.
+    """
+    from torch.autograd.profiler import record_function
+    from torch.profiler import ProfilerActivity, profile
+
+    from nvae_codec.codec import Codec
+    from nvae_codec.coding.ans import Stack
+
+    codec, picture = Codec.load(model), Picture(item.load())
+    genuine = {name: getattr(Stack, name) for name in dir(Stack) if name.startswith(("push_", "pop_"))}
+
+    def recorded(name: str) -> Callable:
+        def call(*arguments):
+            with record_function(name):
+                return genuine[name](*arguments)
+        return call
+
+    codec.compress(picture, effort=effort, verify=False)                # warms up
+    try:
+        for name in genuine:
+            setattr(Stack, name, recorded(name))
+        with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
+            codec.compress(picture, effort=effort, verify=False)
+    finally:
+        for name, method in genuine.items():
+            setattr(Stack, name, method)
+    found = [{"operator": each.key, "calls": each.count, "seconds": each.self_cpu_time_total / 1e6}
+             for each in profiler.key_averages()]
+    return sorted(found, key=lambda each: -each["seconds"])
+
+
 def _timed(direction: str, clock: _Clock, function: Callable) -> tuple[Timing, object]:
     clock.seconds.clear()
     start = time.perf_counter()

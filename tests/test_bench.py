@@ -51,3 +51,23 @@ def test_both_networks_are_compared(pictures, toy_network, narrow_exact, tmp_pat
     text = invoke("bench", *pictures, "--model", model, "--effort", 1, "--float-network", tmp_path).stdout
     assert "float32" in text and "ratio" in text and "raw MB/s" in text
     assert "nothing.png: there is no such file" in failure(invoke("bench", "nothing.png"))
+
+
+def test_operators_and_the_coders_calls_are_profiled(pictures, toy_model_path):
+    report = json.loads(invoke("bench", pictures[0], "--model", toy_model_path, "--profile", "--json").stdout)
+    found = {each["operator"]: each for each in report["profile"]}
+    seconds = [each["seconds"] for each in report["profile"]]
+    assert {"aten::matmul", "push_bits", "pop_normals"} <= set(found) and found["push_bits"]["calls"] >= 24
+    assert seconds == sorted(seconds, reverse=True) and all(set(each) == {"operator", "calls", "seconds"}
+                                                            for each in report["profile"])
+    assert "push_bits" in invoke("bench", pictures[0], "--model", toy_model_path, "--profile").stdout
+
+
+def test_workers_and_data_sets(pictures, toy_model_path):
+    options = ["--model", toy_model_path, "--effort", 1, "--repeat", 1]
+    report = json.loads(invoke("bench", *pictures, "--archive", "--workers", 2, "--json", *options).stdout)
+    assert report["workers"] == 2 and report["compress"]["stage_seconds"] is None
+    assert "together" in invoke("bench", *pictures, "--archive", "--workers", 2, *options).stdout
+    for arguments, told in ((["--workers", 2, *pictures], "archive"), ([], "--dataset"),
+                            (["--data", ".", *pictures], "--dataset"), (["--dataset", "cifar10", *pictures], "PICTURES")):
+        assert told in failure(invoke("bench", *arguments), status=2)
