@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint kodak clean
+.PHONY: help demo test test-slow lint kodak report report-rates report-codecs clean
 
 help:
 	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-slow             run the tests that train, or code full-size pictures"
 	@echo "make lint                  check the sources with ruff"
 	@echo "make kodak DATA=folder     rates and times of a folder of pictures, decoded by another process; see results/kodak"
+	@echo "make report KODAK=folder CIFAR=folder   measure Kodak and CIFAR-10 test images: results/report/report.html"
 	@echo "make clean                 remove the environment and everything that was built"
 	@echo
 	@echo "PYTHON=python3.12 chooses the Python, 3.11 or later, that a new environment is made with."
@@ -24,8 +25,9 @@ help:
 demo: $(VENV)/eval.stamp
 	$(BIN)/python -m nvae_codec.eval.demo $(if $(IMAGE),"$(IMAGE)")
 
+# A process for each processor, one thread each: small networks are slower on several.
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
@@ -35,7 +37,30 @@ lint: $(VENV)/dev.stamp
 
 kodak: $(VENV)/eval.stamp
 	@test -n "$(DATA)" || { echo "make kodak DATA=folder: say where the pictures are" >&2; exit 2; }
-	$(BIN)/python -m nvae_codec.eval.rates "$(DATA)" --cross-process --output-dir results/kodak
+	$(BIN)/python -m nvae_codec.eval.compare "$(DATA)" --cross-process --output-dir results/kodak
+
+# Two at a time, each on one thread. PHOTO_RUN and CIFAR_RUN are the runs that the models were made of, if they are there: then the negative ELBO of floats is
+# measured, too. IMAGES says how many of CIFAR-10's 10,000 test images; CIFAR_MODEL which model codes them.
+REPORT := results/report
+IMAGES ?= 500
+CIFAR_MODEL ?= photo
+one_thread := OMP_NUM_THREADS=1 $(BIN)/python -m
+
+report: $(VENV)/eval.stamp
+	@test -n "$(KODAK)" -a -n "$(CIFAR)" || { echo "make report KODAK=folder CIFAR=folder: say where the pictures are" >&2; exit 2; }
+	rm -rf $(REPORT)
+	$(MAKE) -j2 report-rates report-codecs
+	$(BIN)/python -m nvae_codec.eval.report $(REPORT)/kodak $(REPORT)/kodak-codecs $(REPORT)/cifar10 $(REPORT)/cifar10-codecs $(REPORT)/reported -o $(REPORT)/report.html
+	@echo "$(REPORT)/report.html"
+
+report-rates:
+	$(one_thread) nvae_codec.eval.rate_vs_elbo "$(KODAK)" $(if $(PHOTO_RUN),--float-network "$(PHOTO_RUN)") -o $(REPORT)/kodak
+
+report-codecs:
+	$(one_thread) nvae_codec.eval.rate_vs_elbo --dataset cifar10 --data "$(CIFAR)" --images $(IMAGES) --model "$(CIFAR_MODEL)" $(if $(CIFAR_RUN),--float-network "$(CIFAR_RUN)") -o $(REPORT)/cifar10
+	$(one_thread) nvae_codec.eval.compare --dataset cifar10 --data "$(CIFAR)" --images $(IMAGES) --model "$(CIFAR_MODEL)" --solid -o $(REPORT)/cifar10-codecs
+	$(one_thread) nvae_codec.eval.compare "$(KODAK)" --model none -o $(REPORT)/kodak-codecs
+	$(one_thread) nvae_codec.eval.reported -o $(REPORT)/reported
 
 clean:
 	rm -rf $(VENV) build dist results *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -11,7 +11,8 @@ import click
 from nvae_codec import __version__
 from nvae_codec.errors import NvaeCodecError, sentence
 
-COMMANDS = ("compress", "decompress", "info", "train", "export", "import-nvae", "evaluate-elbo", "sample", "bench")
+COMMANDS = ("compress", "decompress", "info", "train", "export", "import-nvae", "evaluate-elbo", "sample", "bench",
+            "eval")
 FAILURES = (NvaeCodecError, OSError, MemoryError)
 
 

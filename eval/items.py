@@ -1,4 +1,5 @@
 """What is measured: pictures by name, or the test images of a data set, each read when it is its turn."""
+import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -46,6 +47,29 @@ def items_of(paths: Sequence[Path], dataset: str | None = None, data: Path | Non
     if crop:
         items = [Item(name, partial(_cropped, name, load, crop)) for name, load in items]
     return items
+
+
+def add_items(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is measured; `chosen_items` reads them."""
+    add = parser.add_argument
+    add("pictures", nargs="*", type=Path, metavar="PICTURE_OR_FOLDER",
+        help="8-bit grey or RGB, samples only are coded; of a folder, the pictures right in it, not in its sub-folders")
+    add("--dataset", metavar="NAME", help="instead: the test or validation images of a data set, as `train` reads it")
+    add("--data", type=Path, metavar="DIR", help="where the data set lies  [data/NAME]")
+    add("--images", type=count, metavar="N", help="the first N only")
+    add("--crop", type=count, metavar="SIDE", help="the central square of so many pixels of each picture")
+
+
+def chosen_items(options: argparse.Namespace) -> list[Item]:
+    """What the options of `add_items` name. Raises ImageError where there is nothing."""
+    return items_of(options.pictures, options.dataset, options.data, images=options.images, crop=options.crop)
+
+
+def count(text: str) -> int:
+    """A number of things on the command line, at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 def _image(images, number: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from nvae_codec.errors import DriftError, NvaeCodecError, enough_memory, sentence
 
 from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
-from .items import Item, Reading, check_items, digest, items_of
+from .items import Item, Reading, add_items, check_items, chosen_items, count, digest
 from .measure import FAILURES, with_bar
 from .tables import ledger_table, table
 
@@ -39,10 +39,10 @@ That of a file begins with the keys file, pictures, encode_seconds, decode_secon
 """
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, results: str = RESULTS) -> None:
     """Refuse a folder that could not be made, or that holds the results of another run. Raises OSError."""
-    if (folder / RESULTS).exists():
-        raise FileExistsError(errno.EEXIST, f"holds a {RESULTS} already; choose another folder", str(folder))
+    if (folder / results).exists():
+        raise FileExistsError(errno.EEXIST, f"holds a {results} already; choose another folder", str(folder))
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(folder))
 
@@ -85,7 +85,7 @@ def measure_files(options: argparse.Namespace, folder: Path) -> tuple[list[dict]
     from nvae_codec.ledger import Ledger, load_float_network
 
     codec = Codec.load(options.model)
-    items = items_of(options.pictures, options.dataset, options.data, images=options.images, crop=options.crop)
+    items = chosen_items(options)
     float_network = load_float_network(options.float_network, codec) if options.float_network else None
     check_items(items, archive=options.archive, colour=float_network is not None)
     if options.archive:
@@ -140,27 +140,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nvae_codec.eval.ledger", description=__doc__, epilog=KEYS,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_items(parser)
     add = parser.add_argument
-    add("pictures", nargs="*", type=Path, metavar="PICTURE_OR_FOLDER",
-        help="8-bit grey or RGB, samples only are coded; of a folder, the pictures right in it, not in its sub-folders")
-    add("--dataset", metavar="NAME", help="instead: the test or validation images of a data set, as `train` reads it")
-    add("--data", type=Path, metavar="DIR", help="where the data set lies  [data/NAME]")
-    add("--images", type=_count, metavar="N", help="the first N only")
-    add("--crop", type=_count, metavar="SIDE", help="the central square of so many pixels of each picture")
     add("--archive", action="store_true", help="all in one file, instead of a file each")
     add("--model", metavar="NAME_OR_PATH", help="a bundled model's name, or a model file")
     what = "the run, or the checkpoint, that the model was made of; for colour pictures"
     add("--float-network", type=Path, metavar="RUN", help=what)
     add("--effort", type=int, choices=range(1, 6), help="of the encoder  [as `compress` takes it]")
-    add("--draws", type=_count, default=1, metavar="N", help="of the latents, for the negative ELBO  [%(default)s]")
+    add("--draws", type=count, default=1, metavar="N", help="of the latents, for the negative ELBO  [%(default)s]")
     add("-o", "--output-dir", type=Path, metavar="FOLDER", help="keep the files there, and ledger.json")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import RGB8, Chunk, Container
+from nvae_codec.bitstreams.container import RGB8, Chunk, Container, ImageEntry
 from nvae_codec.bitstreams.fields import deflate_item
 from nvae_codec.codec import Codec, assemble
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import decode
 from nvae_codec.errors import BitstreamError, DriftError, ModelError
-from nvae_codec.exact.elbo import float_negative_elbo, integer_negative_elbo, same_noise
+from nvae_codec.exact.elbo import float_negative_elbo, integer_negative_elbo, integer_rates, same_noise
 from nvae_codec.model.nvae import NVAE, Noise
 from nvae_codec.tiles import Layout
 from nvae_codec.training.checkpoint import CONVERTED, load_network
@@ -100,12 +100,27 @@ def _check_origin(network: NVAE, codec: Codec) -> None:
                          f"weights or statistics; the one that was exported last is {CONVERTED} in the run's folder")
 
 
-def ledger(codec: Codec, data: bytes, float_network: NVAE | None = None, *, draws: int = 1, seed: int = 0,
-           progress: Callable[[int, int], None] = lambda done, total: None) -> Ledger:
-    """The ledger of an .nvb file, however large, which is decoded for it.
+class Account(NamedTuple):
+    """What is known of a file once it has been measured."""
 
-    `float_network` is the one that the model was made of. The negative ELBOs are means over `draws`, which follow from
-    `seed` and the pictures. `progress` counts tiles, each once as it is decoded and once for every draw.
+    ledger: Ledger
+    kl_bits: tuple[float, ...]            # of every group of latents in the integer network, coarsest first
+    pixel_bits: float                     # -log2 p(x | z) there; the negative ELBO of coded channels is the sum of both
+
+
+def ledger(codec: Codec, data: bytes, float_network: NVAE | None = None, **options) -> Ledger:
+    """The ledger of an .nvb file: that of its `account`, whose options are taken."""
+    return account(codec, data, float_network, **options).ledger
+
+
+def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, draws: int = 1, seed: int = 0,
+            progress: Callable[[int, int], None] = lambda done, total: None,
+            decoded: Callable[[ImageEntry, np.ndarray], None] = lambda image, samples: None) -> Account:
+    """Measure an .nvb file, however large, which is decoded for it.
+
+    `decoded` is given every picture, samples uint8 [H, W] or [H, W, 3], in the file's order. `float_network` is the one
+    that the model was made of. The negative ELBOs are means over `draws`, which follow from `seed` and the pictures.
+    `progress` counts tiles, each once as it is decoded and once for every draw.
 
     Raises as `Codec.decompress` does. Raises BitstreamError for a file of version 1, and ModelError for a float network
     that the model was not made of, for grey pictures if there is a float network, which has no likelihood for them, and
@@ -121,15 +136,16 @@ def ledger(codec: Codec, data: bytes, float_network: NVAE | None = None, *, draw
         _check_origin(float_network, codec)
         if any(image.mode != RGB8 for image in content.images):
             raise ModelError("a float network has no likelihood for grey pictures")
-    costs = _measure(codec, content, float_network, draws, seed, progress)
+    costs = _measure(codec, content, float_network, draws, seed, progress, decoded)
     negative_elbo = float(costs.known.sum())
     if not 0 < negative_elbo < math.inf:
         raise ModelError(f"the network's negative ELBO of these pictures is {negative_elbo:g} bits, to which no file "
                          "can be compared")
     excess, is_direct = costs.information - costs.at_rest, costs.direct_groups > 0
+    group_bits = costs.groups.sum(axis=0).tolist()
     words_bits = 8 * sum(len(chunk.words) for chunk in content.chunks)
     metadata_bits = 8 * sum(len(deflate_item(item)[1]) for chunk in content.chunks for item in chunk.metadata)
-    return Ledger(
+    entry = Ledger(
         negative_elbo_bits=negative_elbo,
         integer_network_bits=None if float_network is None else float((costs.drawn - costs.known).sum()),
         idle_channels_bits=float((costs.at_rest - costs.drawn).sum()),
@@ -141,6 +157,7 @@ def ledger(codec: Codec, data: bytes, float_network: NVAE | None = None, *, draw
         file_bits=8 * len(data),
         standard_error_bits=_standard_error(excess[~is_direct], costs.tiles[~is_direct], costs.tiles.sum()),
         subpixels=sum(image.width * image.height * (3 if image.mode == RGB8 else 1) for image in content.images))
+    return Account(entry, tuple(group_bits[:-1]), group_bits[-1])
 
 
 class _Costs(NamedTuple):
@@ -152,6 +169,7 @@ class _Costs(NamedTuple):
     known: np.ndarray                     # negative ELBO of the float network, or of the integer network without one
     drawn: np.ndarray                     # of the integer network with all channels drawn
     at_rest: np.ndarray                   # of the integer network with its idle channels at rest
+    groups: np.ndarray                    # the last one's parts, [sets, groups + 1]: every group's KL, pixels
 
 
 def _standard_error(excess: np.ndarray, tiles: np.ndarray, all_tiles: int) -> float | None:
@@ -205,7 +223,7 @@ def _normal_information(points: np.ndarray, means: np.ndarray | float, deviation
 
 
 def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws: int, seed: int,
-             progress: Callable[[int, int], None]) -> _Costs:
+             progress: Callable[[int, int], None], decoded: Callable[[ImageEntry, np.ndarray], None]) -> _Costs:
     """The costs of all chunks' sets, in the order of coding."""
     layouts = [codec.layout_of(chunk) for chunk in content.chunks]
     together = max(1, min(BATCH_TILES, BATCH_PIXELS // codec.model.tile_side ** 2))
@@ -220,9 +238,9 @@ def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws
     for chunk, layout in zip(content.chunks, layouts, strict=True):
         samples, information = _decode(codec, chunk, layout, count)
         for image, tiles in codec.tiles_of(chunk, samples):
-            assemble(image, tiles, image.checksum_bytes)
+            decoded(image, assemble(image, tiles, image.checksum_bytes))
         generator = torch.Generator().manual_seed((seed + zlib.crc32(samples)) % 2 ** 32)
-        bits = np.zeros((3, layout.count))
+        bits = np.zeros((3 + codec.model.num_groups + 1, layout.count))
         for start in range(0, layout.count, together):
             part = slice(start, start + together)
             for _ in range(draws):
@@ -230,7 +248,8 @@ def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws
                                                  same_noise(generator)) / draws
                 count(len(samples[part]))
         tiles, direct_groups = np.array(chunk.sets).T
-        rows.append([tiles, direct_groups, information, *np.add.reduceat(bits, np.cumsum(tiles) - tiles, axis=1)])
+        of_sets = np.add.reduceat(bits, np.cumsum(tiles) - tiles, axis=1)
+        rows.append([tiles, direct_groups, information, *of_sets[:3], of_sets[3:].T])
     return _Costs(*map(np.concatenate, zip(*rows, strict=True)))
 
 
@@ -253,10 +272,12 @@ def _decode(codec: Codec, chunk: Chunk, layout: Layout, count: Callable[[int], N
 
 def _negative_elbos(codec: Codec, samples: np.ndarray, layout: Layout, float_network: NVAE | None,
                     noise: Noise) -> np.ndarray:
-    """Bits of every tile, [3, B], as in the last three of `_Costs`."""
+    """Bits of every tile, [3 + groups + 1, B], as in the last four of `_Costs`."""
     network, tiles = codec.model.network, torch.from_numpy(samples)
-    drawn = integer_negative_elbo(network, tiles, noise, layout)
-    at_rest = integer_negative_elbo(network, tiles, noise, layout, idle=True) if network.latent_idle.any() else drawn
+    parts = integer_rates(network, tiles, noise, layout, idle=True)
+    at_rest = parts.sum(axis=1)
+    drawn = integer_negative_elbo(network, tiles, noise, layout) if network.latent_idle.any() else at_rest
     known = drawn if float_network is None else float_negative_elbo(float_network, tiles, noise, layout)
     low_bits = codec.model.pixel_tables.low_bits * layout.pixels * layout.channels   # coded as they are
-    return np.stack([known, drawn, at_rest]) / np.log(2) + low_bits
+    parts[:, -1] += low_bits * np.log(2)
+    return np.concatenate([np.stack([known, drawn, at_rest]) / np.log(2) + low_bits, parts.T / np.log(2)])

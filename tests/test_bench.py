@@ -68,6 +68,7 @@ def test_workers_and_data_sets(pictures, toy_model_path):
     report = json.loads(invoke("bench", *pictures, "--archive", "--workers", 2, "--json", *options).stdout)
     assert report["workers"] == 2 and report["compress"]["stage_seconds"] is None
     assert "together" in invoke("bench", *pictures, "--archive", "--workers", 2, *options).stdout
-    for arguments, told in ((["--workers", 2, *pictures], "archive"), ([], "--dataset"),
-                            (["--data", ".", *pictures], "--dataset"), (["--dataset", "cifar10", *pictures], "PICTURES")):
+    for arguments, told in (
+            (["--workers", 2, *pictures], "archive"), ([], "--dataset"), (["--data", ".", *pictures], "--dataset"),
+            (["--dataset", "cifar10", *pictures], "PICTURES")):
         assert told in failure(invoke("bench", *arguments), status=2)

@@ -146,7 +146,7 @@ def test_look_up_takes_all_16_bit_indices(memory_format):
     index = torch.tensor([-32768.0, -1, 0, 32767, 5, 6, 7, 8]).double().view(1, 2, 2, 2)
     found = look_up(table, index.contiguous(memory_format=memory_format), 32768)
     assert found.flatten().tolist() == [0, *(3 * each for each in (32767, 32768, 65535, 32773, 32774, 32775, 32776))]
-    by_channel = look_up(table, index[:, :, :1, 1:], torch.tensor([1.0, 10]).view(2, 1, 1))
+    by_channel = look_up(table, index[:, :, :1, 1:], torch.tensor([1, 10]).view(2, 1, 1))
     assert by_channel.flatten().tolist() == [0, 3 * 16]
 
 

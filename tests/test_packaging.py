@@ -66,7 +66,8 @@ def installed(wheel, tmp_path_factory):
 def expected_names():
     """Where the wheel must have every module, model and document of the folders."""
     for folder, package in FOLDERS.items():
-        for pattern in ("**/*.py", "py.typed", "models/*.safetensors", "models/*.md", "FORMAT.md"):
+        for pattern in ("**/*.py", "py.typed", "models/*.safetensors", "models/*.md", "FORMAT.md", "schemas/*.json",
+                        "page/*"):
             for path in (ROOT / folder).glob(pattern):
                 relative = path.relative_to(ROOT / folder)
                 if relative.parts[0] != "golden":
@@ -101,7 +102,7 @@ def test_the_source_archive_holds_what_the_checkout_does(built):
 def test_the_installed_wheel_works_far_from_the_checkout(installed):
     code = "import nvae_codec.cli.main as main; print(main.__file__); main.main"
     assert run(sys.executable, "-c", code, PYTHONPATH=str(installed)).startswith(str(installed))
-    for module in ("codec", "weights", "bitstreams.container", "training.loop", "eval.rates", "eval.demo"):
+    for module in ("codec", "weights", "bitstreams.container", "training.loop", "eval.compare", "eval.demo"):
         run(sys.executable, "-c", f"import nvae_codec.{module}", PYTHONPATH=str(installed))
 
 
@@ -135,8 +136,8 @@ def name_of(requirement):
 
 def test_from_inside_the_checkout_without_installation():
     assert "compress" in run(sys.executable, "-m", "nvae_codec.cli", "--help", cwd=ROOT)
-    file = run(sys.executable, "-c", "import nvae_codec.eval.rates as rates; print(rates.__file__)", cwd=ROOT)
-    assert file.strip() == str(ROOT / "eval" / "rates.py")
+    file = run(sys.executable, "-c", "import nvae_codec.eval.compare as compare; print(compare.__file__)", cwd=ROOT)
+    assert file.strip() == str(ROOT / "eval" / "compare.py")
 
 
 def imported_by(path, folder):

@@ -33,20 +33,26 @@ def _real(normal: IntegerNormal) -> Normal:
                   torch.from_numpy(normal.sigma * 2.0 ** -SIGMA_BITS))
 
 
-@torch.inference_mode()
 def integer_negative_elbo(network: ExactNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *,
                           idle: bool = False) -> np.ndarray:
-    """Negative ELBO of tiles uint8 [B, 3, side, side], nats [B], with the coder's pixel masses.
+    """Negative ELBO of tiles uint8 [B, 3, side, side], nats [B]: the sum of `integer_rates`."""
+    return integer_rates(network, samples, noise, layout, idle=idle).sum(axis=1)
 
-    Of a network for fewer than 8 bits it is that of the high bits. The KL is exact; with flow cells, that of the draw.
-    The latents, drawn once, are not on the coder's grid, only rounded to the network's integers: this is the cost of
-    integers alone. With a `layout`, only the real pixels and their latents count. With `idle`, idle channels are the
-    prior's mean, as in coding; without, they are drawn like the others.
+
+@torch.inference_mode()
+def integer_rates(network: ExactNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *,
+                  idle: bool = False) -> np.ndarray:
+    """KL of every group, coarsest first, and -log p(x | z) of tiles uint8 [B, 3, side, side], nats [B, groups + 1].
+
+    The pixels' is that of the coder's masses. Of a network for fewer than 8 bits it is that of the high bits. The KL is
+    exact; with flow cells, that of the draw. The latents, drawn once, are not on the coder's grid, only rounded to the
+    network's integers: this is the cost of integers alone. With a `layout`, only the real pixels and their latents
+    count. With `idle`, idle channels are the prior's mean, as in coding; without, they are drawn like the others.
     """
     model = ExactModel(network)
     layout = layout or whole(samples)
     features, state = model.features(samples.numpy()), network.start(len(samples))
-    nats, limit = torch.zeros(len(samples), dtype=torch.float64), int(network.activation_limit)
+    nats, limit = np.zeros((len(samples), model.num_groups + 1)), int(network.activation_limit)
 
     def rounded(group: int, z: Tensor) -> Tensor:
         return torch.round(z * 2.0 ** int(network.latent_bits[group])).clamp(-limit, limit)
@@ -61,14 +67,14 @@ def integer_negative_elbo(network: ExactNetwork, samples: Tensor, noise: Noise, 
         for cell in network.flows[group]:
             z = z - torch.where(coded, cell(rounded(group, z)) * 2.0 ** -RAW_BITS, 0)
         density = posterior.log_prob(drawn) - prior.log_prob(z) if network.config.num_nf else posterior.kl(prior)
-        nats += torch.where(coded, density, 0).sum(dim=(1, 2, 3))
+        nats[:, group] = torch.where(coded, density, 0).sum(dim=(1, 2, 3)).numpy()
         state = network.update(group, state, rounded(group, z))
     parameters = model.pixels(state)
     for index, real in enumerate(real_pixels(layout.sizes, model.tile_side)):
         high = samples[index, :layout.channels[index]].numpy() >> model.pixel_tables.low_bits
         mixture = Mixture(parameters[index][:, real], model.pixel_tables)
-        nats[index] += math.log(2) * pixel_information(high[:, real], mixture).sum()
-    return nats.numpy()
+        nats[index, -1] = math.log(2) * pixel_information(high[:, real], mixture).sum()
+    return nats
 
 
 @torch.inference_mode()

@@ -159,7 +159,10 @@ def _convolve_by_taps(x: Tensor, weight: Tensor, dilation: int, padding: int) ->
 
 
 def look_up(table: Tensor, index: Tensor, start: Tensor | int) -> Tensor:
-    """`table` [N] at integer-valued indices [B, C, H, W] from `start` on, which may differ by channel ([C, 1, 1])."""
+    """`table` [N] at integer-valued indices [B, C, H, W] from `start` on, which may be one for each channel.
+
+    It is an int32 [C, 1, 1] then.
+    """
     positions = index.to(torch.int32).add_(start)
     if positions.is_contiguous():
         return torch.index_select(table, 0, positions.view(-1)).view(index.shape)
