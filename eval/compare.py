@@ -21,6 +21,7 @@ import numpy as np
 from nvae_codec.errors import DriftError, ImageError, sentence
 
 from .baselines import BASELINES
+from .compressai_results import read_documents, write_documents
 from .items import Item, add_items, check_items, chosen_items
 from .measure import (
     DECODER_THREADS,
@@ -43,10 +44,12 @@ from .measure import (
     totals,
 )
 from .pareto import figure
+from .report import PAGE, write_report
 from .tables import table
 
 SCHEMA_VERSION = 1
 RESULTS, ROWS, FIGURE = "results.json", "results.csv", "rate-against-speed.svg"
+COMPRESSAI = "compressai"                 # the folder of the same results as CompressAI's plot reads them
 MOST_PICTURES = 100                        # that are told one by one on the terminal
 OURS, NO_MODEL, NOT_ASKED = "nvae-codec", "none", "--solid was not asked for"
 KEYS = """\
@@ -231,13 +234,16 @@ def _megabytes(row: dict) -> tuple[int, int]:
 
 
 def write_results(folder: Path, document: dict) -> None:
-    """results.json, whose keys --help explains; results.csv, the results, a line each; the figure."""
+    """results.json, whose keys --help explains; results.csv, a line each; figure, page, files for CompressAI."""
     (folder / RESULTS).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     with open(folder / ROWS, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=[entry.name for entry in fields(Result)])
         writer.writeheader()
         writer.writerows(document["results"])
     (folder / FIGURE).write_text(figure(document), encoding="utf-8")
+    write_report([document], folder / PAGE)
+    if document["data"]["bits_per_sample"] == 8:
+        write_documents(read_documents(folder / RESULTS), folder / COMPRESSAI, replace=True)
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m nvae_codec.eval.compare") -> int:
@@ -276,7 +282,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help=f"nvae-codec encodes in one process with {ENCODER_THREADS} thread, and decodes in another with "
              f"{DECODER_THREADS}")
     add("-o", "--output-dir", type=Path, metavar="FOLDER",
-        help=f"keep the coded files there, with {RESULTS}, {ROWS} and {FIGURE}")
+        help=f"keep the coded files there, with {RESULTS}, {ROWS}, {FIGURE}, {PAGE} and {COMPRESSAI}/")
     return parser
 
 

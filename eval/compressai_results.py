@@ -90,11 +90,14 @@ def read_documents(path: Path, drawn_at_db: float | None = None) -> dict[str, di
     return documents
 
 
-def write_documents(documents: dict[str, dict], folder: Path) -> list[Path]:
-    """Write CODEC.json for every document, and say where. Raises OSError, also for a file that is there already."""
+def write_documents(documents: dict[str, dict], folder: Path, *, replace: bool = False) -> list[Path]:
+    """Write CODEC.json for every document, and say where.
+
+    Raises OSError, also for a file that is there already and is not to be replaced.
+    """
     paths = {folder / f"{codec.replace('/', '-')}.json": content for codec, content in documents.items()}
     for path in paths:
-        if path.exists():
+        if path.exists() and not replace:
             raise FileExistsError(errno.EEXIST, "is there already; choose another folder", str(path))
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in paths.items():

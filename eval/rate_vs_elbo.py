@@ -6,6 +6,7 @@ real pixels. What lies between them is the file's ledger (`nvae_codec.ledger`).
 """
 import argparse
 import csv
+import errno
 import json
 import math
 import platform
@@ -17,6 +18,7 @@ from contextlib import ExitStack
 from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -26,15 +28,18 @@ from nvae_codec.errors import DriftError, NvaeCodecError, enough_memory, sentenc
 
 from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
 from .items import Item, Reading, add_items, check_items, chosen_items, count, digest
-from .ledger import check_folder
 from .measure import FAILURES, with_bar
-from .tables import table
+from .tables import ledger_table, table
+
+if TYPE_CHECKING:
+    from nvae_codec.ledger import Ledger
 
 PROGRAM = "python -m nvae_codec.eval.rate_vs_elbo"
 RESULTS = "results.json"
 SMALL_PIXELS = 2 ** 14                    # pictures of which chains of many lengths are coded without being asked for
 CONFIDENCE, RESAMPLES = 0.95, 9999
 RATES = ("file_bits", "negative_elbo_bits", "integer_negative_elbo_bits", "importance_weighted_bits")
+BESIDE_LEDGER = ("file_bits", "subpixels", "overhead")           # keys of a `Ledger` that an image has itself
 KEYS = """\
 results.json has the keys kind ("rate"), schema_version, command, platform, data
 (source, pictures, pixels, subpixels), model (name, fingerprint, float_network), settings,
@@ -59,7 +64,7 @@ def measure_picture(codec, float_network, item: Item, path: Path, options: argpa
     start = time.perf_counter()
     data = with_bar("encode", codec.compress, samples, effort=options.effort, verify=False)
     seconds = time.perf_counter() - start
-    path.write_bytes(data)
+    _write(path, data)
     entry = _entry(codec, float_network, path, [digest(samples)], options)
     height, width = samples.shape[:2]
     bound = None
@@ -76,11 +81,16 @@ def measure_archive(codec, float_network, items: Sequence[Item], path: Path, opt
     start, reading = time.perf_counter(), Reading(items)
     data = with_bar("encode", codec.compress_archive, reading, len(items), effort=options.effort, verify=False)
     seconds = time.perf_counter() - start - reading.seconds
-    path.write_bytes(data)
+    _write(path, data)
     entry = _entry(codec, float_network, path, reading.digests, options)
     pixels = sum(image.width * image.height for image in unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE ** 2).images)
     return {"picture": "archive", "width_pixels": None, "height_pixels": None, "channels": None, "pixels": pixels,
             **entry, "importance_weighted_bits": None, "encode_seconds": seconds}
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
 
 
 def _entry(codec, float_network, path: Path, digests: Sequence[bytes], options: argparse.Namespace) -> dict:
@@ -99,7 +109,7 @@ def _entry(codec, float_network, path: Path, digests: Sequence[bytes], options: 
     return {"subpixels": ledger["subpixels"], "file": path.name, "file_bits": ledger["file_bits"],
             "negative_elbo_bits": ledger["negative_elbo_bits"], "integer_negative_elbo_bits": integer,
             "overhead": ledger["overhead"], "kl_bits": list(measured.kl_bits), "pixel_bits": measured.pixel_bits,
-            "ledger": {name: ledger[name] for name in ledger if name not in ("file_bits", "subpixels", "overhead")},
+            "ledger": {name: ledger[name] for name in ledger if name not in BESIDE_LEDGER},
             "decode_seconds": seconds}
 
 
@@ -151,6 +161,8 @@ def measure_chain(codec, items: Sequence[Item], images: Sequence[dict], path: Pa
 
 def total(images: Sequence[dict]) -> dict:
     """What the images' figures come to; the interval is of the overhead over all bytes, by bootstrap over images."""
+    from nvae_codec.ledger import Ledger
+
     sums = {key: None if any(image[key] is None for image in images) else sum(image[key] for image in images)
             for key in (*RATES, "pixels", "subpixels")}
     result = {"pictures": len(images), **sums}
@@ -166,11 +178,16 @@ def total(images: Sequence[dict]) -> dict:
     result["overhead_total_confidence_interval"] = confidence_interval(images)
     result["kl_bits"] = np.sum([image["kl_bits"] for image in images], axis=0).tolist()
     result["pixel_bits"] = sum(image["pixel_bits"] for image in images)
-    parts = [image["ledger"] for image in images]
-    result["ledger"] = {name: None if any(part[name] is None for part in parts) else
-                        math.hypot(*(part[name] for part in parts)) if name == "standard_error_bits" else
-                        sum(part[name] for part in parts) for name in parts[0]}
+    of_all = Ledger.total([_ledger(image) for image in images]).to_dict()
+    result["ledger"] = {name: of_all[name] for name in images[0]["ledger"]}
     return result
+
+
+def _ledger(entry: dict) -> "Ledger":
+    """That of an image, or of the totals."""
+    from nvae_codec.ledger import Ledger
+
+    return Ledger(**entry["ledger"], file_bits=entry["file_bits"], subpixels=entry["subpixels"])
 
 
 def confidence_interval(images: Sequence[dict]) -> list[float] | None:
@@ -197,11 +214,9 @@ def measure(options: argparse.Namespace, arguments: Sequence[str], folder: Path)
     codec, items = Codec.load(options.model), chosen_items(options)
     float_network = load_float_network(options.float_network, codec) if options.float_network else None
     check_items(items, archive=options.archive, colour=float_network is not None)
-    files = folder / "files"
-    files.mkdir(parents=True, exist_ok=True)
-    images = []
+    files, images = folder / "files", []
     if options.archive:
-        images.append(measure_archive(codec, float_network, items, files / "archive.nvb", options))
+        images.append(_named("archive", measure_archive, codec, float_network, items, files / "archive.nvb", options))
     else:
         for number, item in enumerate(tqdm(items, unit="picture", disable=None, leave=False), 1):
             path = files / f"{number:05}-{Path(item.name).stem}.nvb"
@@ -229,6 +244,14 @@ def measure(options: argparse.Namespace, arguments: Sequence[str], folder: Path)
         "totals": total(images),
         "chains": chains,
     }
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that could not be made, or that holds the results of another run. Raises OSError."""
+    if (folder / RESULTS).exists():
+        raise FileExistsError(errno.EEXIST, f"holds a {RESULTS} already; choose another folder", str(folder))
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(folder))
 
 
 def _named(name: str, function: Callable, *arguments):
@@ -274,9 +297,10 @@ def describe(document: dict) -> str:
     told = "" if interval is None else f" (95 % interval {100 * interval[0]:+.3f} to {100 * interval[1]:+.3f})"
     chains = [(f"{each['pictures']:,}", each["file_bits"] / 8, 100 * each["overhead"]) for each in document["chains"]]
     more = f"\n\n{table(('pictures in a chain', 'bytes', 'overhead %'), chains)}" if chains else ""
-    return (f"{each}{table(('all', 'mean over pictures', 'total over bytes'), sums)}\n\nfiles over negative ELBO: mean "
-            f"of the pictures {100 * totals['overhead_mean_over_pictures']:+.3f} %, all bytes "
-            f"{100 * totals['overhead_total_over_bytes']:+.3f} %{told}{more}")
+    mean, of_all = (100 * totals[f"overhead_{name}"] for name in ("mean_over_pictures", "total_over_bytes"))
+    overheads = f"files over negative ELBO: mean of the pictures {mean:+.3f} %, all bytes {of_all:+.3f} %{told}"
+    rates = table(("all", "mean over pictures", "total over bytes"), sums)
+    return f"{each}{ledger_table(_ledger(totals))}\n\n{rates}\n\n{overheads}{more}"
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
@@ -295,12 +319,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
     try:
         with ExitStack() as stack:
             folder = options.output_dir or Path(stack.enter_context(TemporaryDirectory()))
-            check_folder(folder, RESULTS)
+            check_folder(folder)
             document = measure(options, arguments, folder)
             if options.output_dir:
                 write_results(folder, document)
     except FAILURES as error:
-        print(f"{prog}: {sentence(error)}", file=sys.stderr)
+        print(f"{prog.removeprefix('python -m ')}: {sentence(error)}", file=sys.stderr)
         return 1
     print(describe(document))
     return 0

@@ -25,8 +25,7 @@ from nvae_codec.codec import EFFORTS, Codec
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Search
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
-from nvae_codec.eval import ledger as evaluation
-from nvae_codec.eval.tables import ledger_table
+from nvae_codec.eval import rate_vs_elbo as evaluation
 from nvae_codec.exact.network import ExactModel, ExactNetwork, convert
 from nvae_codec.images import Picture, write_picture
 from nvae_codec.ledger import Ledger, ledger, load_float_network
@@ -473,53 +472,14 @@ def evaluated(capsys, *arguments: object) -> tuple[int, str, str]:
     return status, *capsys.readouterr()
 
 
-def documented_in_help() -> tuple[list[str], list[str]]:
-    """The keys of every object of ledger.json, and those that a file's has before them."""
-    text = re.sub(r"\([^)]*\)", "", " ".join(evaluation._parser().format_help().split()))
-    (keys,), (first,) = (re.findall(rf"{verb} the keys ([\w, ]+?)\.", text) for verb in ("has", "begins with"))
-    return [key.strip() for key in keys.split(",")], [key.strip() for key in first.split(",")]
-
-
-def test_ledgers_of_files(photos, model_path, run_path, capsys):
-    given = ["photos", "--effort", 1, "--model", model_path]
-    status, out, err = evaluated(capsys, *given, "--float-network", run_path, "-o", "out")
-    assert status == 0 and err == ""
-    document = json.loads(Path("out/ledger.json").read_text())
-    keys, first = documented_in_help()
-    assert list(document) == ["files", "total"] and list(document["total"]) == keys
-    assert all(list(row) == first + keys for row in document["files"])
-    assert [row["file"] for row in document["files"]] == ["0001-a.nvb", "0002-b.nvb"]
-    assert sorted(os.listdir("out")) == ["0001-a.nvb", "0002-b.nvb", "ledger.json"]
-    codec = Codec.load(model_path)
-    for row in document["files"]:
-        data = Path("out", row["file"]).read_bytes()
-        assert row["file_bits"] == 8 * len(data) and row["encode_seconds"] > 0 < row["decode_seconds"]
-        entry = ledger(codec, data, load_float_network(run_path, codec))
-        assert {key: row[key] for key in keys} == entry.to_dict()
-    assert document["total"]["file_bits"] == sum(row["file_bits"] for row in document["files"])
-    assert "0002-b.nvb" in out and "negative ELBO of the float network" in out and "files: 2; " in out
-
-
-def test_the_ledger_of_an_archive(photos, model_path, capsys):
-    status, out, _ = evaluated(capsys, "photos", "grey.png", "--archive", "--effort", 1, "--model", model_path, "-o",
-                               "out", "--draws", 2)
-    document = json.loads(Path("out/ledger.json").read_text())
-    (row,) = document["files"]
-    data = Path("out/archive.nvb").read_bytes()
-    assert status == 0 and (row["file"], row["pictures"]) == ("archive.nvb", 3)
-    assert [image.name for image in container.unpack(data).images] == ["a.png", "b.png", "grey.png"]
-    assert ledger_table(ledger(Codec.load(model_path), data, draws=2)) in out
-    assert {key: row[key] for key in document["total"]} == document["total"]
-
-
 def test_pictures_can_be_cut_and_left_out(photos, model_path, capsys):
     status, _, _ = evaluated(capsys, "photos", "--images", 1, "--crop", 5, "--effort", 1, "--model", model_path, "-o",
                              "out")
-    (name,) = (path.name for path in Path("out").glob("*.nvb"))
-    back = Codec.load(model_path).decompress(Path("out", name).read_bytes()).samples
+    (path,) = Path("out/files").glob("*.nvb")
+    back = Codec.load(model_path).decompress(path.read_bytes()).samples
     assert status == 0 and np.array_equal(back, picture(20, 33)[7:12, 14:19])
     status, _, err = evaluated(capsys, "photos/b.png", "--crop", 17, "--model", model_path)
-    assert status == 1 and err == "nvae_codec.eval.ledger: b.png: 16 x 16 pixels are too few for a crop of 17\n"
+    assert status == 1 and err == "nvae_codec.eval.rate_vs_elbo: b.png: 16 x 16 pixels are too few for a crop of 17\n"
 
 
 def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, capsys, monkeypatch):
@@ -528,13 +488,13 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
     Path("bad.png").write_bytes(b"no picture")
     shutil.copytree("photos", "twins")
     Path("done").mkdir()
-    Path("done/ledger.json").touch()
+    Path("done/results.json").touch()
     save_checkpoint(Path("other.pt"), network(num_channels_dec=8))
     grey = "grey.png: a float network has no likelihood for grey pictures"
     for arguments, reason in (
             (["photos", "bad.png"], "bad.png: this is no picture"),
-            (["missing.png"], "ledger: missing.png: No such file or directory"),
-            (["photos", "-o", "done"], "done: holds a ledger.json already; choose another folder"),
+            (["missing.png"], "rate_vs_elbo: missing.png: No such file or directory"),
+            (["photos", "-o", "done"], "done: holds a results.json already; choose another folder"),
             (["photos", "-o", "grey.png"], "grey.png: is a file, not a folder"),
             (["photos", "grey.png", "--float-network", run_path], grey),
             (["photos", "--float-network", "other.pt"], "other.pt: this is not the float network"),
@@ -543,7 +503,7 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
             (["--dataset", "folder"], "no data set 'folder' of colour images")):
         status, out, err = evaluated(capsys, *arguments, "--model", model_path)
         assert status == 1 and out == "" and err.count("\n") == 1
-        assert err.startswith("nvae_codec.eval.ledger: ") and reason in err
+        assert err.startswith("nvae_codec.eval.rate_vs_elbo: ") and reason in err
     for arguments in ([], ["photos", "--dataset", "cifar10"], ["photos", "--data", "x"], ["photos", "--draws", 0],
                       ["photos", "--images", -1], ["photos", "--crop", "1.5"]):
         with pytest.raises(SystemExit) as end:
@@ -562,20 +522,7 @@ def test_failures_name_their_picture_and_leave_no_folder(photos, model_path, cap
 
     monkeypatch.setattr(Codec, "compress", refuse)
     status, _, err = evaluated(capsys, "photos", "--model", model_path, "-o", "out")
-    assert (status, err) == (1, f"nvae_codec.eval.ledger: a.png: {reason}\n") and not os.path.exists("out")
-
-
-def test_samples_that_come_back_wrong_are_noticed(photos, model_path, capsys, monkeypatch):
-    genuine = Codec.decompress_archive
-
-    def wrong(self, *arguments, **options):
-        for image, decoded in genuine(self, *arguments, **options):
-            yield image, Picture(decoded.samples ^ 1)
-
-    monkeypatch.setattr(Codec, "decompress_archive", wrong)
-    status, out, err = evaluated(capsys, "photos", "--effort", 1, "--model", model_path, "-o", "out")
-    assert (status, out, err) == (1, "", "nvae_codec.eval.ledger: a.png: other samples came back\n")
-    assert not os.path.exists("out/ledger.json")
+    assert (status, err) == (1, f"nvae_codec.eval.rate_vs_elbo: a.png: {reason}\n") and not os.path.exists("out")
 
 
 def test_a_data_set(photos, model_path, capsys):
@@ -586,7 +533,7 @@ def test_a_data_set(photos, model_path, capsys):
     status, _, err = evaluated(capsys, "--dataset", "cifar10", "--data", "set", "--archive", "--effort", 1, "--model",
                                model_path, "-o", "out")
     assert status == 0, err
-    content = container.unpack(Path("out/archive.nvb").read_bytes())
+    content = container.unpack(Path("out/files/archive.nvb").read_bytes())
     decoded = [each.samples for _, each in Codec.load(model_path).decompress_archive(content)]
     assert np.array_equal(np.stack(decoded), tiles[2:].transpose(0, 2, 3, 1))
     assert [image.name for image in content.images] == ["00000", "00001"]
@@ -597,7 +544,7 @@ def test_no_extra_and_no_torch_are_needed_to_begin():
     script = """if True:
         import sys
         sys.modules["imagecodecs"] = None
-        import nvae_codec.cli.ledger, nvae_codec.eval.tables, nvae_codec.eval.ledger
+        import nvae_codec.cli.ledger, nvae_codec.eval.tables, nvae_codec.eval.rate_vs_elbo
         sys.exit("torch" in sys.modules)
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
