@@ -1,8 +1,10 @@
 """The figure of rate against speed, with the Pareto front: the codecs that no other one beats in both."""
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .rate_figures import svg
+
+WIDTH, HEIGHT = 10, 4.5                   # inches
 PANELS = (("encode", "encoding"), ("decode", "decoding"))
 
 
@@ -35,26 +37,18 @@ def figure(document: dict) -> str:
 
     Equal documents have equal figures, byte for byte.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    return svg(_panels, document, WIDTH, HEIGHT)
 
-    settings = {"svg.hashsalt": "nvae-codec", "svg.fonttype": "none", "font.size": 9}
-    with matplotlib.rc_context(settings):
-        drawing = Figure(figsize=(10, 4.5), layout="constrained")
-        FigureCanvasAgg(drawing)
-        for axes, (direction, title) in zip(drawing.subplots(1, 2, sharey=True), PANELS, strict=True):
-            _draw(axes, points_of(document, direction))
-            axes.set(title=title, xlabel="raw MB/s")
-        drawing.axes[0].set_ylabel("bits per sub-pixel, total over bytes")
-        file = io.StringIO()
-        drawing.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+
+def _panels(drawing, document: dict) -> None:
+    for axes, (direction, title) in zip(drawing.subplots(1, 2, sharey=True), PANELS, strict=True):
+        _draw(axes, points_of(document, direction))
+        axes.set(title=title, xlabel="raw MB/s")
+    drawing.axes[0].set_ylabel("bits per sub-pixel, total over bytes")
 
 
 def _draw(axes, points: Sequence[Point]) -> None:
     axes.set_xscale("log")
-    axes.grid(alpha=0.3)
     best = front(points)
     if best:
         # A speed between those of two codecs of the front takes the faster one.

@@ -14,7 +14,7 @@ from terminal import invoke
 from nvae_codec import weights
 from nvae_codec.codec import Codec
 from nvae_codec.errors import ImageError
-from nvae_codec.eval import rate_vs_elbo, report
+from nvae_codec.eval import compare, rate_vs_elbo, report, reported
 from nvae_codec.images import Picture, write_picture
 from nvae_codec.ledger import ledger, load_float_network
 from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
@@ -237,6 +237,19 @@ def read_page_of_two(path):
     page.feed(path.read_text())
     assert not page.open
     return page, path.read_text()
+
+
+def test_all_kinds_of_results_stand_on_one_page(measured, pictures, tmp_path):
+    options = ["--model", "none", "--baselines", "png,jpegls"]
+    assert compare.main([str(pictures), *options, "-o", str(tmp_path / "codecs")]) == 0
+    assert reported.main(["-o", str(tmp_path / "paper")]) == 0
+    folders = [str(measured), str(tmp_path / "codecs"), str(tmp_path / "paper")]
+    assert report.main([*folders, "-o", str(tmp_path / "all.html")]) == 0
+    page, text = read_page(tmp_path / "all.html")
+    assert page.figures == 5 and "jpegls" in text and "Vahdat" in text and "FFHQ" in text
+    alone, _ = read_page(tmp_path / "codecs" / "report.html")
+    assert alone.figures == 1
+    assert {path.name for path in (tmp_path / "codecs" / "compressai").iterdir()} == {"png.json", "jpegls.json"}
 
 
 def test_results_that_are_none_make_no_page(tmp_path, capsys):
