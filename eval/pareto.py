@@ -42,18 +42,18 @@ def figure(document: dict) -> str:
 
 def _panels(drawing, document: dict) -> None:
     for axes, (direction, title) in zip(drawing.subplots(1, 2, sharey=True), PANELS, strict=True):
-        _draw(axes, points_of(document, direction))
+        _draw(axes, points_of(document, direction), direction)
         axes.set(title=title, xlabel="raw MB/s")
     drawing.axes[0].set_ylabel("bits per sub-pixel, total over bytes")
 
 
-def _draw(axes, points: Sequence[Point]) -> None:
+def _draw(axes, points: Sequence[Point], direction: str) -> None:
     axes.set_xscale("log")
     best = front(points)
     if best:
         # A speed between those of two codecs of the front takes the faster one.
         axes.step([point.raw_megabytes_per_second for point in best], [point.bits_per_subpixel for point in best],
-                  where="pre", color="tab:red", linewidth=1, label="Pareto front", gid="front")
+                  where="pre", color="tab:red", linewidth=1, label="Pareto front", gid=f"front-{direction}")
         axes.legend(loc="best")
     for number, point in enumerate(sorted(points, key=lambda each: each.bits_per_subpixel)):
         place = point.raw_megabytes_per_second, point.bits_per_subpixel
