@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint kodak report report-rates report-codecs clean
+.PHONY: help demo test test-slow lint kodak report report-kodak report-cifar10 report-codecs clean
 
 help:
 	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
@@ -49,16 +49,18 @@ one_thread := OMP_NUM_THREADS=1 $(BIN)/python -m
 report: $(VENV)/eval.stamp
 	@test -n "$(KODAK)" -a -n "$(CIFAR)" || { echo "make report KODAK=folder CIFAR=folder: say where the pictures are" >&2; exit 2; }
 	rm -rf $(REPORT)
-	$(MAKE) -j2 report-rates report-codecs
+	$(MAKE) -j2 report-kodak report-cifar10 report-codecs
 	$(BIN)/python -m nvae_codec.eval.report $(REPORT)/kodak $(REPORT)/kodak-codecs $(REPORT)/cifar10 $(REPORT)/cifar10-codecs $(REPORT)/reported -o $(REPORT)/report.html
 	@echo "$(REPORT)/report.html"
 
-report-rates:
+report-kodak:
 	$(one_thread) nvae_codec.eval.rate_vs_elbo "$(KODAK)" $(if $(PHOTO_RUN),--float-network "$(PHOTO_RUN)") -o $(REPORT)/kodak
 
-report-codecs:
+report-cifar10:
 	$(one_thread) nvae_codec.eval.rate_vs_elbo --dataset cifar10 --data "$(CIFAR)" --images $(IMAGES) --model "$(CIFAR_MODEL)" $(if $(CIFAR_RUN),--float-network "$(CIFAR_RUN)") -o $(REPORT)/cifar10
 	$(one_thread) nvae_codec.eval.compare --dataset cifar10 --data "$(CIFAR)" --images $(IMAGES) --model "$(CIFAR_MODEL)" --solid -o $(REPORT)/cifar10-codecs
+
+report-codecs:
 	$(one_thread) nvae_codec.eval.compare "$(KODAK)" --model none -o $(REPORT)/kodak-codecs
 	$(one_thread) nvae_codec.eval.reported -o $(REPORT)/reported
 
