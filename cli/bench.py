@@ -58,9 +58,9 @@ def bench(
     \b
     With --json the object has the keys model, kernel (the type that carries the sums),
     threads, workers, pictures, raw_bytes, file_bytes, start_seconds (loading torch and the
-    model), read_seconds (of the pictures), compress, decompress, peak_memory_bytes, forward
-    (null without --float-network), profile (null without --profile; else a list of objects
-    with operator, calls and seconds).
+    model), read_seconds (of the pictures), compress, decompress, peak_memory_bytes (null with
+    several workers), forward (null without --float-network), profile (null without
+    --profile; else a list of objects with operator, calls and seconds).
     Each of compress and decompress has seconds, raw_megabytes_per_second,
     pictures_per_second and stage_seconds, an object (null with several workers); forward has
     batch_size, integer_seconds, float_seconds and integer_over_float.
@@ -92,7 +92,7 @@ def bench(
 def _describe(report: dict) -> str:
     from ..eval.tables import table
 
-    directions = ("compress", "decompress")
+    directions, peak = ("compress", "decompress"), report["peak_memory_bytes"]
     stages = [report[direction]["stage_seconds"] or {} for direction in directions]
     rows = [(stage, *(each.get(stage, 0.0) for each in stages)) for stage in stages[0] | stages[1]]
     rows += [("together", *(report[direction]["seconds"] for direction in directions)),
@@ -100,7 +100,7 @@ def _describe(report: dict) -> str:
     lines = [table(("seconds", "compress", "decompress"), rows), "",
              f"{report['pictures']} pictures, {report['raw_bytes']:,} bytes raw, {report['file_bytes']:,} coded; model "
              f"{report['model']}, {report['kernel']}, threads {report['threads']}, workers {report['workers']}; start "
-             f"{report['start_seconds']:.1f} s; peak memory {report['peak_memory_bytes'] / 1e6:,.0f} MB"]
+             f"{report['start_seconds']:.1f} s" + (f"; peak memory {peak / 1e6:,.0f} MB" if peak else "")]
     if report["forward"]:
         lines.append("forward pass of {batch_size} tiles: integers {integer_seconds:.3f} s, floats {float_seconds:.3f} "
                      "s, ratio {integer_over_float:.2f}".format(**report["forward"]))

@@ -21,7 +21,7 @@ MAX_CHUNK_PIXELS = 2 ** 24  # larger chunks gain nothing, and the header of one 
               help="How long to look for the latents of the first tiles. Of a picture of one tile, 1 to 3 differ "
                    "little (about 1.3 times a step), 4 takes five times as long as 3, 5 eight times as long as 4. More "
                    "saves bytes on average, not in every file, and in small files above all. Decoding takes the same "
-                   "time.  [default: 3; of 8 tiles or more 2; of 32 or more 1]")
+                   "time.  [default: 3; of 8 tiles or more 2; of 32 or more 1; in an archive, tiles of a chunk]")
 @click.option("--no-verify", is_flag=True, help="Do not decode and compare each result. Halves the time.")
 @click.option("--ledger", is_flag=True, help="Measure what each file's bits are for. Takes longer than the coding.")
 @click.option("--float-network", metavar="RUN", type=click.Path(path_type=Path),

@@ -62,7 +62,8 @@ def cli() -> None:
       nvae-codec compress photos/ --archive -o set.nvb
       nvae-codec compress - < a.png > a.nvb      through pipes
 
-    Every option has an environment variable, weaker than the option: NVAE_CODEC_COMPRESS_MODEL for `compress --model`.
+    Every option but those of `eval` has an environment variable, weaker than the option: NVAE_CODEC_COMPRESS_MODEL for
+    `compress --model`.
     """
 
 

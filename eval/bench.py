@@ -117,6 +117,7 @@ def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool
         decoded.append(timing)
         if not all(np.array_equal(now, was.samples) for now, (_, was) in zip(samples, pictures, strict=True)):
             raise DriftError("other samples came back")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RESIDENT_UNIT
     raw_bytes = sum(picture.samples.size for _, picture in pictures)
     best = [min(timings, key=lambda each: each.seconds) for timings in (encoded, decoded)]
     return {
@@ -134,7 +135,7 @@ def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool
             "pictures_per_second": len(pictures) / timing.seconds,
             "stage_seconds": timing.stages if workers == 1 else None,
         } for timing in best},
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RESIDENT_UNIT,
+        "peak_memory_bytes": peak if workers == 1 else None,
     }
 
 

@@ -59,7 +59,7 @@ kind            "compare"
 schema_version  1
 command         what was run, as a line for a shell
 platform        the operating system, the processor and the Python
-data            what was measured: source ("pictures" or the data set's name), names,
+data            what was measured: source (paths, or the data set's name), names,
                 pictures, pixels, subpixels, bits_per_sample
 settings        codecs (the version of each), across_processes, encode_threads and
                 decode_threads (of nvae-codec, null without it; baselines have one),
@@ -318,7 +318,8 @@ def _run(options: argparse.Namespace, command: str) -> str:
             "schema_version": SCHEMA_VERSION,
             "command": command,
             "platform": f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}",
-            "data": {"source": options.dataset or "pictures", **data, "bits_per_sample": options.bits},
+            "data": {"source": options.dataset or ", ".join(map(str, options.pictures)), **data,
+                     "bits_per_sample": options.bits},
             "settings": {
                 "codecs": {name: codec.version for name, codec in measured.codecs.items()},
                 "across_processes": options.cross_process,

@@ -1,5 +1,6 @@
 """What is measured: pictures by name, or the test images of a data set, each read when it is its turn."""
 import argparse
+import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -47,6 +48,14 @@ def items_of(paths: Sequence[Path], dataset: str | None = None, data: Path | Non
     if crop:
         items = [Item(name, partial(_cropped, name, load, crop)) for name, load in items]
     return items
+
+
+def check_folder(folder: Path, results: str) -> None:
+    """Refuse a folder that could not be made, or that holds the `results` of another run. Raises OSError."""
+    if (folder / results).exists():
+        raise FileExistsError(errno.EEXIST, f"holds a {results} already; choose another folder", str(folder))
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(folder))
 
 
 def add_items(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,6 @@ real pixels. What lies between them is the file's ledger (`nvae_codec.ledger`).
 """
 import argparse
 import csv
-import errno
 import json
 import math
 import platform
@@ -24,10 +23,10 @@ import numpy as np
 from tqdm import tqdm
 
 from nvae_codec import __version__
-from nvae_codec.errors import DriftError, NvaeCodecError, enough_memory, sentence
+from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory, sentence
 
 from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
-from .items import Item, Reading, add_items, check_items, chosen_items, count, digest
+from .items import Item, Reading, add_items, check_folder, check_items, chosen_items, count, digest
 from .measure import FAILURES, with_bar
 from .tables import ledger_table, table
 
@@ -49,7 +48,7 @@ negative_elbo_bits (of the float network; of the integer network without
 --float-network), integer_negative_elbo_bits, importance_weighted_bits (of the float
 network; null without --importance-samples), overhead (the file over its negative ELBO, as
 a part of that), kl_bits (a list, coarsest group first) and pixel_bits (together the
-integer network's negative ELBO), ledger (an object, its parts add up to file_bits),
+integer network's negative ELBO with idle channels at rest), ledger (an object, its parts add up to file_bits),
 encode_seconds, decode_seconds (with the ledger). results.csv has a line for each image,
 without lists. An archive is one image. In totals, mean_over_pictures gives every picture
 the same weight and total_over_bytes every byte. A chain is an archive of the first
@@ -128,7 +127,7 @@ def importance_weighted_bits(codec, network, samples: np.ndarray, draws: int) ->
         return None
     tiles = torch.from_numpy(cut(samples, side))
     found = evaluate(network, tiles, samples=draws)
-    return len(tiles) * found.importance_weighted / math.log(2)
+    return len(tiles) * found.importance_weighted / math.log(2) + codec.model.pixel_tables.low_bits * samples.size
 
 
 def chain_lengths(count: int) -> list[int]:
@@ -147,33 +146,39 @@ def measure_chain(codec, items: Sequence[Item], images: Sequence[dict], path: Pa
         file_bits, promised = (sum(image[key] for image in images) / len(images) for key in (
             "file_bits", "negative_elbo_bits"))
     else:
-        reading = Reading(items)
+        # Names in an archive differ, which those of pictures need not.
+        reading = Reading([Item(f"{number:05}", item.load) for number, item in enumerate(items)])
         data = with_bar("chain", codec.compress_archive, reading, len(items), chunk_pixels=MAX_CHUNK_PIXELS,
                         effort=effort, verify=False)
         path.write_bytes(data)
         content = unpack(path.read_bytes(), max_pixels=MAX_IMAGES * MAX_SIDE ** 2)
         if [digest(picture.samples) for _, picture in codec.decompress_archive(content)] != reading.digests:
             raise DriftError("other samples came back")
+        if len(content.chunks) > 1:
+            raise ImageError("so many pictures are too large for one chunk; say with --chains how many there may be")
         file_bits, promised = 8 * len(data), sum(image["negative_elbo_bits"] for image in images[:len(items)])
     return {"pictures": len(items), "file_bits": file_bits, "negative_elbo_bits": promised,
             "overhead": file_bits / promised - 1}
 
 
-def total(images: Sequence[dict]) -> dict:
-    """What the images' figures come to; the interval is of the overhead over all bytes, by bootstrap over images."""
+def total(images: Sequence[dict], archive: bool) -> dict:
+    """What the images' figures come to; the interval is of the overhead over all bytes, by bootstrap over images.
+
+    The pictures of an archive have no means, as they were not measured one by one.
+    """
     from nvae_codec.ledger import Ledger
 
     sums = {key: None if any(image[key] is None for image in images) else sum(image[key] for image in images)
             for key in (*RATES, "pixels", "subpixels")}
-    result = {"pictures": len(images), **sums}
+    result = {"files": len(images), **sums}
     for name in RATES:
         for unit in ("subpixel", "pixel"):
             key = f"{name}_per_{unit}"
             known = sums[name] is not None
             result[f"{key}_mean_over_pictures"] = float(np.mean(
-                [image[name] / image[f"{unit}s"] for image in images])) if known else None
+                [image[name] / image[f"{unit}s"] for image in images])) if known and not archive else None
             result[f"{key}_total_over_bytes"] = sums[name] / sums[f"{unit}s"] if known else None
-    result["overhead_mean_over_pictures"] = float(np.mean([image["overhead"] for image in images]))
+    result["overhead_mean_over_pictures"] = None if archive else float(np.mean([image["overhead"] for image in images]))
     result["overhead_total_over_bytes"] = sums["file_bits"] / sums["negative_elbo_bits"] - 1
     result["overhead_total_confidence_interval"] = confidence_interval(images)
     result["kl_bits"] = np.sum([image["kl_bits"] for image in images], axis=0).tolist()
@@ -202,11 +207,11 @@ def confidence_interval(images: Sequence[dict]) -> list[float] | None:
         return file.sum(axis=axis) / promised.sum(axis=axis) - 1
 
     found = bootstrap(pairs, overhead, paired=True, vectorized=True, confidence_level=CONFIDENCE, n_resamples=RESAMPLES,
-                      method="percentile", rng=np.random.default_rng(0))
+                      batch=100, method="percentile", rng=np.random.default_rng(0))
     return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 
-def measure(options: argparse.Namespace, arguments: Sequence[str], folder: Path) -> dict:
+def measure(options: argparse.Namespace, command: str, folder: Path) -> dict:
     """Make the files in `folder`/files, and the document of the results."""
     from nvae_codec.codec import Codec
     from nvae_codec.ledger import load_float_network
@@ -224,7 +229,8 @@ def measure(options: argparse.Namespace, arguments: Sequence[str], folder: Path)
     lengths = options.chains
     if lengths is None:
         small = not options.archive and max(image["pixels"] for image in images) <= SMALL_PIXELS
-        lengths = chain_lengths(len(items)) if small and len(items) > 1 else []
+        most = min(len(items), codec.most_in_chunk([item.load().shape for item in items]))
+        lengths = chain_lengths(most) if small and len(items) > 1 else []
     chains = []
     for length in tqdm([each for each in lengths if each <= len(items)], unit="chain", disable=None, leave=False):
         chains.append(_named(f"the first {length}", measure_chain, codec, items[:length], images,
@@ -232,7 +238,7 @@ def measure(options: argparse.Namespace, arguments: Sequence[str], folder: Path)
     return {
         "kind": "rate",
         "schema_version": 1,
-        "command": shlex.join([*PROGRAM.split(), *arguments]),
+        "command": command,
         "platform": f"{platform.platform()}, Python {platform.python_version()}, nvae-codec {__version__}",
         "data": {"source": options.dataset or ", ".join(map(str, options.pictures)), "pictures": len(items),
                  "pixels": sum(image["pixels"] for image in images),
@@ -241,17 +247,18 @@ def measure(options: argparse.Namespace, arguments: Sequence[str], folder: Path)
         "settings": {"archive": options.archive, "effort": options.effort, "draws": options.draws,
                      "importance_samples": options.importance_samples},
         "images": images,
-        "totals": total(images),
+        "totals": total(images, options.archive),
         "chains": chains,
     }
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that could not be made, or that holds the results of another run. Raises OSError."""
-    if (folder / RESULTS).exists():
-        raise FileExistsError(errno.EEXIST, f"holds a {RESULTS} already; choose another folder", str(folder))
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(folder))
+def _check_extra() -> None:
+    """Find out now, not after hours, whether the interval can be computed and the figures drawn."""
+    try:
+        import matplotlib  # noqa: F401
+        import scipy.stats  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise NvaeCodecError("intervals and figures come with the extra: pip install 'nvae-codec[eval]'") from error
 
 
 def _named(name: str, function: Callable, *arguments):
@@ -297,9 +304,14 @@ def describe(document: dict) -> str:
     told = "" if interval is None else f" (95 % interval {100 * interval[0]:+.3f} to {100 * interval[1]:+.3f})"
     chains = [(f"{each['pictures']:,}", each["file_bits"] / 8, 100 * each["overhead"]) for each in document["chains"]]
     more = f"\n\n{table(('pictures in a chain', 'bytes', 'overhead %'), chains)}" if chains else ""
-    mean, of_all = (100 * totals[f"overhead_{name}"] for name in ("mean_over_pictures", "total_over_bytes"))
-    overheads = f"files over negative ELBO: mean of the pictures {mean:+.3f} %, all bytes {of_all:+.3f} %{told}"
-    rates = table(("all", "mean over pictures", "total over bytes"), sums)
+    mean = totals["overhead_mean_over_pictures"]
+    means = "" if mean is None else f"mean of the pictures {100 * mean:+.3f} %, "
+    of_all = 100 * totals["overhead_total_over_bytes"]
+    overheads = f"files over negative ELBO: {means}all bytes {of_all:+.3f} %{told}"
+    if mean is None:                      # of an archive
+        rates = table(("all", "total over bytes"), [(label, of_all) for label, _, of_all in sums])
+    else:
+        rates = table(("all", "mean over pictures", "total over bytes"), sums)
     return f"{each}{ledger_table(_ledger(totals))}\n\n{rates}\n\n{overheads}{more}"
 
 
@@ -314,13 +326,16 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
         parser.error("--data is where a --dataset lies")
     if options.importance_samples and not options.float_network:
         parser.error("--importance-samples are drawn with a --float-network")
+    if options.chains and options.archive:
+        parser.error("--chains are of pictures that are measured one by one, not as an --archive")
     if options.importance_samples and options.archive:
         parser.error("--importance-samples are for pictures one by one, not for an --archive")
     try:
+        _check_extra()
         with ExitStack() as stack:
             folder = options.output_dir or Path(stack.enter_context(TemporaryDirectory()))
-            check_folder(folder)
-            document = measure(options, arguments, folder)
+            check_folder(folder, RESULTS)
+            document = measure(options, shlex.join([*prog.split(), *arguments]), folder)
             if options.output_dir:
                 write_results(folder, document)
     except FAILURES as error:

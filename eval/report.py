@@ -30,14 +30,14 @@ _CAPTIONS = {
         "What is added to the negative ELBO on the way to the file, as a part of it. Parts can be negative: where a "
         "file's draw of the latents was a lucky one, or where channels at rest cost less than drawn ones."),
     "rate-per-group": (
-        "Where the integer network's negative ELBO lies: the KL divergence of every group of latents, and the pixels "
-        "given all of them."),
+        "Where the integer network's negative ELBO lies, with idle channels at rest: the KL divergence of every group "
+        "of latents, and the pixels given all of them."),
     "chain-length": (
         "An archive codes its pictures one after the other, and each begins with the bits that the ones before it have "
         "left: what a single picture pays more is shared. The first point is the mean of all files of one picture."),
     "rate-against-speed": (
         "Size against speed, both of all pictures together; better is to the lower right. The line joins the codecs "
-        "that no other one beats in both."),
+        "that no other one is as small and as fast as."),
 }
 
 
@@ -48,7 +48,7 @@ def render(documents: Sequence[dict]) -> str:
         kind, version = document.get("kind"), document.get("schema_version")
         if kind not in _SECTIONS or version != 1:
             raise ImageError(f"results of the kind {kind!r}, version {version!r}, are not known here")
-        sections.append(f"<section>\n{_SECTIONS[kind](document)}\n{_facts(document)}\n</section>")
+        sections.append(f"<section>\n{_SECTIONS[kind](document, documents)}\n{_facts(document)}\n</section>")
     page = files(__package__) / "page"
     style, script = ((page / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     body = "\n".join(sections)
@@ -64,7 +64,7 @@ def render(documents: Sequence[dict]) -> str:
 <body>
 <h1>nvae-codec: measurements</h1>
 <p>Every size is that of a real file on disk, containers and checksums included. Every file was decoded again, and every
-sample compared: a codec that gives back anything else ends the run. A click on a heading sorts a table.</p>
+sample compared: what does not come back exactly is left out, or ends the run. A click on a heading sorts a table.</p>
 {body}
 <script>
 {script}</script>
@@ -119,7 +119,7 @@ def _data(document: dict) -> str:
     return f"{html.escape(data['source'])}, {data['pictures']:,} picture{plural}, {data['subpixels']:,} sub-pixels"
 
 
-def _rate(document: dict) -> str:
+def _rate(document: dict, _: Sequence[dict]) -> str:
     from .rate_figures import PARTS, figures
 
     totals, model = document["totals"], document["model"]
@@ -127,14 +127,15 @@ def _rate(document: dict) -> str:
     interval = totals["overhead_total_confidence_interval"]
     likely = "" if interval is None else (f" (95 % interval {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}, by "
                                           "bootstrap over the pictures)")
+    mean = totals["overhead_mean_over_pictures"]
+    mean = "" if mean is None else f" The mean of the pictures' overheads is {100 * mean:+.2f} %."
     kept = "in one archive" if document["settings"]["archive"] else "one file each"
     text = (f"<h2>File sizes and negative ELBO: {_data(document)}</h2>\n"
             f"<p>The model <b>{html.escape(model['name'])}</b> (<code>{model['fingerprint']}</code>) codes them, "
             f"{kept}, in <b>{totals['file_bits'] // 8:,} bytes</b>: "
             f"{totals['file_bits_per_subpixel_total_over_bytes']:.3f} bits per sub-pixel over all bytes. That is "
             f"<b>{100 * totals['overhead_total_over_bytes']:+.2f} %</b>{likely} over the negative ELBO of the "
-            f"{network} network, which is {totals['negative_elbo_bits_per_subpixel_total_over_bytes']:.3f}. The mean "
-            f"of the pictures' overheads is {100 * totals['overhead_mean_over_pictures']:+.2f} %.</p>")
+            f"{network} network, which is {totals['negative_elbo_bits_per_subpixel_total_over_bytes']:.3f}.{mean}</p>")
     labels = {"importance_weighted_bits": "importance-weighted bound, float network",
               "negative_elbo_bits": f"negative ELBO, {network} network",
               "integer_negative_elbo_bits": "negative ELBO, integer network", "file_bits": "files"}
@@ -159,21 +160,33 @@ def _rate(document: dict) -> str:
         _table(each, images)])
 
 
-def _compare(document: dict) -> str:
+def _compare(document: dict, documents: Sequence[dict]) -> str:
     from .pareto import figure
 
     codecs = document["settings"]["codecs"]
     ours = [name for name in codecs if name.startswith("nvae-codec")]
-    columns = {"bytes": "size_bytes", "bits/sub-pixel, mean over pictures": "bits_per_subpixel_mean_over_pictures",
+    columns = {"pictures": "pictures", "bytes": "size_bytes",
+               "bits/sub-pixel, mean over pictures": "bits_per_subpixel_mean_over_pictures",
                "bits/sub-pixel, total over bytes": "bits_per_subpixel_total_over_bytes",
                "bits/pixel, mean over pictures": "bits_per_pixel_mean_over_pictures",
                "bits/pixel, total over bytes": "bits_per_pixel_total_over_bytes", "encode s": "encode_seconds",
                "decode s": "decode_seconds"}
     rows = [(row["codec"], *(row[key] for key in columns.values()), row["peak_memory_bytes"] / 1e6)
             for row in document["totals"]]
+    more, joined = "", ""
+    if ours:
+        threads = document["settings"]["encode_threads"], document["settings"]["decode_threads"]
+        more = f" (nvae-codec: {threads[0]} to encode, {threads[1]} to decode)"
+    elif same := [each for each in documents if each.get("kind") == "rate" and _same_data(each, document)]:
+        ours = [f"nvae-codec, {each['model']['name']}" for each in same]
+        rows += [_row_of_rate(name, each) for name, each in zip(ours, same, strict=True)]
+        joined = " The files of nvae-codec are those measured against the negative ELBO, on this page."
     parts = [f"<h2>Other codecs: {_data(document)}</h2>",
-             "<p>Each picture in a file of its own, one codec after the other, each in a process of its own.</p>",
+             f"<p>Each picture in a file of its own, one codec after the other, each in a process of its own with one "
+             f"thread{more}.{joined}</p>",
              _table(("codec", *columns, "peak memory, MB"), rows, ours),
+             "".join(f"<p>Left out: {html.escape(row['codec'])}, {html.escape(row['reason'])}.</p>"
+                     for row in document["left_out"]),
              _figures({"rate-against-speed": figure(document)})]
     if document["solid_archives"]:
         solid = [(row["codec"], row["pieces"], row["size_bytes"], row["bits_per_subpixel"], row["encode_seconds"],
@@ -186,7 +199,22 @@ def _compare(document: dict) -> str:
     return "\n".join([*parts, "<h3>Codecs</h3>", f"<ul>{versions}</ul>"])
 
 
-def _reported(document: dict) -> str:
+def _same_data(rate: dict, compare: dict) -> bool:
+    """Whether both are of the same pictures, a file each, as far as their names and sizes tell."""
+    names = [image["picture"] for image in rate["images"]]
+    return names == compare["data"]["names"] and rate["data"]["subpixels"] == compare["data"]["subpixels"]
+
+
+def _row_of_rate(name: str, document: dict) -> tuple:
+    """What is known of files that were not made for a comparison: no memory, and decoding was not timed by itself."""
+    totals = document["totals"]
+    rates = (totals[f"file_bits_per_{unit}_{mean}"] for unit in ("subpixel", "pixel")
+             for mean in ("mean_over_pictures", "total_over_bytes"))
+    seconds = sum(image["encode_seconds"] for image in document["images"])
+    return name, len(document["images"]), totals["file_bits"] // 8, *rates, seconds, None, None
+
+
+def _reported(document: dict, _: Sequence[dict]) -> str:
     from .reported import report_table
 
     return "\n".join([
@@ -211,7 +239,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
     try:
         write_report([_read(folder / RESULTS) for folder in options.folders], options.output)
     except FAILURES as error:
-        print(f"{prog}: {sentence(error)}", file=sys.stderr)
+        print(f"{prog.removeprefix('python -m ')}: {sentence(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -6,7 +6,6 @@ data set, its negative ELBO in the published and in the codable likelihood, and 
 takes. Without --run the reported figures are shown alone. Cells of which nothing is known stay empty.
 """
 import argparse
-import errno
 import json
 import math
 import platform
@@ -23,7 +22,7 @@ import numpy as np
 from nvae_codec.errors import DriftError, ImageError, ModelError, NvaeCodecError, enough_memory, sentence
 
 from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
-from .items import Item, Reading, count, digest
+from .items import Item, Reading, check_folder, count, digest
 from .measure import FAILURES, with_bar
 from .tables import table
 
@@ -272,14 +271,6 @@ def describe(document: dict) -> str:
     return f"{text}\n* {MEMORY}"
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that could not be made, or that holds the results of another run. Raises OSError."""
-    if (folder / RESULTS).exists():
-        raise FileExistsError(errno.EEXIST, f"holds a {RESULTS} already; choose another folder", str(folder))
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(folder))
-
-
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m nvae_codec.eval.reported") -> int:
     """Exit status: 0 if all was measured and every file came back exactly, 1 if not, 2 for a wrong option."""
     parser = _parser(prog)
@@ -292,7 +283,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m nvae_cod
     try:
         with TemporaryDirectory() as temporary:
             folder = options.output_dir or Path(temporary)
-            check_folder(folder)
+            check_folder(folder, RESULTS)
             measured = [row for path in options.measured for row in read_measured(path)]
             if options.run:
                 measured.append(measure_network(options, folder))

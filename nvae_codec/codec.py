@@ -60,7 +60,7 @@ class Codec:
         """`path` is that of the model file; it is needed for several `workers`."""
         check_coder()
         self.model, self.fingerprint, self.name = model, fingerprint[:weights.FINGERPRINT_DIGITS], name
-        self._path = path
+        self._path = None if path is None else path.resolve()
         self._joint_tiles = max(1, min(JOINT_TILES, JOINT_PIXELS // model.tile_side ** 2))
 
     @classmethod
@@ -107,8 +107,8 @@ class Codec:
 
         A chunk is decoded as a whole, and damage is confined to it; a larger picture is a chunk of its own. Names are
         relative paths with "/" between their parts. `items` are read as they are needed; `progress` counts pictures, of
-        which there are `count`. The work is done by so many processes, `workers`; the bytes are the same. A script with
-        more than one must keep what it does behind `if __name__ == "__main__"`. Raises ImageError.
+        which there are `count`. `workers` processes share the work and this one's threads; the bytes are the same. A
+        script with more than one must keep what it does behind `if __name__ == "__main__"`. Raises ImageError.
         """
         if not 1 <= chunk_pixels <= MAX_CHUNK_PIXELS:
             raise ValueError(f"chunk_pixels is 1 to {MAX_CHUNK_PIXELS}, not {chunk_pixels}")
@@ -150,7 +150,7 @@ class Codec:
                progress: Callable[..., Progress]) -> Iterator[Iterable]:
         """What a method gives for the arguments of one call after the other; only here it tells how far a call is."""
         if workers > 1 and self._path is not None:
-            yield from map_in_workers(self._path, method, calls, workers)
+            yield from map_in_workers(self._path, self.fingerprint, method, calls, workers)
         else:
             for arguments in calls:
                 results = getattr(self, method)(*arguments, progress(*arguments))
@@ -266,6 +266,11 @@ class Codec:
             end = start + self._num_tiles(image.height, image.width)
             yield image, tiles[start:end]
             start = end
+
+    def most_in_chunk(self, shapes: Iterable[tuple[int, ...]]) -> int:
+        """How many pictures, from the first on, of some heights and widths one chunk can hold."""
+        pixels = np.cumsum([self._tile_pixels([shape[:2]]) for shape in shapes])
+        return int(np.searchsorted(pixels, MAX_CHUNK_PIXELS, side="right"))
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ImageError for pictures that are too large or too narrow."""

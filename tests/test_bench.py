@@ -67,6 +67,7 @@ def test_workers_and_data_sets(pictures, toy_model_path):
     options = ["--model", toy_model_path, "--effort", 1, "--repeat", 1]
     report = json.loads(invoke("bench", *pictures, "--archive", "--workers", 2, "--json", *options).stdout)
     assert report["workers"] == 2 and report["compress"]["stage_seconds"] is None
+    assert report["peak_memory_bytes"] is None
     assert "together" in invoke("bench", *pictures, "--archive", "--workers", 2, *options).stdout
     for arguments, told in (
             (["--workers", 2, *pictures], "archive"), ([], "--dataset"), (["--data", ".", *pictures], "--dataset"),

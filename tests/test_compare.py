@@ -249,7 +249,7 @@ def test_comparison_of_two_pictures_across_processes(toy_model_path, pictures, t
 
     document = document_in(out)
     assert document["command"].startswith(f"python -m nvae_codec.eval.compare {pictures} --model ")
-    assert document["data"] == {"source": "pictures", "names": ["a.PNG", "b.png"], "pictures": 2, "pixels": 960,
+    assert document["data"] == {"source": str(pictures), "names": ["a.PNG", "b.png"], "pictures": 2, "pixels": 960,
                                 "subpixels": 1920, "bits_per_sample": 8}
     assert set(document["settings"]["codecs"]) == {"nvae-codec", "jxl", "png"}
     assert document["settings"]["across_processes"] is True

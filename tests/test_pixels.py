@@ -30,9 +30,12 @@ def test_probabilities_of_all_values_sum_to_one(extreme):
     random = np.random.default_rng(2)
     mixture = Mixture(random_parameters(random, 3, 400, extreme), TABLES)
     known = [random.integers(0, 256, 400) for _ in range(2)]
+    distribution = mixture.red()
     for colour in range(3):
-        distribution = mixture.colour(known[:colour])
-        masses = distribution.masses()
+        if colour:
+            distribution = mixture.following(distribution, known[colour - 1])
+        edges = [distribution.cumulative(np.full(400, edge)) for edge in range(257)]
+        masses = np.diff(edges, axis=0)
         assert masses.shape == (256, 400)
         assert (masses >= FLOOR).all()
         assert np.array_equal(masses.sum(axis=0), distribution.total)

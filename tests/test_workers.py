@@ -1,5 +1,9 @@
 """Processes that share an archive, and files made in one way that are decoded in every other."""
 import multiprocessing
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -83,6 +87,61 @@ def test_errors_of_workers_are_those_of_one_process(narrow_path, album):
         codec.compress_archive(album, effort=9, chunk_pixels=CHUNK, workers=2)
 
 
+def test_a_model_that_was_replaced_is_noticed(narrow_path, toy_model_path, album, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(narrow_path.read_bytes())
+    codec = Codec.load(path)
+    path.write_bytes(toy_model_path.read_bytes())
+    with pytest.raises(ModelError, match="was made with the model"):
+        codec.compress_archive(album, len(album), chunk_pixels=CHUNK, workers=2)
+
+
+def test_workers_end_when_nobody_wants_their_results(narrow_path, album):
+    codec, before = Codec.load(narrow_path), set(multiprocessing.active_children())
+    content = unpack(codec.compress_archive(album, len(album), chunk_pixels=CHUNK, effort=1))
+    pictures = codec.decompress_archive(content, workers=2)
+    next(pictures)
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    pictures.close()
+    assert set(multiprocessing.active_children()) <= before
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="how a process is doing is read from /proc")
+def test_workers_end_with_a_parent_that_is_killed(narrow_path, tmp_path):
+    """They are at work, then their parent is gone without a word."""
+    script = tmp_path / "parent.py"
+    script.write_text(f"""
+import multiprocessing, os, signal
+from pathlib import Path
+from nvae_codec.codec import Codec
+from nvae_codec.workers import map_in_workers
+
+if __name__ == "__main__":
+    path = Path({str(narrow_path)!r})
+    calls = iter([("check_size", [], 1, None)] * 9)
+    results = map_in_workers(path, Codec.load(path).fingerprint, "_share", calls, 2)
+    next(results)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+""")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    output = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment).stdout
+    children = [int(word) for word in output.split()]
+    assert len(children) == 2
+    deadline = time.monotonic() + 20
+    while any(map(_runs, children)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process is there and is no zombie."""
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
 def test_a_killed_worker_is_an_error_and_no_hang(narrow_path):
     def calls():
         for _ in range(4):
@@ -91,7 +150,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(narrow_path):
                 child.kill()
 
     with pytest.raises(ModelError, match="killed"):
-        list(map_in_workers(narrow_path, "check_size", calls(), 2))
+        list(map_in_workers(narrow_path, Codec.load(narrow_path).fingerprint, "check_size", calls(), 2))
 
 
 def test_large_archives_are_shared_out_among_threads(tmp_path, narrow_path, album, monkeypatch):

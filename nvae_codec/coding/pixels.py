@@ -11,7 +11,6 @@ with equal probabilities. Below, b is the number of bits that the mixture models
 The mixture itself is the one of PixelCNN++ (Salimans et al., 2017) and NVAE: red, then green whose means depend on
 red, then blue.
 """
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from nvae_codec.coding.ans import Stack
 
-# Fixed-point parameters, as the network puts them out (int64): real value = integer / 2**bits.
+# Fixed-point parameters, as the network puts them out: real value = integer / 2**bits.
 LOGIT_BITS = 10
 MEAN_BITS = 12
 LOG_SCALE_BITS = 10
@@ -109,13 +108,6 @@ class Mixture:
         below = self._logits.amax(dim=0) - self._logits
         return self._distribution([], _look_up(np.append(self._tables.weight, 0), below))
 
-    def colour(self, known: Sequence[np.ndarray]) -> "ColourDistribution":
-        """The distributions of the colour that follows the `known` ones, of which these are the samples, [N] each."""
-        distribution = self.red()
-        for values in known:
-            distribution = self.following(distribution, values)
-        return distribution
-
     def following(self, distribution: "ColourDistribution", values: np.ndarray) -> "ColourDistribution":
         """The distributions of the colour after that of `distribution`, given the samples `values` [N] of this one.
 
@@ -192,12 +184,6 @@ class ColourDistribution:
     def total(self) -> np.ndarray:
         """Mass of all values, int64 [N], below 2**53."""
         return self._total.long().numpy()
-
-    def masses(self) -> np.ndarray:
-        """Integer mass of every value, [2**b, N]: what the binary decisions multiply to, in units of `total`."""
-        edges = np.arange(self._num_values + 1)
-        cumulative = np.stack([self.cumulative(np.full(len(self._total), edge)) for edge in edges])
-        return np.diff(cumulative, axis=0)
 
     def push(self, stack: Stack, values: np.ndarray) -> None:
         """Push the samples `values` [N]."""
