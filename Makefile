@@ -46,7 +46,7 @@ IMAGES ?= 500
 CIFAR_MODEL ?= photo
 one_thread := OMP_NUM_THREADS=1 $(BIN)/python -m
 
-report: $(VENV)/eval.stamp
+report: $(VENV)/dev.stamp
 	@test -n "$(KODAK)" -a -n "$(CIFAR)" || { echo "make report KODAK=folder CIFAR=folder: say where the pictures are" >&2; exit 2; }
 	rm -rf $(REPORT)
 	$(MAKE) -j2 report-kodak report-cifar10 report-codecs
@@ -62,7 +62,7 @@ report-cifar10:
 
 report-codecs:
 	$(one_thread) nvae_codec.eval.compare "$(KODAK)" --model none -o $(REPORT)/kodak-codecs
-	$(one_thread) nvae_codec.eval.reported -o $(REPORT)/reported
+	$(one_thread) nvae_codec.eval.reported $(if $(CIFAR_RUN),--run "$(CIFAR_RUN)" --model "$(CIFAR_MODEL)" --dataset cifar10 --data "$(CIFAR)" --images $(IMAGES)) -o $(REPORT)/reported
 
 clean:
 	rm -rf $(VENV) build dist results *.egg-info .pytest_cache .ruff_cache .hypothesis

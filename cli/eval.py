@@ -40,9 +40,9 @@ def eval() -> None:
 
     \b
     Examples:
-      nvae-codec eval rate kodak/ --float-network runs/photo -o report/kodak
+      nvae-codec eval rate --data kodak/ --float-network runs/photo -o report/kodak
       nvae-codec eval rate --dataset cifar10 --images 500 --model mine.safetensors -o report/cifar10
-      nvae-codec eval compare kodak/ -o report/codecs
+      nvae-codec eval compare --data kodak/ -o report/codecs
       nvae-codec eval reported
       nvae-codec eval report report/kodak report/codecs -o report.html
     """

@@ -22,7 +22,7 @@ from nvae_codec.errors import DriftError, ImageError, sentence
 
 from .baselines import BASELINES
 from .compressai_results import read_documents, write_documents
-from .items import Item, add_items, check_items, chosen_items
+from .items import Item, add_items, check_items, chosen_items, settle
 from .measure import (
     DECODER_THREADS,
     ENCODER_THREADS,
@@ -251,10 +251,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m nvae_cod
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = _parser(prog)
     options = parser.parse_args(arguments)
-    if bool(options.pictures) == bool(options.dataset):
-        parser.error("name pictures, or a --dataset")
-    if options.data and not options.dataset:
-        parser.error("--data is where a --dataset lies")
+    settle(parser, options)
     if options.model == NO_MODEL and not options.baselines:
         parser.error("without a model and baselines there is nothing to measure")
     try:

@@ -64,9 +64,24 @@ def add_items(parser: argparse.ArgumentParser) -> None:
     add("pictures", nargs="*", type=Path, metavar="PICTURE_OR_FOLDER",
         help="8-bit grey or RGB, samples only are coded; of a folder, the pictures right in it, not in its sub-folders")
     add("--dataset", metavar="NAME", help="instead: the test or validation images of a data set, as `train` reads it")
-    add("--data", type=Path, metavar="DIR", help="where the data set lies  [data/NAME]")
+    add("--data", type=Path, metavar="DIR",
+        help="where the data set lies  [data/NAME]; by itself, a folder of pictures or the name of a data set")
     add("--images", type=count, metavar="N", help="the first N only")
     add("--crop", type=count, metavar="SIDE", help="the central square of so many pixels of each picture")
+
+
+def settle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a usage error unless the options of `add_items` name pictures or a data set; --data by itself does."""
+    if options.data and not options.pictures and not options.dataset:
+        if options.data.exists():
+            options.pictures = [options.data]
+        else:
+            options.dataset = str(options.data)
+        options.data = None
+    if bool(options.pictures) == bool(options.dataset):
+        parser.error("name pictures, or a --dataset")
+    if options.data and not options.dataset:
+        parser.error("--data is where a --dataset lies")
 
 
 def chosen_items(options: argparse.Namespace) -> list[Item]:

@@ -26,7 +26,7 @@ from nvae_codec import __version__
 from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory, sentence
 
 from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
-from .items import Item, Reading, add_items, check_folder, check_items, chosen_items, count, digest
+from .items import Item, Reading, add_items, check_folder, check_items, chosen_items, count, digest, settle
 from .measure import FAILURES, with_bar
 from .tables import ledger_table, table
 
@@ -320,10 +320,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser(prog)
     options = parser.parse_args(arguments)
-    if bool(options.pictures) == bool(options.dataset):
-        parser.error("name pictures, or a --dataset")
-    if options.data and not options.dataset:
-        parser.error("--data is where a --dataset lies")
+    settle(parser, options)
     if options.importance_samples and not options.float_network:
         parser.error("--importance-samples are drawn with a --float-network")
     if options.chains and options.archive:

@@ -108,6 +108,13 @@ def test_totals_and_their_interval(measured):
     assert high <= (file_bits / promised - 1).max()
 
 
+def test_data_by_itself_is_a_folder_or_a_data_set(pictures, model, capsys):
+    assert rate_vs_elbo.main([*map(str, ["--data", pictures, "--images", 1, "--model", model[0], "--effort", 1])]) == 0
+    assert "files over negative ELBO" in capsys.readouterr().out
+    assert rate_vs_elbo.main(["--data", "nothing", "--model", str(model[0])]) == 1
+    assert "no data set 'nothing'" in capsys.readouterr().err
+
+
 def test_the_interval_holds_the_truth_as_often_as_it_says():
     """Of pictures whose files have a mean overhead of 2 %, in about 95 % of all cases; fewer, as there are few."""
     random, held = np.random.default_rng(0), 0
