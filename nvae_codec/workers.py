@@ -9,7 +9,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from pathlib import Path
@@ -32,7 +32,7 @@ def map_in_workers(path: Path, fingerprint: str, method: str, calls: Iterable[tu
     with ProcessPoolExecutor(workers, context, _begin) as pool:
         try:
             for arguments in calls:
-                pending.append(pool.submit(_call, path, fingerprint, threads, method, arguments))
+                pending.append(_submit(pool, path, fingerprint, threads, method, arguments))
                 if len(pending) > workers:                              # one more than can be worked on
                     yield pending.popleft().result()
             while pending:
@@ -45,6 +45,13 @@ def map_in_workers(path: Path, fingerprint: str, method: str, calls: Iterable[tu
                 reason = "a worker process was killed, maybe for want of memory; fewer threads need less"
                 raise ModelError(reason) from error
             raise
+
+
+def _submit(pool: ProcessPoolExecutor, *arguments) -> Future:
+    try:
+        return pool.submit(_call, *arguments)
+    except OSError as error:              # a worker ended while another one was being started
+        raise BrokenProcessPool from error
 
 
 def _begin() -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -143,14 +144,25 @@ def _runs(process: int) -> bool:
 
 
 def test_a_killed_worker_is_an_error_and_no_hang(narrow_path):
+    nothing = ("check_size", [], 1, None)
+
     def calls():
-        for _ in range(4):
-            yield ()
-            for child in multiprocessing.active_children():
-                child.kill()
+        yield from [nothing] * 2
+        for child in multiprocessing.active_children():
+            child.kill()
+        yield from [nothing] * 9
 
     with pytest.raises(ModelError, match="killed"):
-        list(map_in_workers(narrow_path, Codec.load(narrow_path).fingerprint, "check_size", calls(), 2))
+        list(map_in_workers(narrow_path, Codec.load(narrow_path).fingerprint, "_share", calls(), 2))
+
+
+def test_a_worker_that_ends_while_another_one_starts_is_an_error(narrow_path, monkeypatch):
+    def ended(self, *arguments):
+        raise OSError("handle is closed")
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", ended)
+    with pytest.raises(ModelError, match="killed"):
+        list(map_in_workers(narrow_path, "", "_share", [()], 2))
 
 
 def test_large_archives_are_shared_out_among_threads(tmp_path, narrow_path, album, monkeypatch):
