@@ -27,7 +27,7 @@ MOST_OPERATORS = 16  # that a table shows
 @click.option("--profile", is_flag=True, help="Of the first picture: the operators that take most of the time.")
 @click.option("--threads", metavar="N", type=THREADS, help="CPU threads.")
 @click.option("--workers", metavar="N", type=click.IntRange(1, 1024), default=1, show_default=True,
-              help="Processes, of one thread each, that share an --archive. Stages are then not timed.")
+              help="Processes that share an --archive, and the threads. Stages are then not timed.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def bench(
     pictures: tuple[Path, ...],

@@ -3,6 +3,8 @@ from importlib import import_module
 
 import click
 
+from nvae_codec.errors import NvaeCodecError
+
 SCRIPTS = {  # by command: module, what it does
     "rate": ("rate_vs_elbo", "File sizes against the negative ELBO."),
     "compare": ("compare", "File sizes and times beside those of other codecs."),
@@ -23,7 +25,10 @@ class Scripts(click.Group):
         module, what = SCRIPTS[name]
 
         def run(arguments: tuple[str, ...]) -> None:
-            script = import_module(f"nvae_codec.eval.{module}")
+            try:
+                script = import_module(f"nvae_codec.eval.{module}")
+            except ModuleNotFoundError as error:  # says which extra is wanting
+                raise NvaeCodecError(str(error)) from error
             ctx.exit(script.main(list(arguments), prog=f"nvae-codec eval {name}"))
 
         settings = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}

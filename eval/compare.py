@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from nvae_codec.errors import DriftError, ImageError, sentence
+from nvae_codec.errors import DriftError, ImageError
 
 from .baselines import BASELINES
 from .compressai_results import read_documents, write_documents
@@ -26,7 +26,6 @@ from .items import Item, add_items, check_items, chosen_items, settle
 from .measure import (
     DECODER_THREADS,
     ENCODER_THREADS,
-    FAILURES,
     SOLID,
     CodecProcess,
     ImageCodec,
@@ -38,6 +37,7 @@ from .measure import (
     decode_solid,
     encode_file,
     encode_solid,
+    exit_status,
     nvae_codec,
     result_of,
     solid_archive,
@@ -254,13 +254,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m nvae_cod
     settle(parser, options)
     if options.model == NO_MODEL and not options.baselines:
         parser.error("without a model and baselines there is nothing to measure")
-    try:
-        text = _run(options, shlex.join([*prog.split(), *arguments]))
-    except FAILURES as error:
-        print(f"{prog.removeprefix('python -m ')}: {sentence(error)}", file=sys.stderr)
-        return 1
-    print(text)
-    return 0
+    return exit_status(prog, lambda: _run(options, shlex.join([*prog.split(), *arguments])))
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

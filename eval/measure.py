@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nvae_codec import __version__
-from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory
+from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory, sentence
 from nvae_codec.images import SUFFIXES, Picture, read_picture
 
 # Different on purpose: neither the process nor its number of threads may change a single bit.
@@ -31,6 +31,17 @@ FAILURES = (NvaeCodecError, OSError, MemoryError, BrokenExecutor)     # the last
 NO_LIMIT = 2 ** 31 - 1                     # pixels that a side can have where a format does not say
 PIECE_PIXELS = 2 ** 26                     # of a solid archive, at most, so that a piece and its coder fit in memory
 SOLID = "solid archive"
+
+
+def exit_status(prog: str, work: Callable[[], str]) -> int:
+    """Print what `work` says: 0. If it fails, say on stderr why, in a sentence that begins with the program: 1."""
+    try:
+        text = work()
+    except FAILURES as error:
+        print(f"{prog.removeprefix('python -m ')}: {sentence(error)}", file=sys.stderr)
+        return 1
+    print(text)
+    return 0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,11 +22,11 @@ import numpy as np
 from tqdm import tqdm
 
 from nvae_codec import __version__
-from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory, sentence
+from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory
 
 from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
 from .items import Item, Reading, add_items, check_folder, check_items, chosen_items, count, digest, settle
-from .measure import FAILURES, with_bar
+from .measure import exit_status, with_bar
 from .tables import ledger_table, table
 
 if TYPE_CHECKING:
@@ -327,19 +326,18 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROGRAM) -> int:
         parser.error("--chains are of pictures that are measured one by one, not as an --archive")
     if options.importance_samples and options.archive:
         parser.error("--importance-samples are for pictures one by one, not for an --archive")
-    try:
-        _check_extra()
-        with ExitStack() as stack:
-            folder = options.output_dir or Path(stack.enter_context(TemporaryDirectory()))
-            check_folder(folder, RESULTS)
-            document = measure(options, shlex.join([*prog.split(), *arguments]), folder)
-            if options.output_dir:
-                write_results(folder, document)
-    except FAILURES as error:
-        print(f"{prog.removeprefix('python -m ')}: {sentence(error)}", file=sys.stderr)
-        return 1
-    print(describe(document))
-    return 0
+    return exit_status(prog, lambda: _run(options, shlex.join([*prog.split(), *arguments])))
+
+
+def _run(options: argparse.Namespace, command: str) -> str:
+    _check_extra()
+    with TemporaryDirectory() as temporary:
+        folder = options.output_dir or Path(temporary)
+        check_folder(folder, RESULTS)
+        document = measure(options, command, folder)
+        if options.output_dir:
+            write_results(folder, document)
+    return describe(document)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nvae_codec.errors import DriftError, ImageError, ModelError, NvaeCodecError, enough_memory, sentence
+from nvae_codec.errors import DriftError, ImageError, ModelError, NvaeCodecError, enough_memory
 
 from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
 from .items import Item, Reading, check_folder, count, digest
-from .measure import FAILURES, with_bar
+from .measure import exit_status, with_bar
 from .tables import table
 
 KIND, SCHEMA_VERSION = "reported", 1
@@ -280,28 +280,27 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m nvae_cod
         parser.error("a --run is measured on a --dataset: name both or neither")
     if (options.data or options.model) and not options.run:
         parser.error("--data and --model are for a --run")
-    try:
-        with TemporaryDirectory() as temporary:
-            folder = options.output_dir or Path(temporary)
-            check_folder(folder, RESULTS)
-            measured = [row for path in options.measured for row in read_measured(path)]
-            if options.run:
-                measured.append(measure_network(options, folder))
-            document = {
-                "kind": KIND,
-                "schema_version": SCHEMA_VERSION,
-                "command": shlex.join([*prog.split(), *arguments]),
-                "platform": f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}",
-                "reported": reported_rows(),
-                "measured": [asdict(row) for row in measured],
-            }
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / RESULTS).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    except FAILURES as error:
-        print(f"{prog.removeprefix('python -m ')}: {sentence(error)}", file=sys.stderr)
-        return 1
-    print(describe(document))
-    return 0
+    return exit_status(prog, lambda: _run(options, shlex.join([*prog.split(), *arguments])))
+
+
+def _run(options: argparse.Namespace, command: str) -> str:
+    with TemporaryDirectory() as temporary:
+        folder = options.output_dir or Path(temporary)
+        check_folder(folder, RESULTS)
+        measured = [row for path in options.measured for row in read_measured(path)]
+        if options.run:
+            measured.append(measure_network(options, folder))
+        document = {
+            "kind": KIND,
+            "schema_version": SCHEMA_VERSION,
+            "command": command,
+            "platform": f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}",
+            "reported": reported_rows(),
+            "measured": [asdict(row) for row in measured],
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULTS).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return describe(document)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from terminal import failure, invoke
 
 from nvae_codec.errors import DriftError, ImageError
 from nvae_codec.eval import compare, demo, measure, pareto
@@ -513,3 +514,12 @@ def test_demo_needs_a_picture_where_scikit_image_is_absent(monkeypatch, capsys):
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
     assert demo.main([]) == 1
     assert "name a picture of your own" in capsys.readouterr().err
+
+
+def test_without_the_extra_there_is_a_sentence(monkeypatch):
+    """`eval compare` needs imagecodecs, which `eval rate` does not."""
+    for name in ("compare", "baselines"):
+        monkeypatch.delitem(sys.modules, f"nvae_codec.eval.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    assert "nvae-codec[eval]" in failure(invoke("eval", "compare", "-h"))
+    assert invoke("eval", "rate", "-h").exit_code == 0

@@ -376,6 +376,8 @@ class Activate(Leaf):
         # Few enough arguments to make the whole a table for each channel, all end to end.
         arguments = torch.arange(-self.limit, self.limit + 1, dtype=torch.float64)
         values = look_up(self._table, self.output.rounded(arguments * self._weight + self._offset), self._start)[:, 0]
+        if values.numel() > torch.iinfo(torch.int32).max:
+            raise ModelError("the integer network has too many channels for tables of their own")
         starts = torch.arange(len(values), dtype=torch.int32) * len(arguments) + self.limit
         self._table, self._start = values.flatten(), starts.view(-1, 1, 1)
         return range_of(values.double(), x)
