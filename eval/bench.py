@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,14 @@ class TimedModel:
         with self._clock(FEATURES):
             return self._model.features(samples)
 
-    def pixels(self, state):
-        with self._clock(PIXELS):
-            return self._model.pixels(state)
+    def pixel_phases(self, *arguments):
+        phases = self._model.pixel_phases(*arguments)
+        while True:
+            with self._clock(PIXELS):     # and not while the coder has the parameters
+                parameters = next(phases, None)
+            if parameters is None:
+                return
+            yield parameters
 
     def _group(self, method: str, group: int, *arguments):
         with self._clock(f"group {group}"):
@@ -197,6 +203,7 @@ def time_forward(model: str | Path | None, run: Path, repeat: int) -> dict:
     from nvae_codec.codec import Codec
     from nvae_codec.ledger import load_float_network
     from nvae_codec.model.nvae import unit_range
+    from nvae_codec.tiles import Lattice
 
     codec = Codec.load(model)
     exact, floats = codec.model.network, load_float_network(run, codec)
@@ -214,7 +221,7 @@ def time_forward(model: str | Path | None, run: Path, repeat: int) -> dict:
                 for group, z in enumerate(latents):
                     network.posterior(group, state, features)
                     state = network.update(group, state, z)
-                network.pixels(state)
+                network.pixels(state, partial(Lattice.of, values=x))
                 best[network] = min(best[network], time.perf_counter() - start)
     return {"batch_size": BATCH_SIZE, "integer_seconds": best[exact], "float_seconds": best[floats],
             "integer_over_float": best[exact] / best[floats]}

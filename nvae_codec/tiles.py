@@ -1,4 +1,4 @@
-"""Cutting a picture into square tiles and joining them again; padding of the tiles at the border."""
+"""Cutting a picture into square tiles and joining them again; padding at the border; lattices of their pixels."""
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -73,9 +73,42 @@ def real_cells(sizes: np.ndarray, side: int, cells: int) -> np.ndarray:
 
 
 def pad(tiles: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Tiles [N, C, side, side] with their padding as `cut` makes it, whatever it held before."""
+    """Tiles [N, C, H, W], H = W, with their padding as `cut` makes it, whatever it held before."""
     index = np.arange(tiles.shape[-1])
     rows = np.minimum(index, sizes[:, 0, None] - 1)                     # [N, side]
     columns = np.minimum(index, sizes[:, 1, None] - 1)
     number = np.arange(len(tiles))[:, None, None]
     return np.ascontiguousarray(tiles[number, :, rows[:, :, None], columns[:, None, :]].transpose(0, 3, 1, 2))
+
+
+class Lattice(NamedTuple):
+    """Every `stride`-th pixel of every `stride`-th row, from (`row`, `column`) on."""
+
+    row: int
+    column: int
+    stride: int
+
+    def of(self, values):
+        """Its pixels of an array or tensor [..., H, W]: a view."""
+        return values[..., self.row::self.stride, self.column::self.stride]
+
+    def sizes(self, sizes: np.ndarray) -> np.ndarray:
+        """How many of its rows and columns lie in the real part of tiles of these sizes, int64 [N, 2]."""
+        return np.maximum(-(-(sizes - (self.row, self.column)) // self.stride), 0)
+
+
+WHOLE = Lattice(0, 0, 1)
+
+
+def known_pixels(samples: np.ndarray, sizes: np.ndarray, lattice: Lattice) -> np.ndarray:
+    """The pixels of a lattice of tiles [N, C, side, side], as a decoder knows them once it has the real ones: a copy.
+
+    The padding repeats the lattice's own last row and column; where it has no real pixel at all, it is zero. `sizes` are
+    those of the tiles' real parts.
+    """
+    plane, real = lattice.of(samples), lattice.sizes(sizes)
+    if (real == plane.shape[-2:]).all():
+        return np.ascontiguousarray(plane)
+    padded = pad(plane, np.maximum(real, 1))
+    padded[(real == 0).any(axis=1)] = 0
+    return padded

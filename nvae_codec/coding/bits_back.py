@@ -11,7 +11,7 @@ the information, are the first to be drawn.
 Tiles of one stack can be coded in sets, as if they were one tile with more latents, and tiles of several stacks at the
 same time: that is how the network gets batches to work on. Its integers do not depend on what else is in a batch.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -32,7 +32,7 @@ from nvae_codec.coding.latents import (
 )
 from nvae_codec.coding.pixels import PixelTables, pop_pixels, push_pixels
 from nvae_codec.errors import DriftError
-from nvae_codec.tiles import Layout, pad, real_cells, real_pixels
+from nvae_codec.tiles import Lattice, Layout, pad, real_cells, real_pixels
 
 GREY, COLOUR = 1, 3                       # channels
 BOOST = 1.1                               # index bits of direct groups as a multiple of the KL: the best of 0.9 .. 1.3
@@ -50,6 +50,7 @@ class LatentModel(Protocol):
     tile_side: int                        # pixels
     num_groups: int
     pixel_tables: PixelTables
+    lattices: tuple[Lattice, ...]         # where the pixels of each phase lie: together, all pixels once
 
     def group_shape(self, group: int) -> tuple[int, int, int]:
         """Channels, height and width of a group of latents."""
@@ -88,8 +89,12 @@ class LatentModel(Protocol):
         They are given as offsets from the prior's mean in units of 2**-8 prior deviations, int64 [B, L, H, W].
         """
 
-    def pixels(self, state: Any) -> np.ndarray:
-        """Parameters of p(x | z), integers [B, 10 M, side, side]."""
+    def pixel_phases(self, state: Any, samples: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
+        """Parameters of p(x | z), integers [B, 10 M, h, w], of the pixels of each of `lattices`, one after the other.
+
+        A phase may depend on the phases before it: when its parameters are asked for, it reads their pixels in
+        `samples`, uint8 [B, 3, side, side], of which the parts of `sizes` [B, 2] are real. All other pixels are ignored.
+        """
 
 
 class Tiles(NamedTuple):
@@ -158,9 +163,10 @@ def encode(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], 
             else:
                 codes[number].append(flowed[lane, active])
         state = model.update(group, state, offsets)
-    parameters = model.pixels(state)
+    phases = list(model.pixel_phases(state, tiles.samples, tiles.layout.sizes))
     for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
-        _push_pixels(model, stack, parts[number], parameters[lane])
+        for lattice, parameters in zip(reversed(model.lattices), reversed(phases), strict=True):
+            _push_pixels(model, stack, parts[number], lattice, parameters[lane])
         for group in reversed(range(model.num_groups)):
             if group >= model.num_groups - direct[number]:
                 trellis.push(stack, codes[number][group])
@@ -196,9 +202,10 @@ def decode(model: LatentModel, stacks: Sequence[Stack], layouts: Sequence[Layout
                 offsets[lane] = offsets_of(points[group][lane], steps)
         states.append(model.update(group, states[group], offsets))
     samples = np.zeros((layout.count, 3, model.tile_side, model.tile_side), dtype=np.uint8)
-    parameters = model.pixels(states.pop())
-    for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
-        samples[lane] = _pop_pixels(model, stack, layouts[number], parameters[lane])
+    phases = model.pixel_phases(states.pop(), samples, layout.sizes)
+    for lattice, parameters in zip(model.lattices, phases, strict=True):
+        for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
+            _pop_pixels(model, stack, layouts[number], lattice, parameters[lane], samples[lane])
     samples = pad(samples, layout.sizes)
     drawn_groups = max(first_direct)
     features = model.features(samples) if drawn_groups else None
@@ -233,32 +240,33 @@ def coded_cells(model: LatentModel, layout: Layout, group: int, version_1: bool 
     return real_cells(layout.sizes, model.tile_side, width)
 
 
-def _push_pixels(model: LatentModel, stack: Stack, tiles: Tiles, parameters: np.ndarray) -> None:
-    """Push the real pixels: those of colour tiles, then those of grey ones."""
+def _push_pixels(model: LatentModel, stack: Stack, tiles: Tiles, lattice: Lattice, parameters: np.ndarray) -> None:
+    """Push the real pixels of a lattice: those of colour tiles, then those of grey ones."""
     for channels in COLOUR, GREY:
-        coded = _coded_pixels(model, tiles.layout, channels)
+        coded = _coded_pixels(model, tiles.layout, lattice, channels)
         if coded.any():
-            push_pixels(stack, _at(tiles.samples[:, :channels], coded), _at(parameters, coded), model.pixel_tables)
+            samples = _at(lattice.of(tiles.samples[:, :channels]), coded)
+            push_pixels(stack, samples, _at(parameters, coded), model.pixel_tables)
 
 
-def _pop_pixels(model: LatentModel, stack: Stack, layout: Layout, parameters: np.ndarray) -> np.ndarray:
-    """The inverse of `_push_pixels`: uint8 [N, 3, side, side], zero where nothing was coded."""
-    samples = np.zeros((layout.count, 3, model.tile_side, model.tile_side), dtype=np.uint8)
+def _pop_pixels(model: LatentModel, stack: Stack, layout: Layout, lattice: Lattice, parameters: np.ndarray,
+                samples: np.ndarray) -> None:
+    """The inverse of `_push_pixels`, into `samples` uint8 [N, 3, side, side]; what was not coded stays as it is."""
     for channels in GREY, COLOUR:
-        coded = _coded_pixels(model, layout, channels)
+        coded = _coded_pixels(model, layout, lattice, channels)
         if coded.any():
             popped = pop_pixels(stack, channels, _at(parameters, coded), model.pixel_tables)
-            samples.transpose(1, 0, 2, 3)[:, coded] = popped
-    return samples
+            lattice.of(samples).transpose(1, 0, 2, 3)[:, coded] = popped
 
 
-def _coded_pixels(model: LatentModel, layout: Layout, channels: int) -> np.ndarray:
-    """Which pixels of tiles with so many channels are real, bool [N, side, side]."""
-    return real_pixels(layout.sizes, model.tile_side) & (layout.channels == channels)[:, None, None]
+def _coded_pixels(model: LatentModel, layout: Layout, lattice: Lattice, channels: int) -> np.ndarray:
+    """Which pixels of a lattice of tiles with so many channels are real, bool [N, h, w]."""
+    real = lattice.of(real_pixels(layout.sizes, model.tile_side))
+    return real & (layout.channels == channels)[:, None, None]
 
 
 def _at(values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """[N, C, side, side] -> [C, count], at the pixels `where` [N, side, side]."""
+    """[N, C, h, w] -> [C, count], at the pixels `where` [N, h, w]."""
     values = values.transpose(1, 0, 2, 3)
     if where.all():                                                     # several times faster than to pick them
         return values.reshape(len(values), -1)

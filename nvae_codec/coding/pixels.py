@@ -9,7 +9,8 @@ A mixture may model fewer than eight bits. It then stands for the high bits of t
 with equal probabilities. Below, b is the number of bits that the mixture models, 2**b the number of its values.
 
 The mixture itself is the one of PixelCNN++ (Salimans et al., 2017) and NVAE: red, then green whose means depend on
-red, then blue.
+red, then blue. In a `residual` one they depend not on the earlier colours' samples but on the distances of these from
+the component's means.
 """
 from dataclasses import dataclass
 
@@ -49,6 +50,7 @@ class PixelTables:
     coefficient: np.ndarray           # tanh((i - 2**15) / 2**10) * 2**14
     sigmoid: np.ndarray               # sigmoid(i / 2**12) * 2**24, for arguments from 0 to 16
     num_bits: int = 8                 # b
+    residual: bool = False
 
     @property
     def low_bits(self) -> int:
@@ -116,12 +118,20 @@ class Mixture:
         return self._distribution([*distribution.known, torch.from_numpy(values.astype(np.float64))],
                                   distribution.responsibilities(values))
 
+    def _centres(self, colour: int) -> Tensor:
+        """The means of a colour before those before it are known, float64 [M, N]; units as in `ColourDistribution`."""
+        return self._means[colour].double().mul_(((1 << self._num_bits) - 1) << (UNIT_BITS - MEAN_BITS))
+
     def _distribution(self, known: list[Tensor], weights: Tensor) -> "ColourDistribution":
         colour, largest = len(known), (1 << self._num_bits) - 1
-        centres = self._means[colour].double().mul_(largest << (UNIT_BITS - MEAN_BITS))
+        centres = self._centres(colour)
         for term, values in enumerate(known):                           # green: coefficient 0; blue: 1 and 2
             coefficients = _look_up(self._tables.coefficient, self._coefficients[colour + term - 1] + 2 ** 15)
-            centres.addcmul_(coefficients, 2 * values - largest)
+            if self._tables.residual:                                   # |coefficient * distance| < 2**14 * 2**26
+                distances = (2 * values - largest) * 2.0 ** UNIT_BITS - self._centres(term)
+                centres += (coefficients * distances).mul_(2.0 ** -UNIT_BITS).floor_()
+            else:
+                centres.addcmul_(coefficients, 2 * values - largest)
         above_least = self._log_scales[colour] - (LOG_SCALE_MIN << LOG_SCALE_BITS)
         inverse_scales = _look_up(self._tables.inverse_scale, above_least)
         return ColourDistribution(known, centres, inverse_scales, weights, self._sigmoid, self._num_bits)

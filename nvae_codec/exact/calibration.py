@@ -153,7 +153,7 @@ def _measure(model: ExactModel, batches: Iterable[_Batch]) -> tuple[Measurement,
             sums[:, group] += figures.sum(axis=(1, 3, 4))
             bits += figures[:2, :, model.active(group)].sum(axis=(2, 3, 4))
             state = model.update(group, state, offsets_of(points, model.steps(group)))
-        parameters = model.pixels(state)
+        parameters = model.pixels(state, batch.samples, np.full((len(batch.samples), 2), model.tile_side))
         for index, tile in enumerate(batch.samples >> model.pixel_tables.low_bits):
             mixture = Mixture(parameters[index].reshape(parameters.shape[1], -1), model.pixel_tables)
             bits[0, index] += pixel_information(tile.reshape(3, -1), mixture).sum()

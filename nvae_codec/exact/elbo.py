@@ -13,7 +13,7 @@ from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.distributions import Normal
 from nvae_codec.model.likelihoods import mixture_log_prob, num_dimensions
 from nvae_codec.model.nvae import NVAE, Noise, unit_range
-from nvae_codec.tiles import Layout, real_cells, real_pixels
+from nvae_codec.tiles import Lattice, Layout, known_pixels, real_cells, real_pixels
 
 
 def pixel_information(samples: np.ndarray, mixture: Mixture) -> np.ndarray:
@@ -69,7 +69,7 @@ def integer_rates(network: ExactNetwork, samples: Tensor, noise: Noise, layout: 
         density = posterior.log_prob(drawn) - prior.log_prob(z) if network.config.num_nf else posterior.kl(prior)
         nats[:, group] = torch.where(coded, density, 0).sum(dim=(1, 2, 3)).numpy()
         state = network.update(group, state, rounded(group, z))
-    parameters = model.pixels(state)
+    parameters = model.pixels(state, samples.numpy(), layout.sizes)
     for index, real in enumerate(real_pixels(layout.sizes, model.tile_side)):
         high = samples[index, :layout.channels[index]].numpy() >> model.pixel_tables.low_bits
         mixture = Mixture(parameters[index][:, real], model.pixel_tables)
@@ -94,7 +94,12 @@ def float_negative_elbo(model: NVAE, samples: Tensor, noise: Noise, layout: Layo
         density = posterior.log_prob(drawn) - prior.log_prob(z) if model.config.num_nf else posterior.kl(prior)
         nats += torch.where(coded, density, 0).double().sum(dim=(1, 2, 3))
         state = model.update(group, state, z)
-    log_likelihood = mixture_log_prob(model.pixels(state), x, model.config.num_x_bits)
+
+    def known(lattice: Lattice) -> Tensor:
+        return unit_range(model.config, torch.from_numpy(known_pixels(samples.numpy(), layout.sizes, lattice)))
+
+    log_likelihood = mixture_log_prob(model.pixels(state, known), x, model.config.num_x_bits,
+                                      residual=model.config.has_phases)
     real = torch.from_numpy(real_pixels(layout.sizes, model.config.image_size))
     return (nats - torch.where(real, log_likelihood, 0).double().sum(dim=(1, 2))).numpy()
 

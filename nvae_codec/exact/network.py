@@ -1,4 +1,5 @@
 """The integer network as the coder sees it: conversion from a float network, and a `LatentModel` over it."""
+from collections.abc import Iterator
 from functools import partial
 from hashlib import sha256
 
@@ -31,6 +32,8 @@ from nvae_codec.model.distributions import Normal
 from nvae_codec.model.flows import FlowCell
 from nvae_codec.model.hierarchy import Hierarchy, State
 from nvae_codec.model.nvae import NVAE, Noise, default_noise, unit_range
+from nvae_codec.model.phases import join
+from nvae_codec.tiles import Lattice, known_pixels
 
 FLOW_FINENESS = 2                     # flow cells' shifts are rounded to the grid, so it is four times as fine for them
 PIXEL_TABLES = ("weight", "inverse_scale", "coefficient", "sigmoid")
@@ -54,7 +57,8 @@ class ExactNetwork(Hierarchy):
         if config.likelihood == "mixture":
             mixtures = config.num_mixtures
             per_colour = [PIXEL_MEAN_BITS] * mixtures + [LOG_SCALE_BITS] * mixtures + [COEFFICIENT_BITS] * mixtures
-            self.image_head[1].fixed_bits = torch.tensor([LOGIT_BITS] * mixtures + per_colour * 3)
+            for layer in self.output_layers():
+                layer.fixed_bits = torch.tensor([LOGIT_BITS] * mixtures + per_colour * 3)
         for name in ("mean", "sigma"):
             self.register_buffer(f"{name}_table", torch.zeros(65536, dtype=torch.int32))
         for name, length in zip(PIXEL_TABLES, (1 << 14, (11 << 10) + 1, 1 << 16, (1 << 16) + 1), strict=True):
@@ -136,7 +140,8 @@ class ExactNetwork(Hierarchy):
                 for cell in self.flows[group]:
                     cell(z)
                 state = self.update(group, state, z)
-            self.pixels(state)
+            for _ in self.pixel_phases(state, lambda lattice: config.image_channels):
+                pass
         finally:
             for leaf in leaves:
                 del leaf.forward
@@ -224,7 +229,8 @@ def convert(model: NVAE, samples: Tensor, noise: Noise | None = None, limit: int
                     cell(Traced(before, scale, Range.symmetric(limit, len(scale))))
                 z = path[-1]
                 state = exact.update(group, state, Traced(z, scale, Range.symmetric(limit, len(scale))))
-            exact.pixels(state)
+            for _ in exact.pixel_phases(state, lambda lattice: lattice.of(x)):
+                pass
     finally:
         for leaf in leaves.values():
             del leaf.forward
@@ -265,7 +271,9 @@ class ExactModel:
         self.network, self.origin = network, origin
         self.tile_side, self.num_groups = network.config.image_size, network.config.num_groups
         tables = (getattr(network, f"pixel_{name}_table").numpy() for name in PIXEL_TABLES)
-        self.pixel_tables = PixelTables(*(table.astype(np.int64) for table in tables), network.config.num_x_bits)
+        self.lattices = network.lattices
+        self.pixel_tables = PixelTables(*(table.astype(np.int64) for table in tables), network.config.num_x_bits,
+                                        residual=network.config.has_phases)
         if problem := self.pixel_tables.problem():
             raise ModelError(problem)
 
@@ -322,8 +330,16 @@ class ExactModel:
         return self.network.update(group, state, self.network.place(group, self.prior(group, state), offsets))
 
     @torch.inference_mode()
-    def pixels(self, state: State) -> np.ndarray:
-        return self.network.pixels(state).to(torch.int32, memory_format=torch.contiguous_format).numpy()
+    def pixel_phases(self, state: State, samples: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
+        def known(lattice: Lattice) -> Tensor:
+            return torch.from_numpy(known_pixels(samples, sizes, lattice) >> self.pixel_tables.low_bits)
+
+        for parameters in self.network.pixel_phases(state, known):
+            yield parameters.to(torch.int32, memory_format=torch.contiguous_format).numpy()
+
+    def pixels(self, state: State, samples: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """The parameters of all pixels of tiles whose samples are known, int32 [B, 10 M, side, side]."""
+        return join([torch.from_numpy(phase) for phase in self.pixel_phases(state, samples, sizes)]).numpy()
 
     def digest(self) -> str:
         """SHA-256 of all outputs of the network for a fixed tile and fixed points: what a machine must reproduce."""
@@ -338,7 +354,8 @@ class ExactModel:
             points = (np.arange(np.prod(shape), dtype=np.int64).reshape(shape) * 7919 % 5 - 2).astype(np.int64)
             flowed = self.flow(group, state, points, np.ones((1, *shape[2:]), dtype=bool))
             state = self.update(group, state, offsets_of(flowed, self.steps(group)))
-        digest.update(self.pixels(state).astype("<i8").tobytes())
+        whole = np.full((1, 2), self.tile_side)
+        digest.update(self.pixels(state, samples, whole).astype("<i8").tobytes())
         return digest.hexdigest()
 
     def check(self, expected: str) -> None:

@@ -21,13 +21,15 @@ ARCHITECTURES: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 
 LIKELIHOODS = ("mixture", "bernoulli", "gaussian")
+PIXEL_HEADS = ("independent", "phases")
 
 # No network is larger. A configuration read from a file could otherwise ask for any amount of memory or time.
 LARGEST = {"image_size": 1024, "image_channels": 3, "num_x_bits": 8, "num_mixtures": 64, "num_latent_scales": 8,
            "num_groups_per_scale": 64, "min_groups_per_scale": 64, "num_latent_per_group": 256,
            "num_channels_enc": 1024, "num_preprocess_blocks": 8, "num_preprocess_cells": 16,
            "num_cell_per_cond_enc": 16, "num_channels_dec": 1024, "num_postprocess_blocks": 8,
-           "num_postprocess_cells": 16, "num_cell_per_cond_dec": 16, "num_nf": 16}
+           "num_postprocess_cells": 16, "num_cell_per_cond_dec": 16, "num_nf": 16, "num_phase_channels": 512,
+           "num_phase_cells": 16}
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,21 @@ class NVAEConfig:
     num_postprocess_cells: int = 3
     num_cell_per_cond_dec: int = 1
     num_nf: int = 0                       # pairs of flow cells per group
+    # Not in the paper. "phases": pixels are not independent given the latents but coded phase by phase, each given those
+    # before (`nvae_codec.model.phases`), in place of the postprocess. The next two are of no effect without.
+    pixel_head: str = "independent"
+    num_phase_channels: int = 32
+    num_phase_cells: int = 1              # per phase
 
     def __post_init__(self):
-        if not (isinstance(self.architecture, str) and isinstance(self.likelihood, str)):
-            raise ModelError("the names of the architecture and of the likelihood must be texts")
+        if not all(isinstance(name, str) for name in (self.architecture, self.likelihood, self.pixel_head)):
+            raise ModelError("the names of the architecture, of the likelihood and of the pixel head must be texts")
         if self.architecture not in ARCHITECTURES:
             raise ModelError(f"unknown architecture {self.architecture!r}; known: {', '.join(ARCHITECTURES)}")
         if self.likelihood not in LIKELIHOODS:
             raise ModelError(f"unknown likelihood {self.likelihood!r}; known: {', '.join(LIKELIHOODS)}")
+        if self.pixel_head not in PIXEL_HEADS:
+            raise ModelError(f"unknown pixel head {self.pixel_head!r}; known: {', '.join(PIXEL_HEADS)}")
         may_be_zero = {"num_nf", "num_cell_per_cond_enc", "num_cell_per_cond_dec", "num_preprocess_blocks",
                        "num_postprocess_blocks"}
         for field in dataclasses.fields(self):
@@ -87,6 +96,9 @@ class NVAEConfig:
                              f"{self.num_preprocess_blocks + self.num_latent_scales - 1} times")
         if self.image_channels not in (1, 3) or (self.image_channels == 1) != (self.likelihood == "bernoulli"):
             raise ModelError("the Bernoulli head is for one channel, the other heads are for three")
+        if self.has_phases and (self.likelihood != "mixture" or not self.num_preprocess_blocks):
+            raise ModelError("the head of phases is for the mixture likelihood, and needs a preprocess block: it begins "
+                             "with as many pixels as the finest latents have")
         if not 1 <= self.num_x_bits <= 8:
             raise ModelError(f"num_x_bits = {self.num_x_bits} is outside 1..8")
 
@@ -120,6 +132,10 @@ class NVAEConfig:
         return self.image_size // self.multiplier(scale)
 
     @property
+    def has_phases(self) -> bool:
+        return self.pixel_head == "phases"
+
+    @property
     def num_latents(self) -> int:
         """Latent variables of one image."""
         return sum(self.num_latent_per_group * self.side(scale) ** 2 for scale in self.scale_of_group)
@@ -137,16 +153,20 @@ class NVAEConfig:
         return None
 
     def to_dict(self) -> dict:
-        return dataclasses.asdict(self)
+        """All fields, but without those of the phases where there are none: so it was before there were any."""
+        values = dataclasses.asdict(self)
+        return values if self.has_phases else {name: values[name] for name in values if name not in _OF_PHASES}
 
     @classmethod
     def from_dict(cls, values: dict) -> "NVAEConfig":
         """The inverse of `to_dict`; unknown or missing keys are a ModelError, never ignored."""
         known = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != known:
+        if not isinstance(values, dict) or set(values) not in (known, known - _OF_PHASES):
             raise ModelError(f"a network configuration must have exactly the keys {', '.join(sorted(known))}")
         return cls(**values)
 
+
+_OF_PHASES = {"pixel_head", "num_phase_channels", "num_phase_cells"}
 
 _PUBLISHED = dict(num_cell_per_cond_enc=2, num_cell_per_cond_dec=2)
 _ONE_BLOCK = dict(num_preprocess_blocks=1, num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2)
@@ -169,10 +189,16 @@ PRESETS: dict[str, NVAEConfig] = {
     "cifar10-small": NVAEConfig(image_size=32, architecture="res_bnswish", num_mixtures=5, num_latent_scales=3,
                                 num_groups_per_scale=3, ada_groups=True, num_latent_per_group=4, num_channels_enc=32,
                                 num_channels_dec=32, num_preprocess_blocks=0, num_postprocess_blocks=0),
-    # `photo` has its finest latents at the image's resolution: a small network then learns local detail much sooner.
-    "photo": NVAEConfig(image_size=64, architecture="res_bnswish", num_mixtures=5, num_latent_scales=3,
-                        num_groups_per_scale=2, ada_groups=True, num_latent_per_group=3, num_channels_enc=32,
-                        num_channels_dec=32, num_preprocess_blocks=0, num_postprocess_blocks=0),
+    # Few latents, at 1/16 of the image's side, and pixels in phases: what is near is told by the pixels around.
+    "photo": NVAEConfig(image_size=64, architecture="res_bnswish", num_mixtures=5, num_latent_scales=2,
+                        num_groups_per_scale=2, ada_groups=True, num_latent_per_group=4, num_channels_enc=4,
+                        num_channels_dec=4, num_preprocess_blocks=4, num_preprocess_cells=1,
+                        num_postprocess_blocks=4, num_postprocess_cells=1, pixel_head="phases",
+                        num_phase_cells=2),
+    "tiny": NVAEConfig(image_size=32, architecture="res_bnswish", num_mixtures=5, num_latent_scales=2,
+                       num_groups_per_scale=2, ada_groups=True, num_latent_per_group=4, num_channels_enc=8,
+                       num_channels_dec=8, num_preprocess_blocks=3, num_preprocess_cells=1, num_postprocess_blocks=3,
+                       num_postprocess_cells=1, pixel_head="phases"),
     "toy": NVAEConfig(image_size=16, num_mixtures=2, num_latent_scales=2, num_groups_per_scale=2, ada_groups=True,
                       num_latent_per_group=2, num_channels_enc=4, num_channels_dec=4, num_preprocess_blocks=1,
                       num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2),

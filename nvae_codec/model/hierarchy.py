@@ -7,6 +7,7 @@ numbered in decoder order, coarsest first.
 Source: Vahdat and Kautz, "NVAE: A Deep Hierarchical Variational Autoencoder", NeurIPS 2020. Where the published
 checkpoints behave otherwise than the paper says, the checkpoints are followed; such places say "release".
 """
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,8 @@ from torch import nn
 from nvae_codec.model.cells import DOWN, NORMAL, UP, Cell
 from nvae_codec.model.config import ARCHITECTURES, NVAEConfig
 from nvae_codec.model.flows import flow_cells
+from nvae_codec.model.phases import PhaseHead, join
+from nvae_codec.tiles import WHOLE, Lattice
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,9 @@ class Hierarchy(nn.Module):
 
         # From the stream to the parameters of the pixels.
         width = (c_dec if towers else c_enc) * config.multiplier(0)
+        self.phases = PhaseHead(leaves, config, width) if config.has_phases else None
+        if config.has_phases:
+            return
         self.postprocess = blocks(config.num_postprocess_blocks, config.num_postprocess_cells, width, post, UP)
         c_out = width // 2 ** config.num_postprocess_blocks
         self.image_head = nn.Sequential(leaves.Activate(c_out, "elu"),
@@ -142,6 +148,26 @@ class Hierarchy(nn.Module):
         stream = self.decoder_cells[group](stream)
         return State(stream, self.prior_raw[group](self.prior_heads[group](stream)))
 
-    def pixels(self, state: State):
-        """Parameters of the image head, [B, `config.num_output_channels`, image_size, image_size]."""
-        return self.image_head(self.postprocess(state.stream))
+    @property
+    def lattices(self) -> tuple[Lattice, ...]:
+        """Where the pixels lie whose parameters `pixel_phases` gives, one after the other."""
+        return (WHOLE,) if self.phases is None else self.phases.lattices
+
+    def pixel_phases(self, state: State, known: Callable[[Lattice], Any]) -> Iterator[Any]:
+        """Parameters of the image head, [B, `config.num_output_channels`, h, w], of each of `lattices`.
+
+        `known(lattice)` are samples whose parameters were given before, as `leaves.ImageInput` takes them. A head whose
+        pixels are independent given the latents gives all parameters at once and asks for none.
+        """
+        if self.phases is None:
+            yield self.image_head(self.postprocess(state.stream))
+        else:
+            yield from self.phases(state.stream, known)
+
+    def pixels(self, state: State, known: Callable[[Lattice], Any]):
+        """All of them, [B, `config.num_output_channels`, image_size, image_size]."""
+        return join(list(self.pixel_phases(state, known)))
+
+    def output_layers(self) -> list[nn.Module]:
+        """The layers of the image head whose output are parameters."""
+        return [self.image_head[1]] if self.phases is None else self.phases.heads()

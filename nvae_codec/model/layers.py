@@ -5,6 +5,7 @@
 one forward pass serves both networks. All tensors are [B, C, H, W].
 """
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -33,17 +34,19 @@ class Conv(nn.Module):
     it. `regularised`: whether spectral regularisation counts this layer (all but the linear layers of
     squeeze-and-excitation). `data_init`: initialised by `initialise_from_data` (architecture key `res_elu` only).
     `mask`: zeros and ones of the weight's shape; where it is zero, so is the weight (flow cells). `gain`: factor on the
-    initial effective weight.
+    initial effective weight. `precise`: never in low precision, whatever autocast says.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1,
                  dilation: int = 1, groups: int = 1, bias: bool = True, weight_norm: bool = True,
                  norm_in: bool = False, norm_out: bool = False, activation: str | None = None,
-                 regularised: bool = True, data_init: bool = False, mask: Tensor | None = None, gain: float = 1.0):
+                 regularised: bool = True, data_init: bool = False, mask: Tensor | None = None, gain: float = 1.0,
+                 precise: bool = False):
         super().__init__()
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.padding = dilation * (kernel_size // 2)
         self.activation, self.regularised, self.data_init = activation, regularised, data_init
+        self.precise = precise
         self._measure = False             # set by initialise_from_data for the next forward pass
         self.norm_in = BatchNorm(in_channels) if norm_in else None
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
@@ -69,6 +72,12 @@ class Conv(nn.Module):
         return F.conv2d(x, self.effective_weight(), self.bias, self.stride, self.padding, self.dilation, self.groups)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.precise:
+            with in_full_precision(x):
+                return self._forward(x.to(torch.promote_types(x.dtype, torch.float32)))
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         if self.norm_in is not None:
             x = self.norm_in(x)
         if self._measure:
@@ -84,6 +93,11 @@ class Conv(nn.Module):
         self.bias.copy_(-mean / (5 * deviation + 1e-5))
         self.log_gain.copy_(-torch.log(5 * deviation + 1e-5).view(-1, 1, 1, 1))
         self._measure = False
+
+
+def in_full_precision(x: Tensor) -> AbstractContextManager:
+    """Within, no autocast on the device of `x`; tensors without data, as in an estimate of memory, know none."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def _norm(weight: Tensor) -> Tensor:

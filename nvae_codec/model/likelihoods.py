@@ -39,31 +39,36 @@ def centre_mixture(bias: Tensor) -> None:
     slots[:, 1] = -2.0
 
 
-def condition_means(means: Tensor, coefficients: Tensor, s: Tensor) -> Tensor:
+def condition_means(means: Tensor, coefficients: Tensor, s: Tensor, *, residual: bool = False) -> Tensor:
     """Means [B, 3, M, H, W] given the colours coded before, whose samples are in s, [B, 3, H, W] in [-1, 1].
 
     Green depends on red, blue on red and green. The red slot's coefficient is green's on red, the green slot's is
-    blue's on red, the blue slot's is blue's on green.
+    blue's on red, the blue slot's is blue's on green. With `residual` it is not on the sample itself but on its distance
+    from the component's mean before any such shift.
     """
     red, green = s[:, 0:1], s[:, 1:2]                                   # [B, 1, H, W]
+    if residual:
+        red, green = red - means[:, 0], green - means[:, 1]
     shift = torch.stack([torch.zeros_like(means[:, 0]),
                          coefficients[:, 0] * red,
                          coefficients[:, 1] * red + coefficients[:, 2] * green], dim=1)
     return means + shift
 
 
-def mixture_log_prob(output: Tensor, x: Tensor, num_x_bits: int = 8, *, published: bool = False) -> Tensor:
+def mixture_log_prob(output: Tensor, x: Tensor, num_x_bits: int = 8, *, published: bool = False,
+                     residual: bool = False) -> Tensor:
     """log p(x | z) per pixel, [B, H, W], of the discretised mixture of logistics.
 
     As it stands the distribution is normalised. `published` gives the value that the NVAE release computes: every
     target above 0.99 counts as the upper edge, which at 8 bits includes 254, so that its "probabilities" sum to more
     than one; and narrow bins are approximated by the density. For comparing figures only: no code can reach it.
+    `residual`: see `condition_means`.
     """
     levels = 2 ** num_x_bits - 1
     s = 2 * x - 1
     logits, means, log_scales, coefficients = split_mixture(output)
     log_scales = log_scales.clamp(min=LOG_SCALE_FLOOR)
-    means = condition_means(means, coefficients.tanh(), s)
+    means = condition_means(means, coefficients.tanh(), s, residual=residual)
     s = s.unsqueeze(2)                                                  # [B, 3, 1, H, W]
     centred = s - means
     inverse_scale = torch.exp(-log_scales)
@@ -87,7 +92,8 @@ def mixture_log_prob(output: Tensor, x: Tensor, num_x_bits: int = 8, *, publishe
 def log_prob(config: NVAEConfig, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:
     """log p(x | z) of every image, [B], by the head that `config.likelihood` names."""
     if config.likelihood == "mixture":
-        return mixture_log_prob(output, x, config.num_x_bits, published=published).sum(dim=(1, 2))
+        return mixture_log_prob(output, x, config.num_x_bits, published=published,
+                                residual=config.has_phases).sum(dim=(1, 2))
     if config.likelihood == "gaussian":
         # A density on the [-1, 1] scale, as in the release: not a code length.
         return Normal.from_raw(*output.chunk(2, dim=1)).log_prob(2 * x - 1).sum(dim=(1, 2, 3))
@@ -124,7 +130,8 @@ def sample(config: NVAEConfig, output: Tensor, generator: torch.Generator | None
                                     (means, log_scales.clamp(min=LOG_SCALE_FLOOR), coefficients.tanh()))
     u = uniform(mean.shape)
     raw = mean + log_scale.exp() / temperature * (u.log() - torch.log1p(-u))
+    centre = mean if config.has_phases else torch.zeros_like(mean)      # as in `condition_means`
     red = raw[:, 0].clamp(-1, 1)
-    green = (raw[:, 1] + coefficient[:, 0] * red).clamp(-1, 1)
-    blue = (raw[:, 2] + coefficient[:, 1] * red + coefficient[:, 2] * green).clamp(-1, 1)
-    return (torch.stack([red, green, blue], dim=1) + 1) / 2
+    green = (raw[:, 1] + coefficient[:, 0] * (red - centre[:, 0])).clamp(-1, 1)
+    blue = raw[:, 2] + coefficient[:, 1] * (red - centre[:, 0]) + coefficient[:, 2] * (green - centre[:, 1])
+    return (torch.stack([red, green, blue.clamp(-1, 1)], dim=1) + 1) / 2

@@ -1,6 +1,5 @@
 """The float network: a hierarchy of float leaves, its ELBO, and samples from its prior."""
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,8 @@ from nvae_codec.model import layers, likelihoods
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.distributions import Normal
 from nvae_codec.model.hierarchy import Hierarchy, State
+from nvae_codec.model.phases import initialise_phases
+from nvae_codec.tiles import Lattice
 
 # noise(group, shape) -> standard normal tensor of that shape
 Noise = Callable[[int, torch.Size], Tensor]
@@ -74,6 +75,8 @@ class NVAE(Hierarchy):
 
     def __init__(self, config: NVAEConfig):
         super().__init__(config, layers)
+        if self.phases is not None:
+            initialise_phases(self.phases, config)
 
     def flow(self, group: int, z: Tensor) -> Tensor:
         """What the flow cells of a group make of a draw from its posterior; z itself where there are none."""
@@ -81,12 +84,15 @@ class NVAE(Hierarchy):
             z = z - cell(z)
         return z
 
-    def pixels(self, state: State) -> Tensor:
+    def pixel_phases(self, state: State, known: Callable[[Lattice], Tensor]) -> Iterator[Tensor]:
         """As in the hierarchy, but never in low precision: bright pixels' means need more digits than bfloat16 has."""
+        if self.phases is not None:       # its layers see to it themselves
+            yield from super().pixel_phases(state, known)
+            return
         stream = self.postprocess(state.stream)
-        # Tensors without data, as in an estimate of memory, know no autocast.
-        with nullcontext() if stream.is_meta else torch.autocast(stream.device.type, enabled=False):
-            return self.image_head(stream.to(torch.promote_types(stream.dtype, torch.float32)))
+        with layers.in_full_precision(stream):
+            output = self.image_head(stream.to(torch.promote_types(stream.dtype, torch.float32)))
+        yield output
 
     def forward(self, x: Tensor, noise: Noise | None = None, *, published: bool = False) -> Elbo:
         """The bound for images [B, C, H, W] in [0, 1]; `published` selects the release's likelihood."""
@@ -106,17 +112,25 @@ class NVAE(Hierarchy):
             normals.append((posterior, prior))
             latents.append((drawn, z))
             state = self.update(group, state, z)
-        output = self.pixels(state)
+        output = self.pixels(state, lambda lattice: lattice.of(x))
         log_likelihood = likelihoods.log_prob(self.config, output, x, published=published)
         return Elbo(output, log_likelihood, torch.stack(kl, dim=1), torch.stack(kl_channels), tuple(normals),
                     tuple(latents))
 
     @torch.no_grad()
     def sample(self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """`count` images [B, C, H, W] in [0, 1] drawn from the prior at `temperature`."""
+        """`count` images [B, C, H, W] in [0, 1] drawn from the prior at `temperature`.
+
+        A head of phases sees the samples of earlier phases rounded to levels.
+        """
         state = self.start(count)
         for group in range(self.config.num_groups):
             prior = Normal.from_raw(*self.prior(group, state), temperature)
             z = prior.sample(default_noise(prior.mean, generator)(group, prior.mean.shape))
             state = self.update(group, state, z)
-        return likelihoods.sample(self.config, self.pixels(state), generator)
+        side, levels = self.config.image_size, 2 ** self.config.num_x_bits - 1
+        images = torch.empty(count, self.config.image_channels, side, side, device=state.stream.device)
+        phases = self.pixel_phases(state, lambda lattice: torch.round(lattice.of(images) * levels) / levels)
+        for lattice, output in zip(self.lattices, phases, strict=True):
+            lattice.of(images)[:] = likelihoods.sample(self.config, output, generator)
+        return images

@@ -1,5 +1,6 @@
 """The training loop, on one device or by several processes: one function, read from top to bottom."""
 import copy
+import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from nvae_codec.training.processes import Processes, processes
 from nvae_codec.training.recipes import Recipe, Schedule
 
 ADAMAX_EPSILON = 1e-3                 # of the release, far larger than Adamax's usual one
+ADAM_BETAS = 0.9, 0.99
 FIRST_LOSS_SCALE = 2.0 ** 10          # of float16
 SMALLEST_LOSS_SCALE = 2.0 ** -20      # reached after 30 steps without finite gradients, more or less
 KINDS_OF_CELLS = 128                  # that are compiled: shapes, in training and not; torch's own limit is 8
@@ -97,8 +99,7 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
         precision = precision_of(execution, world.device)
         objective = Objective(network, recipe.seed, spectral=recipe.spectral, precision=precision,
                               processes=world.group).to(world.device)
-        optimizer = torch.optim.Adamax(network.parameters(), lr=recipe.learning_rate, eps=ADAMAX_EPSILON,
-                                       weight_decay=recipe.weight_decay)
+        optimizer = _optimizer(network, recipe)
         scaler = torch.amp.GradScaler(world.device.type, FIRST_LOSS_SCALE, enabled=precision is torch.float16)
         if values:
             load_weights(checkpoint, network, values["model"])
@@ -188,6 +189,13 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
         return (network if average is None else average).cpu().eval()
 
 
+def _optimizer(network: NVAE, recipe: Recipe) -> torch.optim.Optimizer:
+    common = dict(lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), betas=ADAM_BETAS, fused=True, **common)
+    return torch.optim.Adamax(network.parameters(), eps=ADAMAX_EPSILON, **common)
+
+
 def step_noise(x: Tensor, seed: int, step: int, rank: int = 0) -> Noise:
     """The posterior's noise in a step: other noise in every step and in every process, the same in a repetition.
 
@@ -204,7 +212,9 @@ def _resumed(path: Path, config: NVAEConfig, recipe: Recipe, world: Processes) -
         raise ModelError(f"{path}: the network there has {changed}; choose another folder")
     if not isinstance(values.get("step"), int) or not {"optimizer", "scaler", "spectral", "recipe"} <= set(values):
         raise ModelError(f"{path}: holds a network but not the state of its training, so no run can continue from it")
-    if changed := _differences(values["recipe"], recipe.to_dict()):
+    # A field that the recipe did not have when the run began had its default.
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    if changed := _differences({**defaults, **values["recipe"]}, recipe.to_dict()):
         raise ModelError(f"{path}: the run there has {changed}; continue it with what it began with, or choose another "
                          "folder")
     if values.get("world_size") != world.size:
@@ -224,7 +234,7 @@ def _differences(before, now: dict) -> str:
 
 
 def _initialise(network: NVAE, recipe: Recipe, dataset: Dataset) -> None:
-    if recipe.centre_mixture and network.config.likelihood == "mixture":
+    if recipe.centre_mixture and network.config.likelihood == "mixture" and not network.config.has_phases:
         centre_mixture(network.image_head[1].bias)
 
     def first_pass() -> None:
