@@ -929,7 +929,7 @@ def a_log(folder: Path, steps: int = 10, **options) -> tuple[Log, list[str]]:
 
 def a_loss(value: float, kl: list[list[float]], channels: list[list[float]]) -> Loss:
     zeros = torch.zeros(())
-    elbo = Elbo(zeros, zeros, torch.tensor(kl), torch.tensor(channels), (), ())
+    elbo = Elbo((zeros,), zeros, torch.tensor(kl), torch.tensor(channels), (), ())
     return Loss(*(torch.tensor(value + number) for number in range(5)), elbo)
 
 

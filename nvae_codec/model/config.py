@@ -191,7 +191,7 @@ PRESETS: dict[str, NVAEConfig] = {
                                 num_channels_dec=32, num_preprocess_blocks=0, num_postprocess_blocks=0),
     # Few latents, at 1/16 of the image's side, and pixels in phases: what is near is told by the pixels around.
     "photo": NVAEConfig(image_size=64, architecture="res_bnswish", num_mixtures=5, num_latent_scales=2,
-                        num_groups_per_scale=2, ada_groups=True, num_latent_per_group=4, num_channels_enc=4,
+                        num_groups_per_scale=1, num_latent_per_group=4, num_channels_enc=4,
                         num_channels_dec=4, num_preprocess_blocks=4, num_preprocess_cells=1,
                         num_postprocess_blocks=4, num_postprocess_cells=1, pixel_head="phases",
                         num_phase_cells=2),

@@ -9,7 +9,7 @@ from nvae_codec.model import layers, likelihoods
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.distributions import Normal
 from nvae_codec.model.hierarchy import Hierarchy, State
-from nvae_codec.model.phases import initialise_phases
+from nvae_codec.model.phases import initialise_phases, join
 from nvae_codec.tiles import Lattice
 
 # noise(group, shape) -> standard normal tensor of that shape
@@ -24,12 +24,17 @@ class Elbo:
     negative; of others it is exact.
     """
 
-    output: Tensor                        # of the image head
+    outputs: tuple[Tensor, ...]           # of the image head, a tensor for each phase
     log_likelihood: Tensor                # [B]
     kl: Tensor                            # [B, G]
     kl_channels: Tensor                   # [G, L], mean over the images, without gradient
     normals: tuple[tuple[Normal, Normal], ...]    # (posterior, prior) of every group
     latents: tuple[tuple[Tensor, Tensor], ...]    # of every group before and after its flow cells
+
+    @property
+    def output(self) -> Tensor:
+        """Of the image head, for all pixels, [B, `num_output_channels`, H, W]."""
+        return join(list(self.outputs))
 
     @property
     def negative(self) -> Tensor:
@@ -112,9 +117,13 @@ class NVAE(Hierarchy):
             normals.append((posterior, prior))
             latents.append((drawn, z))
             state = self.update(group, state, z)
-        output = self.pixels(state, lambda lattice: lattice.of(x))
-        log_likelihood = likelihoods.log_prob(self.config, output, x, published=published)
-        return Elbo(output, log_likelihood, torch.stack(kl, dim=1), torch.stack(kl_channels), tuple(normals),
+        outputs = tuple(self.pixel_phases(state, lambda lattice: lattice.of(x)))
+        given, targets = outputs[0], x
+        if len(outputs) > 1:              # end to end: cheaper than to where they belong
+            given = torch.cat([output.flatten(2) for output in outputs], dim=2).unsqueeze(3)
+            targets = torch.cat([lattice.of(x).flatten(2) for lattice in self.lattices], dim=2).unsqueeze(3)
+        log_likelihood = likelihoods.log_prob(self.config, given, targets, published=published)
+        return Elbo(outputs, log_likelihood, torch.stack(kl, dim=1), torch.stack(kl_channels), tuple(normals),
                     tuple(latents))
 
     @torch.no_grad()
