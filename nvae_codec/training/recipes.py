@@ -124,9 +124,9 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-small": Recipe(steps=30_000, warm_up=200, batch_size=32, learning_rate=6e-3, learning_rate_min=1e-5,
                             kl_anneal_portion=0.1, clip_gradient=2000, centre_mixture=True, spectral=False),
     # Gradients of a head of phases are nearly always clipped: Adam then sees directions alone.
-    "photo": Recipe(steps=10_000, warm_up=200, batch_size=16, optimizer="adam", learning_rate=2e-3,
+    "photo": Recipe(steps=8_000, warm_up=200, batch_size=16, optimizer="adam", learning_rate=2e-3,
                     learning_rate_min=1e-5, weight_decay=0.0, kl_anneal_portion=0.1, clip_gradient=4000, spectral=False),
-    "tiny": Recipe(steps=10_000, warm_up=200, batch_size=16, optimizer="adam", learning_rate=2e-3,
+    "tiny": Recipe(steps=5_000, warm_up=200, batch_size=16, optimizer="adam", learning_rate=2e-3,
                    learning_rate_min=1e-5, weight_decay=0.0, kl_anneal_portion=0.1, clip_gradient=1000, spectral=False),
     "toy": Recipe(steps=300, warm_up=20, batch_size=8, learning_rate=4e-3, learning_rate_min=1e-5, centre_mixture=True),
 }
