@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_model import ToyModel
+from toy_model import PhasedToyModel, ToyModel
 
 from nvae_codec.coding.ans import RESERVE_WORDS, WORD_BITS, Stack, generator_words
 from nvae_codec.coding.bits_back import (
@@ -70,10 +70,11 @@ def decoded_chains(model, coded, layouts, memory: int = MEMORY, **options) -> li
 
 # Sets of tiles
 
+@pytest.mark.parametrize("kind", [ToyModel, PhasedToyModel])
 @pytest.mark.parametrize("words", [0, 3, 8, 9, 10, 11, 12, 13, 14, 20, 200])
-def test_decoding_undoes_encoding_word_for_word(words):
+def test_decoding_undoes_encoding_word_for_word(words, kind):
     """Of several stacks that hold little or much, and so have other groups coded direct."""
-    model, amounts = ToyModel(), [words, 0, 11, 600, 9]
+    model, amounts = kind(), [words, 0, 11, 600, 9]
     parts = [mixed_tiles(seed).part(slice(start, end))
              for seed, (start, end) in enumerate([(0, 1), (2, 5), (1, 2), (0, 12), (7, 8)])]
     stacks = [Stack.seeded(amount) for amount in amounts]
@@ -97,9 +98,10 @@ def test_a_stack_decides_how_many_groups_are_direct():
     assert sorted(found.values(), reverse=True) == list(found.values())
 
 
-def test_stacks_do_not_see_each_other():
+@pytest.mark.parametrize("kind", [ToyModel, PhasedToyModel])
+def test_stacks_do_not_see_each_other(kind):
     """Words and decoded tiles are the same whatever is coded beside them, and however the others are."""
-    model, amounts = ToyModel(), [9, 0, 600]
+    model, amounts = kind(), [9, 0, 600]
     parts = [mixed_tiles(3).part(slice(0, 2)), mixed_tiles(4), toy_tiles(20, 20, 5, grey=True)]
     together = [Stack.seeded(amount) for amount in amounts]
     direct, needed = encode(model, together, parts, MEMORY)
@@ -376,7 +378,8 @@ def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], direct_groups
         nats = (np.square(u) - np.square((u - shift - mean) / deviation)) / 2 - np.log(deviation)
         latents[direct] += nats[:, active].sum() / math.log(2)
         state = model.update(group, state, found)
-    real, parameters = real_pixels(tiles.layout.sizes, model.tile_side), model.pixels(state).transpose(1, 0, 2, 3)
+    real = real_pixels(tiles.layout.sizes, model.tile_side)
+    parameters = model.pixels(state, tiles.samples, tiles.layout.sizes).transpose(1, 0, 2, 3)
     known = tiles.samples.transpose(1, 0, 2, 3)[:, real]
     return pixel_information(known, Mixture(parameters[:, real], model.pixel_tables)).sum(), *latents
 
@@ -525,7 +528,7 @@ def encode_version_1(model, samples: np.ndarray, sizes: np.ndarray, max_group: i
             groups.append((points, steps))
             state = model.update(group, state, points << (MAX_STEP - steps)[:, None, None])
         real = real_pixels(sizes[some], model.tile_side)
-        parameters = np.ascontiguousarray(model.pixels(state).transpose(1, 0, 2, 3)[:, real])
+        parameters = np.ascontiguousarray(model.parameters(state).transpose(1, 0, 2, 3)[:, real])
         push_pixels(stack, samples[some].transpose(1, 0, 2, 3)[:, real], parameters, model.pixel_tables)
         for points, steps in reversed(groups):
             for step in np.unique(steps)[::-1]:

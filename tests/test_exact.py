@@ -179,7 +179,9 @@ def forward(model: NVAE, exact, samples: torch.Tensor, seed: int = 0):
             state = model.update(group, state, z)
             rounded = torch.round(z.double() * 2.0 ** int(exact.latent_bits[group]))
             exact_state = exact.update(group, exact_state, rounded)
-        output, exact_output = model.pixels(state), coder.pixels(exact_state)
+        x, whole = samples.float() / 255, np.full((len(samples), 2), samples.shape[-1])
+        output = model.pixels(state, lambda lattice: lattice.of(x))
+        exact_output = coder.pixels(exact_state, samples.numpy(), whole)
     logits = slice(0, model.config.num_mixtures)
     worst["logits"] = np.abs(exact_output[:, logits] / 2 ** 10 - output[:, logits].numpy()).max()
     return worst
@@ -271,7 +273,7 @@ def outputs_digest(coder: ExactModel, samples: np.ndarray, batch: int) -> list[b
             arrays = [array for normal in normals for array in (normal.mean, normal.sigma)]
             for index in range(len(part)):
                 results[first + index] += [array[index].tobytes() for array in arrays]
-        pixels = coder.pixels(state)
+        pixels = coder.pixels(state, part, np.full((len(part), 2), coder.tile_side))
         for index in range(len(part)):
             results[first + index].append(pixels[index].tobytes())
     return [b"".join(result) for result in results]

@@ -130,7 +130,9 @@ def test_presets_fit_together(name):
         latents += mean.numel()
         state = model.update(group, state, model.flow(group, mean))
     assert latents == config.num_latents
-    assert Hierarchy.pixels(model, state).shape == (1, config.num_output_channels, *size)
+    x = torch.zeros(1, config.image_channels, *size, device="meta")
+    output = Hierarchy.pixels(model, state, lambda lattice: lattice.of(x))
+    assert output.shape == (1, config.num_output_channels, *size)
 
 
 @pytest.mark.parametrize("use_se, res_dist", [(True, True), (True, False), (False, True), (False, False)])

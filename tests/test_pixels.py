@@ -1,4 +1,5 @@
 """Pixels: the mixture in integers, against the float likelihood, and on the stack."""
+import dataclasses
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from nvae_codec.exact.elbo import pixel_information
 from nvae_codec.model.likelihoods import mixture_log_prob
 
 TABLES = PixelTables.compute()
+RESIDUAL = dataclasses.replace(TABLES, residual=True)
 
 
 def random_parameters(random: np.random.Generator, components: int, count: int, extreme: bool = False) -> np.ndarray:
@@ -24,11 +26,12 @@ def random_parameters(random: np.random.Generator, components: int, count: int, 
     return parameters.clip(-32767, 32767).astype(np.int64)
 
 
+@pytest.mark.parametrize("tables", [TABLES, RESIDUAL], ids=["plain", "residual"])
 @pytest.mark.parametrize("extreme", [False, True])
-def test_probabilities_of_all_values_sum_to_one(extreme):
+def test_probabilities_of_all_values_sum_to_one(extreme, tables):
     """In integers, for every colour given the colours before it: the masses are positive and sum to the total."""
     random = np.random.default_rng(2)
-    mixture = Mixture(random_parameters(random, 3, 400, extreme), TABLES)
+    mixture = Mixture(random_parameters(random, 3, 400, extreme), tables)
     known = [random.integers(0, 256, 400) for _ in range(2)]
     distribution = mixture.red()
     for colour in range(3):
@@ -42,26 +45,29 @@ def test_probabilities_of_all_values_sum_to_one(extreme):
         assert distribution.total.max() < 2 ** 53
 
 
-def test_information_is_that_of_the_float_likelihood():
+@pytest.mark.parametrize("tables", [TABLES, RESIDUAL], ids=["plain", "residual"])
+def test_information_is_that_of_the_float_likelihood(tables):
     """Against the network's own likelihood: the joint mixture over the three colours, to a ten thousandth."""
     random = np.random.default_rng(3)
     components, count = 4, 3000
     parameters = random_parameters(random, components, count)
-    samples = pop_pixels(Stack.seeded(40_000), 3, parameters, TABLES)   # decoding random bits draws from the mixture
-    information = pixel_information(samples, Mixture(parameters, TABLES))
+    samples = pop_pixels(Stack.seeded(40_000), 3, parameters, tables)   # decoding random bits draws from the mixture
+    information = pixel_information(samples, Mixture(parameters, tables))
     fractional_bits = np.array([10] * components + ([12] * components + [10] * 2 * components) * 3)
     output = torch.from_numpy(parameters / 2.0 ** fractional_bits[:, None])
-    expected = -mixture_log_prob(output[None, :, None], torch.from_numpy(samples / 255.0)[None, :, None])
+    expected = -mixture_log_prob(output[None, :, None], torch.from_numpy(samples / 255.0)[None, :, None],
+                                 residual=tables.residual)
     expected = expected.numpy().ravel() / math.log(2)
     assert np.abs(information - expected).mean() < 0.05                 # single pixels: edges and scales are rounded
     assert abs(information.sum() / expected.sum() - 1) < 1e-4
 
 
+@pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("extreme", [False, True])
 @pytest.mark.parametrize("num_bits", [1, 5, 8])
-def test_pixels_come_back(channels, extreme, num_bits):
-    random, tables = np.random.default_rng(4), PixelTables.compute(num_bits)
+def test_pixels_come_back(channels, extreme, num_bits, residual):
+    random, tables = np.random.default_rng(4), dataclasses.replace(PixelTables.compute(num_bits), residual=residual)
     parameters = random_parameters(random, 2, 300, extreme)
     samples = random.integers(0, 256, (channels, 300)).astype(np.uint8)
     stack = Stack()

@@ -3,6 +3,7 @@ import numpy as np
 
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
 from nvae_codec.coding.pixels import PixelTables
+from nvae_codec.tiles import WHOLE, Lattice, known_pixels
 
 
 class ToyModel:
@@ -11,6 +12,7 @@ class ToyModel:
     tile_side = 8
     num_groups = 2
     components = 2
+    lattices = WHOLE,
 
     def __init__(self):
         self.pixel_tables = PixelTables.compute()
@@ -57,7 +59,18 @@ class ToyModel:
         state[:, :offsets.shape[1]] += offsets.repeat(repeat, axis=2).repeat(repeat, axis=3) * 10
         return state
 
-    def pixels(self, state):
+    def pixel_phases(self, state, samples, sizes):
+        yield self.parameters(state)
+
+    def pixels(self, state, samples, sizes):
+        """The parameters of all pixels of tiles whose samples are known."""
+        values = np.zeros((len(state), 10 * self.components, 8, 8), dtype=np.int64)
+        for lattice, phase in zip(self.lattices, self.pixel_phases(state, samples, sizes), strict=True):
+            lattice.of(values)[:] = phase
+        return values
+
+    def parameters(self, state):
+        """What the latents alone say."""
         wide = state.repeat(2, axis=2).repeat(2, axis=3)                # [B, 3, 8, 8]
         parameters = np.zeros((len(state), 10 * self.components, 8, 8), dtype=np.int64)
         parameters[:, 1] = 300
@@ -68,3 +81,19 @@ class ToyModel:
             parameters[:, base + 2] = -2500
             parameters[:, base + 4] = 200 - 150 * colour
         return parameters
+
+
+class PhasedToyModel(ToyModel):
+    """Pixels in seven phases; the first component of each lies where the pixel that was coded before it was."""
+
+    lattices = (Lattice(0, 0, 4), Lattice(2, 2, 4), Lattice(0, 2, 4), Lattice(2, 0, 4),
+                Lattice(1, 1, 2), Lattice(0, 1, 2), Lattice(1, 0, 2))
+
+    def pixel_phases(self, state, samples, sizes):
+        parameters = self.parameters(state)
+        for number, lattice in enumerate(self.lattices):
+            phase = lattice.of(parameters).copy()
+            if number:
+                known = known_pixels(samples, sizes, self.lattices[0] if number < 4 else Lattice(0, 0, 2))
+                phase[:, 2::6] = ((known.astype(np.int64) - 128) << 12) // 128
+            yield phase
