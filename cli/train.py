@@ -124,7 +124,7 @@ def train(
     given |= {name: str(value) for name, value in (("batch_size", batch_size), ("learning_rate", learning_rate),
                                                    ("seed", seed)) if value is not None}
     network, recipe = _configured(preset, given, epochs, steps)
-    kind = DATASETS[dataset]
+    kind = DATASETS[dataset].for_side(network.image_size)
     if kind.side not in (0, network.image_size) or kind.channels != network.image_channels:
         raise click.UsageError(f"The images of {dataset} have {_form(kind.channels, kind.side)}, but the network takes "
                                f"{_form(network.image_channels, network.image_size)}; --preset chooses another one.")

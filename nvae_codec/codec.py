@@ -283,6 +283,8 @@ class Codec:
 
     def _check(self, picture: Picture) -> None:
         self.check_size(*picture.samples.shape[:2])
+        if not self.model.pixel_tables.can_code(picture.samples):
+            raise ImageError(f"the model {self.name} is for {self.model.pixel_tables.kind}")
         if max(len(picture.exif), len(picture.icc)) > container.MAX_METADATA_BYTES:
             raise ImageError(f"the picture's EXIF or ICC profile has more than {container.MAX_METADATA_BYTES:,} bytes")
 
@@ -299,6 +301,9 @@ class Codec:
             if max(each.direct_groups for each in chunk.sets) > self.model.num_groups:
                 raise BitstreamError("invalid: a chunk has more direct groups than its model has groups")
             largest = max(each.tiles for each in chunk.sets)
+        channels = {3 if image.mode == RGB8 else 1 for image in chunk.images}
+        if not channels <= set(self.model.pixel_tables.channels):
+            raise BitstreamError("invalid: a picture is in colour, and its model has none")
         if largest > most_tiles(self.model.tile_side):
             raise BitstreamError(f"too large: {largest} tiles of {self.model.tile_side} pixels are coded jointly")
         return Layout.join([self._layout(image.height, image.width, image.mode) for image in chunk.images])

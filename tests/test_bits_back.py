@@ -29,9 +29,7 @@ from nvae_codec.coding.latents import (
     offsets_of,
     posterior_on_grid,
 )
-from nvae_codec.coding.pixels import Mixture, push_pixels
 from nvae_codec.errors import BitstreamError, DriftError
-from nvae_codec.exact.elbo import pixel_information
 from nvae_codec.tiles import Layout, cut, real_pixels, tile_sizes
 
 MEMORY = 8
@@ -381,7 +379,7 @@ def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], direct_groups
     real = real_pixels(tiles.layout.sizes, model.tile_side)
     parameters = model.pixels(state, tiles.samples, tiles.layout.sizes).transpose(1, 0, 2, 3)
     known = tiles.samples.transpose(1, 0, 2, 3)[:, real]
-    return pixel_information(known, Mixture(parameters[:, real], model.pixel_tables)).sum(), *latents
+    return model.pixel_tables.information(known, parameters[:, real]).sum(), *latents
 
 
 def account(model, tiles: Tiles, joint_tiles: int, search: Search, monkeypatch) -> dict[str, float]:
@@ -529,7 +527,7 @@ def encode_version_1(model, samples: np.ndarray, sizes: np.ndarray, max_group: i
             state = model.update(group, state, points << (MAX_STEP - steps)[:, None, None])
         real = real_pixels(sizes[some], model.tile_side)
         parameters = np.ascontiguousarray(model.parameters(state).transpose(1, 0, 2, 3)[:, real])
-        push_pixels(stack, samples[some].transpose(1, 0, 2, 3)[:, real], parameters, model.pixel_tables)
+        model.pixel_tables.push(stack, samples[some].transpose(1, 0, 2, 3)[:, real], parameters)
         for points, steps in reversed(groups):
             for step in np.unique(steps)[::-1]:
                 stack.push_standard_normals(points[:, steps == step], 2.0 ** step, half_width(int(step)))

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvae_codec import weights
-from nvae_codec.bitstreams.container import unpack
+from nvae_codec.bitstreams.container import RGB8, unpack
 from nvae_codec.codec import Codec
-from nvae_codec.errors import ModelError
+from nvae_codec.errors import BitstreamError, ImageError, ModelError
 from nvae_codec.exact.elbo import compare, float_negative_elbo, integer_negative_elbo, same_noise, whole
 from nvae_codec.exact.layers import LIMIT, NARROW_LIMIT
 from nvae_codec.exact.network import ExactModel, convert
@@ -24,6 +24,8 @@ from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.phases import join, lattices
 from nvae_codec.tiles import WHOLE, Layout, cut, known_pixels, real_pixels
 
+BINARY = dataclasses.replace(PRESETS["mnist-small"], image_size=16, num_channels_enc=4, num_channels_dec=4,
+                             num_phase_channels=8, num_phase_cells=1)
 CONFIG = dataclasses.replace(PRESETS["toy"], architecture="res_bnswish", num_preprocess_blocks=2,
                              num_postprocess_blocks=2, pixel_head="phases", num_phase_channels=8)
 
@@ -238,6 +240,62 @@ def test_tiles_of_a_batch_do_not_see_each_other(coder):
         assert np.array_equal(alone[0], together[index])
 
 
+# Pictures of black and white
+
+def binary_tiles(count: int, seed: int = 0) -> torch.Tensor:
+    """0 and 1, [count, 1, 16, 16]: blobs."""
+    return (smooth_tiles(count, 16, seed)[:, :1] > 120).to(torch.uint8)
+
+
+def binary_codec(limit: int = NARROW_LIMIT) -> Codec:
+    exact = convert(network(BINARY), binary_tiles(8), limit=limit)
+    return Codec(ExactModel(exact), weights.fingerprint(BINARY, exact.state_dict()), "binary")
+
+
+def test_black_and_white_costs_the_same_in_floats_and_in_integers():
+    model, codec = network(BINARY), binary_codec(LIMIT)
+    comparison = compare(model, codec.model.network, binary_tiles(8, seed=1))
+    assert abs(comparison.relative) < 1e-3
+    samples, noise = binary_tiles(4, seed=2), same_noise(torch.Generator().manual_seed(0))
+    layout = Layout(np.array([[16, 16], [3, 16], [16, 1], [9, 10]]), np.ones(4, dtype=np.int64))
+    floats = float_negative_elbo(model, samples, noise, layout)
+    assert np.abs(integer_negative_elbo(codec.model.network, samples, noise, layout) / floats - 1).max() < 5e-3
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (20, 37)])
+def test_black_and_white_comes_back(shape):
+    codec = binary_codec()
+    samples = np.random.default_rng(2).integers(0, 2, shape).astype(np.uint8) * 255
+    (_, picture), = codec.decompress_archive(unpack(codec.compress(Picture(samples))))
+    assert np.array_equal(picture.samples, samples)
+
+
+def test_other_pictures_are_refused_by_a_model_for_black_and_white():
+    codec = binary_codec()
+    for samples in (np.full((4, 4), 254, dtype=np.uint8), np.zeros((4, 4, 3), dtype=np.uint8)):
+        with pytest.raises(ImageError, match="the model binary is for pictures of black and white alone"):
+            codec.compress(Picture(samples))
+
+
+def test_a_file_that_claims_colour_of_black_and_white_is_refused():
+    codec = binary_codec()
+    content = unpack(codec.compress(Picture(np.zeros((4, 4), dtype=np.uint8))))
+    image = dataclasses.replace(content.chunks[0].images[0], mode=RGB8)
+    chunk = dataclasses.replace(content.chunks[0], images=(image,))
+    with pytest.raises(BitstreamError, match="in colour"):
+        codec.layout_of(chunk)
+
+
+def test_samples_of_black_and_white_are_black_and_white():
+    drawn = network(BINARY).sample(2, generator=torch.Generator().manual_seed(1))
+    assert drawn.shape == (2, 1, 16, 16) and set(drawn.unique().tolist()) == {0, 1}
+
+
+def test_networks_with_a_frame_cannot_code():
+    assert "frame" in PRESETS["mnist"].obstacle_to_coding and PRESETS["mnist"].frame == 2
+    assert PRESETS["mnist-small"].obstacle_to_coding is None and PRESETS["mnist-small"].frame == 0
+
+
 # Configurations
 
 def test_configurations_without_phases_are_what_they_were():
@@ -252,7 +310,7 @@ def test_configurations_without_phases_are_what_they_were():
 
 @pytest.mark.parametrize("changes, why", [
     ({"pixel_head": "rows"}, "unknown pixel head 'rows'"), ({"pixel_head": 3}, "must be texts"),
-    ({"likelihood": "gaussian"}, "for the mixture"), ({"num_phase_cells": 0}, "num_phase_cells"),
+    ({"likelihood": "gaussian"}, "no Gaussian"), ({"num_phase_cells": 0}, "num_phase_cells"),
     ({"num_preprocess_blocks": 0, "num_postprocess_blocks": 0}, "needs a preprocess block"),
     ({"num_phase_channels": 100_000}, "more than this program allows")])
 def test_configurations_that_make_no_head_are_refused(changes, why):

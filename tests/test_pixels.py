@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from nvae_codec.coding.ans import WORD_BITS, Stack
-from nvae_codec.coding.pixels import FLOOR, Mixture, PixelTables, pop_pixels, push_pixels
-from nvae_codec.exact.elbo import pixel_information
+from nvae_codec.coding.pixels import FLOOR, BinaryTable, Mixture, PixelTables
 from nvae_codec.model.likelihoods import mixture_log_prob
 
 TABLES = PixelTables.compute()
@@ -51,8 +50,8 @@ def test_information_is_that_of_the_float_likelihood(tables):
     random = np.random.default_rng(3)
     components, count = 4, 3000
     parameters = random_parameters(random, components, count)
-    samples = pop_pixels(Stack.seeded(40_000), 3, parameters, tables)   # decoding random bits draws from the mixture
-    information = pixel_information(samples, Mixture(parameters, tables))
+    samples = tables.pop(Stack.seeded(40_000), 3, parameters)   # decoding random bits draws from the mixture
+    information = tables.information(samples, parameters)
     fractional_bits = np.array([10] * components + ([12] * components + [10] * 2 * components) * 3)
     output = torch.from_numpy(parameters / 2.0 ** fractional_bits[:, None])
     expected = -mixture_log_prob(output[None, :, None], torch.from_numpy(samples / 255.0)[None, :, None],
@@ -71,8 +70,8 @@ def test_pixels_come_back(channels, extreme, num_bits, residual):
     parameters = random_parameters(random, 2, 300, extreme)
     samples = random.integers(0, 256, (channels, 300)).astype(np.uint8)
     stack = Stack()
-    push_pixels(stack, samples, parameters, tables)
-    assert np.array_equal(pop_pixels(stack, channels, parameters, tables), samples)
+    tables.push(stack, samples, parameters)
+    assert np.array_equal(tables.pop(stack, channels, parameters), samples)
     assert stack.height == 0
 
 
@@ -81,10 +80,10 @@ def test_pixels_cost_their_information():
     random = np.random.default_rng(5)
     parameters = random_parameters(random, 2, 4000)
     stack = Stack.seeded(30_000)
-    samples = pop_pixels(stack, 3, parameters, TABLES)                  # decoding random bits draws from the model
+    samples = TABLES.pop(stack, 3, parameters)                  # decoding random bits draws from the model
     fresh = Stack()
-    push_pixels(fresh, samples, parameters, TABLES)
-    information = pixel_information(samples, Mixture(parameters, TABLES)).sum()
+    TABLES.push(fresh, samples, parameters)
+    information = TABLES.information(samples, parameters).sum()
     assert abs(fresh.height * WORD_BITS / information - 1) < 1e-3
 
 
@@ -93,3 +92,39 @@ def test_tables_with_wrong_values_are_noticed():
     assert PixelTables(TABLES.weight[:-1], TABLES.inverse_scale, TABLES.coefficient, TABLES.sigmoid).problem()
     assert PixelTables(TABLES.weight, TABLES.inverse_scale, TABLES.coefficient, TABLES.sigmoid[::-1].copy()).problem()
     assert PixelTables(TABLES.weight, TABLES.inverse_scale * 9, TABLES.coefficient, TABLES.sigmoid).problem()
+
+
+@pytest.mark.parametrize("values", [(0, 255), (0, 1)])
+def test_black_and_white_comes_back_and_costs_its_information(values):
+    random, table = np.random.default_rng(6), BinaryTable.compute()
+    logits = random.integers(-9000, 9001, (1, 50_000))
+    white = 1 / (1 + np.exp(-logits / 1024))
+    drawn = random.random(logits.shape) < white
+    samples = np.where(drawn, values[1], values[0]).astype(np.uint8)
+    stack = Stack()
+    table.push(stack, samples, logits)
+    information = table.information(samples, logits)
+    np.testing.assert_allclose(information, -np.log2(np.where(drawn, white, 1 - white))[0], rtol=1e-4, atol=1e-6)
+    assert abs(stack.height * WORD_BITS / information.sum() - 1) < 2e-3
+    assert np.array_equal(table.pop(stack, 1, logits), np.where(drawn, 255, 0))
+    assert stack.height == 0
+
+
+def test_the_surest_logits_leave_the_other_colour_possible():
+    table, logits = BinaryTable.compute(), np.array([[-32767, 32767, -32767, 32767]])
+    samples = np.array([[0, 255, 255, 0]], dtype=np.uint8)
+    stack = Stack()
+    table.push(stack, samples, logits)
+    assert np.array_equal(table.pop(stack, 1, logits), samples)
+    np.testing.assert_allclose(table.information(samples, logits), [0, 0, 24, 24], atol=1e-6)
+
+
+def test_black_and_white_is_known_when_seen():
+    table = BinaryTable.compute()
+    picture = np.array([[0, 255], [255, 255]], dtype=np.uint8)
+    assert table.can_code(picture) and not table.can_code(picture[..., None].repeat(3, axis=2))
+    assert not table.can_code(np.array([[0, 254]], dtype=np.uint8)) and not table.can_code(picture // 255)
+    assert TABLES.can_code(picture) and TABLES.can_code(np.zeros((2, 2, 3), dtype=np.uint8))
+    assert table.problem() is None
+    for wrong in (table.probability[1:], table.probability * 0, table.probability + 2 ** 24):
+        assert "probability" in BinaryTable(wrong).problem()

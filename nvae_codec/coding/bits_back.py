@@ -30,11 +30,10 @@ from nvae_codec.coding.latents import (
     push_posterior,
     push_prior,
 )
-from nvae_codec.coding.pixels import PixelTables, pop_pixels, push_pixels
+from nvae_codec.coding.pixels import COLOUR, GREY, BinaryTable, PixelTables
 from nvae_codec.errors import DriftError
 from nvae_codec.tiles import Lattice, Layout, pad, real_cells, real_pixels
 
-GREY, COLOUR = 1, 3                       # channels
 BOOST = 1.1                               # index bits of direct groups as a multiple of the KL: the best of 0.9 .. 1.3
 MOST_TILES, MOST_PIXELS = 64, 2 ** 18      # that are decoded at once: a file may ask for more than fits into memory
 _DRIFT = "after decoding, the coder is not in the state in which it began: this machine computes other probabilities"
@@ -49,7 +48,7 @@ class LatentModel(Protocol):
 
     tile_side: int                        # pixels
     num_groups: int
-    pixel_tables: PixelTables
+    pixel_tables: PixelTables | BinaryTable
     lattices: tuple[Lattice, ...]         # where the pixels of each phase lie: together, all pixels once
 
     def group_shape(self, group: int) -> tuple[int, int, int]:
@@ -246,7 +245,7 @@ def _push_pixels(model: LatentModel, stack: Stack, tiles: Tiles, lattice: Lattic
         coded = _coded_pixels(model, tiles.layout, lattice, channels)
         if coded.any():
             samples = _at(lattice.of(tiles.samples[:, :channels]), coded)
-            push_pixels(stack, samples, _at(parameters, coded), model.pixel_tables)
+            model.pixel_tables.push(stack, samples, _at(parameters, coded))
 
 
 def _pop_pixels(model: LatentModel, stack: Stack, layout: Layout, lattice: Lattice, parameters: np.ndarray,
@@ -255,7 +254,7 @@ def _pop_pixels(model: LatentModel, stack: Stack, layout: Layout, lattice: Latti
     for channels in GREY, COLOUR:
         coded = _coded_pixels(model, layout, lattice, channels)
         if coded.any():
-            popped = pop_pixels(stack, channels, _at(parameters, coded), model.pixel_tables)
+            popped = model.pixel_tables.pop(stack, channels, _at(parameters, coded))
             lattice.of(samples).transpose(1, 0, 2, 3)[:, coded] = popped
 
 

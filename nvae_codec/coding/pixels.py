@@ -1,6 +1,6 @@
-"""Pixels: a discretised mixture of logistics in integers, coded as binary decisions.
+"""Pixels in integers, coded as binary decisions: a discretised mixture of logistics, or black and white.
 
-A sample v in 0 .. 255 is coded as eight bits, most significant first. Each bit's probability is the ratio of two
+Of pictures of black and white a pixel is one decision. All the rest is about the mixture. A sample v in 0 .. 255 is coded as eight bits, most significant first. Each bit's probability is the ratio of two
 differences of the mixture's distribution function at bin edges, so 8 x M evaluations stand in for a table of 256 x M.
 The distribution function is an integer: a sum over components of weight * sigmoid, both from tables. The probabilities
 of the 256 values telescope to exactly one.
@@ -26,6 +26,7 @@ MEAN_BITS = 12
 LOG_SCALE_BITS = 10
 COEFFICIENT_BITS = 10                 # before tanh
 
+GREY, COLOUR = 1, 3                   # channels
 LOG_SCALE_MIN, LOG_SCALE_MAX = -7, 4
 NUM_LOG_SCALES = ((LOG_SCALE_MAX - LOG_SCALE_MIN) << LOG_SCALE_BITS) + 1
 LOGIT_RANGE = 16                      # components that many nats below the best one have weight 0
@@ -36,6 +37,8 @@ ARGUMENT_BITS = 12                    # resolution of the sigmoid's argument
 ARGUMENT_RANGE = 16                   # beyond it the sigmoid is 0 or 1
 SIGMOID_BITS = 24
 FLOOR = 1 << 20                       # added to every value's mass, which keeps each above 2**-28
+BINARY_BITS = 24                      # resolution of the probability of white
+BLACK, WHITE = 0, 255
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class PixelTables:
     sigmoid: np.ndarray               # sigmoid(i / 2**12) * 2**24, for arguments from 0 to 16
     num_bits: int = 8                 # b
     residual: bool = False
+
+    channels = GREY, COLOUR           # of the tiles that can be coded
+    kind = "8-bit grey or RGB pictures"
 
     @property
     def low_bits(self) -> int:
@@ -68,6 +74,52 @@ class PixelTables:
         tables = (np.exp(-logits) * 2 ** WEIGHT_BITS, np.exp(-log_scales) * one,
                   np.tanh(coefficients) * 2 ** UNIT_BITS, 2 ** SIGMOID_BITS / (1 + np.exp(-arguments)))
         return cls(*(np.rint(table).astype(np.int64) for table in tables), num_bits)
+
+    def can_code(self, samples: np.ndarray) -> bool:
+        """Whether a picture uint8 [H, W] or [H, W, 3] is of the kind that this codes."""
+        return True
+
+    def network_input(self, samples: np.ndarray) -> np.ndarray:
+        """What a network sees of samples uint8 [B, 3, H, W]."""
+        return samples >> self.low_bits
+
+    def push(self, stack: Stack, samples: np.ndarray, parameters: np.ndarray) -> None:
+        """Push samples uint8 [C, N], with `parameters` as of `Mixture`.
+
+        C = 3, or 1 for grey pictures, which are coded as the red of a grey RGB picture.
+        """
+        mixture, high = Mixture(parameters, self), samples >> self.low_bits
+        for bit in range(self.low_bits):
+            stack.push_uniform_bits(samples >> bit & 1)
+        distributions = [mixture.red()]
+        for values in high[:-1]:
+            distributions.append(mixture.following(distributions[-1], values))
+        for distribution, values in zip(reversed(distributions), reversed(high), strict=True):
+            distribution.push(stack, values)
+
+    def pop(self, stack: Stack, channels: int, parameters: np.ndarray) -> np.ndarray:
+        """The inverse of `push`: uint8 [C, N]."""
+        mixture = Mixture(parameters, self)
+        distribution = mixture.red()
+        samples = [distribution.pop(stack)]
+        while len(samples) < channels:
+            distribution = mixture.following(distribution, samples[-1])
+            samples.append(distribution.pop(stack))
+        values = np.stack(samples) << self.low_bits
+        for bit in reversed(range(self.low_bits)):
+            values |= stack.pop_uniform_bits(values.size).astype(np.int64).reshape(values.shape) << bit
+        return values.astype(np.uint8)
+
+    def information(self, samples: np.ndarray, parameters: np.ndarray) -> np.ndarray:
+        """-log2 p(x | z) of the modelled bits of N pixels, float64 [N], with the masses of the coder; samples [C, N]."""
+        mixture, values = Mixture(parameters, self), (samples >> self.low_bits).astype(np.int64)
+        bits, distribution = np.zeros(samples.shape[1]), mixture.red()
+        for colour, each in enumerate(values):
+            if colour:
+                distribution = mixture.following(distribution, values[colour - 1])
+            mass = distribution.cumulative(each + 1) - distribution.cumulative(each)
+            bits -= np.log2(mass / distribution.total)
+        return bits
 
     def problem(self) -> str | None:
         """Why these tables cannot be used, if so.
@@ -234,30 +286,53 @@ def _probability(low: Tensor, middle: Tensor, high: Tensor) -> np.ndarray:
     return ((high - middle) / (high - low)).numpy()
 
 
-def push_pixels(stack: Stack, samples: np.ndarray, parameters: np.ndarray, tables: PixelTables) -> None:
-    """Push samples uint8 [C, N], with `parameters` as of `Mixture`.
+@dataclass(frozen=True)
+class BinaryTable:
+    """Pixels of black and white (0 and 255), one decision each, by the logit that the network gives: [1, N].
 
-    C = 3, or 1 for grey pictures, which are coded as the red of a grey RGB picture.
+    Where pictures come from a data set they may also be 0 and 1. The table is part of a model file.
     """
-    mixture, high = Mixture(parameters, tables), samples >> tables.low_bits
-    for bit in range(tables.low_bits):
-        stack.push_uniform_bits(samples >> bit & 1)
-    distributions = [mixture.red()]
-    for values in high[:-1]:
-        distributions.append(mixture.following(distributions[-1], values))
-    for distribution, values in zip(reversed(distributions), reversed(high), strict=True):
-        distribution.push(stack, values)
 
+    probability: np.ndarray           # of white: sigmoid((i - 2**15) / 2**10) * 2**24, int64 [65536], 1 .. 2**24 - 1
 
-def pop_pixels(stack: Stack, channels: int, parameters: np.ndarray, tables: PixelTables) -> np.ndarray:
-    """The inverse of `push_pixels`: uint8 [C, N]."""
-    mixture = Mixture(parameters, tables)
-    distribution = mixture.red()
-    samples = [distribution.pop(stack)]
-    while len(samples) < channels:
-        distribution = mixture.following(distribution, samples[-1])
-        samples.append(distribution.pop(stack))
-    values = np.stack(samples) << tables.low_bits
-    for bit in reversed(range(tables.low_bits)):
-        values |= stack.pop_uniform_bits(values.size).astype(np.int64).reshape(values.shape) << bit
-    return values.astype(np.uint8)
+    channels = GREY,
+    kind = "pictures of black and white alone, which are grey samples of 0 and 255"
+    num_bits = 1
+    low_bits = 0
+
+    @classmethod
+    def compute(cls) -> "BinaryTable":
+        """By floating point: to be done once, at conversion, and stored."""
+        logits = np.arange(-2 ** 15, 2 ** 15) / 2 ** LOGIT_BITS
+        one = 2 ** BINARY_BITS
+        return cls(np.rint(one / (1 + np.exp(-logits))).astype(np.int64).clip(1, one - 1))
+
+    def problem(self) -> str | None:
+        """Why this table cannot be used, if so."""
+        if self.probability.shape != (2 ** 16,) or not 0 < self.probability.min() <= self.probability.max() < 2 ** 24:
+            return "the table probability has a wrong length or a value out of range"
+        return None
+
+    def can_code(self, samples: np.ndarray) -> bool:
+        """Whether a picture uint8 [H, W] or [H, W, 3] is of the kind that this codes."""
+        return samples.ndim == 2 and bool(np.isin(samples, (BLACK, WHITE)).all())
+
+    def network_input(self, samples: np.ndarray) -> np.ndarray:
+        """What a network sees of samples uint8 [B, 1 or 3, H, W]: 0 and 1, one channel."""
+        return (samples[:, :1] != BLACK).astype(np.uint8)
+
+    def _probabilities(self, parameters: np.ndarray) -> np.ndarray:
+        return self.probability[parameters[0].astype(np.int64) + 2 ** 15] * 2.0 ** -BINARY_BITS
+
+    def push(self, stack: Stack, samples: np.ndarray, parameters: np.ndarray) -> None:
+        """Push samples uint8 [1, N], with `parameters` [1, N]."""
+        stack.push_bits((samples[0] != BLACK).astype(np.int32), self._probabilities(parameters))
+
+    def pop(self, stack: Stack, channels: int, parameters: np.ndarray) -> np.ndarray:
+        """The inverse of `push`: uint8 [1, N]."""
+        return stack.pop_bits(self._probabilities(parameters)).astype(np.uint8)[None] * np.uint8(WHITE)
+
+    def information(self, samples: np.ndarray, parameters: np.ndarray) -> np.ndarray:
+        """-log2 p(x | z) of N pixels, float64 [N]; samples [1, N]."""
+        white = self._probabilities(parameters)
+        return -np.log2(np.where(samples[0] != BLACK, white, 1 - white))

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from nvae_codec.coding.latents import HALF_WIDTH, MAX_STEP, IntegerNormal, offsets_of, posterior_on_grid
-from nvae_codec.coding.pixels import Mixture
 from nvae_codec.errors import ModelError
-from nvae_codec.exact.elbo import pixel_information
 from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.config import NVAEConfig
 
@@ -154,9 +152,9 @@ def _measure(model: ExactModel, batches: Iterable[_Batch]) -> tuple[Measurement,
             bits += figures[:2, :, model.active(group)].sum(axis=(2, 3, 4))
             state = model.update(group, state, offsets_of(points, model.steps(group)))
         parameters = model.pixels(state, batch.samples, np.full((len(batch.samples), 2), model.tile_side))
-        for index, tile in enumerate(batch.samples >> model.pixel_tables.low_bits):
-            mixture = Mixture(parameters[index].reshape(parameters.shape[1], -1), model.pixel_tables)
-            bits[0, index] += pixel_information(tile.reshape(3, -1), mixture).sum()
+        for index, tile in enumerate(batch.samples):
+            of_tile = parameters[index].reshape(parameters.shape[1], -1)
+            bits[0, index] += model.pixel_tables.information(tile.reshape(len(tile), -1), of_tile).sum()
         images.append(bits)
     each = np.concatenate(images, axis=1)
     kl, entropy, log_ratio = sums / (each.shape[1] * latents[:, None])

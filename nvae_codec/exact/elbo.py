@@ -7,24 +7,12 @@ import torch
 from torch import Tensor
 
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
-from nvae_codec.coding.pixels import Mixture
 from nvae_codec.exact.layers import RAW_BITS
 from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.distributions import Normal
-from nvae_codec.model.likelihoods import mixture_log_prob, num_dimensions
+from nvae_codec.model.likelihoods import log_prob_of_pixels, num_dimensions
 from nvae_codec.model.nvae import NVAE, Noise, unit_range
 from nvae_codec.tiles import Lattice, Layout, known_pixels, real_cells, real_pixels
-
-
-def pixel_information(samples: np.ndarray, mixture: Mixture) -> np.ndarray:
-    """-log2 p(x | z) of N pixels, float64 [N], with the integer masses that the coder uses; samples uint8 [C, N]."""
-    bits, distribution, samples = np.zeros(samples.shape[1]), mixture.red(), samples.astype(np.int64)
-    for colour, values in enumerate(samples):
-        if colour:
-            distribution = mixture.following(distribution, samples[colour - 1])
-        mass = distribution.cumulative(values + 1) - distribution.cumulative(values)
-        bits -= np.log2(mass / distribution.total)
-    return bits
 
 
 def _real(normal: IntegerNormal) -> Normal:
@@ -71,15 +59,18 @@ def integer_rates(network: ExactNetwork, samples: Tensor, noise: Noise, layout: 
         state = network.update(group, state, rounded(group, z))
     parameters = model.pixels(state, samples.numpy(), layout.sizes)
     for index, real in enumerate(real_pixels(layout.sizes, model.tile_side)):
-        high = samples[index, :layout.channels[index]].numpy() >> model.pixel_tables.low_bits
-        mixture = Mixture(parameters[index][:, real], model.pixel_tables)
-        nats[index, -1] = math.log(2) * pixel_information(high[:, real], mixture).sum()
+        tile = samples[index, :layout.channels[index]].numpy()
+        information = model.pixel_tables.information(tile[:, real], parameters[index][:, real])
+        nats[index, -1] = math.log(2) * information.sum()
     return nats
 
 
 @torch.inference_mode()
 def float_negative_elbo(model: NVAE, samples: Tensor, noise: Noise, layout: Layout) -> np.ndarray:
-    """The same of a float network, nats [B]: only real pixels and their latents count. For colour tiles."""
+    """The same of a float network, nats [B]: only real pixels and their latents count.
+
+    For tiles of colour, or of black and white if the network's likelihood is Bernoulli's.
+    """
     x = unit_range(model.config, samples)
     features, state = model.features(x), model.start(len(x))
     nats = torch.zeros(len(x), dtype=torch.float64)
@@ -98,15 +89,14 @@ def float_negative_elbo(model: NVAE, samples: Tensor, noise: Noise, layout: Layo
     def known(lattice: Lattice) -> Tensor:
         return unit_range(model.config, torch.from_numpy(known_pixels(samples.numpy(), layout.sizes, lattice)))
 
-    log_likelihood = mixture_log_prob(model.pixels(state, known), x, model.config.num_x_bits,
-                                      residual=model.config.has_phases)
+    log_likelihood = log_prob_of_pixels(model.config, model.pixels(state, known), x)
     real = torch.from_numpy(real_pixels(layout.sizes, model.config.image_size))
     return (nats - torch.where(real, log_likelihood, 0).double().sum(dim=(1, 2))).numpy()
 
 
 def whole(samples: Tensor) -> Layout:
-    """The layout of colour tiles [B, 3, side, side] without padding."""
-    return Layout(np.full((len(samples), 2), samples.shape[-1]), np.full(len(samples), 3))
+    """The layout of tiles [B, C, side, side] without padding."""
+    return Layout(np.full((len(samples), 2), samples.shape[-1]), np.full(len(samples), samples.shape[1]))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nvae_codec.coding.latents import HALF_WIDTH, MAX_STEP, MEAN_BITS, SIGMA_BITS, IntegerNormal, offsets_of
-from nvae_codec.coding.pixels import COEFFICIENT_BITS, LOG_SCALE_BITS, LOGIT_BITS, PixelTables
+from nvae_codec.coding.pixels import COEFFICIENT_BITS, LOG_SCALE_BITS, LOGIT_BITS, BinaryTable, PixelTables
 from nvae_codec.coding.pixels import MEAN_BITS as PIXEL_MEAN_BITS
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.exact import layers
@@ -36,7 +36,8 @@ from nvae_codec.model.phases import join
 from nvae_codec.tiles import Lattice, known_pixels
 
 FLOW_FINENESS = 2                     # flow cells' shifts are rounded to the grid, so it is four times as fine for them
-PIXEL_TABLES = ("weight", "inverse_scale", "coefficient", "sigmoid")
+MIXTURE_TABLES = {"weight": 1 << 14, "inverse_scale": (11 << 10) + 1, "coefficient": 1 << 16, "sigmoid": (1 << 16) + 1}
+BINARY_TABLES = {"probability": 1 << 16}
 
 
 def normal_tables() -> dict[str, Tensor]:
@@ -57,11 +58,15 @@ class ExactNetwork(Hierarchy):
         if config.likelihood == "mixture":
             mixtures = config.num_mixtures
             per_colour = [PIXEL_MEAN_BITS] * mixtures + [LOG_SCALE_BITS] * mixtures + [COEFFICIENT_BITS] * mixtures
-            for layer in self.output_layers():
-                layer.fixed_bits = torch.tensor([LOGIT_BITS] * mixtures + per_colour * 3)
+            bits = torch.tensor([LOGIT_BITS] * mixtures + per_colour * 3)
+        else:
+            bits = torch.tensor([LOGIT_BITS] * config.num_output_channels)
+        for layer in self.output_layers():
+            layer.fixed_bits = bits
         for name in ("mean", "sigma"):
             self.register_buffer(f"{name}_table", torch.zeros(65536, dtype=torch.int32))
-        for name, length in zip(PIXEL_TABLES, (1 << 14, (11 << 10) + 1, 1 << 16, (1 << 16) + 1), strict=True):
+        self._pixel_tables = BINARY_TABLES if config.likelihood == "bernoulli" else MIXTURE_TABLES
+        for name, length in self._pixel_tables.items():
             self.register_buffer(f"pixel_{name}_table", torch.zeros(length, dtype=torch.int32))
         self.register_buffer("activation_limit", torch.tensor(limit, dtype=torch.int16))
         # Latent z of the network = z_real * 2**latent_bits; spacing of the grid = 2**-steps prior deviations.
@@ -148,6 +153,13 @@ class ExactNetwork(Hierarchy):
 
     # How integers become distributions and latents
 
+    def pixel_tables(self) -> PixelTables | BinaryTable:
+        """What the coder makes of the parameters of pixels."""
+        tables = (getattr(self, f"pixel_{name}_table").numpy().astype(np.int64) for name in self._pixel_tables)
+        if self.config.likelihood == "bernoulli":
+            return BinaryTable(*tables)
+        return PixelTables(*tables, self.config.num_x_bits, residual=self.config.has_phases)
+
     def normal(self, raw: tuple[Tensor, Tensor]) -> IntegerNormal:
         """The distributions that raw integers [B, L, H, W] stand for."""
         tables = self.mean_table, self.sigma_table
@@ -201,8 +213,9 @@ def convert(model: NVAE, samples: Tensor, noise: Noise | None = None, limit: int
         raise ModelError("the network has weights that are not finite numbers")
     exact.mean_table.copy_(normal_tables()["mean"])
     exact.sigma_table.copy_(normal_tables()["sigma"])
-    pixel_tables = PixelTables.compute(model.config.num_x_bits)
-    for name in PIXEL_TABLES:
+    binary = model.config.likelihood == "bernoulli"
+    pixel_tables = BinaryTable.compute() if binary else PixelTables.compute(model.config.num_x_bits)
+    for name in BINARY_TABLES if binary else MIXTURE_TABLES:
         getattr(exact, f"pixel_{name}_table").copy_(torch.from_numpy(getattr(pixel_tables, name)))
 
     x = unit_range(model.config, samples)
@@ -270,10 +283,7 @@ class ExactModel:
         check_codable(network.config)
         self.network, self.origin = network, origin
         self.tile_side, self.num_groups = network.config.image_size, network.config.num_groups
-        tables = (getattr(network, f"pixel_{name}_table").numpy() for name in PIXEL_TABLES)
-        self.lattices = network.lattices
-        self.pixel_tables = PixelTables(*(table.astype(np.int64) for table in tables), network.config.num_x_bits,
-                                        residual=network.config.has_phases)
+        self.lattices, self.pixel_tables = network.lattices, network.pixel_tables()
         if problem := self.pixel_tables.problem():
             raise ModelError(problem)
 
@@ -290,7 +300,7 @@ class ExactModel:
 
     @torch.inference_mode()
     def features(self, samples: np.ndarray) -> list[Tensor]:
-        return self.network.features(torch.from_numpy(samples >> self.pixel_tables.low_bits))
+        return self.network.features(torch.from_numpy(self.pixel_tables.network_input(samples)))
 
     @torch.inference_mode()
     def start(self, batch_size: int) -> State:
@@ -332,7 +342,7 @@ class ExactModel:
     @torch.inference_mode()
     def pixel_phases(self, state: State, samples: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
         def known(lattice: Lattice) -> Tensor:
-            return torch.from_numpy(known_pixels(samples, sizes, lattice) >> self.pixel_tables.low_bits)
+            return torch.from_numpy(self.pixel_tables.network_input(known_pixels(samples, sizes, lattice)))
 
         for parameters in self.network.pixel_phases(state, known):
             yield parameters.to(torch.int32, memory_format=torch.contiguous_format).numpy()

@@ -61,7 +61,7 @@ class Hierarchy(nn.Module):
 
         # Bottom-up: from the image to the features of every group.
         top = config.multiplier(config.num_latent_scales - 1)
-        self.image_input = leaves.ImageInput(config.num_x_bits)
+        self.image_input = leaves.ImageInput(config.num_input_bits)
         self.stem = leaves.Conv(config.image_channels, c_enc, 3)
         self.preprocess = blocks(config.num_preprocess_blocks, config.num_preprocess_cells, c_enc, pre, DOWN)
         towers = not config.is_vanilla

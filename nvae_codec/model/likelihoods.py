@@ -13,7 +13,6 @@ from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.distributions import Normal
 
 LOG_SCALE_FLOOR = -7.0                # of a logistic component
-MNIST_PADDING = 2                     # of the 28 x 28 sets in their 32 x 32 frame; the frame is not scored
 
 
 def split_mixture(output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -89,21 +88,27 @@ def mixture_log_prob(output: Tensor, x: Tensor, num_x_bits: int = 8, *, publishe
     return torch.logsumexp(F.log_softmax(logits, dim=1) + log_mass.sum(dim=1), dim=1)
 
 
-def log_prob(config: NVAEConfig, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:
-    """log p(x | z) of every image, [B], by the head that `config.likelihood` names."""
+def log_prob_of_pixels(config: NVAEConfig, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:
+    """log p(x | z) of every pixel, [B, H, W], by the head that `config.likelihood` names."""
     if config.likelihood == "mixture":
-        return mixture_log_prob(output, x, config.num_x_bits, published=published,
-                                residual=config.has_phases).sum(dim=(1, 2))
+        return mixture_log_prob(output, x, config.num_x_bits, published=published, residual=config.has_phases)
     if config.likelihood == "gaussian":
         # A density on the [-1, 1] scale, as in the release: not a code length.
-        return Normal.from_raw(*output.chunk(2, dim=1)).log_prob(2 * x - 1).sum(dim=(1, 2, 3))
-    window = slice(MNIST_PADDING, -MNIST_PADDING)
-    return -F.binary_cross_entropy_with_logits(output, x, reduction="none")[..., window, window].sum(dim=(1, 2, 3))
+        return Normal.from_raw(*output.chunk(2, dim=1)).log_prob(2 * x - 1).sum(dim=1)
+    return -F.binary_cross_entropy_with_logits(output, x, reduction="none").sum(dim=1)
+
+
+def log_prob(config: NVAEConfig, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:
+    """log p(x | z) of every image, [B]: the sum over all pixels but those of a frame."""
+    found = log_prob_of_pixels(config, output, x, published=published)
+    if config.frame:
+        found = found[:, config.frame:-config.frame, config.frame:-config.frame]
+    return found.sum(dim=(1, 2))
 
 
 def num_dimensions(config: NVAEConfig) -> int:
     """Sub-pixels of an image that the likelihood scores: bits/dim = nats / (ln 2 * num_dimensions)."""
-    side = config.image_size - 2 * MNIST_PADDING if config.likelihood == "bernoulli" else config.image_size
+    side = config.image_size - 2 * config.frame
     return config.image_channels * side ** 2
 
 
@@ -111,10 +116,12 @@ def sample(config: NVAEConfig, output: Tensor, generator: torch.Generator | None
            temperature: float = 1.0) -> Tensor:
     """Images [B, C, H, W] in [0, 1] drawn from the head; not rounded to levels.
 
-    The mixture's temperature divides the scale, as in the release: lower is noisier there.
+    Of the Bernoulli head it is the probabilities, as in the release; of one of phases, which must know what the earlier
+    phases became, they are 0 and 1. The mixture's temperature divides the scale, as in the release: lower is noisier there.
     """
     if config.likelihood == "bernoulli":
-        return torch.sigmoid(output)
+        probability = torch.sigmoid(output)
+        return torch.bernoulli(probability, generator=generator) if config.has_phases else probability
     if config.likelihood == "gaussian":
         normal = Normal.from_raw(*output.chunk(2, dim=1))
         noise = torch.randn(normal.mean.shape, generator=generator, device=output.device)

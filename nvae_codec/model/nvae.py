@@ -67,11 +67,11 @@ def default_noise(like: Tensor, generator: torch.Generator | None = None) -> Noi
 def unit_range(config: NVAEConfig, samples: Tensor) -> Tensor:
     """The network's input x in [0, 1], float32, from samples uint8 [B, C, H, W].
 
-    8-bit samples lose their low bits where the network models fewer (`num_x_bits`); for the Bernoulli head samples are
-    0 and 1.
+    8-bit samples lose their low bits where the network models fewer (`num_x_bits`). For the Bernoulli head samples are 0
+    and something else, and all channels but the first are left out.
     """
     if config.likelihood == "bernoulli":
-        return samples.float()
+        return (samples[:, :1] != 0).float()
     return (samples >> (8 - config.num_x_bits)).float() / (2 ** config.num_x_bits - 1)
 
 
@@ -137,7 +137,7 @@ class NVAE(Hierarchy):
             prior = Normal.from_raw(*self.prior(group, state), temperature)
             z = prior.sample(default_noise(prior.mean, generator)(group, prior.mean.shape))
             state = self.update(group, state, z)
-        side, levels = self.config.image_size, 2 ** self.config.num_x_bits - 1
+        side, levels = self.config.image_size, 2 ** self.config.num_input_bits - 1
         images = torch.empty(count, self.config.image_channels, side, side, device=state.stream.device)
         phases = self.pixel_phases(state, lambda lattice: torch.round(lattice.of(images) * levels) / levels)
         for lattice, output in zip(self.lattices, phases, strict=True):

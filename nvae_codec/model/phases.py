@@ -32,6 +32,7 @@ NEIGHBOURS = (((0, 1, 1), (0, 1, 2), (0, 2, 1), (0, 2, 2)),             # the ce
 FIRST_LOG_SCALES = -4.5, -2.5             # of the untrained components, from the narrowest to the widest
 FIRST_SPREAD = 0.02                       # of their means around the neighbours' mean
 FIRST_CORRELATION = 0.85                  # of a colour's residual with that of the colour before
+FIRST_LOGIT = 3.0                         # of white, where all known neighbours are white
 FIRST_BRANCH, FIRST_HEAD = 0.3, 0.1       # factors on the first weights of cells and of what they add to the means
 
 
@@ -115,7 +116,7 @@ class PhaseHead(nn.Module):
     def __init__(self, leaves: ModuleType, config: NVAEConfig, channels: int):
         super().__init__()
         self.lattices = lattices(config.num_preprocess_blocks)
-        self.input = leaves.ImageInput(config.num_x_bits)
+        self.input = leaves.ImageInput(config.num_input_bits)
         self.stem = nn.Sequential(leaves.Activate(channels, "elu"), leaves.Conv(channels, config.num_phase_channels))
         self.first = Phase(leaves, config, 0)
         self.levels = nn.ModuleList(Level(leaves, config) for _ in range(config.num_preprocess_blocks))
@@ -165,6 +166,12 @@ def initialise_phases(head: PhaseHead, config: NVAEConfig) -> None:
                     phase.interpolate.weight[colour, colours * plane + colour, row, column] = 1 / len(taps)
     for last in head.heads():
         last.weight.mul_(FIRST_BRANCH)
+    if config.likelihood == "bernoulli":
+        for last in head.heads():
+            last.bias.zero_()
+        for last in head.heads()[1:]:
+            last.weight[:, -1] = FIRST_LOGIT
+        return
     centre_mixture(head.first.head.bias)
     for last in head.heads()[1:]:
         last.bias.zero_()

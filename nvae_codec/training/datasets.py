@@ -3,6 +3,7 @@
 Nothing is downloaded, and nothing is unpickled but the CIFAR files whose checksums are known. Cropping, resizing and
 splits are those of the NVAE release, except where a docstring says so.
 """
+import dataclasses
 import gzip
 import math
 import re
@@ -49,6 +50,11 @@ class Kind:
     channels: int = 3                     # 1: grey levels, which are binarised
     margin: int = 0                       # pixels of zeros that items have more than the images, at each border
     validation_percent: float = 5.0       # held out by a hash of names, where the files say nothing else
+
+    def for_side(self, side: int) -> "Kind":
+        """The kind for networks of so many pixels: without the margin, where these take the images as they are."""
+        bare = self.margin and side == self.side - 2 * self.margin
+        return dataclasses.replace(self, side=side, margin=0) if bare else self
 
 
 DATASETS = {
@@ -141,7 +147,7 @@ def open_dataset(name: str, root: str | Path | None = None, *, side: int, fit: s
     name = ALIASES.get(name, name)
     if name not in DATASETS:
         raise ImageError(f"there is no data set {name!r}; there are {', '.join(DATASETS)}")
-    kind = DATASETS[name]
+    kind = DATASETS[name].for_side(side)
     if kind.side not in (0, side):
         raise ImageError(f"{name} has images of {kind.side} x {kind.side}, but the network takes {side} x {side}")
     if fit not in ("crop", "resize"):

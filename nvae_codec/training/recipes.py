@@ -128,6 +128,9 @@ RECIPES: dict[str, Recipe] = {
                     learning_rate_min=1e-5, weight_decay=0.0, kl_anneal_portion=0.1, clip_gradient=4000, spectral=False),
     "tiny": Recipe(steps=5_000, warm_up=200, batch_size=16, optimizer="adam", learning_rate=2e-3,
                    learning_rate_min=1e-5, weight_decay=0.0, kl_anneal_portion=0.1, clip_gradient=1000, spectral=False),
+    "mnist-small": Recipe(steps=10_000, warm_up=200, batch_size=32, optimizer="adam", learning_rate=2e-3,
+                          learning_rate_min=1e-5, weight_decay=0.0, kl_anneal_portion=0.1, clip_gradient=20,
+                          spectral=False),
     "toy": Recipe(steps=300, warm_up=20, batch_size=8, learning_rate=4e-3, learning_rate_min=1e-5, centre_mixture=True),
 }
-DATASET_OF = {"cifar10-small": "cifar10", "tiny": "cifar10", "photo": "folder", "toy": "folder"}
+DATASET_OF = {"cifar10-small": "cifar10", "tiny": "cifar10", "mnist-small": "mnist", "photo": "folder", "toy": "folder"}
