@@ -103,8 +103,8 @@ WHOLE = Lattice(0, 0, 1)
 def known_pixels(samples: np.ndarray, sizes: np.ndarray, lattice: Lattice) -> np.ndarray:
     """The pixels of a lattice of tiles [N, C, side, side], as a decoder knows them once it has the real ones: a copy.
 
-    The padding repeats the lattice's own last row and column; where it has no real pixel at all, it is zero. `sizes` are
-    those of the tiles' real parts.
+    The padding repeats the lattice's own last row and column; where it has no real pixel at all, it is zero. `sizes`
+    are those of the tiles' real parts.
     """
     plane, real = lattice.of(samples), lattice.sizes(sizes)
     if (real == plane.shape[-2:]).all():

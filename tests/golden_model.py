@@ -19,7 +19,11 @@ CONFIG = NVAEConfig(image_size=16, num_mixtures=2, architecture="res_mbconv", nu
                     num_postprocess_cells=1)
 CONFIGS = {"plain": CONFIG, "flows_5_bits": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5), "idle": CONFIG,
            "flows_5_bits_idle": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5),
-           "wide": dataclasses.replace(CONFIG, image_size=64, num_latent_per_group=5)}      # 5,120 latents in a group
+           "wide": dataclasses.replace(CONFIG, image_size=64, num_latent_per_group=5),      # 5,120 latents in a group
+           "phases": dataclasses.replace(CONFIG, num_preprocess_blocks=2, num_postprocess_blocks=2, pixel_head="phases",
+                                         num_phase_channels=6),
+           "black_and_white": dataclasses.replace(CONFIG, image_channels=1, likelihood="bernoulli", pixel_head="phases",
+                                                  num_phase_channels=6)}
 TABLE_BITS = 10
 
 
@@ -70,10 +74,14 @@ def golden_network(name: str = "plain") -> ExactNetwork:
     network.mean_table.copy_((index * 16).clamp(-(5 << 14), 5 << 14))
     network.sigma_table.copy_(torch.where(index < 0, _halving(index.clamp(-6 << 10, 0).neg(), 1 << 20, 10),
                                           (1 << 20) + (index << 10).clamp(max=20 << 20)))
-    network.pixel_weight_table.copy_(_halving(torch.arange(1 << 14), 1 << 20, 10))
-    network.pixel_inverse_scale_table.copy_(_halving(torch.arange((11 << 10) + 1), 4_500_000, 10).clamp(min=1))
-    network.pixel_coefficient_table.copy_((index * 16).clamp(-(1 << 14), 1 << 14))
-    network.pixel_sigmoid_table.copy_((1 << 24) - _halving(torch.arange((1 << 16) + 1), 1 << 23, 12))
+    if network.config.likelihood == "bernoulli":
+        below = _halving(index.abs(), 1 << 23, 10).clamp(min=1)
+        network.pixel_probability_table.copy_(torch.where(index < 0, below, (1 << 24) - below))
+    else:
+        network.pixel_weight_table.copy_(_halving(torch.arange(1 << 14), 1 << 20, 10))
+        network.pixel_inverse_scale_table.copy_(_halving(torch.arange((11 << 10) + 1), 4_500_000, 10).clamp(min=1))
+        network.pixel_coefficient_table.copy_((index * 16).clamp(-(1 << 14), 1 << 14))
+        network.pixel_sigmoid_table.copy_((1 << 24) - _halving(torch.arange((1 << 16) + 1), 1 << 23, 12))
     network.latent_bits.fill_(11)
     network.latent_steps.copy_(1 + draw(network.latent_steps.shape, 1).abs())
     network.prepare()

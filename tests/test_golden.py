@@ -27,7 +27,9 @@ SHAPES = {
     "v2_archive": [(1, 1), (4, 4, 3), (16, 16, 3), (40, 20), (33, 17, 3)],
     "v2_flows_5_bits_37x40": [(40, 37, 3)], "v2_idle_50x40": [(40, 50, 3)],
     "v2_mixed_sets": [(9, 20), (20, 9, 3), (16, 16), (30, 20, 3)],
-    "v2_flows_idle_mixed_sets": [(9, 20), (20, 9, 3), (16, 16)], "v2_wide_70x64": [(64, 70, 3)]}
+    "v2_flows_idle_mixed_sets": [(9, 20), (20, 9, 3), (16, 16)], "v2_wide_70x64": [(64, 70, 3)],
+    "v2_phases_37x20": [(20, 37, 3)], "v2_phases_archive": [(9, 20), (1, 1, 3), (20, 9, 3), (16, 16)],
+    "v2_black_and_white": [(28, 28), (1, 1), (20, 37)]}
 
 
 def golden_pictures(name: str) -> list[Picture]:
@@ -39,6 +41,8 @@ def golden_pictures(name: str) -> list[Picture]:
         metadata = {}
         if name == "metadata_4x3" or (name == "v2_archive" and number < 2):
             metadata = dict(exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0", icc=b"not a profile, but kept " * 9)
+        if name == "v2_black_and_white":
+            samples = (samples + number) % 256 // 128 * 255 - number
         pictures.append(Picture(((samples + number) % 256).astype(np.uint8), **metadata))
     return pictures
 

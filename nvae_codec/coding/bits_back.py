@@ -92,7 +92,7 @@ class LatentModel(Protocol):
         """Parameters of p(x | z), integers [B, 10 M, h, w], of the pixels of each of `lattices`, one after the other.
 
         A phase may depend on the phases before it: when its parameters are asked for, it reads their pixels in
-        `samples`, uint8 [B, 3, side, side], of which the parts of `sizes` [B, 2] are real. All other pixels are ignored.
+        `samples`, uint8 [B, 3, side, side], of which the parts of `sizes` [B, 2] are real, and no others.
         """
 
 

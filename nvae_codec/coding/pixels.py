@@ -1,6 +1,8 @@
 """Pixels in integers, coded as binary decisions: a discretised mixture of logistics, or black and white.
 
-Of pictures of black and white a pixel is one decision. All the rest is about the mixture. A sample v in 0 .. 255 is coded as eight bits, most significant first. Each bit's probability is the ratio of two
+Of pictures of black and white a pixel is one decision. All the rest is about the mixture.
+
+A sample v in 0 .. 255 is coded as eight bits, most significant first. Each bit's probability is the ratio of two
 differences of the mixture's distribution function at bin edges, so 8 x M evaluations stand in for a table of 256 x M.
 The distribution function is an integer: a sum over components of weight * sigmoid, both from tables. The probabilities
 of the 256 values telescope to exactly one.
@@ -111,7 +113,7 @@ class PixelTables:
         return values.astype(np.uint8)
 
     def information(self, samples: np.ndarray, parameters: np.ndarray) -> np.ndarray:
-        """-log2 p(x | z) of the modelled bits of N pixels, float64 [N], with the masses of the coder; samples [C, N]."""
+        """-log2 p(x | z) of the modelled bits of N pixels, float64 [N], with the coder's masses; samples [C, N]."""
         mixture, values = Mixture(parameters, self), (samples >> self.low_bits).astype(np.int64)
         bits, distribution = np.zeros(samples.shape[1]), mixture.red()
         for colour, each in enumerate(values):

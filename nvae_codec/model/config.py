@@ -63,8 +63,8 @@ class NVAEConfig:
     num_postprocess_cells: int = 3
     num_cell_per_cond_dec: int = 1
     num_nf: int = 0                       # pairs of flow cells per group
-    # Not in the paper. "phases": pixels are not independent given the latents but coded phase by phase, each given those
-    # before (`nvae_codec.model.phases`), in place of the postprocess. The next two are of no effect without.
+    # Not in the paper. "phases", in place of the postprocess: pixels are not independent given the latents but come
+    # phase by phase, each given those before (`nvae_codec.model.phases`). The next two are of no effect without.
     pixel_head: str = "independent"
     num_phase_channels: int = 32
     num_phase_cells: int = 1              # per phase
@@ -97,8 +97,8 @@ class NVAEConfig:
         if self.image_channels not in (1, 3) or (self.image_channels == 1) != (self.likelihood == "bernoulli"):
             raise ModelError("the Bernoulli head is for one channel, the other heads are for three")
         if self.has_phases and (self.likelihood == "gaussian" or not self.num_preprocess_blocks):
-            raise ModelError("a head of phases has no Gaussian likelihood, and needs a preprocess block: it begins with "
-                             "as many pixels as the finest latents have")
+            raise ModelError("a head of phases has no Gaussian likelihood, and needs a preprocess block: it begins "
+                             "with as many pixels as the finest latents have")
         if not 1 <= self.num_x_bits <= 8:
             raise ModelError(f"num_x_bits = {self.num_x_bits} is outside 1..8")
 

@@ -42,8 +42,8 @@ def condition_means(means: Tensor, coefficients: Tensor, s: Tensor, *, residual:
     """Means [B, 3, M, H, W] given the colours coded before, whose samples are in s, [B, 3, H, W] in [-1, 1].
 
     Green depends on red, blue on red and green. The red slot's coefficient is green's on red, the green slot's is
-    blue's on red, the blue slot's is blue's on green. With `residual` it is not on the sample itself but on its distance
-    from the component's mean before any such shift.
+    blue's on red, the blue slot's is blue's on green. With `residual` it is not on the sample itself but on its
+    distance from the component's mean before any such shift.
     """
     red, green = s[:, 0:1], s[:, 1:2]                                   # [B, 1, H, W]
     if residual:
@@ -117,7 +117,8 @@ def sample(config: NVAEConfig, output: Tensor, generator: torch.Generator | None
     """Images [B, C, H, W] in [0, 1] drawn from the head; not rounded to levels.
 
     Of the Bernoulli head it is the probabilities, as in the release; of one of phases, which must know what the earlier
-    phases became, they are 0 and 1. The mixture's temperature divides the scale, as in the release: lower is noisier there.
+    phases became, they are 0 and 1. The mixture's temperature divides the scale, as in the release: lower is
+    noisier there.
     """
     if config.likelihood == "bernoulli":
         probability = torch.sigmoid(output)

@@ -67,8 +67,8 @@ def default_noise(like: Tensor, generator: torch.Generator | None = None) -> Noi
 def unit_range(config: NVAEConfig, samples: Tensor) -> Tensor:
     """The network's input x in [0, 1], float32, from samples uint8 [B, C, H, W].
 
-    8-bit samples lose their low bits where the network models fewer (`num_x_bits`). For the Bernoulli head samples are 0
-    and something else, and all channels but the first are left out.
+    8-bit samples lose their low bits where the network models fewer (`num_x_bits`). For the Bernoulli head samples are
+    0 and something else, and all channels but the first are left out.
     """
     if config.likelihood == "bernoulli":
         return (samples[:, :1] != 0).float()

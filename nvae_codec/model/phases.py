@@ -1,16 +1,15 @@
 """A head for pixels that are not independent given the latents: coded phase by phase, each given those before.
 
 Not part of NVAE, whose pixels are independent given the latents: there the latents carry every pixel's local detail,
-which is dear. Here they carry what the pixels around do not tell. First comes a coarse lattice of pixels, as many as the
-decoder's stream has points. Then, level by level, what lies between the pixels that are known, in three phases: the
+which is dear. Here they carry what the pixels around do not tell. First comes a coarse lattice of pixels, as many as
+the decoder's stream has points. Then, level by level, what lies between the pixels that are known, in three phases: the
 centres of their squares, the middles of rows, the middles of columns. Then these are the known pixels of the next
 level, of half the stride. After P levels all pixels are known. A phase's pixels are independent of each other given the
 latents and the phases before. The idea is that of Reed et al., "Parallel Multiscale Autoregressive Density Estimation"
 (2017), and of interlaced codecs.
 
 In a mixture's component, green and blue depend on how far the colours before are off their means (`residual` in
-`nvae_codec.model.likelihoods`): neighbours say well what the means are, and so whatever else the network learns does not
-have to be learnt again for the colours.
+`nvae_codec.model.likelihoods`): what the neighbours say of the means then serves all colours.
 """
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -72,8 +71,8 @@ class PhaseCell(nn.Module):
 class Phase(nn.Module):
     """Features given all that is known, [B, F, h, w], to the parameters of a phase's pixels.
 
-    `planes` of the level are known, of `colours` channels each. Their nearest pixels' mean goes straight to the means of
-    the components, before training; so the network begins as an interpolating codec. Without planes (0) there is none.
+    `planes` of the level are known, of `colours` channels each. Their nearest pixels' mean goes straight to the means
+    of the components, before training: the network begins as an interpolating codec. Without planes (0) it does not.
     """
 
     def __init__(self, leaves: ModuleType, config: NVAEConfig, planes: int):
@@ -129,8 +128,8 @@ class PhaseHead(nn.Module):
     def forward(self, stream, known: Callable[[Lattice], Any]) -> Iterator[Any]:
         """The parameters of one phase after another, [B, 10 M, h, w].
 
-        `known(lattice)` are the samples of pixels whose parameters were given before, as `leaves.ImageInput` takes them.
-        It is asked for them when the next parameters are.
+        `known(lattice)` are samples whose parameters were given before, as `leaves.ImageInput` takes them; it is called
+        when the next parameters are asked for.
         """
         features, parameters = self.first(self.stem(stream), [])
         yield parameters

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from nvae_codec.errors import ModelError
 
-
 OPTIMIZERS = ("adamax", "adam")
 
 
@@ -110,6 +109,8 @@ class Schedule:
 
 
 _LARGE = dict(batch_size=4, norm_regularisation_first=1.0)
+_PHASES = dict(warm_up=200, optimizer="adam", learning_rate=2e-3, learning_rate_min=1e-5, weight_decay=0.0,
+               kl_anneal_portion=0.1, spectral=False)
 
 # By preset (`nvae_codec.model.config.PRESETS`); the data set that each is for has the same name where there is one.
 RECIPES: dict[str, Recipe] = {
@@ -124,13 +125,9 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-small": Recipe(steps=30_000, warm_up=200, batch_size=32, learning_rate=6e-3, learning_rate_min=1e-5,
                             kl_anneal_portion=0.1, clip_gradient=2000, centre_mixture=True, spectral=False),
     # Gradients of a head of phases are nearly always clipped: Adam then sees directions alone.
-    "photo": Recipe(steps=8_000, warm_up=200, batch_size=16, optimizer="adam", learning_rate=2e-3,
-                    learning_rate_min=1e-5, weight_decay=0.0, kl_anneal_portion=0.1, clip_gradient=4000, spectral=False),
-    "tiny": Recipe(steps=5_000, warm_up=200, batch_size=16, optimizer="adam", learning_rate=2e-3,
-                   learning_rate_min=1e-5, weight_decay=0.0, kl_anneal_portion=0.1, clip_gradient=1000, spectral=False),
-    "mnist-small": Recipe(steps=10_000, warm_up=200, batch_size=32, optimizer="adam", learning_rate=2e-3,
-                          learning_rate_min=1e-5, weight_decay=0.0, kl_anneal_portion=0.1, clip_gradient=20,
-                          spectral=False),
+    "photo": Recipe(steps=8_000, batch_size=16, clip_gradient=4000, **_PHASES),
+    "tiny": Recipe(steps=5_000, batch_size=16, clip_gradient=1000, **_PHASES),
+    "mnist-small": Recipe(steps=10_000, batch_size=32, clip_gradient=20, **_PHASES),
     "toy": Recipe(steps=300, warm_up=20, batch_size=8, learning_rate=4e-3, learning_rate_min=1e-5, centre_mixture=True),
 }
 DATASET_OF = {"cifar10-small": "cifar10", "tiny": "cifar10", "mnist-small": "mnist", "photo": "folder", "toy": "folder"}
