@@ -290,7 +290,7 @@ def _run(options: argparse.Namespace, command: str) -> str:
     if options.model != NO_MODEL:
         openings.insert(0, partial(open_ours, options.model, options.cross_process))
     # What cannot be coded is found now, not after an hour. In an archive, pictures have names that differ.
-    check_items(items, archive=options.solid and options.model != NO_MODEL, colour=False)
+    check_items(items, archive=options.solid and options.model != NO_MODEL)
     data, obstacle = survey(items)
     if not options.solid:
         obstacle = NOT_ASKED

@@ -35,10 +35,10 @@ def items_of(paths: Sequence[Path], dataset: str | None = None, data: Path | Non
         from nvae_codec.training.datasets import ALIASES, DATASETS, open_dataset
 
         name = ALIASES.get(dataset, dataset)
-        colour = {each: kind.side for each, kind in DATASETS.items() if kind.side and kind.channels == 3}
-        if name not in colour:
-            raise ImageError(f"there is no data set {name!r} of colour images; there are {', '.join(colour)}")
-        held_out = open_dataset(name, data, side=colour[name], report=lambda line: None).validation
+        sides = {each: kind.side - 2 * kind.margin for each, kind in DATASETS.items() if kind.side}
+        if name not in sides:
+            raise ImageError(f"there is no data set {name!r} of images of one size; there are {', '.join(sides)}")
+        held_out = open_dataset(name, data, side=sides[name], report=lambda line: None).validation
         items = [Item(f"{number:05}", partial(_image, held_out, number)) for number in range(len(held_out))]
     else:
         items = [Item(path.name, partial(read_samples, path)) for path in find_pictures(paths)]
@@ -97,7 +97,12 @@ def count(text: str) -> int:
 
 
 def _image(images, number: int) -> np.ndarray:
-    return np.ascontiguousarray(images.item(number, None).transpose(1, 2, 0))
+    return as_picture(images.item(number, None))
+
+
+def as_picture(image: np.ndarray) -> np.ndarray:
+    """An image of a data set, uint8 [C, H, W], as the samples of a picture. Those of one channel are 0 and 1."""
+    return image[0] * np.uint8(255) if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
 def _cropped(name: str, load: Callable[[], np.ndarray], side: int) -> np.ndarray:
@@ -109,8 +114,9 @@ def _cropped(name: str, load: Callable[[], np.ndarray], side: int) -> np.ndarray
     return np.ascontiguousarray(samples[top:top + side, left:left + side])
 
 
-def check_items(items: Sequence[Item], *, archive: bool, colour: bool) -> None:
-    """Find out now, not after hours, what cannot be read or measured. Raises ImageError."""
+def check_items(items: Sequence[Item], *, archive: bool, float_network=None) -> None:
+    """Find out now, not after hours, what cannot be read, or measured with a float network. Raises ImageError."""
+    colour = float_network is not None and float_network.config.image_channels == 3
     names = set()
     for name, load in tqdm(items, desc="checking", unit="picture", disable=None, leave=False):
         if archive and name in names:

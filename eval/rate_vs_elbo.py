@@ -217,7 +217,7 @@ def measure(options: argparse.Namespace, command: str, folder: Path) -> dict:
 
     codec, items = Codec.load(options.model), chosen_items(options)
     float_network = load_float_network(options.float_network, codec) if options.float_network else None
-    check_items(items, archive=options.archive, colour=float_network is not None)
+    check_items(items, archive=options.archive, float_network=float_network)
     files, images = folder / "files", []
     if options.archive:
         images.append(_named("archive", measure_archive, codec, float_network, items, files / "archive.nvb", options))

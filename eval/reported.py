@@ -22,7 +22,7 @@ import numpy as np
 from nvae_codec.errors import DriftError, ImageError, ModelError, NvaeCodecError, enough_memory
 
 from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
-from .items import Item, Reading, check_folder, count, digest
+from .items import Item, Reading, as_picture, check_folder, count, digest
 from .measure import exit_status, with_bar
 from .tables import table
 
@@ -138,11 +138,11 @@ def held_out_images(dataset: str, data: Path | None, side: int, most: int) -> tu
 
 
 def archive_size(codec, images: np.ndarray, path: Path) -> int:
-    """Bytes of the archive at `path` that `codec` makes of uint8 [N, 3, S, S]; it is read, decoded and compared.
+    """Bytes of the archive at `path` that `codec` makes of uint8 [N, C, S, S]; it is read, decoded and compared.
 
     Raises DriftError if other samples come back, and OSError.
     """
-    reading = Reading([Item(f"{number:05}", lambda image=image: np.ascontiguousarray(image.transpose(1, 2, 0)))
+    reading = Reading([Item(f"{number:05}", lambda image=image: as_picture(image))
                        for number, image in enumerate(images)])
     data = with_bar("encode", codec.compress_archive, reading, len(images), verify=False)
     path.parent.mkdir(parents=True, exist_ok=True)

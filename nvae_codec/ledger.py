@@ -123,8 +123,8 @@ def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, dra
     `progress` counts tiles, each once as it is decoded and once for every draw.
 
     Raises as `Codec.decompress` does. Raises BitstreamError for a file of version 1, and ModelError for a float network
-    that the model was not made of, for grey pictures if there is a float network, which has no likelihood for them, and
-    if a negative ELBO is no positive number.
+    that the model was not made of, for grey pictures if there is a float network for colour, which has no likelihood
+    for them, and if a negative ELBO is no positive number.
     """
     if draws < 1:
         raise ValueError(f"a ledger takes at least one draw, not {draws}")
@@ -134,7 +134,7 @@ def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, dra
         raise BitstreamError("a ledger is for files of version 2; decompress this one and compress it again")
     if float_network is not None:
         _check_origin(float_network, codec)
-        if any(image.mode != RGB8 for image in content.images):
+        if float_network.config.image_channels == 3 and any(image.mode != RGB8 for image in content.images):
             raise ModelError("a float network has no likelihood for grey pictures")
     costs = _measure(codec, content, float_network, draws, seed, progress, decoded)
     negative_elbo = float(costs.known.sum())

@@ -499,8 +499,8 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
             (["photos", "grey.png", "--float-network", run_path], grey),
             (["photos", "--float-network", "other.pt"], "other.pt: this is not the float network"),
             (["photos", "twins", "--archive"], "two pictures are called a.png"),
-            (["--dataset", "mnist"], "no data set 'mnist' of colour images; there are cifar10"),
-            (["--dataset", "folder"], "no data set 'folder' of colour images")):
+            (["--dataset", "photos"], "no data set 'photos' of images of one size; there are mnist"),
+            (["--dataset", "folder"], "no data set 'folder' of images of one size")):
         status, out, err = evaluated(capsys, *arguments, "--model", model_path)
         assert status == 1 and out == "" and err.count("\n") == 1
         assert err.startswith("nvae_codec.eval.rate_vs_elbo: ") and reason in err
