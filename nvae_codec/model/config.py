@@ -168,18 +168,19 @@ class NVAEConfig:
     def to_dict(self) -> dict:
         """All fields, but without those of the phases where there are none: so it was before there were any."""
         values = dataclasses.asdict(self)
-        return values if self.has_phases else {name: values[name] for name in values if name not in _OF_PHASES}
+        return values if self.has_phases else {name: values[name] for name in values if name not in OF_PHASES}
 
     @classmethod
     def from_dict(cls, values: dict) -> "NVAEConfig":
         """The inverse of `to_dict`; unknown or missing keys are a ModelError, never ignored."""
         known = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) not in (known, known - _OF_PHASES):
+        if not isinstance(values, dict) or set(values) not in (known, known - OF_PHASES):
             raise ModelError(f"a network configuration must have exactly the keys {', '.join(sorted(known))}")
         return cls(**values)
 
 
-_OF_PHASES = {"pixel_head", "num_phase_channels", "num_phase_cells"}
+# The fields that a configuration is written without, if its head has no phases.
+OF_PHASES = {"pixel_head", "num_phase_channels", "num_phase_cells"}
 
 _PUBLISHED = dict(num_cell_per_cond_enc=2, num_cell_per_cond_dec=2)
 _ONE_BLOCK = dict(num_preprocess_blocks=1, num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2)
