@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nvae_codec.errors import ImageError
-from nvae_codec.images import Picture
+from nvae_codec.images import Picture, resized
 
 from .measure import find_pictures, read_samples
 
@@ -25,11 +25,11 @@ class Item(NamedTuple):
 
 
 def items_of(paths: Sequence[Path], dataset: str | None = None, data: Path | None = None, *, images: int | None = None,
-             crop: int | None = None) -> list[Item]:
+             crop: int | None = None, reduce: int | None = None) -> list[Item]:
     """The pictures at `paths`, or the test images of a data set that lies in the folder `data`.
 
-    They are the first `images` of them, cut to their central squares with a side of `crop`. Raises ImageError where
-    there are none.
+    They are the first `images` of them, at 1 / `reduce` of their sides (rounded down, by Lanczos's filter), cut to
+    their central squares with a side of `crop`. Raises ImageError where there are none.
     """
     if dataset:
         from nvae_codec.training.datasets import ALIASES, DATASETS, open_dataset
@@ -45,6 +45,8 @@ def items_of(paths: Sequence[Path], dataset: str | None = None, data: Path | Non
     items = items[:images]
     if not items:
         raise ImageError("no images are held out for validation or testing")
+    if reduce:
+        items = [Item(name, partial(_reduced, name, load, reduce)) for name, load in items]
     if crop:
         items = [Item(name, partial(_cropped, name, load, crop)) for name, load in items]
     return items
@@ -67,6 +69,7 @@ def add_items(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, metavar="DIR",
         help="where the data set lies  [data/NAME]; by itself, a folder of pictures or the name of a data set")
     add("--images", type=count, metavar="N", help="the first N only")
+    add("--reduce", type=count, metavar="N", help="each picture at one N-th of its sides, by Lanczos's filter")
     add("--crop", type=count, metavar="SIDE", help="the central square of so many pixels of each picture")
 
 
@@ -86,7 +89,8 @@ def settle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
 
 def chosen_items(options: argparse.Namespace) -> list[Item]:
     """What the options of `add_items` name. Raises ImageError where there is nothing."""
-    return items_of(options.pictures, options.dataset, options.data, images=options.images, crop=options.crop)
+    return items_of(options.pictures, options.dataset, options.data, images=options.images, crop=options.crop,
+                    reduce=options.reduce)
 
 
 def count(text: str) -> int:
@@ -103,6 +107,14 @@ def _image(images, number: int) -> np.ndarray:
 def as_picture(image: np.ndarray) -> np.ndarray:
     """An image of a data set, uint8 [C, H, W], as the samples of a picture. Those of one channel are 0 and 1."""
     return image[0] * np.uint8(255) if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+
+
+def _reduced(name: str, load: Callable[[], np.ndarray], factor: int) -> np.ndarray:
+    samples = load()
+    height, width = samples.shape[0] // factor, samples.shape[1] // factor
+    if not (height and width):
+        raise ImageError(f"{name}: {samples.shape[1]} x {samples.shape[0]} pixels cannot be reduced by {factor}")
+    return resized(samples, height, width, sharp=True)
 
 
 def _cropped(name: str, load: Callable[[], np.ndarray], side: int) -> np.ndarray:

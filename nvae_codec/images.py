@@ -144,12 +144,13 @@ def as_picture(image: "Picture | np.ndarray | Image.Image") -> Picture:
     return picture
 
 
-def resized(samples: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [height, width(, 3)]: a picture at another size, by Pillow's bilinear filter.
+def resized(samples: np.ndarray, height: int, width: int, *, sharp: bool = False) -> np.ndarray:
+    """uint8 [height, width(, 3)]: a picture at another size, by Pillow's bilinear filter, or Lanczos's if `sharp`.
 
     The filter's support grows with the factor by which a picture shrinks, so nothing is skipped.
     """
-    return np.asarray(Image.fromarray(samples).resize((width, height), Image.Resampling.BILINEAR))
+    kind = Image.Resampling.LANCZOS if sharp else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(samples).resize((width, height), kind))
 
 
 @contextmanager

@@ -480,6 +480,8 @@ def test_pictures_can_be_cut_and_left_out(photos, model_path, capsys):
     assert status == 0 and np.array_equal(back, picture(20, 33)[7:12, 14:19])
     status, _, err = evaluated(capsys, "photos/b.png", "--crop", 17, "--model", model_path)
     assert status == 1 and err == "nvae_codec.eval.rate_vs_elbo: b.png: 16 x 16 pixels are too few for a crop of 17\n"
+    status, _, err = evaluated(capsys, "photos/b.png", "--reduce", 17, "--model", model_path)
+    assert status == 1 and err == "nvae_codec.eval.rate_vs_elbo: b.png: 16 x 16 pixels cannot be reduced by 17\n"
 
 
 def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, capsys, monkeypatch):
