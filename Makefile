@@ -43,14 +43,14 @@ kodak: $(VENV)/eval.stamp
 # measured, too. IMAGES says how many of CIFAR-10's 10,000 test images; CIFAR_MODEL which model codes them.
 REPORT := results/report
 IMAGES ?= 500
-CIFAR_MODEL ?= photo
+CIFAR_MODEL ?= tiny
 one_thread := OMP_NUM_THREADS=1 $(BIN)/python -m
 
 report: $(VENV)/dev.stamp
 	@test -n "$(KODAK)" -a -n "$(CIFAR)" || { echo "make report KODAK=folder CIFAR=folder: say where the pictures are" >&2; exit 2; }
 	rm -rf $(REPORT)
 	$(MAKE) -j2 report-kodak report-cifar10 report-codecs
-	$(BIN)/python -m nvae_codec.eval.report $(REPORT)/kodak $(REPORT)/kodak-codecs $(REPORT)/cifar10 $(REPORT)/cifar10-codecs $(REPORT)/reported -o $(REPORT)/report.html
+	$(BIN)/python -m nvae_codec.eval.report $(REPORT)/kodak $(REPORT)/kodak-codecs $(REPORT)/kodak-reduced $(REPORT)/cifar10 $(REPORT)/cifar10-codecs $(REPORT)/reported -o $(REPORT)/report.html
 	@echo "$(REPORT)/report.html"
 
 report-kodak:
@@ -62,6 +62,7 @@ report-cifar10:
 
 report-codecs:
 	$(one_thread) nvae_codec.eval.compare "$(KODAK)" --model none -o $(REPORT)/kodak-codecs
+	$(one_thread) nvae_codec.eval.compare "$(KODAK)" --reduce 4 -o $(REPORT)/kodak-reduced
 	$(one_thread) nvae_codec.eval.reported $(if $(CIFAR_RUN),--run "$(CIFAR_RUN)" --model "$(CIFAR_MODEL)" --dataset cifar10 --data "$(CIFAR)" --images $(IMAGES)) -o $(REPORT)/reported
 
 clean:

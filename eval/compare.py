@@ -22,7 +22,7 @@ from nvae_codec.errors import DriftError, ImageError
 
 from .baselines import BASELINES
 from .compressai_results import read_documents, write_documents
-from .items import Item, add_items, check_items, chosen_items, settle
+from .items import Item, add_items, check_items, chosen_items, settle, source
 from .measure import (
     DECODER_THREADS,
     ENCODER_THREADS,
@@ -309,8 +309,7 @@ def _run(options: argparse.Namespace, command: str) -> str:
             "schema_version": SCHEMA_VERSION,
             "command": command,
             "platform": f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}",
-            "data": {"source": options.dataset or ", ".join(map(str, options.pictures)), **data,
-                     "bits_per_sample": options.bits},
+            "data": {"source": source(options), **data, "bits_per_sample": options.bits},
             "settings": {
                 "codecs": {name: codec.version for name, codec in measured.codecs.items()},
                 "across_processes": options.cross_process,

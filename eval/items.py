@@ -93,6 +93,16 @@ def chosen_items(options: argparse.Namespace) -> list[Item]:
                     reduce=options.reduce)
 
 
+def source(options: argparse.Namespace) -> str:
+    """What the options of `add_items` name, in words."""
+    parts = [options.dataset or ", ".join(map(str, options.pictures))]
+    if options.reduce:
+        parts.append(f"reduced by {options.reduce}")
+    if options.crop:
+        parts.append(f"the central {options.crop} x {options.crop}")
+    return ", ".join(parts)
+
+
 def count(text: str) -> int:
     """A number of things on the command line, at least one."""
     if not text.isdecimal() or int(text) < 1:

@@ -25,7 +25,7 @@ from nvae_codec import __version__
 from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory
 
 from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
-from .items import Item, Reading, add_items, check_folder, check_items, chosen_items, count, digest, settle
+from .items import Item, Reading, add_items, check_folder, check_items, chosen_items, count, digest, settle, source
 from .measure import exit_status, with_bar
 from .tables import ledger_table, table
 
@@ -239,7 +239,7 @@ def measure(options: argparse.Namespace, command: str, folder: Path) -> dict:
         "schema_version": 1,
         "command": command,
         "platform": f"{platform.platform()}, Python {platform.python_version()}, nvae-codec {__version__}",
-        "data": {"source": options.dataset or ", ".join(map(str, options.pictures)), "pictures": len(items),
+        "data": {"source": source(options), "pictures": len(items),
                  "pixels": sum(image["pixels"] for image in images),
                  "subpixels": sum(image["subpixels"] for image in images)},
         "model": {"name": codec.name, "fingerprint": codec.fingerprint, "float_network": float_network is not None},
