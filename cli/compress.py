@@ -26,7 +26,7 @@ MAX_CHUNK_PIXELS = 2 ** 24  # larger chunks gain nothing, and the header of one 
 @click.option("--ledger", is_flag=True, help="Measure what each file's bits are for. Takes longer than the coding.")
 @click.option("--float-network", metavar="RUN", type=click.Path(path_type=Path),
               help="For --ledger: the folder of the training run that the model was made of, or a checkpoint. Its "
-                   "negative ELBO is then the first line. For colour pictures.")
+                   "negative ELBO is then the first line. Not for grey pictures with a model for colour.")
 @click.option("--draws", metavar="N", type=click.IntRange(min=1),
               help="For --ledger: draws of the latents, of which a negative ELBO is the mean.  [default: 1]")
 def compress(
@@ -91,18 +91,20 @@ def compress(
         raise click.UsageError("--float-network and --draws are for a --ledger.")
     if not archive and chunk_pixels is not None:
         raise click.UsageError("--chunk-pixels is for an --archive.")
-    if archive:
-        members = plan_archive(inputs, output, folder, force=force, quiet=quiet, as_json=as_json,
-                               colour=float_network is not None)
-    else:
-        jobs = plan(inputs, ".nvb", output=output, folder=folder, force=force, as_json=as_json,
-                    of_folders="give the files in it, or --archive for one file of them all")
-
     from nvae_codec.codec import CHUNK_PIXELS, Codec
+    from nvae_codec.coding.pixels import COLOUR
     from nvae_codec.images import read_picture
 
     use_threads(threads)
-    codec = Codec.load(model)
+    # Names are checked before the model is loaded, which takes longer, but for what depends on it.
+    codec = Codec.load(model) if float_network is not None else None
+    colour_only = codec is not None and COLOUR in codec.model.pixel_tables.channels
+    if archive:
+        members = plan_archive(inputs, output, folder, force=force, quiet=quiet, as_json=as_json, colour=colour_only)
+    else:
+        jobs = plan(inputs, ".nvb", output=output, folder=folder, force=force, as_json=as_json,
+                    of_folders="give the files in it, or --archive for one file of them all")
+    codec = codec or Codec.load(model)
     examine = Ledgers(codec, float_network, draws or 1, quiet) if ledger and (as_json or not quiet) else None
     if archive:
         make_archive(codec, inputs, members, output, verify=not no_verify, quiet=quiet, as_json=as_json,
@@ -111,7 +113,7 @@ def compress(
 
     def code(job: Job, data: bytes, progress: Progress) -> Coded:
         picture = read_picture(data)
-        if float_network is not None:
+        if colour_only:
             check_colour(picture.samples.shape)
         stream = codec.compress(picture, effort=effort, verify=not no_verify, progress=progress)
         return Coded(picture.samples.shape, stream, len(stream), codec.name)

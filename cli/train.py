@@ -211,7 +211,7 @@ def _check_folder(folder: Path, run) -> None:
         raise ModelError(f"{folder}: a file, not the folder of a run")
     if not ((folder / CHECKPOINT).exists() and (folder / CONFIGURATION).exists()):
         return
-    before, now = (each.to_dict() for each in (Run.load(folder), run))
+    before, now = (dataclasses.asdict(each) for each in (Run.load(folder), run))
     for each in before, now:
         del each["data"]["root"]  # data may move
     changed = [f"{name} = {before[part].get(name)}, not {value}" for part in now for name, value in now[part].items()

@@ -211,7 +211,8 @@ def time_forward(model: str | Path | None, run: Path, repeat: int) -> dict:
     samples = torch.randint(0, 256, (BATCH_SIZE, 3, side, side), generator=torch.Generator().manual_seed(0))
     samples = samples.to(torch.uint8)
     latents = [torch.zeros(BATCH_SIZE, *codec.model.group_shape(group)) for group in range(codec.model.num_groups)]
-    images = {exact: samples >> codec.model.pixel_tables.low_bits, floats: unit_range(floats.config, samples)}
+    images = {exact: torch.from_numpy(codec.model.pixel_tables.network_input(samples.numpy())),
+              floats: unit_range(floats.config, samples)}
     best = dict.fromkeys(images, float("inf"))
     with torch.inference_mode():
         for _ in range(repeat + 1):                                     # the first one warms up

@@ -198,7 +198,7 @@ def measure_network(options: argparse.Namespace, folder: Path) -> Measured:
     figures = {}
     for key, value in nats.items():
         figures |= {f"{key}_nats_per_image": value, f"{key}_bits_per_dim": result.bits(value)}
-    bits = 1 if config.likelihood == "bernoulli" else config.num_x_bits
+    bits = config.num_input_bits
     is_like = name in REPORTED and REPORTED[name].sample_bits == bits
     size = archive_size(codec, images, folder / ARCHIVE) if codec else None
     return Measured(
@@ -216,7 +216,7 @@ def measure_network(options: argparse.Namespace, folder: Path) -> Measured:
         **figures,
         file_size_bytes=size,
         file_bits_per_subpixel=8 * size / images.size if codec else None,
-        file_raw_bits_per_subpixel=8 - config.num_x_bits if codec else None,
+        file_raw_bits_per_subpixel=codec.model.pixel_tables.low_bits if codec else None,
     )
 
 

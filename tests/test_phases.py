@@ -142,6 +142,22 @@ def test_an_untrained_head_interpolates():
     assert inner[..., ~first].max() < 0.15 and inner[..., ~first].mean() < 0.04
 
 
+def test_means_are_not_rounded_in_low_precision():
+    """In bfloat16 half a level would be lost of a bright pixel's mean."""
+    model = network()
+    for level in model.phases.levels:
+        for phase in level.phases:
+            phase.head.weight.data[:, :-3] = 0
+    x, state = smooth_tiles(2, 16) / 255, State(torch.rand(2, 16, 4, 4), None)
+    with torch.no_grad():
+        expected = model.pixels(state, lambda lattice: lattice.of(x))
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model.pixels(state, lambda lattice: lattice.of(x))
+    first = torch.zeros(16, 16, dtype=torch.bool)
+    first[::4, ::4] = True
+    assert found.dtype == torch.float32 and torch.equal(found[..., ~first], expected[..., ~first])
+
+
 def test_it_learns():
     model = network().train()
     x = smooth_tiles(8, 16, seed=1) / 255
@@ -312,7 +328,8 @@ def test_configurations_without_phases_are_what_they_were():
     ({"pixel_head": "rows"}, "unknown pixel head 'rows'"), ({"pixel_head": 3}, "must be texts"),
     ({"likelihood": "gaussian"}, "no Gaussian"), ({"num_phase_cells": 0}, "num_phase_cells"),
     ({"num_preprocess_blocks": 0, "num_postprocess_blocks": 0}, "needs a preprocess block"),
-    ({"num_phase_channels": 100_000}, "more than this program allows")])
+    ({"num_phase_channels": 100_000}, "more than this program allows"),
+    ({"pixel_head": "independent"}, "go with pixel_head=phases")])
 def test_configurations_that_make_no_head_are_refused(changes, why):
     with pytest.raises(ModelError, match=why):
         dataclasses.replace(CONFIG, **changes)

@@ -190,7 +190,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(whole, workers, tmp_path):
     (dict(architecture="res_bnswish", num_nf=0), dict(spectral=False, average=0.0, clip_gradient=0.0)),
     (dict(likelihood="bernoulli", image_channels=1), dict(steps=0, epochs=2, warm_up=1)),
     (dict(likelihood="gaussian", num_latent_scales=1), dict(norm_regularisation_first=0.0)),
-], ids=["data-dependent initialisation", "without extras", "by epochs, bernoulli", "vanilla, gaussian"])
+    (dict(pixel_head="phases", num_phase_channels=4), dict(optimizer="adam")),
+], ids=["data-dependent initialisation", "without extras", "by epochs, bernoulli", "vanilla, gaussian", "phases, Adam"])
 def test_other_runs_resume_exactly_too(changes, recipe, tmp_path):
     config, recipe = dataclasses.replace(TINY, **changes), dataclasses.replace(SHORT, **recipe)
     run(tmp_path / "whole", recipe, config=config, save_every=2)

@@ -219,7 +219,7 @@ def test_data_set_preset_and_folder_follow_from_each_other(no_estimate, tmp_path
 @pytest.mark.parametrize(("arguments", "changes"), [
     (["--epochs", 10], {"epochs": 10, "steps": 0, "warm_up": 0}),           # 100 epochs of warm-up would be all
     (["--steps", 100_000], {"steps": 100_000}),
-    (["--steps", 90], {"steps": 90, "warm_up": 1}),
+    (["--steps", 90], {"steps": 90, "warm_up": 2}),
     (["--steps", 90, "--set", "warm_up=30"], {"steps": 90, "warm_up": 30}),
     (["--preset", "cifar10", "--steps", 8000], {"epochs": 0, "steps": 8000, "warm_up": 100}),
     (["--preset", "cifar10", "--epochs", 20], {"epochs": 20}),

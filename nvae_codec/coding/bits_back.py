@@ -89,7 +89,7 @@ class LatentModel(Protocol):
         """
 
     def pixel_phases(self, state: Any, samples: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
-        """Parameters of p(x | z), integers [B, 10 M, h, w], of the pixels of each of `lattices`, one after the other.
+        """Parameters of p(x | z), integers [B, C, h, w], of the pixels of each of `lattices`, one after the other.
 
         A phase may depend on the phases before it: when its parameters are asked for, it reads their pixels in
         `samples`, uint8 [B, 3, side, side], of which the parts of `sizes` [B, 2] are real, and no others.

@@ -55,7 +55,7 @@ class PixelTables:
     coefficient: np.ndarray           # tanh((i - 2**15) / 2**10) * 2**14
     sigmoid: np.ndarray               # sigmoid(i / 2**12) * 2**24, for arguments from 0 to 16
     num_bits: int = 8                 # b
-    residual: bool = False
+    residual: bool = False            # see above
 
     channels = GREY, COLOUR           # of the tiles that can be coded
     kind = "8-bit grey or RGB pictures"
@@ -208,7 +208,7 @@ class ColourDistribution:
         self._sigmoid, self._weights = sigmoid, weights
         self._total = weights.sum(dim=0).mul_(1 << SIGMOID_BITS).add_(self._num_values * FLOOR)
         # The index in the table at an edge e is floor(slope e + start), clamped: in units of 2**-shift a distance of
-        # ((2 e - 2**b) << 14) - centre, below 2**26, times the inverse scale, plus the half, plus half the table.
+        # ((2 e - 2**b) << 14) - centre, below 2**27, times the inverse scale, plus the half, plus half the table.
         unit = 2.0 ** -(UNIT_BITS + INVERSE_SCALE_BITS + num_bits - ARGUMENT_BITS)
         self._slope = inverse_scales * (2.0 ** (UNIT_BITS + 1) * unit)
         first = centres.add_(self._num_values << UNIT_BITS)
@@ -299,7 +299,7 @@ class BinaryTable:
 
     channels = GREY,
     kind = "pictures of black and white alone, which are grey samples of 0 and 255"
-    num_bits = 1
+    num_bits = 8                      # of the samples, which are 0 and 255
     low_bits = 0
 
     @classmethod

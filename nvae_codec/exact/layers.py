@@ -436,17 +436,17 @@ class Resize(Leaf):
         return interpolate(x.to(dtype), rows, columns).add_(0.5).floor_().to(self.dtype)
 
 
-class Phases(Leaf):
+class Quarters(Leaf):
     """The four pixel phases."""
 
-    def convert(self, twin: float_layers.Phases, x: Traced) -> tuple[Traced, ...]:
+    def convert(self, twin: float_layers.Quarters, x: Traced) -> tuple[Traced, ...]:
         return tuple(Traced(phase, x.scale, x.range) for phase in twin(x.value))
 
     def prepare(self, x: Range) -> tuple[Range, ...]:
         return (x,) * 4
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return float_layers.Phases.forward(self, x)
+        return float_layers.Quarters.forward(self, x)
 
 
 class Mean(Leaf):
@@ -584,6 +584,9 @@ class Sum(_Addition):
 
 class Concat(Leaf):
     """Concatenation; the parts keep their scales, which the next layer's weights take up."""
+
+    def __init__(self, **only_float):
+        super().__init__()
 
     def convert(self, twin: float_layers.Concat, *parts: Traced) -> Traced:
         return Traced(twin(*(part.value for part in parts)), torch.cat([part.scale for part in parts]),

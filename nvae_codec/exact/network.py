@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from nvae_codec.coding.latents import HALF_WIDTH, MAX_STEP, MEAN_BITS, SIGMA_BITS, IntegerNormal, offsets_of
-from nvae_codec.coding.pixels import COEFFICIENT_BITS, LOG_SCALE_BITS, LOGIT_BITS, BinaryTable, PixelTables
+from nvae_codec.coding.pixels import (
+    BLACK,
+    COEFFICIENT_BITS,
+    LOG_SCALE_BITS,
+    LOGIT_BITS,
+    WHITE,
+    BinaryTable,
+    PixelTables,
+)
 from nvae_codec.coding.pixels import MEAN_BITS as PIXEL_MEAN_BITS
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.exact import layers
@@ -65,8 +73,8 @@ class ExactNetwork(Hierarchy):
             layer.fixed_bits = bits
         for name in ("mean", "sigma"):
             self.register_buffer(f"{name}_table", torch.zeros(65536, dtype=torch.int32))
-        self._pixel_tables = BINARY_TABLES if config.likelihood == "bernoulli" else MIXTURE_TABLES
-        for name, length in self._pixel_tables.items():
+        self.lengths_of_tables = BINARY_TABLES if config.likelihood == "bernoulli" else MIXTURE_TABLES
+        for name, length in self.lengths_of_tables.items():
             self.register_buffer(f"pixel_{name}_table", torch.zeros(length, dtype=torch.int32))
         self.register_buffer("activation_limit", torch.tensor(limit, dtype=torch.int16))
         # Latent z of the network = z_real * 2**latent_bits; spacing of the grid = 2**-steps prior deviations.
@@ -155,7 +163,7 @@ class ExactNetwork(Hierarchy):
 
     def pixel_tables(self) -> PixelTables | BinaryTable:
         """What the coder makes of the parameters of pixels."""
-        tables = (getattr(self, f"pixel_{name}_table").numpy().astype(np.int64) for name in self._pixel_tables)
+        tables = (getattr(self, f"pixel_{name}_table").numpy().astype(np.int64) for name in self.lengths_of_tables)
         if self.config.likelihood == "bernoulli":
             return BinaryTable(*tables)
         return PixelTables(*tables, self.config.num_x_bits, residual=self.config.has_phases)
@@ -215,7 +223,7 @@ def convert(model: NVAE, samples: Tensor, noise: Noise | None = None, limit: int
     exact.sigma_table.copy_(normal_tables()["sigma"])
     binary = model.config.likelihood == "bernoulli"
     pixel_tables = BinaryTable.compute() if binary else PixelTables.compute(model.config.num_x_bits)
-    for name in BINARY_TABLES if binary else MIXTURE_TABLES:
+    for name in exact.lengths_of_tables:
         getattr(exact, f"pixel_{name}_table").copy_(torch.from_numpy(getattr(pixel_tables, name)))
 
     x = unit_range(model.config, samples)
@@ -356,6 +364,8 @@ class ExactModel:
         digest = sha256()
         index = np.arange(3 * self.tile_side ** 2, dtype=np.int64)
         samples = (index * index * 2654435761 >> 7 & 255).astype(np.uint8).reshape(1, 3, self.tile_side, self.tile_side)
+        if not self.pixel_tables.can_code(samples[0, 0]):
+            samples = np.where(samples & 128, WHITE, BLACK).astype(np.uint8)
         features, state = self.features(samples), self.start(1)
         for group in range(self.num_groups):
             for normal in (self.prior(group, state), self.posterior(group, state, features)):

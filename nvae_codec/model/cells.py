@@ -55,14 +55,14 @@ class DownSkip(nn.Module):
     def __init__(self, leaves: ModuleType, c_in: int, c_out: int):
         super().__init__()
         self.activate = leaves.Activate(c_in, "swish")
-        self.phases = leaves.Phases()
+        self.quarters = leaves.Quarters()
         quarter = c_out // 4
         self.convs = nn.ModuleList(leaves.Conv(c_in, c) for c in (quarter, quarter, quarter, c_out - 3 * quarter))
         self.concat = leaves.Concat()
 
     def forward(self, x: Tensor) -> Tensor:
-        phases = self.phases(self.activate(x))
-        return self.concat(*(conv(phase) for conv, phase in zip(self.convs, phases, strict=True)))
+        quarters = self.quarters(self.activate(x))
+        return self.concat(*(conv(quarter) for conv, quarter in zip(self.convs, quarters, strict=True)))
 
 
 class UpSkip(nn.Module):

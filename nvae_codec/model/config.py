@@ -99,6 +99,8 @@ class NVAEConfig:
         if self.has_phases and (self.likelihood == "gaussian" or not self.num_preprocess_blocks):
             raise ModelError("a head of phases has no Gaussian likelihood, and needs a preprocess block: it begins "
                              "with as many pixels as the finest latents have")
+        if not self.has_phases and any(getattr(self, name) != getattr(NVAEConfig, name) for name in OF_PHASES):
+            raise ModelError("num_phase_channels and num_phase_cells go with pixel_head=phases")
         if not 1 <= self.num_x_bits <= 8:
             raise ModelError(f"num_x_bits = {self.num_x_bits} is outside 1..8")
 

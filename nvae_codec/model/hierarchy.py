@@ -1,8 +1,8 @@
 """The topology of NVAE, once for the float network and its integer twin.
 
 A hierarchy is made of leaves (`nvae_codec.model.layers`, or `nvae_codec.exact.layers`) and offers what the bits-back
-coder and the float objective both use: `features`, `start`, `prior`, `posterior`, `update`, `pixels`. Groups are
-numbered in decoder order, coarsest first.
+coder and the float objective both use: `features`, `start`, `prior`, `posterior`, `update`, `pixel_phases`.
+Groups are numbered in decoder order, coarsest first.
 
 Source: Vahdat and Kautz, "NVAE: A Deep Hierarchical Variational Autoencoder", NeurIPS 2020. Where the published
 checkpoints behave otherwise than the paper says, the checkpoints are followed; such places say "release".
@@ -97,13 +97,14 @@ class Hierarchy(nn.Module):
 
         # From the stream to the parameters of the pixels.
         width = (c_dec if towers else c_enc) * config.multiplier(0)
-        self.phases = PhaseHead(leaves, config, width) if config.has_phases else None
+        self.phases = self.postprocess = self.image_head = None
         if config.has_phases:
-            return
-        self.postprocess = blocks(config.num_postprocess_blocks, config.num_postprocess_cells, width, post, UP)
-        c_out = width // 2 ** config.num_postprocess_blocks
-        self.image_head = nn.Sequential(leaves.Activate(c_out, "elu"),
-                                        leaves.Conv(c_out, config.num_output_channels, 3))
+            self.phases = PhaseHead(leaves, config, width)
+        else:
+            self.postprocess = blocks(config.num_postprocess_blocks, config.num_postprocess_cells, width, post, UP)
+            c_out = width // 2 ** config.num_postprocess_blocks
+            self.image_head = nn.Sequential(leaves.Activate(c_out, "elu"),
+                                            leaves.Conv(c_out, config.num_output_channels, 3))
 
     def features(self, x) -> list:
         """What the encoder knows of the images, a tensor for every group in decoder order."""

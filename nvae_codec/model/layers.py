@@ -1,8 +1,8 @@
 """The leaves of the float network.
 
 `nvae_codec.exact.layers` has their integer twins, under the same names and with the same arguments. The topology
-(`cells.py`, `hierarchy.py`) is written in terms of these leaves alone and never computes on a tensor itself, so that
-one forward pass serves both networks. All tensors are [B, C, H, W].
+(`cells.py`, `phases.py`, `hierarchy.py`) is written in terms of these leaves alone and computes on no tensor itself, so
+that one forward pass serves both networks. All tensors are [B, C, H, W].
 """
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -131,7 +131,7 @@ class Resize(nn.Module):
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
 
 
-class Phases(nn.Module):
+class Quarters(nn.Module):
     """The four pixel phases of x at half its height and width: (even, even), (odd, odd), (even, odd), (odd, even)."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -160,10 +160,14 @@ class Sum(nn.Module):
 
 
 class Concat(nn.Module):
-    """Concatenation along the channels."""
+    """Concatenation along the channels, in the type of the first part, or if `precise` in the widest."""
+
+    def __init__(self, *, precise: bool = False):
+        super().__init__()
+        self.precise = precise
 
     def forward(self, *parts: Tensor) -> Tensor:
-        return torch.cat([part.to(parts[0].dtype) for part in parts], dim=1)
+        return torch.cat(parts if self.precise else [part.to(parts[0].dtype) for part in parts], dim=1)
 
 
 class Start(nn.Module):

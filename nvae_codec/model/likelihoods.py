@@ -122,7 +122,10 @@ def sample(config: NVAEConfig, output: Tensor, generator: torch.Generator | None
     """
     if config.likelihood == "bernoulli":
         probability = torch.sigmoid(output)
-        return torch.bernoulli(probability, generator=generator) if config.has_phases else probability
+        if not config.has_phases:
+            return probability
+        drawn = torch.rand(probability.shape, generator=generator, device=probability.device)
+        return (drawn < probability).float()
     if config.likelihood == "gaussian":
         normal = Normal.from_raw(*output.chunk(2, dim=1))
         noise = torch.randn(normal.mean.shape, generator=generator, device=output.device)

@@ -81,7 +81,7 @@ class Phase(nn.Module):
         plain = dict(weight_norm=False, regularised=False, precise=True)
         self.cells = nn.Sequential(*(PhaseCell(leaves, channels) for _ in range(config.num_phase_cells)))
         self.activate = leaves.Activate(channels, "swish")
-        self.concat = leaves.Concat()
+        self.concat = leaves.Concat(precise=True)
         self.known = leaves.Concat() if planes > 1 else None
         self.interpolate = leaves.Conv(planes * colours, colours, 3, **plain) if planes else None
         self.head = leaves.Conv(2 * channels + (colours if planes else 0), config.num_output_channels, **plain)

@@ -14,11 +14,12 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from nvae_codec.errors import ModelError
 from nvae_codec.model.cells import Cell
-from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.config import OF_PHASES, NVAEConfig
 from nvae_codec.model.layers import initialise_from_data
 from nvae_codec.model.likelihoods import centre_mixture
 from nvae_codec.model.norm import BatchNorm, frozen_statistics
 from nvae_codec.model.nvae import NVAE, Noise, default_noise, unit_range
+from nvae_codec.model.phases import PhaseCell
 from nvae_codec.training.checkpoint import FILE_NAME, load_checkpoint, load_weights, save_checkpoint
 from nvae_codec.training.data import Batches, Dataset, fixed_batch, silent
 from nvae_codec.training.evaluation import evaluate
@@ -101,6 +102,7 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
                               processes=world.group).to(world.device)
         optimizer = _optimizer(network, recipe)
         scaler = torch.amp.GradScaler(world.device.type, FIRST_LOSS_SCALE, enabled=precision is torch.float16)
+        _execute_as(execution, network)
         if values:
             load_weights(checkpoint, network, values["model"])
             load_weights(checkpoint, objective.spectral or torch.nn.Module(), values["spectral"])
@@ -108,6 +110,7 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
                 load_weights(checkpoint, average, values.get("average"))
             try:
                 optimizer.load_state_dict(values["optimizer"])
+                _match_layouts(optimizer)
                 # Of a run in another precision it is empty: that may change from one part of a run to the next.
                 scaler.load_state_dict(values["scaler"] or scaler.state_dict())
             except Exception as error:    # both take the form of their dictionaries for granted
@@ -115,7 +118,6 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             values.clear()                # gigabytes, of a large network
             report(f"continuing from step {first_step}")
         objective.train()
-        _execute_as(execution, network)
         parallel: torch.nn.Module = objective
         if world.size > 1:
             parallel = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True,
@@ -196,6 +198,14 @@ def _optimizer(network: NVAE, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.Adamax(network.parameters(), eps=ADAMAX_EPSILON, **common)
 
 
+def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
+    """Bring moments into their parameters' memory format, which fused kernels take for granted."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def step_noise(x: Tensor, seed: int, step: int, rank: int = 0) -> Noise:
     """The posterior's noise in a step: other noise in every step and in every process, the same in a repetition.
 
@@ -208,18 +218,23 @@ def step_noise(x: Tensor, seed: int, step: int, rank: int = 0) -> Noise:
 def _resumed(path: Path, config: NVAEConfig, recipe: Recipe, world: Processes) -> dict:
     """The values of a checkpoint that this run can continue from."""
     values = load_checkpoint(path)
-    if changed := _differences(values["config"], config.to_dict()):
+    if changed := _differences(_with_all_fields(NVAEConfig, values["config"], OF_PHASES), dataclasses.asdict(config)):
         raise ModelError(f"{path}: the network there has {changed}; choose another folder")
     if not isinstance(values.get("step"), int) or not {"optimizer", "scaler", "spectral", "recipe"} <= set(values):
         raise ModelError(f"{path}: holds a network but not the state of its training, so no run can continue from it")
-    # A field that the recipe did not have when the run began had its default.
-    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
-    if changed := _differences({**defaults, **values["recipe"]}, recipe.to_dict()):
+    if changed := _differences(_with_all_fields(Recipe, values["recipe"], {"optimizer"}), recipe.to_dict()):
         raise ModelError(f"{path}: the run there has {changed}; continue it with what it began with, or choose another "
                          "folder")
     if values.get("world_size") != world.size:
         raise ModelError(f"{path}: the run there is by {values.get('world_size')} processes, not {world.size}")
     return values
+
+
+def _with_all_fields(kind: type, stored, later: set[str]):
+    """What was stored of a configuration, with the defaults of fields that earlier versions did not store."""
+    if not isinstance(stored, dict):
+        return stored
+    return {field.name: field.default for field in dataclasses.fields(kind) if field.name in later} | stored
 
 
 def _words(channels: int, height: int, width: int) -> str:
@@ -262,7 +277,7 @@ def _execute_as(execution: Execution, network: NVAE) -> None:
     for module in network.modules():
         if isinstance(module, BatchNorm):
             module.fused = execution.fused_norm
-        if isinstance(module, Cell) and execution.compile:
+        if isinstance(module, Cell | PhaseCell) and execution.compile:
             module.forward = torch.compile(module.forward, dynamic=False)
     if execution.recompute:
         recompute_cells(network)
@@ -280,7 +295,7 @@ def recompute_cells(network: NVAE, on_input: Callable[[Tensor], object] = lambda
                           context_fn=lambda: (nullcontext(), frozen_statistics()))
 
     for module in network.modules():
-        if isinstance(module, Cell):
+        if isinstance(module, Cell | PhaseCell):
             module.forward = partial(recomputing, module.forward)
 
 
