@@ -147,6 +147,9 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
             ("network", f"`{config.architecture}`, {config.num_channels_enc} and {config.num_channels_dec} channels at "
                         f"full width, {config.num_latent_per_group} latent channels in each of {config.num_groups} "
                         f"groups ({groups})"),
+            ("pixels", f"in phases: {config.num_preprocess_blocks} levels, {config.num_phase_channels} channels, "
+                       f"{config.num_phase_cells} cells per phase" if config.has_phases
+                       else "independent given the latents"),
             ("latents", f"{config.num_latents:,} of an image of {config.image_size} x {config.image_size}"),
             ("weights", f"{weight_count:,} integers"),
             ("activations", f"integers up to {int(exported.network.activation_limit):,} in magnitude"),
