@@ -91,20 +91,19 @@ def compress(
         raise click.UsageError("--float-network and --draws are for a --ledger.")
     if not archive and chunk_pixels is not None:
         raise click.UsageError("--chunk-pixels is for an --archive.")
-    from nvae_codec.codec import CHUNK_PIXELS, Codec
-    from nvae_codec.coding.pixels import COLOUR
-    from nvae_codec.images import read_picture
-
-    use_threads(threads)
-    # Names are checked before the model is loaded, which takes longer, but for what depends on it.
-    codec = Codec.load(model) if float_network is not None else None
-    colour_only = codec is not None and COLOUR in codec.model.pixel_tables.channels
+    # The model takes longer to load than names take to check; but of which colour pictures may be depends on it.
+    colour_only = float_network is not None and _is_for_colour(model)
     if archive:
         members = plan_archive(inputs, output, folder, force=force, quiet=quiet, as_json=as_json, colour=colour_only)
     else:
         jobs = plan(inputs, ".nvb", output=output, folder=folder, force=force, as_json=as_json,
                     of_folders="give the files in it, or --archive for one file of them all")
-    codec = codec or Codec.load(model)
+
+    from nvae_codec.codec import CHUNK_PIXELS, Codec
+    from nvae_codec.images import read_picture
+
+    use_threads(threads)
+    codec = Codec.load(model)
     examine = Ledgers(codec, float_network, draws or 1, quiet) if ledger and (as_json or not quiet) else None
     if archive:
         make_archive(codec, inputs, members, output, verify=not no_verify, quiet=quiet, as_json=as_json,
@@ -119,3 +118,10 @@ def compress(
         return Coded(picture.samples.shape, stream, len(stream), codec.name)
 
     run(jobs, code, verified=not no_verify, quiet=quiet, as_json=as_json, examine=examine)
+
+
+def _is_for_colour(model: str | None) -> bool:
+    from nvae_codec.codec import Codec
+    from nvae_codec.coding.pixels import COLOUR
+
+    return COLOUR in Codec.load(model).model.pixel_tables.channels

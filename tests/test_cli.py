@@ -233,7 +233,7 @@ def test_info_does_not_mind_a_size_that_decompress_refuses(photos):
 def test_info_describes_a_bundled_model_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = invoke("info", "photo").stdout
-    assert text.startswith("photo:\n") and "latent channels: 12\n" in text and "active channels: " in text
+    assert text.startswith("photo:\n") and "latent channels: 8\n" in text and "active channels: " in text
     Path("photo").write_bytes(b"a file of that name goes before")
     assert "not an .nvb file" in failure(invoke("info", "photo"))
     assert "there is no such file" in failure(invoke("info", "x/../photo"))

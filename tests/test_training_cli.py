@@ -306,7 +306,7 @@ def test_help_names_everything():
     (["--set", "spectral=maybe"], "spectral = 'maybe' is not true or false"),
     (["--set", f"seed={2 ** 32}"], "seed = 4294967296 is not below 2^32"),
     (["--set", "epochs=3"], "either in epochs or in steps"),
-    (["--set", "num_latent_scales=8"], "an image side of 64 cannot be halved 7 times"),
+    (["--set", "num_latent_scales=8"], "an image side of 64 cannot be halved 11 times"),
     (["--set", "likelihood=poisson"], "unknown likelihood 'poisson'"),
     (["--set", "num_x_bits=9"], "num_x_bits = 9"),
     (["--preset", "toy", "--dataset", "cifar10"],
