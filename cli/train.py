@@ -24,8 +24,8 @@ PRESET_OF = {"folder": "photo", "omniglot": "mnist", "cifar100": "cifar10", "ima
                    "[default: data/DATASET]")
 @click.option("--preset", metavar="NAME",
               help="Network and recipe: mnist, cifar10, celeba64, imagenet32, celebahq256, ffhq256 (the paper's), "
-                   "photo, tiny, mnist-small, cifar10-small, toy (ours).  [default: of the data set, or of one like it; photo for a "
-                   "folder]")
+                   "photo, tiny, mnist-small, cifar10-small, toy (ours).  [default: of the data set, or of one like "
+                   "it; photo for a folder]")
 @click.option("-o", "--run", "folder", metavar="DIR", type=click.Path(path_type=Path),
               help="The folder of the run. Under torchrun only -o, as torchrun takes --run for its own.  [default: "
                    "runs/PRESET]")
