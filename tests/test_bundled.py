@@ -11,6 +11,7 @@ from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.images import read_picture
 from nvae_codec.tiles import Layout, cut
 
+RATE_BITS = 5                         # of a block of direct latents; no group has more than one block
 KODAK = SHARED / "data" / "kodak"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not KODAK.is_dir(), reason="the Kodak pictures are not here")]
 
@@ -34,10 +35,10 @@ def test_a_chain_of_100_tiles_costs_its_negative_elbo(codec, tiles, monkeypatch)
     promised, direct = bits["negative ELBO"], bits["direct latents"]
     overhead, bits_back = bits["words"] / promised - 1, bits["words"] / (promised - direct + bits["index"]) - 1
     print(f"{overhead:+.3%} over a negative ELBO of {promised / tiles.size:.4f} bits per sub-pixel; {bits_back:+.3%} "
-          f"but for the direct groups of {bits['direct tiles']} tiles, {bits['index'] / direct - 1:+.1%} over their KL")
+          f"but for the direct groups of {bits['direct tiles']} tiles, {bits['index']} bits for a KL of {direct:.1f}")
     assert abs(bits_back) < 0.002
     assert overhead < 0.002
-    assert direct < bits["index"] < 1.25 * direct
+    assert direct < bits["index"] < 1.25 * direct + RATE_BITS * bits["direct tiles"] * codec.model.num_groups
 
 
 def test_the_same_integers_from_any_batch_thread_count_and_library(codec, tiles):
