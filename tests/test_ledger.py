@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -551,3 +552,47 @@ def test_no_extra_and_no_torch_are_needed_to_begin():
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == 0
+
+
+# Pictures of black and white
+
+@pytest.fixture
+def digits(tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """A model for black and white and the run of its float network, beside three images as MNIST has them."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(3)
+    config = dataclasses.replace(PRESETS["mnist-small"], num_channels_enc=4, num_channels_dec=4, num_phase_channels=4,
+                                 num_phase_cells=1)
+    floats = NVAE(config).eval()
+    exact = convert(floats, (smooth_tiles(4, 28)[:, :1] > 120).to(torch.uint8))
+    model, run = Path("digits.safetensors"), Path("run")
+    model.write_bytes(weights.serialise(exact, {"origin": weights.fingerprint(config, floats.state_dict())}))
+    run.mkdir()
+    save_checkpoint(run / FILE_NAME, floats)
+    levels = smooth_tiles(3, 28, seed=1)[:, 0].numpy().tobytes()
+    for name in ("train", "t10k"):
+        Path(f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">4s3I", b"\0\0\x08\3", 3, 28, 28) + levels)
+    return model, run
+
+
+def test_black_and_white_of_a_data_set_is_measured(digits, capsys):
+    model, run = digits
+    status, _, err = evaluated(capsys, "--dataset", "mnist", "--data", ".", "--archive", "--model", model,
+                               "--float-network", run, "-o", "out")
+    assert status == 0, err
+    found = json.loads(Path("out/results.json").read_text())
+    assert found["data"] == {"source": "mnist", "pictures": 3, "pixels": 3 * 784, "subpixels": 3 * 784}
+    floats, integers = (found["totals"][f"{which}negative_elbo_bits"] for which in ("", "integer_"))
+    assert abs(integers / floats - 1) < 1e-3 and found["totals"]["file_bits"] > floats
+    content = container.unpack(Path("out/files/archive.nvb").read_bytes())
+    for _, picture in Codec.load(model).decompress_archive(content):
+        assert picture.samples.shape == (28, 28) and set(np.unique(picture.samples)) == {0, 255}
+
+
+def test_black_and_white_has_a_ledger_at_the_command_line(digits):
+    model, run = digits
+    samples = np.where(smooth_tiles(1, 28, seed=2)[0, 0].numpy() > 120, 255, 0).astype(np.uint8)
+    Path("digit.png").write_bytes(write_picture(Picture(samples)))
+    for arguments in (["digit.png"], ["digit.png", "--archive", "-o", "set.nvb"]):
+        told = invoke("compress", *arguments, *options(model, "--float-network", run))
+        assert told.exit_code == 0 and "negative ELBO of the float network" in told.stderr
