@@ -7,7 +7,7 @@ import re
 import zlib
 from collections import Counter
 from dataclasses import dataclass
-from itertools import chain, groupby, repeat
+from itertools import chain, groupby, pairwise, repeat
 from operator import mul
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from .content import (
     GREY8,
     ICC,
     MAGIC,
+    MAX_ALL_COUNTED_BYTES,
     MAX_ALL_INFLATED_BYTES,
     MAX_ALL_METADATA_BYTES,
     MAX_GROUP,
@@ -37,6 +38,7 @@ from .content import (
     TileSet,
     Version1,
     checksum_bytes,
+    is_small,
 )
 from .fields import (
     CRC_BYTES,
@@ -63,6 +65,9 @@ VERSION = 2
 START_BYTES = len(MAGIC) + 1 + FINGERPRINT_BYTES
 MARKER = 0xB5  # begins a chunk
 NAMED, DESCRIBED, DEFLATED, FIRST = 1, 2, 4, 8  # flags: names, metadata, deflated fields, first chunk of the file
+MANY = 16  # images, all named: a name may be empty, for the one before it counted on, and small images share a checksum
+ALL_FLAGS = 31
+COUNTED = "bytes of names counted on"  # what a tally calls them
 
 MISPLACED = "damaged: a chunk is missing or not in its place"
 
@@ -73,8 +78,8 @@ MAX_REFERENCES = 2  # of an image: one for each kind of metadata
 MAX_DIRECT_GROUPS = 2**16 - 1
 MIN_TRELLIS_BITS, MAX_TRELLIS_BITS = 8, 16
 
-# How long `recover` searches: what it has read in vain, for each byte of the file and at least. Random bytes take 32.
-MAX_VAIN_SHARE, MIN_VAIN_BYTES = 64, 2**26
+# How long `recover` searches: what it has read in vain, for each byte of the file and at least. Random bytes take 49.
+MAX_VAIN_SHARE, MIN_VAIN_BYTES = 96, 2**26
 VAIN_TRY_BYTES = 2**11  # what a try costs besides the bytes that it reads
 
 
@@ -100,9 +105,9 @@ def pack(container: Container) -> bytes:
     if any(len(chunk.words) % WORD_BYTES for chunk in container.chunks):
         raise ValueError(f"coded words have {WORD_BYTES} bytes each, so no chunk can end inside one")
     start = _start(container.fingerprint)
-    firsts, left = chain([FIRST], repeat(0)), reversed(range(len(container.chunks)))
+    firsts, left, tally = chain([FIRST], repeat(0)), reversed(range(len(container.chunks))), _Tally()
     try:
-        data = start + b"".join(map(_write_chunk, container.chunks, firsts, left, repeat(start)))
+        data = start + b"".join(map(_write_chunk, container.chunks, firsts, left, repeat(start), repeat(tally)))
         comes_back = unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2) == container
     except (BitstreamError, OverflowError) as error:
         raise ValueError(f"no .nvb file can hold this: {error}") from error
@@ -258,9 +263,10 @@ def _unseal(file: Reader, start: bytes) -> _Sealed:
 
 
 # Marker, chunks left, header length and flags, as far as they can be told from other bytes without the checksum. Of
-# random bytes one in five thousand begins so; a regular expression skips the others quickly.
+# random bytes one in three thousand begins so; a regular expression skips the others quickly.
 _LIKE_A_CHUNK = re.compile(
-    rb"%b(?=[\x80-\xff]{0,4}[\x00-\x7f][\x80-\xff]{0,3}[\x00-\x7f][\x00-\x0f])" % re.escape(bytes([MARKER]))
+    rb"%b(?=[\x80-\xff]{0,4}[\x00-\x7f][\x80-\xff]{0,3}[\x00-\x7f][\x00-\x0f\x11\x13\x15\x17\x19\x1b\x1d\x1f])"
+    % re.escape(bytes([MARKER]))
 )
 
 
@@ -315,6 +321,7 @@ def _list_losses(first: int, found: dict[int, tuple[str, Loss | None]]) -> tuple
 class _Header(NamedTuple):
     images: tuple[ImageEntry, ...]
     items: list[StoredItem]
+    shared_crc32: int | None
     sets: tuple[TileSet, ...]
     trellis_bits: int
     words_length: int
@@ -327,8 +334,11 @@ class _Tally:
     def __init__(self):
         self.counts, self.names = Counter(), set()
 
+    def has_room(self, what: str, count: int, limit: int) -> bool:
+        return self.counts[what] + count <= limit
+
     def add(self, what: str, count: int, limit: int) -> None:
-        if self.counts[what] + count > limit:
+        if not self.has_room(what, count, limit):
             raise BitstreamError(f"too large: the file has more than {limit:,} {what}")
         self.counts[what] += count
 
@@ -343,10 +353,15 @@ class _Tally:
         self.names |= new
 
 
-def _write_chunk(chunk: Chunk, first: int, left: int, start: bytes) -> bytes:
+def _write_chunk(chunk: Chunk, first: int, left: int, start: bytes, tally: _Tally) -> bytes:
     stored = list(map(deflate_item, chunk.metadata))
-    flags = first | NAMED * any(image.name for image in chunk.images) | DESCRIBED * bool(stored)
-    fields = _write_fields(chunk, flags, [row for row, _ in stored])
+    names = [image.name for image in chunk.images]
+    flags = first | NAMED * any(names) | DESCRIBED * bool(stored)
+    if chunk.shared_crc32 is not None or not any(image.is_small for image in chunk.images):
+        shortened = _leave_out_counted(names, tally)
+        if chunk.shared_crc32 is not None or shortened != names:
+            flags, names = flags | MANY, shortened
+    fields = _write_fields(chunk, flags, names, [row for row, _ in stored])
     deflated = write_varint(len(fields)) + zlib.compress(fields, 9)
     if len(deflated) < len(fields):
         flags, fields = flags | DEFLATED, deflated
@@ -357,18 +372,34 @@ def _read_chunk(file: Reader, header: _Header, tally: _Tally) -> Chunk:
     metadata = tuple(inflate_item(file, item) for item in header.items)
     words = file.checked("coded words", header.words_length, header.words_crc)
     tally.add_names([image.name for image in header.images])
-    return Chunk(header.images, metadata, header.sets, header.trellis_bits, words)
+    return Chunk(header.images, metadata, header.sets, header.trellis_bits, words, shared_crc32=header.shared_crc32)
 
 
-def _write_fields(chunk: Chunk, flags: int, items: list[bytes]) -> bytes:
+def _leave_out_counted(names: list[str], tally: _Tally) -> list[str]:
+    """The names, but "" for those that count on from the one before, as many as a reader allows in a file."""
+    shortened = names[:1]
+    for before, name in pairwise(names):
+        size = len(name.encode())
+        if name == count_on(before) and tally.has_room(COUNTED, size, MAX_ALL_COUNTED_BYTES):
+            tally.add(COUNTED, size, MAX_ALL_COUNTED_BYTES)
+            name = ""
+        shortened.append(name)
+    return shortened
+
+
+def _write_fields(chunk: Chunk, flags: int, names: list[str], items: list[bytes]) -> bytes:
     images = chunk.images
     fields = [write_varint(len(images))]
     fields += [write_varint(image.width) for image in images]
     fields += [write_varint(image.height) for image in images]
     fields += [bytes([image.mode]) for image in images]
-    fields += [image.samples_crc32.to_bytes(image.checksum_bytes, "little") for image in images]
+    shared = chunk.shared_crc32 is not None
+    fields += [image.samples_crc32.to_bytes(checksum_bytes(image.width, image.height, shared), "little")
+               for image in images]
+    if shared:
+        fields.append(chunk.shared_crc32.to_bytes(CRC_BYTES, "little"))
     if flags & NAMED:
-        fields += [image.name.encode() + b"\0" for image in images]
+        fields += [name.encode() + b"\0" for name in names]
     if flags & DESCRIBED:
         fields.append(write_table(items))
         fields += [write_table(map(write_varint, image.metadata)) for image in images]
@@ -382,12 +413,12 @@ def _write_fields(chunk: Chunk, flags: int, items: list[bytes]) -> bytes:
 
 def _read_header(body: bytes, tally: _Tally, max_pixels: int) -> _Header:
     header = Reader(body, "invalid: the header ends")
-    flags = header.u8("number of a header's flags", 0, NAMED | DESCRIBED | DEFLATED | FIRST)
+    flags = header.u8("number of a header's flags", 0, ALL_FLAGS)
     if flags & DEFLATED:
         length = header.varint("inflated length of the header", 1, MAX_INFLATED_BYTES)
         tally.add("bytes of inflated headers", length, MAX_ALL_INFLATED_BYTES)
         header = Reader(inflate(body[header.position :], length, "the header"), header.ending)
-    images, items = _read_images(header, flags, tally, max_pixels)
+    images, items, shared_crc32 = _read_images(header, flags, tally, max_pixels)
     sets = _read_sets(header, tally)
     direct = any(one.direct_groups for one in sets)
     trellis_bits = header.u8("number of trellis bits", MIN_TRELLIS_BITS, MAX_TRELLIS_BITS) if direct else 0
@@ -395,11 +426,12 @@ def _read_header(body: bytes, tally: _Tally, max_pixels: int) -> _Header:
     words_crc = header.take("chunk's checksum", CRC_BYTES)
     if not header.at_end:
         raise BitstreamError("invalid: the header is longer than its fields")
-    return _Header(images, items, sets, trellis_bits, words_length, words_crc)
+    return _Header(images, items, shared_crc32, sets, trellis_bits, words_length, words_crc)
 
 
-def _read_images(header: Reader, flags: int, tally: _Tally, max_pixels: int) -> tuple[tuple, list[StoredItem]]:
-    """The images and the rows of their metadata."""
+def _read_images(header: Reader, flags: int, tally: _Tally,
+                 max_pixels: int) -> tuple[tuple[ImageEntry, ...], list[StoredItem], int | None]:
+    """The images, the rows of their metadata, and the checksum that small images share."""
     count = header.varint("image count", 1, MAX_VARINT)
     tally.add("images", count, MAX_IMAGES)
     widths = [header.varint("width", 1, MAX_SIDE) for _ in range(count)]
@@ -411,9 +443,11 @@ def _read_images(header: Reader, flags: int, tally: _Tally, max_pixels: int) -> 
             "raise max_pixels if you trust the file"
         )
     modes = [header.choice("mode", GREY8, RGB8) for _ in range(count)]
-    lengths = map(checksum_bytes, widths, heights)
+    lengths = map(checksum_bytes, widths, heights, repeat(bool(flags & MANY)))
     checksums = [header.uint("samples' checksum", length) for length in lengths]
-    names = [_read_name(header) if flags & NAMED else "" for _ in range(count)]
+    shared = flags & MANY and any(map(is_small, widths, heights))
+    shared_crc32 = header.uint("checksum of small images", CRC_BYTES) if shared else None
+    names = _read_names(header, count, flags, tally)
     items, references = [], [()] * count
     if flags & DESCRIBED:
         items = [read_item(header) for _ in range(header.varint("metadata count", 1, MAX_REFERENCES * count))]
@@ -421,17 +455,56 @@ def _read_images(header: Reader, flags: int, tally: _Tally, max_pixels: int) -> 
         references = [_read_references(header, len(items)) for _ in range(count)]
     images = tuple(map(ImageEntry, widths, heights, modes, checksums, references, names))
     check_references(images, items)
-    return images, items
+    return images, items, shared_crc32
+
+
+_DIGITS = re.compile("[0-9]+")
+
+
+def count_on(name: str) -> str | None:
+    """The name with its last number greater by one, and at least as wide; None if it has none, or would be too long.
+
+    A number in the suffix does not count. a/img-0099.jp2 is followed by a/img-0100.jp2, and 9 by 10.
+    """
+    stem, dot, suffix = name.rpartition(".")
+    if not dot or "/" in suffix:
+        stem, dot, suffix = name, "", ""
+    found = _DIGITS.search(stem[::-1])  # the last number first: a name may have thousands
+    if found is None:
+        return None
+    begin, end = len(stem) - found.end(), len(stem) - found.start()
+    # In text, as numbers of thousands of digits take long: 1299 -> 12 -> 13 -> 1300.
+    kept = stem[begin:end].rstrip("9")
+    greater = kept[:-1] + str(int(kept[-1]) + 1) if kept else "1"
+    number = greater + "0" * (end - begin - len(kept))
+    counted = "".join((stem[:begin], number, stem[end:], dot, suffix))
+    return counted if len(counted.encode()) <= MAX_NAME_BYTES else None
+
+
+def _read_names(header: Reader, count: int, flags: int, tally: _Tally) -> list[str]:
+    names: list[str] = []
+    if flags & MANY and not flags & NAMED:
+        raise BitstreamError("invalid: images that are many must have names")
+    for _ in range(count if flags & NAMED else 0):
+        name = _read_name(header, may_be_empty=bool(flags & MANY and names))
+        if not name:
+            if (name := count_on(names[-1])) is None:
+                raise BitstreamError(f"invalid: no name can be counted on from {names[-1]!r}")
+            tally.add(COUNTED, len(name.encode()), MAX_ALL_COUNTED_BYTES)
+        names.append(name)
+    return names or [""] * count
 
 
 _NOT_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
-def _read_name(header: Reader) -> str:
+def _read_name(header: Reader, may_be_empty: bool) -> str:
     try:
         name = header.until_zero("name of an image", MAX_NAME_BYTES).decode()
     except UnicodeDecodeError as error:
         raise BitstreamError("invalid: the name of an image is not UTF-8") from error
+    if may_be_empty and not name:
+        return name
     if any(part in f"/{name}/" for part in ("//", "/./", "/../")):
         raise BitstreamError(f"invalid: the name {name!r} of an image is not a plain relative path")
     if _NOT_IN_NAMES.search(name):

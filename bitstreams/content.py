@@ -20,11 +20,20 @@ MAX_IMAGES = 2**20
 MAX_SETS = 2**22
 MAX_ALL_METADATA_BYTES = 2**28
 MAX_ALL_INFLATED_BYTES = 2**27  # of headers that are deflated
+MAX_ALL_COUNTED_BYTES = 2**25  # of names that are counted on
 
 
-def checksum_bytes(width: int, height: int) -> int:
-    """How many low bytes of the CRC-32 of an image's samples a file keeps (version 1 keeps all four)."""
-    return 2 if width * height < WHOLE_CHECKSUM_PIXELS else 4
+def is_small(width: int, height: int) -> bool:
+    """Whether an image may share a checksum with others of its chunk, and keeps but half of one of its own."""
+    return width * height < WHOLE_CHECKSUM_PIXELS
+
+
+def checksum_bytes(width: int, height: int, shared: bool = False) -> int:
+    """How many low bytes of the CRC-32 of an image's samples a file keeps (version 1 keeps all four).
+
+    `shared`: in a chunk where small images share one.
+    """
+    return (0 if shared else 2) if is_small(width, height) else 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,9 @@ class ImageEntry:
     width: int
     height: int
     mode: int
-    samples_crc32: int  # of the decoded samples, row by row, channels interleaved; its low `checksum_bytes` bytes
+    # Of the decoded samples, row by row, channels interleaved; its low `checksum_bytes` bytes. 0 where a small image
+    # shares the checksum of its chunk.
+    samples_crc32: int
     metadata: tuple[int, ...] = ()  # indices into Chunk.metadata, at most one item of each kind
     name: str = ""  # empty if the image is alone in a file without names
 
@@ -41,8 +52,8 @@ class ImageEntry:
         return 3 if self.mode == RGB8 else 1
 
     @property
-    def checksum_bytes(self) -> int:
-        return checksum_bytes(self.width, self.height)
+    def is_small(self) -> bool:
+        return is_small(self.width, self.height)
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,13 @@ class Chunk:
     trellis_bits: int  # 0 if no set has direct groups
     words: bytes  # ANS words, uint32 little-endian
     version_1: Version1 | None = None
+    shared_crc32: int | None = None  # of the samples of all small images, one after the other; None: each has its own
+
+    def checksum_bytes(self, image: ImageEntry) -> int:
+        """How many bytes of the CRC-32 of its samples one of the images has for itself."""
+        if self.version_1 is not None:
+            return 4
+        return checksum_bytes(image.width, image.height, self.shared_crc32 is not None)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from .files import check_target, write_file
                    "larger than 64 x 64 fewer]")
 @click.option("--tolerance", metavar="PERCENT", type=click.FloatRange(min=0), default=0.2, show_default=True,
               help="By how much the integers may change the negative ELBO before the export is refused.")
-@click.option("--wide", is_flag=True,
-              help="Integers of 16 bits for activations, too, not of 12: three times slower, for a network that the "
-                   "narrower ones cost too much.")
+@click.option("--wide/--narrow", "wide", default=None,
+              help="Integers of 16 bits for activations, too, or of 12, with which the network is up to three times "
+                   "faster.  [default: narrow, or wide if narrow ones cost more than --tolerance]")
 @click.option("--note", "notes", metavar="KEY=TEXT", multiple=True,
               help="A text to keep in the model file; `info` shows it.")
 @click.option("--device", metavar="NAME", default="auto", show_default=True,
@@ -36,7 +36,7 @@ def export(
     check_folder: Path | None,
     images: int | None,
     tolerance: float,
-    wide: bool,
+    wide: bool | None,
     notes: tuple[str, ...],
     device: str,
     threads: int | None,
@@ -80,10 +80,11 @@ def export(
 
 
 def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = None, check_folder: Path | None = None,
-               images: int | None = None, tolerance: float = 2e-3, wide: bool = False, device: str = "auto",
+               images: int | None = None, tolerance: float = 2e-3, wide: bool | None = None, device: str = "auto",
                notes: dict[str, str] | None = None) -> None:
     """Export the network of a run's folder and write its card; `opened` is the run's data set, if it is open already.
 
+    `wide` None: only if narrow integers cost more than `tolerance`.
     Raises ModelError where coding is not installed.
     """
     from nvae_codec.errors import ModelError
@@ -113,7 +114,7 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
                              report=lambda line: say(f"{check_folder}: {line}")).training
     opened = opened or described.moved(data).data.open(side, say)
     exported = export_network(network, opened.training, opened.validation, check=other, calibration_images=images,
-                              limit=LIMIT if wide else NARROW_LIMIT, tolerance=tolerance,
+                              limit=None if wide is None else LIMIT if wide else NARROW_LIMIT, tolerance=tolerance,
                               device=choose_device(device), report=say)
     model = weights.serialise(exported.network, notes, exported.measurement, exported.converted)
     card = model_card(output.stem, exported, described, _last_validation(folder / "stats.jsonl"))

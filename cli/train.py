@@ -29,6 +29,9 @@ PRESET_OF = {"folder": "photo", "omniglot": "mnist", "cifar100": "cifar10", "ima
 @click.option("-o", "--run", "folder", metavar="DIR", type=click.Path(path_type=Path),
               help="The folder of the run. Under torchrun only -o, as torchrun takes --run for its own.  [default: "
                    "runs/PRESET]")
+@click.option("--from", "start", metavar="RUN", type=click.Path(path_type=Path),
+              help="Begin with the weights of another run of the same network, its folder or checkpoint: to go on "
+                   "with other pictures, or by another recipe.")
 @click.option("--fit", type=click.Choice(["crop", "resize"]), default="crop", show_default=True,
               help="How a folder's pictures become images: random crops of those that are large enough, or all of "
                    "them, resized.")
@@ -65,6 +68,7 @@ def train(
     data: Path | None,
     preset: str | None,
     folder: Path | None,
+    start: Path | None,
     fit: str,
     validation_percent: float | None,
     epochs: int | None,
@@ -98,6 +102,7 @@ def train(
       nvae-codec train --data pictures/ --run runs/mine
       nvae-codec train --preset cifar10-small --data cifar10/
       nvae-codec train --dataset ffhq --dry-run
+      nvae-codec train --data mine/ --from runs/photo --run runs/mine --steps 2000 --learning-rate 3e-4
       nvae-codec train --dataset cifar10 --set num_nf=0 --set average=0.9999
       torchrun --nproc-per-node 8 -m nvae_codec.cli train --dataset ffhq --data ffhq/ -o runs/faces
     """
@@ -131,10 +136,11 @@ def train(
     percent = kind.validation_percent if validation_percent is None else validation_percent
     where = data or Path("data") / dataset
     # The path is kept in full, as `export` may be called from elsewhere.
-    run = Run(network, recipe, Data(dataset, os.path.abspath(where), fit, percent))
+    folder = folder or Path("runs") / preset
+    begun, origin = (None, "") if start is None else _begin_with(start, network, folder)
+    run = Run(network, recipe, Data(dataset, os.path.abspath(where), fit, percent), origin)
     execution = Execution(device=device, precision=precision, compile=compiled, recompute=recompute, workers=workers,
                           report_every=report_every, save_every=save_every or 0)
-    folder = folder or Path("runs") / preset
     use_threads(threads)
     chosen = choose_device(device)
     if dry_run:
@@ -155,7 +161,7 @@ def train(
         opened = run.moved(where).data.open(network.image_size, say)
         with _stop_on_signal(say) as stopped:
             trained_before = _written_at(folder / "checkpoint.pt")
-            run_training(network, recipe, opened, folder, execution, say, lambda: run.save(folder), stopped)
+            run_training(network, recipe, opened, folder, execution, say, lambda: run.save(folder), stopped, begun)
     if stopped():
         say("stopped; the same command continues from here")
         click.get_current_context().exit(1)
@@ -214,12 +220,40 @@ def _check_folder(folder: Path, run) -> None:
     before, now = (dataclasses.asdict(each) for each in (Run.load(folder), run))
     for each in before, now:
         del each["data"]["root"]  # data may move
-    changed = [f"{name} = {before[part].get(name)}, not {value}" for part in now for name, value in now[part].items()
+    parts = "network", "recipe", "data"
+    changed = [f"{name} = {before[part].get(name)}, not {value}" for part in parts for name, value in now[part].items()
                if before[part].get(name) != value]
+    if before["start"] != now["start"]:
+        began, would = (each["start"][:16] or "random weights" for each in (before, now))
+        changed.append(f"begun with {began}, not {would}")
     if changed:
         told = ", ".join(changed[:3]) + (f", and {len(changed) - 3} more differ" if len(changed) > 3 else "")
         raise ModelError(f"{folder}: the run there has {told}; continue it with what it began with, or "
                          "choose another folder with --run")
+
+
+def _begin_with(start: Path, network, folder: Path):
+    """The network to begin with, and its fingerprint.
+
+    A run that has begun so already needs the network no more (None), which may be gone or have been trained on.
+    """
+    from nvae_codec.errors import ModelError
+    from nvae_codec.model.fingerprint import fingerprint
+    from nvae_codec.training.checkpoint import FILE_NAME as CHECKPOINT
+    from nvae_codec.training.checkpoint import load_network
+    from nvae_codec.training.loop import check_start
+    from nvae_codec.training.run import FILE_NAME as CONFIGURATION
+    from nvae_codec.training.run import Run
+
+    if (folder / CHECKPOINT).exists():
+        if not (folder / CONFIGURATION).exists():
+            raise ModelError(f"{folder}: has a checkpoint but no {CONFIGURATION}, so what that run began with is not "
+                             "known; choose another folder with --run")
+        if before := Run.load(folder).start:
+            return None, before
+    begun = load_network(start)
+    check_start(begun.config, network)
+    return begun, fingerprint(begun.config, begun.state_dict())
 
 
 def _can_export(network, folder: Path, say: Callable[[str], None]) -> bool:

@@ -41,6 +41,7 @@ CHUNK_PIXELS = 2 ** 18                    # of an archive: what is decoded to ge
 # For direct coding. Time grows four- to tenfold from one effort to the next.
 EFFORTS = {1: Search(8), 2: Search(10), 3: Search(12), 4: Search(14, (1.1, 1.0)),
            5: Search(16, (1.1, 1.0, 1.05, 1.15))}
+FEWEST_SHARING = 3                        # small images in a chunk that share a checksum; of two, each has half of one
 MAX_CHUNK_PIXELS = 2 ** 24                # many tiny pictures in a larger chunk would outgrow its header
 
 
@@ -239,7 +240,8 @@ class Codec:
         """The wanted pictures, by their numbers in each chunk, of chunks that are decoded at the same time."""
         chunks, wanted = zip(*batch, strict=True)
         layouts = [self.layout_of(chunk) for chunk in chunks]
-        first = [sum(self._num_tiles(image.height, image.width) for image in chunk.images[:indices[0]])
+        first = [sum(self._num_tiles(image.height, image.width)
+                     for image in chunk.images[:_first_needed(chunk, indices)])
                  for chunk, indices in zip(chunks, wanted, strict=True)]
         total = sum(layout.count for layout in layouts) - sum(first)
         words = [np.frombuffer(chunk.words, dtype="<u4") for chunk in chunks]
@@ -253,9 +255,13 @@ class Codec:
                                     lambda done: progress(min(done, total), total))
         for chunk, tiles, indices in zip(chunks, samples, wanted, strict=True):
             of_images = list(self.tiles_of(chunk, tiles))
+            to_check = chunk.shared_crc32 is not None
             for index in indices:
                 image, its_tiles = of_images[index]
-                picture = assemble(image, its_tiles, 4 if chunk.version_1 else image.checksum_bytes)
+                if to_check and image.is_small:
+                    check_small(chunk, of_images)
+                    to_check = False
+                picture = assemble(image, its_tiles, chunk.checksum_bytes(image))
                 kept = {chunk.metadata[item].kind: chunk.metadata[item].data for item in image.metadata}
                 yield image, Picture(picture, kept.get(container.EXIF, b""), kept.get(container.ICC, b""))
 
@@ -352,11 +358,16 @@ def _chunk(pictures: Sequence[tuple[str, Picture]], words: np.ndarray, sets: Seq
         blocks = ((container.EXIF, picture.exif), (container.ICC, picture.icc))
         items = tuple(metadata.setdefault(Metadata(kind, block), len(metadata)) for kind, block in blocks if block)
         height, width = picture.samples.shape[:2]
-        entry = ImageEntry(width, height, _mode(picture.samples), 0, items, name)
-        entries.append(replace(entry, samples_crc32=_checksum(picture.samples, entry.checksum_bytes)))
+        entries.append(ImageEntry(width, height, _mode(picture.samples), 0, items, name))
     memory = search.memory if any(each.direct_groups for each in sets) else 0
-    return Chunk(tuple(entries), tuple(metadata), tuple(TileSet(*each) for each in sets), memory,
-                 words.astype("<u4").tobytes())
+    chunk = Chunk((), tuple(metadata), tuple(TileSet(*each) for each in sets), memory, words.astype("<u4").tobytes())
+    samples = [picture.samples for _, picture in pictures]
+    small = [each for each, entry in zip(samples, entries, strict=True) if entry.is_small]
+    if len(small) >= FEWEST_SHARING:
+        chunk = replace(chunk, shared_crc32=_checksum(small))
+    return replace(chunk, images=tuple(
+        replace(entry, samples_crc32=_checksum([each], chunk.checksum_bytes(entry)))
+        for entry, each in zip(entries, samples, strict=True)))
 
 
 def assemble(image: ImageEntry, tiles: np.ndarray, checksum_bytes: int) -> np.ndarray:
@@ -364,11 +375,31 @@ def assemble(image: ImageEntry, tiles: np.ndarray, checksum_bytes: int) -> np.nd
 
     Raises DriftError unless they have the checksum that the file gives.
     """
-    picture = join(tiles[:, :3 if image.mode == RGB8 else 1], image.height, image.width)
-    if _checksum(picture, checksum_bytes) != image.samples_crc32:
+    picture = _joined(image, tiles)
+    if _checksum([picture], checksum_bytes) != image.samples_crc32:
         name = f" {image.name}" if image.name else ""
         raise DriftError(f"the decoded picture{name} does not have the checksum that the file gives for it")
     return picture
+
+
+def _first_needed(chunk: Chunk, wanted: Sequence[int]) -> int:
+    """The first image of a chunk that must be decoded: a checksum of several needs all of them."""
+    needed = list(wanted)
+    if chunk.shared_crc32 is not None and any(chunk.images[index].is_small for index in wanted):
+        needed += [index for index, image in enumerate(chunk.images) if image.is_small]
+    return min(needed)
+
+
+def check_small(chunk: Chunk, of_images: Iterable[tuple[ImageEntry, np.ndarray]]) -> None:
+    """Raises DriftError unless the small images of a chunk, of their tiles, have the checksum that they share."""
+    small = [(image, tiles) for image, tiles in of_images if image.is_small]
+    if _checksum(_joined(*each) for each in small) != chunk.shared_crc32:
+        raise DriftError(f"the {len(small)} decoded small pictures from {small[0][0].name} to {small[-1][0].name} "
+                         "do not have the checksum that the file gives for them together")
+
+
+def _joined(image: ImageEntry, tiles: np.ndarray) -> np.ndarray:
+    return join(tiles[:, :3 if image.mode == RGB8 else 1], image.height, image.width)
 
 
 def _pixels_of_images(images: Sequence[ImageEntry]) -> int:
@@ -379,9 +410,12 @@ def _mode(samples: np.ndarray) -> int:
     return GREY8 if samples.ndim == 2 else RGB8
 
 
-def _checksum(samples: np.ndarray, num_bytes: int) -> int:
-    """The low bytes of the CRC-32 of the samples, row by row, channels interleaved."""
-    return zlib.crc32(np.ascontiguousarray(samples)) & ((1 << 8 * num_bytes) - 1)
+def _checksum(pictures: Iterable[np.ndarray], num_bytes: int = 4) -> int:
+    """The low bytes of the CRC-32 of the samples, picture by picture, row by row, channels interleaved."""
+    crc = 0
+    for samples in pictures:
+        crc = zlib.crc32(np.ascontiguousarray(samples), crc)
+    return crc & ((1 << 8 * num_bytes) - 1)
 
 
 def compress(image, model: str | Path | None = None, *, effort: int | None = None, verify: bool = True) -> bytes:

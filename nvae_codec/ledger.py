@@ -19,7 +19,7 @@ import torch
 from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.container import RGB8, Chunk, Container, ImageEntry
 from nvae_codec.bitstreams.fields import deflate_item
-from nvae_codec.codec import Codec, assemble
+from nvae_codec.codec import Codec, assemble, check_small
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import decode
 from nvae_codec.errors import BitstreamError, DriftError, ModelError
@@ -237,8 +237,11 @@ def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws
     rows = []
     for chunk, layout in zip(content.chunks, layouts, strict=True):
         samples, information = _decode(codec, chunk, layout, count)
-        for image, tiles in codec.tiles_of(chunk, samples):
-            decoded(image, assemble(image, tiles, image.checksum_bytes))
+        of_images = list(codec.tiles_of(chunk, samples))
+        if chunk.shared_crc32 is not None:
+            check_small(chunk, of_images)
+        for image, tiles in of_images:
+            decoded(image, assemble(image, tiles, chunk.checksum_bytes(image)))
         generator = torch.Generator().manual_seed((seed + zlib.crc32(samples)) % 2 ** 32)
         bits = np.zeros((3 + codec.model.num_groups + 1, layout.count))
         for start in range(0, layout.count, together):

@@ -1,7 +1,6 @@
 """Model files: a `model.safetensors` holds all that coding needs, as integers, with the configuration as metadata."""
 import json
 import re
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from nvae_codec.exact.calibration import Measurement
 from nvae_codec.exact.kernels import float32_is_exact, refuse_float32
 from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE
 
 FORMAT = "nvae-codec model 1"
@@ -22,19 +22,6 @@ DEFAULT_MODEL = "photo"
 BUNDLED = Path(__file__).resolve().parent / "models"
 FINGERPRINT_DIGITS = 16               # hexadecimal digits of the fingerprint that an .nvb file carries
 _TABLE = re.compile(r"activation_tables\.(swish|elu|relu|sigmoid)_-?\d+")
-
-
-def fingerprint(config: NVAEConfig, tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256, 64 hexadecimal digits, over the configuration and all tensors.
-
-    Of a tensor the name, the type, the shape and the little-endian bytes count.
-    """
-    digest = sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
-    for name in sorted(tensors):
-        array = tensors[name].contiguous().numpy()
-        digest.update(f"{name} {array.dtype.name} {list(array.shape)}".encode())
-        digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
-    return digest.hexdigest()
 
 
 def serialise(network: ExactNetwork, notes: dict[str, str] | None = None, measurement: Measurement | None = None,

@@ -22,6 +22,8 @@ CONFIGS = {"plain": CONFIG, "flows_5_bits": dataclasses.replace(CONFIG, num_nf=1
            "wide": dataclasses.replace(CONFIG, image_size=64, num_latent_per_group=5),      # 5,120 latents in a group
            "phases": dataclasses.replace(CONFIG, num_preprocess_blocks=2, num_postprocess_blocks=2, pixel_head="phases",
                                          num_phase_channels=6),
+           "sensing": dataclasses.replace(CONFIG, pixel_head="phases", num_phase_channels=6, num_phase_sensors=4,
+                                          num_phase_interpolations=2),
            "black_and_white": dataclasses.replace(CONFIG, image_channels=1, likelihood="bernoulli", pixel_head="phases",
                                                   num_phase_channels=6)}
 TABLE_BITS = 10

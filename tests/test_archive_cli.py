@@ -604,7 +604,8 @@ def test_a_damaged_archive_does_not_stop_a_batch(here, toy_model_path):
 
 def test_a_picture_that_decodes_to_something_else_is_named_and_other_chunks_go_on(here, toy_model_path):
     content = unpack(Path("set.nvb").read_bytes())
-    number, chunk = next((number, chunk) for number, chunk in enumerate(content.chunks) if len(chunk.images) > 1)
+    number, chunk = next((number, chunk) for number, chunk in enumerate(content.chunks)
+                         if len(chunk.images) > 1 and chunk.shared_crc32 is None)
     second = replace(chunk.images[1], samples_crc32=chunk.images[1].samples_crc32 ^ 1)
     wrong = replace(chunk, images=(chunk.images[0], second, *chunk.images[2:]))
     chunks = (*content.chunks[:number], wrong, *content.chunks[number + 1:])
@@ -618,6 +619,21 @@ def test_a_picture_that_decodes_to_something_else_is_named_and_other_chunks_go_o
     assert result.exit_code == 1 and report["lost"] == lost and report["lost_chunks"] == 0
     whole = [back for name, back in zip(PICTURES, UNPACKED, strict=True) if name not in lost]
     assert tree("set") == sorted(whole)
+
+
+def test_small_pictures_that_decode_to_something_else_are_lost_together(here, toy_model_path):
+    content = unpack(Path("set.nvb").read_bytes())
+    number, chunk = next((number, chunk) for number, chunk in enumerate(content.chunks) if chunk.shared_crc32)
+    wrong = replace(chunk, shared_crc32=chunk.shared_crc32 ^ 1)
+    chunks = (*content.chunks[:number], wrong, *content.chunks[number + 1:])
+    Path("set.nvb").write_bytes(pack(replace(content, chunks=chunks)))
+    result = invoke("decompress", "set.nvb", "--json", "--model", toy_model_path)
+    lost = [image.name for image in chunk.images]
+    complaint, _ = result.stderr.splitlines()
+    assert complaint.startswith(f"nvae-codec: set.nvb: the 3 decoded small pictures from {lost[0]} to {lost[-1]} do ")
+    assert complaint.endswith(f"; lost: {', '.join(lost)}")
+    assert result.exit_code == 1 and json.loads(result.stdout)["lost"] == lost
+    assert tree("set") == sorted(back for name, back in zip(PICTURES, UNPACKED, strict=True) if name not in lost)
 
 
 def test_the_wrong_model_and_large_chunks_are_refused(here, toy_model_path):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import weakref
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -487,12 +488,27 @@ def test_damage_is_confined_to_a_chunk(codec, album):
 
 
 def test_a_wrong_picture_of_an_archive_is_named(codec, album):
-    data = codec.compress_archive(album.items(), verify=False)
+    two = {name: album[name] for name in ("holiday/0.png", "notes.png")}
+    data = codec.compress_archive(two.items(), verify=False)
     wrong = container.unpack(data).images[0].samples_crc32 ^ 1
     data = repacked(data, image=dict(samples_crc32=wrong))
     with pytest.raises(DriftError, match="holiday/0.png"):
         unpacked(codec, data)
     assert same(unpacked(codec, data, only=["notes.png"])["notes.png"], album["notes.png"])
+
+
+def test_small_pictures_of_a_chunk_share_a_checksum(codec, album):
+    pictures = album | {"large.png": Picture(checkerboard(64, 70))}
+    data = codec.compress_archive(pictures.items(), verify=False)
+    (chunk,) = container.unpack(data).chunks
+    assert chunk.shared_crc32 == zlib.crc32(b"".join(picture.samples.tobytes() for picture in album.values()))
+    assert [image.samples_crc32 for image in chunk.images] == 14 * [0] + [zlib.crc32(pictures["large.png"].samples)]
+    assert same(unpacked(codec, data, only=["notes.png"])["notes.png"], album["notes.png"])
+    data = repacked(data, chunk=dict(shared_crc32=chunk.shared_crc32 ^ 1))
+    for only in (None, ["notes.png"], ["large.png", "notes.png"]):
+        with pytest.raises(DriftError, match="the 14 decoded small pictures from holiday/0.png to .* together"):
+            unpacked(codec, data, only=only)
+    assert same(unpacked(codec, data, only=["large.png"])["large.png"], pictures["large.png"])
 
 
 def test_archives_of_another_model_are_refused(codec, album):

@@ -160,7 +160,7 @@ def second_decoder_of_version_1(f: Fields) -> tuple:
     words = f.checked(4 * count, crc)
     require(f.at == len(f.data))
     image = (width, height, mode, samples, references, "")
-    return fingerprint, (((image,), items, (), 0, words, (initial, group)),), 1
+    return fingerprint, (((image,), items, (), 0, words, (initial, group), None),), 1
 
 
 def second_decoder_of_version_2(f: Fields) -> tuple:
@@ -173,8 +173,9 @@ def second_decoder_of_version_2(f: Fields) -> tuple:
         left = number
         body = f.take(f.varint(1, 4_194_304))
         require(f.u(4) == zlib.crc32(f.data[:15] + f.data[begin : f.at - 4]))
-        images, rows, sets, trellis, count, crc = second_decoder_of_a_header(body, first=not chunks)
-        chunks.append((images, tuple(f.item(*row) for row in rows), sets, trellis, f.checked(4 * count, crc), None))
+        images, rows, shared, sets, trellis, count, crc = second_decoder_of_a_header(body, first=not chunks)
+        items = tuple(f.item(*row) for row in rows)
+        chunks.append((images, items, sets, trellis, f.checked(4 * count, crc), None, shared))
     require(f.at == len(f.data))
     names = [image[5] for chunk in chunks for image in chunk[0]]
     require(len(set(names)) == len(names) and ("" not in names or len(names) == 1))
@@ -186,7 +187,7 @@ def second_decoder_of_version_2(f: Fields) -> tuple:
 def second_decoder_of_a_header(body, first):
     f = Fields(body)
     flags = f.u(1)
-    require(flags < 16 and (flags >= 8) == first)
+    require(flags < 32 and bool(flags & 8) == first and (flags & 1 or not flags & 16))
     if flags & 4:
         length = f.varint(1, 2**24)
         f = Fields(inflated(body[f.at :], length))
@@ -196,8 +197,11 @@ def second_decoder_of_a_header(body, first):
     require(sum(areas) <= 2**27)
     modes = [f.u(1) for _ in images]
     require(set(modes) <= {0, 1})
-    checksums = [f.u(2 if area < 4096 else 4) for area in areas]
-    names = [second_decoder_of_a_name(f) for _ in images] if flags & 1 else [""] * len(images)
+    checksums = [f.u(4 if area >= 4096 else 0 if flags & 16 else 2) for area in areas]
+    shared = f.u(4) if flags & 16 and min(areas) < 4096 else None
+    names = [""] * len(images)
+    for image in images if flags & 1 else ():
+        names[image] = second_decoder_of_a_name(f, names[image - 1] if flags & 16 and image else None)
     rows, references = [], [()] * len(images)
     if flags & 2:
         rows = [f.item_row() for _ in range(f.varint(1, 2 * len(images)))]
@@ -214,20 +218,38 @@ def second_decoder_of_a_header(body, first):
         require(8 <= trellis <= 16)
     count, crc = f.varint(0, 2**35 - 1), f.u(4)
     require(f.at == len(f.data))
-    return tuple(zip(*sides, modes, checksums, references, names, strict=True)), rows, tuple(sets), trellis, count, crc
+    images = tuple(zip(*sides, modes, checksums, references, names, strict=True))
+    return images, rows, shared, tuple(sets), trellis, count, crc
 
 
-def second_decoder_of_a_name(f):
+def second_decoder_of_a_name(f, before):
     name = b""
     while byte := f.u(1):
         name += bytes([byte])
         require(len(name) <= 4096 and byte >= 0x20 and byte not in (0x7F, 0x5C))
+    if before is not None and not name:
+        return counted_on(before)
     try:
         parts = name.decode("utf-8").split("/")
     except UnicodeDecodeError:
         raise Refused from None
     require(not {"", ".", ".."} & set(parts))
     return "/".join(parts)
+
+
+def counted_on(name):
+    end = len(name)
+    if "." in name[name.rfind("/") + 1 :]:
+        end = name.rfind(".")
+    while end and name[end - 1] not in "0123456789":
+        end -= 1
+    require(end > 0)
+    begin = end
+    while begin and name[begin - 1] in "0123456789":
+        begin -= 1
+    counted = name[:begin] + str(int(name[begin:end]) + 1).rjust(end - begin, "0") + name[end:]
+    require(len(counted.encode()) <= 4096)
+    return counted
 
 
 # Files made by hand, so that any field can be wrong under right checksums.
@@ -319,7 +341,10 @@ FILES = {"alone": pack(ALONE), "archive": pack(ARCHIVE), "version 1": FILE_1}
 
 WORDS = st.lists(st.binary(min_size=4, max_size=4), max_size=20).map(b"".join)
 PARTS = st.text(st.characters(exclude_characters="/\\\x7f", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=9)
-NAMES = st.lists(PARTS.filter(lambda part: part not in (".", "..")), min_size=1, max_size=3).map("/".join)
+LONG_NAMES = st.lists(PARTS.filter(lambda part: part not in (".", "..")), min_size=1, max_size=3).map("/".join)
+NUMBERED = st.builds("{}{:0{}}{}".format, st.sampled_from(["", "a/b-", "7/"]), st.integers(0, 12), st.integers(1, 3),
+                     st.sampled_from(["", ".png", "x.jp2", "/z"]))
+NAMES = LONG_NAMES | NUMBERED
 
 
 @st.composite
@@ -328,12 +353,12 @@ def chunks(draw, names, largest_side=2**12):
     data = st.binary(min_size=1, max_size=60) | st.binary(min_size=1, max_size=8).map(lambda part: part * 40)
     items = draw(st.lists(st.builds(Metadata, st.sampled_from([EXIF, ICC]), data), max_size=2 * len(names)))
     kinds = {kind: [index for index, one in enumerate(items) if one.kind == kind] for kind in (EXIF, ICC)}
-    images = []
+    images, share = [], names != [""] and draw(st.booleans())
     for name in names:
         choices = [draw(st.sampled_from([None, *kinds[kind]])) for kind in draw(st.permutations([EXIF, ICC]))]
         references = tuple(index for index in choices if index is not None)
         width, height = draw(side), draw(side)
-        checksum = draw(st.integers(0, 2 ** (16 if width * height < 4096 else 32) - 1))
+        checksum = draw(st.integers(0, 2 ** (32 if width * height >= 4096 else 0 if share else 16) - 1))
         images.append(ImageEntry(width, height, draw(st.sampled_from([GREY8, RGB8])), checksum, references, name))
     used = sorted({index for image in images for index in image.metadata})  # no item may be without an image
     images = [replace(image, metadata=tuple(map(used.index, image.metadata))) for image in images]
@@ -341,7 +366,9 @@ def chunks(draw, names, largest_side=2**12):
     runs = draw(st.lists(st.tuples(st.integers(1, 4) | st.integers(1, 400), one), min_size=1, max_size=5))
     sets = tuple(one for count, one in runs for _ in range(count))
     trellis_bits = draw(st.integers(8, 16)) if any(one.direct_groups for one in sets) else 0
-    return Chunk(tuple(images), tuple(items[index] for index in used), sets, trellis_bits, draw(WORDS))
+    shared = draw(st.integers(0, 2**32 - 1)) if share and any(image.is_small for image in images) else None
+    return Chunk(tuple(images), tuple(items[index] for index in used), sets, trellis_bits, draw(WORDS),
+                 shared_crc32=shared)
 
 
 @st.composite
@@ -398,7 +425,7 @@ def test_two_decoders_agree_about_files_with_an_altered_header(chunk, deflate, d
 
 
 @settings(deadline=None)
-@given(st.binary(max_size=60), st.binary(max_size=20), st.integers(0, 15))
+@given(st.binary(max_size=60), st.binary(max_size=20), st.integers(0, 31))
 def test_two_decoders_agree_about_random_headers(body, payload, flags):
     check_that_decoders_agree(START + sealed(body, payload))
     check_that_decoders_agree(START + sealed(bytes([flags]) + body, payload))
@@ -410,6 +437,32 @@ def test_two_decoders_agree_about_names(name):
     check_that_decoders_agree(craft(names=[name]))
     check_that_decoders_agree(craft(names=[name[:3], name[3:]], widths=(1, 1), heights=(1, 1), modes=(0, 0),
                                     checksums=bytes(4)))
+    check_that_decoders_agree(craft(names=[name, b""], widths=(1, 1), heights=(1, 1), modes=(0, 0), checksums=bytes(4),
+                                    flags=25))
+
+
+@pytest.mark.parametrize("name, following", [
+    ("9", "10"), ("0", "1"), ("009", "010"), ("a/img-0099.jp2", "a/img-0100.jp2"), ("b7/c.png", "b8/c.png"),
+    ("b7.5/c", "b7.6/c"), ("7a7.7", "7a8.7"), ("img.0001", None), ("٣.png", None), (".5", None), ("a", None),
+    ("x" + 4094 * "9", "x1" + 4094 * "0"), ("x" + 4095 * "9", None), ("ä" * 2044 + "99999999", None), ("", None),
+])  # fmt: skip
+def test_names_are_counted_on(name, following):
+    assert layout.count_on(name) == following
+    if following is None:
+        with pytest.raises(Refused):
+            counted_on(name)
+    else:
+        assert counted_on(name) == following
+
+
+def test_names_that_follow_each_other_cost_little():
+    names = [f"a/{number:04d}.png" for number in range(95, 105)] + ["a/0106.png", "b.png"]
+    fields = b"a/0095.png\0" + 9 * b"\0" + b"a/0106.png\0b.png\0"
+    for side, shared, many in ((99, None, True), (9, 7, True), (9, None, False)):
+        images = [ImageEntry(side, side, RGB8, 0, (), name) for name in names]
+        chunk = Chunk(tuple(images), (), (TileSet(12, 0),), 0, b"", shared_crc32=shared)
+        body, _ = split_chunk(pack(Container(FINGERPRINT, (chunk,))))
+        assert body.count(fields) == many and body[0] == 1 + 8 + 16 * many
 
 
 def check_that_decoders_agree(file: bytes) -> None:
@@ -444,19 +497,20 @@ def test_a_small_image_costs_at_most_40_bytes(width, height, word_count, direct_
     assert overhead(Container(FINGERPRINT, (another_row,))) == expected + 3
 
 
-@pytest.mark.parametrize("images_per_chunk, limit", [(256, 5.2), (64, 6.5)])
+@pytest.mark.parametrize("images_per_chunk, limit", [(256, 0.6), (64, 1.6)])
 def test_the_bytes_of_an_archive_beside_the_words(images_per_chunk, limit):
     generator = random.Random(1)
     names = [f"img-{index:05d}.png" for index in range(1000)]
     archive = []
     for begin in range(0, 1000, images_per_chunk):
-        images = tuple(ImageEntry(32, 32, RGB8, generator.getrandbits(16), (), name)
+        images = tuple(ImageEntry(32, 32, RGB8, 0, (), name)
                        for name in names[begin : begin + images_per_chunk])
         sets, left = [TileSet(1, 10), TileSet(1, 3)], len(images) - 2
         while left:
             sets.append(TileSet(min(1 + (len(images) - left) // 4, 16, left), 0))
             left -= sets[-1].tiles
-        archive.append(Chunk(images, (), tuple(sets), 10, generator.randbytes(4 * 300 * len(images))))
+        archive.append(Chunk(images, (), tuple(sets), 10, generator.randbytes(4 * 300 * len(images)),
+                             shared_crc32=generator.getrandbits(32)))
     cost = overhead(Container(FINGERPRINT, tuple(archive))) / 1000
     print(f"archive of 1,000 images, {images_per_chunk} to a chunk: {cost:.2f} bytes an image beside the words")
     assert cost < limit
@@ -668,6 +722,11 @@ TWO = dict(widths=(1, 1), heights=(1, 1), modes=(0, 0), checksums=bytes(4), name
     dict(rows=[(1, 1, 65_535)], trellis=b"\x08"), dict(rows=[(1, 1, 0), (1, 1, 1)], trellis=b"\x10"),
     dict(deflated=True), dict(**TWO, deflated=True),
     dict(names=[b"n" * 4096]), dict(names=[b"a/b/c"]), dict(names=[b"..."]), dict(names=[b".a/b."]), dict(names=[b" "]),
+    dict(names=[b"9"], flags=25, checksums=bytes(4)), dict(TWO, flags=25),
+    dict(TWO, widths=(64, 1), heights=(64, 1), checksums=bytes(8), flags=25),
+    dict(TWO, widths=(64, 64), heights=(64, 64), checksums=bytes(8), names=[b"1", b""], flags=25),
+    dict(TWO, names=[b"1", b""], flags=25), dict(TWO, names=[b"1", b"2"], flags=25),
+    dict(TWO, names=[4095 * b"9", b""], flags=25),
     dict(names=["Ünï/\N{KEYCAP TEN}\u0085".encode()]), dict(names=[b"C:x"]),
 ])  # fmt: skip
 def test_fields_at_their_limits_are_accepted(fields):
@@ -689,7 +748,13 @@ NAME = "invalid: the name "
     (dict(left=WIDE), "truncated: the file ends where a chunk should begin"),
     (dict(left=2 * WIDE), "invalid: the number of chunks left is longer than 5 bytes"),
     (dict(left=b"\x80\x00"), "invalid: the number of chunks left is written in more bytes than it needs"),
-    (dict(flags=24), "invalid: the number of a header's flags is 24, allowed are 0 to 15"),
+    (dict(flags=40), "invalid: the number of a header's flags is 40, allowed are 0 to 31"),
+    (dict(checksums=bytes(4), flags=24), "invalid: images that are many must have names"),
+    (dict(flags=25), "invalid: "),
+    (dict(widths=[64], heights=[64], checksums=bytes(8), names=[b"a"], flags=25), "invalid: "),
+    (dict(names=[b""], checksums=bytes(4), flags=25), NAME + "'' of an image is not a plain relative path"),
+    (dict(TWO, names=[b"a", b""], flags=25), "invalid: no name can be counted on from 'a'"),
+    (dict(TWO, names=[4096 * b"9", b""], flags=25), "invalid: no name can be counted on from"),
     (dict(flags=136), "invalid: the number of a header's flags is 136"),
     (dict(flags=9), "invalid: "),
     (dict(flags=10), "invalid: "),
@@ -842,6 +907,35 @@ def test_limits_of_a_file_hold_for_all_chunks_together(limit, fields, cause, mon
     monkeypatch.setattr(layout, limit, int(re.search(r"\d+", cause).group()))
     assert refusal(file) == cause
     assert [image.name for image in recover(file).container.images] == ["a"]
+
+
+def test_names_that_are_counted_on_are_limited(monkeypatch):
+    """A reader refuses more; a writer writes the others in full."""
+    names = [f"{number:08d}" for number in range(9)]
+    images = [ImageEntry(9, 9, RGB8, 0, (), name) for name in names]
+    parts = [Chunk(tuple(part), (), (TileSet(3, 0),), 0, b"", shared_crc32=7)
+             for part in (images[:3], images[3:6], images[6:])]
+    content = Container(FINGERPRINT, tuple(parts))
+    shortest = pack(content)
+    monkeypatch.setattr(layout, "MAX_ALL_COUNTED_BYTES", 3 * 8)
+    assert refusal(shortest) == "too large: the file has more than 24 bytes of names counted on"
+    longer = pack(content)
+    assert unpack(longer) == content and len(longer) > len(shortest)
+    assert [image.name for image in recover(shortest).container.images] == names[:3]
+
+
+def test_counting_names_takes_no_long_time():
+    """Of names of thousands of numbers, or of digits, of which few bytes claim many."""
+    for name in (b"a1" * 2047 + b"a0", b"1" * 4096, b"0" * 4096, b"9" * 4095 + b"8"):
+        names = [name] + 4000 * [b""]
+        sizes = dict(images=4001, widths=[1] * 4001, heights=[1] * 4001, modes=bytes(4001), checksums=bytes(4))
+        file = craft(names=names, flags=29, deflated=True, **sizes)
+        begin = time.process_time()
+        try:
+            unpack(file)
+        except BitstreamError as error:
+            assert "no name can be counted on" in str(error)
+        assert time.process_time() - begin < 2
 
 
 def test_pixels_are_limited_chunk_by_chunk():
@@ -1229,13 +1323,13 @@ def test_a_file_of_another_model_among_the_words_is_not_mistaken_for_chunks():
     assert recovery.losses == (Loss(WORDS_DAMAGED, ("outer",), 1),)
 
 
-@pytest.mark.parametrize("flags", [0, 7, 8, 15])
+@pytest.mark.parametrize("flags", [0, 15, 17, 31])
 @pytest.mark.parametrize("left", [0, 127, 128, 2**14, 2**21, 2**28, WIDE])
 @pytest.mark.parametrize("header_length", [100, 1000, 20_000, 2**21, 2**22])
 def test_a_chunk_is_found_whatever_it_says_of_itself(flags, left, header_length):
     body = random.Random(1).randbytes(header_length - 1)
     file = START + b"damage" + sealed(bytes([flags]) + body, left=left)
-    lost = [flags < 8, 1, left]  # what must have come before, what was found, what is missing after it
+    lost = [not flags & 8, 1, left]  # what must have come before, what was found, what is missing after it
     assert [loss.chunks for loss in recover(file).losses] == [count for count in lost if count]
 
 
@@ -1541,7 +1635,8 @@ def test_the_examples_of_the_specification_are_right():
 def test_the_specification_names_the_limits_in_force():
     for limit in (layout.MAX_SIDE, layout.MAX_METADATA_BYTES, layout.MAX_HEADER_BYTES, layout.MAX_INFLATED_BYTES,
                   layout.MAX_NAME_BYTES, layout.MAX_DIRECT_GROUPS, layout.MAX_IMAGES, layout.MAX_SETS,
-                  layout.MAX_ALL_METADATA_BYTES, layout.MAX_ALL_INFLATED_BYTES, layout.VAIN_TRY_BYTES,
+                  layout.MAX_ALL_METADATA_BYTES, layout.MAX_ALL_INFLATED_BYTES, layout.MAX_ALL_COUNTED_BYTES,
+                  layout.VAIN_TRY_BYTES,
                   layout.MIN_VAIN_BYTES, version_1.MAX_INITIAL_WORDS, version_1.MAX_HEADER_BYTES):
         assert f" {limit:,} " in SPECIFICATION
     assert f"more than {layout.MAX_VAIN_SHARE} times the file\n" in SPECIFICATION

@@ -29,7 +29,8 @@ SHAPES = {
     "v2_mixed_sets": [(9, 20), (20, 9, 3), (16, 16), (30, 20, 3)],
     "v2_flows_idle_mixed_sets": [(9, 20), (20, 9, 3), (16, 16)], "v2_wide_70x64": [(64, 70, 3)],
     "v2_phases_37x20": [(20, 37, 3)], "v2_phases_archive": [(9, 20), (1, 1, 3), (20, 9, 3), (16, 16)],
-    "v2_black_and_white": [(28, 28), (1, 1), (20, 37)]}
+    "v2_black_and_white": [(28, 28), (1, 1), (20, 37)],
+    "v2_sensing_many": [(9, 20), (20, 9, 3), (64, 65, 3), (5, 5, 3), (16, 16)]}
 
 
 def golden_pictures(name: str) -> list[Picture]:
@@ -82,6 +83,11 @@ def test_the_streams_of_version_2_show_what_it_can():
     assert max(each.tiles for chunk in chunks for each in chunk.sets) > 1
     assert max(each.tiles for chunk in chunks for each in chunk.sets if each.direct_groups) > 1
     assert {8, 10, 12, 16} <= {chunk.trellis_bits for chunk in chunks}
+    (many,) = contents["v2_sensing_many"].chunks
+    assert many.shared_crc32 is not None and {image.is_small for image in many.images} == {False, True}
+    assert [image.name for image in many.images] == [f"{number:02d}.png" for number in (8, 9, 10, 11, 20)]
+    stored = (GOLDEN / "v2_sensing_many.nvb").read_bytes()
+    assert b"08.png\0\0\0\00020.png\0" in stored, "names that count on are left out"
     assert len(contents["v2_archive"].chunks) > 1 and all(image.name for image in contents["v2_archive"].images)
 
 

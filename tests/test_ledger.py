@@ -301,6 +301,17 @@ def test_drift_is_noticed(codec, file):
         ledger(codec, container.pack(dataclasses.replace(content, chunks=(other,))))
 
 
+def test_drift_of_small_pictures_is_noticed(codec):
+    samples = np.arange(3 * 100, dtype=np.uint8).reshape(3, 10, 10)
+    pictures = [(f"{number}.png", Picture(each)) for number, each in enumerate(samples)]
+    content = container.unpack(codec.compress_archive(pictures))
+    (chunk,) = content.chunks
+    ledger(codec, container.pack(content))
+    other = dataclasses.replace(chunk, shared_crc32=chunk.shared_crc32 ^ 1)
+    with pytest.raises(DriftError, match="3 decoded small pictures"):
+        ledger(codec, container.pack(dataclasses.replace(content, chunks=(other,))))
+
+
 def test_the_network_of_a_run_is_the_one_that_was_exported(codec, floats, tmp_path):
     """Export may give batch norms other statistics than the run's checkpoint has."""
     later = copy.deepcopy(floats)

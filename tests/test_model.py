@@ -561,6 +561,15 @@ def test_published_mixture_counts_the_top_twice_at_8_bits():
     assert torch.cat(excess).max() > 0.2
 
 
+def test_gradients_are_finite_however_wide_a_component():
+    """Beyond what the coder can say, a scale has no gradient, rather than one that is not a number."""
+    output = torch.zeros(1, 20, 1, 1)
+    output[0, [4, 5]] = torch.tensor([-2.0, 200.0]).view(2, 1, 1)       # log-scales of red
+    output.requires_grad_()
+    (gradient,) = torch.autograd.grad(likelihoods.mixture_log_prob(output, torch.full((1, 3, 1, 1), 0.3)).sum(), output)
+    assert torch.isfinite(gradient).all() and gradient[0, 4] != 0 and gradient[0, 5] == 0
+
+
 def test_mixture_is_finite_everywhere():
     """Far tails and narrow bins: finite values and gradients, in float32 as in training."""
     random = torch.Generator().manual_seed(0)

@@ -26,18 +26,28 @@ from nvae_codec.tiles import WHOLE, Layout, cut, known_pixels, real_pixels
 
 BINARY = dataclasses.replace(PRESETS["mnist-small"], image_size=16, num_channels_enc=4, num_channels_dec=4,
                              num_phase_channels=8, num_phase_cells=1)
+SENSING_BINARY = dataclasses.replace(BINARY, num_phase_sensors=4, num_phase_interpolations=3)
 CONFIG = dataclasses.replace(PRESETS["toy"], architecture="res_bnswish", num_preprocess_blocks=2,
                              num_postprocess_blocks=2, pixel_head="phases", num_phase_channels=8)
+SENSING = dataclasses.replace(CONFIG, num_phase_sensors=6, num_phase_interpolations=3)
 
 
 def network(config: NVAEConfig = CONFIG, seed: int = 0) -> NVAE:
+    """An untrained network, whose sensors say something already."""
     torch.manual_seed(seed)
-    return NVAE(config).eval()
+    model = NVAE(config).eval()
+    for level in model.phases.levels:
+        for sensor in level.sensors:
+            torch.nn.init.normal_(sensor.last.weight, std=0.003)
+    return model
 
 
-@pytest.fixture(scope="module", params=[LIMIT, NARROW_LIMIT], ids=["wide", "narrow"])
+@pytest.fixture(scope="module", params=[(CONFIG, LIMIT), (CONFIG, NARROW_LIMIT), (SENSING, LIMIT),
+                                        (SENSING, NARROW_LIMIT)],
+                ids=["wide", "narrow", "sensing", "sensing, narrow"])
 def coder(request) -> ExactModel:
-    return ExactModel(convert(network(), smooth_tiles(4, 16), limit=request.param))
+    config, limit = request.param
+    return ExactModel(convert(network(config), smooth_tiles(4, 16), limit=limit))
 
 
 def a_state(model: ExactModel, count: int) -> State:
@@ -96,7 +106,7 @@ def test_parameters_do_not_depend_on_their_own_or_later_pixels(coder):
     """Of the float network and of both integer ones; and do depend on those before."""
     random = np.random.default_rng(0)
     samples, sizes = random.integers(0, 256, (2, 3, 16, 16)).astype(np.uint8), np.full((2, 2), 16)
-    floats, stream = network(), torch.rand(2, 16, 4, 4)
+    floats, stream = network(coder.network.config), torch.rand(2, 16, 4, 4)
 
     def outputs(samples: np.ndarray) -> list[list[np.ndarray]]:
         x = torch.from_numpy(samples) / 255
@@ -128,9 +138,11 @@ def test_the_decoder_reads_pixels_only_when_their_phases_are_decoded(coder):
 
 # How it begins
 
-def test_an_untrained_head_interpolates():
-    """Every component lies around the mean of the nearest pixels: on a plane, at the pixel itself."""
-    model = network(dataclasses.replace(CONFIG, num_mixtures=5))
+@pytest.mark.parametrize("changes", [{}, {"num_phase_sensors": 6, "num_phase_interpolations": 4}])
+def test_an_untrained_head_interpolates(changes):
+    """Every component lies around a mean of the nearest pixels: on a plane, at the pixel itself."""
+    torch.manual_seed(0)
+    model = NVAE(dataclasses.replace(CONFIG, num_mixtures=5, **changes))
     rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     x = torch.stack([rows * 6 + columns * 4, 200 - rows * 5, 40 + columns * 7]).unsqueeze(0) / 255
     with torch.no_grad():
@@ -158,8 +170,10 @@ def test_means_are_not_rounded_in_low_precision():
     assert found.dtype == torch.float32 and torch.equal(found[..., ~first], expected[..., ~first])
 
 
-def test_it_learns():
-    model = network().train()
+@pytest.mark.parametrize("config", [CONFIG, SENSING], ids=["plain", "sensing"])
+def test_it_learns(config):
+    torch.manual_seed(0)
+    model = NVAE(config).train()
     x = smooth_tiles(8, 16, seed=1) / 255
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     losses = []
@@ -209,15 +223,71 @@ def test_a_colour_follows_the_residual_of_the_one_before():
     assert abs(most_likely((above + 1) / 2) - (0.2 + 0.5 * (above - 0.2))) < 0.01
 
 
+# Sensors
+
+def sensed(planes: list[torch.Tensor]) -> torch.Tensor:
+    """What the filters of untrained sensors say of planes, before their activation."""
+    model = network(SENSING)
+    filters = model.phases.levels[0].sensors[len(planes) - 1].filters
+    with torch.no_grad():
+        return filters.linear(torch.cat(planes, dim=1))[..., 2:-2, 2:-2]
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3])
+def test_sensors_do_not_see_what_is_smooth_and_see_single_levels(planes):
+    """On a plane of brightness they are near zero; brightness off by four levels, or a colour by one, is not."""
+    rows, columns = torch.meshgrid(torch.arange(0, 24.0), torch.arange(0, 24.0), indexing="ij")
+    slope = ((rows + 2 * columns) / 255).expand(1, 3, -1, -1)
+    known = [slope[..., 0::2, 0::2], slope[..., 1::2, 1::2], slope[..., 0::2, 1::2]][:planes]
+    smooth = sensed(known)
+    for levels, changed in ((4, [0, 1, 2]), (1, [0])):
+        off = known[-1].clone()
+        off[0, changed, 6, 6] += 2 * levels / 255                       # the network's input is twice as wide
+        difference = sensed([*known[:-1], off]) - smooth
+        assert difference[..., 4, 4].abs().max() > 0.8
+    assert smooth.abs().max() < 0.7 * 0.8
+
+
+def test_sensors_come_in_both_signs_for_brightness_and_both_colours():
+    filters = network(SENSING).phases.levels[1].sensors[0].filters.weight.detach()
+    brightness = 32 / 3
+    expected = torch.tensor([3 * [brightness], 3 * [-brightness], [-128, 128, 0], [128, -128, 0], [0, -128, 128],
+                             [0, 128, -128]])
+    assert (filters[:, :, 1, 1] - expected).abs().max() < 0.5
+
+
+def test_networks_without_sensors_are_what_they_were_before_there_were_any():
+    assert "num_phase_sensors" not in CONFIG.to_dict() and NVAEConfig.from_dict(CONFIG.to_dict()) == CONFIG
+    assert SENSING.to_dict()["num_phase_sensors"] == 6 and NVAEConfig.from_dict(SENSING.to_dict()) == SENSING
+    assert not any("sensor" in name for name in network().state_dict())
+    with pytest.raises(ModelError, match="num_phase_sensors go with pixel_head=phases"):
+        dataclasses.replace(PRESETS["toy"], num_phase_sensors=4)
+
+
+def test_sensors_see_noise_in_low_precision():
+    """bfloat16 has steps of two levels where pixels are bright."""
+    model = network(SENSING)
+    sensor = model.phases.levels[1].sensors[0]
+    bright = 2 * torch.full((1, 3, 8, 8), 250 / 255) - 1
+    off = bright.clone()
+    off[0, 0, 4, 4] += 2 / 255
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        difference = sensor.filters(off) - sensor.filters(bright)
+    assert difference.dtype == torch.float32 and difference.abs().max() > 0.5
+
+
 # The integer twin
 
 def test_integers_cost_little(coder):
-    comparison = compare(network(), coder.network, smooth_tiles(8, 16, seed=2))
-    assert abs(comparison.relative) < (1e-4 if coder.network.activation_limit == LIMIT else 3e-3)
+    comparison = compare(network(coder.network.config), coder.network, smooth_tiles(8, 16, seed=2))
+    # Where sensors of no training widen the tails, the coder's smallest mass is worth a little.
+    wide = 3e-4 if coder.network.config.num_phase_sensors else 1e-4
+    assert abs(comparison.relative) < (wide if coder.network.activation_limit == LIMIT else 3e-3)
 
 
-def test_partial_tiles_cost_the_same_in_floats_and_in_integers():
-    model = network()
+@pytest.mark.parametrize("config", [CONFIG, SENSING], ids=["plain", "sensing"])
+def test_partial_tiles_cost_the_same_in_floats_and_in_integers(config):
+    model = network(config)
     exact = convert(model, smooth_tiles(4, 16), limit=LIMIT)
     samples = smooth_tiles(4, 16, seed=5)
     layout = Layout(np.array([[16, 16], [7, 16], [16, 1], [5, 6]]), np.full(4, 3))
@@ -231,8 +301,9 @@ def test_partial_tiles_cost_the_same_in_floats_and_in_integers():
 @pytest.mark.parametrize("bits", [5, 8])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (37, 20), (16, 16), (50, 33)])
 @pytest.mark.parametrize("grey", [False, True])
-def test_pictures_of_any_size_come_back(shape, grey, bits):
-    config = dataclasses.replace(CONFIG, num_x_bits=bits)
+@pytest.mark.parametrize("config", [CONFIG, SENSING], ids=["plain", "sensing"])
+def test_pictures_of_any_size_come_back(config, shape, grey, bits):
+    config = dataclasses.replace(config, num_x_bits=bits)
     exact = convert(network(config), smooth_tiles(4, 16), limit=NARROW_LIMIT)
     codec = Codec(ExactModel(exact), weights.fingerprint(config, exact.state_dict()), "phases")
     samples = np.random.default_rng(1).integers(0, 256, shape if grey else (*shape, 3)).astype(np.uint8)
@@ -244,7 +315,7 @@ def test_a_model_file_keeps_the_head(coder, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(weights.serialise(coder.network))
     again, _ = weights.load(path)
-    assert again.network.config == CONFIG and again.digest() == coder.digest()
+    assert again.network.config == coder.network.config and again.digest() == coder.digest()
 
 
 def test_tiles_of_a_batch_do_not_see_each_other(coder):
@@ -263,13 +334,14 @@ def binary_tiles(count: int, seed: int = 0) -> torch.Tensor:
     return (smooth_tiles(count, 16, seed)[:, :1] > 120).to(torch.uint8)
 
 
-def binary_codec(limit: int = NARROW_LIMIT) -> Codec:
-    exact = convert(network(BINARY), binary_tiles(8), limit=limit)
-    return Codec(ExactModel(exact), weights.fingerprint(BINARY, exact.state_dict()), "binary")
+def binary_codec(limit: int = NARROW_LIMIT, config: NVAEConfig = BINARY) -> Codec:
+    exact = convert(network(config), binary_tiles(8), limit=limit)
+    return Codec(ExactModel(exact), weights.fingerprint(config, exact.state_dict()), "binary")
 
 
-def test_black_and_white_costs_the_same_in_floats_and_in_integers():
-    model, codec = network(BINARY), binary_codec(LIMIT)
+@pytest.mark.parametrize("config", [BINARY, SENSING_BINARY], ids=["plain", "sensing"])
+def test_black_and_white_costs_the_same_in_floats_and_in_integers(config):
+    model, codec = network(config), binary_codec(LIMIT, config)
     comparison = compare(model, codec.model.network, binary_tiles(8, seed=1))
     assert abs(comparison.relative) < 1e-3
     samples, noise = binary_tiles(4, seed=2), same_noise(torch.Generator().manual_seed(0))
@@ -279,8 +351,9 @@ def test_black_and_white_costs_the_same_in_floats_and_in_integers():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (20, 37)])
-def test_black_and_white_comes_back(shape):
-    codec = binary_codec()
+@pytest.mark.parametrize("config", [BINARY, SENSING_BINARY], ids=["plain", "sensing"])
+def test_black_and_white_comes_back(config, shape):
+    codec = binary_codec(config=config)
     samples = np.random.default_rng(2).integers(0, 2, shape).astype(np.uint8) * 255
     (_, picture), = codec.decompress_archive(unpack(codec.compress(Picture(samples))))
     assert np.array_equal(picture.samples, samples)

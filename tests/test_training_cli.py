@@ -27,9 +27,13 @@ from nvae_codec.cli import batch, main
 from nvae_codec.cli import export as export_command
 from nvae_codec.cli import train as train_command
 from nvae_codec.errors import ModelError
+from nvae_codec.exact.elbo import compare
+from nvae_codec.exact.layers import LIMIT, NARROW_LIMIT
 from nvae_codec.images import Picture, write_picture
 from nvae_codec.model.config import PRESETS
+from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.training import export as export_module
 from nvae_codec.training.checkpoint import load_checkpoint, load_network, save_checkpoint
 from nvae_codec.training.datasets import DATASETS
 from nvae_codec.training.recipes import RECIPES
@@ -159,6 +163,47 @@ def test_a_model_older_than_its_checkpoint_is_made_anew(place):
     os.utime("run/model.safetensors", ns=(1, 1))
     assert invoke(*TOY, "--run", "run").exit_code == 0
     assert content("run") == before
+
+
+def test_a_run_begins_with_the_weights_of_another(place):
+    """It has them before its first step, says so in its configuration, and cannot be gone on with otherwise."""
+    begun = [*TOY, "--run", "second", "--from", "run", "--no-export"]
+    result = invoke(*begun, "--steps", 1, "--set", "learning_rate=1e-20", "--set", "learning_rate_min=0")
+    assert result.exit_code == 0, result.stderr
+    before, after = (load_network(Path(run)) for run in ("run", "second"))
+    weights_of = fingerprint(before.config, before.state_dict())
+    assert Run.load(Path("second")).start == weights_of and Run.load(Path("run")).start == ""
+    for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(new, old, rtol=1e-6, atol=1e-9, msg=name)
+    again = [*begun[:-3], "--no-export", "--steps", 1, "--set", "learning_rate=1e-20", "--set", "learning_rate_min=0"]
+    assert f"begun with {weights_of[:16]}, not random weights" in sentence(invoke(*again))
+    shutil.rmtree("run")
+    assert "continuing from step 1" in invoke(*again, "--from", "run").stderr
+    os.remove("second/config.json")
+    assert "a checkpoint but no config.json" in sentence(invoke(*again, "--from", "run"))
+
+
+@pytest.mark.parametrize(("arguments", "reason"), [
+    (["--from", "nowhere"], "nowhere: cannot be read"),
+    (["--from", "pictures/00.png"], "pictures/00.png: not a readable checkpoint"),
+    (["--from", "run", "--set", "num_mixtures=3"], "the network to begin with has num_mixtures = 2, not 3"),
+    (["--from", "run", "--set", "pixel_head=phases", "--set", "num_phase_sensors=2"], "has pixel_head = independent"),
+])
+def test_runs_that_cannot_begin_with_another(place, no_reading, arguments, reason):
+    assert reason in sentence(invoke(*TOY, "--run", "second", *arguments))
+    assert not os.path.exists("second/checkpoint.pt")
+
+
+@pytest.mark.parametrize("network", [["--preset", "mnist-small"],
+                                     ["--preset", "toy", "--set", "image_size=33", "--set", "num_preprocess_blocks=0",
+                                      "--set", "num_postprocess_blocks=0", "--set", "num_latent_scales=1"]])
+def test_colours_of_half_the_resolution_are_for_colours_and_even_sides(place, no_reading, network):
+    told = sentence(invoke("train", *network, "--run", "x", "--set", "half_chroma=0.5"))
+    assert told == "half_chroma is for networks of colour images with an even side"
+
+
+def test_colours_of_half_the_resolution(place):
+    assert invoke(*TOY, "--run", "half", "--no-export", "--steps", 1, "--set", "half_chroma=1").exit_code == 0
 
 
 def test_without_export(place):
@@ -591,10 +636,31 @@ def test_exports_overwrite_by_force_alone(place):
 
 def test_an_export_beyond_the_tolerance_writes_nothing(place):
     told = sentence(invoke("export", "run", "-o", "new.safetensors", "--tolerance", 0))
-    assert re.match(r"integers change the negative ELBO by [+-]\d\.\d+%, more than the 0 % allowed; ", told)
+    assert re.match(r"wide integers change the negative ELBO by [+-]\d\.\d+%, more than the 0 % allowed; ", told)
+    told = sentence(invoke("export", "run", "-o", "new.safetensors", "--tolerance", 0, "--narrow"))
+    assert told.startswith("narrow integers change the negative ELBO by ")
     before = content("run")
     sentence(invoke("export", "run", "-f", "--tolerance", 1e-9))
     assert content("run") == before and sorted(os.listdir()) == ["pictures", "run"]
+
+
+def test_a_network_that_narrow_integers_cost_too_much_is_made_wide(place, monkeypatch):
+    def as_if_narrow_were_dear(network, exact, images):
+        found = compare(network, exact, images)
+        dearer = 1.01 if exact.activation_limit == NARROW_LIMIT else 1
+        return replace(found, integer_bits_per_dim=dearer * found.integer_bits_per_dim)
+
+    def exported(*options) -> tuple[int, list[str]]:
+        result = invoke("export", "run", "-f", "-o", "new.safetensors", *options)
+        assert result.exit_code == 0, result.stderr
+        limit = weights.load(Path("new.safetensors"))[0].network.activation_limit
+        return int(limit), re.findall(r"(narrow|wide) integers", result.stderr)
+
+    assert exported() == (NARROW_LIMIT, ["narrow"]) and exported("--wide") == (LIMIT, ["wide"])
+    monkeypatch.setattr(export_module, "compare", as_if_narrow_were_dear)
+    assert exported() == (LIMIT, ["narrow", "wide"]) and exported("--tolerance", 2) == (NARROW_LIMIT, ["narrow"])
+    told = sentence(invoke("export", "run", "-f", "-o", "new.safetensors", "--narrow"))
+    assert told.startswith("narrow integers change the negative ELBO by ")
 
 
 def test_a_run_may_have_odd_figures(place):

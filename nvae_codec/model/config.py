@@ -29,7 +29,7 @@ LARGEST = {"image_size": 1024, "image_channels": 3, "num_x_bits": 8, "num_mixtur
            "num_channels_enc": 1024, "num_preprocess_blocks": 8, "num_preprocess_cells": 16,
            "num_cell_per_cond_enc": 16, "num_channels_dec": 1024, "num_postprocess_blocks": 8,
            "num_postprocess_cells": 16, "num_cell_per_cond_dec": 16, "num_nf": 16, "num_phase_channels": 512,
-           "num_phase_cells": 16}
+           "num_phase_cells": 16, "num_phase_sensors": 256, "num_phase_interpolations": 64}
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,12 @@ class NVAEConfig:
     num_cell_per_cond_dec: int = 1
     num_nf: int = 0                       # pairs of flow cells per group
     # Not in the paper. "phases", in place of the postprocess: pixels are not independent given the latents but come
-    # phase by phase, each given those before (`nvae_codec.model.phases`). The next two are of no effect without.
+    # phase by phase, each given those before (`nvae_codec.model.phases`). The next four are of no effect without.
     pixel_head: str = "independent"
     num_phase_channels: int = 32
     num_phase_cells: int = 1              # per phase
+    num_phase_sensors: int = 0            # filters for texture and noise, before every phase; 0: none
+    num_phase_interpolations: int = 1     # of a phase's neighbours, which components of a mixture take in turn
 
     def __post_init__(self):
         if not all(isinstance(name, str) for name in (self.architecture, self.likelihood, self.pixel_head)):
@@ -79,7 +81,7 @@ class NVAEConfig:
         if self.pixel_head not in PIXEL_HEADS:
             raise ModelError(f"unknown pixel head {self.pixel_head!r}; known: {', '.join(PIXEL_HEADS)}")
         may_be_zero = {"num_nf", "num_cell_per_cond_enc", "num_cell_per_cond_dec", "num_preprocess_blocks",
-                       "num_postprocess_blocks"}
+                       "num_postprocess_blocks", "num_phase_sensors"}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type in (int, "int") and (type(value) is not int or value < (field.name not in may_be_zero)):
@@ -100,7 +102,7 @@ class NVAEConfig:
             raise ModelError("a head of phases has no Gaussian likelihood, and needs a preprocess block: it begins "
                              "with as many pixels as the finest latents have")
         if not self.has_phases and any(getattr(self, name) != getattr(NVAEConfig, name) for name in OF_PHASES):
-            raise ModelError("num_phase_channels and num_phase_cells go with pixel_head=phases")
+            raise ModelError(f"{', '.join(sorted(OF_PHASES - {'pixel_head'}))} go with pixel_head=phases")
         if not 1 <= self.num_x_bits <= 8:
             raise ModelError(f"num_x_bits = {self.num_x_bits} is outside 1..8")
 
@@ -168,21 +170,23 @@ class NVAEConfig:
         return None
 
     def to_dict(self) -> dict:
-        """All fields, but without those of the phases where there are none: so it was before there were any."""
-        values = dataclasses.asdict(self)
-        return values if self.has_phases else {name: values[name] for name in values if name not in OF_PHASES}
+        """All fields; those of phases, and their later ones, only where they are used: so it was before they came."""
+        plain = all(getattr(self, name) == getattr(NVAEConfig, name) for name in LATER_OF_PHASES)
+        left_out = OF_PHASES if not self.has_phases else LATER_OF_PHASES if plain else set()
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
     @classmethod
     def from_dict(cls, values: dict) -> "NVAEConfig":
         """The inverse of `to_dict`; unknown or missing keys are a ModelError, never ignored."""
         known = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) not in (known, known - OF_PHASES):
+        if not isinstance(values, dict) or set(values) not in (known, known - LATER_OF_PHASES, known - OF_PHASES):
             raise ModelError(f"a network configuration must have exactly the keys {', '.join(sorted(known))}")
         return cls(**values)
 
 
-# The fields that a configuration is written without, if its head has no phases.
-OF_PHASES = {"pixel_head", "num_phase_channels", "num_phase_cells"}
+# The fields that a configuration is written without, if its head has no phases, or has them without these refinements.
+LATER_OF_PHASES = {"num_phase_sensors", "num_phase_interpolations"}
+OF_PHASES = {"pixel_head", "num_phase_channels", "num_phase_cells"} | LATER_OF_PHASES
 
 _PUBLISHED = dict(num_cell_per_cond_enc=2, num_cell_per_cond_dec=2)
 _ONE_BLOCK = dict(num_preprocess_blocks=1, num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2)
@@ -210,7 +214,7 @@ PRESETS: dict[str, NVAEConfig] = {
                         num_groups_per_scale=1, num_latent_per_group=4, num_channels_enc=4,
                         num_channels_dec=4, num_preprocess_blocks=4, num_preprocess_cells=1,
                         num_postprocess_blocks=4, num_postprocess_cells=1, pixel_head="phases",
-                        num_phase_cells=2),
+                        num_phase_cells=2, num_phase_sensors=16, num_phase_interpolations=5),
     "tiny": NVAEConfig(image_size=32, architecture="res_bnswish", num_mixtures=5, num_latent_scales=2,
                        num_groups_per_scale=1, num_latent_per_group=4, num_channels_enc=8,
                        num_channels_dec=8, num_preprocess_blocks=3, num_preprocess_cells=1, num_postprocess_blocks=3,

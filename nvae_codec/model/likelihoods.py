@@ -12,7 +12,9 @@ from torch import Tensor
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.distributions import Normal
 
-LOG_SCALE_FLOOR = -7.0                # of a logistic component
+# Of a logistic component. The ceiling, which is the coder's, is far above all that makes sense; but without it the
+# probabilities of a component that a large step of training sends there have no gradient that is a number.
+LOG_SCALE_FLOOR, LOG_SCALE_CEILING = -7.0, 4.0
 
 
 def split_mixture(output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -66,7 +68,7 @@ def mixture_log_prob(output: Tensor, x: Tensor, num_x_bits: int = 8, *, publishe
     levels = 2 ** num_x_bits - 1
     s = 2 * x - 1
     logits, means, log_scales, coefficients = split_mixture(output)
-    log_scales = log_scales.clamp(min=LOG_SCALE_FLOOR)
+    log_scales = log_scales.clamp(LOG_SCALE_FLOOR, LOG_SCALE_CEILING)
     means = condition_means(means, coefficients.tanh(), s, residual=residual)
     s = s.unsqueeze(2)                                                  # [B, 3, 1, H, W]
     centred = s - means
@@ -138,7 +140,7 @@ def sample(config: NVAEConfig, output: Tensor, generator: torch.Generator | None
     chosen = (logits / temperature - torch.log(-torch.log(uniform(logits.shape)))).argmax(dim=1, keepdim=True)
     index = chosen.unsqueeze(1).expand(-1, 3, -1, -1, -1)
     mean, log_scale, coefficient = (part.gather(2, index).squeeze(2) for part in
-                                    (means, log_scales.clamp(min=LOG_SCALE_FLOOR), coefficients.tanh()))
+                                    (means, log_scales.clamp(LOG_SCALE_FLOOR, LOG_SCALE_CEILING), coefficients.tanh()))
     u = uniform(mean.shape)
     raw = mean + log_scale.exp() / temperature * (u.log() - torch.log1p(-u))
     centre = mean if config.has_phases else torch.zeros_like(mean)      # as in `condition_means`

@@ -24,14 +24,18 @@ from nvae_codec.model.likelihoods import centre_mixture
 from nvae_codec.tiles import Lattice
 
 # What the phases' pixels are to the known ones, as taps of a 3 x 3 kernel around the same square's first pixel:
-# (plane of the level, row, column). Planes: the known pixels, then the phases before.
-NEIGHBOURS = (((0, 1, 1), (0, 1, 2), (0, 2, 1), (0, 2, 2)),             # the centre: corners
+# (plane of the level, row, column). Planes: the known pixels, then the phases before. Opposite ones come in pairs.
+NEIGHBOURS = (((0, 1, 1), (0, 2, 2), (0, 1, 2), (0, 2, 1)),             # the centre: corners
               ((0, 1, 1), (0, 1, 2), (1, 0, 1), (1, 1, 1)),             # the middle of a row: left, right, above, below
               ((0, 1, 1), (0, 2, 1), (1, 1, 0), (1, 1, 1)))             # of a column: above, below, left, right
 FIRST_LOG_SCALES = -4.5, -2.5             # of the untrained components, from the narrowest to the widest
 FIRST_SPREAD = 0.02                       # of their means around the neighbours' mean
 FIRST_CORRELATION = 0.85                  # of a colour's residual with that of the colour before
 FIRST_LOGIT = 3.0                         # of white, where all known neighbours are white
+# What a sensor compares the newest known pixels with, likewise.
+AROUND = ((0, 0, 1), (0, 1, 0), (0, 1, 2), (0, 2, 1)), *NEIGHBOURS[:2]
+SENSED = (1 / 3, 1 / 3, 1 / 3), (-4, 4, 0), (0, -4, 4)    # brightness, and differences of colours, which are smaller
+FIRST_SENSITIVITY = 32.0              # of the filters: a level, 1/128 of the network's input, becomes 1/4 or 1
 FIRST_BRANCH, FIRST_HEAD = 0.3, 0.1       # factors on the first weights of cells and of what they add to the means
 
 
@@ -71,8 +75,9 @@ class PhaseCell(nn.Module):
 class Phase(nn.Module):
     """Features given all that is known, [B, F, h, w], to the parameters of a phase's pixels.
 
-    `planes` of the level are known, of `colours` channels each. Their nearest pixels' mean goes straight to the means
+    `planes` of the level are known, of `colours` channels each. Means of their nearest pixels go straight to the means
     of the components, before training: the network begins as an interpolating codec. Without planes (0) it does not.
+    With several interpolations, the second and the third follow an edge: they are means of two opposite neighbours.
     """
 
     def __init__(self, leaves: ModuleType, config: NVAEConfig, planes: int):
@@ -83,8 +88,9 @@ class Phase(nn.Module):
         self.activate = leaves.Activate(channels, "swish")
         self.concat = leaves.Concat(precise=True)
         self.known = leaves.Concat() if planes > 1 else None
-        self.interpolate = leaves.Conv(planes * colours, colours, 3, **plain) if planes else None
-        self.head = leaves.Conv(2 * channels + (colours if planes else 0), config.num_output_channels, **plain)
+        means = config.num_phase_interpolations * colours if planes else 0
+        self.interpolate = leaves.Conv(planes * colours, means, 3, **plain) if planes else None
+        self.head = leaves.Conv(2 * channels + means, config.num_output_channels, **plain)
 
     def forward(self, features, planes: list) -> tuple[Any, Any]:
         """Features for the next phase, and parameters [B, 10 M, h, w]."""
@@ -93,6 +99,27 @@ class Phase(nn.Module):
         if planes:
             parts.append(self.interpolate(planes[0] if self.known is None else self.known(*planes)))
         return features, self.head(self.concat(*parts))
+
+
+class Sensor(nn.Module):
+    """Features of how the pixels that were known last differ from those around them: of texture and of noise.
+
+    How wide a pixel's distribution must be is told by how far its neighbours are off what could be expected of them.
+    That is often a level or two, 1/100 of the range: the filters begin as such differences, of brightness and of
+    colours, made large enough for an activation to tell them from none.
+    """
+
+    def __init__(self, leaves: ModuleType, config: NVAEConfig, planes: int):
+        super().__init__()
+        plain = dict(weight_norm=False, regularised=False)
+        self.concat = leaves.Concat(precise=True) if planes > 1 else None
+        self.filters = leaves.Conv(planes * config.image_channels, config.num_phase_sensors, 3, activation="swish",
+                                   precise=True, **plain)
+        self.last = leaves.Conv(config.num_phase_sensors, config.num_phase_channels, 3, **plain)
+        self.sum = leaves.Sum()
+
+    def forward(self, features, planes: list):
+        return self.sum(features, self.last(self.filters(planes[0] if self.concat is None else self.concat(*planes))))
 
 
 class Level(nn.Module):
@@ -107,6 +134,7 @@ class Level(nn.Module):
         self.phases = nn.ModuleList(Phase(leaves, config, planes) for planes in (1, 2, 3))
         self.additions = nn.ModuleList(leaves.Conv(colours, channels, 3, **plain) for _ in range(2))
         self.sums = nn.ModuleList(leaves.Sum() for _ in range(2))
+        self.sensors = nn.ModuleList(Sensor(leaves, config, planes) for planes in (1, 2, 3) if config.num_phase_sensors)
 
 
 class PhaseHead(nn.Module):
@@ -139,18 +167,22 @@ class PhaseHead(nn.Module):
             here = self.lattices[1 + 3 * number:4 + 3 * number]
             planes = [self.input(known(Lattice(0, 0, here[0].stride)))]
             features = level.combine(level.concat(features, planes[0]))
+            for sensor in level.sensors[:1]:
+                features = sensor(features, planes)
             for index, phase in enumerate(level.phases):
                 features, parameters = phase(features, planes)
                 yield parameters
                 if index < 2:
                     planes.append(self.input(known(here[index])))
                     features = level.sums[index](features, level.additions[index](planes[-1]))
+                    for sensor in level.sensors[index + 1:index + 2]:
+                        features = sensor(features, planes)
 
 
 @torch.no_grad()
 def initialise_phases(head: PhaseHead, config: NVAEConfig) -> None:
     """First weights of a float head: it interpolates, with mixtures as wide as such residuals, and learns the rest."""
-    components, colours = config.num_mixtures, config.image_channels
+    components, colours, interpolations = config.num_mixtures, config.image_channels, config.num_phase_interpolations
     for module in head.modules():
         if isinstance(module, PhaseCell):
             last = module.branch[-1]
@@ -160,26 +192,47 @@ def initialise_phases(head: PhaseHead, config: NVAEConfig) -> None:
         for phase, taps in zip(level.phases, NEIGHBOURS, strict=True):
             phase.interpolate.weight.zero_()
             phase.interpolate.bias.zero_()
-            for plane, row, column in taps:
-                for colour in range(colours):
-                    phase.interpolate.weight[colour, colours * plane + colour, row, column] = 1 / len(taps)
+            weights = phase.interpolate.weight.view(interpolations, colours, -1, 3, 3)
+            for number, weight in enumerate(weights):                   # [colours, planes * colours, 3, 3]
+                near = {1: taps[:2], 2: taps[2:]}.get(number, taps)
+                for plane, row, column in near:
+                    for colour in range(colours):
+                        weight[colour, colours * plane + colour, row, column] = 1 / len(near)
+        for sensor, around in zip(level.sensors, AROUND, strict=False):      # which is empty where there are none
+            sensor.last.weight.zero_()                                  # it says nothing yet
+            sensor.last.bias.zero_()
+            _initialise_filters(sensor.filters, around, colours)
     for last in head.heads():
         last.weight.mul_(FIRST_BRANCH)
     if config.likelihood == "bernoulli":
         for last in head.heads():
             last.bias.zero_()
         for last in head.heads()[1:]:
-            last.weight[:, -1] = FIRST_LOGIT
+            last.weight[:, -interpolations:] = FIRST_LOGIT / interpolations
         return
     centre_mixture(head.first.head.bias)
     for last in head.heads()[1:]:
         last.bias.zero_()
-        last.weight[:, -colours:] = 0
+        last.weight[:, -interpolations * colours:] = 0
         bias = last.bias[components:].view(3, 3, components)            # colour, parameter, component; as is the next
         weight = last.weight[components:].view(3, 3, components, -1)
         bias[:, 0] = torch.linspace(-FIRST_SPREAD, FIRST_SPREAD, components) if components > 1 else 0.0
         bias[:, 1] = torch.linspace(*FIRST_LOG_SCALES, components) if components > 1 else sum(FIRST_LOG_SCALES) / 2
         bias[0, 2] = bias[2, 2] = torch.atanh(torch.tensor(FIRST_CORRELATION))      # green on red, blue on green
         weight[:, 0] *= FIRST_HEAD
-        for colour in range(colours):
-            weight[colour, 0, :, colour - colours] = 1
+        for component in range(components):
+            for colour in range(colours):
+                weight[colour, 0, component, (component % interpolations - interpolations) * colours + colour] = 1
+
+
+def _initialise_filters(filters: nn.Module, around: tuple[tuple[int, int, int], ...], colours: int) -> None:
+    """Differences of the newest plane from the mean `around` it, of brightness or colours in turn, of either sign."""
+    newest = filters.weight.shape[1] // colours - 1
+    kinds = SENSED if colours == 3 else [(1.0,)]
+    filters.bias.zero_()
+    for number, weight in enumerate(filters.weight):                    # [planes * colours, 3, 3]
+        kind, sign = kinds[number // 2 % len(kinds)], 1 - 2 * (number % 2)
+        for colour, part in enumerate(kind):
+            weight[colours * newest + colour, 1, 1] += sign * part * FIRST_SENSITIVITY
+            for plane, row, column in around:
+                weight[colours * plane + colour, row, column] -= sign * part * FIRST_SENSITIVITY / len(around)

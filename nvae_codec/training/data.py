@@ -25,6 +25,7 @@ from torch import Tensor
 
 from nvae_codec.errors import ImageError
 from nvae_codec.images import SUFFIXES, picture_shape, quiet, read_picture, resized
+from nvae_codec.training import chroma
 
 DRAWS = 3                             # random integers below 2^63 that an item is given
 PROGRESS = 5000                       # pictures between two lines of progress
@@ -505,12 +506,16 @@ class Batches:
     floor(ceil(N / world_size) / batch_size) steps, and if a last item is missing in the last of them, the epoch's
     first ones are seen again.
 
+    `half_chroma` is the part of the items, in the mean, whose colours lose half of their resolution, in a way that is
+    random (`nvae_codec.training.chroma`).
+
     With `workers`, so many processes make batches ahead. Raises ImageError if there are fewer items than a batch takes.
     """
 
     def __init__(self, images: ImageSet, batch_size: int, seed: int, *, first_step: int = 0, rank: int = 0,
-                 world_size: int = 1, workers: int = 0):
+                 world_size: int = 1, workers: int = 0, half_chroma: float = 0.0):
         self.images, self.batch_size, self.seed = images, batch_size, seed % 2 ** 64
+        self.half_chroma = half_chroma
         self.first_step, self.rank, self.world_size, self.workers = first_step, rank, world_size, workers
         self.steps_per_epoch = -(-len(images) // world_size) // batch_size
         if self.steps_per_epoch == 0:
@@ -546,7 +551,15 @@ class Batches:
         draws = np.random.default_rng([self.seed, epoch, 1 + number]).integers(2 ** 63, size=(size, DRAWS))
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         places = np.arange(number * size, (number + 1) * size)[mine] % len(order)
-        return _stacked(self.images, order[places].tolist(), draws[mine].tolist())
+        batch = _stacked(self.images, order[places].tolist(), draws[mine].tolist())
+        if self.half_chroma:              # drawn apart: without it, batches are what they were before there was any
+            random = np.random.default_rng([self.seed, epoch, 1 + number, 1])
+            chosen = random.random(size) < self.half_chroma
+            kinds = random.integers(chroma.KINDS, size=size)
+            for image, change, kind in zip(batch.numpy(), chosen[mine], kinds[mine], strict=True):
+                if change:
+                    image[:] = chroma.with_half_chroma(image, int(kind))
+        return batch
 
 
 class _Worker(torch.utils.data.Dataset):

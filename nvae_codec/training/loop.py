@@ -60,8 +60,10 @@ class Execution:
 
 def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path, execution: Execution = Execution(),
           report: Callable[[str], None] = lambda line: None, on_start: Callable[[], None] = lambda: None,
-          stop: Callable[[], bool] = lambda: False) -> NVAE:
+          stop: Callable[[], bool] = lambda: False, start: NVAE | None = None) -> NVAE:
     """Train a network of `config` by `recipe`; continue from the checkpoint in `run_folder` if there is one.
+
+    Otherwise begin with the weights of `start`, a network of the same configuration, or else with random ones.
 
     Under `torchrun` every process calls this; `recipe.batch_size` images go to each of them. On a CPU, the same
     recipe gives the same weights, interrupted or not. The network that is returned is on the CPU, in evaluation mode;
@@ -77,6 +79,9 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
         if dataset.training.shape != shape:
             raise ModelError(f"the network is for images of {_words(*shape)}, and {dataset.name} has "
                              f"{_words(*dataset.training.shape)}")
+        recipe.check_suits(config)
+        if start is not None:
+            check_start(start.config, config)
         torch.manual_seed(recipe.seed)
         torch.backends.cudnn.benchmark = True             # all steps have the same shapes
         network = NVAE(config)
@@ -87,14 +92,17 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             raise ModelError(f"{run_folder}: not every process sees the same checkpoint there; all machines must share "
                              "the folder")
         batches = Batches(dataset.training, recipe.batch_size, recipe.seed, first_step=first_step, rank=world.rank,
-                          world_size=world.size, workers=execution.workers)
+                          world_size=world.size, workers=execution.workers, half_chroma=recipe.half_chroma)
         if not world.agree(len(dataset.training)):
             raise ModelError("not every process finds as many training images; all must read the same data")
         schedule = Schedule(recipe, batches.steps_per_epoch)
 
         # The network, what is minimised, and the optimiser
         if not values:
-            _initialise(network, recipe, dataset)
+            if start is None:
+                _initialise(network, recipe, dataset)
+            else:
+                network.load_state_dict(start.state_dict())
         network.to(world.device)
         average = copy.deepcopy(network).requires_grad_(False) if recipe.average else None
         precision = precision_of(execution, world.device)
@@ -191,6 +199,12 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
         return (network if average is None else average).cpu().eval()
 
 
+def check_start(start: NVAEConfig, config: NVAEConfig) -> None:
+    """Raises ModelError unless a network can begin with the weights of another."""
+    if changed := _differences(dataclasses.asdict(start), dataclasses.asdict(config)):
+        raise ModelError(f"the network to begin with has {changed}; only one of the same configuration will do")
+
+
 def _optimizer(network: NVAE, recipe: Recipe) -> torch.optim.Optimizer:
     common = dict(lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "adam":
@@ -222,7 +236,8 @@ def _resumed(path: Path, config: NVAEConfig, recipe: Recipe, world: Processes) -
         raise ModelError(f"{path}: the network there has {changed}; choose another folder")
     if not isinstance(values.get("step"), int) or not {"optimizer", "scaler", "spectral", "recipe"} <= set(values):
         raise ModelError(f"{path}: holds a network but not the state of its training, so no run can continue from it")
-    if changed := _differences(_with_all_fields(Recipe, values["recipe"], {"optimizer"}), recipe.to_dict()):
+    before = _with_all_fields(Recipe, values["recipe"], {"optimizer", "half_chroma"})
+    if changed := _differences(before, recipe.to_dict()):
         raise ModelError(f"{path}: the run there has {changed}; continue it with what it began with, or choose another "
                          "folder")
     if values.get("world_size") != world.size:

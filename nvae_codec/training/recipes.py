@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from nvae_codec.errors import ModelError
+from nvae_codec.model.config import NVAEConfig
 
 OPTIMIZERS = ("adamax", "adam")
 
@@ -33,6 +34,7 @@ class Recipe:
     clip_gradient: float = 0.0            # largest norm of the gradient; 0: any. Not in the paper
     centre_mixture: bool = False          # start from `nvae_codec.model.likelihoods.centre_mixture`. Not in the paper
     average: float = 0.0                  # decay of an exponential moving average of the weights; 0: none. Likewise
+    half_chroma: float = 0.0              # part of the images whose colours lose half of their resolution. Likewise
     seed: int = 1                         # 0 ... 2^32 - 1
 
     def __post_init__(self):
@@ -56,11 +58,18 @@ class Recipe:
                              f"{self.learning_rate}")
         if self.norm_regularisation_first and not self.norm_regularisation:
             raise ModelError("norm_regularisation cannot be annealed to 0")
+        if self.half_chroma > 1:
+            raise ModelError(f"half_chroma = {self.half_chroma} is more than all images")
         if not (self.average < 1 and self.kl_anneal_portion <= 1 and self.kl_const_portion <= 1):
             raise ModelError("the decay of the average must be below 1, and the portions of the KL warm-up at most 1")
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
+
+    def check_suits(self, config: NVAEConfig) -> None:
+        """Raises ModelError for a network that cannot be trained by this recipe."""
+        if self.half_chroma and (config.image_channels != 3 or config.image_size % 2):
+            raise ModelError("half_chroma is for networks of colour images with an even side")
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,8 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-small": Recipe(steps=30_000, warm_up=200, batch_size=32, learning_rate=6e-3, learning_rate_min=1e-5,
                             kl_anneal_portion=0.1, clip_gradient=2000, centre_mixture=True, spectral=False),
     # Gradients of a head of phases are nearly always clipped: Adam then sees directions alone.
-    "photo": Recipe(steps=8_000, batch_size=16, clip_gradient=4000, **_PHASES),
+    "photo": Recipe(steps=7_500, batch_size=16, clip_gradient=4000, half_chroma=0.25,
+                    **_PHASES | {"learning_rate": 7e-4}),
     "tiny": Recipe(steps=5_000, batch_size=16, clip_gradient=1000, **_PHASES),
     "mnist-small": Recipe(steps=4_000, batch_size=32, clip_gradient=20, **_PHASES),
     "toy": Recipe(steps=300, warm_up=20, batch_size=8, learning_rate=4e-3, learning_rate_min=1e-5, centre_mixture=True),

@@ -42,11 +42,21 @@ class Data:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that decides what a run computes."""
+    """Everything that decides what a run computes.
+
+    `start` is the fingerprint of the float network that it began with (`nvae_codec.model.fingerprint`); "" if the run
+    began with weights of its own.
+    """
 
     network: NVAEConfig
     recipe: Recipe
     data: Data
+    start: str = ""
+
+    def __post_init__(self):
+        if not isinstance(self.start, str):
+            raise ModelError("a run begins with a network that a text names")
+        self.recipe.check_suits(self.network)
 
     def moved(self, root: Path | None) -> "Run":
         """This run with its data in another place; None: where they were."""
@@ -54,7 +64,7 @@ class Run:
 
     def to_dict(self) -> dict:
         return {"network": self.network.to_dict(), "recipe": self.recipe.to_dict(),
-                "data": dataclasses.asdict(self.data)}
+                "data": dataclasses.asdict(self.data), "start": self.start}
 
     def save(self, folder: Path) -> None:
         """Write `config.json`, whole or not at all."""
@@ -75,7 +85,8 @@ class Run:
         path = folder / FILE_NAME
         try:
             values = json.loads(path.read_text())
-            return cls(NVAEConfig.from_dict(values["network"]), Recipe(**values["recipe"]), Data(**values["data"]))
+            return cls(NVAEConfig.from_dict(values["network"]), Recipe(**values["recipe"]), Data(**values["data"]),
+                       values.get("start", ""))
         except OSError as error:
             raise ModelError(f"{folder}: not the folder of a training run: it has no {FILE_NAME}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -1,0 +1,107 @@
+"""Training pictures with colours of half the resolution."""
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nvae_codec.errors import ModelError
+from nvae_codec.training.chroma import KINDS, with_half_chroma
+from nvae_codec.training.data import Arrays, Batches, Whole
+from nvae_codec.training.recipes import Recipe
+
+BT_601 = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+MIDDLE = 1 << 6                       # pictures around it are not clipped
+
+
+def muted(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A picture of moderate colours, uint8 [3, H, W]."""
+    return np.random.default_rng(seed).integers(MIDDLE, 3 * MIDDLE, (3, height, width)).astype(np.uint8)
+
+
+def by_pillow(image: np.ndarray, kind: int) -> np.ndarray:
+    """The same by Pillow's filters, for kinds that begin at even rows and columns: float [3, H, W], not rounded."""
+    luma, *chroma = np.einsum("ij,jhw->ihw", BT_601, image.astype(np.float64)).astype(np.float32)
+    size = luma.shape[::-1]
+    found = [luma.round()]
+    for plane in chroma:
+        small = Image.fromarray(np.asarray(Image.fromarray(plane).reduce(2)).round())
+        how = Image.Resampling.NEAREST if kind & 4 else Image.Resampling.BILINEAR
+        found.append(np.asarray(small.resize(size, how)))
+    return np.einsum("ij,jhw->ihw", np.linalg.inv(BT_601), np.stack([found[0], *np.round(found[1:])]))
+
+
+@pytest.mark.parametrize("kind", [0, 4])
+def test_it_is_what_an_image_library_makes(kind):
+    image = muted(20, 36)
+    assert np.abs(with_half_chroma(image, kind) - by_pillow(image, kind)).max() <= 1.5
+
+
+@pytest.mark.parametrize("kind", range(KINDS))
+def test_brightness_stays_and_colour_is_shared(kind):
+    image = muted(16, 24)
+    after = with_half_chroma(image, kind)
+    assert after.dtype == np.uint8 and after.shape == image.shape
+    luma = [np.einsum("j,jhw->hw", BT_601[0], each) for each in (image, after)]
+    assert np.abs(luma[0] - luma[1]).max() < 1.5
+    if kind & 4:                          # within a square the colours differ by rounding alone
+        top, left = kind & 1, kind >> 1 & 1
+        difference = after[0].astype(int) - after[1]
+        inside = difference[top:16 - top, left:24 - left]
+        squares = inside.reshape(inside.shape[0] // 2, 2, inside.shape[1] // 2, 2)
+        assert np.ptp(squares, axis=(1, 3)).max() <= 1
+        shifted = difference[1 - top:15 + top, left:24 - left]
+        assert np.ptp(shifted.reshape(shifted.shape[0] // 2, 2, -1), axis=1).max() > 10
+
+
+@pytest.mark.parametrize("kind", range(KINDS))
+def test_grey_stays_and_bright_colours_are_clipped(kind):
+    grey = np.repeat(np.random.default_rng(1).integers(0, 256, (1, 8, 8)).astype(np.uint8), 3, axis=0)
+    assert np.array_equal(with_half_chroma(grey, kind), grey)
+    loud = (np.random.default_rng(2).integers(0, 2, (3, 8, 8)) * 255).astype(np.uint8)
+    assert with_half_chroma(loud, kind).min() == 0 and with_half_chroma(loud, kind).max() == 255
+
+
+@pytest.mark.parametrize("kind", [-1, KINDS])
+def test_there_are_no_other_kinds(kind):
+    with pytest.raises(ValueError, match="kinds are 0 to 7"):
+        with_half_chroma(muted(4, 4), kind)
+
+
+# In batches
+
+
+def some_pictures(count: int) -> Whole:
+    return Whole(Arrays([np.stack([muted(8, 8, seed) for seed in range(count)])]), (3, 8, 8))
+
+
+def test_a_part_of_the_images_is_changed():
+    images = some_pictures(40)
+    plain, all_, half = (Batches(images, 10, 5, half_chroma=part) for part in (0, 1.0, 0.5))
+    changed = total = 0
+    for step in range(30):
+        before, after, some = (each.batch(step).numpy() for each in (plain, all_, half))
+        for one, other, either in zip(before, after, some, strict=True):
+            assert any(np.array_equal(other, with_half_chroma(one, kind)) for kind in range(KINDS))
+            assert np.array_equal(either, one) or np.array_equal(either, other)
+            changed += not np.array_equal(either, one)
+            total += 1
+    assert 0.4 < changed / total < 0.6
+
+
+def test_changes_are_repeated_by_any_process():
+    images = some_pictures(24)
+    straight = list(itertools.islice(Batches(images, 8, 3, half_chroma=0.5), 6))
+    for step, batch in zip(range(2, 6), Batches(images, 8, 3, first_step=2, half_chroma=0.5), strict=False):
+        assert batch.equal(straight[step])
+    ahead = Batches(images, 8, 3, half_chroma=0.5, workers=1)
+    assert all(one.equal(other) for one, other in zip(straight, ahead, strict=False))
+    parts = [Batches(images, 4, 3, rank=rank, world_size=2, half_chroma=0.5) for rank in range(2)]
+    for step, batch in enumerate(straight[:3]):
+        assert np.array_equal(np.concatenate([part.batch(step).numpy() for part in parts]), batch.numpy())
+
+
+@pytest.mark.parametrize("part", [-0.1, 1.1, float("nan")])
+def test_parts_that_are_none(part):
+    with pytest.raises(ModelError, match="half_chroma"):
+        Recipe(steps=1, half_chroma=part)
