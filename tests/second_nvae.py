@@ -296,6 +296,8 @@ def mixture_log_likelihood(logits: Tensor, x: Tensor, bits: int, published: bool
     for colour in range(3):
         target = s[:, colour:colour + 1]
         log_scale = block(colour, 1).clamp(min=-7)
+        if not published:
+            log_scale = log_scale.clamp(max=4)          # as the codec's tables have it
         centre = (target - means[colour]) * torch.exp(-log_scale)
         half = torch.exp(-log_scale) / levels
         above, below = centre + half, centre - half

@@ -68,7 +68,7 @@ def mixture_log_prob(output: Tensor, x: Tensor, num_x_bits: int = 8, *, publishe
     levels = 2 ** num_x_bits - 1
     s = 2 * x - 1
     logits, means, log_scales, coefficients = split_mixture(output)
-    log_scales = log_scales.clamp(LOG_SCALE_FLOOR, LOG_SCALE_CEILING)
+    log_scales = log_scales.clamp(LOG_SCALE_FLOOR, None if published else LOG_SCALE_CEILING)
     means = condition_means(means, coefficients.tanh(), s, residual=residual)
     s = s.unsqueeze(2)                                                  # [B, 3, 1, H, W]
     centred = s - means
