@@ -25,7 +25,7 @@ from torch import Tensor
 
 from nvae_codec.errors import ImageError
 from nvae_codec.images import SUFFIXES, picture_shape, quiet, read_picture, resized
-from nvae_codec.training import chroma
+from nvae_codec.training import camera
 
 DRAWS = 3                             # random integers below 2^63 that an item is given
 PROGRESS = 5000                       # pictures between two lines of progress
@@ -506,16 +506,16 @@ class Batches:
     floor(ceil(N / world_size) / batch_size) steps, and if a last item is missing in the last of them, the epoch's
     first ones are seen again.
 
-    `half_chroma` is the part of the items, in the mean, whose colours lose half of their resolution, in a way that is
-    random (`nvae_codec.training.chroma`).
+    `half_chroma` is the part of the items, in the mean, whose colours lose half of their resolution, `noise` the part
+    that then gets noise, both in random ways (`nvae_codec.training.camera`).
 
     With `workers`, so many processes make batches ahead. Raises ImageError if there are fewer items than a batch takes.
     """
 
     def __init__(self, images: ImageSet, batch_size: int, seed: int, *, first_step: int = 0, rank: int = 0,
-                 world_size: int = 1, workers: int = 0, half_chroma: float = 0.0):
+                 world_size: int = 1, workers: int = 0, half_chroma: float = 0.0, noise: float = 0.0):
         self.images, self.batch_size, self.seed = images, batch_size, seed % 2 ** 64
-        self.half_chroma = half_chroma
+        self.half_chroma, self.noise = half_chroma, noise
         self.first_step, self.rank, self.world_size, self.workers = first_step, rank, world_size, workers
         self.steps_per_epoch = -(-len(images) // world_size) // batch_size
         if self.steps_per_epoch == 0:
@@ -552,13 +552,23 @@ class Batches:
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         places = np.arange(number * size, (number + 1) * size)[mine] % len(order)
         batch = _stacked(self.images, order[places].tolist(), draws[mine].tolist())
-        if self.half_chroma:              # drawn apart: without it, batches are what they were before there was any
+        # Drawn apart, each with a last number of its own: without them, batches are what they were before they came.
+        if self.half_chroma:
             random = np.random.default_rng([self.seed, epoch, 1 + number, 1])
             chosen = random.random(size) < self.half_chroma
-            kinds = random.integers(chroma.KINDS, size=size)
+            kinds = random.integers(camera.KINDS, size=size)
             for image, change, kind in zip(batch.numpy(), chosen[mine], kinds[mine], strict=True):
                 if change:
-                    image[:] = chroma.with_half_chroma(image, int(kind))
+                    image[:] = camera.with_half_chroma(image, int(kind))
+        if self.noise:
+            random = np.random.default_rng([self.seed, epoch, 1 + number, 2])
+            chosen = random.random(size) < self.noise
+            deviations = random.uniform(0, camera.MOST_NOISE, size)
+            seeds = random.integers(2 ** 63, size=size)
+            for image, change, deviation, seed in zip(batch.numpy(), chosen[mine], deviations[mine], seeds[mine],
+                                                      strict=True):
+                if change:
+                    image[:] = camera.with_noise(image, deviation, np.random.default_rng(seed))
         return batch
 
 

@@ -92,7 +92,8 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             raise ModelError(f"{run_folder}: not every process sees the same checkpoint there; all machines must share "
                              "the folder")
         batches = Batches(dataset.training, recipe.batch_size, recipe.seed, first_step=first_step, rank=world.rank,
-                          world_size=world.size, workers=execution.workers, half_chroma=recipe.half_chroma)
+                          world_size=world.size, workers=execution.workers, half_chroma=recipe.half_chroma,
+                          noise=recipe.noise)
         if not world.agree(len(dataset.training)):
             raise ModelError("not every process finds as many training images; all must read the same data")
         schedule = Schedule(recipe, batches.steps_per_epoch)
@@ -236,7 +237,7 @@ def _resumed(path: Path, config: NVAEConfig, recipe: Recipe, world: Processes) -
         raise ModelError(f"{path}: the network there has {changed}; choose another folder")
     if not isinstance(values.get("step"), int) or not {"optimizer", "scaler", "spectral", "recipe"} <= set(values):
         raise ModelError(f"{path}: holds a network but not the state of its training, so no run can continue from it")
-    before = _with_all_fields(Recipe, values["recipe"], {"optimizer", "half_chroma"})
+    before = _with_all_fields(Recipe, values["recipe"], {"optimizer", "half_chroma", "noise"})
     if changed := _differences(before, recipe.to_dict()):
         raise ModelError(f"{path}: the run there has {changed}; continue it with what it began with, or choose another "
                          "folder")

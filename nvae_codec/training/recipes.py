@@ -35,6 +35,7 @@ class Recipe:
     centre_mixture: bool = False          # start from `nvae_codec.model.likelihoods.centre_mixture`. Not in the paper
     average: float = 0.0                  # decay of an exponential moving average of the weights; 0: none. Likewise
     half_chroma: float = 0.0              # part of the images whose colours lose half of their resolution. Likewise
+    noise: float = 0.0                    # part that gets noise, other in each colour. Likewise
     seed: int = 1                         # 0 ... 2^32 - 1
 
     def __post_init__(self):
@@ -58,8 +59,9 @@ class Recipe:
                              f"{self.learning_rate}")
         if self.norm_regularisation_first and not self.norm_regularisation:
             raise ModelError("norm_regularisation cannot be annealed to 0")
-        if self.half_chroma > 1:
-            raise ModelError(f"half_chroma = {self.half_chroma} is more than all images")
+        for name in ("half_chroma", "noise"):
+            if getattr(self, name) > 1:
+                raise ModelError(f"{name} = {getattr(self, name)} is more than all images")
         if not (self.average < 1 and self.kl_anneal_portion <= 1 and self.kl_const_portion <= 1):
             raise ModelError("the decay of the average must be below 1, and the portions of the KL warm-up at most 1")
 
@@ -70,6 +72,8 @@ class Recipe:
         """Raises ModelError for a network that cannot be trained by this recipe."""
         if self.half_chroma and (config.image_channels != 3 or config.image_size % 2):
             raise ModelError("half_chroma is for networks of colour images with an even side")
+        if self.noise and config.image_channels != 3:
+            raise ModelError("noise is for networks of colour images")
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
-"""Training pictures with colours of half the resolution."""
+"""Training pictures with colours of half the resolution, and with noise."""
 import itertools
+import math
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from nvae_codec.errors import ModelError
-from nvae_codec.training.chroma import KINDS, with_half_chroma
+from nvae_codec.training.camera import KINDS, MOST_NOISE, with_half_chroma, with_noise
 from nvae_codec.training.data import Arrays, Batches, Whole
 from nvae_codec.training.recipes import Recipe
 
@@ -68,6 +69,15 @@ def test_there_are_no_other_kinds(kind):
         with_half_chroma(muted(4, 4), kind)
 
 
+def test_noise_is_as_wide_as_it_says_and_other_in_each_colour():
+    image = np.full((3, 64, 64), 100, dtype=np.uint8)
+    off = with_noise(image, 1.5, np.random.default_rng(0)).astype(float) - 100
+    assert np.allclose(off.std(axis=(1, 2)), math.sqrt(1.5 ** 2 + 1 / 12), atol=0.05) and abs(off.mean()) < 0.05
+    assert np.abs(np.corrcoef(off.reshape(3, -1)) - np.eye(3)).max() < 0.06
+    assert np.array_equal(with_noise(image, 0, np.random.default_rng(0)), image)
+    assert with_noise(np.full((3, 9, 9), 255, dtype=np.uint8), 9, np.random.default_rng(0)).max() == 255
+
+
 # In batches
 
 
@@ -89,19 +99,34 @@ def test_a_part_of_the_images_is_changed():
     assert 0.4 < changed / total < 0.6
 
 
-def test_changes_are_repeated_by_any_process():
+def test_a_part_of_the_images_gets_noise():
+    images = some_pictures(40)
+    plain, noisy = Batches(images, 10, 5), Batches(images, 10, 5, noise=0.5)
+    off = np.concatenate([noisy.batch(step).numpy().astype(float) - plain.batch(step).numpy() for step in range(30)])
+    deviations = off.std(axis=(1, 2, 3))
+    assert 0.4 < (deviations > 0).mean() < 0.6
+    assert 0.8 * MOST_NOISE < deviations.max() < 1.3 * MOST_NOISE and 0.5 < deviations[deviations > 0].mean() < 1.5
+    both = Batches(images, 10, 5, half_chroma=1.0, noise=0.5).batch(0).numpy()
+    halved = Batches(images, 10, 5, half_chroma=1.0).batch(0).numpy().astype(float)
+    same = [np.array_equal(one, other) for one, other in zip(both, halved, strict=True)]
+    assert same == (deviations[:10] == 0).tolist()
+
+
+@pytest.mark.parametrize("parts", [{"half_chroma": 0.5}, {"noise": 0.5}, {"half_chroma": 0.5, "noise": 0.5}])
+def test_changes_are_repeated_by_any_process(parts):
     images = some_pictures(24)
-    straight = list(itertools.islice(Batches(images, 8, 3, half_chroma=0.5), 6))
-    for step, batch in zip(range(2, 6), Batches(images, 8, 3, first_step=2, half_chroma=0.5), strict=False):
+    straight = list(itertools.islice(Batches(images, 8, 3, **parts), 6))
+    for step, batch in zip(range(2, 6), Batches(images, 8, 3, first_step=2, **parts), strict=False):
         assert batch.equal(straight[step])
-    ahead = Batches(images, 8, 3, half_chroma=0.5, workers=1)
+    ahead = Batches(images, 8, 3, workers=1, **parts)
     assert all(one.equal(other) for one, other in zip(straight, ahead, strict=False))
-    parts = [Batches(images, 4, 3, rank=rank, world_size=2, half_chroma=0.5) for rank in range(2)]
+    parts = [Batches(images, 4, 3, rank=rank, world_size=2, **parts) for rank in range(2)]
     for step, batch in enumerate(straight[:3]):
         assert np.array_equal(np.concatenate([part.batch(step).numpy() for part in parts]), batch.numpy())
 
 
+@pytest.mark.parametrize("name", ["half_chroma", "noise"])
 @pytest.mark.parametrize("part", [-0.1, 1.1, float("nan")])
-def test_parts_that_are_none(part):
-    with pytest.raises(ModelError, match="half_chroma"):
-        Recipe(steps=1, half_chroma=part)
+def test_parts_that_are_none(name, part):
+    with pytest.raises(ModelError, match=name):
+        Recipe(steps=1, **{name: part})

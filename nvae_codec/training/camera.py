@@ -1,16 +1,20 @@
-"""Training pictures whose colours have half the resolution, as those of most cameras, JPEG files and video frames have.
+"""What cameras, scanners and codecs do to pictures, done to training pictures that were made smaller and lost it.
 
-Pictures that were made smaller do not show this: their colours are as sharp as their brightness. A network that knows
-such pictures alone pays for green and blue what red has told already. Source of the conversion: ITU-T T.871 (JFIF).
+Their colours have half the resolution, as in most cameras, JPEG files and video frames: a network that knows only
+colours as sharp as brightness pays for green and blue what red has told already. And there is noise, of film or sensor,
+that the colours do not share: a network that never met it takes it for less than it is.
 """
 import numpy as np
 
 KINDS = 8                             # of `with_half_chroma`
+MOST_NOISE = 2.0                      # levels, the largest deviation that training pictures get
 _RED, _GREEN, _BLUE = 0.299, 0.587, 0.114                               # parts of luma
 
 
 def with_half_chroma(image: np.ndarray, kind: int) -> np.ndarray:
     """uint8 [3, H, W] as it comes out of a codec that keeps one chroma sample for 2 x 2 pixels; H and W are even.
+
+    Source of the conversion: ITU-T T.871 (JFIF).
 
     `kind` below KINDS: its bits tell whether squares begin at odd rows, whether at odd columns (as they may in a
     picture that was cut), and whether chroma is repeated rather than interpolated.
@@ -33,6 +37,12 @@ def with_half_chroma(image: np.ndarray, kind: int) -> np.ndarray:
     red, blue = to_red * chroma_red, to_blue * chroma_blue
     green = -(_RED * red + _BLUE * blue) / _GREEN
     return (luma.round() + np.stack([red, green, blue])).round().clip(0, 255).astype(np.uint8)
+
+
+def with_noise(image: np.ndarray, deviation: float, random: np.random.Generator) -> np.ndarray:
+    """uint8 [C, H, W] with normal noise of a deviation in levels, independent in pixels and colours."""
+    noise = random.normal(0, deviation, image.shape)
+    return (image + noise).round().clip(0, 255).astype(np.uint8)
 
 
 def _doubled(samples: np.ndarray, repeated: int) -> np.ndarray:
