@@ -11,7 +11,6 @@ from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.images import read_picture
 from nvae_codec.tiles import Layout, cut
 
-RATE_BITS = 5                         # of a block of direct latents; no group has more than one block
 KODAK = SHARED / "data" / "kodak"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not KODAK.is_dir(), reason="the Kodak pictures are not here")]
 
@@ -38,7 +37,8 @@ def test_a_chain_of_100_tiles_costs_its_negative_elbo(codec, tiles, monkeypatch)
           f"but for the direct groups of {bits['direct tiles']} tiles, {bits['index']} bits for a KL of {direct:.1f}")
     assert abs(bits_back) < 0.002
     assert overhead < 0.002
-    assert direct < bits["index"] < 1.25 * direct + RATE_BITS * bits["direct tiles"] * codec.model.num_groups
+    # What latents say of so few tiles is the logarithm of a draw's density ratio, and may be less than nothing.
+    assert 0 < bits["index"] - direct < 0.01 * bits["direct tiles"] * promised / len(tiles)
 
 
 def test_the_same_integers_from_any_batch_thread_count_and_library(codec, tiles):
