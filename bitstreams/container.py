@@ -29,6 +29,7 @@ from .content import (
     MAX_METADATA_BYTES,
     MAX_SETS,
     MAX_SIDE,
+    MODES,
     RGB8,
     WORD_BYTES,
     Chunk,
@@ -442,7 +443,7 @@ def _read_images(header: Reader, flags: int, tally: _Tally,
             f"too large: a chunk has {pixels:,} pixels, more than the limit of {max_pixels:,} pixels; "
             "raise max_pixels if you trust the file"
         )
-    modes = [header.choice("mode", GREY8, RGB8) for _ in range(count)]
+    modes = [header.choice("mode", *MODES) for _ in range(count)]
     lengths = map(checksum_bytes, widths, heights, repeat(bool(flags & MANY)))
     checksums = [header.uint("samples' checksum", length) for length in lengths]
     shared = flags & MANY and any(map(is_small, widths, heights))

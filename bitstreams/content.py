@@ -6,7 +6,7 @@ MAGIC = b"\x89NVB\r\n"
 FINGERPRINT_BYTES = 8
 WORD_BYTES = 4
 
-GREY8, RGB8 = 0, 1  # ImageEntry.mode
+GREY8, RGB8, JPEG_RGB8, PHOTO_CD_RGB8 = MODES = range(4)  # of an image; the last two are RGB from other colour spaces
 EXIF, ICC = 1, 2  # Metadata.kind
 
 DEFAULT_MAX_PIXELS = 2**27  # of an image, and of the images of a chunk together
@@ -49,7 +49,7 @@ class ImageEntry:
 
     @property
     def channels(self) -> int:
-        return 3 if self.mode == RGB8 else 1
+        return 1 if self.mode == GREY8 else 3
 
     @property
     def is_small(self) -> bool:

@@ -122,6 +122,6 @@ def compress(
 
 def _is_for_colour(model: str | None) -> bool:
     from nvae_codec.codec import Codec
-    from nvae_codec.coding.pixels import COLOUR
+    from nvae_codec.tiles import RGB
 
-    return COLOUR in Codec.load(model).model.pixel_tables.channels
+    return RGB in Codec.load(model).model.pixel_tables.modes

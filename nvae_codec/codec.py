@@ -12,8 +12,6 @@ from nvae_codec import weights
 from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.container import (
     DEFAULT_MAX_PIXELS,
-    GREY8,
-    RGB8,
     Chunk,
     Container,
     ImageEntry,
@@ -22,10 +20,11 @@ from nvae_codec.bitstreams.container import (
 )
 from nvae_codec.coding.ans import check_coder
 from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, decode_version_1, encode_chains, most_tiles
+from nvae_codec.colour_spaces import find_space
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.exact.network import ExactModel
 from nvae_codec.images import Picture, as_picture
-from nvae_codec.tiles import Layout, cut, join, tile_sizes
+from nvae_codec.tiles import GREY, RGB, Layout, cut, join, tile_sizes
 from nvae_codec.workers import map_in_workers
 
 Item = TypeVar("Item")
@@ -161,7 +160,9 @@ class Codec:
     def _encode(self, batch: Sequence[Sequence[tuple[str, Picture]]], effort: int | None, verify: bool,
                 progress: Progress = _ignore) -> list[Chunk]:
         """Chunks of named pictures, all at the same time."""
-        tiles = [Tiles.join([self._cut(picture.samples) for _, picture in chunk]) for chunk in batch]
+        parts = [[self._cut(picture.samples) for _, picture in chunk] for chunk in batch]
+        modes = [[int(each.layout.modes[0]) for each in chunk] for chunk in parts]
+        tiles = [Tiles.join(chunk) for chunk in parts]
         layouts = [each.layout for each in tiles]
         if effort is None:
             effort = default_effort(min(layout.count for layout in layouts))
@@ -171,7 +172,8 @@ class Codec:
         count = sum(layout.count for layout in layouts)
         total = count * (1 + verify)
         coded = encode_chains(self.model, tiles, self._joint_tiles, search, lambda done: progress(done, total))
-        chunks = [_chunk(pictures, *stack, search) for pictures, stack in zip(batch, coded, strict=True)]
+        chunks = [_chunk(pictures, of_chunk, *stack, search)
+                  for pictures, of_chunk, stack in zip(batch, modes, coded, strict=True)]
         if verify:
             self._verify(batch, chunks, lambda done, _: progress(count + done, total))
         return chunks
@@ -307,9 +309,8 @@ class Codec:
             if max(each.direct_groups for each in chunk.sets) > self.model.num_groups:
                 raise BitstreamError("invalid: a chunk has more direct groups than its model has groups")
             largest = max(each.tiles for each in chunk.sets)
-        channels = {3 if image.mode == RGB8 else 1 for image in chunk.images}
-        if not channels <= set(self.model.pixel_tables.channels):
-            raise BitstreamError("invalid: a picture is in colour, and its model has none")
+        if others := {image.mode for image in chunk.images} - set(self.model.pixel_tables.modes):
+            raise BitstreamError(f"invalid: a picture has mode {min(others)}, for which its model has no probabilities")
         if largest > most_tiles(self.model.tile_side):
             raise BitstreamError(f"too large: {largest} tiles of {self.model.tile_side} pixels are coded jointly")
         return Layout.join([self._layout(image.height, image.width, image.mode) for image in chunk.images])
@@ -328,12 +329,17 @@ class Codec:
 
     def _layout(self, height: int, width: int, mode: int) -> Layout:
         sizes = tile_sizes(height, width, self.model.tile_side)
-        return Layout(sizes, np.full(len(sizes), 3 if mode == RGB8 else 1))
+        return Layout(sizes, np.full(len(sizes), mode))
 
     def _cut(self, samples: np.ndarray) -> Tiles:
-        layout = self._layout(*samples.shape[:2], _mode(samples))
+        mode, planes = (GREY, samples) if samples.ndim == 2 else find_space(samples)
+        if mode not in self.model.pixel_tables.modes:
+            mode, planes = RGB, samples
         tiles = cut(samples, self.model.tile_side)
-        return Tiles(np.repeat(tiles, 3, axis=1) if samples.ndim == 2 else tiles, layout)
+        if mode == GREY:
+            tiles = np.repeat(tiles, 3, axis=1)
+        return Tiles(tiles, tiles if planes is samples else cut(planes, self.model.tile_side),
+                     self._layout(*samples.shape[:2], mode))
 
 
 def _batches(items: Iterator[Item], most: int, pixels: Callable[[Item], int]) -> Iterator[list[Item]]:
@@ -350,15 +356,16 @@ def _batches(items: Iterator[Item], most: int, pixels: Callable[[Item], int]) ->
         yield batch
 
 
-def _chunk(pictures: Sequence[tuple[str, Picture]], words: np.ndarray, sets: Sequence, search: Search) -> Chunk:
+def _chunk(pictures: Sequence[tuple[str, Picture]], modes: Sequence[int], words: np.ndarray, sets: Sequence,
+           search: Search) -> Chunk:
     """A chunk as it is stored. Equal EXIF blocks or profiles of several pictures are stored once."""
     metadata: dict[Metadata, int] = {}
     entries = []
-    for name, picture in pictures:
+    for (name, picture), mode in zip(pictures, modes, strict=True):
         blocks = ((container.EXIF, picture.exif), (container.ICC, picture.icc))
         items = tuple(metadata.setdefault(Metadata(kind, block), len(metadata)) for kind, block in blocks if block)
         height, width = picture.samples.shape[:2]
-        entries.append(ImageEntry(width, height, _mode(picture.samples), 0, items, name))
+        entries.append(ImageEntry(width, height, mode, 0, items, name))
     memory = search.memory if any(each.direct_groups for each in sets) else 0
     chunk = Chunk((), tuple(metadata), tuple(TileSet(*each) for each in sets), memory, words.astype("<u4").tobytes())
     samples = [picture.samples for _, picture in pictures]
@@ -399,15 +406,11 @@ def check_small(chunk: Chunk, of_images: Iterable[tuple[ImageEntry, np.ndarray]]
 
 
 def _joined(image: ImageEntry, tiles: np.ndarray) -> np.ndarray:
-    return join(tiles[:, :3 if image.mode == RGB8 else 1], image.height, image.width)
+    return join(tiles[:, :image.channels], image.height, image.width)
 
 
 def _pixels_of_images(images: Sequence[ImageEntry]) -> int:
     return sum(image.width * image.height for image in images)
-
-
-def _mode(samples: np.ndarray) -> int:
-    return GREY8 if samples.ndim == 2 else RGB8
 
 
 def _checksum(pictures: Iterable[np.ndarray], num_bytes: int = 4) -> int:

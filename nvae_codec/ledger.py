@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import RGB8, Chunk, Container, ImageEntry
+from nvae_codec.bitstreams.container import Chunk, Container, ImageEntry
 from nvae_codec.bitstreams.fields import deflate_item
 from nvae_codec.codec import Codec, assemble, check_small
 from nvae_codec.coding.ans import Stack
@@ -40,6 +40,7 @@ class Ledger:
     negative_elbo_bits: float             # of the float network if that is known, or else of the integer network
     integer_network_bits: float | None    # integers in place of floats; None if the float network is not known
     idle_channels_bits: float             # channels at rest
+    colour_spaces_bits: float             # colours that cannot be, where a picture comes from another colour space
     grid_bits: float                      # latents on a grid, in sets of tiles that are coded with bits-back alone
     direct_coding_bits: float             # latents coded direct or on a grid, in the other sets; no bits are initial
     coder_bits: float                     # words of the stacks over the information in what was coded
@@ -134,14 +135,14 @@ def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, dra
         raise BitstreamError("a ledger is for files of version 2; decompress this one and compress it again")
     if float_network is not None:
         _check_origin(float_network, codec)
-        if float_network.config.image_channels == 3 and any(image.mode != RGB8 for image in content.images):
+        if float_network.config.image_channels == 3 and any(image.channels == 1 for image in content.images):
             raise ModelError("a float network has no likelihood for grey pictures")
     costs = _measure(codec, content, float_network, draws, seed, progress, decoded)
     negative_elbo = float(costs.known.sum())
     if not 0 < negative_elbo < math.inf:
         raise ModelError(f"the network's negative ELBO of these pictures is {negative_elbo:g} bits, to which no file "
                          "can be compared")
-    excess, is_direct = costs.information - costs.at_rest, costs.direct_groups > 0
+    excess, is_direct = costs.information - costs.at_rest - costs.of_spaces, costs.direct_groups > 0
     group_bits = costs.groups.sum(axis=0).tolist()
     words_bits = 8 * sum(len(chunk.words) for chunk in content.chunks)
     metadata_bits = 8 * sum(len(deflate_item(item)[1]) for chunk in content.chunks for item in chunk.metadata)
@@ -149,6 +150,7 @@ def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, dra
         negative_elbo_bits=negative_elbo,
         integer_network_bits=None if float_network is None else float((costs.drawn - costs.known).sum()),
         idle_channels_bits=float((costs.at_rest - costs.drawn).sum()),
+        colour_spaces_bits=float(costs.of_spaces.sum()),
         grid_bits=float(excess[~is_direct].sum()),
         direct_coding_bits=float(excess[is_direct].sum()),
         coder_bits=float(words_bits - costs.information.sum()),
@@ -156,7 +158,7 @@ def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, dra
         metadata_bits=metadata_bits,
         file_bits=8 * len(data),
         standard_error_bits=_standard_error(excess[~is_direct], costs.tiles[~is_direct], costs.tiles.sum()),
-        subpixels=sum(image.width * image.height * (3 if image.mode == RGB8 else 1) for image in content.images))
+        subpixels=sum(image.width * image.height * image.channels for image in content.images))
     return Account(entry, tuple(group_bits[:-1]), group_bits[-1])
 
 
@@ -169,6 +171,7 @@ class _Costs(NamedTuple):
     known: np.ndarray                     # negative ELBO of the float network, or of the integer network without one
     drawn: np.ndarray                     # of the integer network with all channels drawn
     at_rest: np.ndarray                   # of the integer network with its idle channels at rest
+    of_spaces: np.ndarray                 # what is added to that where colours cannot be
     groups: np.ndarray                    # the last one's parts, [sets, groups + 1]: every group's KL, pixels
 
 
@@ -243,7 +246,7 @@ def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws
         for image, tiles in of_images:
             decoded(image, assemble(image, tiles, chunk.checksum_bytes(image)))
         generator = torch.Generator().manual_seed((seed + zlib.crc32(samples)) % 2 ** 32)
-        bits = np.zeros((3 + codec.model.num_groups + 1, layout.count))
+        bits = np.zeros((4 + codec.model.num_groups + 1, layout.count))
         for start in range(0, layout.count, together):
             part = slice(start, start + together)
             for _ in range(draws):
@@ -252,7 +255,7 @@ def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws
                 count(len(samples[part]))
         tiles, direct_groups = np.array(chunk.sets).T
         of_sets = np.add.reduceat(bits, np.cumsum(tiles) - tiles, axis=1)
-        rows.append([tiles, direct_groups, information, *of_sets[:3], of_sets[3:].T])
+        rows.append([tiles, direct_groups, information, *of_sets[:4], of_sets[4:].T])
     return _Costs(*map(np.concatenate, zip(*rows, strict=True)))
 
 
@@ -275,12 +278,13 @@ def _decode(codec: Codec, chunk: Chunk, layout: Layout, count: Callable[[int], N
 
 def _negative_elbos(codec: Codec, samples: np.ndarray, layout: Layout, float_network: NVAE | None,
                     noise: Noise) -> np.ndarray:
-    """Bits of every tile, [3 + groups + 1, B], as in the last four of `_Costs`."""
+    """Bits of every tile, [4 + groups + 1, B], as in the last five of `_Costs`."""
     network, tiles = codec.model.network, torch.from_numpy(samples)
-    parts = integer_rates(network, tiles, noise, layout, idle=True)
+    parts, of_spaces = integer_rates(network, tiles, noise, layout, idle=True)
     at_rest = parts.sum(axis=1)
     drawn = integer_negative_elbo(network, tiles, noise, layout) if network.latent_idle.any() else at_rest
     known = drawn if float_network is None else float_negative_elbo(float_network, tiles, noise, layout)
     low_bits = codec.model.pixel_tables.low_bits * layout.pixels * layout.channels   # coded as they are
     parts[:, -1] += low_bits * np.log(2)
-    return np.concatenate([np.stack([known, drawn, at_rest]) / np.log(2) + low_bits, parts.T / np.log(2)])
+    negative_elbos = np.stack([known, drawn, at_rest]) / np.log(2) + low_bits
+    return np.concatenate([negative_elbos, of_spaces[None] / np.log(2), parts.T / np.log(2)])

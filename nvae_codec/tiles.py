@@ -4,12 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+GREY, RGB = 0, 1                         # modes; the others are RGB from `colour_spaces.SPACES`
+
 
 class Layout(NamedTuple):
     """What is known of N tiles before their samples are."""
 
     sizes: np.ndarray                     # int64 [N, 2]: height and width of the real part
-    channels: np.ndarray                  # int64 [N]: 1 (grey) or 3
+    modes: np.ndarray                     # int64 [N]: GREY, RGB or another colour space
 
     @property
     def count(self) -> int:
@@ -20,12 +22,22 @@ class Layout(NamedTuple):
         """Real pixels of every tile, int64 [N]."""
         return self.sizes.prod(axis=1)
 
+    @property
+    def channels(self) -> np.ndarray:
+        """Of every tile, int64 [N]: 1 or 3."""
+        return channels_of(self.modes)
+
     def part(self, tiles: slice) -> "Layout":
-        return Layout(self.sizes[tiles], self.channels[tiles])
+        return Layout(self.sizes[tiles], self.modes[tiles])
 
     @classmethod
     def join(cls, layouts: Sequence["Layout"]) -> "Layout":
         return cls(*map(np.concatenate, zip(*layouts, strict=True)))
+
+
+def channels_of(mode):
+    """1 for grey, or else 3; of an integer or an array."""
+    return np.where(mode == GREY, 1, 3)
 
 
 def tile_sizes(height: int, width: int, side: int) -> np.ndarray:

@@ -29,8 +29,9 @@ from nvae_codec.coding.latents import (
     offsets_of,
     posterior_on_grid,
 )
+from nvae_codec.colour_spaces import SPACES, find_space
 from nvae_codec.errors import BitstreamError, DriftError
-from nvae_codec.tiles import Layout, cut, real_pixels, tile_sizes
+from nvae_codec.tiles import GREY, RGB, Layout, cut, real_pixels, tile_sizes
 
 MEMORY = 8
 SEARCH = Search(MEMORY)
@@ -44,9 +45,10 @@ def toy_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def tiles_of(picture: np.ndarray, side: int = 8) -> Tiles:
     sizes = tile_sizes(*picture.shape[:2], side)
-    samples = cut(picture, side)
-    channels = np.full(len(sizes), samples.shape[1])
-    return Tiles(np.repeat(samples, 3 // samples.shape[1], axis=1), Layout(sizes, channels))
+    mode, planes = (GREY, picture) if picture.ndim == 2 else find_space(picture)
+    repeats = 3 // cut(picture, side).shape[1]
+    return Tiles(*(np.repeat(cut(each, side), repeats, axis=1) for each in (picture, planes)),
+                 Layout(sizes, np.full(len(sizes), mode)))
 
 
 def toy_tiles(height: int, width: int, seed: int = 0, grey: bool = False) -> Tiles:
@@ -55,10 +57,14 @@ def toy_tiles(height: int, width: int, seed: int = 0, grey: bool = False) -> Til
 
 
 def mixed_tiles(seed: int = 0) -> Tiles:
-    """Grey and colour, whole and partial tiles, in no order: 12."""
-    tiles = Tiles.join([toy_tiles(17, 10, seed), toy_tiles(9, 11, seed + 1, grey=True), toy_tiles(8, 16, seed + 2)])
+    """Grey and colour, of all colour spaces, whole and partial tiles, in no order: 18."""
+    luma, cb, cr = toy_picture(7, 17, seed).reshape(-1, 3).T.astype(int) + [[60], [90], [70]]
+    from_elsewhere = [tiles_of(space.rgb(luma, cb, cr).T.reshape(7, 17, 3)) for space in SPACES.values()]
+    tiles = Tiles.join([toy_tiles(17, 10, seed), toy_tiles(9, 11, seed + 1, grey=True), *from_elsewhere,
+                        toy_tiles(8, 16, seed + 2)])
+    assert set(tiles.layout.modes) == {GREY, RGB, *SPACES}
     order = np.random.default_rng(seed).permutation(tiles.layout.count)
-    return Tiles(tiles.samples[order], Layout(tiles.layout.sizes[order], tiles.layout.channels[order]))
+    return tiles.part(order)
 
 
 def decoded_chains(model, coded, layouts, memory: int = MEMORY, **options) -> list[np.ndarray]:
@@ -99,7 +105,7 @@ def test_a_stack_decides_how_many_groups_are_direct():
 @pytest.mark.parametrize("kind", [ToyModel, PhasedToyModel])
 def test_stacks_do_not_see_each_other(kind):
     """Words and decoded tiles are the same whatever is coded beside them, and however the others are."""
-    model, amounts = kind(), [9, 0, 600]
+    model, amounts = kind(), [7, 0, 600]
     parts = [mixed_tiles(3).part(slice(0, 2)), mixed_tiles(4), toy_tiles(20, 20, 5, grey=True)]
     together = [Stack.seeded(amount) for amount in amounts]
     direct, needed = encode(model, together, parts, MEMORY)
@@ -464,7 +470,8 @@ def test_random_words_end_in_samples_or_an_error(count, seed, sets, memory, grey
     random = np.random.default_rng(seed)
     sets = [TileSet(*each) for each in sets]
     number = sum(each.tiles for each in sets)
-    layout = Layout(random.integers(1, 9, (number, 2)), np.full(number, 1 if grey else 3))
+    mode = GREY if grey else random.choice([RGB, *SPACES])
+    layout = Layout(random.integers(1, 9, (number, 2)), np.full(number, mode))
     words = random.integers(1, 2 ** 32, count, dtype=np.uint32)
     try:
         samples, = decode_chains(ToyModel(), [words], [sets], [layout], [memory])

@@ -9,7 +9,7 @@ from test_exact import outputs_digest
 from nvae_codec.codec import EFFORTS, Codec
 from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.images import read_picture
-from nvae_codec.tiles import Layout, cut
+from nvae_codec.tiles import RGB, Layout, cut
 
 KODAK = SHARED / "data" / "kodak"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not KODAK.is_dir(), reason="the Kodak pictures are not here")]
@@ -29,8 +29,8 @@ def tiles(codec) -> np.ndarray:
 
 def test_a_chain_of_100_tiles_costs_its_negative_elbo(codec, tiles, monkeypatch):
     """With the latents that are coded: within 0.2 %, the first tiles' direct groups included."""
-    layout = Layout(np.full((len(tiles), 2), codec.model.tile_side), np.full(len(tiles), 3))
-    bits = account(codec.model, Tiles(tiles, layout), 16, EFFORTS[2], monkeypatch)
+    layout = Layout(np.full((len(tiles), 2), codec.model.tile_side), np.full(len(tiles), RGB))
+    bits = account(codec.model, Tiles(tiles, tiles, layout), 16, EFFORTS[2], monkeypatch)
     promised, direct = bits["negative ELBO"], bits["direct latents"]
     overhead, bits_back = bits["words"] / promised - 1, bits["words"] / (promised - direct + bits["index"]) - 1
     print(f"{overhead:+.3%} over a negative ELBO of {promised / tiles.size:.4f} bits per sub-pixel; {bits_back:+.3%} "

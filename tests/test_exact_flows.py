@@ -17,7 +17,7 @@ from nvae_codec.exact.network import ExactModel, ExactNetwork, convert
 from nvae_codec.images import read_picture
 from nvae_codec.model.config import PRESETS, NVAEConfig
 from nvae_codec.model.nvae import NVAE
-from nvae_codec.tiles import Layout
+from nvae_codec.tiles import RGB, Layout
 from nvae_codec.training.import_published import load_published
 
 KINDS = {"flows": dict(num_nf=1), "more flows, 5 bits": dict(num_nf=2, num_x_bits=5), "7 bits": dict(num_x_bits=7),
@@ -45,8 +45,8 @@ def twins(request) -> tuple[NVAE, ExactNetwork]:
 
 def coded(adapter: ExactModel, samples: np.ndarray) -> tuple[np.ndarray, tuple]:
     """Words and sets of whole colour tiles, which come back."""
-    layout = Layout(np.full((len(samples), 2), adapter.tile_side), np.full(len(samples), 3))
-    (words, sets), = encode_chains(adapter, [Tiles(samples, layout)], 4, Search(8))
+    layout = Layout(np.full((len(samples), 2), adapter.tile_side), np.full(len(samples), RGB))
+    (words, sets), = encode_chains(adapter, [Tiles(samples, samples, layout)], 4, Search(8))
     assert np.array_equal(decode_chains(adapter, [words], [sets], [layout], [8])[0], samples)
     return words, sets
 

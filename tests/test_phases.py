@@ -22,7 +22,7 @@ from nvae_codec.model.hierarchy import State
 from nvae_codec.model.likelihoods import mixture_log_prob
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.phases import join, lattices
-from nvae_codec.tiles import WHOLE, Layout, cut, known_pixels, real_pixels
+from nvae_codec.tiles import GREY, RGB, WHOLE, Layout, cut, known_pixels, real_pixels
 
 BINARY = dataclasses.replace(PRESETS["mnist-small"], image_size=16, num_channels_enc=4, num_channels_dec=4,
                              num_phase_channels=8, num_phase_cells=1)
@@ -290,7 +290,7 @@ def test_partial_tiles_cost_the_same_in_floats_and_in_integers(config):
     model = network(config)
     exact = convert(model, smooth_tiles(4, 16), limit=LIMIT)
     samples = smooth_tiles(4, 16, seed=5)
-    layout = Layout(np.array([[16, 16], [7, 16], [16, 1], [5, 6]]), np.full(4, 3))
+    layout = Layout(np.array([[16, 16], [7, 16], [16, 1], [5, 6]]), np.full(4, RGB))
     noise = same_noise(torch.Generator().manual_seed(0))
     floats, integers = float_negative_elbo(model, samples, noise, layout), integer_negative_elbo(exact, samples, noise,
                                                                                                   layout)
@@ -345,7 +345,7 @@ def test_black_and_white_costs_the_same_in_floats_and_in_integers(config):
     comparison = compare(model, codec.model.network, binary_tiles(8, seed=1))
     assert abs(comparison.relative) < 1e-3
     samples, noise = binary_tiles(4, seed=2), same_noise(torch.Generator().manual_seed(0))
-    layout = Layout(np.array([[16, 16], [3, 16], [16, 1], [9, 10]]), np.ones(4, dtype=np.int64))
+    layout = Layout(np.array([[16, 16], [3, 16], [16, 1], [9, 10]]), np.full(4, GREY))
     floats = float_negative_elbo(model, samples, noise, layout)
     assert np.abs(integer_negative_elbo(codec.model.network, samples, noise, layout) / floats - 1).max() < 5e-3
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from nvae_codec.coding.ans import WORD_BITS, Stack
-from nvae_codec.coding.pixels import FLOOR, BinaryTable, Mixture, PixelTables
+from nvae_codec.coding.pixels import FLOOR, BinaryTable, ChromaMixture, Mixture, PixelTables
+from nvae_codec.colour_spaces import SPACES, ColourSpace
 from nvae_codec.model.likelihoods import mixture_log_prob
 
 TABLES = PixelTables.compute()
@@ -85,6 +86,100 @@ def test_pixels_cost_their_information():
     TABLES.push(fresh, samples, parameters)
     information = TABLES.information(samples, parameters).sum()
     assert abs(fresh.height * WORD_BITS / information - 1) < 1e-3
+
+
+each_space = pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)
+
+
+@pytest.mark.parametrize("tables", [TABLES, RESIDUAL], ids=["plain", "residual"])
+@pytest.mark.parametrize("extreme", [False, True])
+@each_space
+def test_probabilities_of_all_planes_sum_to_one(space, extreme, tables):
+    """As those of samples; chroma that there are not have almost none."""
+    random = np.random.default_rng(7)
+    mixture = ChromaMixture(random_parameters(random, 3, 400, extreme), tables, space)
+    planes = space.to_planes(space.rgb(*random.integers(0, 256, (3, 400))))
+    distribution = mixture.red()
+    for plane in range(3):
+        if plane:
+            distribution = mixture.following(distribution, planes[plane - 1])
+        masses = np.diff([distribution.cumulative(np.full(400, edge)) for edge in range(257)], axis=0)
+        assert (masses >= FLOOR).all()
+        assert np.array_equal(masses.sum(axis=0), distribution.total)
+        assert distribution.total.max() < 2 ** 53
+        if plane == 1:
+            absent = (space.luma_of[planes[0]] < 0).T & space.is_inside(planes[0])
+            # The first and the last, where there is no room, reach to the ends of all that sigmoids hold.
+            absent[[0, -1]] = False
+            assert absent.any() and np.array_equal(masses[absent], np.full(absent.sum(), FLOOR))
+
+
+@pytest.mark.parametrize("tables", [TABLES, RESIDUAL], ids=["plain", "residual"])
+@pytest.mark.parametrize("extreme", [False, True])
+@each_space
+def test_planes_come_back_and_cost_their_information(space, extreme, tables):
+    random = np.random.default_rng(8)
+    parameters = random_parameters(random, 2, 3000, extreme)
+    planes = space.to_planes(space.rgb(*random.integers(0, 256, (3, 3000))))
+    stack = Stack()
+    tables.push(stack, planes, parameters, space)
+    information = tables.information(planes, parameters, space).sum()
+    assert stack.bits == pytest.approx(information, rel=1e-3)
+    assert np.array_equal(tables.pop(stack, 3, parameters, space), planes)
+    assert stack.height == 0
+
+
+def narrow_parameters(random: np.random.Generator, count: int) -> np.ndarray:
+    """int64 [20, N]: mixtures of two components as a network expects of a photograph, a few levels wide."""
+    parameters = np.zeros((20, count))
+    slots = parameters[2:].reshape(3, 3, 2, count)
+    centre = random.normal(0, 1000, count)
+    slots[:, 0] = centre + random.normal(0, 60, (3, 2, count))
+    slots[:, 1] = np.log(random.uniform(0.5, 3, (3, 2, count)) / 127.5) * 2 ** 10
+    slots[0, 1] += 1000                                                 # red is not known so well
+    slots[:, 2] = np.arctanh(random.uniform(0, 0.9, (3, 2, count))) * 2 ** 10
+    parameters[:2] = random.normal(0, 800, (2, count))
+    return parameters.round().clip(-32767, 32767).astype(np.int64)
+
+
+def bits_among_possible(planes: np.ndarray, parameters: np.ndarray, space: ColourSpace) -> np.ndarray:
+    """-log2 of the mixture's probability of a colour, given its red, among all possible ones of this red, [N]."""
+    found = []
+    for index in range(planes.shape[1]):
+        red = planes[0, index]
+        luma_of = space.luma_of[red]
+        cr, cb = (each.ravel() for each in np.meshgrid(np.flatnonzero(luma_of >= 0), np.arange(256), indexing="ij"))
+        colours = np.unique(space.rgb(luma_of[cr], cb, cr), axis=1)
+        near = (np.abs(colours.astype(int) - int(red)) < 40).all(axis=0)
+        colours = np.concatenate([space.to_samples(planes[:, index:index + 1]), colours[:, near]], axis=1)
+        bits = RESIDUAL.information(colours, np.repeat(parameters[:, index:index + 1], colours.shape[1], axis=1))
+        found.append(bits[0] + np.log2((2.0 ** -bits[1:]).sum()))
+    return np.array(found)
+
+
+@each_space
+def test_chroma_cost_what_they_should(space):
+    """Against the same mixture with all impossible colours left out, which is what knowing the space is worth at most.
+
+    With mixtures like a network's and colours drawn from them, within a fiftieth.
+    """
+    random = np.random.default_rng(9)
+    parameters = narrow_parameters(random, 4000)
+    drawn = RESIDUAL.pop(Stack.seeded(20_000), 3, parameters)
+    possible = space.is_inside(drawn).all(axis=0)
+    possible[possible] = space.chroma(drawn[:, possible])[0] >= 0
+    possible[np.flatnonzero(possible)[200:]] = False
+    parameters, samples = parameters[:, possible], drawn[:, possible]
+    planes = space.to_planes(samples)
+    red = Mixture(parameters, RESIDUAL).red()
+    values = planes[0].astype(np.int64)
+    of_red = -np.log2((red.cumulative(values + 1) - red.cumulative(values)) / red.total)
+    coded = RESIDUAL.information(planes, parameters, space) - of_red
+    as_rgb, least = RESIDUAL.information(samples, parameters) - of_red, bits_among_possible(planes, parameters, space)
+    print(f"{space.name}: {len(coded)} pixels, given red, {as_rgb.mean():.3f} bits as RGB, {coded.mean():.3f} in the "
+          f"space, {least.mean():.3f} without what is impossible")
+    assert len(coded) == 200
+    assert coded.mean() < least.mean() * 1.02 + 0.02
 
 
 def test_tables_with_wrong_values_are_noticed():

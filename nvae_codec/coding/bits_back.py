@@ -30,9 +30,10 @@ from nvae_codec.coding.latents import (
     push_posterior,
     push_prior,
 )
-from nvae_codec.coding.pixels import COLOUR, GREY, BinaryTable, PixelTables
+from nvae_codec.coding.pixels import BinaryTable, PixelTables
+from nvae_codec.colour_spaces import SPACES
 from nvae_codec.errors import DriftError
-from nvae_codec.tiles import Lattice, Layout, pad, real_cells, real_pixels
+from nvae_codec.tiles import Lattice, Layout, channels_of, pad, real_cells, real_pixels
 
 BOOST = 1.1                               # index bits of direct groups as a multiple of the KL: the best of 0.9 .. 1.3
 MOST_TILES, MOST_PIXELS = 64, 2 ** 18      # that are decoded at once: a file may ask for more than fits into memory
@@ -99,15 +100,17 @@ class LatentModel(Protocol):
 class Tiles(NamedTuple):
     """N tiles. Those of grey pictures have three equal channels, of which only the first is coded."""
 
-    samples: np.ndarray                   # uint8 [N, 3, side, side], padded as `tiles.cut` does it
+    samples: np.ndarray                   # uint8 [N, 3, side, side], padded as `tiles.cut` does it: what a network sees
+    planes: np.ndarray                    # likewise, what is coded: `samples`, or planes of the tile's colour space
     layout: Layout
 
     def part(self, tiles: slice) -> "Tiles":
-        return Tiles(self.samples[tiles], self.layout.part(tiles))
+        return Tiles(self.samples[tiles], self.planes[tiles], self.layout.part(tiles))
 
     @classmethod
     def join(cls, parts: Sequence["Tiles"]) -> "Tiles":
-        return cls(np.concatenate([part.samples for part in parts]), Layout.join([part.layout for part in parts]))
+        samples, planes, layouts = zip(*parts, strict=True)
+        return cls(np.concatenate(samples), np.concatenate(planes), Layout.join(layouts))
 
 
 class TileSet(NamedTuple):
@@ -240,28 +243,29 @@ def coded_cells(model: LatentModel, layout: Layout, group: int, version_1: bool 
 
 
 def _push_pixels(model: LatentModel, stack: Stack, tiles: Tiles, lattice: Lattice, parameters: np.ndarray) -> None:
-    """Push the real pixels of a lattice: those of colour tiles, then those of grey ones."""
-    for channels in COLOUR, GREY:
-        coded = _coded_pixels(model, tiles.layout, lattice, channels)
+    """Push the real pixels of a lattice: those of tiles of the last mode first."""
+    for mode in reversed(np.unique(tiles.layout.modes).tolist()):
+        coded = _coded_pixels(model, tiles.layout, lattice, mode)
         if coded.any():
-            samples = _at(lattice.of(tiles.samples[:, :channels]), coded)
-            model.pixel_tables.push(stack, samples, _at(parameters, coded))
+            planes = _at(lattice.of(tiles.planes[:, :channels_of(mode)]), coded)
+            model.pixel_tables.push(stack, planes, _at(parameters, coded), SPACES.get(mode))
 
 
 def _pop_pixels(model: LatentModel, stack: Stack, layout: Layout, lattice: Lattice, parameters: np.ndarray,
                 samples: np.ndarray) -> None:
     """The inverse of `_push_pixels`, into `samples` uint8 [N, 3, side, side]; what was not coded stays as it is."""
-    for channels in GREY, COLOUR:
-        coded = _coded_pixels(model, layout, lattice, channels)
+    for mode in np.unique(layout.modes).tolist():
+        coded = _coded_pixels(model, layout, lattice, mode)
         if coded.any():
-            popped = model.pixel_tables.pop(stack, channels, _at(parameters, coded))
-            lattice.of(samples).transpose(1, 0, 2, 3)[:, coded] = popped
+            space = SPACES.get(mode)
+            planes = model.pixel_tables.pop(stack, int(channels_of(mode)), _at(parameters, coded), space)
+            lattice.of(samples).transpose(1, 0, 2, 3)[:, coded] = planes if space is None else space.to_samples(planes)
 
 
-def _coded_pixels(model: LatentModel, layout: Layout, lattice: Lattice, channels: int) -> np.ndarray:
-    """Which pixels of a lattice of tiles with so many channels are real, bool [N, h, w]."""
+def _coded_pixels(model: LatentModel, layout: Layout, lattice: Lattice, mode: int) -> np.ndarray:
+    """Which pixels of a lattice of tiles of one mode are real, bool [N, h, w]."""
     real = lattice.of(real_pixels(layout.sizes, model.tile_side))
-    return real & (layout.channels == channels)[:, None, None]
+    return real & (layout.modes == mode)[:, None, None]
 
 
 def _at(values: np.ndarray, where: np.ndarray) -> np.ndarray:

@@ -13,7 +13,12 @@ with equal probabilities. Below, b is the number of bits that the mixture models
 The mixture itself is the one of PixelCNN++ (Salimans et al., 2017) and NVAE: red, then green whose means depend on
 red, then blue. In a `residual` one they depend not on the earlier colours' samples but on the distances of these from
 the component's means.
+
+Of pictures that come from another colour space not all colours are possible (`nvae_codec.colour_spaces`). Of these not
+samples are coded but `planes`: red as above, then the two chroma, whose distributions follow from those of green and
+blue (`ChromaMixture`).
 """
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +26,8 @@ import torch
 from torch import Tensor
 
 from nvae_codec.coding.ans import Stack
+from nvae_codec.colour_spaces import DIRECTION_BITS, SPACES, ColourSpace
+from nvae_codec.tiles import GREY, RGB
 
 # Fixed-point parameters, as the network puts them out: real value = integer / 2**bits.
 LOGIT_BITS = 10
@@ -28,7 +35,6 @@ MEAN_BITS = 12
 LOG_SCALE_BITS = 10
 COEFFICIENT_BITS = 10                 # before tanh
 
-GREY, COLOUR = 1, 3                   # channels
 LOG_SCALE_MIN, LOG_SCALE_MAX = -7, 4
 NUM_LOG_SCALES = ((LOG_SCALE_MAX - LOG_SCALE_MIN) << LOG_SCALE_BITS) + 1
 LOGIT_RANGE = 16                      # components that many nats below the best one have weight 0
@@ -41,6 +47,8 @@ SIGMOID_BITS = 24
 FLOOR = 1 << 20                       # added to every value's mass, which keeps each above 2**-28
 BINARY_BITS = 24                      # resolution of the probability of white
 BLACK, WHITE = 0, 255
+GREEN, BLUE = 1, 2                    # colours after red
+MAX_SLOPE = 16                        # of blue along a colour space's `direction`
 
 
 @dataclass(frozen=True)
@@ -57,8 +65,12 @@ class PixelTables:
     num_bits: int = 8                 # b
     residual: bool = False            # see above
 
-    channels = GREY, COLOUR           # of the tiles that can be coded
     kind = "8-bit grey or RGB pictures"
+
+    @property
+    def modes(self) -> tuple[int, ...]:
+        """Of the tiles that can be coded."""
+        return (GREY, RGB, *SPACES) if self.num_bits == 8 else (GREY, RGB)
 
     @property
     def low_bits(self) -> int:
@@ -85,43 +97,46 @@ class PixelTables:
         """What a network sees of samples uint8 [B, 3, H, W]."""
         return samples >> self.low_bits
 
-    def push(self, stack: Stack, samples: np.ndarray, parameters: np.ndarray) -> None:
-        """Push samples uint8 [C, N], with `parameters` as of `Mixture`.
+    def push(self, stack: Stack, planes: np.ndarray, parameters: np.ndarray, space: ColourSpace | None = None) -> None:
+        """Push samples uint8 [C, N], or their `planes` in a `space` (C = 3, b = 8), with `parameters` as of `Mixture`.
 
         C = 3, or 1 for grey pictures, which are coded as the red of a grey RGB picture.
         """
-        mixture, high = Mixture(parameters, self), samples >> self.low_bits
+        mixture, high = self._mixture(parameters, space), planes >> self.low_bits
         for bit in range(self.low_bits):
-            stack.push_uniform_bits(samples >> bit & 1)
+            stack.push_uniform_bits(planes >> bit & 1)
         distributions = [mixture.red()]
         for values in high[:-1]:
             distributions.append(mixture.following(distributions[-1], values))
         for distribution, values in zip(reversed(distributions), reversed(high), strict=True):
             distribution.push(stack, values)
 
-    def pop(self, stack: Stack, channels: int, parameters: np.ndarray) -> np.ndarray:
+    def pop(self, stack: Stack, channels: int, parameters: np.ndarray, space: ColourSpace | None = None) -> np.ndarray:
         """The inverse of `push`: uint8 [C, N]."""
-        mixture = Mixture(parameters, self)
+        mixture = self._mixture(parameters, space)
         distribution = mixture.red()
-        samples = [distribution.pop(stack)]
-        while len(samples) < channels:
-            distribution = mixture.following(distribution, samples[-1])
-            samples.append(distribution.pop(stack))
-        values = np.stack(samples) << self.low_bits
+        planes = [distribution.pop(stack)]
+        while len(planes) < channels:
+            distribution = mixture.following(distribution, planes[-1])
+            planes.append(distribution.pop(stack))
+        values = np.stack(planes) << self.low_bits
         for bit in reversed(range(self.low_bits)):
             values |= stack.pop_uniform_bits(values.size).astype(np.int64).reshape(values.shape) << bit
         return values.astype(np.uint8)
 
-    def information(self, samples: np.ndarray, parameters: np.ndarray) -> np.ndarray:
-        """-log2 p(x | z) of the modelled bits of N pixels, float64 [N], with the coder's masses; samples [C, N]."""
-        mixture, values = Mixture(parameters, self), (samples >> self.low_bits).astype(np.int64)
-        bits, distribution = np.zeros(samples.shape[1]), mixture.red()
-        for colour, each in enumerate(values):
-            if colour:
-                distribution = mixture.following(distribution, values[colour - 1])
+    def information(self, planes: np.ndarray, parameters: np.ndarray, space: ColourSpace | None = None) -> np.ndarray:
+        """-log2 p(x | z) of the modelled bits of N pixels, float64 [N], with the coder's masses; planes [C, N]."""
+        mixture, values = self._mixture(parameters, space), (planes >> self.low_bits).astype(np.int64)
+        bits, distribution = np.zeros(planes.shape[1]), mixture.red()
+        for plane, each in enumerate(values):
+            if plane:
+                distribution = mixture.following(distribution, values[plane - 1])
             mass = distribution.cumulative(each + 1) - distribution.cumulative(each)
             bits -= np.log2(mass / distribution.total)
         return bits
+
+    def _mixture(self, parameters: np.ndarray, space: ColourSpace | None) -> "Mixture":
+        return Mixture(parameters, self) if space is None else ChromaMixture(parameters, self, space)
 
     def problem(self) -> str | None:
         """Why these tables cannot be used, if so.
@@ -154,7 +169,7 @@ class Mixture:
         self._logits = integers[:components]                            # [M, N]
         # [colour, M, N] each
         self._means, self._log_scales, self._coefficients = integers[components:].view(3, 3, components, -1).unbind(1)
-        self._tables, self._num_bits = tables, tables.num_bits
+        self._tables, self._num_bits, self._largest = tables, tables.num_bits, (1 << tables.num_bits) - 1
         # sigmoid(-x) = 1 - sigmoid(x), exactly so in integers; they are at most 2**24, which float32 holds.
         both = np.concatenate([(1 << SIGMOID_BITS) - tables.sigmoid[:0:-1], tables.sigmoid])
         self._sigmoid = torch.from_numpy(both.astype(np.float32))
@@ -162,33 +177,40 @@ class Mixture:
     def red(self) -> "ColourDistribution":
         """The distributions of the first colour."""
         below = self._logits.amax(dim=0) - self._logits
-        return self._distribution([], _look_up(np.append(self._tables.weight, 0), below))
+        weights = _look_up(np.append(self._tables.weight, 0), below)
+        return ColourDistribution([], self._centres(0, []), self._inverse_scales(0), weights, self._sigmoid,
+                                  self._num_bits)
 
     def following(self, distribution: "ColourDistribution", values: np.ndarray) -> "ColourDistribution":
         """The distributions of the colour after that of `distribution`, given the samples `values` [N] of this one.
 
         A component stands for all three colours at once, so the colours before say which components are likely.
         """
-        return self._distribution([*distribution.known, torch.from_numpy(values.astype(np.float64))],
-                                  distribution.responsibilities(values))
+        known = [*distribution.known, self._positions(values)]
+        return ColourDistribution(known, self._centres(len(known), known), self._inverse_scales(len(known)),
+                                  distribution.responsibilities(values), self._sigmoid, self._num_bits)
 
-    def _centres(self, colour: int) -> Tensor:
-        """The means of a colour before those before it are known, float64 [M, N]; units as in `ColourDistribution`."""
-        return self._means[colour].double().mul_(((1 << self._num_bits) - 1) << (UNIT_BITS - MEAN_BITS))
+    def _positions(self, values: np.ndarray) -> Tensor:
+        """Samples [N] in the units of `ColourDistribution`, float64."""
+        return torch.from_numpy((2.0 * values - self._largest) * 2.0 ** UNIT_BITS)
 
-    def _distribution(self, known: list[Tensor], weights: Tensor) -> "ColourDistribution":
-        colour, largest = len(known), (1 << self._num_bits) - 1
-        centres = self._centres(colour)
-        for term, values in enumerate(known):                           # green: coefficient 0; blue: 1 and 2
-            coefficients = _look_up(self._tables.coefficient, self._coefficients[colour + term - 1] + 2 ** 15)
+    def _centres(self, colour: int, known: list[Tensor]) -> Tensor:
+        """The means of a colour, float64 [M, N], given positions [N] or [M, N] of those before, in the same units."""
+        centres = self._means[colour].double().mul_(self._largest << (UNIT_BITS - MEAN_BITS))
+        for term, positions in enumerate(known):
             if self._tables.residual:                                   # |coefficient * distance| < 2**14 * 2**26
-                distances = (2 * values - largest) * 2.0 ** UNIT_BITS - self._centres(term)
-                centres += (coefficients * distances).mul_(2.0 ** -UNIT_BITS).floor_()
-            else:
-                centres.addcmul_(coefficients, 2 * values - largest)
-        above_least = self._log_scales[colour] - (LOG_SCALE_MIN << LOG_SCALE_BITS)
-        inverse_scales = _look_up(self._tables.inverse_scale, above_least)
-        return ColourDistribution(known, centres, inverse_scales, weights, self._sigmoid, self._num_bits)
+                positions = positions - self._centres(term, [])
+            centres += (self._slopes(colour, term) * positions).mul_(2.0 ** -UNIT_BITS).floor_()
+        return centres
+
+    def _slopes(self, colour: int, term: int) -> Tensor:
+        """How a colour's means depend on a colour before it, float64 [M, N] in 2**-14."""
+        # Of the three coefficients the first is green's, the others are blue's.
+        return _look_up(self._tables.coefficient, self._coefficients[colour + term - 1] + 2 ** 15)
+
+    def _inverse_scales(self, colour: int) -> Tensor:
+        """As in `PixelTables`, float64 [M, N]."""
+        return _look_up(self._tables.inverse_scale, self._log_scales[colour] - (LOG_SCALE_MIN << LOG_SCALE_BITS))
 
 
 def _look_up(table: np.ndarray, index: Tensor) -> Tensor:
@@ -202,7 +224,7 @@ class ColourDistribution:
 
     def __init__(self, known: list[Tensor], centres: Tensor, inverse_scales: Tensor, weights: Tensor, sigmoid: Tensor,
                  num_bits: int):
-        """`known` are the samples of the colours before; `centres` are in units of 1 / ((2**b - 1) 2**14);
+        """`known` are the positions of the colours before; `centres` are in units of 1 / ((2**b - 1) 2**14);
         `sigmoid` is the table for arguments of both signs."""
         self.known, self._num_bits, self._num_values = known, num_bits, 1 << num_bits
         self._sigmoid, self._weights = sigmoid, weights
@@ -211,13 +233,18 @@ class ColourDistribution:
         # ((2 e - 2**b) << 14) - centre, below 2**27, times the inverse scale, plus the half, plus half the table.
         unit = 2.0 ** -(UNIT_BITS + INVERSE_SCALE_BITS + num_bits - ARGUMENT_BITS)
         self._slope = inverse_scales * (2.0 ** (UNIT_BITS + 1) * unit)
-        first = centres.add_(self._num_values << UNIT_BITS)
+        first = centres + (self._num_values << UNIT_BITS)
         self._start = first.mul_(inverse_scales).mul_(-unit).add_(0.5 + (ARGUMENT_RANGE << ARGUMENT_BITS))
 
     def _sigmoids(self, edges: Tensor) -> Tensor:
         """2**24 times every component's distribution function at edges float64 [N]: float32 [M, N]."""
-        index = torch.addcmul(self._start, self._slope, edges).clamp_(0, len(self._sigmoid) - 1).to(torch.int32)
+        index = torch.addcmul(self._start, self._slope, self._places(edges)).clamp_(0, len(self._sigmoid) - 1)
+        index = index.to(torch.int32)
         return torch.index_select(self._sigmoid, 0, index.reshape(-1)).view(index.shape)
+
+    def _places(self, edges: Tensor) -> Tensor:
+        """Where edges lie, float64 [N], in steps of `_slope`."""
+        return edges
 
     def _inner(self, edges: Tensor) -> Tensor:
         """`cumulative` of edges between the first and the last, float64 [N]."""
@@ -260,8 +287,7 @@ class ColourDistribution:
             chosen = values >> bit & 1
             decisions.append((chosen.numpy(), _probability(low, middle, high)))
             low, high = _half(chosen.bool(), low, middle, high)
-        for chosen, probability in reversed(decisions):
-            stack.push_bits(chosen, probability)
+        stack.push_bits(*map(np.concatenate, zip(*decisions, strict=True)))
 
     def pop(self, stack: Stack) -> np.ndarray:
         """The inverse of `push`: int64 [N]."""
@@ -277,6 +303,84 @@ class ColourDistribution:
     def _interval(self) -> tuple[Tensor, Tensor]:
         """The masses below the first value and below the last edge, float64 [N]."""
         return torch.zeros_like(self._total), self._total
+
+
+class ChromaMixture(Mixture):
+    """The distributions of N pixels' `planes` in a colour space: red, then red chroma, then blue chroma.
+
+    A component knows green, and blue given green. In the plane of both, a red chroma is a line of colours, and a blue
+    chroma a place on it. So red chroma has the distribution of a sum of green and blue with two weights, the space's
+    `direction`, across those lines; blue chroma that of blue, given this sum. Were green and blue normal, these would
+    be normal, with the scales and means below; here they are taken for logistic, as green and blue are.
+
+    Where red is clipped, planes are green and blue.
+
+    Sums, products, quotients and roots are single operations in IEEE 754 double precision, in the order given. All but
+    those of which a comment says that they round are of integers below 2**53, or of these times powers of two.
+    """
+
+    def __init__(self, parameters: np.ndarray, tables: PixelTables, space: ColourSpace):
+        super().__init__(parameters, tables)
+        self._space = space
+
+    def following(self, distribution: "ColourDistribution", values: np.ndarray) -> "PlaneDistribution":
+        """The distributions of the plane after that of `distribution`, given the values [N] of this one."""
+        weights, values = distribution.responsibilities(values), values.astype(np.int64)
+        if isinstance(distribution, PlaneDistribution):
+            return self._blue_chroma(values, weights)
+        return self._red_chroma(values, weights)
+
+    def _red_chroma(self, red: np.ndarray, weights: Tensor) -> "PlaneDistribution":
+        of_green, of_blue = self._space.direction
+        self._red, self._clipped = red, torch.from_numpy(~self._space.is_inside(red))
+        green = self._green = self._centres(GREEN, [self._positions(red)])
+        blue = self._blue = self._centres(BLUE, [self._positions(red), green])          # where green is at its mean
+        green_scale, blue_scale = self._inverse_scales(GREEN), self._inverse_scales(BLUE)
+        blue_on_green = self._slopes(BLUE, GREEN)
+        across = self._across = (of_green * green + of_blue * blue).mul_(2.0 ** -DIRECTION_BITS).floor_()
+        # The deviation across has two parts: what comes with green, blue's share in it included, and blue's own. Times
+        # both inverse scales these are `with_green` and `by_blue`, and all is the root of their squares' sum.
+        with_green = blue_on_green * of_blue + (of_green << UNIT_BITS)
+        with_green = with_green.mul_(blue_scale).mul_(2.0 ** -UNIT_BITS).floor_()
+        by_blue = of_blue * green_scale
+        squared = with_green * with_green + by_blue * by_blue           # rounds three times
+        both = torch.from_numpy(np.sqrt(squared.numpy()))               # rounds; PyTorch's root might be less precise
+        scale = (green_scale * blue_scale).mul_(2.0 ** DIRECTION_BITS).div_(both).floor_()             # rounds
+        self._blue_scale = torch.where(self._clipped, blue_scale, (both / -of_green).floor_())         # rounds
+        slope = (blue_on_green * with_green).mul_(blue_scale)           # rounds, as do the next three lines
+        slope = slope + (by_blue * green_scale).mul_(2.0 ** UNIT_BITS)
+        slope = slope.mul_(2.0 ** DIRECTION_BITS).div_(squared)
+        self._slope = slope.clamp_(-MAX_SLOPE << UNIT_BITS, MAX_SLOPE << UNIT_BITS).floor_()
+        row, edges = torch.from_numpy(red), torch.from_numpy(self._space.edges_of_cr)
+        return PlaneDistribution(lambda above: edges[row, above], torch.where(self._clipped, green, across),
+                                 torch.where(self._clipped, green_scale, scale), weights, self._sigmoid)
+
+    def _blue_chroma(self, cr: np.ndarray, weights: Tensor) -> "PlaneDistribution":
+        """`cr` is green where red is clipped."""
+        line = torch.from_numpy(self._space.lines[self._red, cr].astype(np.float64))
+        given_line = self._blue + self._slope.mul(line - self._across).mul_(2.0 ** -UNIT_BITS).floor_()
+        if self._clipped.any():
+            given_green = self._centres(BLUE, [self._positions(self._red), self._positions(cr)])
+            given_line = torch.where(self._clipped, given_green, given_line)
+        luma = self._space.luma_of[self._red, cr].clip(min=0)           # which is 0 where red is clipped
+        grey, edges = torch.from_numpy(self._space.luma * luma), torch.from_numpy(self._space.edges_of_cb)
+        row = self._clipped.long()
+        return PlaneDistribution(lambda above: edges[row, above].add_(grey) >> 1, given_line, self._blue_scale, weights,
+                                 self._sigmoid)
+
+
+class PlaneDistribution(ColourDistribution):
+    """Distributions of one plane after red. What a value takes of them is not equally wide for all values."""
+
+    def __init__(self, edges: Callable[[Tensor], Tensor], centres: Tensor, inverse_scales: Tensor, weights: Tensor,
+                 sigmoid: Tensor):
+        """`edges` takes the values above them, int64 [N], and gives their positions, int64 in units of `centres`."""
+        super().__init__([], centres, inverse_scales, weights, sigmoid, 8)
+        self._edges = edges
+
+    def _places(self, edges: Tensor) -> Tensor:
+        # A sample's edge e has the position (2 e - 256) << 14.
+        return self._edges(edges.long()).double().mul_(2.0 ** -(UNIT_BITS + 1)).add_(self._num_values / 2)
 
 
 def _half(upper: Tensor, low: Tensor, middle: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -297,7 +401,7 @@ class BinaryTable:
 
     probability: np.ndarray           # of white: sigmoid((i - 2**15) / 2**10) * 2**24, int64 [65536], 1 .. 2**24 - 1
 
-    channels = GREY,
+    modes = GREY,                     # of the tiles that can be coded
     kind = "pictures of black and white alone, which are grey samples of 0 and 255"
     num_bits = 8                      # of the samples, which are 0 and 255
     low_bits = 0
@@ -326,11 +430,11 @@ class BinaryTable:
     def _probabilities(self, parameters: np.ndarray) -> np.ndarray:
         return self.probability[parameters[0].astype(np.int64) + 2 ** 15] * 2.0 ** -BINARY_BITS
 
-    def push(self, stack: Stack, samples: np.ndarray, parameters: np.ndarray) -> None:
-        """Push samples uint8 [1, N], with `parameters` [1, N]."""
+    def push(self, stack: Stack, samples: np.ndarray, parameters: np.ndarray, space: None = None) -> None:
+        """Push samples uint8 [1, N], with `parameters` [1, N]; there is no colour space."""
         stack.push_bits((samples[0] != BLACK).astype(np.int32), self._probabilities(parameters))
 
-    def pop(self, stack: Stack, channels: int, parameters: np.ndarray) -> np.ndarray:
+    def pop(self, stack: Stack, channels: int, parameters: np.ndarray, space: None = None) -> np.ndarray:
         """The inverse of `push`: uint8 [1, N]."""
         return stack.pop_bits(self._probabilities(parameters)).astype(np.uint8)[None] * np.uint8(WHITE)
 

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
+from nvae_codec.colour_spaces import SPACES
 from nvae_codec.exact.layers import RAW_BITS
 from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.distributions import Normal
 from nvae_codec.model.likelihoods import log_prob_of_pixels, num_dimensions
 from nvae_codec.model.nvae import NVAE, Noise, unit_range
-from nvae_codec.tiles import Lattice, Layout, known_pixels, real_cells, real_pixels
+from nvae_codec.tiles import GREY, RGB, Lattice, Layout, known_pixels, real_cells, real_pixels
 
 
 def _real(normal: IntegerNormal) -> Normal:
@@ -24,13 +25,16 @@ def _real(normal: IntegerNormal) -> Normal:
 def integer_negative_elbo(network: ExactNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *,
                           idle: bool = False) -> np.ndarray:
     """Negative ELBO of tiles uint8 [B, 3, side, side], nats [B]: the sum of `integer_rates`."""
-    return integer_rates(network, samples, noise, layout, idle=idle).sum(axis=1)
+    return integer_rates(network, samples, noise, layout, idle=idle)[0].sum(axis=1)
 
 
 @torch.inference_mode()
 def integer_rates(network: ExactNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *,
-                  idle: bool = False) -> np.ndarray:
+                  idle: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """KL of every group, coarsest first, and -log p(x | z) of tiles uint8 [B, 3, side, side], nats [B, groups + 1].
+
+    Besides, nats [B]: by how much -log p(x | z) is another where only the colours of the tiles' own colour space are
+    possible, as they are for the coder.
 
     The pixels' is that of the coder's masses. Of a network for fewer than 8 bits it is that of the high bits. The KL is
     exact; with flow cells, that of the draw. The latents, drawn once, are not on the coder's grid, only rounded to the
@@ -58,11 +62,14 @@ def integer_rates(network: ExactNetwork, samples: Tensor, noise: Noise, layout: 
         nats[:, group] = torch.where(coded, density, 0).sum(dim=(1, 2, 3)).numpy()
         state = network.update(group, state, rounded(group, z))
     parameters = model.pixels(state, samples.numpy(), layout.sizes)
+    of_spaces = np.zeros(len(samples))
     for index, real in enumerate(real_pixels(layout.sizes, model.tile_side)):
-        tile = samples[index, :layout.channels[index]].numpy()
-        information = model.pixel_tables.information(tile[:, real], parameters[index][:, real])
-        nats[index, -1] = math.log(2) * information.sum()
-    return nats
+        pixels, of_pixels = samples[index, :layout.channels[index]].numpy()[:, real], parameters[index][:, real]
+        nats[index, -1] = math.log(2) * model.pixel_tables.information(pixels, of_pixels).sum()
+        if space := SPACES.get(int(layout.modes[index])):
+            coded = model.pixel_tables.information(space.to_planes(pixels), of_pixels, space).sum()
+            of_spaces[index] = math.log(2) * coded - nats[index, -1]
+    return nats, of_spaces
 
 
 @torch.inference_mode()
@@ -96,7 +103,8 @@ def float_negative_elbo(model: NVAE, samples: Tensor, noise: Noise, layout: Layo
 
 def whole(samples: Tensor) -> Layout:
     """The layout of tiles [B, C, side, side] without padding."""
-    return Layout(np.full((len(samples), 2), samples.shape[-1]), np.full(len(samples), samples.shape[1]))
+    mode = GREY if samples.shape[1] == 1 else RGB
+    return Layout(np.full((len(samples), 2), samples.shape[-1]), np.full(len(samples), mode))
 
 
 @dataclass(frozen=True)

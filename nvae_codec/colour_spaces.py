@@ -1,0 +1,236 @@
+"""Colour spaces that pictures were stored in before they became RGB, and which RGB colours those can give.
+
+A picture that was once a JPEG file or a Photo CD scan had luma and two chroma, blue and red, of eight bits each. Its
+RGB samples were computed from these with a matrix, and one step of a chroma is two levels: of all RGB colours such a
+picture can have but one in four (JPEG) or one in nine (Photo CD). Who knows that need not code the rest. It shows in
+the colours themselves: those of other pictures are among the possible ones by chance alone. (Neelamani et al., "JPEG
+compression history estimation for color images", 2006, use these lattices to find out where a picture comes from.)
+
+A pixel is given by its red, then its red chroma, which leave one luma, then its blue chroma: `nvae_codec.coding.pixels`
+codes it so. Where red is 0 or 255 it may have been clipped and says too little: such pixels are RGB like any other.
+
+All numbers are integers, so that every machine has the same.
+"""
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from nvae_codec.tiles import RGB
+
+VALUES = 256
+FRACTION_BITS = 16                    # of what luma and chroma give to red, green and blue, in levels
+POSITION_BITS = 14                    # a level v lies at (2 v - 255) 2**14, as in `coding.pixels`
+DIRECTION_BITS = 14                   # of `ColourSpace.direction`
+FAR = 1 << 27                         # beyond all positions
+LOOKED_AT = 1000                      # pixels that show of almost every other picture that its colours are others
+FEWEST_COLOURS = 16                   # fewer may all be possible by chance
+NEAR = 2                              # how far a red chroma is from the nearest of `lines` at most, if not clipped
+
+
+_EDGES = (2 * np.arange(VALUES + 1) - VALUES) << POSITION_BITS            # below samples 0 .. 256
+
+
+def _position(level: np.ndarray) -> np.ndarray:
+    """Of a level before it was rounded down, int64 in 2**-16: the middle of what is rounded to one level is its own."""
+    return ((level - (1 << FRACTION_BITS - 1)) >> 1) - (255 << POSITION_BITS)
+
+
+@dataclass(frozen=True, eq=False)
+class ColourSpace:
+    """What luma y and the chroma cb and cr, 0 .. 255 each, give: rounded down and clipped to 0 .. 255, in levels,
+
+    red = luma y + red_of_cr[cr], green = luma y + green_of_cb[cb] + green_of_cr[cr], blue = luma y + blue_of_cb[cb].
+
+    These are int64 [256] in units of 2**-16; 2**16 <= luma. In green the first falls and the second falls; red and blue
+    rise.
+    """
+
+    name: str
+    luma: int
+    red_of_cr: np.ndarray
+    green_of_cb: np.ndarray
+    green_of_cr: np.ndarray
+    blue_of_cb: np.ndarray
+
+    @staticmethod
+    def is_inside(red: np.ndarray) -> np.ndarray:
+        """Whether samples of red say what they came from: they were not clipped."""
+        return (red > 0) & (red < 255)
+
+    @cached_property
+    def luma_of(self) -> np.ndarray:
+        """The luma of a red and a red chroma, int64 [256, 256]; -1 where there is none, or more than one."""
+        red, given = np.arange(VALUES)[:, None], self.red_of_cr[None]
+        luma = -((given - (red << FRACTION_BITS)) // self.luma)         # the least that is not below this red
+        exists = (luma >= 0) & (luma < VALUES) & (luma * self.luma + given >> FRACTION_BITS == red)
+        return np.where(exists & self.is_inside(red), luma, -1)
+
+    @cached_property
+    def direction(self) -> tuple[int, int]:
+        """Weights of green and blue, in 2**-14, of what tells red chromas apart, whatever the blue chroma is."""
+        green = int(self.green_of_cb[0] - self.green_of_cb[-1])
+        blue = int(self.blue_of_cb[-1] - self.blue_of_cb[0])
+        return -(blue << DIRECTION_BITS) // (green + blue), -(green << DIRECTION_BITS) // (green + blue)
+
+    @cached_property
+    def lines(self) -> np.ndarray:
+        """Where the colours of a red and a red chroma lie along `direction`, int64 [256, 256], rising along a row.
+
+        In units as of `_position`. 0 where there are none.
+        """
+        of_green, of_blue = self.direction
+        grey = np.where(self.luma_of < 0, 0, self.luma_of) * self.luma
+        of_cb = (of_green * self.green_of_cb + of_blue * self.blue_of_cb).sum() // VALUES     # about the same of each
+        level = of_green * (grey + self.green_of_cr) + of_blue * grey + of_cb
+        scale = of_green + of_blue
+        line = (level - scale * ((1 << FRACTION_BITS - 1) + (255 << POSITION_BITS + 1))) >> DIRECTION_BITS + 1
+        return np.where(self.luma_of < 0, 0, line)
+
+    @cached_property
+    def edges_of_cr(self) -> np.ndarray:
+        """What divides the line below a red chroma from that of the next one, given red: int64 [256, 257].
+
+        Half-way between those that there are; others have no room. Of a clipped red, those of green.
+        """
+        edges = np.tile(_EDGES, (VALUES, 1))
+        for red in np.flatnonzero(self.is_inside(np.arange(VALUES))):
+            line, luma = self.lines[red], self.luma_of[red]
+            there = np.flatnonzero(luma >= 0)
+            bounds = np.concatenate([[-FAR], (line[there[1:]] + line[there[:-1]]) >> 1, [FAR]])
+            edges[red] = bounds[np.searchsorted(there, np.arange(VALUES + 1))]
+        return edges
+
+    @cached_property
+    def edges_of_cb(self) -> np.ndarray:
+        """What divides the blue of a blue chroma from that of the one before, int64 [2, 257].
+
+        The first row is that of black; twice as much as `_position` has, and what luma gives to every colour is to be
+        added. The second is of a clipped red: those of blue, twice as well.
+        """
+        framed = np.concatenate([self.blue_of_cb[:1], self.blue_of_cb, self.blue_of_cb[-1:]])
+        between = (framed[1:] + framed[:-1]) >> 1
+        return np.stack([between - (1 << FRACTION_BITS - 1) - (255 << POSITION_BITS + 1), 2 * _EDGES])
+
+    def rgb(self, luma: np.ndarray, cb: np.ndarray, cr: np.ndarray) -> np.ndarray:
+        """Samples uint8 [3, N] of luma and chroma, int64 [N]."""
+        grey = self.luma * luma
+        levels = np.stack([grey + self.red_of_cr[cr], grey + self.green_of_cb[cb] + self.green_of_cr[cr],
+                           grey + self.blue_of_cb[cb]])
+        return (levels >> FRACTION_BITS).clip(0, 255).astype(np.uint8)
+
+    def to_planes(self, samples: np.ndarray) -> np.ndarray | None:
+        """What stands for samples uint8 [3, N], uint8 [3, N]: red, red chroma, blue chroma; None if one is impossible.
+
+        Where red is clipped they are the samples.
+        """
+        planes = samples.copy()
+        inside = self.is_inside(samples[0])
+        cb, cr = self.chroma(samples[:, inside])
+        planes[1, inside], planes[2, inside] = cr, cb
+        return None if (cb < 0).any() else planes
+
+    def to_samples(self, planes: np.ndarray) -> np.ndarray:
+        """The inverse of `to_planes`. What it never gives, as of a damaged file, becomes some colour."""
+        samples = planes.copy()
+        inside = self.is_inside(planes[0])
+        red, cr, cb = planes[:, inside].astype(np.int64)
+        samples[:, inside] = self.rgb(self.luma_of[red, cr].clip(min=0), cb, cr)
+        return samples
+
+    def chroma(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Blue and red chroma, int64 [N] each, of RGB samples uint8 [3, N] whose red is inside.
+
+        Clipped colours can have several: one of them. -1 where there are none.
+        """
+        packed = samples.astype(np.int64)
+        colours, which = np.unique(packed[0] << 16 | packed[1] << 8 | packed[2], return_inverse=True)
+        found = np.full((2, len(colours)), -1)
+        colours = np.stack([colours >> 16, colours >> 8 & 255, colours & 255])
+        nearest = self._nearest_cr(colours)[:, None]
+        clipped = ~(self.is_inside(colours[1]) & self.is_inside(colours[2]))
+        for wanted, candidates in ((~clipped, nearest), (~clipped, nearest + np.arange(-NEAR, NEAR + 1)),
+                                   (clipped, np.broadcast_to(np.arange(VALUES), (len(which), VALUES)))):
+            left = wanted & (found[0] < 0)
+            found[:, left] = self._search(colours[:, left], candidates[:len(left)][left].clip(0, VALUES - 1))
+        cb, cr = found[:, which.reshape(-1)]
+        return cb, cr
+
+    def _nearest_cr(self, colours: np.ndarray) -> np.ndarray:
+        """About the red chroma of colours [3, N], if they were not clipped."""
+        of_green, of_blue = self.direction
+        red, green, blue = colours
+        position = (of_green * (2 * green - 255) + of_blue * (2 * blue - 255)) >> DIRECTION_BITS - POSITION_BITS
+        nearest = np.zeros(len(red), dtype=np.int64)
+        for bit in 128, 64, 32, 16, 8, 4, 2, 1:
+            nearest += bit * (self.edges_of_cr[red, nearest + bit] <= position)
+        return nearest
+
+    def _search(self, colours: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """Blue and red chroma [2, N] of colours [3, N], given some red chroma to try for each, [N, K]; -1 if none."""
+        red, green, blue = colours[:, :, None]
+        luma = self.luma_of[red, candidates]
+        grey = self.luma * luma
+        # The blue chroma that blue allows, and those that green does: an interval each, as both only rise or fall.
+        low_blue, high_blue = _interval(self.blue_of_cb, blue, grey)
+        low_green, high_green = _interval_of_falling(self.green_of_cb, green, grey + self.green_of_cr[candidates])
+        low, high = np.maximum(low_blue, low_green), np.minimum(high_blue, high_green)
+        fits = (luma >= 0) & (low < high)
+        first = fits.argmax(axis=1)[:, None]
+        cb, cr = np.take_along_axis(low, first, 1)[:, 0], np.take_along_axis(candidates, first, 1)[:, 0]
+        return np.where(fits.any(axis=1), np.stack([cb, cr]), -1)
+
+
+def _interval(table: np.ndarray, level: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First index, and one more than the last, whose element of a rising table gives a level with the rest, clipped."""
+    least, more = _bounds(level, rest)
+    return np.searchsorted(table, least), np.searchsorted(table, more)
+
+
+def _interval_of_falling(table: np.ndarray, level: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same of a falling table."""
+    least, more = _bounds(level, rest)
+    return np.searchsorted(-table, -more, side="right"), np.searchsorted(-table, -least, side="right")
+
+
+def _bounds(level: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What must be added to the rest to give a level: at least the first, and less than the second."""
+    least = np.where(level == 0, -FAR << FRACTION_BITS, (level << FRACTION_BITS) - rest)
+    return least, np.where(level == 255, FAR << FRACTION_BITS, (level + 1 << FRACTION_BITS) - rest)
+
+
+def _jpeg() -> ColourSpace:
+    """YCbCr of JFIF (ITU-T T.871), as libjpeg computes it: with factors of 16 bits, and chroma first."""
+    chroma, half = np.arange(VALUES) - 128, 1 << FRACTION_BITS - 1
+    return ColourSpace("YCbCr (JPEG)", 1 << FRACTION_BITS,
+                       red_of_cr=(91881 * chroma + half) >> FRACTION_BITS << FRACTION_BITS,
+                       green_of_cb=-22554 * chroma + half, green_of_cr=-46802 * chroma,
+                       blue_of_cb=(116130 * chroma + half) >> FRACTION_BITS << FRACTION_BITS)
+
+
+def _photo_cd() -> ColourSpace:
+    """PhotoYCC of Kodak's Photo CD, with the factors that were published for it, in 16 bits; green from the others.
+
+    red = 1.3584 y + 1.8215 (cr - 137), blue = 1.3584 y + 2.2179 (cb - 156), and in green 0.509 of what red chroma gives
+    to red and 0.194 of what blue chroma gives to blue are taken off, each rounded down before.
+    """
+    red, blue = 119374 * (np.arange(VALUES) - 137), 145352 * (np.arange(VALUES) - 156)
+    return ColourSpace("PhotoYCC (Photo CD)", 89024, red_of_cr=red, green_of_cb=-12714 * (blue >> FRACTION_BITS),
+                       green_of_cr=-33358 * (red >> FRACTION_BITS), blue_of_cb=blue)
+
+
+SPACES = {2: _jpeg(), 3: _photo_cd()}    # by their modes, in `tiles.Layout` and in files
+
+
+def find_space(samples: np.ndarray) -> tuple[int, np.ndarray]:
+    """The mode of a picture uint8 [H, W, 3], and its planes, likewise; RGB and samples if no space has its colours.
+
+    A picture with few colours, besides those whose red is clipped, is not told.
+    """
+    pixels = samples.reshape(-1, 3).T
+    some = pixels[:, ::max(1, pixels.shape[1] // LOOKED_AT)]
+    if np.unique(some[:, ColourSpace.is_inside(some[0])], axis=1).shape[1] >= FEWEST_COLOURS:
+        for mode, space in SPACES.items():
+            if space.to_planes(some) is not None and (planes := space.to_planes(pixels)) is not None:
+                return mode, np.ascontiguousarray(planes.T).reshape(samples.shape)
+    return RGB, samples
