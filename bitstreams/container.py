@@ -20,6 +20,7 @@ from .content import (
     FINGERPRINT_BYTES,
     GREY8,
     ICC,
+    JPEG_RGB8,
     MAGIC,
     MAX_ALL_COUNTED_BYTES,
     MAX_ALL_INFLATED_BYTES,
@@ -30,6 +31,7 @@ from .content import (
     MAX_SETS,
     MAX_SIDE,
     MODES,
+    PHOTO_CD_RGB8,
     RGB8,
     WORD_BYTES,
     Chunk,
@@ -57,9 +59,9 @@ from .fields import (
 )
 
 __all__ = [
-    "DEFAULT_MAX_PIXELS", "EXIF", "GREY8", "ICC", "MAX_ALL_METADATA_BYTES", "MAX_GROUP", "MAX_IMAGES",
-    "MAX_METADATA_BYTES", "MAX_SETS", "MAX_SIDE", "RGB8", "Chunk", "Container", "ImageEntry", "Loss", "Metadata",
-    "Recovery", "TileSet", "Version1", "pack", "peek_fingerprint", "recover", "unpack",
+    "DEFAULT_MAX_PIXELS", "EXIF", "GREY8", "ICC", "JPEG_RGB8", "MAX_ALL_METADATA_BYTES", "MAX_GROUP", "MAX_IMAGES",
+    "MAX_METADATA_BYTES", "MAX_SETS", "MAX_SIDE", "PHOTO_CD_RGB8", "RGB8", "Chunk", "Container", "ImageEntry",
+    "Loss", "Metadata", "Recovery", "TileSet", "Version1", "pack", "peek_fingerprint", "recover", "unpack",
 ]  # fmt: skip
 
 VERSION = 2

@@ -84,8 +84,9 @@ def compress(
     integer_network_bits (null without --float-network), idle_channels_bits, grid_bits,
     direct_coding_bits, coder_bits, headers_and_checksums_bits, metadata_bits, file_bits (the
     sum of those before), standard_error_bits (of grid and direct coding together; null where
-    too few sets of tiles say it), subpixels, overhead (of the file over its negative ELBO, as
-    a part of that).
+    too few sets of tiles say it), colour_spaces_saved_bits (by which the negative ELBO would
+    be more if all RGB colours were possible), subpixels, overhead (of the file over its
+    negative ELBO, as a part of that).
     """
     if not ledger and (float_network is not None or draws is not None):
         raise click.UsageError("--float-network and --draws are for a --ledger.")

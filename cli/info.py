@@ -7,7 +7,16 @@ import click
 
 from nvae_codec.errors import ModelError
 
-from ..bitstreams.container import EXIF, ICC, MAX_SIDE, Container, unpack
+from ..bitstreams.container import (
+    EXIF,
+    ICC,
+    JPEG_RGB8,
+    MAX_SIDE,
+    PHOTO_CD_RGB8,
+    Container,
+    ImageEntry,
+    unpack,
+)
 from ..bitstreams.fields import deflate_item
 from .batch import each
 from .files import check_sources, display, echo, printable, read
@@ -42,8 +51,9 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
 
     \b
     With --json the object of a picture's file has the keys file, bytes, version (of the
-    format), width, height, channels, bits_per_subpixel, model (null if unknown), fingerprint,
-    exif_bytes, icc_bytes, chunks, sets (of tiles that are coded jointly), direct_groups (a
+    format), width, height, channels, colours_from (the colour space that the picture had before
+    it became RGB; null if it is not told), bits_per_subpixel, model (null if unknown),
+    fingerprint, exif_bytes, icc_bytes, chunks, sets (of tiles that are coded jointly), direct_groups (a
     list: of every set, how many groups of latents are coded direct), trellis_bits,
     payload_bytes (of the coded words).
     Of format version 1, initial_words and max_group stand in place of the four from chunks on.
@@ -51,7 +61,7 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
     bits_per_subpixel, model, fingerprint, header_bytes (and checksums), metadata_bytes (as
     they are stored), payload_bytes.
     With --list both have images, too, a list. Each of these has the keys name (null if the
-    picture has none), width, height, channels, chunk (from 1 on).
+    picture has none), width, height, channels, colours_from, chunk (from 1 on).
     That of a model file has the keys file, bytes, fingerprint, tile_side, architecture,
     latent_groups, latents_per_tile, weights, latent_channels, active_channels, initial_bits
     (null if not measured), direct_overhead (as a part of the bits; absent if not measured),
@@ -117,6 +127,7 @@ def _single(container: Container, size: int) -> dict:
         "width": image.width,
         "height": image.height,
         "channels": image.channels,
+        "colours_from": _colours_from(image),
         "bits_per_subpixel": 8 * size / (image.width * image.height * image.channels),
         "model": _model_name(container.fingerprint.hex()),
         "fingerprint": container.fingerprint.hex(),
@@ -153,11 +164,17 @@ def _listed(container: Container) -> list[dict]:
             "width": image.width,
             "height": image.height,
             "channels": image.channels,
+            "colours_from": _colours_from(image),
             "chunk": number,
         }
         for number, chunk in enumerate(container.chunks, 1)
         for image in chunk.images
     ]
+
+
+def _colours_from(image: ImageEntry) -> str | None:
+    """The colour space that an image had before it became RGB, if that is known."""
+    return {JPEG_RGB8: "YCbCr of JPEG", PHOTO_CD_RGB8: "PhotoYCC of Photo CD"}.get(image.mode)
 
 
 def _model_name(fingerprint: str) -> str | None:
@@ -179,6 +196,8 @@ def _line(item: tuple[str, object]) -> str:
         value = f"{100 * value:+.2f} %"
     elif key == "direct_groups":
         value = ", ".join(_repeated(groups, len(list(alike))) for groups, alike in groupby(value))
+    if key == "colours_from" and value is None:
+        value = "RGB or grey"
     text = "unknown" if value is None else f"{value:.4f}" if isinstance(value, float) else value
     return f"{key.replace('_', ' ')}: {text}".replace(": \n", ":\n", 1)  # tables begin on a line of their own
 

@@ -129,13 +129,18 @@ def _rate(document: dict, _: Sequence[dict]) -> str:
                                           "bootstrap over the pictures)")
     mean = totals["overhead_mean_over_pictures"]
     mean = "" if mean is None else f" The mean of the pictures' overheads is {100 * mean:+.2f} %."
+    saved = totals["ledger"]["colour_spaces_saved_bits"]
+    of_rgb = (totals["negative_elbo_bits"] + saved) / totals["subpixels"]
+    rgb = "" if not saved else (" That is of the colours that pictures from JPEG files and Photo CDs can have; if all "
+                                f"RGB colours were possible it would be {of_rgb:.3f}.")
     kept = "in one archive" if document["settings"]["archive"] else "one file each"
     text = (f"<h2>File sizes and negative ELBO: {_data(document)}</h2>\n"
             f"<p>The model <b>{html.escape(model['name'])}</b> (<code>{model['fingerprint']}</code>) codes them, "
             f"{kept}, in <b>{totals['file_bits'] // 8:,} bytes</b>: "
             f"{totals['file_bits_per_subpixel_total_over_bytes']:.3f} bits per sub-pixel over all bytes. That is "
             f"<b>{100 * totals['overhead_total_over_bytes']:+.2f} %</b>{likely} over the negative ELBO of the "
-            f"{network} network, which is {totals['negative_elbo_bits_per_subpixel_total_over_bytes']:.3f}.{mean}</p>")
+            f"{network} network, which is {totals['negative_elbo_bits_per_subpixel_total_over_bytes']:.3f}.{rgb}{mean}"
+            "</p>")
     labels = {"importance_weighted_bits": "importance-weighted bound, float network",
               "negative_elbo_bits": f"negative ELBO, {network} network",
               "integer_negative_elbo_bits": "negative ELBO, integer network", "file_bits": "files"}

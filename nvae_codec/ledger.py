@@ -5,6 +5,9 @@ lies on the disk: negative ELBO of the float network, of the integer network, of
 channels at rest, information in the latents and pixels that were coded, words of the stacks, bytes of the file. So they
 add up to the file's size whatever they are. The negative ELBOs are means over draws of the latents, and the file is one
 more draw: single parts are uncertain by about the standard error that the ledger gives.
+
+Where a picture comes from another colour space (`nvae_codec.colour_spaces`), the negative ELBO is that of the possible
+colours, and the ledger says beside it what it would be of all.
 """
 import math
 import zlib
@@ -40,7 +43,6 @@ class Ledger:
     negative_elbo_bits: float             # of the float network if that is known, or else of the integer network
     integer_network_bits: float | None    # integers in place of floats; None if the float network is not known
     idle_channels_bits: float             # channels at rest
-    colour_spaces_bits: float             # colours that cannot be, where a picture comes from another colour space
     grid_bits: float                      # latents on a grid, in sets of tiles that are coded with bits-back alone
     direct_coding_bits: float             # latents coded direct or on a grid, in the other sets; no bits are initial
     coder_bits: float                     # words of the stacks over the information in what was coded
@@ -48,6 +50,7 @@ class Ledger:
     metadata_bits: int
     file_bits: int
     standard_error_bits: float | None     # of grid and direct coding together; None where too few sets say
+    colour_spaces_saved_bits: float       # by which the negative ELBO would be more if all RGB colours were possible
     subpixels: int
 
     @property
@@ -142,7 +145,7 @@ def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, dra
     if not 0 < negative_elbo < math.inf:
         raise ModelError(f"the network's negative ELBO of these pictures is {negative_elbo:g} bits, to which no file "
                          "can be compared")
-    excess, is_direct = costs.information - costs.at_rest - costs.of_spaces, costs.direct_groups > 0
+    excess, is_direct = costs.information - costs.at_rest, costs.direct_groups > 0
     group_bits = costs.groups.sum(axis=0).tolist()
     words_bits = 8 * sum(len(chunk.words) for chunk in content.chunks)
     metadata_bits = 8 * sum(len(deflate_item(item)[1]) for chunk in content.chunks for item in chunk.metadata)
@@ -150,7 +153,6 @@ def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, dra
         negative_elbo_bits=negative_elbo,
         integer_network_bits=None if float_network is None else float((costs.drawn - costs.known).sum()),
         idle_channels_bits=float((costs.at_rest - costs.drawn).sum()),
-        colour_spaces_bits=float(costs.of_spaces.sum()),
         grid_bits=float(excess[~is_direct].sum()),
         direct_coding_bits=float(excess[is_direct].sum()),
         coder_bits=float(words_bits - costs.information.sum()),
@@ -158,6 +160,7 @@ def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, dra
         metadata_bits=metadata_bits,
         file_bits=8 * len(data),
         standard_error_bits=_standard_error(excess[~is_direct], costs.tiles[~is_direct], costs.tiles.sum()),
+        colour_spaces_saved_bits=float(costs.saved.sum()),
         subpixels=sum(image.width * image.height * image.channels for image in content.images))
     return Account(entry, tuple(group_bits[:-1]), group_bits[-1])
 
@@ -171,7 +174,7 @@ class _Costs(NamedTuple):
     known: np.ndarray                     # negative ELBO of the float network, or of the integer network without one
     drawn: np.ndarray                     # of the integer network with all channels drawn
     at_rest: np.ndarray                   # of the integer network with its idle channels at rest
-    of_spaces: np.ndarray                 # what is added to that where colours cannot be
+    saved: np.ndarray                     # by which all three would be more if all RGB colours were possible
     groups: np.ndarray                    # the last one's parts, [sets, groups + 1]: every group's KL, pixels
 
 
@@ -280,11 +283,11 @@ def _negative_elbos(codec: Codec, samples: np.ndarray, layout: Layout, float_net
                     noise: Noise) -> np.ndarray:
     """Bits of every tile, [4 + groups + 1, B], as in the last five of `_Costs`."""
     network, tiles = codec.model.network, torch.from_numpy(samples)
-    parts, of_spaces = integer_rates(network, tiles, noise, layout, idle=True)
+    parts, saved = integer_rates(network, tiles, noise, layout, idle=True)
     at_rest = parts.sum(axis=1)
     drawn = integer_negative_elbo(network, tiles, noise, layout) if network.latent_idle.any() else at_rest
-    known = drawn if float_network is None else float_negative_elbo(float_network, tiles, noise, layout)
+    known = drawn if float_network is None else float_negative_elbo(float_network, tiles, noise, layout) - saved
     low_bits = codec.model.pixel_tables.low_bits * layout.pixels * layout.channels   # coded as they are
     parts[:, -1] += low_bits * np.log(2)
     negative_elbos = np.stack([known, drawn, at_rest]) / np.log(2) + low_bits
-    return np.concatenate([negative_elbos, of_spaces[None] / np.log(2), parts.T / np.log(2)])
+    return np.concatenate([negative_elbos, saved[None] / np.log(2), parts.T / np.log(2)])

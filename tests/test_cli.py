@@ -28,8 +28,8 @@ REPORT_KEYS = [
     "model", "verified",
 ]
 INFO_KEYS = [
-    "file", "bytes", "version", "width", "height", "channels", "bits_per_subpixel", "model", "fingerprint",
-    "exif_bytes", "icc_bytes", "chunks", "sets", "direct_groups", "trellis_bits", "payload_bytes",
+    "file", "bytes", "version", "width", "height", "channels", "colours_from", "bits_per_subpixel", "model",
+    "fingerprint", "exif_bytes", "icc_bytes", "chunks", "sets", "direct_groups", "trellis_bits", "payload_bytes",
 ]
 ONE_SET = (TileSet(1, 0),)
 
@@ -203,13 +203,13 @@ def test_info_tells_what_a_stream_holds(photos):
     report = json.loads(invoke("info", "--json", "a.nvb").stdout)
     assert list(report) == INFO_KEYS == documented_keys("info")[0]
     assert list(report.values()) == [
-        "a.nvb", size, 2, 30, 20, 3, 8 * size / 1800, None, "0001020304050607", 4, 500, 1, 4, [7, 0, 0, 0], 12, 40
+        "a.nvb", size, 2, 30, 20, 3, None, 8 * size / 1800, None, "0001020304050607", 4, 500, 1, 4, [7, 0, 0, 0], 12, 40
     ]
     text = invoke("info", "a.nvb").stdout
     assert text.startswith(f"a.nvb:\n  bytes: {size}\n  version: 2\n  width: 30\n") and "model: unknown" in text
     assert "\n  direct groups: 7, 0 (3 times)\n" in text
     assert json.loads(invoke("info", "--json", "--list", "a.nvb").stdout) == report | {"images": [
-        {"name": None, "width": 30, "height": 20, "channels": 3, "chunk": 1}
+        {"name": None, "width": 30, "height": 20, "channels": 3, "colours_from": None, "chunk": 1}
     ]}
     damaged = invoke("info", "a.png", "a.nvb", "-", input=b"")
     assert damaged.exit_code == 1 and damaged.stdout == text

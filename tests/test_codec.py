@@ -1,4 +1,5 @@
 """The codec as a user of the library sees it: pictures of all sizes, archives, damaged files, other processes."""
+import io
 import math
 import os
 import subprocess
@@ -18,13 +19,15 @@ import nvae_codec
 from nvae_codec import codec as codec_module
 from nvae_codec import weights
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import TileSet
+from nvae_codec.bitstreams.container import GREY8, JPEG_RGB8, PHOTO_CD_RGB8, RGB8, TileSet
 from nvae_codec.codec import EFFORTS, Codec
 from nvae_codec.coding import bits_back, pixels
 from nvae_codec.coding.bits_back import most_tiles
 from nvae_codec.coding.trellis import MAX_MEMORY, MIN_MEMORY
+from nvae_codec.colour_spaces import SPACES
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError, NvaeCodecError
 from nvae_codec.images import Picture, read_picture
+from nvae_codec.tiles import RGB
 
 KODAK = SHARED / "data" / "kodak"
 
@@ -351,6 +354,51 @@ def same(first: Picture, second: Picture) -> bool:
 
 def unpacked(codec: Codec, data: bytes, **options) -> dict[str, Picture]:
     return {entry.name: picture for entry, picture in codec.decompress_archive(container.unpack(data), **options)}
+
+
+def as_jpeg(samples: np.ndarray, quality: int) -> np.ndarray:
+    """What a JPEG file of a picture decodes to."""
+    file = io.BytesIO()
+    Image.fromarray(samples).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
+
+def from_photo_cd(samples: np.ndarray) -> np.ndarray:
+    space = SPACES[PHOTO_CD_RGB8]
+    return space.rgb(*samples.reshape(-1, 3).T.astype(int)).T.reshape(samples.shape)
+
+
+def test_pictures_from_other_colour_spaces_come_back(codec, monkeypatch):
+    """Those that were JPEG files or Photo CD scans, also with clipped colours, beside others, in cut tiles."""
+    smooth = np.asarray(Image.fromarray(noise(9, 12, 3, seed=5)).resize((45, 37), Image.Resampling.BICUBIC))
+    pictures = {"a.png": as_jpeg(smooth, 90), "b.png": smooth, "c.png": from_photo_cd(smooth // 2 + 64),
+                "d.png": smooth[:, :, 1].copy(), "e.png": from_photo_cd(noise(20, 21, 3)),
+                "f.png": as_jpeg(noise(9, 8, 3), 30)}
+    data = codec.compress_archive((name, Picture(samples)) for name, samples in pictures.items())
+    content = container.unpack(data)
+    modes = [JPEG_RGB8, RGB8, PHOTO_CD_RGB8, GREY8, PHOTO_CD_RGB8, JPEG_RGB8]
+    assert [image.mode for image in content.images] == modes
+    decoded = {entry.name: picture.samples for entry, picture in codec.decompress_archive(content)}
+    assert all(np.array_equal(decoded[name], samples) for name, samples in pictures.items())
+    alone = {name: codec.compress(pictures[name]) for name in ("a.png", "c.png")}
+    assert all(np.array_equal(codec.decompress(data).samples, pictures[name]) for name, data in alone.items())
+    # A part of what impossible colours take, which is 0.7 and 1.1 bits of a sample where nothing is clipped.
+    monkeypatch.setattr(codec_module, "find_space", lambda samples: (RGB, samples))
+    for name, share in (("a.png", 0.3), ("c.png", 0.4)):
+        as_rgb = codec.compress(pictures[name])
+        assert container.unpack(as_rgb).images[0].mode == RGB8
+        assert np.array_equal(codec.decompress(as_rgb).samples, pictures[name])
+        assert 8 * (len(as_rgb) - len(alone[name])) > share * pictures[name].size
+
+
+def test_models_of_fewer_bits_and_of_black_and_white_know_no_other_colour_spaces(codec, monkeypatch):
+    samples = as_jpeg(noise(20, 21, 3), 90)
+    data = codec.compress(samples)
+    assert container.unpack(data).images[0].mode == JPEG_RGB8
+    monkeypatch.setattr(codec.model, "pixel_tables", pixels.PixelTables.compute(5))
+    assert codec._cut(samples).layout.modes.tolist() == [RGB] * 4
+    with pytest.raises(BitstreamError, match="invalid: a picture has mode 2, for which its model has no probabilities"):
+        codec.decompress(data)
 
 
 # In one chunk; in several; every picture in one of its own.

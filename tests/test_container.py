@@ -21,6 +21,8 @@ from nvae_codec.bitstreams.container import (
     EXIF,
     GREY8,
     ICC,
+    JPEG_RGB8,
+    PHOTO_CD_RGB8,
     RGB8,
     Chunk,
     Container,
@@ -196,7 +198,7 @@ def second_decoder_of_a_header(body, first):
     areas = [width * height for width, height in zip(*sides, strict=True)]
     require(sum(areas) <= 2**27)
     modes = [f.u(1) for _ in images]
-    require(set(modes) <= {0, 1})
+    require(set(modes) <= {0, 1, 2, 3})
     checksums = [f.u(4 if area >= 4096 else 0 if flags & 16 else 2) for area in areas]
     shared = f.u(4) if flags & 16 and min(areas) < 4096 else None
     names = [""] * len(images)
@@ -359,7 +361,8 @@ def chunks(draw, names, largest_side=2**12):
         references = tuple(index for index in choices if index is not None)
         width, height = draw(side), draw(side)
         checksum = draw(st.integers(0, 2 ** (32 if width * height >= 4096 else 0 if share else 16) - 1))
-        images.append(ImageEntry(width, height, draw(st.sampled_from([GREY8, RGB8])), checksum, references, name))
+        mode = draw(st.sampled_from([GREY8, RGB8, JPEG_RGB8, PHOTO_CD_RGB8]))
+        images.append(ImageEntry(width, height, mode, checksum, references, name))
     used = sorted({index for image in images for index in image.metadata})  # no item may be without an image
     images = [replace(image, metadata=tuple(map(used.index, image.metadata))) for image in images]
     one = st.builds(TileSet, st.integers(1, 64), st.integers(0, 3) | st.integers(0, 65_535))
@@ -775,7 +778,7 @@ NAME = "invalid: the name "
     (dict(widths=[2**14], heights=[2**13 + 1]), "too large: a chunk has 134,234,112 pixels, more than the limit"),
     (dict(TWO, widths=[2**14, 1], heights=[2**13, 1]), "too large: a chunk has 134,217,729 pixels"),
     (dict(widths=[2**24], heights=[2**24]), "too large: a chunk has 281,474,976,710,656 pixels"),
-    (dict(modes=[2]), "invalid: the mode is 2, allowed are 0 and 1"),
+    (dict(modes=[4]), "invalid: the mode is 4, allowed are 0 and 1 and 2 and 3"),
     (dict(modes=[255]), "invalid: the mode is 255"),
     (dict(checksums=bytes(4)), "invalid: "),
     (dict(widths=[64], heights=[64]), "invalid: "),

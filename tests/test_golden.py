@@ -10,6 +10,7 @@ from golden_model import golden_network
 
 from nvae_codec.bitstreams import container
 from nvae_codec.codec import Codec
+from nvae_codec.colour_spaces import SPACES
 from nvae_codec.exact.network import ExactModel
 from nvae_codec.images import Picture
 from nvae_codec.weights import fingerprint
@@ -30,7 +31,8 @@ SHAPES = {
     "v2_flows_idle_mixed_sets": [(9, 20), (20, 9, 3), (16, 16)], "v2_wide_70x64": [(64, 70, 3)],
     "v2_phases_37x20": [(20, 37, 3)], "v2_phases_archive": [(9, 20), (1, 1, 3), (20, 9, 3), (16, 16)],
     "v2_black_and_white": [(28, 28), (1, 1), (20, 37)],
-    "v2_sensing_many": [(9, 20), (20, 9, 3), (64, 65, 3), (5, 5, 3), (16, 16)]}
+    "v2_sensing_many": [(9, 20), (20, 9, 3), (64, 65, 3), (5, 5, 3), (16, 16)],
+    "v2_colour_spaces": [(19, 21, 3), (9, 20), (23, 18, 3), (20, 9, 3)]}
 
 
 def golden_pictures(name: str) -> list[Picture]:
@@ -44,6 +46,13 @@ def golden_pictures(name: str) -> list[Picture]:
             metadata = dict(exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0", icc=b"not a profile, but kept " * 9)
         if name == "v2_black_and_white":
             samples = (samples + number) % 256 // 128 * 255 - number
+        if name == "v2_colour_spaces" and number in (0, 2):
+            # Red is clipped below, blue at the left, green above.
+            luma, cb, cr = index[0][..., 0] * 11 + number, 40 + index[1][..., 0] * 5, 220 - index[0][..., 0] * 2
+            space = SPACES[2 + number // 2]
+            samples = space.rgb(*map(np.ravel, (luma, cb, cr))).T.reshape(shape).astype(int) - number
+        if name == "v2_colour_spaces" and number == 3:
+            samples = samples * (1 + index[2])
         pictures.append(Picture(((samples + number) % 256).astype(np.uint8), **metadata))
     return pictures
 
@@ -88,6 +97,7 @@ def test_the_streams_of_version_2_show_what_it_can():
     assert [image.name for image in many.images] == [f"{number:02d}.png" for number in (8, 9, 10, 11, 20)]
     stored = (GOLDEN / "v2_sensing_many.nvb").read_bytes()
     assert b"08.png\0\0\0\00020.png\0" in stored, "names that count on are left out"
+    assert [image.mode for image in contents["v2_colour_spaces"].images] == [2, 0, 3, 1]
     assert len(contents["v2_archive"].chunks) > 1 and all(image.name for image in contents["v2_archive"].images)
 
 

@@ -1,6 +1,7 @@
 """Ledgers: parts that add up to the file, each of them where its cause is; at the terminal and over many pictures."""
 import copy
 import dataclasses
+import io
 import json
 import math
 import os
@@ -15,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import randomise_batch_norm, smooth_tiles
+from PIL import Image
 from terminal import REPOSITORY, documented_keys, failure, invoke
 from test_golden import GOLDEN
 from test_golden import codec as golden_codec
 
+from nvae_codec import codec as codec_module
 from nvae_codec import ledger as ledger_module
 from nvae_codec import weights
 from nvae_codec.bitstreams import container
@@ -27,11 +30,13 @@ from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Search
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.eval import rate_vs_elbo as evaluation
+from nvae_codec.eval.tables import ledger_table
 from nvae_codec.exact.network import ExactModel, ExactNetwork, convert
 from nvae_codec.images import Picture, write_picture
 from nvae_codec.ledger import Ledger, ledger, load_float_network
 from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.tiles import RGB
 from nvae_codec.training.checkpoint import CONVERTED, FILE_NAME, save_checkpoint
 
 QUICK = dict(effort=1, verify=False)
@@ -130,6 +135,28 @@ def test_parts_add_up_to_the_file(changes):
     entry = ledger(codec, data, floats)
     check_sum(entry, data)
     assert 0 < abs(entry.integer_network_bits) < 2e-3 * entry.negative_elbo_bits
+
+
+def test_what_colour_spaces_save_is_beside_the_parts(codec, floats, monkeypatch):
+    """The negative ELBO is that of the possible colours; with the same draws, of all it is what the ledger says."""
+    file = io.BytesIO()
+    Image.fromarray(picture(40, 50)).save(file, "JPEG", quality=85)
+    samples = np.asarray(Image.open(file))
+    data = codec.compress(samples, **QUICK)
+    entry, without_floats = ledger(codec, data, floats), ledger(codec, data)
+    check_sum(entry, data)
+    check_sum(without_floats, data)
+    monkeypatch.setattr(codec_module, "find_space", lambda samples: (RGB, samples))
+    as_rgb = codec.compress(samples, **QUICK)
+    of_rgb = ledger(codec, as_rgb, floats)
+    assert of_rgb.colour_spaces_saved_bits == 0 and entry.colour_spaces_saved_bits > samples.size / 3
+    saved = entry.colour_spaces_saved_bits
+    assert of_rgb.negative_elbo_bits == pytest.approx(entry.negative_elbo_bits + saved, rel=1e-9)
+    assert of_rgb.integer_network_bits == pytest.approx(entry.integer_network_bits, abs=1e-3)
+    assert without_floats.colour_spaces_saved_bits == pytest.approx(saved, rel=1e-9)
+    assert 8 * (len(as_rgb) - len(data)) == pytest.approx(saved, rel=0.1)
+    assert "if all RGB colours were possible" in ledger_table(entry)
+    assert "if all RGB colours were possible" not in ledger_table(of_rgb)
 
 
 def test_the_float_network_is_the_first_part_if_it_is_known(codec, file, floats, entry):

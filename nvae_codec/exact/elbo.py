@@ -33,8 +33,8 @@ def integer_rates(network: ExactNetwork, samples: Tensor, noise: Noise, layout: 
                   idle: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """KL of every group, coarsest first, and -log p(x | z) of tiles uint8 [B, 3, side, side], nats [B, groups + 1].
 
-    Besides, nats [B]: by how much -log p(x | z) is another where only the colours of the tiles' own colour space are
-    possible, as they are for the coder.
+    Besides, nats [B]: by how much it would be more if all RGB colours were possible, not only those of the tiles' own
+    colour spaces.
 
     The pixels' is that of the coder's masses. Of a network for fewer than 8 bits it is that of the high bits. The KL is
     exact; with flow cells, that of the draw. The latents, drawn once, are not on the coder's grid, only rounded to the
@@ -62,19 +62,20 @@ def integer_rates(network: ExactNetwork, samples: Tensor, noise: Noise, layout: 
         nats[:, group] = torch.where(coded, density, 0).sum(dim=(1, 2, 3)).numpy()
         state = network.update(group, state, rounded(group, z))
     parameters = model.pixels(state, samples.numpy(), layout.sizes)
-    of_spaces = np.zeros(len(samples))
+    saved = np.zeros(len(samples))
     for index, real in enumerate(real_pixels(layout.sizes, model.tile_side)):
         pixels, of_pixels = samples[index, :layout.channels[index]].numpy()[:, real], parameters[index][:, real]
-        nats[index, -1] = math.log(2) * model.pixel_tables.information(pixels, of_pixels).sum()
+        information = model.pixel_tables.information(pixels, of_pixels).sum()
         if space := SPACES.get(int(layout.modes[index])):
             coded = model.pixel_tables.information(space.to_planes(pixels), of_pixels, space).sum()
-            of_spaces[index] = math.log(2) * coded - nats[index, -1]
-    return nats, of_spaces
+            information, saved[index] = coded, math.log(2) * (information - coded)
+        nats[index, -1] = math.log(2) * information
+    return nats, saved
 
 
 @torch.inference_mode()
 def float_negative_elbo(model: NVAE, samples: Tensor, noise: Noise, layout: Layout) -> np.ndarray:
-    """The same of a float network, nats [B]: only real pixels and their latents count.
+    """The same of a float network, nats [B]: only real pixels and their latents count. All RGB colours are possible.
 
     For tiles of colour, or of black and white if the network's likelihood is Bernoulli's.
     """
