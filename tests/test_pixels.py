@@ -129,6 +129,102 @@ def test_planes_come_back_and_cost_their_information(space, extreme, tables):
     assert stack.height == 0
 
 
+def by_the_page(tables: PixelTables, mode: int, parameters: np.ndarray, red: int, cr: int) -> list[list[int]]:
+    """Masses below 0 .. 256 of a pixel's cr, given red, and of its cb, given both, as `bitstreams/FORMAT.md` has them."""
+    u, v, whole = range(-128, 128), range(-156, 100), range(256)
+    if mode == 2:
+        luma, a = 65536, [((91881 * i + 32768) >> 16) * 65536 for i in u]
+        c, d = [32768 - 22554 * i for i in u], [-46802 * i for i in u]
+        f = [((116130 * i + 32768) >> 16) * 65536 for i in u]
+    else:
+        luma, a, f = 89024, [119374 * (i - 137) for i in whole], [145352 * i for i in v]
+        c, d = [-12714 * (i >> 16) for i in f], [-33358 * (i >> 16) for i in a]
+    b, g = f[255] - f[0], c[0] - c[255]
+    d_green, d_blue = (-b << 14) // (b + g), (-g << 14) // (b + g)
+
+    def luma_of(cr: int) -> int | None:
+        y = next((y for y in range(-3000, 3000) if luma * y + a[cr] >= red << 16), 3000)
+        return y if 0 <= y <= 255 and (luma * y + a[cr]) >> 16 == red else None
+
+    def line(cr: int) -> int:
+        y = luma_of(cr)
+        middle = sum(d_green * c[i] + d_blue * f[i] for i in whole) // 256
+        return 0 if y is None else (d_green * (luma * y + d[cr]) + d_blue * luma * y + middle
+                                    - (d_green + d_blue) * 2 ** 23) >> 15
+
+    there = [cr for cr in whole if luma_of(cr) is not None]
+
+    def edge_of_cr(edge: int) -> int:
+        if edge <= there[0]:
+            return -2 ** 27
+        if edge > there[-1]:
+            return 2 ** 27
+        return (line([i for i in there if i < edge][-1]) + line([i for i in there if i >= edge][0])) >> 1
+
+    def edge_of_cb(edge: int) -> int:
+        return (luma * (luma_of(cr) or 0) + ((f[max(edge - 1, 0)] + f[min(edge, 255)]) >> 1) - 2 ** 23) >> 1
+
+    def sigmoid(t: int) -> int:
+        return int(tables.sigmoid[min(t, 65536)]) if t >= 0 else 2 ** 24 - int(tables.sigmoid[min(-t, 65536)])
+
+    def masses(edges: list[int], centres: list[int], scales: list[int], weights: list[int]) -> tuple[list[int], list]:
+        s = [[0, *(sigmoid(((edge - z) * scale + 2 ** 21) >> 22) for edge in edges[1:256]), 2 ** 24]
+             for z, scale in zip(centres, scales, strict=True)]
+        sums = [sum(w * each[edge] for w, each in zip(weights, s, strict=True)) for edge in range(257)]
+        return [edge * 2 ** 20 + each for edge, each in enumerate(sums)], s
+
+    def following(weights: list[int], s: list[list[int]], value: int) -> list[int]:
+        r = [w * (each[value + 1] - each[value] + 1) for w, each in zip(weights, s, strict=True)]
+        return [math.floor(each / max(r) * 2 ** 20) for each in r]
+
+    components = len(parameters) // 10
+    logits, rest = parameters[:components].tolist(), parameters[components:].reshape(3, 3, components).tolist()
+    below = [max(logits) - logit for logit in logits]
+    weights = [int(tables.weight[each]) if each < len(tables.weight) else 0 for each in below]
+    mean = [[255 * 4 * each for each in rest[colour][0]] for colour in range(3)]
+    last = len(tables.inverse_scale) - 1
+    scale = [[int(tables.inverse_scale[min(max(each + 7168, 0), last)]) for each in rest[colour][1]] for colour in range(3)]
+    slopes = [[int(tables.coefficient[each + 32768]) for each in rest[colour][2]] for colour in range(3)]
+    _, s = masses([(2 * edge - 256) << 14 for edge in range(257)], mean[0], scale[0], weights)
+    weights = following(weights, s, red)
+    of_cr, of_cb = [], []
+    for i in range(components):
+        position = (2 * red - 255) << 14
+        z_green = mean[1][i] + ((slopes[0][i] * (position - tables.residual * mean[0][i])) >> 14)
+        z_blue = mean[2][i] + ((slopes[1][i] * (position - tables.residual * mean[0][i])) >> 14)
+        z_blue += (slopes[2][i] * (z_green - tables.residual * mean[1][i])) >> 14
+        a_green, a_blue, slope = scale[1][i], scale[2][i], slopes[2][i]
+        p, q = ((slope * d_blue + d_green * 2 ** 14) * a_blue) >> 14, d_blue * a_green
+        square = float(p) * float(p) + float(q) * float(q)
+        root = math.sqrt(square)
+        k = (float(slope * p) * a_blue + float(q * a_green) * 2 ** 14) * 2 ** 14 / square
+        k, z = math.floor(min(max(k, -2.0 ** 18), 2.0 ** 18)), (d_green * z_green + d_blue * z_blue) >> 14
+        of_cr.append((z, math.floor(float(a_green * a_blue) * 2 ** 14 / root)))
+        of_cb.append((z_blue + ((k * (line(cr) - z)) >> 14), math.floor(root / -d_green)))
+    found, s = masses([edge_of_cr(edge) for edge in range(257)], *zip(*of_cr, strict=True), weights)
+    weights = following(weights, s, cr)
+    return [found, masses([edge_of_cb(edge) for edge in range(257)], *zip(*of_cb, strict=True), weights)[0]]
+
+
+@pytest.mark.parametrize("tables", [TABLES, RESIDUAL], ids=["plain", "residual"])
+@pytest.mark.parametrize("extreme", [False, True])
+@pytest.mark.parametrize("mode", SPACES)
+def test_planes_are_coded_as_the_page_says(mode, extreme, tables):
+    """A second computation, pixel by pixel in Python's integers and floats."""
+    random, space = np.random.default_rng(10), SPACES[mode]
+    parameters = random_parameters(random, 3, 7, extreme)
+    samples = space.rgb(*random.integers(0, 256, (3, 400)))
+    samples = samples[:, space.is_inside(samples[0])][:, :7]
+    planes = space.to_planes(samples)
+    mixture = ChromaMixture(parameters, tables, space)
+    of_cr = mixture.following(mixture.red(), planes[0])
+    of_cb = mixture.following(of_cr, planes[1])
+    for index in range(7):
+        expected = by_the_page(tables, mode, parameters[:, index], *planes[:2, index].tolist())
+        for distribution, masses in zip((of_cr, of_cb), expected, strict=True):
+            assert [int(distribution.cumulative(np.full(7, edge))[index]) for edge in range(257)] == masses
+
+
 def narrow_parameters(random: np.random.Generator, count: int) -> np.ndarray:
     """int64 [20, N]: mixtures of two components as a network expects of a photograph, a few levels wide."""
     parameters = np.zeros((20, count))
