@@ -130,7 +130,7 @@ def test_planes_come_back_and_cost_their_information(space, extreme, tables):
 
 
 def by_the_page(tables: PixelTables, mode: int, parameters: np.ndarray, red: int, cr: int) -> list[list[int]]:
-    """Masses below 0 .. 256 of a pixel's cr, given red, and of its cb, given both, as `bitstreams/FORMAT.md` has them."""
+    """Masses below 0 .. 256 of a pixel's cr, given red, and of its cb, given both, after `bitstreams/FORMAT.md`."""
     u, v, whole = range(-128, 128), range(-156, 100), range(256)
     if mode == 2:
         luma, a = 65536, [((91881 * i + 32768) >> 16) * 65536 for i in u]
@@ -183,7 +183,7 @@ def by_the_page(tables: PixelTables, mode: int, parameters: np.ndarray, red: int
     weights = [int(tables.weight[each]) if each < len(tables.weight) else 0 for each in below]
     mean = [[255 * 4 * each for each in rest[colour][0]] for colour in range(3)]
     last = len(tables.inverse_scale) - 1
-    scale = [[int(tables.inverse_scale[min(max(each + 7168, 0), last)]) for each in rest[colour][1]] for colour in range(3)]
+    scale = [[int(tables.inverse_scale[min(max(each + 7168, 0), last)]) for each in of_colour[1]] for of_colour in rest]
     slopes = [[int(tables.coefficient[each + 32768]) for each in rest[colour][2]] for colour in range(3)]
     _, s = masses([(2 * edge - 256) << 14 for edge in range(257)], mean[0], scale[0], weights)
     weights = following(weights, s, red)
