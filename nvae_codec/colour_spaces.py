@@ -26,6 +26,8 @@ FAR = 1 << 27                         # beyond all positions
 LOOKED_AT = 1000                      # pixels that show of almost every other picture that its colours are others
 FEWEST_COLOURS = 16                   # fewer may all be possible by chance
 NEAR = 2                              # how far a red chroma is from the nearest of `lines` at most, if not clipped
+REACHES = 0, NEAR, 16, 255            # how far it is looked for, one after the other
+BLOCK = 2 ** 13                       # colours that are looked for at once
 
 
 _EDGES = (2 * np.arange(VALUES + 1) - VALUES) << POSITION_BITS            # below samples 0 .. 256
@@ -141,18 +143,19 @@ class ColourSpace:
     def chroma(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Blue and red chroma, int64 [N] each, of RGB samples uint8 [3, N] whose red is inside.
 
-        Clipped colours can have several: one of them. -1 where there are none.
+        Clipped colours can have several: one near what it would be without clipping. -1 where there are none.
         """
         packed = samples.astype(np.int64)
         colours, which = np.unique(packed[0] << 16 | packed[1] << 8 | packed[2], return_inverse=True)
         found = np.full((2, len(colours)), -1)
         colours = np.stack([colours >> 16, colours >> 8 & 255, colours & 255])
-        nearest = self._nearest_cr(colours)[:, None]
+        nearest = self._nearest_cr(colours)
         clipped = ~(self.is_inside(colours[1]) & self.is_inside(colours[2]))
-        for wanted, candidates in ((~clipped, nearest), (~clipped, nearest + np.arange(-NEAR, NEAR + 1)),
-                                   (clipped, np.broadcast_to(np.arange(VALUES), (len(which), VALUES)))):
-            left = wanted & (found[0] < 0)
-            found[:, left] = self._search(colours[:, left], candidates[:len(left)][left].clip(0, VALUES - 1))
+        for reach in REACHES:
+            left = np.flatnonzero((found[0] < 0) & (clipped | (reach <= NEAR)))
+            for some in np.split(left, range(BLOCK, len(left), BLOCK)):
+                candidates = nearest[some, None] + np.array(sorted(range(-reach, reach + 1), key=abs))
+                found[:, some] = self._search(colours[:, some], candidates.clip(0, VALUES - 1))
         cb, cr = found[:, which.reshape(-1)]
         return cb, cr
 
@@ -177,7 +180,8 @@ class ColourSpace:
         low, high = np.maximum(low_blue, low_green), np.minimum(high_blue, high_green)
         fits = (luma >= 0) & (low < high)
         first = fits.argmax(axis=1)[:, None]
-        cb, cr = np.take_along_axis(low, first, 1)[:, 0], np.take_along_axis(candidates, first, 1)[:, 0]
+        least_clipped = np.where(blue == 0, high - 1, low)
+        cb, cr = (np.take_along_axis(each, first, 1)[:, 0] for each in (least_clipped, candidates))
         return np.where(fits.any(axis=1), np.stack([cb, cr]), -1)
 
 
