@@ -44,16 +44,16 @@ results.json has the keys kind ("rate"), schema_version, command, platform, data
 images, totals, chains; eval/schemas/rate.schema.json says more. Each image has picture,
 width_pixels, height_pixels, channels, pixels, subpixels, file (its name), file_bits,
 negative_elbo_bits (of the float network; of the integer network without
---float-network; of the colours that a picture from a JPEG file or a Photo CD can have, and
-the ledger's last key says how much more it would be if all were possible),
+--float-network; of the colours that a picture from a JPEG file or a Photo CD can have,
+and the ledger's last key says how much more it would be if all were possible),
 integer_negative_elbo_bits, importance_weighted_bits (of the float network; null without
---importance-samples), overhead (the file over its negative ELBO, as a part of that),
-kl_bits (a list, coarsest group first) and pixel_bits (together the integer network's
-negative ELBO with idle channels at rest), ledger (an object, its parts add up to
-file_bits), encode_seconds, decode_seconds (with the ledger). results.csv has a line for
-each image, without lists. An archive is one image. In totals, mean_over_pictures gives every picture
-the same weight and total_over_bytes every byte. A chain is an archive of the first
-pictures in one chunk.
+--importance-samples and for pictures of such colours), overhead (the file over its
+negative ELBO, as a part of that), kl_bits (a list, coarsest group first) and pixel_bits
+(together the integer network's negative ELBO with idle channels at rest), ledger (an
+object, its parts add up to file_bits), encode_seconds, decode_seconds (with the
+ledger). results.csv has a line for each image, without lists. An archive is one image.
+In totals, mean_over_pictures gives every picture the same weight and total_over_bytes
+every byte. A chain is an archive of the first pictures in one chunk.
 """
 
 
@@ -68,10 +68,8 @@ def measure_picture(codec, float_network, item: Item, path: Path, options: argpa
     entry = _entry(codec, float_network, path, [digest(samples)], options)
     height, width = samples.shape[:2]
     bound = None
-    if options.importance_samples:
+    if options.importance_samples and not entry["ledger"]["colour_spaces_saved_bits"]:
         bound = importance_weighted_bits(codec, float_network, samples, options.importance_samples)
-    if bound is not None:                 # of the possible colours alone, as the negative ELBO
-        bound -= entry["ledger"]["colour_spaces_saved_bits"]
     return {"picture": item.name, "width_pixels": width, "height_pixels": height,
             "channels": samples.size // (height * width), "pixels": height * width, **entry,
             "importance_weighted_bits": bound, "encode_seconds": seconds}

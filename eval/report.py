@@ -129,7 +129,7 @@ def _rate(document: dict, _: Sequence[dict]) -> str:
                                           "bootstrap over the pictures)")
     mean = totals["overhead_mean_over_pictures"]
     mean = "" if mean is None else f" The mean of the pictures' overheads is {100 * mean:+.2f} %."
-    saved = totals["ledger"]["colour_spaces_saved_bits"]
+    saved = totals["ledger"].get("colour_spaces_saved_bits", 0)       # which older results lack
     of_rgb = (totals["negative_elbo_bits"] + saved) / totals["subpixels"]
     rgb = "" if not saved else (" That is of the colours that pictures from JPEG files and Photo CDs can have; if all "
                                 f"RGB colours were possible it would be {of_rgb:.3f}.")

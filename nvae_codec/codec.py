@@ -20,7 +20,7 @@ from nvae_codec.bitstreams.container import (
 )
 from nvae_codec.coding.ans import check_coder
 from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, decode_version_1, encode_chains, most_tiles
-from nvae_codec.colour_spaces import find_space
+from nvae_codec.colour_spaces import SPACES, find_space
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.exact.network import ExactModel
 from nvae_codec.images import Picture, as_picture
@@ -332,9 +332,9 @@ class Codec:
         return Layout(sizes, np.full(len(sizes), mode))
 
     def _cut(self, samples: np.ndarray) -> Tiles:
-        mode, planes = (GREY, samples) if samples.ndim == 2 else find_space(samples)
-        if mode not in self.model.pixel_tables.modes:
-            mode, planes = RGB, samples
+        mode, planes = GREY if samples.ndim == 2 else RGB, samples
+        if mode == RGB and set(SPACES) <= set(self.model.pixel_tables.modes):
+            mode, planes = find_space(samples)
         tiles = cut(samples, self.model.tile_side)
         if mode == GREY:
             tiles = np.repeat(tiles, 3, axis=1)

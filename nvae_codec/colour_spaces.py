@@ -24,10 +24,11 @@ POSITION_BITS = 14                    # a level v lies at (2 v - 255) 2**14, as 
 DIRECTION_BITS = 14                   # of `ColourSpace.direction`
 FAR = 1 << 27                         # beyond all positions
 LOOKED_AT = 1000                      # pixels that show of almost every other picture that its colours are others
-FEWEST_COLOURS = 16                   # fewer may all be possible by chance
-NEAR = 2                              # how far a red chroma is from the nearest of `lines` at most, if not clipped
-REACHES = 0, NEAR, 16, 255            # how far it is looked for, one after the other
-BLOCK = 2 ** 13                       # colours that are looked for at once
+SPREAD = 2654435761                   # takes them from all over a picture, whatever its width
+FEWEST_COLOURS = 16                   # that are not clipped: fewer may all be possible by chance
+LEAST_WHOLE = 1 / 3                   # of the pixels whose red is not clipped, how many must not be at all
+REACH = 6                             # how far a clipped colour's red chroma is from the nearest of `lines`, at most
+BLOCK = 2 ** 20                       # pixels whose planes are found at once
 
 
 _EDGES = (2 * np.arange(VALUES + 1) - VALUES) << POSITION_BITS            # below samples 0 .. 256
@@ -127,10 +128,14 @@ class ColourSpace:
         Where red is clipped they are the samples.
         """
         planes = samples.copy()
-        inside = self.is_inside(samples[0])
-        cb, cr = self.chroma(samples[:, inside])
-        planes[1, inside], planes[2, inside] = cr, cb
-        return None if (cb < 0).any() else planes
+        for start in range(0, samples.shape[1], BLOCK):
+            block = planes[:, start:start + BLOCK]
+            inside = self.is_inside(block[0])
+            cb, cr = self.chroma(block[:, inside])
+            if (cb < 0).any():
+                return None
+            block[1, inside], block[2, inside] = cr, cb
+        return planes
 
     def to_samples(self, planes: np.ndarray) -> np.ndarray:
         """The inverse of `to_planes`. What it never gives, as of a damaged file, becomes some colour."""
@@ -143,21 +148,18 @@ class ColourSpace:
     def chroma(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Blue and red chroma, int64 [N] each, of RGB samples uint8 [3, N] whose red is inside.
 
-        Clipped colours can have several: one near what it would be without clipping. -1 where there are none.
+        Clipped colours can have several: one near what it would be without clipping. -1 where there are none, and for
+        all clipped ones if a colour that is not clipped has none.
         """
-        packed = samples.astype(np.int64)
-        colours, which = np.unique(packed[0] << 16 | packed[1] << 8 | packed[2], return_inverse=True)
-        found = np.full((2, len(colours)), -1)
-        colours = np.stack([colours >> 16, colours >> 8 & 255, colours & 255])
-        nearest = self._nearest_cr(colours)
-        clipped = ~(self.is_inside(colours[1]) & self.is_inside(colours[2]))
-        for reach in REACHES:
-            left = np.flatnonzero((found[0] < 0) & (clipped | (reach <= NEAR)))
-            for some in np.split(left, range(BLOCK, len(left), BLOCK)):
-                candidates = nearest[some, None] + np.array(sorted(range(-reach, reach + 1), key=abs))
-                found[:, some] = self._search(colours[:, some], candidates.clip(0, VALUES - 1))
-        cb, cr = found[:, which.reshape(-1)]
-        return cb, cr
+        colours, which = np.unique(_packed(samples), return_inverse=True)
+        colours = np.stack([colours >> 16, colours >> 8 & 255, colours & 255]).astype(np.int64)
+        nearest, found = self._nearest_cr(colours)[:, None], np.full((2, colours.shape[1]), -1)
+        whole = self.is_inside(colours[1:]).all(axis=0)
+        found[:, whole] = self._search(colours[:, whole], nearest[whole])
+        if (found[0, whole] >= 0).all():                                # or else the clipped ones do not matter
+            reached = (nearest + sorted(range(-REACH, REACH + 1), key=abs)).clip(0, VALUES - 1)
+            found[:, ~whole] = self._search(colours[:, ~whole], reached[~whole])
+        return tuple(found[:, which.reshape(-1)])
 
     def _nearest_cr(self, colours: np.ndarray) -> np.ndarray:
         """About the red chroma of colours [3, N], if they were not clipped."""
@@ -183,6 +185,12 @@ class ColourSpace:
         least_clipped = np.where(blue == 0, high - 1, low)
         cb, cr = (np.take_along_axis(each, first, 1)[:, 0] for each in (least_clipped, candidates))
         return np.where(fits.any(axis=1), np.stack([cb, cr]), -1)
+
+
+def _packed(samples: np.ndarray) -> np.ndarray:
+    """A number for each colour of samples uint8 [3, N]: int32 [N]."""
+    red, green, blue = samples.astype(np.int32)
+    return red << 16 | green << 8 | blue
 
 
 def _interval(table: np.ndarray, level: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -229,12 +237,17 @@ SPACES = {2: _jpeg(), 3: _photo_cd()}    # by their modes, in `tiles.Layout` and
 def find_space(samples: np.ndarray) -> tuple[int, np.ndarray]:
     """The mode of a picture uint8 [H, W, 3], and its planes, likewise; RGB and samples if no space has its colours.
 
-    A picture with few colours, besides those whose red is clipped, is not told.
+    Clipped colours say nothing, as nearly all are possible: a picture with few others is taken for RGB.
     """
     pixels = samples.reshape(-1, 3).T
-    some = pixels[:, ::max(1, pixels.shape[1] // LOOKED_AT)]
-    if np.unique(some[:, ColourSpace.is_inside(some[0])], axis=1).shape[1] >= FEWEST_COLOURS:
-        for mode, space in SPACES.items():
-            if space.to_planes(some) is not None and (planes := space.to_planes(pixels)) is not None:
-                return mode, np.ascontiguousarray(planes.T).reshape(samples.shape)
+    inside = ColourSpace.is_inside(pixels)
+    whole = np.flatnonzero(inside.all(axis=0))
+    some = pixels[:, whole[np.arange(min(LOOKED_AT, len(whole))) * SPREAD % max(len(whole), 1)]]
+    for mode, space in SPACES.items():
+        if len(whole) < LEAST_WHOLE * inside[0].sum() or space.to_planes(some) is None:
+            continue
+        if len(np.unique(_packed(pixels[:, whole]))) < FEWEST_COLOURS:
+            break
+        if (planes := space.to_planes(pixels)) is not None:
+            return mode, np.ascontiguousarray(planes.T).reshape(samples.shape)
     return RGB, samples

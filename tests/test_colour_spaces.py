@@ -130,6 +130,39 @@ def test_other_pictures_are_not():
         assert mode == RGB and planes is other
 
 
+def test_clipped_colours_say_nothing():
+    """Almost all are possible, so a picture that has few others is RGB; as one of another space it would cost more."""
+    noise = np.random.default_rng(6).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    for channels, value in (([2], 0), ([1], 0), ([1], 255), ([1, 2], 0)):
+        saturated = noise.copy()
+        saturated[:, :, channels] = value
+        assert find_space(saturated)[0] == RGB
+    overexposed = as_jpeg((photograph().astype(int) + 90).clip(0, 255).astype(np.uint8), quality=90)
+    assert (overexposed == 255).mean() > 0.15 and find_space(overexposed)[0] == JPEG
+
+
+def test_frames_do_not_matter():
+    """Wherever a picture's white lies, and whatever its width is."""
+    samples = np.full((100, 1000, 3), 255, dtype=np.uint8)
+    samples[:, 100:900] = np.asarray(Image.fromarray(photograph()).resize((800, 100)))
+    for framed in (samples, samples.transpose(1, 0, 2), np.pad(samples, ((300, 300), (0, 0), (0, 0)))):
+        assert find_space(as_jpeg(np.ascontiguousarray(framed), quality=95))[0] == JPEG
+
+
+@each_space
+def test_how_far_clipped_colours_are_looked_for(space):
+    """All that there are, of every fifth luma, are found, and those not clipped where they are expected."""
+    cb, cr = (each.ravel() for each in np.meshgrid(np.arange(256), np.arange(256)))
+    for luma in range(0, 256, 5):
+        samples = space.rgb(np.full(len(cb), luma), cb, cr)
+        inside = space.is_inside(samples[0])
+        samples, cb_inside, cr_inside = samples[:, inside], cb[inside], cr[inside]
+        found = np.stack(space.chroma(samples))
+        assert (found >= 0).all()
+        whole = space.is_inside(samples).all(axis=0)
+        assert np.array_equal(found[:, whole], np.stack([cb_inside, cr_inside])[:, whole])
+
+
 def test_few_colours_say_nothing():
     grey = np.repeat(np.arange(60, 60 + FEWEST_COLOURS, dtype=np.uint8)[:, None, None], 3, axis=2)
     assert find_space(grey)[0] == JPEG
@@ -141,7 +174,11 @@ def test_what_is_no_plane_becomes_some_colour(space):
     """As of a damaged file, whose checksum will be wrong."""
     planes = np.stack(np.meshgrid(np.arange(256), np.arange(0, 256, 5), np.arange(0, 256, 17))).reshape(3, -1)
     samples = space.to_samples(planes.astype(np.uint8))
-    assert samples.shape == planes.shape and samples.dtype == np.uint8
+    red, cr, cb = planes
+    absent = space.is_inside(red) & (space.luma_of[red, cr] < 0)
+    assert absent.any()
+    assert np.array_equal(samples[:, absent], space.rgb(np.zeros(absent.sum(), dtype=int), cb[absent], cr[absent]))
+    assert np.array_equal(space.to_samples(space.to_planes(samples)), samples)
 
 
 def test_kodaks_pictures_come_from_photo_cd():

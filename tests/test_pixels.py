@@ -115,6 +115,26 @@ def test_probabilities_of_all_planes_sum_to_one(space, extreme, tables):
 
 
 @pytest.mark.parametrize("tables", [TABLES, RESIDUAL], ids=["plain", "residual"])
+@each_space
+def test_where_red_is_clipped_planes_are_green_and_blue(space, tables):
+    """With the distributions that they have in RGB, beside pixels whose red is not clipped."""
+    random = np.random.default_rng(11)
+    parameters = random_parameters(random, 3, 300)
+    planes = random.integers(0, 256, (3, 300))
+    planes[0, ::3], planes[0, 1::3] = 0, 255
+    clipped = np.arange(300) % 3 < 2
+    mixture, in_space = Mixture(parameters, tables), ChromaMixture(parameters, tables, space)
+    distribution, of_plane = mixture.red(), in_space.red()
+    for values in planes[:2]:
+        distribution, of_plane = (each.following(before, values) for each, before in (
+            (mixture, distribution), (in_space, of_plane)))
+        for edge in range(0, 257, 4):
+            expected, found = (each.cumulative(np.full(300, edge)) for each in (distribution, of_plane))
+            assert np.array_equal(found[clipped], expected[clipped])
+        assert not np.array_equal(*(each.cumulative(np.full(300, 128))[~clipped] for each in (distribution, of_plane)))
+
+
+@pytest.mark.parametrize("tables", [TABLES, RESIDUAL], ids=["plain", "residual"])
 @pytest.mark.parametrize("extreme", [False, True])
 @each_space
 def test_planes_come_back_and_cost_their_information(space, extreme, tables):
@@ -197,8 +217,8 @@ def by_the_page(tables: PixelTables, mode: int, parameters: np.ndarray, red: int
         p, q = ((slope * d_blue + d_green * 2 ** 14) * a_blue) >> 14, d_blue * a_green
         square = float(p) * float(p) + float(q) * float(q)
         root = math.sqrt(square)
-        k = (float(slope * p) * a_blue + float(q * a_green) * 2 ** 14) * 2 ** 14 / square
-        k, z = math.floor(min(max(k, -2.0 ** 18), 2.0 ** 18)), (d_green * z_green + d_blue * z_blue) >> 14
+        k = math.floor((float(slope * p) * a_blue + float(q * a_green) * 2 ** 14) * 2 ** 14 / square)
+        z = (d_green * z_green + d_blue * z_blue) >> 14
         of_cr.append((z, math.floor(float(a_green * a_blue) * 2 ** 14 / root)))
         of_cb.append((z_blue + ((k * (line(cr) - z)) >> 14), math.floor(root / -d_green)))
     found, s = masses([edge_of_cr(edge) for edge in range(257)], *zip(*of_cr, strict=True), weights)
@@ -217,6 +237,7 @@ def test_planes_are_coded_as_the_page_says(mode, extreme, tables):
     samples = samples[:, space.is_inside(samples[0])][:, :7]
     planes = space.to_planes(samples)
     mixture = ChromaMixture(parameters, tables, space)
+    planes[1, 0] = np.flatnonzero(space.luma_of[planes[0, 0]] < 0)[0]   # of which there are no colours
     of_cr = mixture.following(mixture.red(), planes[0])
     of_cb = mixture.following(of_cr, planes[1])
     for index in range(7):

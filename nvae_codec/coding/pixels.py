@@ -20,6 +20,7 @@ blue (`ChromaMixture`).
 """
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,7 +49,6 @@ FLOOR = 1 << 20                       # added to every value's mass, which keeps
 BINARY_BITS = 24                      # resolution of the probability of white
 BLACK, WHITE = 0, 255
 GREEN, BLUE = 1, 2                    # colours after red
-MAX_SLOPE = 16                        # of blue along a colour space's `direction`
 
 
 @dataclass(frozen=True)
@@ -327,17 +327,17 @@ class ChromaMixture(Mixture):
         """The distributions of the plane after that of `distribution`, given the values [N] of this one."""
         weights, values = distribution.responsibilities(values), values.astype(np.int64)
         if isinstance(distribution, PlaneDistribution):
-            return self._blue_chroma(values, weights)
+            return self._blue_chroma(distribution.given_red, values, weights)
         return self._red_chroma(values, weights)
 
     def _red_chroma(self, red: np.ndarray, weights: Tensor) -> "PlaneDistribution":
         of_green, of_blue = self._space.direction
-        self._red, self._clipped = red, torch.from_numpy(~self._space.is_inside(red))
-        green = self._green = self._centres(GREEN, [self._positions(red)])
-        blue = self._blue = self._centres(BLUE, [self._positions(red), green])          # where green is at its mean
+        clipped = torch.from_numpy(~self._space.is_inside(red))
+        green = self._centres(GREEN, [self._positions(red)])
+        blue = self._centres(BLUE, [self._positions(red), green])       # where green is at its mean
         green_scale, blue_scale = self._inverse_scales(GREEN), self._inverse_scales(BLUE)
         blue_on_green = self._slopes(BLUE, GREEN)
-        across = self._across = (of_green * green + of_blue * blue).mul_(2.0 ** -DIRECTION_BITS).floor_()
+        across = (of_green * green + of_blue * blue).mul_(2.0 ** -DIRECTION_BITS).floor_()
         # The deviation across has two parts: what comes with green, blue's share in it included, and blue's own. Times
         # both inverse scales these are `with_green` and `by_blue`, and all is the root of their squares' sum.
         with_green = blue_on_green * of_blue + (of_green << UNIT_BITS)
@@ -345,38 +345,49 @@ class ChromaMixture(Mixture):
         by_blue = of_blue * green_scale
         squared = with_green * with_green + by_blue * by_blue           # rounds three times
         both = torch.from_numpy(np.sqrt(squared.numpy()))               # rounds; PyTorch's root might be less precise
-        scale = (green_scale * blue_scale).mul_(2.0 ** DIRECTION_BITS).div_(both).floor_()             # rounds
-        self._blue_scale = torch.where(self._clipped, blue_scale, (both / -of_green).floor_())         # rounds
-        slope = (blue_on_green * with_green).mul_(blue_scale)           # rounds, as do the next three lines
-        slope = slope + (by_blue * green_scale).mul_(2.0 ** UNIT_BITS)
-        slope = slope.mul_(2.0 ** DIRECTION_BITS).div_(squared)
-        self._slope = slope.clamp_(-MAX_SLOPE << UNIT_BITS, MAX_SLOPE << UNIT_BITS).floor_()
+        scale_across = (green_scale * blue_scale).mul_(2.0 ** DIRECTION_BITS).div_(both).floor_()      # rounds
+        scale_along = (both / -of_green).floor_()                       # rounds
+        blue_on_line = (blue_on_green * with_green).mul_(blue_scale)    # rounds, as do the next two lines
+        blue_on_line = blue_on_line + (by_blue * green_scale).mul_(2.0 ** UNIT_BITS)
+        blue_on_line = blue_on_line.mul_(2.0 ** DIRECTION_BITS).div_(squared).floor_()                 # below 2**17
+        given = _GivenRed(red, clipped, blue, torch.where(clipped, blue_scale, scale_along), across, blue_on_line)
         row, edges = torch.from_numpy(red), torch.from_numpy(self._space.edges_of_cr)
-        return PlaneDistribution(lambda above: edges[row, above], torch.where(self._clipped, green, across),
-                                 torch.where(self._clipped, green_scale, scale), weights, self._sigmoid)
+        return PlaneDistribution(given, lambda above: edges[row, above], torch.where(clipped, green, across),
+                                 torch.where(clipped, green_scale, scale_across), weights, self._sigmoid)
 
-    def _blue_chroma(self, cr: np.ndarray, weights: Tensor) -> "PlaneDistribution":
+    def _blue_chroma(self, given: "_GivenRed", cr: np.ndarray, weights: Tensor) -> "PlaneDistribution":
         """`cr` is green where red is clipped."""
-        line = torch.from_numpy(self._space.lines[self._red, cr].astype(np.float64))
-        given_line = self._blue + self._slope.mul(line - self._across).mul_(2.0 ** -UNIT_BITS).floor_()
-        if self._clipped.any():
-            given_green = self._centres(BLUE, [self._positions(self._red), self._positions(cr)])
-            given_line = torch.where(self._clipped, given_green, given_line)
-        luma = self._space.luma_of[self._red, cr].clip(min=0)           # which is 0 where red is clipped
+        line = torch.from_numpy(self._space.lines[given.red, cr].astype(np.float64))
+        centres = given.blue + (given.blue_on_line * (line - given.across)).mul_(2.0 ** -UNIT_BITS).floor_()
+        if given.clipped.any():
+            given_green = self._centres(BLUE, [self._positions(given.red), self._positions(cr)])
+            centres = torch.where(given.clipped, given_green, centres)
+        luma = self._space.luma_of[given.red, cr].clip(min=0)           # which is 0 where red is clipped
         grey, edges = torch.from_numpy(self._space.luma * luma), torch.from_numpy(self._space.edges_of_cb)
-        row = self._clipped.long()
-        return PlaneDistribution(lambda above: edges[row, above].add_(grey) >> 1, given_line, self._blue_scale, weights,
-                                 self._sigmoid)
+        row = given.clipped.long()
+        return PlaneDistribution(given, lambda above: edges[row, above].add_(grey) >> 1, centres, given.blue_scale,
+                                 weights, self._sigmoid)
+
+
+class _GivenRed(NamedTuple):
+    """What the distributions of blue chroma take from those of red chroma; Tensors but the first are float64 [M, N]."""
+
+    red: np.ndarray                       # int64 [N]
+    clipped: Tensor                       # whether it is, bool [N]
+    blue: Tensor                          # centres where green is at its mean
+    blue_scale: Tensor                    # inverse, given the line
+    across: Tensor                        # centres across the lines
+    blue_on_line: Tensor                  # how blue's depend on the line's distance from them, in 2**-14
 
 
 class PlaneDistribution(ColourDistribution):
     """Distributions of one plane after red. What a value takes of them is not equally wide for all values."""
 
-    def __init__(self, edges: Callable[[Tensor], Tensor], centres: Tensor, inverse_scales: Tensor, weights: Tensor,
-                 sigmoid: Tensor):
+    def __init__(self, given_red: _GivenRed, edges: Callable[[Tensor], Tensor], centres: Tensor, inverse_scales: Tensor,
+                 weights: Tensor, sigmoid: Tensor):
         """`edges` takes the values above them, int64 [N], and gives their positions, int64 in units of `centres`."""
         super().__init__([], centres, inverse_scales, weights, sigmoid, 8)
-        self._edges = edges
+        self.given_red, self._edges = given_red, edges
 
     def _places(self, edges: Tensor) -> Tensor:
         # A sample's edge e has the position (2 e - 256) << 14.
