@@ -102,7 +102,7 @@ def _direct_overhead(network: ExactNetwork, images: Tensor) -> float:
     model, search, bits = ExactModel(network), EFFORTS[default_effort(1)], 0.0
     for image in images.split(1):
         stack = Stack()                   # too little is on it to draw latents with
-        encode(model, [stack], [Tiles(image.numpy(), whole(image))], search.memory)
+        encode(model, [stack], [Tiles(image.numpy(), image.numpy(), whole(image))], search.memory)
         bits += stack.bits - model.pixel_tables.low_bits * image.numel()
     return bits / len(images) / measure(network, images).bits - 1
 
