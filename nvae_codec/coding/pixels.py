@@ -351,9 +351,11 @@ class ChromaMixture(Mixture):
         blue_on_line = blue_on_line + (by_blue * green_scale).mul_(2.0 ** UNIT_BITS)
         blue_on_line = blue_on_line.mul_(2.0 ** DIRECTION_BITS).div_(squared).floor_()                 # below 2**17
         given = _GivenRed(red, clipped, blue, torch.where(clipped, blue_scale, scale_along), across, blue_on_line)
-        row, edges = torch.from_numpy(red), torch.from_numpy(self._space.edges_of_cr)
-        return PlaneDistribution(given, lambda above: edges[row, above], torch.where(clipped, green, across),
-                                 torch.where(clipped, green_scale, scale_across), weights, self._sigmoid)
+        edges = torch.from_numpy(self._space.edges_of_cr)
+        places, row = _places_of(edges).view(-1), torch.from_numpy(red) * edges.shape[1]
+        return PlaneDistribution(given, lambda above: places.index_select(0, row + above),
+                                 torch.where(clipped, green, across), torch.where(clipped, green_scale, scale_across),
+                                 weights, self._sigmoid)
 
     def _blue_chroma(self, given: "_GivenRed", cr: np.ndarray, weights: Tensor) -> "PlaneDistribution":
         """`cr` is green where red is clipped."""
@@ -364,9 +366,17 @@ class ChromaMixture(Mixture):
             centres = torch.where(given.clipped, given_green, centres)
         luma = self._space.luma_of[given.red, cr].clip(min=0)           # which is 0 where red is clipped
         grey, edges = torch.from_numpy(self._space.luma * luma), torch.from_numpy(self._space.edges_of_cb)
-        row = given.clipped.long()
-        return PlaneDistribution(given, lambda above: edges[row, above].add_(grey) >> 1, centres, given.blue_scale,
-                                 weights, self._sigmoid)
+        twice, row = edges.view(-1), given.clipped.long() * edges.shape[1]
+
+        def places(above: Tensor) -> Tensor:
+            return _places_of(twice.index_select(0, row + above).add_(grey) >> 1)
+
+        return PlaneDistribution(given, places, centres, given.blue_scale, weights, self._sigmoid)
+
+
+def _places_of(positions: Tensor) -> Tensor:
+    """Positions int64 in the units of centres, where a sample's edge e has (2 e - 256) << 14, in steps of edges."""
+    return positions.double().mul_(2.0 ** -(UNIT_BITS + 1)).add_(128)
 
 
 class _GivenRed(NamedTuple):
@@ -383,15 +393,14 @@ class _GivenRed(NamedTuple):
 class PlaneDistribution(ColourDistribution):
     """Distributions of one plane after red. What a value takes of them is not equally wide for all values."""
 
-    def __init__(self, given_red: _GivenRed, edges: Callable[[Tensor], Tensor], centres: Tensor, inverse_scales: Tensor,
-                 weights: Tensor, sigmoid: Tensor):
-        """`edges` takes the values above them, int64 [N], and gives their positions, int64 in units of `centres`."""
+    def __init__(self, given_red: _GivenRed, places: Callable[[Tensor], Tensor], centres: Tensor,
+                 inverse_scales: Tensor, weights: Tensor, sigmoid: Tensor):
+        """`places` takes the values above edges, int64 [N], and says where these are, as `_places_of` does."""
         super().__init__([], centres, inverse_scales, weights, sigmoid, 8)
-        self.given_red, self._edges = given_red, edges
+        self.given_red, self._place = given_red, places
 
     def _places(self, edges: Tensor) -> Tensor:
-        # A sample's edge e has the position (2 e - 256) << 14.
-        return self._edges(edges.long()).double().mul_(2.0 ** -(UNIT_BITS + 1)).add_(self._num_values / 2)
+        return self._place(edges.long())
 
 
 def _half(upper: Tensor, low: Tensor, middle: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
