@@ -30,13 +30,10 @@ LEAST_WHOLE = 1 / 3                   # of the pixels whose red is not clipped, 
 REACH = 6                             # how far a clipped colour's red chroma is from the nearest of `lines`, at most
 BLOCK = 2 ** 20                       # pixels whose planes are found at once
 
-
-_EDGES = (2 * np.arange(VALUES + 1) - VALUES) << POSITION_BITS            # below samples 0 .. 256
-
-
-def _position(level: np.ndarray) -> np.ndarray:
-    """Of a level before it was rounded down, int64 in 2**-16: the middle of what is rounded to one level is its own."""
-    return ((level - (1 << FRACTION_BITS - 1)) >> 1) - (255 << POSITION_BITS)
+_EDGES = (2 * np.arange(VALUES + 1) - VALUES) << POSITION_BITS          # positions of the edges below samples 0 .. 256
+# Of what is rounded down to a level, the middle has the level's own position: twice the position of a number in 2**-16
+# levels, before it was rounded down, is that number less this.
+_MIDDLE = (1 << FRACTION_BITS - 1) + (255 << POSITION_BITS + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +54,13 @@ class ColourSpace:
     blue_of_cb: np.ndarray
 
     @staticmethod
-    def is_inside(red: np.ndarray) -> np.ndarray:
-        """Whether samples of red say what they came from: they were not clipped."""
-        return (red > 0) & (red < 255)
+    def is_inside(samples: np.ndarray) -> np.ndarray:
+        """Whether samples say what they came from: they were not clipped."""
+        return (samples > 0) & (samples < 255)
 
     @cached_property
     def luma_of(self) -> np.ndarray:
-        """The luma of a red and a red chroma, int64 [256, 256]; -1 where there is none, or more than one."""
+        """The luma of a red and a red chroma, int64 [256, 256]; -1 where there is none, and where red is clipped."""
         red, given = np.arange(VALUES)[:, None], self.red_of_cr[None]
         luma = -((given - (red << FRACTION_BITS)) // self.luma)         # the least that is not below this red
         exists = (luma >= 0) & (luma < VALUES) & (luma * self.luma + given >> FRACTION_BITS == red)
@@ -80,14 +77,13 @@ class ColourSpace:
     def lines(self) -> np.ndarray:
         """Where the colours of a red and a red chroma lie along `direction`, int64 [256, 256], rising along a row.
 
-        In units as of `_position`. 0 where there are none.
+        In units of positions. 0 where there are none.
         """
         of_green, of_blue = self.direction
         grey = np.where(self.luma_of < 0, 0, self.luma_of) * self.luma
         of_cb = (of_green * self.green_of_cb + of_blue * self.blue_of_cb).sum() // VALUES     # about the same of each
         level = of_green * (grey + self.green_of_cr) + of_blue * grey + of_cb
-        scale = of_green + of_blue
-        line = (level - scale * ((1 << FRACTION_BITS - 1) + (255 << POSITION_BITS + 1))) >> DIRECTION_BITS + 1
+        line = (level - (of_green + of_blue) * _MIDDLE) >> DIRECTION_BITS + 1
         return np.where(self.luma_of < 0, 0, line)
 
     @cached_property
@@ -108,12 +104,12 @@ class ColourSpace:
     def edges_of_cb(self) -> np.ndarray:
         """What divides the blue of a blue chroma from that of the one before, int64 [2, 257].
 
-        The first row is that of black; twice as much as `_position` has, and what luma gives to every colour is to be
-        added. The second is of a clipped red: those of blue, twice as well.
+        Twice their positions. The first row lacks what luma gives to all colours. The second is of a clipped red: those
+        of blue.
         """
         framed = np.concatenate([self.blue_of_cb[:1], self.blue_of_cb, self.blue_of_cb[-1:]])
         between = (framed[1:] + framed[:-1]) >> 1
-        return np.stack([between - (1 << FRACTION_BITS - 1) - (255 << POSITION_BITS + 1), 2 * _EDGES])
+        return np.stack([between - _MIDDLE, 2 * _EDGES])
 
     def rgb(self, luma: np.ndarray, cb: np.ndarray, cr: np.ndarray) -> np.ndarray:
         """Samples uint8 [3, N] of luma and chroma, int64 [N]."""
@@ -242,12 +238,12 @@ def find_space(samples: np.ndarray) -> tuple[int, np.ndarray]:
     pixels = samples.reshape(-1, 3).T
     inside = ColourSpace.is_inside(pixels)
     whole = np.flatnonzero(inside.all(axis=0))
-    some = pixels[:, whole[np.arange(min(LOOKED_AT, len(whole))) * SPREAD % max(len(whole), 1)]]
+    if len(whole) < max(FEWEST_COLOURS, LEAST_WHOLE * inside[0].sum()):
+        return RGB, samples
+    some = pixels[:, whole[np.arange(min(LOOKED_AT, len(whole))) * SPREAD % len(whole)]]
     for mode, space in SPACES.items():
-        if len(whole) < LEAST_WHOLE * inside[0].sum() or space.to_planes(some) is None:
+        if space.to_planes(some) is None or len(np.unique(_packed(pixels[:, whole]))) < FEWEST_COLOURS:
             continue
-        if len(np.unique(_packed(pixels[:, whole]))) < FEWEST_COLOURS:
-            break
         if (planes := space.to_planes(pixels)) is not None:
             return mode, np.ascontiguousarray(planes.T).reshape(samples.shape)
     return RGB, samples
