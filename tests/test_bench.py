@@ -57,7 +57,7 @@ def test_operators_and_the_coders_calls_are_profiled(pictures, toy_model_path):
     report = json.loads(invoke("bench", pictures[0], "--model", toy_model_path, "--profile", "--json").stdout)
     found = {each["operator"]: each for each in report["profile"]}
     seconds = [each["seconds"] for each in report["profile"]]
-    assert {"aten::matmul", "push_bits", "pop_normals"} <= set(found) and found["push_bits"]["calls"] >= 24
+    assert {"aten::matmul", "push_bits", "pop_normals"} <= set(found) and found["push_bits"]["calls"] >= 3
     assert seconds == sorted(seconds, reverse=True) and all(set(each) == {"operator", "calls", "seconds"}
                                                             for each in report["profile"])
     assert "push_bits" in invoke("bench", pictures[0], "--model", toy_model_path, "--profile").stdout

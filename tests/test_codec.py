@@ -372,7 +372,7 @@ def test_pictures_from_other_colour_spaces_come_back(codec, monkeypatch):
     """Those that were JPEG files or Photo CD scans, also with clipped colours, beside others, in cut tiles."""
     smooth = np.asarray(Image.fromarray(noise(9, 12, 3, seed=5)).resize((45, 37), Image.Resampling.BICUBIC))
     pictures = {"a.png": as_jpeg(smooth, 90), "b.png": smooth, "c.png": from_photo_cd(smooth // 2 + 64),
-                "d.png": smooth[:, :, 1].copy(), "e.png": from_photo_cd(noise(20, 21, 3)),
+                "d.png": smooth[:, :, 1].copy(), "e.png": from_photo_cd(noise(20, 21, 3) // 3 + 90),
                 "f.png": as_jpeg(noise(9, 8, 3), 30)}
     data = codec.compress_archive((name, Picture(samples)) for name, samples in pictures.items())
     content = container.unpack(data)
