@@ -1362,7 +1362,7 @@ def test_a_short_file_cannot_be_searched_for_hours(bomb):
     except BitstreamError as error:
         reason = str(error)
     assert reason.endswith("the search for whole chunks takes too long and was given up")
-    assert time.process_time() - begin < 6
+    assert time.process_time() - begin < 12
     assert recovered(START + A + B + flipped(C, 5) + bomb[15:])[0] == [0, 1]
 
 
