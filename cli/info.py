@@ -7,16 +7,7 @@ import click
 
 from nvae_codec.errors import ModelError
 
-from ..bitstreams.container import (
-    EXIF,
-    ICC,
-    JPEG_RGB8,
-    MAX_SIDE,
-    PHOTO_CD_RGB8,
-    Container,
-    ImageEntry,
-    unpack,
-)
+from ..bitstreams.container import EXIF, ICC, MAX_SIDE, Container, ImageEntry, unpack
 from ..bitstreams.fields import deflate_item
 from .batch import each
 from .files import check_sources, display, echo, printable, read
@@ -53,9 +44,9 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
     With --json the object of a picture's file has the keys file, bytes, version (of the
     format), width, height, channels, colours_from (the colour space that the picture had before
     it became RGB; null if it is not told), bits_per_subpixel, model (null if unknown),
-    fingerprint, exif_bytes, icc_bytes, chunks, sets (of tiles that are coded jointly), direct_groups (a
-    list: of every set, how many groups of latents are coded direct), trellis_bits,
-    payload_bytes (of the coded words).
+    fingerprint, exif_bytes, icc_bytes, chunks, sets (of tiles that are coded jointly),
+    direct_groups (a list: of every set, how many groups of latents are coded direct),
+    trellis_bits, payload_bytes (of the coded words).
     Of format version 1, initial_words and max_group stand in place of the four from chunks on.
     That of an archive has the keys file, bytes, version, pictures, chunks, pixels, subpixels,
     bits_per_subpixel, model, fingerprint, header_bytes (and checksums), metadata_bytes (as
@@ -174,7 +165,10 @@ def _listed(container: Container) -> list[dict]:
 
 def _colours_from(image: ImageEntry) -> str | None:
     """The colour space that an image had before it became RGB, if that is known."""
-    return {JPEG_RGB8: "YCbCr of JPEG", PHOTO_CD_RGB8: "PhotoYCC of Photo CD"}.get(image.mode)
+    from nvae_codec.colour_spaces import SPACES
+
+    space = SPACES.get(image.mode)
+    return space and space.name
 
 
 def _model_name(fingerprint: str) -> str | None:
@@ -196,8 +190,8 @@ def _line(item: tuple[str, object]) -> str:
         value = f"{100 * value:+.2f} %"
     elif key == "direct_groups":
         value = ", ".join(_repeated(groups, len(list(alike))) for groups, alike in groupby(value))
-    if key == "colours_from" and value is None:
-        value = "RGB or grey"
+    elif key == "colours_from":
+        value = value or "RGB or grey"
     text = "unknown" if value is None else f"{value:.4f}" if isinstance(value, float) else value
     return f"{key.replace('_', ' ')}: {text}".replace(": \n", ":\n", 1)  # tables begin on a line of their own
 

@@ -210,7 +210,7 @@ def _bounds(level: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _jpeg() -> ColourSpace:
     """YCbCr of JFIF (ITU-T T.871), as libjpeg computes it: with factors of 16 bits, and chroma first."""
     chroma, half = np.arange(VALUES) - 128, 1 << FRACTION_BITS - 1
-    return ColourSpace("YCbCr (JPEG)", 1 << FRACTION_BITS,
+    return ColourSpace("YCbCr of JPEG", 1 << FRACTION_BITS,
                        red_of_cr=(91881 * chroma + half) >> FRACTION_BITS << FRACTION_BITS,
                        green_of_cb=-22554 * chroma + half, green_of_cr=-46802 * chroma,
                        blue_of_cb=(116130 * chroma + half) >> FRACTION_BITS << FRACTION_BITS)
@@ -223,7 +223,7 @@ def _photo_cd() -> ColourSpace:
     to red and 0.194 of what blue chroma gives to blue are taken off, each rounded down before.
     """
     red, blue = 119374 * (np.arange(VALUES) - 137), 145352 * (np.arange(VALUES) - 156)
-    return ColourSpace("PhotoYCC (Photo CD)", 89024, red_of_cr=red, green_of_cb=-12714 * (blue >> FRACTION_BITS),
+    return ColourSpace("PhotoYCC of Photo CD", 89024, red_of_cr=red, green_of_cb=-12714 * (blue >> FRACTION_BITS),
                        green_of_cr=-33358 * (red >> FRACTION_BITS), blue_of_cb=blue)
 
 
