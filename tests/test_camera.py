@@ -1,4 +1,4 @@
-"""Training pictures with colours of half the resolution, and with noise."""
+"""Training pictures made smaller, with noise, with colours of half the resolution or of another space."""
 import itertools
 import math
 
@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nvae_codec.errors import ModelError
-from nvae_codec.training.camera import KINDS, MOST_NOISE, with_half_chroma, with_noise
-from nvae_codec.training.data import Arrays, Batches, Whole
-from nvae_codec.training.recipes import Recipe
+from nvae_codec.colour_spaces import SPACES, find_space
+from nvae_codec.errors import ImageError, ModelError
+from nvae_codec.tiles import RGB
+from nvae_codec.training.camera import (
+    CHANGES,
+    KINDS,
+    MOST_NOISE,
+    made_smaller,
+    with_colours_of,
+    with_half_chroma,
+    with_noise,
+)
+from nvae_codec.training.data import Arrays, Batches, Crops, Whole
+from nvae_codec.training.recipes import CHANGES_OF_IMAGES, Recipe
 
 BT_601 = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 MIDDLE = 1 << 6                       # pictures around it are not clipped
@@ -35,7 +45,8 @@ def by_pillow(image: np.ndarray, kind: int) -> np.ndarray:
 @pytest.mark.parametrize("kind", [0, 4])
 def test_it_is_what_an_image_library_makes(kind):
     image = muted(20, 36)
-    assert np.abs(with_half_chroma(image, kind) - by_pillow(image, kind)).max() <= 1.5
+    off = np.abs(with_half_chroma(image, kind) - by_pillow(image, kind))
+    assert off.max() < 2.5 and off.mean() < 0.4          # a step of blue chroma, 1.77, and rounding
 
 
 @pytest.mark.parametrize("kind", range(KINDS))
@@ -63,6 +74,41 @@ def test_grey_stays_and_bright_colours_are_clipped(kind):
     assert with_half_chroma(loud, kind).min() == 0 and with_half_chroma(loud, kind).max() == 255
 
 
+def as_picture(image: np.ndarray) -> np.ndarray:
+    """[H, W, 3] as `find_space` takes it."""
+    return np.ascontiguousarray(image.transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("kind", range(KINDS))
+def test_it_has_the_colours_of_jpeg_files(kind):
+    assert find_space(as_picture(muted(32, 32)))[0] == RGB
+    assert SPACES[find_space(as_picture(with_half_chroma(muted(32, 32), kind)))[0]].name == "YCbCr of JPEG"
+
+
+@pytest.mark.parametrize("mode", SPACES)
+def test_colours_are_the_nearest_of_a_space(mode):
+    image, space = muted(48, 48), SPACES[mode]
+    after = with_colours_of(image, space)
+    off = after.astype(float) - image
+    assert find_space(as_picture(after))[0] == mode
+    assert np.abs(off).max() <= 3 and 0.3 < off.std() < 0.9 and np.abs(off.mean(axis=(1, 2))).max() < 0.1
+    planes = find_space(as_picture(after))[1].reshape(-1, 3).T.astype(np.int64)
+    cr, cb, luma = planes[1], planes[2], space.luma_of[planes[0], planes[1]]
+    furthest = 0                          # no colour one step away is much nearer: by more than rounding down explains
+    for step in itertools.product((-1, 0, 1), repeat=3):
+        other = space.rgb(luma + step[0], cb + step[1], cr + step[2]).astype(float)
+        nearer = np.sqrt(((off.reshape(3, -1)) ** 2).sum(0)) - np.sqrt(((other - image.reshape(3, -1)) ** 2).sum(0))
+        furthest = max(furthest, nearer.max())
+    assert 0 < furthest < 1.6
+
+
+def test_smaller_images_are_means():
+    image = muted(10, 14)
+    small = made_smaller(image)
+    expected = np.stack([np.asarray(Image.fromarray(plane).reduce(2)) for plane in image])
+    assert small.dtype == np.uint8 and np.array_equal(small, expected)
+
+
 @pytest.mark.parametrize("kind", [-1, KINDS])
 def test_there_are_no_other_kinds(kind):
     with pytest.raises(ValueError, match="kinds are 0 to 7"):
@@ -87,7 +133,7 @@ def some_pictures(count: int) -> Whole:
 
 def test_a_part_of_the_images_is_changed():
     images = some_pictures(40)
-    plain, all_, half = (Batches(images, 10, 5, half_chroma=part) for part in (0, 1.0, 0.5))
+    plain, all_, half = (Batches(images, 10, 5, parts={"half_chroma": part}) for part in (0, 1.0, 0.5))
     changed = total = 0
     for step in range(30):
         before, after, some = (each.batch(step).numpy() for each in (plain, all_, half))
@@ -101,31 +147,55 @@ def test_a_part_of_the_images_is_changed():
 
 def test_a_part_of_the_images_gets_noise():
     images = some_pictures(40)
-    plain, noisy = Batches(images, 10, 5), Batches(images, 10, 5, noise=0.5)
+    plain, noisy = Batches(images, 10, 5), Batches(images, 10, 5, parts={"noise": 0.5})
     off = np.concatenate([noisy.batch(step).numpy().astype(float) - plain.batch(step).numpy() for step in range(30)])
     deviations = off.std(axis=(1, 2, 3))
     assert 0.4 < (deviations > 0).mean() < 0.6
     assert 0.8 * MOST_NOISE < deviations.max() < 1.3 * MOST_NOISE and 0.5 < deviations[deviations > 0].mean() < 1.5
-    both = Batches(images, 10, 5, half_chroma=1.0, noise=0.5).batch(0).numpy()
-    halved = Batches(images, 10, 5, half_chroma=1.0).batch(0).numpy().astype(float)
-    same = [np.array_equal(one, other) for one, other in zip(both, halved, strict=True)]
-    assert same == (deviations[:10] == 0).tolist()
 
 
-@pytest.mark.parametrize("parts", [{"half_chroma": 0.5}, {"noise": 0.5}, {"half_chroma": 0.5, "noise": 0.5}])
+def test_several_changes_are_made_in_turn():
+    images = some_pictures(40)
+    some = Batches(images, 10, 5, parts={"noise": 0.5}).batch(0).numpy()
+    all_ = Batches(images, 10, 5, parts={"noise": 0.5, "rounded_colours": 1.0}).batch(0).numpy()
+    for one, other in zip(some, all_, strict=True):
+        assert any(np.array_equal(other, with_colours_of(one, space)) for space in SPACES.values())
+
+
+def test_a_part_of_the_crops_is_of_smaller_pictures():
+    # Columns rise by 3: at half the size by 6.
+    slope = np.broadcast_to(3 * np.arange(60, dtype=np.uint8), (3, 40, 60))
+    images = Crops(Arrays([np.stack(10 * [slope])]), 8)
+    steps = np.concatenate([np.abs(np.diff(Batches(images, 8, 5, parts={"smaller": 0.25}).batch(step).numpy()
+                                           .astype(int), axis=3))[:, 0, 0, 0] for step in range(40)])
+    assert set(steps) == {3, 6} and 0.15 < (steps == 6).mean() < 0.35
+    narrow = Crops(Arrays([np.stack(10 * [slope[:, :15]])]), 8)               # too narrow for that
+    assert (np.abs(np.diff(Batches(narrow, 8, 5, parts={"smaller": 1.0}).batch(0).numpy().astype(int))) == 3).all()
+    validation = images.item(3, smaller=True)
+    assert np.array_equal(validation, images.item(3))
+    with pytest.raises(ImageError, match="seen whole"):
+        Batches(some_pictures(40), 8, 5, parts={"smaller": 0.25})
+
+
+def test_a_recipe_has_a_part_for_every_change():
+    recipe = Recipe(steps=1, **{name: 0.25 for name in CHANGES_OF_IMAGES})
+    assert recipe.parts == {"smaller": 0.25} | dict.fromkeys(CHANGES, 0.25) and len(recipe.parts) == 4
+
+
+@pytest.mark.parametrize("parts", [{"half_chroma": 0.5}, {"noise": 0.5}, dict.fromkeys(CHANGES, 0.5)])
 def test_changes_are_repeated_by_any_process(parts):
     images = some_pictures(24)
-    straight = list(itertools.islice(Batches(images, 8, 3, **parts), 6))
-    for step, batch in zip(range(2, 6), Batches(images, 8, 3, first_step=2, **parts), strict=False):
+    straight = list(itertools.islice(Batches(images, 8, 3, parts=parts), 6))
+    for step, batch in zip(range(2, 6), Batches(images, 8, 3, first_step=2, parts=parts), strict=False):
         assert batch.equal(straight[step])
-    ahead = Batches(images, 8, 3, workers=1, **parts)
+    ahead = Batches(images, 8, 3, workers=1, parts=parts)
     assert all(one.equal(other) for one, other in zip(straight, ahead, strict=False))
-    parts = [Batches(images, 4, 3, rank=rank, world_size=2, **parts) for rank in range(2)]
+    halves = [Batches(images, 4, 3, rank=rank, world_size=2, parts=parts) for rank in range(2)]
     for step, batch in enumerate(straight[:3]):
-        assert np.array_equal(np.concatenate([part.batch(step).numpy() for part in parts]), batch.numpy())
+        assert np.array_equal(np.concatenate([half.batch(step).numpy() for half in halves]), batch.numpy())
 
 
-@pytest.mark.parametrize("name", ["half_chroma", "noise"])
+@pytest.mark.parametrize("name", CHANGES_OF_IMAGES)
 @pytest.mark.parametrize("part", [-0.1, 1.1, float("nan")])
 def test_parts_that_are_none(name, part):
     with pytest.raises(ModelError, match=name):

@@ -358,7 +358,8 @@ PUBLISHED = {  # epochs, warm-up epochs, batch per GPU, learning rate, last lamb
 }
 COMMON = dict(steps=0, learning_rate_min=1e-4, weight_decay=3e-4, spectral=True, kl_anneal_portion=0.3,
               kl_const_portion=1e-4, kl_const_coefficient=1e-4, clip_gradient=0.0, centre_mixture=False, average=0.0,
-              seed=1, optimizer="adamax", half_chroma=0.0, noise=0.0)
+              seed=1, optimizer="adamax", smaller=0.0, noise=0.0, half_chroma=0.0,
+              rounded_colours=0.0)
 NETWORKS = {  # side, bits, channels, scales, groups, adaptive, least groups, blocks, cells, pairs of flow cells
     "mnist": (32, 8, 32, 2, 10, True, 1, 2, 3, 0),
     "cifar10": (32, 8, 128, 1, 30, False, 1, 1, 2, 1),

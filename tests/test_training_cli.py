@@ -36,7 +36,7 @@ from nvae_codec.model.nvae import NVAE
 from nvae_codec.training import export as export_module
 from nvae_codec.training.checkpoint import load_checkpoint, load_network, save_checkpoint
 from nvae_codec.training.datasets import DATASETS
-from nvae_codec.training.recipes import RECIPES
+from nvae_codec.training.recipes import CHANGES_OF_IMAGES, RECIPES
 from nvae_codec.training.run import Data, Run
 
 TOY = ["train", "--preset", "toy", "--data", "pictures", "--steps", "6", "--report-every", "2", "--save-every", "3"]
@@ -194,16 +194,28 @@ def test_runs_that_cannot_begin_with_another(place, no_reading, arguments, reaso
     assert not os.path.exists("second/checkpoint.pt")
 
 
-@pytest.mark.parametrize("network", [["--preset", "mnist-small"],
-                                     ["--preset", "toy", "--set", "image_size=33", "--set", "num_preprocess_blocks=0",
-                                      "--set", "num_postprocess_blocks=0", "--set", "num_latent_scales=1"]])
-def test_colours_of_half_the_resolution_are_for_colours_and_even_sides(place, no_reading, network):
-    told = sentence(invoke("train", *network, "--run", "x", "--set", "half_chroma=0.5"))
-    assert told == "half_chroma is for networks of colour images with an even side"
+@pytest.mark.parametrize("name", CHANGES_OF_IMAGES)
+def test_changes_for_colour_images_alone(place, no_reading, name):
+    told = sentence(invoke("train", "--preset", "mnist-small", "--run", "x", "--set", f"{name}=0.5"))
+    assert told == f"{name} is for networks of colour images"
+
+
+def test_colours_of_half_the_resolution_are_for_even_sides(place, no_reading):
+    odd = ["image_size=33", "num_preprocess_blocks=0", "num_postprocess_blocks=0", "num_latent_scales=1"]
+    told = sentence(invoke("train", "--preset", "toy", *(part for each in odd for part in ("--set", each)),
+                           "--run", "x", "--set", "half_chroma=0.5"))
+    assert told == "half_chroma is for images with an even side"
+
+
+def test_smaller_images_are_for_crops(place):
+    told = sentence(invoke(*TOY, "--run", "x", "--fit", "resize", "--set", "smaller=0.5"))
+    assert told == "smaller is for training on crops of pictures, and these images are seen whole"
+    assert not os.path.exists("x/checkpoint.pt")
 
 
 def test_colours_of_half_the_resolution(place):
-    assert invoke(*TOY, "--run", "half", "--no-export", "--steps", 1, "--set", "half_chroma=1").exit_code == 0
+    assert invoke(*TOY, "--run", "half", "--no-export", "--steps", 1, "--set", "half_chroma=1", "--set",
+                  "smaller=1").exit_code == 0
 
 
 def test_without_export(place):

@@ -12,7 +12,7 @@ import tarfile
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -398,17 +398,18 @@ class ImageSet(ABC):
     def __getstate__(self) -> dict:
         return self.__dict__ | {"report": silent}        # a worker that is not forked gets a copy, and need not speak
 
-    def item(self, index: int, draw: Sequence[int] | None = None) -> np.ndarray:
+    def item(self, index: int, draw: Sequence[int] | None = None, *, smaller: bool = False) -> np.ndarray:
         """uint8 [C, S, S], perhaps a view.
 
         `draw`: three random integers below 2^63 that decide flip, crop and whatever else is random in training. None:
-        the form for validation, always the same. Raises ImageError if no picture at all can be read.
+        the form for validation, always the same. `smaller`: in training, of a picture at half its size, if that is
+        large enough. Raises ImageError if no picture at all can be read.
         """
         for candidate in itertools.chain(range(index, len(self)), range(index)):
             number = self._picture(candidate)
             if number not in self.unreadable:
                 try:
-                    return self._form(self.pictures[number], candidate, draw)
+                    return self._form(self.pictures[number], candidate, draw, smaller)
                 except ImageError as error:
                     self.note(number, str(error))
         raise ImageError("none of the pictures can be read any more")
@@ -425,13 +426,13 @@ class ImageSet(ABC):
         return index
 
     @abstractmethod
-    def _form(self, picture: np.ndarray, index: int, draw: Sequence[int] | None) -> np.ndarray: ...
+    def _form(self, picture: np.ndarray, index: int, draw: Sequence[int] | None, smaller: bool) -> np.ndarray: ...
 
 
 class Whole(ImageSet):
     """Whole pictures; half of them are mirrored, in training."""
 
-    def _form(self, picture, index, draw):
+    def _form(self, picture, index, draw, smaller):
         return _mirrored(picture, draw)
 
 
@@ -442,7 +443,7 @@ class Binarised(ImageSet):
     time.
     """
 
-    def _form(self, picture, index, draw):
+    def _form(self, picture, index, draw, smaller):
         random = np.random.default_rng(index if draw is None else draw[0])
         # A uniform integer of 0 ... 254 is below v in exactly v of 255 cases.
         return (random.integers(0, 255, picture.shape, np.uint8) < picture).view(np.uint8)
@@ -466,9 +467,12 @@ class Crops(ImageSet):
     def _picture(self, index):
         return bisect_right(self.ends, index)
 
-    def _form(self, picture, index, draw):
+    def _form(self, picture, index, draw, smaller):
         side = self.shape[1]
         _, height, width = picture.shape
+        if draw is not None and smaller and min(height, width) >= 2 * side:
+            top, left = draw[1] % (height - 2 * side + 1), draw[2] % (width - 2 * side + 1)
+            return _mirrored(camera.made_smaller(picture[:, top:top + 2 * side, left:left + 2 * side]), draw)
         if draw is None:
             number = self._picture(index)
             tile = index - (self.ends[number - 1] if number else 0)
@@ -506,21 +510,23 @@ class Batches:
     floor(ceil(N / world_size) / batch_size) steps, and if a last item is missing in the last of them, the epoch's
     first ones are seen again.
 
-    `half_chroma` is the part of the items, in the mean, whose colours lose half of their resolution, `noise` the part
-    that then gets noise, both in random ways (`nvae_codec.training.camera`).
+    `parts` says of how many items, in the mean, something is done to make them more like other pictures, in random
+    ways: `smaller` are of pictures at half their size; the others are in `nvae_codec.training.camera.CHANGES`.
 
-    With `workers`, so many processes make batches ahead. Raises ImageError if there are fewer items than a batch takes.
+    With `workers`, so many processes make batches ahead. Raises ImageError if there are fewer items than a batch
+    takes, or if a part of them is to be `smaller` and they are not crops.
     """
 
     def __init__(self, images: ImageSet, batch_size: int, seed: int, *, first_step: int = 0, rank: int = 0,
-                 world_size: int = 1, workers: int = 0, half_chroma: float = 0.0, noise: float = 0.0):
-        self.images, self.batch_size, self.seed = images, batch_size, seed % 2 ** 64
-        self.half_chroma, self.noise = half_chroma, noise
+                 world_size: int = 1, workers: int = 0, parts: Mapping[str, float] | None = None):
+        self.images, self.batch_size, self.seed, self.parts = images, batch_size, seed % 2 ** 64, parts or {}
         self.first_step, self.rank, self.world_size, self.workers = first_step, rank, world_size, workers
         self.steps_per_epoch = -(-len(images) // world_size) // batch_size
         if self.steps_per_epoch == 0:
             processes = f" in each of {world_size} processes" if world_size > 1 else ""
             raise ImageError(f"{len(images)} training images are too few for a batch of {batch_size}{processes}")
+        if self.parts.get("smaller") and not isinstance(images, Crops):
+            raise ImageError("smaller is for training on crops of pictures, and these images are seen whole")
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -551,25 +557,25 @@ class Batches:
         draws = np.random.default_rng([self.seed, epoch, 1 + number]).integers(2 ** 63, size=(size, DRAWS))
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         places = np.arange(number * size, (number + 1) * size)[mine] % len(order)
-        batch = _stacked(self.images, order[places].tolist(), draws[mine].tolist())
-        # Drawn apart, each with a last number of its own: without them, batches are what they were before they came.
-        if self.half_chroma:
-            random = np.random.default_rng([self.seed, epoch, 1 + number, 1])
-            chosen = random.random(size) < self.half_chroma
-            kinds = random.integers(camera.KINDS, size=size)
-            for image, change, kind in zip(batch.numpy(), chosen[mine], kinds[mine], strict=True):
-                if change:
-                    image[:] = camera.with_half_chroma(image, int(kind))
-        if self.noise:
-            random = np.random.default_rng([self.seed, epoch, 1 + number, 2])
-            chosen = random.random(size) < self.noise
-            deviations = random.uniform(0, camera.MOST_NOISE, size)
-            seeds = random.integers(2 ** 63, size=size)
-            for image, change, deviation, seed in zip(batch.numpy(), chosen[mine], deviations[mine], seeds[mine],
-                                                      strict=True):
-                if change:
-                    image[:] = camera.with_noise(image, deviation, np.random.default_rng(seed))
+        smaller, _ = self._chosen("smaller", epoch, number, 0)
+        batch = _stacked(self.images, order[places].tolist(), draws[mine].tolist(), smaller[mine].tolist())
+        for place, (name, change) in enumerate(camera.CHANGES.items(), 1):
+            chosen, seeds = self._chosen(name, epoch, number, place)
+            for image, chosen_here, seed in zip(batch.numpy(), chosen[mine], seeds[mine], strict=True):
+                if chosen_here:
+                    image[:] = change(image, np.random.default_rng(seed))
         return batch
+
+    def _chosen(self, name: str, epoch: int, number: int, place: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which items of all processes a change is made to, bool [n], and a seed for each, int64 [n].
+
+        Drawn apart, each change with a last number of its own: without it, batches are what they are with it.
+        """
+        size, part = self.world_size * self.batch_size, self.parts.get(name, 0)
+        if not part:
+            return np.zeros(size, dtype=bool), np.zeros(size, dtype=np.int64)
+        random = np.random.default_rng([self.seed, epoch, 1 + number, 1 + place])
+        return random.random(size) < part, random.integers(2 ** 63, size=size)
 
 
 class _Worker(torch.utils.data.Dataset):
@@ -595,11 +601,12 @@ def fixed_batch(images: ImageSet, count: int, seed: int = 0) -> Tensor:
     The first of a larger batch are those of a smaller one.
     """
     indices = np.random.default_rng(seed).permutation(len(images))[:count].tolist()
-    return _stacked(images, indices, itertools.repeat(None))
+    return _stacked(images, indices, [None] * len(indices), [False] * len(indices))
 
 
-def _stacked(images: ImageSet, indices: list[int], draws: Iterable[Sequence[int] | None]) -> Tensor:
+def _stacked(images: ImageSet, indices: list[int], draws: Sequence[Sequence[int] | None],
+             smaller: Sequence[bool]) -> Tensor:
     batch = np.empty((len(indices), *images.shape), dtype=np.uint8)
-    for place, index, draw in zip(batch, indices, draws, strict=False):        # draws may be endless
-        place[:] = images.item(index, draw)
+    for place, index, draw, small in zip(batch, indices, draws, smaller, strict=True):
+        place[:] = images.item(index, draw, smaller=small)
     return torch.from_numpy(batch)

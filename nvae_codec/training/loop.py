@@ -26,7 +26,7 @@ from nvae_codec.training.evaluation import evaluate
 from nvae_codec.training.log import Log
 from nvae_codec.training.objective import Loss, Objective
 from nvae_codec.training.processes import Processes, processes
-from nvae_codec.training.recipes import Recipe, Schedule
+from nvae_codec.training.recipes import CHANGES_OF_IMAGES, Recipe, Schedule
 
 ADAMAX_EPSILON = 1e-3                 # of the release, far larger than Adamax's usual one
 ADAM_BETAS = 0.9, 0.99
@@ -92,8 +92,7 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             raise ModelError(f"{run_folder}: not every process sees the same checkpoint there; all machines must share "
                              "the folder")
         batches = Batches(dataset.training, recipe.batch_size, recipe.seed, first_step=first_step, rank=world.rank,
-                          world_size=world.size, workers=execution.workers, half_chroma=recipe.half_chroma,
-                          noise=recipe.noise)
+                          world_size=world.size, workers=execution.workers, parts=recipe.parts)
         if not world.agree(len(dataset.training)):
             raise ModelError("not every process finds as many training images; all must read the same data")
         schedule = Schedule(recipe, batches.steps_per_epoch)
@@ -237,7 +236,7 @@ def _resumed(path: Path, config: NVAEConfig, recipe: Recipe, world: Processes) -
         raise ModelError(f"{path}: the network there has {changed}; choose another folder")
     if not isinstance(values.get("step"), int) or not {"optimizer", "scaler", "spectral", "recipe"} <= set(values):
         raise ModelError(f"{path}: holds a network but not the state of its training, so no run can continue from it")
-    before = _with_all_fields(Recipe, values["recipe"], {"optimizer", "half_chroma", "noise"})
+    before = _with_all_fields(Recipe, values["recipe"], {"optimizer", *CHANGES_OF_IMAGES})
     if changed := _differences(before, recipe.to_dict()):
         raise ModelError(f"{path}: the run there has {changed}; continue it with what it began with, or choose another "
                          "folder")

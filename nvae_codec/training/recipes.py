@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from nvae_codec.errors import ModelError
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.training.camera import CHANGES
 
 OPTIMIZERS = ("adamax", "adam")
+CHANGES_OF_IMAGES = ("smaller", *CHANGES)
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,10 @@ class Recipe:
     clip_gradient: float = 0.0            # largest norm of the gradient; 0: any. Not in the paper
     centre_mixture: bool = False          # start from `nvae_codec.model.likelihoods.centre_mixture`. Not in the paper
     average: float = 0.0                  # decay of an exponential moving average of the weights; 0: none. Likewise
-    half_chroma: float = 0.0              # part of the images whose colours lose half of their resolution. Likewise
+    smaller: float = 0.0                  # part of the images that are crops of pictures at half their size. Likewise
     noise: float = 0.0                    # part that gets noise, other in each colour. Likewise
+    half_chroma: float = 0.0              # part whose colours lose half of their resolution. Likewise
+    rounded_colours: float = 0.0          # part whose colours are those of a JPEG file or a Photo CD. Likewise
     seed: int = 1                         # 0 ... 2^32 - 1
 
     def __post_init__(self):
@@ -59,21 +63,27 @@ class Recipe:
                              f"{self.learning_rate}")
         if self.norm_regularisation_first and not self.norm_regularisation:
             raise ModelError("norm_regularisation cannot be annealed to 0")
-        for name in ("half_chroma", "noise"):
-            if getattr(self, name) > 1:
-                raise ModelError(f"{name} = {getattr(self, name)} is more than all images")
+        for name, part in self.parts.items():
+            if part > 1:
+                raise ModelError(f"{name} = {part} is more than all images")
         if not (self.average < 1 and self.kl_anneal_portion <= 1 and self.kl_const_portion <= 1):
             raise ModelError("the decay of the average must be below 1, and the portions of the KL warm-up at most 1")
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
 
+    @property
+    def parts(self) -> dict[str, float]:
+        """Of how many training images something is done to make them more like other pictures, by its name."""
+        return {name: getattr(self, name) for name in CHANGES_OF_IMAGES}
+
     def check_suits(self, config: NVAEConfig) -> None:
         """Raises ModelError for a network that cannot be trained by this recipe."""
-        if self.half_chroma and (config.image_channels != 3 or config.image_size % 2):
-            raise ModelError("half_chroma is for networks of colour images with an even side")
-        if self.noise and config.image_channels != 3:
-            raise ModelError("noise is for networks of colour images")
+        for name, part in self.parts.items():
+            if part and config.image_channels != 3:
+                raise ModelError(f"{name} is for networks of colour images")
+        if self.half_chroma and config.image_size % 2:
+            raise ModelError("half_chroma is for images with an even side")
 
 
 @dataclass(frozen=True)
