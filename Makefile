@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint kodak report report-kodak report-cifar10 report-codecs clean
+.PHONY: help demo test test-slow lint kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
 
 help:
 	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
@@ -17,7 +17,7 @@ help:
 	@echo "make test-slow             run the tests that train, or code full-size pictures"
 	@echo "make lint                  check the sources with ruff"
 	@echo "make kodak DATA=folder     rates and times of a folder of pictures, decoded by another process; see results/kodak"
-	@echo "make report KODAK=folder CIFAR=folder   measure Kodak and CIFAR-10 test images: results/report/report.html"
+	@echo "make report KODAK=folder CIFAR=folder [MNIST=folder]   measure the bundled models, beside other codecs: results/report/report.html"
 	@echo "make clean                 remove the environment and everything that was built"
 	@echo
 	@echo "PYTHON=python3.12 chooses the Python, 3.11 or later, that a new environment is made with."
@@ -39,31 +39,45 @@ kodak: $(VENV)/eval.stamp
 	@test -n "$(DATA)" || { echo "make kodak DATA=folder: say where the pictures are" >&2; exit 2; }
 	$(BIN)/python -m nvae_codec.eval.compare "$(DATA)" --cross-process --output-dir results/kodak
 
-# Two at a time, each on one thread. PHOTO_RUN and CIFAR_RUN are the runs that the models were made of, if they are there: then the negative ELBO of floats is
-# measured, too. IMAGES says how many of CIFAR-10's 10,000 test images; CIFAR_MODEL which model codes them.
+# Two at a time, each on one thread. PHOTO_RUN, CIFAR_RUN and MNIST_RUN are the runs that the models were made of, if they are there: then the negative ELBO of
+# floats is measured, too. IMAGES says how many of CIFAR-10's 10,000 test images get a file each, ARCHIVE how many images an archive has; CIFAR_MODEL which model
+# codes them.
 REPORT := results/report
 IMAGES ?= 500
+ARCHIVE ?= 10000
 CIFAR_MODEL ?= tiny
 one_thread := OMP_NUM_THREADS=1 $(BIN)/python -m
+rate := $(one_thread) nvae_codec.eval.rate_vs_elbo
+compare := $(one_thread) nvae_codec.eval.compare
+cifar := --dataset cifar10 --data "$(CIFAR)"
+mnist := --dataset mnist --data "$(MNIST)"
 
 report: $(VENV)/dev.stamp
 	@test -n "$(KODAK)" -a -n "$(CIFAR)" || { echo "make report KODAK=folder CIFAR=folder: say where the pictures are" >&2; exit 2; }
 	rm -rf $(REPORT)
-	$(MAKE) -j2 report-kodak report-cifar10 report-codecs
-	$(BIN)/python -m nvae_codec.eval.report $(REPORT)/kodak $(REPORT)/kodak-codecs $(REPORT)/kodak-reduced $(REPORT)/cifar10 $(REPORT)/cifar10-codecs $(REPORT)/reported -o $(REPORT)/report.html
+	$(MAKE) -j2 report-kodak report-archives report-codecs report-cifar10 $(if $(MNIST),report-mnist)
+	$(BIN)/python -m nvae_codec.eval.report $(addprefix $(REPORT)/,kodak kodak-codecs kodak-reduced cifar10 cifar10-codecs archive archive-codecs $(if $(MNIST),mnist mnist-codecs) reported) -o $(REPORT)/report.html
 	@echo "$(REPORT)/report.html"
 
 report-kodak:
-	$(one_thread) nvae_codec.eval.rate_vs_elbo "$(KODAK)" $(if $(PHOTO_RUN),--float-network "$(PHOTO_RUN)") -o $(REPORT)/kodak
+	$(rate) "$(KODAK)" $(if $(PHOTO_RUN),--float-network "$(PHOTO_RUN)") -o $(REPORT)/kodak
+	$(compare) "$(KODAK)" --reduce 4 -o $(REPORT)/kodak-reduced
 
 report-cifar10:
-	$(one_thread) nvae_codec.eval.rate_vs_elbo --dataset cifar10 --data "$(CIFAR)" --images $(IMAGES) --model "$(CIFAR_MODEL)" $(if $(CIFAR_RUN),--float-network "$(CIFAR_RUN)") -o $(REPORT)/cifar10
-	$(one_thread) nvae_codec.eval.compare --dataset cifar10 --data "$(CIFAR)" --images $(IMAGES) --model "$(CIFAR_MODEL)" --solid -o $(REPORT)/cifar10-codecs
+	$(rate) $(cifar) --images $(IMAGES) --model "$(CIFAR_MODEL)" $(if $(CIFAR_RUN),--float-network "$(CIFAR_RUN)") -o $(REPORT)/cifar10
+	$(compare) $(cifar) --images $(IMAGES) --model "$(CIFAR_MODEL)" --solid -o $(REPORT)/cifar10-codecs
+
+report-archives:
+	$(rate) $(cifar) --images $(ARCHIVE) --archive --model "$(CIFAR_MODEL)" $(if $(CIFAR_RUN),--float-network "$(CIFAR_RUN)") -o $(REPORT)/archive
+	$(compare) $(cifar) --images $(ARCHIVE) --model none --baselines webp,jxl-e7,jxl --solid -o $(REPORT)/archive-codecs
+
+report-mnist:
+	$(rate) $(mnist) --images $(ARCHIVE) --archive --model mnist $(if $(MNIST_RUN),--float-network "$(MNIST_RUN)") -o $(REPORT)/mnist
+	$(compare) $(mnist) --images $(ARCHIVE) --model none --baselines png,webp,jxl-e7,jxl --bits 1 --solid -o $(REPORT)/mnist-codecs
 
 report-codecs:
-	$(one_thread) nvae_codec.eval.compare "$(KODAK)" --model none -o $(REPORT)/kodak-codecs
-	$(one_thread) nvae_codec.eval.compare "$(KODAK)" --reduce 4 -o $(REPORT)/kodak-reduced
-	$(one_thread) nvae_codec.eval.reported $(if $(CIFAR_RUN),--run "$(CIFAR_RUN)" --model "$(CIFAR_MODEL)" --dataset cifar10 --data "$(CIFAR)" --images $(IMAGES)) -o $(REPORT)/reported
+	$(compare) "$(KODAK)" --model none -o $(REPORT)/kodak-codecs
+	$(one_thread) nvae_codec.eval.reported $(if $(CIFAR_RUN),--run "$(CIFAR_RUN)" --model "$(CIFAR_MODEL)" $(cifar) --images $(IMAGES)) -o $(REPORT)/reported
 
 clean:
 	rm -rf $(VENV) build dist results *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -83,9 +83,10 @@ those of files. A codec that can be fed in several ways is fed in all of them, t
 smallest file counts, and fed_as says which way it was; the seconds are of that way
 alone. Raw megabytes are millions of sub-pixels. Memory is that of the codec's process,
 before its first picture (with the model loaded) and at most; with --cross-process, of
-the one that took more. A solid archive has a process of its own again. It is all
-pictures one below the other as one picture, in as few pieces as the codec can take
-and of 2 ** 26 pixels at most; of nvae-codec it is an .nvb archive.
+the one that took more. A solid archive has a process of its own again. It is a
+mosaic of all pictures if they are of one size, and all one below the other if not,
+in as few pieces as the codec can take and of 2 ** 26 pixels at most; of nvae-codec
+it is an .nvb archive.
 
 results.csv has the results, a line each; rate-against-speed.svg is a figure of the
 totals; files/ has the coded files.
@@ -195,7 +196,7 @@ def reduced(item: Item, bits: int) -> Item:
 
 
 def survey(items: Sequence[Item]) -> tuple[dict, str | None]:
-    """What is told of the data, and why they cannot be one tall picture, or None if they can."""
+    """What is told of the data, and why they cannot be one picture, or None if they can."""
     shapes = [item.load().shape for item in items]
     data = {
         "names": [item.name for item in items],
@@ -268,7 +269,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="of %(default)s, with commas; '' for none  [all]")
     add("--bits", type=int, choices=range(1, 9), default=8, metavar="1-8",
         help="the upper bits of each sample only; a model for 8 bits is then left out  [%(default)s]")
-    add("--solid", action="store_true", help="all pictures as one tall picture, too; of nvae-codec, as an archive")
+    add("--solid", action="store_true", help="all pictures as one picture, too, a mosaic; of nvae-codec, as an archive")
     add("--cross-process", action="store_true",
         help=f"nvae-codec encodes in one process with {ENCODER_THREADS} thread, and decodes in another with "
              f"{DECODER_THREADS}")

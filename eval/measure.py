@@ -4,6 +4,7 @@ Every size is that of the file, container and all. Seconds are those of coding a
 started before, and what is decoded here anyway is not verified by the encoder too. For its peak memory to be its own,
 a codec works in a `codec_process`.
 """
+import math
 import resource
 import sys
 import time
@@ -223,8 +224,9 @@ def _declared(encode: Callable[[np.ndarray, int], bytes], bits: int, samples: np
 def encode_solid(codec: ImageCodec, pictures: Sequence[tuple[str, np.ndarray]], stem: Path, bits: int = 8) -> Encoded:
     """Encode named pictures, uint8 [H_i, W] or [H_i, W, 3], together: to `stem` with the codec's suffix.
 
-    A codec without archives of its own gets one below the other as one tall picture, in as few pieces as its largest
-    side and PIECE_PIXELS demand. Raises ImageError where the codec cannot code it.
+    A codec without archives of its own gets a mosaic of those of one size, or else one below the other as one tall
+    picture, in as few pieces as its largest side and PIECE_PIXELS demand. Raises ImageError where the codec cannot code
+    it.
     """
     if codec.encode_archive:
         file = stem.with_name(stem.name + codec.suffix)
@@ -276,9 +278,24 @@ def solid_archive(codec: ImageCodec, pictures: Sequence[tuple[str, np.ndarray]],
 
 
 def _pieces(codec: ImageCodec, pictures: Sequence[tuple[str, np.ndarray]]) -> list[np.ndarray]:
-    tall = np.concatenate([samples for _, samples in pictures])
-    rows = max(1, min(codec.max_side, PIECE_PIXELS // tall.shape[1]))
-    return [tall[top:top + rows] for top in range(0, len(tall), rows)]
+    mosaic = _mosaic([samples for _, samples in pictures], codec.max_side)
+    rows = max(1, min(codec.max_side, PIECE_PIXELS // mosaic.shape[1]))
+    return [mosaic[top:top + rows] for top in range(0, len(mosaic), rows)]
+
+
+def _mosaic(pictures: Sequence[np.ndarray], max_width: int) -> np.ndarray:
+    """Pictures of one width in one: rows of a nearly square mosaic, if they are of one height, or else a column.
+
+    The last row is filled up with black. What a codec finds in neighbours it finds on two sides; of a narrow column
+    it can only see what is above.
+    """
+    (height, width), count = pictures[0].shape[:2], len(pictures)
+    if len({len(samples) for samples in pictures}) > 1:
+        return np.concatenate(pictures)
+    columns = max(1, min(math.ceil(math.sqrt(count * height / width)), count, max_width // width))
+    cells = [*pictures, *[np.zeros_like(pictures[0])] * (-count % columns)]
+    return np.concatenate([np.concatenate(cells[first:first + columns], axis=1)
+                           for first in range(0, len(cells), columns)])
 
 
 def _size(files: Sequence[Path]) -> int:

@@ -6,6 +6,7 @@ measured, on what, with which command, and what it means.
 import argparse
 import html
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ def render(documents: Sequence[dict]) -> str:
         sections.append(f"<section>\n{_SECTIONS[kind](document, documents)}\n{_facts(document)}\n</section>")
     page = files(__package__) / "page"
     style, script = ((page / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    if beside := _beside_others(documents):
+        sections.insert(0, f"<section>\n{beside}\n</section>")
     body = "\n".join(sections)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -117,6 +120,50 @@ def _data(document: dict) -> str:
     data = document["data"]
     plural = "" if data["pictures"] == 1 else "s"
     return f"{html.escape(data['source'])}, {data['pictures']:,} picture{plural}, {data['subpixels']:,} sub-pixels"
+
+
+ALONE, TOGETHER = "a file each", "one archive"
+SMALL_SUBPIXELS = 1024                    # of a picture whose bits are told in nats, as the field does of MNIST
+
+
+def _beside_others(documents: Sequence[dict]) -> str:
+    """All that nvae-codec made on the page, beside the least that another codec made of the same pictures."""
+    ours: dict[tuple, tuple[str, str, int, float | None]] = {}        # the data and how -> model, source, size, promise
+    others: dict[tuple, list[tuple[int, str]]] = {}                   # likewise -> sizes of others, with their names
+    for document in documents:
+        if document["kind"] == "rate":
+            totals, archive = document["totals"], document["settings"]["archive"]
+            ours[_key(document, TOGETHER if archive else ALONE)] = (
+                document["model"]["name"], _data(document), totals["file_bits"] // 8,
+                totals["negative_elbo_bits_per_subpixel_total_over_bytes"])
+        elif document["kind"] == "compare":
+            rows = [(ALONE, row) for row in document["totals"]]
+            rows += [(TOGETHER, row) for row in document["solid_archives"] or ()]
+            for how, row in rows:
+                if row["pictures"] != document["data"]["pictures"]:
+                    continue                                          # it has left out some
+                key = _key(document, how)
+                if row["codec"] == "nvae-codec":
+                    ours.setdefault(key, (row["codec"], _data(document), row["size_bytes"], None))
+                else:
+                    others.setdefault(key, []).append((row["size_bytes"], row["codec"]))
+    rows = []
+    for key, (model, data, size, promise) in ours.items():
+        if key not in others:
+            continue
+        (_, pictures, subpixels, how), (least, codec) = key, min(others[key])
+        nats = 8 * size * math.log(2) / pictures if subpixels <= SMALL_SUBPIXELS * pictures else None
+        rows.append((model, f"{data}, {how}", size, 8 * size / subpixels, promise, nats, codec, least,
+                     8 * least / subpixels, 100 * (size / least - 1)))
+    head = ("model", "pictures", "bytes", "bits/sub-pixel", "negative ELBO", "nats/picture", "least of the others",
+            "its bytes", "its bits/sub-pixel", "nvae-codec, %")
+    return "" if not rows else "<h2>Beside the smallest of the other codecs</h2>\n" + _table(head, rows)
+
+
+def _key(document: dict, how: str) -> tuple[str, int, int, str]:
+    """What two documents must agree in to be of the same pictures in the same way."""
+    data = document["data"]
+    return data["source"], data["pictures"], data["subpixels"], how
 
 
 def _rate(document: dict, _: Sequence[dict]) -> str:
@@ -197,8 +244,8 @@ def _compare(document: dict, documents: Sequence[dict]) -> str:
         solid = [(row["codec"], row["pieces"], row["size_bytes"], row["bits_per_subpixel"], row["encode_seconds"],
                   row["decode_seconds"]) for row in document["solid_archives"]]
         parts += ["<h3>As one solid archive</h3>",
-                  "<p>All pictures one below the other as one tall picture, in as many pieces as a format's largest "
-                  "side demands; for nvae-codec, an archive.</p>",
+                  "<p>All pictures as one picture, a mosaic if they are of one size and a column if not, in as many "
+                  "pieces as a format's largest side demands; for nvae-codec, an archive.</p>",
                   _table(("codec", "pieces", "bytes", "bits/sub-pixel", "encode s", "decode s"), solid, ours)]
     versions = "".join(f"<li>{html.escape(name)}: {html.escape(version)}</li>" for name, version in codecs.items())
     return "\n".join([*parts, "<h3>Codecs</h3>", f"<ul>{versions}</ul>"])

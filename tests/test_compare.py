@@ -351,7 +351,7 @@ def test_the_solid_archive_of_ours_is_a_real_one(toy_model_path, tmp_path):
 @pytest.mark.parametrize("bits", [8, 5])
 def test_a_solid_archive_is_in_as_few_pieces_as_possible(bits, tmp_path):
     low = replace(BASELINES["png"], max_side=32)
-    pictures = [(str(number), photograph((30, 9, 3), number) >> (8 - bits)) for number in range(3)]
+    pictures = [(str(number), photograph((30 + number, 9, 3), number) >> (8 - bits)) for number in range(3)]
     memory = measure.Memory(1, 2)
     for codec, pieces in ((low, 3), (BASELINES["png"], 1)):
         encoded = measure.encode_solid(codec, pictures, tmp_path / "solid", bits)
@@ -360,6 +360,23 @@ def test_a_solid_archive_is_in_as_few_pieces_as_possible(bits, tmp_path):
         assert (row.pieces, row.pictures, row.codec) == (pieces, 3, "png")
         assert row.size_bytes == sum((tmp_path / f"solid-{number:04}.png").stat().st_size
                                      for number in range(1, pieces + 1))
+
+
+@pytest.mark.parametrize(("count", "max_side", "size"), [
+    (7, 999, (3 * 12, 3 * 10, 3)), (6, 999, (2 * 12, 3 * 10, 3)), (1, 999, (12, 10, 3)), (7, 25, (4 * 12, 2 * 10, 3)),
+])
+def test_a_solid_archive_of_pictures_of_one_size_is_a_mosaic(count, max_side, size):
+    pictures = [(str(number), photograph((12, 10, 3), number)) for number in range(count)]
+    pieces = measure._pieces(replace(BASELINES["png"], max_side=max_side), pictures)
+    mosaic = np.concatenate(pieces)
+    assert mosaic.shape == size and len(pieces) == -(-size[0] // min(max_side, size[0]))
+    columns = size[1] // 10
+    for number, (_, samples) in enumerate(pictures):
+        row, column = divmod(number, columns)
+        mosaic_here = mosaic[12 * row:12 * row + 12, 10 * column:10 * column + 10]
+        assert np.array_equal(mosaic_here, samples)
+        mosaic_here[:] = 0
+    assert not mosaic.any()                                                   # the cells that are left over
 
 
 def test_why_there_is_no_solid_archive(pictures, tmp_path, capsys):

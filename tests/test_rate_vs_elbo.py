@@ -283,6 +283,41 @@ def test_all_kinds_of_results_stand_on_one_page(measured, pictures, tmp_path):
     assert {path.name for path in (tmp_path / "codecs" / "compressai").iterdir()} == {"png.json", "jpegls.json"}
 
 
+def test_the_page_begins_with_the_least_of_the_others(model, tmp_path):
+    """Of pictures a file each, and of all in one archive; of no others, and of no codec that left one out."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for seed, tile in enumerate(smooth_tiles(3, 16, 9).permute(0, 2, 3, 1).numpy()):
+        (folder / f"{seed}.png").write_bytes(write_picture(Picture(np.ascontiguousarray(tile))))
+    ours = [str(folder), "--model", str(model[0]), "--effort", "1"]
+    assert rate_vs_elbo.main([*ours, "-o", str(tmp_path / "each")]) == 0
+    assert rate_vs_elbo.main([*ours, "--archive", "-o", str(tmp_path / "archive")]) == 0
+    assert rate_vs_elbo.main([*ours, "--crop", "8", "-o", str(tmp_path / "crops")]) == 0
+    assert compare.main([str(folder), "--model", "none", "--baselines", "png,jxl-e3", "--solid",
+                         "-o", str(tmp_path / "codecs")]) == 0
+    documents = [document_in(tmp_path / name) for name in ("each", "archive", "crops", "codecs")]
+    rows = {row[1].rpartition(", ")[2]: row for row in rows_of(report.render(documents))}
+    assert set(rows) == {"a file each", "one archive"}
+    codecs = documents[-1]
+    for how, size, other in (("a file each", documents[0]["totals"]["file_bits"] // 8, codecs["totals"]),
+                             ("one archive", documents[1]["totals"]["file_bits"] // 8, codecs["solid_archives"])):
+        least = min(other, key=lambda row: row["size_bytes"])
+        assert rows[how][2] == f"{size:,}" and rows[how][6:8] == [least["codec"], f"{least['size_bytes']:,}"]
+        assert float(rows[how][9]) == pytest.approx(100 * (size / least["size_bytes"] - 1), abs=6e-4)
+        assert float(rows[how][5].replace(",", "")) == pytest.approx(8 * size * np.log(2) / 3, rel=1e-3)
+    codecs["totals"] = [row | {"pictures": 2} for row in codecs["totals"]]
+    assert [row[1].rpartition(", ")[2] for row in rows_of(report.render(documents))] == ["one archive"]
+    assert rows_of(report.render(documents[:3])) == []
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """The cells of the page's first table, if it is the one that compares."""
+    if "Beside the smallest of the other codecs" not in page:
+        return []
+    body = page.partition("<tbody>")[2].partition("</tbody>")[0]
+    return [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in body.strip().splitlines()]
+
+
 def test_results_that_are_none_make_no_page(tmp_path, capsys):
     with pytest.raises(ImageError, match="'guess'"):
         report.render([{"kind": "guess", "schema_version": 1}])
