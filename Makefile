@@ -37,6 +37,7 @@ lint: $(VENV)/dev.stamp
 
 kodak: $(VENV)/eval.stamp
 	@test -n "$(DATA)" || { echo "make kodak DATA=folder: say where the pictures are" >&2; exit 2; }
+	rm -rf results/kodak
 	$(BIN)/python -m nvae_codec.eval.compare "$(DATA)" --cross-process --output-dir results/kodak
 
 # Two at a time, each on one thread. PHOTO_RUN, CIFAR_RUN and MNIST_RUN are the runs that the models were made of, if they are there: then the negative ELBO of

@@ -22,7 +22,7 @@ from nvae_codec.errors import DriftError, ImageError
 
 from .baselines import BASELINES
 from .compressai_results import read_documents, write_documents
-from .items import Item, add_items, check_items, chosen_items, settle, source
+from .items import Item, add_items, check_folder, check_items, chosen_items, settle, source
 from .measure import (
     DECODER_THREADS,
     ENCODER_THREADS,
@@ -286,6 +286,8 @@ def _baselines(names: str) -> list[ImageCodec]:
 
 
 def _run(options: argparse.Namespace, command: str) -> str:
+    if options.output_dir:
+        check_folder(options.output_dir, RESULTS)
     items = chosen_items(options)
     openings = [partial(open_baseline, codec) for codec in options.baselines]
     if options.model != NO_MODEL:

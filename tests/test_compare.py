@@ -311,8 +311,19 @@ def test_two_runs_are_identical_but_for_times_and_memory(tower, tmp_path, monkey
         assert compare.main(arguments) == 0
         documents.append(document_in(tmp_path / "out"))
         files.append({path.name: path.read_bytes() for path in (tmp_path / "out" / "files").iterdir()})
+        (tmp_path / "out").rename(tmp_path / f"out-{len(files)}")
     first, second = map(without_measurements, documents)
     assert first == second and files[0] == files[1]
+
+
+def test_results_of_another_run_are_not_written_over(pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [str(pictures), "--model", "none", "--baselines", "png", "--images", "1", "-o", str(out)]
+    assert compare.main(arguments) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert compare.main(arguments) == 1
+    assert "holds a results.json already; choose another folder" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 def test_solid_archives_of_all_codecs(toy_model_path, tower, tmp_path, capsys):

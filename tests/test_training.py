@@ -1310,3 +1310,23 @@ def test_cells_are_what_is_recomputed_and_compiled():
     """The memory of everything else is small: that is why it is kept."""
     cells = [module for module in NVAE(TINY).modules() if isinstance(module, Cell)]
     assert len(cells) == 7
+
+
+FAULTS = """
+import resource
+import torch
+from nvae_codec.training.processes import keep_freed_memory
+
+keep_freed_memory()
+for turn in range(4):
+    if turn == 1:                         # the first one has to be given its memory
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(12_000_000)                # 48 MB, more than glibc would ever keep by itself
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such thing")
+def test_freed_memory_is_kept():
+    faults = int(subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True).stdout)
+    assert faults < 1000                  # otherwise 3 times 11,719 pages, or a few hundred huge ones
