@@ -1320,19 +1320,19 @@ from nvae_codec.training.processes import keep_freed_memory
 
 keep_freed_memory()
 torch.set_num_threads(1)
-layers = [torch.nn.Conv2d(16, 16, 3, padding=1) for _ in range(6)]
-for turn in range(6):
-    if turn == 3:                         # the first ones have to be given their memory
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    y = torch.ones(8, 16, 128, 128)
+layers, quiet = [torch.nn.Conv2d(16, 16, 3, padding=1) for _ in range(6)], 0
+for step in range(12):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    y = torch.ones(8, 16, 96, 96)
     for layer in layers:
         y = torch.nn.functional.silu(layer(y))
     y.sum().backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    quiet += resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 100
+print(quiet)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such thing")
 def test_steps_work_in_the_memory_of_those_before():
-    faults = int(subprocess.run([sys.executable, "-c", STEPS], check=True, capture_output=True, text=True).stdout)
-    assert faults < 1000                  # pages; many thousands otherwise
+    quiet = int(subprocess.run([sys.executable, "-c", STEPS], check=True, capture_output=True, text=True).stdout)
+    assert quiet >= 6                     # of 12 steps, with fewer than 100 new pages; otherwise none or one
