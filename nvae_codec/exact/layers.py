@@ -37,7 +37,6 @@ RESIDUAL_FACTOR_BITS = 16
 RESIDUAL_FACTOR = round(float_layers.RESIDUAL_SCALE * 2 ** RESIDUAL_FACTOR_BITS)
 NARROW_FACTOR_BITS, NARROW_SHIFT = 15, 11     # of narrow networks: see `Residual`
 HEADROOM = 1.5                        # activations may be so many times the calibration images' before they saturate
-NARROW_HEADROOM = 1.0                 # in narrow networks, where every bit counts: saturation is rare and costs less
 MAX_BITS = 40                         # most fractional bits of anything
 
 
@@ -115,10 +114,6 @@ class Leaf(nn.Module):
         return self.limit < LIMIT
 
     @property
-    def headroom(self) -> float:
-        return NARROW_HEADROOM if self.narrow else HEADROOM
-
-    @property
     def dtype(self) -> torch.dtype:
         """What activations are carried in between leaves."""
         return torch.float32 if self.narrow else torch.float64
@@ -164,16 +159,15 @@ class Output(nn.Module):
     def table_name(self) -> str:
         return f"{self.activation}_{int(self.table_bits)}"
 
-    def choose(self, sum_bits: Tensor, bias: Tensor, largest: float, limit: int, fixed_bits: Tensor | None) -> Tensor:
+    def choose(self, sum_bits: Tensor, bias: Tensor, before: Tensor, limit: int, fixed_bits: Tensor | None) -> Tensor:
         """Fill the buffers, and return the scale of the result, [C].
 
-        `sum_bits` [C]: fractional bits of the sum; `bias` float64 [C], real; `largest` magnitude before the activation
-        that need not saturate; `fixed_bits` [C] prescribes the fractional bits of the result, which may then exceed
-        `limit`.
+        `sum_bits` [C]: fractional bits of the sum; `bias` float64 [C], real; `before`: real values before the
+        activation; `fixed_bits` [C] prescribes the fractional bits of the result, which may then exceed `limit`.
         """
         bits = fixed_bits
         if bits is None:
-            bits = torch.full_like(sum_bits, fitting_bits(largest, limit))
+            bits = torch.full_like(sum_bits, fitting_bits(HEADROOM * before.abs().max().item(), limit))
         self.bias.copy_(torch.round(bias.double() * 2.0 ** sum_bits))
         self.shift.copy_(sum_bits - bits)
         if self.activation:
@@ -263,10 +257,10 @@ class Conv(Leaf):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1,
                  dilation: int = 1, groups: int = 1, activation: str | None = None, mask: Tensor | None = None,
-                 kept: float = 1.0, **only_float):
+                 **only_float):
         super().__init__()
         self.stride, self.dilation, self.groups = stride, dilation, groups
-        self.mask, self.kept = mask, kept
+        self.mask = mask
         shape = out_channels, in_channels // groups, kernel_size, kernel_size
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.int16))
         self.output = Output(out_channels, activation)
@@ -292,8 +286,7 @@ class Conv(Leaf):
         self.weight.copy_(integers)
         before = twin.linear(x.value if twin.norm_in is None else twin.norm_in(x.value))
         before = before if twin.norm_out is None else twin.norm_out(before)
-        largest = self.headroom * (self.kept if self.narrow else 1.0) * before.abs().max().item()
-        scale = self.output.choose(bits, bias, largest, self.limit, self.fixed_bits)
+        scale = self.output.choose(bits, bias, before, self.limit, self.fixed_bits)
         return Traced(twin(x.value), scale, self.prepare(x.range))
 
     def _by_output(self, values: Tensor) -> Tensor:
@@ -368,7 +361,7 @@ class Activate(Leaf):
         integers, bits = _quantise_weight((factor * x.scale).view(-1, 1), bias)
         self.weight.copy_(integers.view(-1))
         before = x.value if twin.norm is None else twin.norm(x.value)
-        scale = self.output.choose(bits, bias, self.headroom * before.abs().max().item(), self.limit, None)
+        scale = self.output.choose(bits, bias, before, self.limit, None)
         return Traced(twin(x.value), scale, self.prepare(x.range))
 
     def prepare(self, x: Range) -> Range:
@@ -498,7 +491,7 @@ class _Addition(Leaf):
 
     def _choose(self, value: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """Fill the shifts for operands of scales `left` and `right`, [C], so that the sum `value` fits. Its scale."""
-        bits = fitting_bits(self.headroom * value.abs().max().item(), self.limit)
+        bits = fitting_bits(HEADROOM * value.abs().max().item(), self.limit)
         for name, scale in (("left_shift", left), ("right_shift", right)):
             shift = (-torch.log2(scale)).round() - bits
             self.register_buffer(name, (shift if len(shift.unique()) > 1 else shift[:1]).to(torch.int16))

@@ -34,16 +34,14 @@ class Conv(nn.Module):
     it. `regularised`: whether spectral regularisation counts this layer (all but the linear layers of
     squeeze-and-excitation). `data_init`: initialised by `initialise_from_data` (architecture key `res_elu` only).
     `mask`: zeros and ones of the weight's shape; where it is zero, so is the weight (flow cells). `gain`: factor on the
-    initial effective weight. `precise`: never in low precision, whatever autocast says. `kept`: in narrow integer
-    networks, up to which part of the largest result results are kept apart: larger ones saturate, and smaller ones are
-    finer.
+    initial effective weight. `precise`: never in low precision, whatever autocast says.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1,
                  dilation: int = 1, groups: int = 1, bias: bool = True, weight_norm: bool = True,
                  norm_in: bool = False, norm_out: bool = False, activation: str | None = None,
                  regularised: bool = True, data_init: bool = False, mask: Tensor | None = None, gain: float = 1.0,
-                 precise: bool = False, kept: float = 1.0):
+                 precise: bool = False):
         super().__init__()
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.padding = dilation * (kernel_size // 2)

@@ -35,9 +35,6 @@ FIRST_LOGIT = 3.0                         # of white, where all known neighbours
 # What a sensor compares the newest known pixels with, likewise.
 AROUND = ((0, 0, 1), (0, 1, 0), (0, 1, 2), (0, 2, 1)), *NEIGHBOURS[:2]
 SENSED = (1 / 3, 1 / 3, 1 / 3), (-4, 4, 0), (0, -4, 4)    # brightness, and differences of colours, which are smaller
-# Nine in ten of what a sensor gives are a tenth of the largest or less, which edges give. Integers of 12 bits do better
-# to tell the small ones apart than how large the largest are.
-SENSED_PART = 0.2
 FIRST_SENSITIVITY = 32.0              # of the filters: a level, 1/128 of the network's input, becomes 1/4 or 1
 FIRST_BRANCH, FIRST_HEAD = 0.3, 0.1       # factors on the first weights of cells and of what they add to the means
 
@@ -117,7 +114,7 @@ class Sensor(nn.Module):
         plain = dict(weight_norm=False, regularised=False)
         self.concat = leaves.Concat(precise=True) if planes > 1 else None
         self.filters = leaves.Conv(planes * config.image_channels, config.num_phase_sensors, 3, activation="swish",
-                                   precise=True, kept=SENSED_PART, **plain)
+                                   precise=True, **plain)
         self.last = leaves.Conv(config.num_phase_sensors, config.num_phase_channels, 3, **plain)
         self.sum = leaves.Sum()
 
