@@ -83,8 +83,8 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 def keep_freed_memory() -> None:
     """Have the C library keep what it is given back for what is allocated next, where it is glibc.
 
-    What a step frees, glibc gives back to the system, whose pages must be mapped and zeroed again in the next step: on
-    a CPU that takes a fifth of the time of a small network's step. It holds for the whole process.
+    What a step frees, glibc gives back to the system, whose pages must be mapped and zeroed again in the next step.
+    That is a good part of the time of a small network's step on a CPU. It holds for the whole process.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
