@@ -40,8 +40,9 @@ RATES = ("file_bits", "negative_elbo_bits", "integer_negative_elbo_bits", "impor
 BESIDE_LEDGER = ("file_bits", "subpixels", "overhead")           # keys of a `Ledger` that an image has itself
 KEYS = """\
 results.json has the keys kind ("rate"), schema_version, command, platform, data
-(source, pictures, pixels, subpixels), model (name, fingerprint, float_network), settings,
-images, totals, chains; eval/schemas/rate.schema.json says more. Each image has picture,
+(source, pictures, pixels, subpixels, bits_per_sample: 8, or 1 of black and white),
+model (name, fingerprint, float_network), settings, images, totals, chains;
+eval/schemas/rate.schema.json says more. Each image has picture,
 width_pixels, height_pixels, channels, pixels, subpixels, file (its name), file_bits,
 negative_elbo_bits (of the float network; of the integer network without
 --float-network; of the colours that a picture from a JPEG file or a Photo CD can have,
@@ -243,7 +244,8 @@ def measure(options: argparse.Namespace, command: str, folder: Path) -> dict:
         "platform": f"{platform.platform()}, Python {platform.python_version()}, nvae-codec {__version__}",
         "data": {"source": source(options), "pictures": len(items),
                  "pixels": sum(image["pixels"] for image in images),
-                 "subpixels": sum(image["subpixels"] for image in images)},
+                 "subpixels": sum(image["subpixels"] for image in images),
+                 "bits_per_sample": 1 if codec.model.network.config.likelihood == "bernoulli" else 8},
         "model": {"name": codec.name, "fingerprint": codec.fingerprint, "float_network": float_network is not None},
         "settings": {"archive": options.archive, "effort": options.effort, "draws": options.draws,
                      "importance_samples": options.importance_samples},

@@ -151,7 +151,7 @@ def _beside_others(documents: Sequence[dict]) -> str:
     for key, (model, data, size, promise) in ours.items():
         if key not in others:
             continue
-        (_, pictures, subpixels, how), (least, codec) = key, min(others[key])
+        (_, pictures, subpixels, _, how), (least, codec) = key, min(others[key])
         nats = 8 * size * math.log(2) / pictures if subpixels <= SMALL_SUBPIXELS * pictures else None
         rows.append((model, f"{data}, {how}", size, 8 * size / subpixels, promise, nats, codec, least,
                      8 * least / subpixels, 100 * (size / least - 1)))
@@ -160,10 +160,11 @@ def _beside_others(documents: Sequence[dict]) -> str:
     return "" if not rows else "<h2>Beside the smallest of the other codecs</h2>\n" + _table(head, rows)
 
 
-def _key(document: dict, how: str) -> tuple[str, int, int, str]:
+def _key(document: dict, how: str) -> tuple[str, int, int, int, str]:
     """What two documents must agree in to be of the same pictures in the same way."""
     data = document["data"]
-    return data["source"], data["pictures"], data["subpixels"], how
+    bits = data.get("bits_per_sample", 8)                             # which older results lack
+    return data["source"], data["pictures"], data["subpixels"], bits, how
 
 
 def _rate(document: dict, _: Sequence[dict]) -> str:

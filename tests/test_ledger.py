@@ -619,7 +619,8 @@ def test_black_and_white_of_a_data_set_is_measured(digits, capsys):
                                "--float-network", run, "-o", "out")
     assert status == 0, err
     found = json.loads(Path("out/results.json").read_text())
-    assert found["data"] == {"source": "mnist", "pictures": 3, "pixels": 3 * 784, "subpixels": 3 * 784}
+    assert found["data"] == {"source": "mnist", "pictures": 3, "pixels": 3 * 784, "subpixels": 3 * 784,
+                             "bits_per_sample": 1}
     floats, integers = (found["totals"][f"{which}negative_elbo_bits"] for which in ("", "integer_"))
     assert abs(integers / floats - 1) < 1e-3 and found["totals"]["file_bits"] > floats
     content = container.unpack(Path("out/files/archive.nvb").read_bytes())

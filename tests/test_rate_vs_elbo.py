@@ -305,6 +305,9 @@ def test_the_page_begins_with_the_least_of_the_others(model, tmp_path):
         assert rows[how][2] == f"{size:,}" and rows[how][6:8] == [least["codec"], f"{least['size_bytes']:,}"]
         assert float(rows[how][9]) == pytest.approx(100 * (size / least["size_bytes"] - 1), abs=6e-4)
         assert float(rows[how][5].replace(",", "")) == pytest.approx(8 * size * np.log(2) / 3, rel=1e-3)
+    codecs["data"]["bits_per_sample"] = 7
+    assert rows_of(report.render(documents)) == []
+    codecs["data"]["bits_per_sample"] = 8
     codecs["totals"] = [row | {"pictures": 2} for row in codecs["totals"]]
     assert [row[1].rpartition(", ")[2] for row in rows_of(report.render(documents))] == ["one archive"]
     assert rows_of(report.render(documents[:3])) == []
