@@ -286,8 +286,8 @@ def _pieces(codec: ImageCodec, pictures: Sequence[tuple[str, np.ndarray]]) -> li
 def _mosaic(pictures: Sequence[np.ndarray], max_width: int) -> np.ndarray:
     """Pictures of one width in one: rows of a nearly square mosaic, if they are of one height, or else a column.
 
-    The last row is filled up with black. What a codec finds in neighbours it finds on two sides; of a narrow column
-    it can only see what is above.
+    The last row is filled up with black. JPEG XL, the smallest of the classical codecs, makes less of a mosaic than of
+    a narrow column; others make a little more.
     """
     (height, width), count = pictures[0].shape[:2], len(pictures)
     if len({len(samples) for samples in pictures}) > 1:
