@@ -25,7 +25,7 @@ from nvae_codec.training.data import Batches, Dataset, fixed_batch, silent
 from nvae_codec.training.evaluation import evaluate
 from nvae_codec.training.log import Log
 from nvae_codec.training.objective import Loss, Objective
-from nvae_codec.training.processes import Processes, keep_freed_memory, processes
+from nvae_codec.training.processes import Processes, processes
 from nvae_codec.training.recipes import CHANGES_OF_IMAGES, Recipe, Schedule
 
 ADAMAX_EPSILON = 1e-3                 # of the release, far larger than Adamax's usual one
@@ -84,8 +84,6 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             check_start(start.config, config)
         torch.manual_seed(recipe.seed)
         torch.backends.cudnn.benchmark = True             # all steps have the same shapes
-        if world.device.type == "cpu":
-            keep_freed_memory()
         network = NVAE(config)
         checkpoint = run_folder / FILE_NAME
         values = _resumed(checkpoint, config, recipe, world) if checkpoint.exists() else {}

@@ -1,8 +1,6 @@
 """Training by several processes, one for each GPU, as `torchrun` starts them on one machine or many."""
-import ctypes
 import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +10,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nvae_codec.errors import ModelError
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3           # of mallopt(3)
 
 
 @dataclass(frozen=True)
@@ -78,18 +74,6 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     if index >= torch.cuda.device_count():
         raise ModelError(f"{reason}: this machine has {torch.cuda.device_count()} GPUs")
     return torch.device("cuda", index)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what it is given back for what is allocated next, where it is glibc.
-
-    What a step frees, glibc gives back to the system, whose pages must be mapped and zeroed again in the next step.
-    That is a good part of the time of a small network's step on a CPU. It holds for the whole process.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
-        mallopt(M_MMAP_THRESHOLD, 2 ** 30)
 
 
 @contextmanager
