@@ -117,9 +117,10 @@ def _distinct(svg: str) -> str:
 
 
 def _data(document: dict) -> str:
+    """What was measured, as text: not yet HTML."""
     data = document["data"]
     plural = "" if data["pictures"] == 1 else "s"
-    return f"{html.escape(data['source'])}, {data['pictures']:,} picture{plural}, {data['subpixels']:,} sub-pixels"
+    return f"{data['source']}, {data['pictures']:,} picture{plural}, {data['subpixels']:,} sub-pixels"
 
 
 ALONE, TOGETHER = "a file each", "one archive"
@@ -182,7 +183,7 @@ def _rate(document: dict, _: Sequence[dict]) -> str:
     rgb = "" if not saved else (" That is of the colours that pictures from JPEG files and Photo CDs can have; if all "
                                 f"RGB colours were possible it would be {of_rgb:.3f}.")
     kept = "in one archive" if document["settings"]["archive"] else "one file each"
-    text = (f"<h2>File sizes and negative ELBO: {_data(document)}</h2>\n"
+    text = (f"<h2>File sizes and negative ELBO: {html.escape(_data(document))}</h2>\n"
             f"<p>The model <b>{html.escape(model['name'])}</b> (<code>{model['fingerprint']}</code>) codes them, "
             f"{kept}, in <b>{totals['file_bits'] // 8:,} bytes</b>: "
             f"{totals['file_bits_per_subpixel_total_over_bytes']:.3f} bits per sub-pixel over all bytes. That is "
@@ -234,7 +235,7 @@ def _compare(document: dict, documents: Sequence[dict]) -> str:
         ours = [f"nvae-codec, {each['model']['name']}" for each in same]
         rows += [_row_of_rate(name, each) for name, each in zip(ours, same, strict=True)]
         joined = " The files of nvae-codec are those measured against the negative ELBO, on this page."
-    parts = [f"<h2>Other codecs: {_data(document)}</h2>",
+    parts = [f"<h2>Other codecs: {html.escape(_data(document))}</h2>",
              f"<p>Each picture in a file of its own, one codec after the other, each in a process of its own with one "
              f"thread{more}.{joined}</p>",
              _table(("codec", *columns, "peak memory, MB"), rows, ours),

@@ -285,7 +285,7 @@ def test_all_kinds_of_results_stand_on_one_page(measured, pictures, tmp_path):
 
 def test_the_page_begins_with_the_least_of_the_others(model, tmp_path):
     """Of pictures a file each, and of all in one archive; of no others, and of no codec that left one out."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "cats & dogs"
     folder.mkdir()
     for seed, tile in enumerate(smooth_tiles(3, 16, 9).permute(0, 2, 3, 1).numpy()):
         (folder / f"{seed}.png").write_bytes(write_picture(Picture(np.ascontiguousarray(tile))))
@@ -298,6 +298,7 @@ def test_the_page_begins_with_the_least_of_the_others(model, tmp_path):
     documents = [document_in(tmp_path / name) for name in ("each", "archive", "crops", "codecs")]
     rows = {row[1].rpartition(", ")[2]: row for row in rows_of(report.render(documents))}
     assert set(rows) == {"a file each", "one archive"}
+    assert all("cats &amp; dogs, 3 pictures" in row[1] for row in rows.values())
     codecs = documents[-1]
     for how, size, other in (("a file each", documents[0]["totals"]["file_bits"] // 8, codecs["totals"]),
                              ("one archive", documents[1]["totals"]["file_bits"] // 8, codecs["solid_archives"])):
