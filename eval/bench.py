@@ -197,16 +197,20 @@ def kernel(network) -> str:
 
 
 def time_forward(model: str | Path | None, run: Path, repeat: int) -> dict:
-    """One forward pass of the integer network beside that of the float network that it was made of, in turns."""
+    """One forward pass of the integer network beside that of the float network that it was made of, in turns.
+
+    A float network that rounds its activations does not do so here: that is for training.
+    """
     import torch
 
     from nvae_codec.codec import Codec
     from nvae_codec.ledger import load_float_network
     from nvae_codec.model.nvae import unit_range
+    from nvae_codec.model.rounded import unrounded
     from nvae_codec.tiles import Lattice
 
     codec = Codec.load(model)
-    exact, floats = codec.model.network, load_float_network(run, codec)
+    exact, floats = codec.model.network, unrounded(load_float_network(run, codec))
     side = codec.model.tile_side
     samples = torch.randint(0, 256, (BATCH_SIZE, 3, side, side), generator=torch.Generator().manual_seed(0))
     samples = samples.to(torch.uint8)

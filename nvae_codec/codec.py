@@ -30,8 +30,8 @@ from nvae_codec.workers import map_in_workers
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]     # called with tiles done and tiles in all
 
-# Tiles coded at once, at most: batches make the network faster, until they outgrow the processor's caches.
-JOINT_TILES, JOINT_PIXELS = 64, 2 ** 16
+# Tiles coded at once, at most: as many as a decoder takes, since a call to PyTorch or the coder has its price.
+JOINT_TILES, JOINT_PIXELS = 64, 2 ** 18
 # Chunks coded at the same time. More would make larger batches where a chunk begins, tile by tile; but each has calls
 # to the coder of its own.
 LANES = 2

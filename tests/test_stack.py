@@ -1,6 +1,7 @@
 """The ANS stack: the words of fixed messages, what is refused, and bits that were never pushed."""
 import math
 
+import constriction
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -165,6 +166,20 @@ def test_a_stack_without_a_reserve_can_be_popped_for_ever():
     for _ in range(100):
         assert np.abs(stack.pop_standard_normals(10, 16.0, 128)).max() <= 128
     assert stack.height == 0
+
+
+def test_bits_take_the_words_of_a_bernoulli_distribution():
+    """Tables of two masses stand in for constriction's own, which golden streams were made with."""
+    random = np.random.default_rng(0)
+    extreme = 10.0 ** -random.uniform(0.01, 12, 2000)
+    probabilities = np.concatenate([random.uniform(0.001, 0.999, 4000), extreme, 1 - extreme, [2.0 ** -24, 1e-300]])
+    bits = (random.random(len(probabilities)) < probabilities).astype(np.int32)
+    stack = Stack.seeded(100)
+    coder = constriction.stream.stack.AnsCoder(stack.words())
+    for flipped in (bits, 1 - bits):                                    # what is likely, and what is not
+        stack.push_bits(flipped, probabilities)
+        coder.encode_reverse(flipped, constriction.stream.model.Bernoulli(perfect=False), probabilities)
+    assert np.array_equal(stack.words(), coder.get_compressed())
 
 
 @pytest.mark.parametrize("words, reserve", [

@@ -18,7 +18,7 @@ MASS_BITS = 24                            # the masses of a distribution sum to 
 RESERVE_WORDS = 4
 
 _CHECK_WORDS = [1405853452, 456755562, 4169906344, 113532184, 1853398634, 3015151369, 413824519, 407912798]
-_BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
+_TABLES = constriction.stream.model.Categorical(perfect=False)
 _NO_WORDS = np.empty(0, dtype=np.uint32)
 _GOLDEN_RATIO = np.uint64(0x9E3779B97F4A7C15)
 
@@ -114,13 +114,11 @@ class Stack:
 
     def push_bits(self, bits: np.ndarray, probabilities: np.ndarray) -> None:
         """Push bits, each 1 with its probability (float64, strictly between 0 and 1)."""
-        probabilities = _probabilities(probabilities)
-        self._coder.encode_reverse(_integers(bits, 0, 1), _BERNOULLI, probabilities)
+        self._coder.encode_reverse(_integers(bits, 0, 1), _TABLES, _tables_of_bits(probabilities))
 
     def pop_bits(self, probabilities: np.ndarray) -> np.ndarray:
         """The inverse of `push_bits`: int32, flattened."""
-        probabilities = _probabilities(probabilities)
-        return self._pop(_BERNOULLI, probabilities)
+        return self._pop(_TABLES, _tables_of_bits(probabilities))
 
     def push_uniform_bits(self, bits: np.ndarray) -> None:
         """Push bits that are 0 and 1 with equal probabilities."""
@@ -195,6 +193,20 @@ def _normal_parameters(means: np.ndarray, deviations: np.ndarray) -> tuple[np.nd
     if means.size and not (np.isfinite(means).all() and deviations.min() > 0 and np.isfinite(deviations.max())):
         raise ValueError("a mean or a deviation is not a finite number, or a deviation is not positive")
     return means, deviations
+
+
+def _tables_of_bits(probabilities: np.ndarray) -> np.ndarray:
+    """A table of two masses for each bit, float32 [N, 2]: those of constriction's own `Bernoulli(perfect=False)`.
+
+    It gives the same words, in half the time. As in `_standard_normal`, masses are given less one.
+    """
+    of_zero = 1.0 - _probabilities(probabilities)
+    of_zero *= 2.0 ** MASS_BITS - 2
+    np.floor(of_zero, out=of_zero)
+    tables = np.empty((len(of_zero), 2), dtype=np.float32)              # whole numbers below 2**24: exact
+    tables[:, 0] = of_zero
+    np.subtract(2.0 ** MASS_BITS - 2, of_zero, out=tables[:, 1], casting="same_kind")
+    return tables
 
 
 def _probabilities(values: np.ndarray) -> np.ndarray:

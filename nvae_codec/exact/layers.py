@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from nvae_codec.errors import ModelError
 from nvae_codec.exact.kernels import EXACT_BELOW, carrier, convolve, interpolate, look_up
 from nvae_codec.model import layers as float_layers
+from nvae_codec.model import rounded
 
 LIMIT = 32767                         # largest magnitude of weights, raw outputs, and activations of wide networks
-NARROW_LIMIT = 2047                   # of activations of narrow networks
+NARROW_LIMIT = rounded.LIMIT          # of activations of narrow networks
 WEIGHT_SUM = 0.9 * EXACT_BELOW[torch.float32]         # that a narrow network's weights make use of; biases get the rest
 RAW_BITS = 10                         # fractional bits of raw means and log standard deviations
 GATE_BITS = 14                        # fractional bits of the squeeze-and-excitation gate, which is at most 1
@@ -121,6 +122,14 @@ class Leaf(nn.Module):
     @property
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.narrow else torch.contiguous_format
+
+    def _bits_of(self, twin: nn.Module, like: Tensor) -> Tensor | None:
+        """The fractional bits that the twin's activations were rounded to in training (`nvae_codec.model.rounded`).
+
+        As many as there are channels in `like`; None if they were not, or if this network's have more bits anyway.
+        """
+        rounding = getattr(twin, "rounding", None)
+        return None if rounding is None or not self.narrow else torch.full_like(like, int(rounding.bits))
 
     def prepare(self, *inputs: Range) -> Range | tuple[Range, ...]:
         """Derive the operands of `forward` from the buffers, for inputs in these ranges. Returns those of the results.
@@ -286,7 +295,8 @@ class Conv(Leaf):
         self.weight.copy_(integers)
         before = twin.linear(x.value if twin.norm_in is None else twin.norm_in(x.value))
         before = before if twin.norm_out is None else twin.norm_out(before)
-        scale = self.output.choose(bits, bias, before, self.limit, self.fixed_bits)
+        fixed_bits = self._bits_of(twin, bits) if self.fixed_bits is None else self.fixed_bits
+        scale = self.output.choose(bits, bias, before, self.limit, fixed_bits)
         return Traced(twin(x.value), scale, self.prepare(x.range))
 
     def _by_output(self, values: Tensor) -> Tensor:
@@ -361,7 +371,7 @@ class Activate(Leaf):
         integers, bits = _quantise_weight((factor * x.scale).view(-1, 1), bias)
         self.weight.copy_(integers.view(-1))
         before = x.value if twin.norm is None else twin.norm(x.value)
-        scale = self.output.choose(bits, bias, before, self.limit, None)
+        scale = self.output.choose(bits, bias, before, self.limit, self._bits_of(twin, bits))
         return Traced(twin(x.value), scale, self.prepare(x.range))
 
     def prepare(self, x: Range) -> Range:
@@ -489,9 +499,10 @@ class _Addition(Leaf):
         self.register_buffer("left_shift", torch.zeros(1, dtype=torch.int16))
         self.register_buffer("right_shift", torch.zeros(1, dtype=torch.int16))
 
-    def _choose(self, value: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    def _choose(self, twin: nn.Module, value: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """Fill the shifts for operands of scales `left` and `right`, [C], so that the sum `value` fits. Its scale."""
-        bits = fitting_bits(HEADROOM * value.abs().max().item(), self.limit)
+        bits = self._bits_of(twin, left.new_zeros(()))
+        bits = fitting_bits(HEADROOM * value.abs().max().item(), self.limit) if bits is None else int(bits)
         for name, scale in (("left_shift", left), ("right_shift", right)):
             shift = (-torch.log2(scale)).round() - bits
             self.register_buffer(name, (shift if len(shift.unique()) > 1 else shift[:1]).to(torch.int16))
@@ -540,7 +551,7 @@ class Residual(_Addition):
         else:
             right = branch.scale * 2.0 ** -RESIDUAL_FACTOR_BITS * (1 if gate is None else gate.scale)
         value = twin(*values)
-        scale = self._choose(value, skip.scale, right)
+        scale = self._choose(twin, value, skip.scale, right)
         return Traced(value, scale, self.prepare(skip.range, branch.range, None if gate is None else gate.range))
 
     def prepare(self, skip: Range, branch: Range, gate: Range | None = None) -> Range:
@@ -573,7 +584,7 @@ class Sum(_Addition):
     @torch.no_grad()
     def convert(self, twin: float_layers.Sum, a: Traced, b: Traced) -> Traced:
         value = twin(a.value, b.value)
-        return Traced(value, self._choose(value, a.scale, b.scale), self.prepare(a.range, b.range))
+        return Traced(value, self._choose(twin, value, a.scale, b.scale), self.prepare(a.range, b.range))
 
     def prepare(self, a: Range, b: Range) -> Range:
         return self._prepare(a, b)

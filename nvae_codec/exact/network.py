@@ -59,7 +59,7 @@ class ExactNetwork(Hierarchy):
 
     def __init__(self, config: NVAEConfig, limit: int = LIMIT):
         super().__init__(config, layers)
-        for head in [*(head[1] for head in self.prior_heads), *self.posterior_heads]:
+        for head in self.latent_heads():
             head.fixed_bits = torch.full((2 * config.num_latent_per_group,), RAW_BITS)
         for cell in self.flow_cells():
             cell.last.fixed_bits = torch.full((config.num_latent_per_group,), RAW_BITS)
@@ -92,9 +92,6 @@ class ExactNetwork(Hierarchy):
 
     def leaves(self) -> list[Leaf]:
         return [module for module in self.modules() if isinstance(module, Leaf)]
-
-    def flow_cells(self) -> list[FlowCell]:
-        return [cell for cells in self.flows for cell in cells]
 
     def outputs(self) -> list[Output]:
         return [module for module in self.modules() if isinstance(module, Output) and module.activation]

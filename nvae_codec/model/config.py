@@ -70,6 +70,8 @@ class NVAEConfig:
     num_phase_cells: int = 1              # per phase
     num_phase_sensors: int = 0            # filters for texture and noise, before every phase; 0: none
     num_phase_interpolations: int = 1     # of a phase's neighbours, which components of a mixture take in turn
+    # Not in the paper: activations are rounded as narrow integers are (`nvae_codec.model.rounded`).
+    narrow: bool = False
 
     def __post_init__(self):
         if not all(isinstance(name, str) for name in (self.architecture, self.likelihood, self.pixel_head)):
@@ -170,16 +172,18 @@ class NVAEConfig:
         return None
 
     def to_dict(self) -> dict:
-        """All fields; those of phases, and their later ones, only where they are used: so it was before they came."""
+        """All fields; `narrow`, those of phases, and their later ones, only where used: so it was before they came."""
         plain = all(getattr(self, name) == getattr(NVAEConfig, name) for name in LATER_OF_PHASES)
         left_out = OF_PHASES if not self.has_phases else LATER_OF_PHASES if plain else set()
+        left_out = left_out if self.narrow else left_out | {"narrow"}
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
     @classmethod
     def from_dict(cls, values: dict) -> "NVAEConfig":
         """The inverse of `to_dict`; unknown or missing keys are a ModelError, never ignored."""
         known = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) not in (known, known - LATER_OF_PHASES, known - OF_PHASES):
+        if not isinstance(values, dict) or set(values) | {"narrow"} not in (known, known - LATER_OF_PHASES,
+                                                                            known - OF_PHASES):
             raise ModelError(f"a network configuration must have exactly the keys {', '.join(sorted(known))}")
         return cls(**values)
 
@@ -187,6 +191,7 @@ class NVAEConfig:
 # The fields that a configuration is written without, if its head has no phases, or has them without these refinements.
 LATER_OF_PHASES = {"num_phase_sensors", "num_phase_interpolations"}
 OF_PHASES = {"pixel_head", "num_phase_channels", "num_phase_cells"} | LATER_OF_PHASES
+STORED_WHERE_USED = OF_PHASES | {"narrow"}
 
 _PUBLISHED = dict(num_cell_per_cond_enc=2, num_cell_per_cond_dec=2)
 _ONE_BLOCK = dict(num_preprocess_blocks=1, num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2)

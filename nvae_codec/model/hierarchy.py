@@ -16,7 +16,7 @@ from torch import nn
 
 from nvae_codec.model.cells import DOWN, NORMAL, UP, Cell
 from nvae_codec.model.config import ARCHITECTURES, NVAEConfig
-from nvae_codec.model.flows import flow_cells
+from nvae_codec.model.flows import FlowCell, flow_cells
 from nvae_codec.model.phases import PhaseHead, join
 from nvae_codec.tiles import WHOLE, Lattice
 
@@ -168,6 +168,13 @@ class Hierarchy(nn.Module):
     def pixels(self, state: State, known: Callable[[Lattice], Any]):
         """All of them, [B, `config.num_output_channels`, image_size, image_size]."""
         return join(list(self.pixel_phases(state, known)))
+
+    def latent_heads(self) -> list[nn.Module]:
+        """The layers whose output are raw distributions of latents."""
+        return [*(head[1] for head in self.prior_heads), *self.posterior_heads]
+
+    def flow_cells(self) -> list[FlowCell]:
+        return [cell for cells in self.flows for cell in cells]
 
     def output_layers(self) -> list[nn.Module]:
         """The layers of the image head whose output are parameters."""

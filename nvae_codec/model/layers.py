@@ -82,7 +82,11 @@ class Conv(nn.Module):
             x = self.norm_in(x)
         if self._measure:
             self._initialise(x)
-        return _normalised(self.norm_out, self.linear(x), self.activation)
+        return self._finished(self.linear(x))
+
+    def _finished(self, x: Tensor) -> Tensor:
+        """What comes after the sum."""
+        return _normalised(self.norm_out, x, self.activation)
 
     @torch.no_grad()
     def _initialise(self, x: Tensor) -> None:

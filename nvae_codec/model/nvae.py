@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nvae_codec.model import layers, likelihoods
+from nvae_codec.model import layers, likelihoods, rounded
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.distributions import Normal
 from nvae_codec.model.hierarchy import Hierarchy, State
@@ -79,7 +79,10 @@ class NVAE(Hierarchy):
     """The network of Vahdat and Kautz (2020)."""
 
     def __init__(self, config: NVAEConfig):
-        super().__init__(config, layers)
+        super().__init__(config, rounded if config.narrow else layers)
+        if config.narrow:                 # what leaves the network has 16 bits
+            for layer in [*self.latent_heads(), *(cell.last for cell in self.flow_cells()), *self.output_layers()]:
+                layer.rounding = None
         if self.phases is not None:
             initialise_phases(self.phases, config)
 

@@ -13,8 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from nvae_codec.errors import ModelError
+from nvae_codec.model import rounded
 from nvae_codec.model.cells import Cell
-from nvae_codec.model.config import OF_PHASES, NVAEConfig
+from nvae_codec.model.config import STORED_WHERE_USED, NVAEConfig
 from nvae_codec.model.layers import initialise_from_data
 from nvae_codec.model.likelihoods import centre_mixture
 from nvae_codec.model.norm import BatchNorm, frozen_statistics
@@ -100,9 +101,12 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
         # The network, what is minimised, and the optimiser
         if not values:
             if start is None:
+                if config.narrow:
+                    raise ModelError("a narrow network begins with the weights of a trained one (--from), whose "
+                                     "activations tell how to round them")
                 _initialise(network, recipe, dataset)
             else:
-                network.load_state_dict(start.state_dict())
+                _begin_with(start, network, recipe, dataset)
         network.to(world.device)
         average = copy.deepcopy(network).requires_grad_(False) if recipe.average else None
         precision = precision_of(execution, world.device)
@@ -200,8 +204,9 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
 
 
 def check_start(start: NVAEConfig, config: NVAEConfig) -> None:
-    """Raises ModelError unless a network can begin with the weights of another."""
-    if changed := _differences(dataclasses.asdict(start), dataclasses.asdict(config)):
+    """Raises ModelError unless a network can begin with the weights of another, which may be one that is not narrow."""
+    as_it_begins = dataclasses.replace(start, narrow=start.narrow or config.narrow)
+    if changed := _differences(dataclasses.asdict(as_it_begins), dataclasses.asdict(config)):
         raise ModelError(f"the network to begin with has {changed}; only one of the same configuration will do")
 
 
@@ -232,7 +237,8 @@ def step_noise(x: Tensor, seed: int, step: int, rank: int = 0) -> Noise:
 def _resumed(path: Path, config: NVAEConfig, recipe: Recipe, world: Processes) -> dict:
     """The values of a checkpoint that this run can continue from."""
     values = load_checkpoint(path)
-    if changed := _differences(_with_all_fields(NVAEConfig, values["config"], OF_PHASES), dataclasses.asdict(config)):
+    stored = _with_all_fields(NVAEConfig, values["config"], STORED_WHERE_USED)
+    if changed := _differences(stored, dataclasses.asdict(config)):
         raise ModelError(f"{path}: the network there has {changed}; choose another folder")
     if not isinstance(values.get("step"), int) or not {"optimizer", "scaler", "spectral", "recipe"} <= set(values):
         raise ModelError(f"{path}: holds a network but not the state of its training, so no run can continue from it")
@@ -272,6 +278,19 @@ def _initialise(network: NVAE, recipe: Recipe, dataset: Dataset) -> None:
             network.train()(unit_range(network.config, fixed_batch(dataset.training, recipe.batch_size)))
 
     initialise_from_data(network, first_pass)
+
+
+def _begin_with(start: NVAE, network: NVAE, recipe: Recipe, dataset: Dataset) -> None:
+    """Take the weights of `start`; a network that has become narrow by this gets the scales of its activations."""
+    chosen = network.config.narrow == start.config.narrow
+    network.load_state_dict(start.state_dict(), strict=chosen)
+    if not chosen:
+        # Of one process's images, in all processes.
+        count = min(max(16, 2 ** 18 // network.config.image_size ** 2), 256, len(dataset.training))
+        samples = next(iter(Batches(dataset.training, count, recipe.seed, parts=recipe.parts)))
+        with torch.no_grad(), rounded.choosing_scales(network.eval()):
+            x = unit_range(network.config, samples)
+            network(x, step_noise(x, recipe.seed, 0))
 
 
 def precision_of(execution: Execution, device: torch.device) -> torch.dtype | None:
