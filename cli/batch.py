@@ -21,6 +21,11 @@ Progress = Callable[[int, int], None]  # done, in all
 Examine = Callable[[str, bytes], tuple[dict, str]]  # of a name and the file made: what a report and a line say besides
 
 
+DEVICE = click.option("--device", metavar="NAME", default="cpu", show_default=True,
+                      help="Where the network computes: cpu, cuda, cuda:N, or auto for a GPU where there is one. The "
+                           "result is the same.")
+
+
 class Complained(Exception):
     """Something has failed, and the user has been told of it."""
 
@@ -45,6 +50,7 @@ def batch_options(command: Callable) -> Callable:
         click.option("--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors."),
         click.option("--threads", metavar="N", type=THREADS, help="CPU threads; up to 8 processes share a "
                      "large archive and the threads. The result is the same."),
+        DEVICE,
         click.option("-q", "--quiet", is_flag=True, help="Report failures only."),
         click.option("--json", "as_json", is_flag=True, help="Print a JSON object per file on stdout."),
     )):

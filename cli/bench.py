@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .batch import THREADS, enough_memory, use_threads
+from .batch import DEVICE, THREADS, enough_memory, use_threads
 from .files import check_sources, echo
 
 MOST_OPERATORS = 16  # that a table shows
@@ -26,6 +26,7 @@ MOST_OPERATORS = 16  # that a table shows
               help="The training run that the model was made of: compare a forward pass of both networks, too.")
 @click.option("--profile", is_flag=True, help="Of the first picture: the operators that take most of the time.")
 @click.option("--threads", metavar="N", type=THREADS, help="CPU threads.")
+@DEVICE
 @click.option("--workers", metavar="N", type=click.IntRange(1, 1024), default=1, show_default=True,
               help="Processes that share an --archive, and the threads. Stages are then not timed.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
@@ -41,6 +42,7 @@ def bench(
     float_network: Path | None,
     profile: bool,
     threads: int | None,
+    device: str,
     workers: int,
     as_json: bool,
 ) -> None:
@@ -57,7 +59,7 @@ def bench(
 
     \b
     With --json the object has the keys model, kernel (the type that carries the sums),
-    threads, workers, pictures, raw_bytes, file_bytes, start_seconds (loading torch and the
+    device, threads, workers, pictures, raw_bytes, file_bytes, start_seconds (loading torch and the
     model), read_seconds (of the pictures), compress, decompress, peak_memory_bytes (null with
     several workers), forward (null without --float-network), profile (null without
     --profile; else a list of objects with operator, calls and seconds).
@@ -65,6 +67,8 @@ def bench(
     pictures_per_second and stage_seconds, an object (null with several workers); forward has
     batch_size, integer_seconds, float_seconds and integer_over_float.
     """
+    from nvae_codec.training.processes import choose_device
+
     from ..eval.bench import profile_compression, time_codec, time_forward
     from ..eval.items import items_of
 
@@ -74,18 +78,21 @@ def bench(
         raise click.UsageError("--data is where a --dataset lies.")
     if workers > 1 and not archive:
         raise click.UsageError("--workers share an --archive.")
+    if workers > 1 and device != "cpu":
+        raise click.UsageError("--workers are for the device cpu.")
     check_sources(pictures)
     use_threads(threads)
+    chosen = choose_device(device)
     items = items_of(pictures, dataset, data, images=images)
     with enough_memory("smaller pictures need less"):
         report = time_codec(model, items, archive=archive, effort=effort,
-                            repeat=repeat, workers=workers,
+                            repeat=repeat, workers=workers, device=chosen,
                             progress=lambda line: None if as_json else click.echo(line, err=True))
         import torch
 
         report["threads"] = torch.get_num_threads()
-        report["forward"] = None if float_network is None else time_forward(model, float_network, repeat)
-        report["profile"] = profile_compression(model, items[0], effort) if profile else None
+        report["forward"] = None if float_network is None else time_forward(model, float_network, repeat, chosen)
+        report["profile"] = profile_compression(model, items[0], effort, chosen) if profile else None
     echo(json.dumps(report) if as_json else _describe(report))
 
 
@@ -99,8 +106,9 @@ def _describe(report: dict) -> str:
              ("raw MB/s", *(report[direction]["raw_megabytes_per_second"] for direction in directions))]
     lines = [table(("seconds", "compress", "decompress"), rows), "",
              f"{report['pictures']} pictures, {report['raw_bytes']:,} bytes raw, {report['file_bytes']:,} coded; model "
-             f"{report['model']}, {report['kernel']}, threads {report['threads']}, workers {report['workers']}; start "
-             f"{report['start_seconds']:.1f} s" + (f"; peak memory {peak / 1e6:,.0f} MB" if peak else "")]
+             f"{report['model']}, {report['kernel']} on {report['device']}, threads {report['threads']}, workers "
+             f"{report['workers']}; start {report['start_seconds']:.1f} s"
+             + (f"; peak memory {peak / 1e6:,.0f} MB" if peak else "")]
     if report["forward"]:
         lines.append("forward pass of {batch_size} tiles: integers {integer_seconds:.3f} s, floats {float_seconds:.3f} "
                      "s, ratio {integer_over_float:.2f}".format(**report["forward"]))

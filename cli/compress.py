@@ -36,6 +36,7 @@ def compress(
     force: bool,
     model: str | None,
     threads: int | None,
+    device: str,
     quiet: bool,
     as_json: bool,
     archive: bool,
@@ -102,9 +103,10 @@ def compress(
 
     from nvae_codec.codec import CHUNK_PIXELS, Codec
     from nvae_codec.images import read_picture
+    from nvae_codec.training.processes import choose_device
 
     use_threads(threads)
-    codec = Codec.load(model)
+    codec = Codec.load(model, choose_device(device))
     examine = Ledgers(codec, float_network, draws or 1, quiet) if ledger and (as_json or not quiet) else None
     if archive:
         make_archive(codec, inputs, members, output, verify=not no_verify, quiet=quiet, as_json=as_json,

@@ -33,6 +33,7 @@ def decompress(
     force: bool,
     model: str | None,
     threads: int | None,
+    device: str,
     quiet: bool,
     as_json: bool,
     max_pixels: int,
@@ -95,13 +96,15 @@ def decompress(
 
     from nvae_codec import weights
     from nvae_codec.codec import Codec
+    from nvae_codec.training.processes import choose_device
 
     use_threads(threads)
+    chosen = choose_device(device)
     codecs: dict[bytes, Codec] = {}
 
     def codec_for(fingerprint: bytes) -> Codec:
         if fingerprint not in codecs:
-            codec = Codec.load(weights.find(fingerprint.hex()) if model is None else model)
+            codec = Codec.load(weights.find(fingerprint.hex()) if model is None else model, chosen)
             codec.check_fingerprint(fingerprint.hex())
             codecs[fingerprint] = codec
         return codecs[fingerprint]

@@ -86,18 +86,18 @@ class Timing:
 
 
 def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool, effort: int | None, repeat: int,
-               workers: int = 1, progress: Callable[[str], None] = lambda line: None) -> dict:
+               workers: int = 1, device=None, progress: Callable[[str], None] = lambda line: None) -> dict:
     """Read the pictures, compress them one by one or as an archive, decompress, compare: the fastest of `repeat` runs.
 
     With several `workers`, which only an archive can have, the seconds have no stages, and include the start of these
-    processes. Raises DriftError if other samples come back, and as reading and coding do.
+    processes. `device` is a torch.device; None: the processor. Raises DriftError if other samples come back, and as
+    reading and coding do.
     """
     start = time.perf_counter()
     from nvae_codec.bitstreams.container import unpack
-    from nvae_codec.codec import Codec
 
     clock = _Clock()
-    codec = Codec.load(model)
+    codec = _load(model, device)
     start_seconds = time.perf_counter() - start
     codec.model = TimedModel(codec.model, clock)
     start = time.perf_counter()
@@ -129,6 +129,7 @@ def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool
     return {
         "model": codec.name,
         "kernel": kernel(codec.model.network),
+        "device": str(codec.model.network.device),
         "workers": workers,
         "pictures": len(pictures),
         "raw_bytes": raw_bytes,
@@ -145,7 +146,14 @@ def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool
     }
 
 
-def profile_compression(model: str | Path | None, item: Item, effort: int | None) -> list[dict]:
+def _load(model: str | Path | None, device):
+    from nvae_codec.codec import Codec
+    from nvae_codec.exact.kernels import CPU
+
+    return Codec.load(model, device or CPU)
+
+
+def profile_compression(model: str | Path | None, item: Item, effort: int | None, device=None) -> list[dict]:
     """Operators of PyTorch and calls to the entropy coder while a picture is compressed, those with most seconds first.
 
     Each has the keys operator, calls and seconds, which do not count what it calls in turn.
@@ -153,10 +161,9 @@ def profile_compression(model: str | Path | None, item: Item, effort: int | None
     from torch.autograd.profiler import record_function
     from torch.profiler import ProfilerActivity, profile
 
-    from nvae_codec.codec import Codec
     from nvae_codec.coding.ans import Stack
 
-    codec, picture = Codec.load(model), Picture(item.load())
+    codec, picture = _load(model, device), Picture(item.load())
     genuine = {name: getattr(Stack, name) for name in dir(Stack) if name.startswith(("push_", "pop_"))}
 
     def recorded(name: str) -> Callable:
@@ -196,27 +203,27 @@ def kernel(network) -> str:
     return ", ".join(sorted(set(names), key=names.count, reverse=True))
 
 
-def time_forward(model: str | Path | None, run: Path, repeat: int) -> dict:
+def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) -> dict:
     """One forward pass of the integer network beside that of the float network that it was made of, in turns.
 
     A float network that rounds its activations does not do so here: that is for training.
     """
     import torch
 
-    from nvae_codec.codec import Codec
     from nvae_codec.ledger import load_float_network
     from nvae_codec.model.nvae import unit_range
     from nvae_codec.model.rounded import unrounded
     from nvae_codec.tiles import Lattice
 
-    codec = Codec.load(model)
-    exact, floats = codec.model.network, unrounded(load_float_network(run, codec))
+    codec = _load(model, device)
+    exact, floats = codec.model.network, unrounded(load_float_network(run, codec)).to(codec.model.network.device)
     side = codec.model.tile_side
     samples = torch.randint(0, 256, (BATCH_SIZE, 3, side, side), generator=torch.Generator().manual_seed(0))
     samples = samples.to(torch.uint8)
-    latents = [torch.zeros(BATCH_SIZE, *codec.model.group_shape(group)) for group in range(codec.model.num_groups)]
-    images = {exact: torch.from_numpy(codec.model.pixel_tables.network_input(samples.numpy())),
-              floats: unit_range(floats.config, samples)}
+    latents = [torch.zeros(BATCH_SIZE, *codec.model.group_shape(group), device=exact.device)
+               for group in range(codec.model.num_groups)]
+    images = {exact: torch.from_numpy(codec.model.pixel_tables.network_input(samples.numpy())).to(exact.device),
+              floats: unit_range(floats.config, samples.to(exact.device))}
     best = dict.fromkeys(images, float("inf"))
     with torch.inference_mode():
         for _ in range(repeat + 1):                                     # the first one warms up
@@ -227,6 +234,8 @@ def time_forward(model: str | Path | None, run: Path, repeat: int) -> dict:
                     network.posterior(group, state, features)
                     state = network.update(group, state, z)
                 network.pixels(state, partial(Lattice.of, values=x))
+                if x.is_cuda:
+                    torch.cuda.synchronize(x.device)
                 best[network] = min(best[network], time.perf_counter() - start)
     return {"batch_size": BATCH_SIZE, "integer_seconds": best[exact], "float_seconds": best[floats],
             "integer_over_float": best[exact] / best[floats]}

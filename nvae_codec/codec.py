@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from nvae_codec import weights
 from nvae_codec.bitstreams import container
@@ -22,6 +23,7 @@ from nvae_codec.coding.ans import check_coder
 from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, decode_version_1, encode_chains, most_tiles
 from nvae_codec.colour_spaces import SPACES, find_space
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
+from nvae_codec.exact.kernels import CPU
 from nvae_codec.exact.network import ExactModel
 from nvae_codec.images import Picture, as_picture
 from nvae_codec.tiles import GREY, RGB, Layout, cut, join, tile_sizes
@@ -64,13 +66,14 @@ class Codec:
         self._joint_tiles = max(1, min(JOINT_TILES, JOINT_PIXELS // model.tile_side ** 2))
 
     @classmethod
-    def load(cls, model: str | Path | None = None) -> "Codec":
+    def load(cls, model: str | Path | None = None, device: torch.device = CPU) -> "Codec":
         """The codec of a bundled model, by name, or of a model file, by path; None is the default model.
 
-        Raises ModelError or DriftError.
+        `device` is where the network computes; the bytes are the same everywhere. Raises ModelError, or DriftError if
+        it computes other integers there.
         """
         path = weights.resolve(model)
-        return cls(*weights.load(path), path.stem, path)
+        return cls(*weights.load(path, device=device), path.stem, path)
 
     @classmethod
     def for_stream(cls, data: bytes, model: str | Path | None = None) -> "Codec":
@@ -149,7 +152,7 @@ class Codec:
     def _share(self, method: str, calls: Iterable[tuple], workers: int,
                progress: Callable[..., Progress]) -> Iterator[Iterable]:
         """What a method gives for the arguments of one call after the other; only here it tells how far a call is."""
-        if workers > 1 and self._path is not None:
+        if workers > 1 and self._path is not None and self.model.network.device == CPU:
             yield from map_in_workers(self._path, self.fingerprint, method, calls, workers)
         else:
             for arguments in calls:

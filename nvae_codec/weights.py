@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from nvae_codec.errors import DriftError, ModelError, enough_memory, lacks_memory
 from nvae_codec.exact.calibration import Measurement
-from nvae_codec.exact.kernels import float32_is_exact, refuse_float32
+from nvae_codec.exact.kernels import CPU, float32_is_exact, refuse_float32
 from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.fingerprint import fingerprint
@@ -68,8 +68,8 @@ def _read(path: Path) -> tuple[dict[str, str], NVAEConfig, dict[str, torch.Tenso
 
 
 @enough_memory()
-def load(path: Path, *, self_test: bool = True) -> tuple[ExactModel, str]:
-    """The model in a file and its fingerprint (64 digits).
+def load(path: Path, *, self_test: bool = True, device: torch.device = CPU) -> tuple[ExactModel, str]:
+    """The model in a file, to compute on `device`, and its fingerprint (64 digits).
 
     Every bound is proved again, and `self_test` compares this machine's arithmetic with that of the machine that made
     the file. Raises ModelError for a file that is not a whole model, or if memory does not suffice, DriftError if the
@@ -86,7 +86,7 @@ def load(path: Path, *, self_test: bool = True) -> tuple[ExactModel, str]:
             if name in tensors and tensors[name].dtype != expected.dtype:
                 raise ModelError(f"{path}: damaged: {name} has the type {tensors[name].dtype}, not {expected.dtype}")
         network.load_state_dict(tensors)
-        network.eval().prepare()
+        network.eval().prepare(device)
         model = ExactModel(network, metadata.get("origin"))
         if self_test:
             _check(model, metadata["self_test"])
@@ -105,11 +105,11 @@ def _check(model: ExactModel, expected: str) -> None:
     try:
         model.check(expected)
     except DriftError:
-        if not float32_is_exact():
+        if not float32_is_exact(model.network.device):
             raise
         refuse_float32()
         try:
-            model.network.prepare()
+            model.network.prepare(model.network.device)
             model.check(expected)
         except DriftError:                                              # no: the file is
             refuse_float32(False)

@@ -6,9 +6,10 @@ added up: threads, batch size, device and library cannot change it. Operands may
 changes nothing but the unit.
 
 A library's own convolution may choose an algorithm that is not a plain sum of products (Winograd, FFT), and which one
-PyTorch calls is not known beforehand. So convolutions are matrix products, or sums over taps, but for one that is
-called by its name: oneDNN's on x86 processors in float32, which is direct. Before float32 is used at all, it is
-compared with the reference, which is float64, on random and extreme operands; where it differs, everything is float64.
+PyTorch calls is not known beforehand. So convolutions are matrix products, or sums over taps, on processors and on
+GPUs, but for one that is called by its name: oneDNN's on x86 processors in float32, which is direct. Before float32 is
+used at all on a device, it is compared with the reference, which is float64 on the processor, on random and extreme
+operands; where it differs, everything is float64 there.
 """
 import math
 import platform
@@ -22,9 +23,12 @@ EXACT_BELOW = {torch.float32: 2.0 ** 24, torch.float64: 2.0 ** 53}
 LARGEST_EXACT = EXACT_BELOW[torch.float64]
 
 
-def carrier(bound: float) -> torch.dtype:
+CPU = torch.device("cpu")
+
+
+def carrier(bound: float, device: torch.device = CPU) -> torch.dtype:
     """The fastest type to carry sums in whose magnitudes stay below `bound`. Raises ValueError from 2**53 on."""
-    if bound < EXACT_BELOW[torch.float32] and float32_is_exact():
+    if bound < EXACT_BELOW[torch.float32] and float32_is_exact(device):
         return torch.float32
     if bound < LARGEST_EXACT:
         return torch.float64
@@ -90,14 +94,14 @@ def refuse_float32(refused: bool = True) -> None:
 _refused = False
 
 
-def float32_is_exact() -> bool:
-    """Whether float32 may be used: it was not refused, and gives the reference's integers on this machine."""
-    return not _refused and _agrees_with_reference()
+def float32_is_exact(device: torch.device = CPU) -> bool:
+    """Whether float32 may be used on a device: it was not refused, and gives the reference's integers there."""
+    return not _refused and _agrees_with_reference(device)
 
 
 @cache
-def _agrees_with_reference() -> bool:
-    """Whether float32 gives the reference's integers on this machine: random operands, and the largest allowed ones."""
+def _agrees_with_reference(device: torch.device) -> bool:
+    """Whether float32 gives the reference's integers on a device: random operands, and the largest allowed ones."""
     generator = torch.Generator().manual_seed(0)
     for channels, out_channels, size, stride, dilation, groups in CHECKED:
         limit, shape = 2047, (out_channels, channels // groups, size, size)
@@ -107,8 +111,8 @@ def _agrees_with_reference() -> bool:
         offset = torch.ones(out_channels, dtype=torch.float64)
         for operands in (x, weight, offset), (torch.full_like(x, limit), torch.full_like(weight, largest), offset):
             how = dict(stride=stride, dilation=dilation, groups=groups)
-            result = convolve(*(each.float() for each in operands), **how)
-            if not torch.equal(result.double(), convolve(*operands, **how)):
+            result = convolve(*(each.to(device, torch.float32) for each in operands), **how)
+            if not torch.equal(result.double().cpu(), convolve(*operands, **how)):
                 return False
     return True
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvae_codec.errors import ModelError
-from nvae_codec.exact.kernels import EXACT_BELOW, carrier, convolve, interpolate, look_up
+from nvae_codec.exact.kernels import CPU, EXACT_BELOW, carrier, convolve, interpolate, look_up
 from nvae_codec.model import layers as float_layers
 from nvae_codec.model import rounded
 
@@ -105,10 +105,12 @@ def activation_table(name: str) -> Tensor:
 class Leaf(nn.Module):
     """A leaf of the integer network. The model's integers are its buffers; `prepare` sets what is derived from them.
 
-    `limit` is the largest magnitude of the network's activations: LIMIT or NARROW_LIMIT.
+    `limit` is the largest magnitude of the network's activations: LIMIT or NARROW_LIMIT. `device` is where `forward`
+    computes; buffers stay on the processor.
     """
 
     limit = LIMIT
+    device = CPU
 
     @property
     def narrow(self) -> bool:
@@ -138,10 +140,15 @@ class Leaf(nn.Module):
         """
         raise NotImplementedError
 
-    @staticmethod
-    def _carrier(bound: float) -> torch.dtype:
+    def move_operands(self) -> None:
+        """Bring what `prepare` derived to the device."""
+        for name, value in vars(self).items():
+            if name.startswith("_") and isinstance(value, Tensor):
+                setattr(self, name, value.to(self.device))
+
+    def _carrier(self, bound: float) -> torch.dtype:
         try:
-            return carrier(bound)
+            return carrier(bound, self.device)
         except ValueError as error:
             raise ModelError("a sum of the integer network could reach 2**53: "
                              "its weights or scales are not those of a converted model") from error
@@ -316,7 +323,7 @@ class Conv(Leaf):
         high = torch.floor(weight / unit + 0.5)
         planes = torch.cat([high, weight - unit * high])
         largest = sums_of_products(planes, Range(x.low.repeat(2, 1), x.high.repeat(2, 1))).largest().max().item()
-        return planes if self.groups == 1 and carrier(largest) == torch.float32 else None
+        return planes if self.groups == 1 and carrier(largest, self.device) == torch.float32 else None
 
     def prepare(self, x: Range) -> Range:
         weight, x = self.weight.double(), self._range_by_output(x)
@@ -441,7 +448,7 @@ class Resize(Leaf):
     def forward(self, x: Tensor) -> Tensor:
         bits = NARROW_RESIZE_BITS if self.narrow else RESIZE_BITS
         # The weights of a point sum to one, in fixed point.
-        dtype = carrier(2.0 ** (2 * bits) * (self.limit + 1))
+        dtype = carrier(2.0 ** (2 * bits) * (self.limit + 1), x.device)
         rows, columns = (interpolation_matrix(side, bits).to(x.device, dtype) * 2.0 ** -bits for side in x.shape[2:])
         return interpolate(x.to(dtype), rows, columns).add_(0.5).floor_().to(self.dtype)
 
@@ -484,7 +491,7 @@ class Mean(Leaf):
     def forward(self, x: Tensor) -> Tensor:
         area = x.shape[2] * x.shape[3]
         reciprocal = ((1 << RECIPROCAL_BITS) + area // 2) // area
-        total = x.sum(dim=(2, 3), keepdim=True, dtype=carrier(area * self.limit)).double()
+        total = x.sum(dim=(2, 3), keepdim=True, dtype=carrier(area * self.limit, x.device)).double()
         # |total| <= 2**15 * area: the product stays below 2**40.
         mean = total.mul_(reciprocal).mul_(2.0 ** (int(self.gain) - RECIPROCAL_BITS))
         return mean.add_(0.5).floor_().clamp_(-self.limit, self.limit).to(self.dtype)

@@ -20,7 +20,7 @@ from nvae_codec.coding.pixels import (
 from nvae_codec.coding.pixels import MEAN_BITS as PIXEL_MEAN_BITS
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.exact import layers
-from nvae_codec.exact.kernels import look_up
+from nvae_codec.exact.kernels import CPU, look_up
 from nvae_codec.exact.layers import (
     HEADROOM,
     INDEX,
@@ -84,6 +84,7 @@ class ExactNetwork(Hierarchy):
         # 1: not coded, the latents of the channel are the prior's mean.
         self.register_buffer("latent_idle", torch.zeros_like(steps))
         self.activation_tables = nn.Module()
+        self.device = CPU                 # where tensors of `features` and all others of the hierarchy are
         self._tell_limit()
 
     def _tell_limit(self) -> None:
@@ -110,8 +111,8 @@ class ExactNetwork(Hierarchy):
         state_dict.setdefault(prefix + "activation_limit", torch.full_like(self.activation_limit, LIMIT))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def prepare(self) -> None:
-        """Check the buffers, prove the bounds of every sum, derive the operands. Raises ModelError."""
+    def prepare(self, device: torch.device = CPU) -> None:
+        """Check the buffers, prove the bounds of every sum, derive the operands on `device`. Raises ModelError."""
         for name, buffer in self.named_buffers():
             # The magnitude of the most negative integer is not an integer of its type.
             if buffer.is_floating_point() or (buffer.numel() and buffer.min() == torch.iinfo(buffer.dtype).min):
@@ -128,7 +129,12 @@ class ExactNetwork(Hierarchy):
                 raise ModelError(f"the table {name} has a wrong length or a value out of range")
         for output in self.outputs():
             output.table = tables[output.table_name]
+        for leaf in self.leaves():
+            leaf.device = device
         self._prepare_leaves()
+        for leaf in self.leaves():
+            leaf.move_operands()
+        self.device = device
         sigma, steps, bits = self.sigma_table, self.latent_steps, self.latent_bits
         if self.mean_table.abs().max() > 5 << MEAN_BITS or sigma.min() < 1 or sigma.max() >= 149 << SIGMA_BITS:
             raise ModelError("a table of the latents' distributions has a value out of range")
@@ -168,7 +174,7 @@ class ExactNetwork(Hierarchy):
     def normal(self, raw: tuple[Tensor, Tensor]) -> IntegerNormal:
         """The distributions that raw integers [B, L, H, W] stand for."""
         tables = self.mean_table, self.sigma_table
-        return IntegerNormal(*(look_up(table, part.contiguous(), 32768).long().numpy()
+        return IntegerNormal(*(look_up(table, part.cpu().contiguous(), 32768).long().numpy()
                                for table, part in zip(tables, raw, strict=True)))
 
     def _coded(self, group: int) -> np.ndarray:
@@ -186,7 +192,7 @@ class ExactNetwork(Hierarchy):
         shift = SIGMA_BITS + MAX_STEP - int(self.latent_bits[group])
         rounded = (position + (np.int64(1) << shift >> 1)) >> shift
         limit = int(self.activation_limit)
-        return torch.from_numpy(np.clip(rounded, -limit, limit).astype(np.float64))
+        return torch.from_numpy(np.clip(rounded, -limit, limit).astype(np.float64)).to(self.device)
 
     def shifted(self, group: int, cell: FlowCell, prior: IntegerNormal, points: np.ndarray,
                 start: np.ndarray, sign: int, coded: np.ndarray) -> np.ndarray:
@@ -197,7 +203,7 @@ class ExactNetwork(Hierarchy):
         the flow and after it: those of idle channels, and those where `coded`, bool [B, H, W], is false.
         """
         steps = self.latent_steps[group].numpy().astype(np.int64)[:, None, None]
-        mean = cell(self.place(group, prior, points << (MAX_STEP - steps))).numpy().astype(np.int64)
+        mean = cell(self.place(group, prior, points << (MAX_STEP - steps))).cpu().numpy().astype(np.int64)
         # 2 mean / (sigma 2**-step), then half up: |mean| < 2**15, so the numerator is below 2**35.
         twice = mean << (SIGMA_BITS - RAW_BITS + 1 + steps)
         shift = (twice + prior.sigma) // (2 * prior.sigma) * self._coded(group) * coded[:, None]
@@ -305,7 +311,10 @@ class ExactModel:
 
     @torch.inference_mode()
     def features(self, samples: np.ndarray) -> list[Tensor]:
-        return self.network.features(torch.from_numpy(self.pixel_tables.network_input(samples)))
+        return self.network.features(self._input(samples))
+
+    def _input(self, samples: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.pixel_tables.network_input(samples)).to(self.network.device)
 
     @torch.inference_mode()
     def start(self, batch_size: int) -> State:
@@ -347,10 +356,10 @@ class ExactModel:
     @torch.inference_mode()
     def pixel_phases(self, state: State, samples: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
         def known(lattice: Lattice) -> Tensor:
-            return torch.from_numpy(self.pixel_tables.network_input(known_pixels(samples, sizes, lattice)))
+            return self._input(known_pixels(samples, sizes, lattice))
 
         for parameters in self.network.pixel_phases(state, known):
-            yield parameters.to(torch.int32, memory_format=torch.contiguous_format).numpy()
+            yield parameters.to(torch.int32, memory_format=torch.contiguous_format).cpu().numpy()
 
     def pixels(self, state: State, samples: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """The parameters of all pixels of tiles whose samples are known, int32 [B, 10 M, side, side]."""

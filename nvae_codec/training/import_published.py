@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nvae_codec.errors import ModelError
 from nvae_codec.model.cells import Cell, DownSkip, UpSkip
-from nvae_codec.model.config import ARCHITECTURES, OF_PHASES, NVAEConfig
+from nvae_codec.model.config import ARCHITECTURES, STORED_WHERE_USED, NVAEConfig
 from nvae_codec.model.layers import Conv, Upsample
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.training.recipes import Recipe
@@ -49,7 +49,7 @@ def config_from_published(args: argparse.Namespace, arch_instance: dict) -> NVAE
     if not isinstance(args, argparse.Namespace):
         raise ModelError("the checkpoint's options are not a namespace")
     options = FALLBACKS | vars(args)
-    otherwise = {"image_size", "image_channels", "likelihood", "num_mixtures", "architecture"} | OF_PHASES
+    otherwise = {"image_size", "image_channels", "likelihood", "num_mixtures", "architecture"} | STORED_WHERE_USED
     shared = [field.name for field in dataclasses.fields(NVAEConfig) if field.name not in otherwise]
     for name in (*shared, "dataset", "arch_instance", "num_mixture_dec"):
         if name not in options:
