@@ -31,7 +31,7 @@ PRESET_OF = {"folder": "photo", "omniglot": "mnist", "cifar100": "cifar10", "ima
                    "runs/PRESET]")
 @click.option("--from", "start", metavar="RUN", type=click.Path(path_type=Path),
               help="Begin with the weights of another run of the same network, its folder or checkpoint: to go on "
-                   "with other pictures, or by another recipe.")
+                   "with other pictures, by another recipe, or with rounded activations (--set narrow=true).")
 @click.option("--fit", type=click.Choice(["crop", "resize"]), default="crop", show_default=True,
               help="How a folder's pictures become images: random crops of those that are large enough, or all of "
                    "them, resized.")

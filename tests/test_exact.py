@@ -140,6 +140,33 @@ def test_results_round_to_nearest_with_ties_up():
     assert output.rounded(total).tolist() == [-1, -1, 0, 0, 0, 0, 1, 1, 1, 2, 100, -100]
 
 
+@pytest.mark.parametrize("extreme", [False, True])
+@pytest.mark.parametrize("shift, bias_bits, in_float32", [(12, 20, True), (10, 14, True), (0, 10, False), (14, 38, False),
+                                                          (30, 20, False), (-2, 5, False)])
+def test_raw_outputs_of_narrow_networks_are_sums_of_two_planes(shift, bias_bits, in_float32, extreme):
+    """Against 64-bit integers, whether float32 holds all that is added up or only the planes."""
+    random = np.random.default_rng(shift + 100)
+    conv = exact_layers.Conv(60, 9)
+    conv.limit, conv.fixed_bits = NARROW_LIMIT, torch.full((9,), 10)
+    weight = random.integers(-LIMIT, LIMIT + 1, (9, 60, 1, 1))
+    x = random.integers(-NARROW_LIMIT, NARROW_LIMIT + 1, (3, 60, 6, 5))
+    if extreme:
+        weight, x = np.where(weight < 0, -LIMIT, LIMIT), np.where(x < 0, -NARROW_LIMIT, NARROW_LIMIT)
+        weight[:3], x[0] = LIMIT, NARROW_LIMIT
+    bias = random.integers(-2 ** bias_bits, 2 ** bias_bits, 9)
+    conv.weight.copy_(torch.from_numpy(weight))
+    conv.output.bias.copy_(torch.from_numpy(bias))
+    conv.output.shift.fill_(shift)
+    result = conv.prepare(Range.symmetric(NARROW_LIMIT, 60))
+    assert conv._has_planes and conv._in_float32 == in_float32 and conv.carrier == torch.float32
+    sums = int64_convolution(x, weight, 1, 1, 1) + bias[:, None, None]
+    half = 1 << shift >> 1 if shift > 0 else 0
+    expected = np.clip((sums + half) >> shift if shift >= 0 else sums << -shift, -LIMIT, LIMIT)
+    found = conv(torch.from_numpy(x).float()).double().numpy()
+    assert np.array_equal(found, expected) and (shift < 10 or bias_bits > 30 or (np.abs(expected) < LIMIT).any())
+    assert (result.low.numpy()[:, None, None] <= found).all() and (found <= result.high.numpy()[:, None, None]).all()
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_look_up_takes_all_16_bit_indices(memory_format):
     table = torch.arange(65536, dtype=torch.float64) * 3
@@ -216,7 +243,7 @@ def in_float64(exact: ExactNetwork) -> ExactNetwork:
         same.activation_tables.register_buffer(name, table)
     same.load_state_dict(exact.state_dict())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "float32_is_exact", lambda: False)
+        patch.setattr(kernels, "float32_is_exact", lambda device: False)
         same.prepare()
     assert {leaf.carrier for leaf in same.leaves() if isinstance(leaf, exact_layers.Conv)} == {torch.float64}
     return same

@@ -222,7 +222,10 @@ class Output(nn.Module):
 
     def rounded(self, total: Tensor) -> Tensor:
         """The result before the table: floor and saturation, in place. The half for rounding is in the offset."""
-        return total.floor_().clamp_(-self._limit, self._limit)
+        return self.saturated(total.floor_())
+
+    def saturated(self, whole: Tensor) -> Tensor:
+        return whole.clamp_(-self._limit, self._limit)
 
 
 def range_of(values: Tensor, arguments: Range) -> Range:
@@ -317,13 +320,32 @@ class Conv(Leaf):
         """Of a weight that is split into two, how many are in the lower plane: as many as its sums leave room for."""
         return max(int(math.log2(3 * EXACT_BELOW[torch.float32] / (self.weight[0].numel() * self.limit))), 0)
 
-    def _split(self, weight: Tensor, x: Range) -> Tensor | None:
-        """The planes of the weight one after the other, [2 O, I, k, k], if float32 carries the sums of each."""
+    def _split(self, weight: Tensor, x: Range) -> tuple[Tensor, Tensor] | None:
+        """The two planes of the weight, [2, O, I, k, k], and bounds [2, O], if float32 carries the sums of each."""
         unit = 2.0 ** self._plane_bits()
         high = torch.floor(weight / unit + 0.5)
-        planes = torch.cat([high, weight - unit * high])
-        largest = sums_of_products(planes, Range(x.low.repeat(2, 1), x.high.repeat(2, 1))).largest().max().item()
-        return planes if self.groups == 1 and carrier(largest, self.device) == torch.float32 else None
+        planes = torch.stack([high, weight - unit * high])
+        bounds = torch.stack([sums_of_products(plane, x).largest() for plane in planes])
+        if self.groups > 1 or carrier(bounds.max().item(), self.device) != torch.float32:
+            return None
+        return planes, bounds
+
+    def _prepare_planes(self, planes: Tensor, bounds: Tensor, factor: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and offset of both planes' sums, in units of the result, and how `forward` adds them up.
+
+        The high plane gets the offset's whole part, the low plane the rest. If float32 holds the whole part of a high
+        sum and all of its fraction with the low sum, it also holds what is left when fractions are rounded down.
+        """
+        factors = torch.stack([factor * 2.0 ** self._plane_bits(), factor])
+        offsets = torch.stack([torch.floor(offset), offset - torch.floor(offset)])
+        high, low = bounds * factors + torch.stack([offsets[0].abs(), torch.full_like(offset, 2)])
+        # In the finest place of each: of products, and of one half in the offset.
+        finest = torch.stack([factors[0].clamp(max=1), factors[1].clamp(max=0.5)])
+        largest = torch.stack([high / finest[0], low / finest[1], high + low])
+        self._in_float32 = carrier(largest.max().item(), self.device) == torch.float32
+        self._offset_of_planes = None if self._in_float32 else _per_channel(offset)
+        weight = (planes * factors[..., None, None, None]).flatten(0, 1)
+        return weight, (offsets if self._in_float32 else torch.zeros_like(offsets)).flatten()
 
     def prepare(self, x: Range) -> Range:
         weight, x = self.weight.double(), self._range_by_output(x)
@@ -334,12 +356,13 @@ class Conv(Leaf):
         dtype, planes = self._carrier(bound), None
         if dtype == torch.float64 and self.narrow:
             planes = self._split(weight, x)
-        self._offset_of_planes = None
-        if planes is not None:                                          # the units of both are powers of two
-            self._offset_of_planes, dtype = _per_channel(offset), torch.float32
-            weight, offset = planes, torch.zeros(len(planes))
-            factor = torch.cat([factor * 2.0 ** self._plane_bits(), factor])
-        self._weight, self._offset = (weight * factor.view(-1, 1, 1, 1)).to(dtype), offset.to(dtype)
+        self._has_planes = planes is not None
+        if self._has_planes:
+            weight, offset = self._prepare_planes(*planes, factor, offset)
+            dtype = torch.float32
+        else:
+            weight = weight * factor.view(-1, 1, 1, 1)
+        self._weight, self._offset = weight.to(dtype), offset.to(dtype)
         if dtype == torch.float32:
             self._weight = self._weight.contiguous(memory_format=torch.channels_last)
         if not self.output.activation:
@@ -356,10 +379,15 @@ class Conv(Leaf):
     def forward(self, x: Tensor) -> Tensor:
         total = convolve(x.to(self._weight.dtype), self._weight, self._offset, stride=self.stride,
                          dilation=self.dilation, groups=self.groups)
-        if self._offset_of_planes is not None:
+        if self._has_planes and self._in_float32:
             high, low = total.chunk(2, dim=1)
-            total = high.double().add_(low).add_(self._offset_of_planes)
-        result = self.output.rounded(total)
+            whole = torch.floor(high)
+            result = self.output.saturated(torch.sub(high, whole).add_(low).floor_().add_(whole))
+        elif self._has_planes:
+            high, low = total.chunk(2, dim=1)
+            result = self.output.rounded(high.double().add_(low).add_(self._offset_of_planes))
+        else:
+            result = self.output.rounded(total)
         return result.to(self.dtype) if self._table is None else look_up(self._table, result, len(self._table) // 2)
 
 
@@ -395,8 +423,11 @@ class Activate(Leaf):
         values = look_up(self._table, self.output.rounded(arguments * self._weight + self._offset), self._start)[:, 0]
         if values.numel() > torch.iinfo(torch.int32).max:
             raise ModelError("the integer network has too many channels for tables of their own")
-        starts = torch.arange(len(values), dtype=torch.int32) * len(arguments) + self.limit
-        self._table, self._start = values.flatten(), starts.view(-1, 1, 1)
+        if (values == values[0]).all():                                 # one table, which stays in the fastest cache
+            self._table, self._start = values[0].contiguous(), self.limit
+        else:
+            starts = torch.arange(len(values), dtype=torch.int32) * len(arguments) + self.limit
+            self._table, self._start = values.flatten(), starts.view(-1, 1, 1)
         return range_of(values.double(), x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -528,6 +559,8 @@ class _Addition(Leaf):
                       for each, factor in zip((left, right), factors, strict=True))
         self._sums = self._carrier((largest + 1) * 2.0 ** finest)
         self._left, self._right = (_per_channel(factor).to(self._sums) for factor in factors)
+        # One factor for all channels is a number, which takes fewer passes.
+        self._numbers = tuple(factor.item() for factor in factors) if all(len(each) == 1 for each in factors) else None
         low, high = (torch.floor(a * factors[0] + b * factors[1] + 0.5)
                      for a, b in ((left.low, right.low), (left.high, right.high)))
         return Range(low, high).clamped(self.limit)
@@ -539,7 +572,12 @@ class _Addition(Leaf):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _add(self, left: Tensor, right: Tensor) -> Tensor:
-        total = torch.addcmul(left.to(self._sums) * self._left, right, self._right)
+        left = left.to(self._sums)
+        if self._numbers is None:
+            total = torch.addcmul(left * self._left, right, self._right)
+        else:
+            total = torch.add(left if self._numbers[0] == 1 else left * self._numbers[0], right.to(self._sums),
+                              alpha=self._numbers[1])
         return total.add_(0.5).floor_().clamp_(-self.limit, self.limit).to(self.dtype)
 
 

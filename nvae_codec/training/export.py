@@ -83,8 +83,8 @@ def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, check: Imag
             break
     else:
         raise ModelError(f"{width} integers change the negative ELBO by {comparison.relative:+.4%}, more than the "
-                         f"{100 * tolerance:g} % allowed; more images to calibrate on may help, wide integers, or a "
-                         "larger tolerance")
+                         f"{100 * tolerance:g} % allowed; more images to calibrate on may help, wide integers, a "
+                         "larger tolerance, or for narrow integers training with narrow=true")
     calibrate(exact, fixed_batch(training, _worth(CHOOSING_PIXELS, side ** 2, CHOOSING_IMAGES), seed=2), report)
     with_idle = _with_idle_channels(exact, checked, comparison)
     direct = _direct_overhead(exact, checked[:_worth(DIRECT_PIXELS, side ** 2, DIRECT_IMAGES)])
@@ -158,7 +158,8 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
                        else "independent given the latents"),
             ("latents", f"{config.num_latents:,} of an image of {config.image_size} x {config.image_size}"),
             ("weights", f"{weight_count:,} integers"),
-            ("activations", f"integers up to {int(exported.network.activation_limit):,} in magnitude"),
+            ("activations", f"integers up to {int(exported.network.activation_limit):,} in magnitude"
+                            + (", as in training" if config.narrow else "")),
             ("batch-norm statistics", exported.statistics)]
     if run is not None:
         recipe = run.recipe
