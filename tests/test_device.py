@@ -103,12 +103,12 @@ def test_a_gpu_computes_the_same_integers(config, limit):
     network = network_of(config, limit)
     expected = ExactModel(network).digest()
     for refused in (False, True):
-        kernels.refuse_float32(refused)
+        kernels.use_reference_only(refused)
         try:
             network.prepare(GPU)
             assert ExactModel(network).digest() == expected
         finally:
-            kernels.refuse_float32(False)
+            kernels.use_reference_only(False)
 
 
 @needs_gpu

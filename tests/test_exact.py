@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from conftest import SHARED, randomise_batch_norm, smooth_tiles
 
 from nvae_codec import weights
+from nvae_codec.codec import Codec
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, offsets_of
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.exact import kernels
@@ -80,6 +81,71 @@ def test_convolution_is_exact(kernel, size, stride, dilation, groups, channels, 
         assert result.dtype == dtype and np.array_equal(result.numpy().astype(np.int64), expected)
 
 
+@pytest.mark.parametrize("extreme", ["no", "equal", "signs"])
+@pytest.mark.parametrize("size, stride, dilation, groups, channels, out",
+                         [each for each in CONVOLUTIONS if each[3] == 1])
+def test_convolution_in_planes_of_bytes_is_exact(size, stride, dilation, groups, channels, out, extreme):
+    """All 16 bits of the input, all weights that can be in planes, batches smaller than matrices may be."""
+    random = np.random.default_rng(size * 100 + stride * 10)
+    for batch, height, width in ((2, 8, 8), (1, 7, 10), (1, 1, 1), (3, 16, 16)):
+        x = random.integers(-LIMIT, LIMIT + 1, (batch, channels, height, width))
+        weight = random.integers(-kernels.HIGHEST_IN_PLANES, kernels.HIGHEST_IN_PLANES + 1, (out, channels, size, size))
+        if extreme != "no":
+            x, weight = np.full_like(x, LIMIT), np.full_like(weight, kernels.HIGHEST_IN_PLANES)
+        if extreme == "signs":
+            x[..., ::2], weight[::2] = -LIMIT, -kernels.HIGHEST_IN_PLANES
+        as_float = torch.from_numpy(weight).double()
+        found = kernels.convolve_in_planes(torch.from_numpy(x).double(), kernels.weight_planes(as_float),
+                                           128 * as_float.sum(dim=(1, 2, 3)), size, stride=stride, dilation=dilation)
+        assert np.array_equal(found.numpy(), int64_convolution(x, weight, stride, dilation, groups))
+
+
+def test_weights_that_planes_do_not_hold_are_not_put_there():
+    assert kernels.weight_planes(torch.full((4, 8, 1, 1), float(kernels.HIGHEST_IN_PLANES))) is not None
+    assert kernels.weight_planes(torch.full((4, 8, 1, 1), kernels.HIGHEST_IN_PLANES + 1.0)) is None
+    assert kernels.weight_planes(torch.ones(1, kernels.MOST_IN_PLANES + 1, 1, 1)) is None
+
+
+def test_planes_are_used_only_where_they_are_exact_and_faster(monkeypatch):
+    monkeypatch.setattr(kernels, "_reference_only", False)
+    genuine, seconds = torch._int_mm, iter([1.0, 2.0, 2.0, 1.0])
+    monkeypatch.setattr(kernels, "_seconds", lambda call: next(seconds))
+    trial = kernels._planes_win_a_trial.__wrapped__
+    assert trial(kernels.CPU) and not trial(kernels.CPU)
+    monkeypatch.setattr(kernels, "_seconds", lambda call: pytest.fail("speed does not matter"))
+    monkeypatch.setattr(torch, "_int_mm", lambda *operands: genuine(*operands) + 1)
+    assert not trial(kernels.CPU)
+    monkeypatch.delattr(torch, "_int_mm")
+    assert not trial(kernels.CPU)
+    monkeypatch.setattr(kernels, "_planes_win_a_trial", lambda device: True)
+    kernels.use_reference_only()
+    assert not kernels.planes_are_faster() and kernels.only_reference_is_used()
+
+
+def test_a_wide_network_in_planes_gives_the_same_integers_and_files(toy_exact, toy_model_path, monkeypatch):
+    picture = smooth_tiles(1, 48)[0, :, :, :40].permute(1, 2, 0).numpy()
+    reference = Codec.load(toy_model_path)
+    monkeypatch.setattr(exact_layers, "planes_are_faster", lambda device: True)
+    in_planes = Codec.load(toy_model_path)
+    carriers = [leaf.carrier for leaf in in_planes.model.network.leaves() if isinstance(leaf, exact_layers.Conv)]
+    assert carriers.count(torch.int32) > 0.7 * len(carriers)            # not those of depth alone, nor the largest
+    assert in_planes.model.digest() == reference.model.digest()
+    data = in_planes.compress(picture)
+    assert data == reference.compress(picture)
+    for codec in reference, in_planes:
+        assert np.array_equal(codec.decompress(data).samples, picture)
+
+
+def test_planes_that_compute_wrongly_are_found_out_by_the_self_test(toy_exact, toy_model_path, monkeypatch):
+    monkeypatch.setattr(kernels, "_reference_only", False)
+    monkeypatch.setattr(exact_layers, "planes_are_faster", kernels.planes_are_faster)
+    monkeypatch.setattr(kernels, "_planes_win_a_trial", lambda device: True)
+    genuine = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda x, planes: genuine(x, planes) + (len(x) == 64))
+    model, _ = weights.load(toy_model_path)
+    assert kernels.only_reference_is_used() and model.digest() == ExactModel(toy_exact).digest()
+
+
 def test_operands_may_be_scaled_by_powers_of_two():
     random = np.random.default_rng(0)
     x, weight = random.integers(-2047, 2048, (1, 8, 5, 5)), random.integers(-99, 100, (8, 8, 3, 3))
@@ -112,11 +178,11 @@ def test_a_network_that_float32_computes_wrongly_is_computed_by_the_reference(na
     """An algorithm that is wrong for some shapes only escapes the check of the kernels, not the self-test."""
     path, right = tmp_path / "narrow.safetensors", torch.mkldnn_convolution
     path.write_bytes(weights.serialise(narrow_exact))
-    monkeypatch.setattr(kernels, "_refused", False)
+    monkeypatch.setattr(kernels, "_reference_only", False)
     assert float32_is_exact()
     monkeypatch.setattr(torch, "mkldnn_convolution", lambda x, *more: right(x, *more) + (x.shape[2] == 16))
     model, _ = weights.load(path)
-    assert kernels._refused and model.digest() == ExactModel(in_float64(narrow_exact)).digest()
+    assert kernels._reference_only and model.digest() == ExactModel(in_float64(narrow_exact)).digest()
     assert {leaf.carrier for leaf in model.network.leaves() if isinstance(leaf, exact_layers.Conv)} == {torch.float64}
 
 
@@ -141,8 +207,8 @@ def test_results_round_to_nearest_with_ties_up():
 
 
 @pytest.mark.parametrize("extreme", [False, True])
-@pytest.mark.parametrize("shift, bias_bits, in_float32", [(12, 20, True), (10, 14, True), (0, 10, False), (14, 38, False),
-                                                          (30, 20, False), (-2, 5, False)])
+@pytest.mark.parametrize("shift, bias_bits, in_float32", [
+    (12, 20, True), (10, 14, True), (0, 10, False), (14, 38, False), (30, 20, False), (-2, 5, False)])
 def test_raw_outputs_of_narrow_networks_are_sums_of_two_planes(shift, bias_bits, in_float32, extreme):
     """Against 64-bit integers, whether float32 holds all that is added up or only the planes."""
     random = np.random.default_rng(shift + 100)
@@ -164,7 +230,8 @@ def test_raw_outputs_of_narrow_networks_are_sums_of_two_planes(shift, bias_bits,
     expected = np.clip((sums + half) >> shift if shift >= 0 else sums << -shift, -LIMIT, LIMIT)
     found = conv(torch.from_numpy(x).float()).double().numpy()
     assert np.array_equal(found, expected) and (shift < 10 or bias_bits > 30 or (np.abs(expected) < LIMIT).any())
-    assert (result.low.numpy()[:, None, None] <= found).all() and (found <= result.high.numpy()[:, None, None]).all()
+    low, high = (each.numpy()[:, None, None] for each in (result.low, result.high))
+    assert (low <= found).all() and (found <= high).all()
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -201,14 +201,14 @@ def codec_in_a_way(path: Path, kernel: str, threads: int, lanes: int, joint_tile
         patch.setattr(codec_module, "JOINT_TILES", joint_tiles)
         if kernel == KERNELS[1]:
             patch.setattr(kernels, "_has_onednn", lambda: False)
-        kernels.refuse_float32(kernel == KERNELS[2])
+        kernels.use_reference_only(kernel == KERNELS[2])
         try:
             codec = Codec.load(path)
             carriers = {leaf.carrier for leaf in codec.model.network.leaves() if isinstance(leaf, Conv)}
             assert carriers == ({torch.float64} if kernel == KERNELS[2] else {torch.float32})
             yield codec
         finally:
-            kernels.refuse_float32(False)
+            kernels.use_reference_only(False)
             torch.set_num_threads(before)
 
 

@@ -10,9 +10,15 @@ PyTorch calls is not known beforehand. So convolutions are matrix products, or s
 GPUs, but for one that is called by its name: oneDNN's on x86 processors in float32, which is direct. Before float32 is
 used at all on a device, it is compared with the reference, which is float64 on the processor, on random and extreme
 operands; where it differs, everything is float64 there.
+
+Operands of 16 bits, whose sums float32 does not hold, can also be two planes of 8 bits each, high and low, with sums in
+int32. Processors with instructions for that (VNNI) and GPUs are faster so, others are much slower: it is used where a
+trial convolution is faster and gives the reference's integers.
 """
 import math
 import platform
+import time
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -62,6 +68,80 @@ def _products_keep_bits() -> bool:
     return _keeps_bits(torch.backends.mkldnn.matmul) and _keeps_bits(torch.backends.cuda.matmul)
 
 
+HIGHEST_IN_PLANES = 127 * 256 + 127        # of weights: both digits from -128 to 127
+MOST_IN_PLANES = 2 ** 31 // 128 ** 2 - 1  # products in a sum
+_MULTIPLE = 8                             # of the sides of matrices, which GPUs want
+
+
+def weight_planes(weight: Tensor) -> Tensor | None:
+    """An integer-valued weight [O, I, k, k] as the matrix that `convolve_in_planes` takes, if it can be in planes.
+
+    It is int8 [k k I, 2 O], both sides filled up with zeros to multiples of 8: the high digits, then the low ones.
+    """
+    if weight.abs().max() > HIGHEST_IN_PLANES or weight[0].numel() > MOST_IN_PLANES:
+        return None
+    matrix = weight.permute(2, 3, 1, 0).flatten(0, 2).to(torch.int16)                   # [k k I, O]
+    matrix = F.pad(matrix, (0, -matrix.shape[1] % _MULTIPLE, 0, -matrix.shape[0] % _MULTIPLE))
+    high = (matrix + 128) >> 8
+    return torch.cat([high, matrix - (high << 8)], dim=1).to(torch.int8).contiguous()
+
+
+def convolve_in_planes(x: Tensor, planes: Tensor, correction: Tensor, size: int, *, stride: int = 1,
+                       dilation: int = 1) -> Tensor:
+    """`convolve` without its offset, of integers up to 32767 in magnitude: float64 [B, O, H', W'].
+
+    `planes` are those of a weight with sides of `size`; `correction` float64 [O], 128 times the sum of its values, is
+    what the low plane of x lacks: bytes are signed, so it is 128 less.
+    """
+    padding = dilation * (size // 2)
+    x = F.pad(x.to(torch.int16).permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
+    height, width = (-(-(side - 2 * padding) // stride) for side in x.shape[1:3])
+    sums = []
+    for plane in ((x >> 8).to(torch.int8), ((x & 255) - 128).to(torch.int8)):
+        taps = [plane[:, row:row + stride * (height - 1) + 1:stride, column:column + stride * (width - 1) + 1:stride]
+                for row in range(0, size * dilation, dilation) for column in range(0, size * dilation, dilation)]
+        matrix = torch.cat(taps, dim=3).flatten(0, 2)                                   # [B H' W', k k I]
+        matrix = F.pad(matrix, (0, planes.shape[0] - matrix.shape[1], 0, max(2 * _MULTIPLE + 1 - len(matrix), 0)))
+        sums.append(torch._int_mm(matrix, planes)[:len(x) * height * width].double().chunk(2, dim=1))
+    (high_high, high_low), (low_high, low_low) = sums
+    total = high_high.mul_(256).add_(high_low).add_(low_high).mul_(256).add_(low_low)[:, :len(correction)]
+    return total.add_(correction).view(len(x), height, width, -1).permute(0, 3, 1, 2)
+
+
+def planes_are_faster(device: torch.device = CPU) -> bool:
+    """Whether convolutions in planes of 8 bits are used on a device: if exact there, and faster than float64."""
+    return not _reference_only and _planes_win_a_trial(device)
+
+
+@cache
+def _planes_win_a_trial(device: torch.device) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randint(-HIGHEST_IN_PLANES, HIGHEST_IN_PLANES + 1, shape, generator=generator).double()
+                 for shape in ((2, 32, 16, 16), (32, 32, 3, 3)))
+    x[0], weight[0] = 32767, HIGHEST_IN_PLANES
+    offset = torch.zeros(32, dtype=torch.float64)
+    expected = convolve(x, weight, offset)
+    planes, correction = (each.to(device) for each in (weight_planes(weight), 128 * weight.sum(dim=(1, 2, 3))))
+    x, weight, offset = x.to(device), weight.to(device), offset.to(device)
+    try:
+        if not torch.equal(convolve_in_planes(x, planes, correction, 3).cpu(), expected):
+            return False
+    except (RuntimeError, AttributeError):                              # a build of PyTorch without such products
+        return False
+    return (_seconds(lambda: convolve_in_planes(x, planes, correction, 3))
+            < _seconds(lambda: convolve(x, weight, offset)))
+
+
+def _seconds(call: Callable[[], Tensor]) -> float:
+    """The least of three."""
+    found = []
+    for _ in range(3):
+        start = time.perf_counter()
+        call().sum().item()               # which waits for a GPU
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
 def interpolate(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Linear combinations of rows and columns: [B, C, H', W'] of x [B, C, H, W], `rows` [H', H], `columns` [W', W].
 
@@ -85,18 +165,22 @@ CHECKED = (                           # (in channels, out channels, kernel size,
     (32, 32, 3, 1, 1, 1), (32, 64, 3, 2, 1, 1), (35, 32, 1, 1, 1, 1), (16, 16, 3, 1, 2, 1), (16, 16, 5, 1, 1, 16))
 
 
-def refuse_float32(refused: bool = True) -> None:
+def use_reference_only(yes: bool = True) -> None:
     """Carry everything in float64, in networks that are prepared from now on; or no longer."""
-    global _refused
-    _refused = refused
+    global _reference_only
+    _reference_only = yes
 
 
-_refused = False
+_reference_only = False
+
+
+def only_reference_is_used() -> bool:
+    return _reference_only
 
 
 def float32_is_exact(device: torch.device = CPU) -> bool:
-    """Whether float32 may be used on a device: it was not refused, and gives the reference's integers there."""
-    return not _refused and _agrees_with_reference(device)
+    """Whether float32 may be used on a device: it may at all, and gives the reference's integers there."""
+    return not _reference_only and _agrees_with_reference(device)
 
 
 @cache

@@ -23,7 +23,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvae_codec.errors import ModelError
-from nvae_codec.exact.kernels import CPU, EXACT_BELOW, carrier, convolve, interpolate, look_up
+from nvae_codec.exact.kernels import (
+    CPU,
+    EXACT_BELOW,
+    carrier,
+    convolve,
+    convolve_in_planes,
+    interpolate,
+    look_up,
+    planes_are_faster,
+    weight_planes,
+)
 from nvae_codec.model import layers as float_layers
 from nvae_codec.model import rounded
 
@@ -357,6 +367,10 @@ class Conv(Leaf):
         if dtype == torch.float64 and self.narrow:
             planes = self._split(weight, x)
         self._has_planes = planes is not None
+        self._bytes = None
+        if dtype == torch.float64 and not self._has_planes and self.groups == 1 and planes_are_faster(self.device):
+            self._bytes, self._factor = weight_planes(weight), _per_channel(factor)
+            self._correction, self._bias = 128 * weight.sum(dim=(1, 2, 3)), _per_channel(offset)
         if self._has_planes:
             weight, offset = self._prepare_planes(*planes, factor, offset)
             dtype = torch.float32
@@ -374,11 +388,15 @@ class Conv(Leaf):
     @property
     def carrier(self) -> torch.dtype:
         """What its sums are carried in."""
-        return self._weight.dtype
+        return self._weight.dtype if self._bytes is None else torch.int32
 
     def forward(self, x: Tensor) -> Tensor:
-        total = convolve(x.to(self._weight.dtype), self._weight, self._offset, stride=self.stride,
-                         dilation=self.dilation, groups=self.groups)
+        if self._bytes is None:
+            total = convolve(x.to(self._weight.dtype), self._weight, self._offset, stride=self.stride,
+                             dilation=self.dilation, groups=self.groups)
+        else:
+            total = convolve_in_planes(x, self._bytes, self._correction, self.weight.shape[-1], stride=self.stride,
+                                       dilation=self.dilation).mul_(self._factor).add_(self._bias)
         if self._has_planes and self._in_float32:
             high, low = total.chunk(2, dim=1)
             whole = torch.floor(high)
