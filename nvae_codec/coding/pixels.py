@@ -20,6 +20,7 @@ blue (`ChromaMixture`).
 """
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +72,15 @@ class PixelTables:
     def modes(self) -> tuple[int, ...]:
         """Of the tiles that can be coded."""
         return (GREY, RGB, *SPACES) if self.num_bits == 8 else (GREY, RGB)
+
+    @cached_property
+    def tensors(self) -> "_Tensors":
+        """The tables as the mixture looks them up."""
+        # sigmoid(-x) = 1 - sigmoid(x), exactly so in integers; they are at most 2**24, which float32 holds.
+        both = np.concatenate([(1 << SIGMOID_BITS) - self.sigmoid[:0:-1], self.sigmoid])
+        floats = (torch.from_numpy(table.astype(np.float64))
+                  for table in (np.append(self.weight, 0), self.inverse_scale, self.coefficient))
+        return _Tensors(*floats, torch.from_numpy(both.astype(np.float32)))
 
     @property
     def low_bits(self) -> int:
@@ -156,6 +166,15 @@ class PixelTables:
         return None
 
 
+class _Tensors(NamedTuple):
+    """Integers in floats, float64 but for the last."""
+
+    weight: Tensor                        # with a zero at the end
+    inverse_scale: Tensor
+    coefficient: Tensor
+    sigmoid: Tensor                       # of arguments of both signs, float32
+
+
 class Mixture:
     """The distributions of N pixels; `parameters`, integers [10 M, N] in NVAE's order, |values| < 2**15.
 
@@ -170,14 +189,12 @@ class Mixture:
         # [colour, M, N] each
         self._means, self._log_scales, self._coefficients = integers[components:].view(3, 3, components, -1).unbind(1)
         self._tables, self._num_bits, self._largest = tables, tables.num_bits, (1 << tables.num_bits) - 1
-        # sigmoid(-x) = 1 - sigmoid(x), exactly so in integers; they are at most 2**24, which float32 holds.
-        both = np.concatenate([(1 << SIGMOID_BITS) - tables.sigmoid[:0:-1], tables.sigmoid])
-        self._sigmoid = torch.from_numpy(both.astype(np.float32))
+        self._tensors, self._sigmoid = tables.tensors, tables.tensors.sigmoid
 
     def red(self) -> "ColourDistribution":
         """The distributions of the first colour."""
         below = self._logits.amax(dim=0) - self._logits
-        weights = _look_up(np.append(self._tables.weight, 0), below)
+        weights = _look_up(self._tensors.weight, below)
         return ColourDistribution([], self._centres(0, []), self._inverse_scales(0), weights, self._sigmoid,
                                   self._num_bits)
 
@@ -206,17 +223,17 @@ class Mixture:
     def _slopes(self, colour: int, term: int) -> Tensor:
         """How a colour's means depend on a colour before it, float64 [M, N] in 2**-14."""
         # Of the three coefficients the first is green's, the others are blue's.
-        return _look_up(self._tables.coefficient, self._coefficients[colour + term - 1] + 2 ** 15)
+        return _look_up(self._tensors.coefficient, self._coefficients[colour + term - 1] + 2 ** 15)
 
     def _inverse_scales(self, colour: int) -> Tensor:
         """As in `PixelTables`, float64 [M, N]."""
-        return _look_up(self._tables.inverse_scale, self._log_scales[colour] - (LOG_SCALE_MIN << LOG_SCALE_BITS))
+        return _look_up(self._tensors.inverse_scale, self._log_scales[colour] - (LOG_SCALE_MIN << LOG_SCALE_BITS))
 
 
-def _look_up(table: np.ndarray, index: Tensor) -> Tensor:
-    """Values of a table of integers, float64, at an int32 index; beyond an end, the value there."""
+def _look_up(table: Tensor, index: Tensor) -> Tensor:
+    """Values of a table at an int32 index; beyond an end, the value there."""
     index = index.clamp(0, len(table) - 1)
-    return torch.index_select(torch.from_numpy(table.astype(np.float64)), 0, index.reshape(-1)).view(index.shape)
+    return torch.index_select(table, 0, index.reshape(-1)).view(index.shape)
 
 
 class ColourDistribution:
