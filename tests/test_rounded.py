@@ -17,6 +17,7 @@ from nvae_codec.model.rounded import Rounding, choosing_scales, unrounded
 from nvae_codec.training.data import Arrays, Dataset, Whole
 from nvae_codec.training.loop import Execution, train
 from nvae_codec.training.recipes import RECIPES
+from nvae_codec.training.run import estimate_memory
 
 PHASES = dataclasses.replace(PRESETS["toy"], architecture="res_bnswish", num_preprocess_blocks=2,
                              num_postprocess_blocks=2, pixel_head="phases", num_phase_channels=8,
@@ -187,6 +188,14 @@ def test_a_narrow_network_begins_with_a_trained_one_and_keeps_its_scales(dataset
     again = train(config, recipe, dataset, tmp_path / "again", QUICK, start=whole)
     assert roundings(again) == chosen
     assert not torch.equal(again.phases.first.head.weight, whole.phases.first.head.weight)
+
+
+def test_the_memory_of_a_narrow_network_is_estimated_without_weights():
+    recipe, execution = RECIPES["toy"], Execution(device="cpu")
+    plain, narrow = (estimate_memory(dataclasses.replace(PHASES, narrow=each), recipe, execution, False)
+                     for each in (False, True))
+    assert plain["parameters"] == narrow["parameters"]
+    assert plain["activations"] < narrow["activations"] < 3 * plain["activations"]
 
 
 def test_a_narrow_network_does_not_begin_with_random_weights(dataset, tmp_path):

@@ -42,17 +42,25 @@ class Rounding(nn.Module):
     def __init__(self):
         super().__init__()
         self.register_buffer("bits", torch.zeros((), dtype=torch.int16))
+        self._number: int | None = None   # the same: to ask a GPU for it in every step would be to wait for it
         self._choosing = False
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()                     # bfloat16 has fewer digits
         if self._choosing:
             self.bits.fill_(_best_bits(x))
+            self._number = None
         return self.again(x)
 
     def again(self, x: Tensor) -> Tensor:
         """Rounded as what was passed before, whatever is being chosen."""
-        return _Round.apply(x, int(self.bits))
+        if self._number is None:          # tensors without data, as in an estimate of memory, have none
+            self._number = 0 if self.bits.is_meta else int(self.bits)
+        return _Round.apply(x, self._number)
+
+    def _load_from_state_dict(self, *arguments):
+        self._number = None
+        super()._load_from_state_dict(*arguments)
 
 
 class _Round(torch.autograd.Function):
