@@ -59,13 +59,14 @@ def bench(
 
     \b
     With --json the object has the keys model, kernel (the type that carries the sums),
-    device, threads, workers, pictures, raw_bytes, file_bytes, start_seconds (loading torch and the
-    model), read_seconds (of the pictures), compress, decompress, peak_memory_bytes (null with
-    several workers), forward (null without --float-network), profile (null without
-    --profile; else a list of objects with operator, calls and seconds).
+    device, threads, workers, pictures, raw_bytes, file_bytes, start_seconds (loading torch
+    and the model), compress, decompress, peak_memory_bytes (null with several workers),
+    forward (null without --float-network), profile (null without --profile; else a list of
+    objects with operator, calls and seconds).
     Each of compress and decompress has seconds, raw_megabytes_per_second,
-    pictures_per_second and stage_seconds, an object (null with several workers); forward has
-    batch_size, integer_seconds, float_seconds and integer_over_float.
+    pictures_per_second, stage_seconds, an object (null with several workers), and, not among
+    the seconds, read_seconds and write_seconds, of files; forward has batch_size,
+    integer_seconds, float_seconds and integer_over_float.
     """
     from nvae_codec.training.processes import choose_device
 
@@ -102,8 +103,10 @@ def _describe(report: dict) -> str:
     directions, peak = ("compress", "decompress"), report["peak_memory_bytes"]
     stages = [report[direction]["stage_seconds"] or {} for direction in directions]
     rows = [(stage, *(each.get(stage, 0.0) for each in stages)) for stage in stages[0] | stages[1]]
+    around = [("read files", "read_seconds"), ("write files", "write_seconds")]
     rows += [("together", *(report[direction]["seconds"] for direction in directions)),
-             ("raw MB/s", *(report[direction]["raw_megabytes_per_second"] for direction in directions))]
+             ("raw MB/s", *(report[direction]["raw_megabytes_per_second"] for direction in directions)),
+             *((what, *(report[direction][key] for direction in directions)) for what, key in around)]
     lines = [table(("seconds", "compress", "decompress"), rows), "",
              f"{report['pictures']} pictures, {report['raw_bytes']:,} bytes raw, {report['file_bytes']:,} coded; model "
              f"{report['model']}, {report['kernel']} on {report['device']}, threads {report['threads']}, workers "

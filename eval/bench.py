@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from nvae_codec.errors import DriftError
-from nvae_codec.images import Picture
+from nvae_codec.images import Picture, write_picture
 
 from .items import Item
 
@@ -90,8 +91,8 @@ def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool
     """Read the pictures, compress them one by one or as an archive, decompress, compare: the fastest of `repeat` runs.
 
     With several `workers`, which only an archive can have, the seconds have no stages, and include the start of these
-    processes. `device` is a torch.device; None: the processor. Raises DriftError if other samples come back, and as
-    reading and coding do.
+    processes. Reading and writing files is timed once, beside them. `device` is a torch.device; None: the processor.
+    Raises DriftError if other samples come back, and as reading and coding do.
     """
     start = time.perf_counter()
     from nvae_codec.bitstreams.container import unpack
@@ -102,7 +103,7 @@ def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool
     codec.model = TimedModel(codec.model, clock)
     start = time.perf_counter()
     pictures = [(f"{number}", Picture(item.load())) for number, item in enumerate(items)]
-    read_seconds = time.perf_counter() - start
+    around = {"compress": {"read": time.perf_counter() - start}, "decompress": {}}
 
     def encode() -> list[bytes]:
         if archive:
@@ -123,6 +124,7 @@ def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool
         decoded.append(timing)
         if not all(np.array_equal(now, was.samples) for now, (_, was) in zip(samples, pictures, strict=True)):
             raise DriftError("other samples came back")
+    _time_files(files, samples, around)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RESIDENT_UNIT
     raw_bytes = sum(picture.samples.size for _, picture in pictures)
     best = [min(timings, key=lambda each: each.seconds) for timings in (encoded, decoded)]
@@ -135,15 +137,33 @@ def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool
         "raw_bytes": raw_bytes,
         "file_bytes": sum(map(len, files)),
         "start_seconds": start_seconds,
-        "read_seconds": read_seconds,
         **{timing.direction: {
             "seconds": timing.seconds,
             "raw_megabytes_per_second": raw_bytes / timing.seconds / 1e6,
             "pictures_per_second": len(pictures) / timing.seconds,
             "stage_seconds": timing.stages if workers == 1 else None,
+            **{f"{what}_seconds": seconds for what, seconds in around[timing.direction].items()},
         } for timing in best},
         "peak_memory_bytes": peak if workers == 1 else None,
     }
+
+
+def _time_files(files: Sequence[bytes], samples: Sequence[np.ndarray], around: dict[str, dict[str, float]]) -> None:
+    """Put in the seconds for writing .nvb files, for reading them, and for writing the pictures as PNG files."""
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.nvb" for number in range(len(files))]
+        clock = _Clock()
+        with clock("write"):
+            for path, data in zip(paths, files, strict=True):
+                path.write_bytes(data)
+        with clock("read"):
+            for path in paths:
+                path.read_bytes()
+        around["compress"]["write"], around["decompress"]["read"] = clock.seconds["write"], clock.seconds["read"]
+        with clock("pictures"):
+            for number, each in enumerate(samples):
+                (Path(folder) / f"{number}.png").write_bytes(write_picture(Picture(each)))
+        around["decompress"]["write"] = clock.seconds["pictures"]
 
 
 def _load(model: str | Path | None, device):

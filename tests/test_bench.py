@@ -33,6 +33,7 @@ def test_every_stage_is_timed_and_all_of_them_together_are_the_whole(pictures, t
         assert set(stages) == {"features", "pixels", "coder", *(f"group {group}" for group in range(groups))}
         assert all(seconds > 0 for seconds in stages.values())
         assert sum(stages.values()) == pytest.approx(report[direction]["seconds"])
+        assert report[direction]["read_seconds"] > 0 and report[direction]["write_seconds"] > 0
         rate = report["raw_bytes"] / report[direction]["seconds"] / 1e6
         assert report[direction]["raw_megabytes_per_second"] == pytest.approx(rate)
 
@@ -49,7 +50,7 @@ def test_both_networks_are_compared(pictures, toy_network, narrow_exact, tmp_pat
     model.write_bytes(weights.serialise(narrow_exact, origin=toy_network))
     save_checkpoint(tmp_path / FILE_NAME, toy_network)
     text = invoke("bench", *pictures, "--model", model, "--effort", 1, "--float-network", tmp_path).stdout
-    assert "float32" in text and "ratio" in text and "raw MB/s" in text
+    assert all(each in text for each in ("float32 on cpu", "ratio", "raw MB/s", "read files", "write files"))
     assert "nothing.png: there is no such file" in failure(invoke("bench", "nothing.png"))
 
 

@@ -183,6 +183,25 @@ def test_a_run_begins_with_the_weights_of_another(place):
     assert "a checkpoint but no config.json" in sentence(invoke(*again, "--from", "run"))
 
 
+def test_a_run_with_rounded_activations_makes_a_narrow_model(place):
+    """Its float network is the one that rounds: the ledger counts from there."""
+    narrow = [*TOY, "--run", "narrow", "--from", "run", "--set", "narrow=true"]
+    assert invoke(*narrow, "--steps", 2, "--dry-run").exit_code == 0
+    result = invoke(*narrow, "--steps", 2)
+    assert result.exit_code == 0, result.stderr
+    assert Run.load(Path("narrow")).network.narrow
+    assert weights.load(Path("narrow/model.safetensors"))[0].network.activation_limit == NARROW_LIMIT
+    assert "| activations | integers up to 2,047 in magnitude, as in training |" in Path("narrow/model.md").read_text()
+    picture, model = "pictures/00.png", ["--model", "narrow/model.safetensors"]
+    assert invoke("compress", picture, "-o", "00.nvb", *model, "--ledger", "--float-network", "narrow").exit_code == 0
+    assert invoke("decompress", "00.nvb", "-o", "back.png", *model).exit_code == 0
+    assert same_picture(picture, "back.png")
+    assert "narrow = True, not False" in sentence(invoke(*TOY, "--run", "third", "--from", "narrow"))
+    assert "begins with the weights of a trained one (--from)" in sentence(
+        invoke(*TOY, "--run", "third", "--set", "narrow=true"))
+    assert not os.path.exists("third/checkpoint.pt")
+
+
 @pytest.mark.parametrize(("arguments", "reason"), [
     (["--from", "nowhere"], "nowhere: cannot be read"),
     (["--from", "pictures/00.png"], "pictures/00.png: not a readable checkpoint"),
