@@ -106,7 +106,7 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
                                      "activations tell how to round them")
                 _initialise(network, recipe, dataset)
             else:
-                _begin_with(start, network, recipe, dataset)
+                _take_weights(start, network, recipe, dataset)
         network.to(world.device)
         average = copy.deepcopy(network).requires_grad_(False) if recipe.average else None
         precision = precision_of(execution, world.device)
@@ -280,8 +280,8 @@ def _initialise(network: NVAE, recipe: Recipe, dataset: Dataset) -> None:
     initialise_from_data(network, first_pass)
 
 
-def _begin_with(start: NVAE, network: NVAE, recipe: Recipe, dataset: Dataset) -> None:
-    """Take the weights of `start`; a network that has become narrow by this gets the scales of its activations."""
+def _take_weights(start: NVAE, network: NVAE, recipe: Recipe, dataset: Dataset) -> None:
+    """Begin with those of `start`; a network that becomes narrow by this gets the scales of its activations, too."""
     chosen = network.config.narrow == start.config.narrow
     network.load_state_dict(start.state_dict(), strict=chosen)
     if not chosen:
