@@ -9,8 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from nvae_codec.errors import DriftError, ModelError, enough_memory, lacks_memory
+from nvae_codec.exact import kernels
 from nvae_codec.exact.calibration import Measurement
-from nvae_codec.exact.kernels import CPU, only_reference_is_used, use_reference_only
+from nvae_codec.exact.kernels import CPU, Kernels
 from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.fingerprint import fingerprint
@@ -86,7 +87,7 @@ def load(path: Path, *, self_test: bool = True, device: torch.device = CPU) -> t
             if name in tensors and tensors[name].dtype != expected.dtype:
                 raise ModelError(f"{path}: damaged: {name} has the type {tensors[name].dtype}, not {expected.dtype}")
         network.load_state_dict(tensors)
-        network.eval().prepare(device)
+        network.eval().prepare(kernels.fastest(device))
         model = ExactModel(network, metadata.get("origin"))
         if self_test:
             _check(model, metadata["self_test"])
@@ -102,18 +103,14 @@ def load(path: Path, *, self_test: bool = True, device: torch.device = CPU) -> t
 
 def _check(model: ExactModel, expected: str) -> None:
     """The self-test. If it fails, fast kernels may be at fault: once more by the reference."""
+    network, reference = model.network, Kernels(model.network.device)
     try:
         model.check(expected)
     except DriftError:
-        if only_reference_is_used():
+        if network.kernels == reference:
             raise
-        use_reference_only()
-        try:
-            model.network.prepare(model.network.device)
-            model.check(expected)
-        except DriftError:                                              # no: the file is
-            use_reference_only(False)
-            raise
+        network.prepare(reference)
+        model.check(expected)
 
 
 def resolve(model: str | Path | None) -> Path:

@@ -5,12 +5,39 @@ import pytest
 import torch
 
 from nvae_codec import weights
+from nvae_codec.exact import kernels
+from nvae_codec.exact.kernels import Kernels
 from nvae_codec.exact.layers import NARROW_LIMIT
 from nvae_codec.exact.network import ExactNetwork, convert
 from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"                # images for testing, where there are any
+
+
+WAYS = kernels.candidates()           # of computing sums: not all of them are the fastest on any processor
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kernels", choices=WAYS, help="What networks compute with, in place of what is fastest here.")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernels_of_the_run(request):
+    with pytest.MonkeyPatch.context() as patch:
+        if way := request.config.getoption("--kernels"):
+            patch.setattr(kernels, "fastest", lambda device=kernels.CPU: WAYS[way])
+        yield
+
+
+@pytest.fixture(params=WAYS)
+def each_way(request, monkeypatch) -> Kernels:
+    """All kernels, one after the other: networks that are prepared or loaded in the test compute with them."""
+    chosen = WAYS[request.param]
+    if chosen.planes and not kernels.is_exact(chosen):
+        pytest.skip("this PyTorch has no products of bytes")
+    monkeypatch.setattr(kernels, "fastest", lambda device=kernels.CPU: chosen)
+    return chosen
 
 
 def randomise_batch_norm(model: torch.nn.Module) -> None:

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nvae_codec import weights
 from nvae_codec.codec import Codec
 from nvae_codec.exact import kernels, layers
+from nvae_codec.exact.kernels import Kernels
 from nvae_codec.exact.layers import LIMIT, NARROW_LIMIT
 from nvae_codec.exact.network import ExactModel, ExactNetwork, convert
 from nvae_codec.model.config import PRESETS, NVAEConfig
@@ -40,13 +41,12 @@ def run_on_fake_gpu(network: ExactNetwork) -> list[torch.Tensor]:
     matrix = layers.interpolation_matrix.__wrapped__                    # whose cache would keep tensors without values
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True) as mode:
         patch.setattr(layers, "interpolation_matrix", matrix)
-        patch.setattr(kernels, "_agrees_with_reference", lambda device: True)
-        network.device = GPU
+        network.kernels = Kernels(GPU, float32=True)
         for leaf in network.leaves():
             for name, value in vars(leaf).items():
                 if name.startswith("_") and isinstance(value, torch.Tensor):
                     setattr(leaf, name, mode.from_tensor(value))
-            leaf.device = GPU
+            leaf.kernels = network.kernels
             leaf.move_operands()
         x = torch.empty(2, config.image_channels, config.image_size, config.image_size, dtype=torch.uint8, device=GPU)
         found = network.features(x)
@@ -78,7 +78,7 @@ def test_a_network_moves_back():
     """To prepare it once more on another device is all that it takes; on this one nothing changes."""
     network = network_of(PHASES, NARROW_LIMIT)
     before = ExactModel(network).digest()
-    network.prepare(torch.device("cpu"))
+    network.prepare()
     assert network.device == kernels.CPU and ExactModel(network).digest() == before
 
 
@@ -102,13 +102,10 @@ def test_devices_that_are_not_there_get_a_sentence(tmp_path, monkeypatch, comman
 def test_a_gpu_computes_the_same_integers(config, limit):
     network = network_of(config, limit)
     expected = ExactModel(network).digest()
-    for refused in (False, True):
-        kernels.use_reference_only(refused)
-        try:
-            network.prepare(GPU)
+    for how in kernels.candidates(GPU).values():
+        if kernels.is_exact(how):
+            network.prepare(how)
             assert ExactModel(network).digest() == expected
-        finally:
-            kernels.use_reference_only(False)
 
 
 @needs_gpu

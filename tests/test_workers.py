@@ -23,6 +23,7 @@ from nvae_codec.cli import batch
 from nvae_codec.codec import Codec
 from nvae_codec.errors import DriftError, ImageError, ModelError
 from nvae_codec.exact import kernels
+from nvae_codec.exact.kernels import Kernels
 from nvae_codec.exact.layers import Conv
 from nvae_codec.images import Picture, write_picture
 from nvae_codec.workers import map_in_workers
@@ -186,29 +187,26 @@ def test_large_archives_are_shared_out_among_threads(tmp_path, narrow_path, albu
         told.clear()
 
 
-KERNELS = ("float32, oneDNN", "float32, products", "float64")
-# Kernel, threads, chunks at the same time, tiles at once.
-WAYS = [*((kernel, threads, 2, 64) for kernel in KERNELS for threads in (1, 2)),
-        (KERNELS[0], 2, 1, 64), (KERNELS[0], 1, 3, 1), (KERNELS[2], 2, 16, 5), (KERNELS[1], 2, 5, 16)]
+FAST, PRODUCTS, SLOW = (Kernels(float32=True, onednn=True), Kernels(float32=True), kernels.REFERENCE)
+# Kernels, threads, chunks at the same time, tiles at once.
+WAYS = [*((how, threads, 2, 64) for how in (FAST, PRODUCTS, SLOW) for threads in (1, 2)),
+        (FAST, 2, 1, 64), (FAST, 1, 3, 1), (SLOW, 2, 16, 5), (PRODUCTS, 2, 5, 16)]
 
 
 @contextmanager
-def codec_in_a_way(path: Path, kernel: str, threads: int, lanes: int, joint_tiles: int) -> Iterator[Codec]:
+def codec_in_a_way(path: Path, how: Kernels, threads: int, lanes: int, joint_tiles: int) -> Iterator[Codec]:
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         torch.set_num_threads(threads)
         patch.setattr(codec_module, "LANES", lanes)
         patch.setattr(codec_module, "JOINT_TILES", joint_tiles)
-        if kernel == KERNELS[1]:
-            patch.setattr(kernels, "_has_onednn", lambda: False)
-        kernels.use_reference_only(kernel == KERNELS[2])
+        patch.setattr(kernels, "fastest", lambda device: how)
         try:
             codec = Codec.load(path)
             carriers = {leaf.carrier for leaf in codec.model.network.leaves() if isinstance(leaf, Conv)}
-            assert carriers == ({torch.float64} if kernel == KERNELS[2] else {torch.float32})
+            assert carriers == ({torch.float32} if how.float32 else {torch.float64})
             yield codec
         finally:
-            kernels.use_reference_only(False)
             torch.set_num_threads(before)
 
 

@@ -5,20 +5,23 @@ whatever the input (the bounds are proved at conversion and again at load), so e
 added up: threads, batch size, device and library cannot change it. Operands may be scaled by powers of two, which
 changes nothing but the unit.
 
-A library's own convolution may choose an algorithm that is not a plain sum of products (Winograd, FFT), and which one
-PyTorch calls is not known beforehand. So convolutions are matrix products, or sums over taps, on processors and on
-GPUs, but for one that is called by its name: oneDNN's on x86 processors in float32, which is direct. Before float32 is
-used at all on a device, it is compared with the reference, which is float64 on the processor, on random and extreme
-operands; where it differs, everything is float64 there.
+There are several ways of computing the same integers (`Kernels`), and which of them is fastest depends on the
+processor. The reference is float64. A library's own convolution may choose an algorithm that is not a plain sum of
+products (Winograd, FFT), and which one PyTorch calls is not known beforehand. So convolutions are matrix products, or
+sums over taps, on processors and on GPUs, but for one that is called by its name: oneDNN's on x86 processors in
+float32, which is direct.
 
 Operands of 16 bits, whose sums float32 does not hold, can also be two planes of 8 bits each, high and low, with sums in
-int32. Processors with instructions for that (VNNI) and GPUs are faster so, others are much slower: it is used where a
-trial convolution is faster and gives the reference's integers.
+int32. Processors with instructions for that (VNNI) and GPUs are faster so, others are much slower.
+
+Before any other way than the reference is used on a device, it is compared with the reference on random and extreme
+operands (`is_exact`); `fastest` chooses among those that pass.
 """
 import math
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -32,40 +35,79 @@ LARGEST_EXACT = EXACT_BELOW[torch.float64]
 CPU = torch.device("cpu")
 
 
-def carrier(bound: float, device: torch.device = CPU) -> torch.dtype:
-    """The fastest type to carry sums in whose magnitudes stay below `bound`. Raises ValueError from 2**53 on."""
-    if bound < EXACT_BELOW[torch.float32] and float32_is_exact(device):
-        return torch.float32
-    if bound < LARGEST_EXACT:
-        return torch.float64
-    raise ValueError(f"sums up to {bound:g} have no carrier")
+@dataclass(frozen=True)
+class Kernels:
+    """Ways of computing sums on `device` that a network is prepared for. As it stands, the reference.
 
-
-def convolve(x: Tensor, weight: Tensor, offset: Tensor, *, stride: int = 1, dilation: int = 1,
-             groups: int = 1) -> Tensor:
-    """Cross-correlation [B, O, H', W'] of x [B, I, H, W] and weight [O, I / groups, k, k], plus `offset` [O].
-
-    Padding with zeros keeps the side. Operands are of one type. Exact if for every output the sum of |weight| times the
-    largest |x|, plus |offset|, counted in the finest place of weights and offset, is below what the type holds.
+    `float32` carries sums below 2**24 in float32; `onednn` has oneDNN convolve those, in place of matrix products;
+    `planes` carries convolutions that are too large for float32 in planes of 8 bits.
     """
-    if x.dtype == torch.float32:
-        if _has_onednn() and x.device.type == "cpu" and _keeps_bits(torch.backends.mkldnn.conv):
-            padding = [dilation * (weight.shape[-1] // 2)] * 2
-            x = x.contiguous(memory_format=torch.channels_last)
-            return torch.mkldnn_convolution(x, weight, offset, padding, [stride] * 2, [dilation] * 2, groups)
-        if not _products_keep_bits():
-            return convolve(x.double(), weight.double(), offset.double(), stride=stride, dilation=dilation,
-                            groups=groups).float()
-    return _sums(x.contiguous(), weight.contiguous(), stride, dilation, groups).add_(offset.view(-1, 1, 1))
+
+    device: torch.device = CPU
+    float32: bool = False
+    onednn: bool = False
+    planes: bool = False
+
+    def carrier(self, bound: float) -> torch.dtype:
+        """The fastest type to carry sums in whose magnitudes stay below `bound`. Raises ValueError from 2**53 on."""
+        if self.float32 and bound < EXACT_BELOW[torch.float32]:
+            return torch.float32
+        if bound < LARGEST_EXACT:
+            return torch.float64
+        raise ValueError(f"sums up to {bound:g} have no carrier")
+
+    def convolve(self, x: Tensor, weight: Tensor, offset: Tensor, *, stride: int = 1, dilation: int = 1,
+                 groups: int = 1) -> Tensor:
+        """Cross-correlation [B, O, H', W'] of x [B, I, H, W] and weight [O, I / groups, k, k], plus `offset` [O].
+
+        Padding with zeros keeps the side. Operands are of one type. Exact if for every output the sum of |weight| times
+        the largest |x|, plus |offset|, counted in the finest place of weights and offset, is below what the type holds.
+        """
+        if x.dtype == torch.float32:
+            if self.onednn and keeps_bits("mkldnn", "conv"):
+                padding = [dilation * (weight.shape[-1] // 2)] * 2
+                x = x.contiguous(memory_format=torch.channels_last)
+                return torch.mkldnn_convolution(x, weight, offset, padding, [stride] * 2, [dilation] * 2, groups)
+            if not _products_keep_bits():
+                return self.convolve(x.double(), weight.double(), offset.double(), stride=stride, dilation=dilation,
+                                     groups=groups).float()
+        return _sums(x.contiguous(), weight.contiguous(), stride, dilation, groups).add_(offset.view(-1, 1, 1))
 
 
-def _keeps_bits(operation) -> bool:
-    """Whether an operation uses all bits of float32: a user of PyTorch can ask for fewer at any time."""
-    return operation.fp32_precision in ("none", "ieee")
+REFERENCE = Kernels()
+
+
+def candidates(device: torch.device = CPU) -> dict[str, Kernels]:
+    """By name, all ways of computing that this version has for a device, slowest first. Not all are exact there."""
+    products = Kernels(device, float32=True)
+    ways = {"float64": Kernels(device), "float32 by matrix products": products}
+    if device.type == "cpu" and _has_onednn():
+        ways["float32 by oneDNN"] = products = replace(products, onednn=True)
+    return ways | {"planes of 8 bits": replace(products, planes=True)}
+
+
+@cache
+def fastest(device: torch.device = CPU) -> Kernels:
+    """The fastest of `candidates` that is exact on a device. Planes of 8 bits have to win a trial against float64."""
+    *floats, planes = candidates(device).values()
+    chosen = next(kernels for kernels in reversed(floats) if is_exact(kernels))
+    return replace(chosen, planes=is_exact(planes) and _planes_win_a_trial(device))
+
+
+def keeps_bits(library: str, operation: str) -> bool:
+    """Whether an operation of a library uses all bits of float32: a user of PyTorch can ask for fewer at any time.
+
+    PyTorch before 2.9 has one such setting for all matrix products, and none for convolutions of oneDNN.
+    """
+    settings = getattr(getattr(torch.backends, library), operation, None)
+    precision = getattr(settings, "fp32_precision", None)
+    if precision is None:
+        return torch.get_float32_matmul_precision() == "highest"
+    return precision in ("none", "ieee")
 
 
 def _products_keep_bits() -> bool:
-    return _keeps_bits(torch.backends.mkldnn.matmul) and _keeps_bits(torch.backends.cuda.matmul)
+    return keeps_bits("mkldnn", "matmul") and keeps_bits("cuda", "matmul")
 
 
 HIGHEST_IN_PLANES = 127 * 256 + 127        # of weights: both digits from -128 to 127
@@ -108,28 +150,31 @@ def convolve_in_planes(x: Tensor, planes: Tensor, correction: Tensor, size: int,
     return total.add_(correction).view(len(x), height, width, -1).permute(0, 3, 1, 2)
 
 
-def planes_are_faster(device: torch.device = CPU) -> bool:
-    """Whether convolutions in planes of 8 bits are used on a device: if exact there, and faster than float64."""
-    return not _reference_only and _planes_win_a_trial(device)
-
-
-@cache
-def _planes_win_a_trial(device: torch.device) -> bool:
+def _trial_of_planes(device: torch.device) -> tuple[Callable[[], Tensor], Callable[[], Tensor], Tensor]:
+    """A convolution in planes, the same one in float64, both on a device, and what they should give."""
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randint(-HIGHEST_IN_PLANES, HIGHEST_IN_PLANES + 1, shape, generator=generator).double()
                  for shape in ((2, 32, 16, 16), (32, 32, 3, 3)))
     x[0], weight[0] = 32767, HIGHEST_IN_PLANES
     offset = torch.zeros(32, dtype=torch.float64)
-    expected = convolve(x, weight, offset)
+    expected = REFERENCE.convolve(x, weight, offset)
     planes, correction = (each.to(device) for each in (weight_planes(weight), 128 * weight.sum(dim=(1, 2, 3))))
     x, weight, offset = x.to(device), weight.to(device), offset.to(device)
+    return (lambda: convolve_in_planes(x, planes, correction, 3),
+            lambda: Kernels(device).convolve(x, weight, offset), expected)
+
+
+def _planes_are_exact(device: torch.device) -> bool:
+    in_planes, _, expected = _trial_of_planes(device)
     try:
-        if not torch.equal(convolve_in_planes(x, planes, correction, 3).cpu(), expected):
-            return False
+        return torch.equal(in_planes().cpu(), expected)
     except (RuntimeError, AttributeError):                              # a build of PyTorch without such products
         return False
-    return (_seconds(lambda: convolve_in_planes(x, planes, correction, 3))
-            < _seconds(lambda: convolve(x, weight, offset)))
+
+
+def _planes_win_a_trial(device: torch.device) -> bool:
+    in_planes, in_float64, _ = _trial_of_planes(device)
+    return _seconds(in_planes) < _seconds(in_float64)
 
 
 def _seconds(call: Callable[[], Tensor]) -> float:
@@ -165,27 +210,15 @@ CHECKED = (                           # (in channels, out channels, kernel size,
     (32, 32, 3, 1, 1, 1), (32, 64, 3, 2, 1, 1), (35, 32, 1, 1, 1, 1), (16, 16, 3, 1, 2, 1), (16, 16, 5, 1, 1, 16))
 
 
-def use_reference_only(yes: bool = True) -> None:
-    """Carry everything in float64, in networks that are prepared from now on; or no longer."""
-    global _reference_only
-    _reference_only = yes
-
-
-_reference_only = False
-
-
-def only_reference_is_used() -> bool:
-    return _reference_only
-
-
-def float32_is_exact(device: torch.device = CPU) -> bool:
-    """Whether float32 may be used on a device: it may at all, and gives the reference's integers there."""
-    return not _reference_only and _agrees_with_reference(device)
-
-
 @cache
-def _agrees_with_reference(device: torch.device) -> bool:
-    """Whether float32 gives the reference's integers on a device: random operands, and the largest allowed ones."""
+def is_exact(kernels: Kernels) -> bool:
+    """Whether these kernels give the reference's integers: for random operands, and for the largest allowed ones."""
+    if kernels.planes and not _planes_are_exact(kernels.device):
+        return False
+    return not kernels.float32 or _float32_is_exact(kernels)
+
+
+def _float32_is_exact(kernels: Kernels) -> bool:
     generator = torch.Generator().manual_seed(0)
     for channels, out_channels, size, stride, dilation, groups in CHECKED:
         limit, shape = 2047, (out_channels, channels // groups, size, size)
@@ -195,8 +228,8 @@ def _agrees_with_reference(device: torch.device) -> bool:
         offset = torch.ones(out_channels, dtype=torch.float64)
         for operands in (x, weight, offset), (torch.full_like(x, limit), torch.full_like(weight, largest), offset):
             how = dict(stride=stride, dilation=dilation, groups=groups)
-            result = convolve(*(each.to(device, torch.float32) for each in operands), **how)
-            if not torch.equal(result.double().cpu(), convolve(*operands, **how)):
+            result = kernels.convolve(*(each.to(kernels.device, torch.float32) for each in operands), **how)
+            if not torch.equal(result.double().cpu(), REFERENCE.convolve(*operands, **how)):
                 return False
     return True
 

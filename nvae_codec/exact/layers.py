@@ -24,14 +24,12 @@ from torch import Tensor, nn
 
 from nvae_codec.errors import ModelError
 from nvae_codec.exact.kernels import (
-    CPU,
     EXACT_BELOW,
-    carrier,
-    convolve,
+    REFERENCE,
+    Kernels,
     convolve_in_planes,
     interpolate,
     look_up,
-    planes_are_faster,
     weight_planes,
 )
 from nvae_codec.model import layers as float_layers
@@ -115,12 +113,12 @@ def activation_table(name: str) -> Tensor:
 class Leaf(nn.Module):
     """A leaf of the integer network. The model's integers are its buffers; `prepare` sets what is derived from them.
 
-    `limit` is the largest magnitude of the network's activations: LIMIT or NARROW_LIMIT. `device` is where `forward`
-    computes; buffers stay on the processor.
+    `limit` is the largest magnitude of the network's activations: LIMIT or NARROW_LIMIT. `kernels` say where and how
+    `forward` computes; buffers stay on the processor.
     """
 
     limit = LIMIT
-    device = CPU
+    kernels: Kernels = REFERENCE
 
     @property
     def narrow(self) -> bool:
@@ -154,11 +152,11 @@ class Leaf(nn.Module):
         """Bring what `prepare` derived to the device."""
         for name, value in vars(self).items():
             if name.startswith("_") and isinstance(value, Tensor):
-                setattr(self, name, value.to(self.device))
+                setattr(self, name, value.to(self.kernels.device))
 
     def _carrier(self, bound: float) -> torch.dtype:
         try:
-            return carrier(bound, self.device)
+            return self.kernels.carrier(bound)
         except ValueError as error:
             raise ModelError("a sum of the integer network could reach 2**53: "
                              "its weights or scales are not those of a converted model") from error
@@ -336,7 +334,7 @@ class Conv(Leaf):
         high = torch.floor(weight / unit + 0.5)
         planes = torch.stack([high, weight - unit * high])
         bounds = torch.stack([sums_of_products(plane, x).largest() for plane in planes])
-        if self.groups > 1 or carrier(bounds.max().item(), self.device) != torch.float32:
+        if self.groups > 1 or self.kernels.carrier(bounds.max().item()) != torch.float32:
             return None
         return planes, bounds
 
@@ -352,7 +350,7 @@ class Conv(Leaf):
         # In the finest place of each: of products, and of one half in the offset.
         finest = torch.stack([factors[0].clamp(max=1), factors[1].clamp(max=0.5)])
         largest = torch.stack([high / finest[0], low / finest[1], high + low])
-        self._in_float32 = carrier(largest.max().item(), self.device) == torch.float32
+        self._in_float32 = self.kernels.carrier(largest.max().item()) == torch.float32
         self._offset_of_planes = None if self._in_float32 else _per_channel(offset)
         weight = (planes * factors[..., None, None, None]).flatten(0, 1)
         return weight, (offsets if self._in_float32 else torch.zeros_like(offsets)).flatten()
@@ -368,7 +366,7 @@ class Conv(Leaf):
             planes = self._split(weight, x)
         self._has_planes = planes is not None
         self._bytes = None
-        if dtype == torch.float64 and not self._has_planes and self.groups == 1 and planes_are_faster(self.device):
+        if dtype == torch.float64 and not self._has_planes and self.groups == 1 and self.kernels.planes:
             self._bytes, self._factor = weight_planes(weight), _per_channel(factor)
             self._correction, self._bias = 128 * weight.sum(dim=(1, 2, 3)), _per_channel(offset)
         if self._has_planes:
@@ -392,8 +390,8 @@ class Conv(Leaf):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._bytes is None:
-            total = convolve(x.to(self._weight.dtype), self._weight, self._offset, stride=self.stride,
-                             dilation=self.dilation, groups=self.groups)
+            total = self.kernels.convolve(x.to(self._weight.dtype), self._weight, self._offset, stride=self.stride,
+                                          dilation=self.dilation, groups=self.groups)
         else:
             total = convolve_in_planes(x, self._bytes, self._correction, self.weight.shape[-1], stride=self.stride,
                                        dilation=self.dilation).mul_(self._factor).add_(self._bias)
@@ -497,7 +495,7 @@ class Resize(Leaf):
     def forward(self, x: Tensor) -> Tensor:
         bits = NARROW_RESIZE_BITS if self.narrow else RESIZE_BITS
         # The weights of a point sum to one, in fixed point.
-        dtype = carrier(2.0 ** (2 * bits) * (self.limit + 1), x.device)
+        dtype = self.kernels.carrier(2.0 ** (2 * bits) * (self.limit + 1))
         rows, columns = (interpolation_matrix(side, bits).to(x.device, dtype) * 2.0 ** -bits for side in x.shape[2:])
         return interpolate(x.to(dtype), rows, columns).add_(0.5).floor_().to(self.dtype)
 
@@ -540,7 +538,7 @@ class Mean(Leaf):
     def forward(self, x: Tensor) -> Tensor:
         area = x.shape[2] * x.shape[3]
         reciprocal = ((1 << RECIPROCAL_BITS) + area // 2) // area
-        total = x.sum(dim=(2, 3), keepdim=True, dtype=carrier(area * self.limit, x.device)).double()
+        total = x.sum(dim=(2, 3), keepdim=True, dtype=self.kernels.carrier(area * self.limit)).double()
         # |total| <= 2**15 * area: the product stays below 2**40.
         mean = total.mul_(reciprocal).mul_(2.0 ** (int(self.gain) - RECIPROCAL_BITS))
         return mean.add_(0.5).floor_().clamp_(-self.limit, self.limit).to(self.dtype)

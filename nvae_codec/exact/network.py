@@ -19,8 +19,8 @@ from nvae_codec.coding.pixels import (
 )
 from nvae_codec.coding.pixels import MEAN_BITS as PIXEL_MEAN_BITS
 from nvae_codec.errors import DriftError, ModelError
-from nvae_codec.exact import layers
-from nvae_codec.exact.kernels import CPU, look_up
+from nvae_codec.exact import kernels, layers
+from nvae_codec.exact.kernels import REFERENCE, Kernels, look_up
 from nvae_codec.exact.layers import (
     HEADROOM,
     INDEX,
@@ -84,12 +84,17 @@ class ExactNetwork(Hierarchy):
         # 1: not coded, the latents of the channel are the prior's mean.
         self.register_buffer("latent_idle", torch.zeros_like(steps))
         self.activation_tables = nn.Module()
-        self.device = CPU                 # where tensors of `features` and all others of the hierarchy are
+        self.kernels = REFERENCE
         self._tell_limit()
 
     def _tell_limit(self) -> None:
         for leaf in self.leaves():
             leaf.limit = int(self.activation_limit)
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors of `features` and all others of the hierarchy are."""
+        return self.kernels.device
 
     def leaves(self) -> list[Leaf]:
         return [module for module in self.modules() if isinstance(module, Leaf)]
@@ -111,8 +116,11 @@ class ExactNetwork(Hierarchy):
         state_dict.setdefault(prefix + "activation_limit", torch.full_like(self.activation_limit, LIMIT))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def prepare(self, device: torch.device = CPU) -> None:
-        """Check the buffers, prove the bounds of every sum, derive the operands on `device`. Raises ModelError."""
+    def prepare(self, how: Kernels | None = None) -> None:
+        """Check the buffers, prove the bounds of every sum, and derive the operands for kernels. Raises ModelError.
+
+        Without any they are the fastest on the processor.
+        """
         for name, buffer in self.named_buffers():
             # The magnitude of the most negative integer is not an integer of its type.
             if buffer.is_floating_point() or (buffer.numel() and buffer.min() == torch.iinfo(buffer.dtype).min):
@@ -129,12 +137,12 @@ class ExactNetwork(Hierarchy):
                 raise ModelError(f"the table {name} has a wrong length or a value out of range")
         for output in self.outputs():
             output.table = tables[output.table_name]
+        self.kernels = kernels.fastest() if how is None else how
         for leaf in self.leaves():
-            leaf.device = device
+            leaf.kernels = self.kernels
         self._prepare_leaves()
         for leaf in self.leaves():
             leaf.move_operands()
-        self.device = device
         sigma, steps, bits = self.sigma_table, self.latent_steps, self.latent_bits
         if self.mean_table.abs().max() > 5 << MEAN_BITS or sigma.min() < 1 or sigma.max() >= 149 << SIGMA_BITS:
             raise ModelError("a table of the latents' distributions has a value out of range")
