@@ -48,8 +48,9 @@ def batch_options(command: Callable) -> Callable:
         click.option("--output-dir", "folder", metavar="DIR", type=click.Path(path_type=Path), help="For all outputs."),
         click.option("-f", "--force", is_flag=True, help="Overwrite existing outputs."),
         click.option("--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors."),
-        click.option("--threads", metavar="N", type=THREADS, help="CPU threads; up to 8 processes share a "
-                     "large archive and the threads. The result is the same."),
+        click.option("--threads", metavar="N", type=THREADS, help="CPU threads, at most: fewer while other "
+                     "programs are busy. Up to 8 processes share a large archive and the threads. The result is the "
+                     "same."),
         DEVICE,
         click.option("-q", "--quiet", is_flag=True, help="Report failures only."),
         click.option("--json", "as_json", is_flag=True, help="Print a JSON object per file on stdout."),

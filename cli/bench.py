@@ -25,7 +25,9 @@ MOST_OPERATORS = 16  # that a table shows
 @click.option("--float-network", metavar="RUN", type=click.Path(path_type=Path),
               help="The training run that the model was made of: compare a forward pass of both networks, too.")
 @click.option("--profile", is_flag=True, help="Of the first picture: the operators that take most of the time.")
-@click.option("--threads", metavar="N", type=THREADS, help="CPU threads.")
+@click.option("--threads", metavar="N", type=THREADS, help="CPU threads, at most.")
+@click.option("--beside", metavar="N", type=click.IntRange(0, 1024), default=0, show_default=True,
+              help="Busy programs that run beside and want a processor each.")
 @DEVICE
 @click.option("--workers", metavar="N", type=click.IntRange(1, 1024), default=1, show_default=True,
               help="Processes that share an --archive, and the threads. Stages are then not timed.")
@@ -42,6 +44,7 @@ def bench(
     float_network: Path | None,
     profile: bool,
     threads: int | None,
+    beside: int,
     device: str,
     workers: int,
     as_json: bool,
@@ -59,7 +62,7 @@ def bench(
 
     \b
     With --json the object has the keys model, kernel (the type that carries the sums),
-    device, threads, workers, pictures, raw_bytes, file_bytes, start_seconds (loading torch
+    device, threads, beside, workers, pictures, raw_bytes, file_bytes, start_seconds (loading torch
     and the model), compress, decompress, peak_memory_bytes (null with several workers),
     forward (null without --float-network), profile (null without --profile; else a list of
     objects with operator, calls and seconds).
@@ -70,7 +73,7 @@ def bench(
     """
     from nvae_codec.training.processes import choose_device
 
-    from ..eval.bench import profile_compression, time_codec, time_forward
+    from ..eval.bench import busy_programs, profile_compression, time_codec, time_forward
     from ..eval.items import items_of
 
     if bool(pictures) == bool(dataset):
@@ -85,13 +88,13 @@ def bench(
     use_threads(threads)
     chosen = choose_device(device)
     items = items_of(pictures, dataset, data, images=images)
-    with enough_memory("smaller pictures need less"):
+    with enough_memory("smaller pictures need less"), busy_programs(beside):
         report = time_codec(model, items, archive=archive, effort=effort,
                             repeat=repeat, workers=workers, device=chosen,
                             progress=lambda line: None if as_json else click.echo(line, err=True))
         import torch
 
-        report["threads"] = torch.get_num_threads()
+        report["threads"], report["beside"] = torch.get_num_threads(), beside
         report["forward"] = None if float_network is None else time_forward(model, float_network, repeat, chosen)
         report["profile"] = profile_compression(model, items[0], effort, chosen) if profile else None
     echo(json.dumps(report) if as_json else _describe(report))
@@ -110,7 +113,7 @@ def _describe(report: dict) -> str:
     lines = [table(("seconds", "compress", "decompress"), rows), "",
              f"{report['pictures']} pictures, {report['raw_bytes']:,} bytes raw, {report['file_bytes']:,} coded; model "
              f"{report['model']}, {report['kernel']} on {report['device']}, threads {report['threads']}, workers "
-             f"{report['workers']}; start {report['start_seconds']:.1f} s"
+             f"{report['workers']}, busy programs beside {report['beside']}; start {report['start_seconds']:.1f} s"
              + (f"; peak memory {peak / 1e6:,.0f} MB" if peak else "")]
     if report["forward"]:
         lines.append("forward pass of {batch_size} tiles: integers {integer_seconds:.3f} s, floats {float_seconds:.3f} "

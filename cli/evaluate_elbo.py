@@ -23,7 +23,7 @@ from .batch import THREADS, enough_memory, progress_bar, use_threads
               help="Of the noise.")
 @click.option("--device", metavar="NAME", default="auto", show_default=True,
               help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")
-@click.option("--threads", metavar="N", type=THREADS, help="CPU threads.")
+@click.option("--threads", metavar="N", type=THREADS, help="CPU threads, at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def evaluate_elbo(
     run: Path,

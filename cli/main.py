@@ -14,9 +14,6 @@ from nvae_codec.errors import NvaeCodecError, sentence
 COMMANDS = ("compress", "decompress", "info", "train", "export", "import-nvae", "evaluate-elbo", "sample", "bench",
             "eval")
 FAILURES = (NvaeCodecError, OSError, MemoryError)
-# How often threads of GNU OpenMP, PyTorch's on Linux, ask for each other before they let other programs have the
-# processor. It is 30 times more by itself: beside two busy programs, two threads then take twenty times as long.
-SPIN_COUNT = "10000"
 
 
 def complain(message: str) -> None:
@@ -71,8 +68,6 @@ def cli() -> None:
 
 
 def main() -> None:
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # which is read when PyTorch is loaded
     try:
         cli(prog_name="nvae-codec", auto_envvar_prefix="NVAE_CODEC")
     finally:

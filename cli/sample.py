@@ -25,7 +25,7 @@ AT_A_TIME = 16  # images
               help="The same seed gives the same images.")
 @click.option("--device", metavar="NAME", default="auto", show_default=True,
               help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")
-@click.option("--threads", metavar="N", type=THREADS, help="CPU threads.")
+@click.option("--threads", metavar="N", type=THREADS, help="CPU threads, at most.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite an existing output.")
 def sample(
     run: Path,

@@ -55,7 +55,8 @@ PRESET_OF = {"folder": "photo", "omniglot": "mnist", "cifar100": "cifar10", "ima
               help="Compute activations of cells again in the backward pass: less memory, slower steps.")
 @click.option("--workers", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
               help="Processes that read pictures ahead, for each training process.")
-@click.option("--threads", metavar="N", type=THREADS, help="CPU threads of each training process.")
+@click.option("--threads", metavar="N", type=THREADS, help="CPU threads of each training process, always so many.  "
+              "[default: one for each processor that other programs leave free]")
 @click.option("--report-every", metavar="STEPS", type=click.IntRange(min=1), default=50, show_default=True,
               help="A line of figures.")
 @click.option("--save-every", metavar="STEPS", type=click.IntRange(min=1),
@@ -139,8 +140,8 @@ def train(
     folder = folder or Path("runs") / preset
     begun, origin = (None, "") if start is None else _begin_with(start, network, folder)
     run = Run(network, recipe, Data(dataset, os.path.abspath(where), fit, percent), origin)
-    execution = Execution(device=device, precision=precision, compile=compiled, recompute=recompute, workers=workers,
-                          report_every=report_every, save_every=save_every or 0)
+    execution = Execution(device=device, precision=precision, compile=compiled, recompute=recompute,
+                          threads=threads or 0, workers=workers, report_every=report_every, save_every=save_every or 0)
     use_threads(threads)
     chosen = choose_device(device)
     if dry_run:

@@ -1,5 +1,6 @@
 """Where the time goes: pictures through the codec in memory, with a clock on every stage."""
 import resource
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -20,6 +21,19 @@ from .items import Item
 FEATURES, PIXELS, CODER = "features", "pixels", "coder"
 BATCH_SIZE = 16                       # of the forward passes that are compared
 RESIDENT_UNIT = 1 if sys.platform == "darwin" else 1024           # bytes in which a process is told its memory
+
+
+@contextmanager
+def busy_programs(count: int) -> Iterator[None]:
+    """So many programs beside this one that want a processor each, all the time."""
+    code = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
+    programs = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
 
 
 class _Clock:

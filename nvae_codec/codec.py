@@ -26,6 +26,7 @@ from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.exact.kernels import CPU
 from nvae_codec.exact.network import ExactModel
 from nvae_codec.images import Picture, as_picture
+from nvae_codec.threads import considerate
 from nvae_codec.tiles import GREY, RGB, Layout, cut, join, tile_sizes
 from nvae_codec.workers import map_in_workers
 
@@ -73,7 +74,8 @@ class Codec:
         it computes other integers there.
         """
         path = weights.resolve(model)
-        return cls(*weights.load(path, device=device), path.stem, path)
+        with considerate():
+            return cls(*weights.load(path, device=device), path.stem, path)
 
     @classmethod
     def for_stream(cls, data: bytes, model: str | Path | None = None) -> "Codec":
@@ -174,7 +176,8 @@ class Codec:
         search = EFFORTS[effort]
         count = sum(layout.count for layout in layouts)
         total = count * (1 + verify)
-        coded = encode_chains(self.model, tiles, self._joint_tiles, search, lambda done: progress(done, total))
+        with considerate():
+            coded = encode_chains(self.model, tiles, self._joint_tiles, search, lambda done: progress(done, total))
         chunks = [_chunk(pictures, of_chunk, *stack, search)
                   for pictures, of_chunk, stack in zip(batch, modes, coded, strict=True)]
         if verify:
@@ -255,9 +258,10 @@ class Codec:
             samples = [decode_version_1(self.model, words[0], old.initial_words, layouts[0], old.max_group,
                                         lambda done: progress(done, total))]
         else:
-            samples = decode_chains(self.model, words, [chunk.sets for chunk in chunks], layouts,
-                                    [chunk.trellis_bits for chunk in chunks], first,
-                                    lambda done: progress(min(done, total), total))
+            with considerate():
+                samples = decode_chains(self.model, words, [chunk.sets for chunk in chunks], layouts,
+                                        [chunk.trellis_bits for chunk in chunks], first,
+                                        lambda done: progress(min(done, total), total))
         for chunk, tiles, indices in zip(chunks, samples, wanted, strict=True):
             of_images = list(self.tiles_of(chunk, tiles))
             to_check = chunk.shared_crc32 is not None

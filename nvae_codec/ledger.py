@@ -28,6 +28,7 @@ from nvae_codec.coding.bits_back import decode
 from nvae_codec.errors import BitstreamError, DriftError, ModelError
 from nvae_codec.exact.elbo import float_negative_elbo, integer_negative_elbo, integer_rates, same_noise
 from nvae_codec.model.nvae import NVAE, Noise
+from nvae_codec.threads import adjust, considerate
 from nvae_codec.tiles import Layout
 from nvae_codec.training.checkpoint import CONVERTED, load_network
 from nvae_codec.weights import fingerprint
@@ -228,6 +229,7 @@ def _normal_information(points: np.ndarray, means: np.ndarray | float, deviation
     return float(-torch.log2(mass.clamp(min=LEAST_MASS)).sum())
 
 
+@considerate()
 def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws: int, seed: int,
              progress: Callable[[int, int], None], decoded: Callable[[ImageEntry, np.ndarray], None]) -> _Costs:
     """The costs of all chunks' sets, in the order of coding."""
@@ -239,6 +241,7 @@ def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws
         nonlocal done
         done += tiles
         progress(done, total)
+        adjust()
 
     rows = []
     for chunk, layout in zip(content.chunks, layouts, strict=True):

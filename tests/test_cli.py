@@ -464,17 +464,3 @@ def test_a_full_disk_leaves_the_old_output(photos, toy_model_path):
     process = spawn("compress", "a.png", "-f", "--model", toy_model_path, preexec_fn=limited)
     assert process.communicate() == (b"", b"nvae-codec: a.nvb: File too large\n") and process.returncode == 1
     assert Path("a.nvb").read_bytes() == b"old" and sorted(os.listdir()) == ["a.nvb", "a.png", "b.png", "grey.png"]
-
-
-@pytest.mark.parametrize("given, expected", [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"),
-                                             ({"OMP_WAIT_POLICY": "active"}, None)])
-def test_threads_do_not_wait_busily_for_long_unless_the_user_says_so(monkeypatch, given, expected):
-    """Before PyTorch is loaded: later it would have no effect."""
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    code = ("import os, sys; from nvae_codec.cli import main\n"
-            "main.cli = lambda **options: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\nmain.main()")
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
-    assert told.stdout.split() == [str(expected), "False"]

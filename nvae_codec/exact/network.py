@@ -41,6 +41,7 @@ from nvae_codec.model.flows import FlowCell
 from nvae_codec.model.hierarchy import Hierarchy, State
 from nvae_codec.model.nvae import NVAE, Noise, default_noise, unit_range
 from nvae_codec.model.phases import join
+from nvae_codec.threads import adjust
 from nvae_codec.tiles import Lattice, known_pixels
 
 FLOW_FINENESS = 2                     # flow cells' shifts are rounded to the grid, so it is four times as fine for them
@@ -319,6 +320,7 @@ class ExactModel:
 
     @torch.inference_mode()
     def features(self, samples: np.ndarray) -> list[Tensor]:
+        adjust()
         return self.network.features(self._input(samples))
 
     def _input(self, samples: np.ndarray) -> Tensor:
@@ -367,6 +369,7 @@ class ExactModel:
             return self._input(known_pixels(samples, sizes, lattice))
 
         for parameters in self.network.pixel_phases(state, known):
+            adjust()
             yield parameters.to(torch.int32, memory_format=torch.contiguous_format).cpu().numpy()
 
     def pixels(self, state: State, samples: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from nvae_codec.model import likelihoods
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.norm import MOMENTUM, BatchNorm
 from nvae_codec.model.nvae import NVAE, default_noise, unit_range
+from nvae_codec.threads import adjust, considerate
 
 
 def bits_per_dimension(config: NVAEConfig, nats: float) -> float:
@@ -40,6 +41,7 @@ class Evaluation:
         return bits_per_dimension(self.config, nats)
 
 
+@considerate()
 @torch.inference_mode()
 @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)               # 32 bits, not the 19 of TF32
 def evaluate(network: NVAE, images: Tensor, *, samples: int = 1, batch_size: int = 16, seed: int = 0,
@@ -57,6 +59,7 @@ def evaluate(network: NVAE, images: Tensor, *, samples: int = 1, batch_size: int
         x = unit_range(network.config, batch.to(device))
         log_weights = torch.empty(samples, 2, len(x), dtype=torch.float64, device=device)
         for draw in range(samples):
+            adjust()
             elbo = network(x, default_noise(x, generator))
             published = likelihoods.log_prob(network.config, elbo.output, x, published=True)
             difference = published - elbo.log_likelihood
@@ -72,6 +75,7 @@ def evaluate(network: NVAE, images: Tensor, *, samples: int = 1, batch_size: int
                       tuple(kl))
 
 
+@considerate()
 @torch.no_grad()
 def estimate_batch_norm(network: NVAE, batches: Iterable[Tensor], seed: int = 0) -> None:
     """Replace the running statistics of all batch norms by their means over `batches` of images uint8 [B, C, H, W]."""
@@ -81,6 +85,7 @@ def estimate_batch_norm(network: NVAE, batches: Iterable[Tensor], seed: int = 0)
     network.train()
     try:
         for index, batch in enumerate(batches):
+            adjust()
             for norm in norms:
                 norm.momentum = 1 / (index + 1)          # a plain mean
             x = unit_range(network.config, batch.to(device))

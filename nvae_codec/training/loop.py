@@ -21,6 +21,7 @@ from nvae_codec.model.likelihoods import centre_mixture
 from nvae_codec.model.norm import BatchNorm, frozen_statistics
 from nvae_codec.model.nvae import NVAE, Noise, default_noise, unit_range
 from nvae_codec.model.phases import PhaseCell
+from nvae_codec.threads import adjust, considerate
 from nvae_codec.training.checkpoint import FILE_NAME, load_checkpoint, load_weights, save_checkpoint
 from nvae_codec.training.data import Batches, Dataset, fixed_batch, silent
 from nvae_codec.training.evaluation import evaluate
@@ -47,6 +48,7 @@ class Execution:
     fused_norm: bool = True               # batch norm and swish as one, see `nvae_codec.model.norm`
     recompute: bool = False               # keep the inputs of cells alone and compute the rest again: memory for time
     compile: bool = False                 # torch.compile of every cell
+    threads: int = 0                      # exactly so many; 0: as many as other programs leave processors for
     workers: int = 0                      # processes that read and cut pictures ahead, per training process
     report_every: int = 50                # steps
     save_every: int = 0                   # steps; 0: a hundredth of the run, at least 50
@@ -67,13 +69,15 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
     Otherwise begin with the weights of `start`, a network of the same configuration, or else with random ones.
 
     Under `torchrun` every process calls this; `recipe.batch_size` images go to each of them. On a CPU, the same
-    recipe gives the same weights, interrupted or not. The network that is returned is on the CPU, in evaluation mode;
-    where the recipe averages weights it is the average. `on_start` is called by the main process once it is certain
-    that the folder is this run's. When `stop` says so after a step, the run is saved there and ends early; with
-    several processes it must say the same in all of them. Raises ModelError if the loss is not finite (the last
-    checkpoint stays), or if the run there is another one.
+    recipe gives the same weights, interrupted or not, if `execution.threads` says with how many threads. The network
+    that is returned is on the CPU, in evaluation mode; where the recipe averages weights it is the average. `on_start`
+    is called by the main process once it is certain that the folder is this run's. When `stop` says so after a step,
+    the run is saved there and ends early; with several processes it must say the same in all of them. Raises ModelError
+    if the loss is not finite (the last checkpoint stays), or if the run there is another one.
     """
-    with processes(execution.device) as world:
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    with processes(execution.device) as world, nullcontext() if execution.threads else considerate():
         if not world.is_main:
             report = silent
         shape = config.image_channels, config.image_size, config.image_size
@@ -146,6 +150,7 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
         save_every = execution.save_every or max(schedule.total_steps // 100, 50)
         steps = range(first_step, schedule.total_steps)
         for step, samples in zip(steps, batches, strict=False):
+            adjust()
             x = unit_range(config, samples.to(world.device, non_blocking=True))
             if execution.channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
