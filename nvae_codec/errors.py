@@ -23,6 +23,10 @@ class DriftError(NvaeCodecError):
     """The bytes are whole, but this machine computed other numbers than the one that made the file."""
 
 
+class InstallationError(NvaeCodecError):
+    """A library is missing, or has a version with which this package does not work."""
+
+
 def lacks_memory(error: Exception) -> bool:
     """Whether memory did not suffice, of which torch makes RuntimeErrors."""
     import torch

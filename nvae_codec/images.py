@@ -214,8 +214,8 @@ def _fault(image: Image.Image) -> str:
 
 def _raw_fault(image: Image.Image) -> str:
     """Pillow's raw mode says how samples lie in the file: 16-bit RGB, for one, has mode RGB and raw mode RGB;16B."""
-    for tile in getattr(image, "tile", [])[:1]:
-        raw_mode, *more = [tile.args] if isinstance(tile.args, str) else tile.args
+    for _, _, _, arguments in getattr(image, "tile", [])[:1]:
+        raw_mode, *more = [arguments] if isinstance(arguments, str) else arguments
         if image.format == "PPM" and more and more[0] != 255:
             return f"a picture of samples up to {more[0]}"
         if raw_mode not in EXACT_RAW_MODES:
@@ -289,14 +289,21 @@ def _parsed(exif: bytes) -> Image.Exif:
 
 def _nested(block: Image.Exif) -> Image.Exif:
     """`block` with its innermost folder in place of the pointer to it, which Pillow would copy as a number."""
-    innermost = block.get_ifd(ExifTags.IFD.Interop)
-    if innermost:
+    if innermost := _folder(block, ExifTags.IFD.Interop):
         block.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = dict(innermost)
     return block
 
 
+def _folder(block: Image.Exif, folder: int) -> dict:
+    """The tags of a folder, none if it is not there; before version 13 Pillow has no word for that."""
+    try:
+        return block.get_ifd(folder)
+    except KeyError:
+        return {}
+
+
 def _listed(block: Image.Exif) -> dict[tuple[int, int], str]:
     """Every tag but pointers, by folder and number; values in writing, as only there a rational 0/0 equals itself."""
-    folders = {0: block} | {int(folder): block.get_ifd(folder) for folder in EXIF_FOLDERS}
+    folders = {0: block} | {int(folder): _folder(block, folder) for folder in EXIF_FOLDERS}
     tags = ((folder, tag, value) for folder, content in folders.items() for tag, value in dict(content).items())
     return {(folder, tag): repr(value) for folder, tag, value in tags if tag not in EXIF_FOLDERS}

@@ -1,5 +1,10 @@
 """Fixtures that several subjects share: a tiny network, and the model file made of it."""
+import os
 from pathlib import Path
+
+# Of networks as small as those of tests, several threads do no more than wait for each other, and beside another worker
+# of pytest-xdist they wait ten times as long. It is read when PyTorch is loaded, here and in processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -53,7 +53,7 @@ def posterior_on_grid(prior: IntegerNormal, posterior: IntegerNormal,
 
     A mean outside the grid is moved to its edge, a deviation outside 2**-10 .. 2**10 to that bound.
     """
-    bound = np.float64(HALF_WIDTH << step)
+    bound = (HALF_WIDTH << np.asarray(step)).astype(np.float64)
     # Both operands are integers below 2**53: the division is the only rounding.
     means = ((posterior.mean - prior.mean) << (SIGMA_BITS - MEAN_BITS + step)) / prior.sigma
     deviations = (posterior.sigma << step) / prior.sigma
