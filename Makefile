@@ -9,11 +9,14 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
+.PHONY: help demo test quick test-matrix test-slow lint kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
 
 help:
 	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
-	@echo "make test                  run the tests, in under 15 minutes"
+	@echo "make quick                 run the first case of every test that takes no seconds, in a minute and a half"
+	@echo "make test                  run the tests, in seven minutes on two cores"
+	@echo "make test-matrix           run those of exactness as on other processors, with other kernels, and with the oldest"
+	@echo "                           and newest libraries, in environments of their own; 12 GB and an hour"
 	@echo "make test-slow             run the tests that train, or code full-size pictures"
 	@echo "make lint                  check the sources with ruff"
 	@echo "make kodak DATA=folder     rates and times of a folder of pictures, decoded by another process; see results/kodak"
@@ -25,9 +28,17 @@ help:
 demo: $(VENV)/eval.stamp
 	$(BIN)/python -m nvae_codec.eval.demo $(if $(IMAGE),"$(IMAGE)")
 
-# A process for each processor, one thread each: small networks are slower on several.
+# A process for each processor, which takes tests from another one when it has none left.
+pytest := python -m pytest -n auto --dist worksteal
+
 test: $(VENV)/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/$(pytest)
+
+quick: $(VENV)/dev.stamp
+	$(BIN)/$(pytest) --quick
+
+test-matrix: $(VENV)/dev.stamp .venv-lowest/stamp .venv-newest/stamp
+	$(BIN)/python tests/matrix.py --lowest .venv-lowest --newest .venv-newest
 
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
@@ -81,7 +92,7 @@ report-codecs:
 	$(one_thread) nvae_codec.eval.reported $(if $(CIFAR_RUN),--run "$(CIFAR_RUN)" --model "$(CIFAR_MODEL)" $(cifar) --images $(IMAGES)) -o $(REPORT)/reported
 
 clean:
-	rm -rf $(VENV) build dist results *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-newest build dist results *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/python.stamp:
@@ -96,3 +107,17 @@ $(VENV)/eval.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
 $(VENV)/dev.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[train,eval,dev]'
 	touch $@ $(VENV)/eval.stamp
+
+# The oldest Python and libraries that are supported, and the newest that can be had.
+NEWEST_PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 $(PYTHON); do \
+	$$python -c '' >/dev/null 2>&1 && echo $$python && break; done)
+
+.venv-lowest/stamp: pyproject.toml lowest.txt
+	python3.11 -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --disable-pip-version-check --constraint lowest.txt --editable '.[train,eval,dev]'
+	touch $@
+
+.venv-newest/stamp: pyproject.toml
+	$(NEWEST_PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --disable-pip-version-check --upgrade --editable '.[train,eval,dev]'
+	touch $@

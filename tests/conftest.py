@@ -1,11 +1,11 @@
 """Fixtures that several subjects share: a tiny network, and the model file made of it."""
+import gc
 import os
 from pathlib import Path
 
 # Of networks as small as those of tests, several threads do no more than wait for each other, and beside another worker
-# of pytest-xdist they wait ten times as long. It is read when PyTorch is loaded, here and in processes that tests start.
+# of pytest-xdist they wait ten times as long. It is read when PyTorch is loaded, also by processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import pytest
 import torch
 
@@ -17,6 +17,7 @@ from nvae_codec.exact.network import ExactNetwork, convert
 from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
 
+gc.set_threshold(200_000, 50, 50)         # of the objects of networks few are garbage: to look for it takes a tenth
 SHARED = Path(__file__).resolve().parents[2] / "shared"                # images for testing, where there are any
 
 
@@ -25,6 +26,15 @@ WAYS = kernels.candidates()           # of computing sums: not all of them are t
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernels", choices=WAYS, help="What networks compute with, in place of what is fastest here.")
+    parser.addoption("--quick", action="store_true", help="Of every test the first case, none marked thorough.")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--quick"):
+        return
+    first = {item.nodeid.partition("[")[0]: item for item in reversed(items) if not item.get_closest_marker("thorough")}
+    config.hook.pytest_deselected(items=[item for item in items if item not in first.values()])
+    items[:] = reversed(first.values())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,8 @@ from nvae_codec.codec import Codec
 from nvae_codec.images import Picture, write_picture
 from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def pictures(tmp_path) -> list:

@@ -442,6 +442,7 @@ def test_binary_data_are_kept_from_a_terminal(photos):
         os.close(end)
 
 
+@pytest.mark.thorough
 def test_a_closed_pipe_is_silent_and_a_full_disk_one_sentence(photos, toy_model_path):
     reading, writing = os.pipe()
     os.close(reading)

@@ -195,6 +195,7 @@ def test_wrong_words_with_right_checksums_are_detected(codec, small_file, words)
         codec.decompress(repacked(small_file[1], chunk=dict(words=words)))
 
 
+@pytest.mark.thorough
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2 ** 32 - 1), st.integers(0, 600), st.lists(st.integers(0, 3), min_size=6, max_size=6),
        st.integers(MIN_MEMORY, 12))
@@ -487,6 +488,7 @@ def test_progress_of_an_archive_counts_pictures(codec, album, verify, chunk_pixe
     assert len({done for done, _ in calls}) > 2
 
 
+@pytest.mark.thorough
 def test_pictures_are_read_when_they_are_needed(codec):
     """An archive may be larger than the memory: no more pictures are alive than are coded at once, and the next."""
     alive, most, count = weakref.WeakSet(), 0, 150
@@ -588,6 +590,7 @@ def coded_in_process(command: str, model, source, target, threads: str) -> None:
     subprocess.run([sys.executable, "-c", script, command, model, source, target, threads], env=environment, check=True)
 
 
+@pytest.mark.thorough
 def test_one_thread_encodes_and_two_decode_in_another_process(toy_model_path, codec, tmp_path):
     picture = noise(50, 70, 3)
     Image.fromarray(picture).save(tmp_path / "a.png")

@@ -23,6 +23,8 @@ from nvae_codec.eval import compare, demo, measure, pareto
 from nvae_codec.eval.baselines import BASELINES
 from nvae_codec.images import Picture, write_picture
 
+pytestmark = pytest.mark.thorough
+
 SCHEMA = json.loads((Path(compare.__file__).parent / "schemas" / "compare.schema.json").read_text())
 SHAPES = [(1, 1), (1, 1, 3), (7, 50), (7, 50, 3), (64, 64, 3)]
 

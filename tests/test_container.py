@@ -1085,6 +1085,7 @@ def test_a_zlib_bomb_stops_at_the_promised_length():
         assert in_a_sandbox(file).startswith(f"BitstreamError invalid: {what} does not inflate to the length")
 
 
+@pytest.mark.thorough
 @only_linux
 def test_names_that_deflate_well_cannot_claim_much_memory():
     chunks = []

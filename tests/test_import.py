@@ -372,6 +372,7 @@ def test_aliases_may_be_absent(small, tmp_path):
     assert all(torch.equal(complete[key], without[key]) for key in complete)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_keys_and_tensors_must_fit(small, tmp_path):
     def refused(**changes) -> str:

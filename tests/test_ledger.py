@@ -39,6 +39,8 @@ from nvae_codec.model.nvae import NVAE
 from nvae_codec.tiles import RGB
 from nvae_codec.training.checkpoint import CONVERTED, FILE_NAME, save_checkpoint
 
+pytestmark = pytest.mark.thorough
+
 QUICK = dict(effort=1, verify=False)
 
 

@@ -106,6 +106,7 @@ def test_published_presets(name):
     assert {type(leaf) for leaf in model.modules() if isinstance(leaf, torch.nn.BatchNorm2d)} == {BatchNorm}
 
 
+@pytest.mark.thorough
 def test_published_cifar10_without_flows():
     config = dataclasses.replace(PRESETS["cifar10"], num_nf=0)
     model = without_numbers(config)

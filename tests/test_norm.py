@@ -111,6 +111,7 @@ def one_of_two(rank: int, file: str, results: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.thorough
 def test_two_processes_normalise_as_one(tmp_path):
     multiprocessing.spawn(one_of_two, (str(tmp_path / "meeting"), str(tmp_path / "result")), nprocs=2)
     first, second = (torch.load(tmp_path / f"result{rank}.pt") for rank in range(2))

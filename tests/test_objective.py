@@ -101,6 +101,7 @@ def largest_singular_value(matrix: torch.Tensor) -> torch.Tensor:
     return torch.linalg.matrix_norm(matrix.detach(), ord=2)
 
 
+@pytest.mark.thorough
 def test_spectral_norms_are_found():
     """Repeated calls converge to the sum of the largest singular values, and never exceed it."""
     model = network(dataclasses.replace(TINY, num_nf=1))
@@ -151,6 +152,7 @@ def test_layers_that_are_regularised(name, changes, convolutions, norms):
     assert sum(isinstance(module, BatchNorm) for module in model.modules()) == norms
 
 
+@pytest.mark.thorough
 def test_gradient_of_the_spectral_norms():
     """Once the vectors have converged, it is u v^T, through the weight normalisation and the masks."""
     model = network(dataclasses.replace(TINY, num_nf=1, architecture="res_bnswish"))
@@ -286,6 +288,7 @@ def test_terms_of_the_loss(spectral):
     assert whole.kl.item() == pytest.approx(elbo.kl.sum(dim=1).mean().item())
 
 
+@pytest.mark.thorough
 def test_gradient_of_the_loss_is_that_of_its_formula():
     """By finite differences of a few weights, with the weights of the balancing and the vectors held."""
     objective = Objective(network()).double().train()

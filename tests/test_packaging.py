@@ -14,6 +14,8 @@ import pytest
 
 import nvae_codec
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ["bitstreams", "nvae_codec", "eval", "cli"]     # folders of the checkout, each above the ones before it
 FOLDERS = {folder: "nvae_codec" if folder == "nvae_codec" else f"nvae_codec/{folder}" for folder in LAYERS}

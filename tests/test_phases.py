@@ -1,6 +1,7 @@
 """The head of phases: where its pixels lie, what they may depend on, how it begins, and that it codes exactly."""
 import dataclasses
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -170,6 +171,7 @@ def test_means_are_not_rounded_in_low_precision():
     assert found.dtype == torch.float32 and torch.equal(found[..., ~first], expected[..., ~first])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("config", [CONFIG, SENSING], ids=["plain", "sensing"])
 def test_it_learns(config):
     torch.manual_seed(0)
@@ -298,14 +300,18 @@ def test_partial_tiles_cost_the_same_in_floats_and_in_integers(config):
     assert (integers < integer_negative_elbo(exact, samples, noise, whole(samples)) + 1e-9).all()
 
 
+@cache
+def narrow_codec(config: NVAEConfig) -> Codec:
+    exact = convert(network(config), smooth_tiles(4, 16), limit=NARROW_LIMIT)
+    return Codec(ExactModel(exact), weights.fingerprint(config, exact.state_dict()), "phases")
+
+
 @pytest.mark.parametrize("bits", [5, 8])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (37, 20), (16, 16), (50, 33)])
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("config", [CONFIG, SENSING], ids=["plain", "sensing"])
 def test_pictures_of_any_size_come_back(config, shape, grey, bits):
-    config = dataclasses.replace(config, num_x_bits=bits)
-    exact = convert(network(config), smooth_tiles(4, 16), limit=NARROW_LIMIT)
-    codec = Codec(ExactModel(exact), weights.fingerprint(config, exact.state_dict()), "phases")
+    codec = narrow_codec(dataclasses.replace(config, num_x_bits=bits))
     samples = np.random.default_rng(1).integers(0, 256, shape if grey else (*shape, 3)).astype(np.uint8)
     (_, picture), = codec.decompress_archive(unpack(codec.compress(Picture(samples))))
     assert np.array_equal(picture.samples, samples)

@@ -24,6 +24,8 @@ from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
 
+pytestmark = pytest.mark.thorough
+
 SHAPES = [(16, 16), (32, 16), (20, 30), (16, 48), (16, 16)]
 
 

@@ -174,6 +174,7 @@ def dataset() -> Dataset:
     return Dataset("tiles", training, validation, 16, 3)
 
 
+@pytest.mark.thorough
 def test_a_narrow_network_begins_with_a_trained_one_and_keeps_its_scales(dataset, tmp_path):
     recipe = dataclasses.replace(RECIPES["toy"], steps=4, warm_up=1)
     plain = train(PHASES, recipe, dataset, tmp_path / "plain", QUICK)

@@ -40,6 +40,8 @@ from nvae_codec.training.recipes import Recipe, Schedule
 from nvae_codec.training.run import Data, Run, estimate_memory
 from nvae_codec.training.sampling import image_grid, readjust_batch_norm
 
+pytestmark = pytest.mark.thorough
+
 TINY = NVAEConfig(
     image_size=8, num_mixtures=1, num_latent_scales=2, num_groups_per_scale=1, num_latent_per_group=2,
     num_channels_enc=4, num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=1, num_postprocess_blocks=1,

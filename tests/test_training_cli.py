@@ -39,6 +39,8 @@ from nvae_codec.training.datasets import DATASETS
 from nvae_codec.training.recipes import CHANGES_OF_IMAGES, RECIPES
 from nvae_codec.training.run import Data, Run
 
+pytestmark = pytest.mark.thorough
+
 TOY = ["train", "--preset", "toy", "--data", "pictures", "--steps", "6", "--report-every", "2", "--save-every", "3"]
 NEW_COMMANDS = ["train", "export", "import-nvae", "evaluate-elbo", "sample"]
 
