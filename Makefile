@@ -37,7 +37,7 @@ test: $(VENV)/dev.stamp
 quick: $(VENV)/dev.stamp
 	$(BIN)/$(pytest) --quick
 
-test-matrix: $(VENV)/dev.stamp .venv-lowest/stamp .venv-newest/stamp
+test-matrix: $(VENV)/dev.stamp .venv-lowest/stamp newest
 	$(BIN)/python tests/matrix.py --lowest .venv-lowest --newest .venv-newest
 
 test-slow: $(VENV)/dev.stamp
@@ -117,7 +117,7 @@ NEWEST_PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 $(PYTHON
 	.venv-lowest/bin/python -m pip install --disable-pip-version-check --constraint lowest.txt --editable '.[train,eval,dev]'
 	touch $@
 
-.venv-newest/stamp: pyproject.toml
+.PHONY: newest
+newest:
 	$(NEWEST_PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --disable-pip-version-check --upgrade --editable '.[train,eval,dev]'
-	touch $@
+	.venv-newest/bin/python -m pip install --disable-pip-version-check --upgrade --upgrade-strategy eager --editable '.[train,eval,dev]'

@@ -47,6 +47,11 @@ class LazyGroup(click.Group):
         except FAILURES as error:
             complain(sentence(error))
             sys.exit(1)
+        except ModuleNotFoundError as error:
+            if (error.name or "nvae_codec").startswith("nvae_codec"):
+                raise
+            complain(f"the library {error.name} is not installed; `pip install .` in the checkout installs all of them")
+            sys.exit(1)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -27,8 +27,10 @@ RESIDENT_UNIT = 1 if sys.platform == "darwin" else 1024           # bytes in whi
 def busy_programs(count: int) -> Iterator[None]:
     """So many programs beside this one that want a processor each, all the time."""
     code = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
-    programs = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(count)]
+    programs: list[subprocess.Popen] = []
     try:
+        for _ in range(count):
+            programs.append(subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL))
         yield
     finally:
         for program in programs:

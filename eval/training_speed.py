@@ -16,6 +16,8 @@ from tempfile import TemporaryDirectory
 
 from nvae_codec.errors import ModelError
 
+from .bench import busy_programs
+
 PLAIN = dict(precision="fp32", channels_last=False, fused_norm=False)
 WAYS = {
     "float32, batch norm and swish apart": PLAIN,
@@ -84,13 +86,15 @@ def main() -> None:
                         help="ways to leave out, of these: " + "; ".join(WAYS))
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE",
                         help="a field of the network, e.g. num_channels_enc=16")
+    parser.add_argument("--beside", type=int, default=0, help="busy programs that run beside")
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
     parser.add_argument("--way", help=argparse.SUPPRESS)               # what a child process measures
     options = parser.parse_args()
     settings = dict(setting.split("=", 1) for setting in options.settings)
     if options.way:
-        print(json.dumps(measure(options.preset, options.batch_size, options.device, options.steps,
-                                 WAYS[options.way], settings)))
+        with busy_programs(options.beside):
+            print(json.dumps(measure(options.preset, options.batch_size, options.device, options.steps,
+                                     WAYS[options.way], settings)))
         return
 
     results = {}

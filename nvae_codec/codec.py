@@ -253,12 +253,12 @@ class Codec:
                  for chunk, indices in zip(chunks, wanted, strict=True)]
         total = sum(layout.count for layout in layouts) - sum(first)
         words = [np.frombuffer(chunk.words, dtype="<u4") for chunk in chunks]
-        if chunks[0].version_1:
-            old = chunks[0].version_1
-            samples = [decode_version_1(self.model, words[0], old.initial_words, layouts[0], old.max_group,
-                                        lambda done: progress(done, total))]
-        else:
-            with considerate():
+        with considerate():
+            if chunks[0].version_1:
+                old = chunks[0].version_1
+                samples = [decode_version_1(self.model, words[0], old.initial_words, layouts[0], old.max_group,
+                                            lambda done: progress(done, total))]
+            else:
                 samples = decode_chains(self.model, words, [chunk.sets for chunk in chunks], layouts,
                                         [chunk.trellis_bits for chunk in chunks], first,
                                         lambda done: progress(min(done, total), total))

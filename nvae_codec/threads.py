@@ -37,7 +37,7 @@ class _Meter:
     """How many processors other programs take, as far as they are as urgent as this one."""
 
     def __init__(self) -> None:
-        self.coders, self._lock = 0, threading.Lock()
+        self._lock, self.coders, self._limit = threading.Lock(), 0, 1
         self._last: _Look | None = None
         self._taken = 0.0
 
@@ -53,11 +53,17 @@ class _Meter:
             return self._taken
 
     @contextmanager
-    def one_more_coder(self) -> Iterator[None]:
+    def one_more_coder(self, threads: int) -> Iterator[int]:
+        """Gives how many threads it may have at most, where it has so many now.
+
+        PyTorch's threads take over the number that another one was lowered to: what the first coder found counts.
+        """
         with self._lock:
+            self._limit = max(threads, self._limit) if self.coders else threads
             self.coders += 1
+            limit = self._limit
         try:
-            yield
+            yield limit
         finally:
             with self._lock:
                 self.coders -= 1
@@ -67,16 +73,30 @@ _meter = _Meter()
 _of_this_thread = threading.local()
 
 
+UNKNOWN = OSError, NotImplementedError, psutil.Error           # what psutil raises where a system does not tell
+
+
+def _allowed() -> list[int]:
+    """The numbers of the processors that this process may use."""
+    try:
+        return psutil.Process().cpu_affinity()
+    except (AttributeError, *UNKNOWN):                          # macOS has no such thing
+        return list(range(os.cpu_count() or 1))
+
+
 def _busy_seconds() -> float:
     """What the processors that this process may use have spent so far, but for idling and less urgent programs."""
+    allowed = _allowed()
     try:
-        allowed, times = psutil.Process().cpu_affinity(), psutil.cpu_times(percpu=True)
-    except (AttributeError, OSError, NotImplementedError, psutil.Error):    # a system that does not tell
+        times = psutil.cpu_times(percpu=True)
+    except UNKNOWN:
         return time.process_time()
+    if max(allowed) < len(times):         # in some containers they have other numbers
+        times = [times[each] for each in allowed]
     kinds = ["user", "system", "irq", "softirq", "steal"]
     if hasattr(os, "nice") and os.nice(0) > 0:
         kinds.append("nice")
-    return sum(getattr(times[each], kind, 0.0) for each in allowed if each < len(times) for kind in kinds)
+    return sum(getattr(each, kind, 0.0) for each in times for kind in kinds)
 
 
 def affordable(limit: int, processors: int, taken: float, coders: int = 1) -> int:
@@ -95,15 +115,37 @@ def considerate() -> Iterator[None]:
     if getattr(_of_this_thread, "limit", None) is not None:             # inside another one
         yield
         return
-    _of_this_thread.limit = limit = torch.get_num_threads()
+    with _meter.one_more_coder(torch.get_num_threads()) as limit, _limited(limit):
+        adjust()
+        yield
+
+
+@contextmanager
+def keeping_threads(threads: int = 0) -> Iterator[None]:
+    """Within it there are so many threads, or as many as there are, whatever other programs do.
+
+    For floats that must be the same again: their last digits depend on the number of threads.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    with _limited(before, adjusted=False):
+        torch.set_num_threads(threads or before)
+        yield
+
+
+@contextmanager
+def _limited(limit: int, adjusted: bool = True) -> Iterator[None]:
+    """Within it `adjust` knows this limit, or does nothing; afterwards it is the number of threads."""
+    import torch
+
+    before = getattr(_of_this_thread, "limit", None), getattr(_of_this_thread, "adjusted", True)
+    _of_this_thread.limit, _of_this_thread.adjusted = limit, adjusted
     try:
-        with _meter.one_more_coder():
-            adjust()
-            yield
+        yield
     finally:
-        _of_this_thread.limit = None
-        if torch.get_num_threads() != limit:
-            torch.set_num_threads(limit)
+        _of_this_thread.limit, _of_this_thread.adjusted = before
+        torch.set_num_threads(limit)
 
 
 def adjust() -> None:
@@ -111,12 +153,8 @@ def adjust() -> None:
     import torch
 
     limit = getattr(_of_this_thread, "limit", None)
-    if limit is None or limit == 1:
+    if limit is None or limit == 1 or not _of_this_thread.adjusted:
         return
-    threads = affordable(limit, _processors(), _meter.taken(), _meter.coders)
+    threads = affordable(limit, len(_allowed()), _meter.taken(), _meter.coders)
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

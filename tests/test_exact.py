@@ -183,7 +183,11 @@ def test_a_convolution_that_rounds_is_noticed_and_not_used(monkeypatch):
     assert kernels.is_exact(WAYS["float32 by oneDNN"]) and FASTEST.__wrapped__().onednn
     monkeypatch.setattr(torch, "mkldnn_convolution", lambda *operands: right(*operands) * (1 + 2.0 ** -20))
     assert not kernels.is_exact(WAYS["float32 by oneDNN"])
-    assert not FASTEST.__wrapped__().onednn and FASTEST.__wrapped__().float32
+    seconds = iter([1.0, 2.0])
+    monkeypatch.setattr(kernels, "_seconds", lambda call: next(seconds))
+    fastest = FASTEST.__wrapped__()
+    assert not fastest.onednn and fastest.float32
+    assert fastest.planes or not kernels._planes_are_exact(kernels.CPU), "planes have nothing to do with it"
 
 
 def test_where_all_of_float32_rounds_everything_is_float64(monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from nvae_codec.errors import InstallationError
 from nvae_codec.images import Picture, write_picture
@@ -22,6 +23,18 @@ def test_what_is_installed_here_suffices():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     found = {Requirement(each) for each in required if "extra" not in each}
     assert found == set(map(Requirement, declared)), "install again: the checkout has changed"
+
+
+def test_the_lowest_versions_are_those_that_are_declared():
+    lines = [line for line in (ROOT / "lowest.txt").read_text().splitlines() if line and line[0] != "#"]
+    lowest = dict(line.split("==") for line in lines)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = {}
+    for requirement in map(Requirement, [*project["dependencies"], *extras["train"], *extras["eval"]]):
+        (declared[requirement.name],) = {each.version for each in requirement.specifier if each.operator == ">="}
+    assert {name: Version(each) for name, each in lowest.items()} == {
+        name: Version(each) for name, each in declared.items()}
 
 
 @pytest.mark.parametrize("requirement, told", [
@@ -61,3 +74,12 @@ def test_every_door_says_so_but_help(command, status, tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == status and ("but version 2.0.1 is installed" in done.stderr) == bool(status)
     assert "cli" not in command or not status or done.stderr.startswith("nvae-codec: nvae-codec needs torch")
+
+
+def test_a_library_that_is_missing_is_a_sentence(tmp_path):
+    (tmp_path / "a.png").write_bytes(write_picture(Picture(np.zeros((2, 2, 3), np.uint8))))
+    script = ("import sys; sys.modules['psutil'] = None\n"
+              "from nvae_codec.cli.main import cli; cli(['compress', 'a.png'])")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "nvae-codec: the library psutil is not installed" in done.stderr
+    assert "Traceback" not in done.stderr

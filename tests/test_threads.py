@@ -1,7 +1,10 @@
 """Threads follow what other programs leave of the processors; what is computed does not."""
+import dataclasses
 import json
 import threading
+from collections import namedtuple
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -10,15 +13,21 @@ from terminal import invoke
 
 from nvae_codec import threads
 from nvae_codec.codec import Codec
+from nvae_codec.eval.bench import busy_programs
 from nvae_codec.images import Picture, write_picture
+from nvae_codec.model.config import PRESETS
+from nvae_codec.model.nvae import NVAE
 from nvae_codec.threads import affordable, considerate
+from nvae_codec.training.data import Arrays, Dataset, Whole
+from nvae_codec.training.loop import Execution, train
+from nvae_codec.training.recipes import RECIPES
 
 
 @pytest.fixture
 def four_processors(monkeypatch):
     """Four processors and four threads; the meter says what the test puts into the list."""
     taken, before = [0.0], torch.get_num_threads()
-    monkeypatch.setattr(threads, "_processors", lambda: 4)
+    monkeypatch.setattr(threads, "_allowed", lambda: [0, 1, 2, 3])
     monkeypatch.setattr(threads._Meter, "taken", lambda meter: taken[0])
     torch.set_num_threads(4)
     yield taken
@@ -59,20 +68,56 @@ def test_threads_that_code_at_the_same_time_share_the_processors(four_processors
     ready, found = threading.Barrier(2, timeout=30), []
 
     def code():
-        torch.set_num_threads(4)
         with considerate():
             ready.wait()
             threads.adjust()
             found.append(torch.get_num_threads())
             ready.wait()
+        found.append(torch.get_num_threads())
 
     others = [threading.Thread(target=code) for _ in range(2)]
     for each in others:
         each.start()
     for each in others:
         each.join()
-    assert found == [2, 2] and threads._meter.coders == 0
+    assert found == [2, 2, 4, 4] and threads._meter.coders == 0
 
+
+def test_a_thread_that_begins_while_another_one_is_lowered_has_the_same_limit(four_processors):
+    """PyTorch gives it the number that the other one was lowered to."""
+    four_processors[0], found = 3.0, []
+
+    def code():
+        with considerate():
+            four_processors[0] = 0.0
+            threads.adjust()
+            found.append(torch.get_num_threads())
+        found.append(torch.get_num_threads())
+
+    with considerate():
+        assert torch.get_num_threads() == 1
+        other = threading.Thread(target=code)
+        other.start()
+        other.join()
+    assert found == [2, 4]
+
+
+@pytest.mark.parametrize("count, expected", [(0, 4), (3, 3)])
+def test_threads_can_be_kept(four_processors, count, expected):
+    four_processors[0], found = 3.0, []
+    with threads.keeping_threads(count):
+        found.append(torch.get_num_threads())
+        with considerate():
+            threads.adjust()
+            found.append(torch.get_num_threads())
+    assert found == [expected, expected] and torch.get_num_threads() == 4
+    with considerate():
+        assert torch.get_num_threads() == 1
+        with threads.keeping_threads(2):
+            threads.adjust()
+            assert torch.get_num_threads() == 2
+        threads.adjust()
+        assert torch.get_num_threads() == 1
 
 def looks(monkeypatch, *given):
     """The meter's next looks, (time, busy, own), each at its time."""
@@ -94,14 +139,34 @@ def test_after_a_pause_the_average_is_not_believed(monkeypatch):
     assert found == pytest.approx([0.0, 1.0, 1.0, 0.0])
 
 
-def test_a_busy_thread_beside_is_seen(monkeypatch):
-    """On the real counters: this process keeps one processor busy, and says that it is another's."""
+def told_by_the_system() -> bool:
+    return sum(sum(each) for each in psutil.cpu_times(percpu=True)) > 0
+
+
+@pytest.mark.skipif(not told_by_the_system(), reason="this system does not tell how busy its processors are")
+def test_what_is_busy_here_is_seen(monkeypatch):
+    """On the real counters: this process keeps a processor busy, and says that it is another's."""
     monkeypatch.setattr(threads.time, "process_time", lambda: 0.0)
-    before = threads._Look.now()
-    while threads.time.monotonic() < before.when + 0.5:
-        pass
-    after = threads._Look.now()
-    assert after.busy - before.busy > 0.2
+    meter = threads._Meter()
+    until = threads.time.monotonic() + 0.6
+    while threads.time.monotonic() < until:
+        found = meter.taken()
+    assert found > 0.3
+
+
+@pytest.mark.parametrize("allowed, expected", [([0], 1.0), ([1, 2], 5.0), ([7], 6.0)])
+def test_processors_are_those_that_may_be_used(monkeypatch, allowed, expected):
+    """Where a container numbers them otherwise, all that it shows."""
+    Times = namedtuple("Times", "user nice system")
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda process: allowed, raising=False)
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: [Times(0.5, 9, 0.5), Times(2, 9, 0), Times(0, 9, 3)])
+    monkeypatch.setattr(threads.os, "nice", lambda increment: 0)
+    assert threads._busy_seconds() == expected
+
+
+def test_where_there_is_no_affinity_all_processors_count(monkeypatch):
+    monkeypatch.delattr(psutil.Process, "cpu_affinity", raising=False)
+    assert threads._allowed() == list(range(threads.os.cpu_count()))
 
 
 @pytest.mark.parametrize("error", [psutil.AccessDenied(), NotImplementedError(), PermissionError()])
@@ -124,6 +189,30 @@ def test_coding_adjusts_its_threads(four_processors, toy_model_path, monkeypatch
     four_processors[0] = 1.0
     assert codec.compress(picture) == alone and found == {4, 3}
     assert torch.get_num_threads() == 4
+
+
+def test_training_keeps_the_threads_that_it_was_given(four_processors, tmp_path, monkeypatch):
+    """In its steps and in validation; without any they follow what others take."""
+    found = []
+    genuine = NVAE.forward
+    monkeypatch.setattr(NVAE, "forward", lambda *arguments: (found.append(torch.get_num_threads()),
+                                                             genuine(*arguments))[1])
+    images = Whole(Arrays([np.zeros((4, 3, 16, 16), np.uint8)]), (3, 16, 16))
+    recipe = dataclasses.replace(RECIPES["toy"], steps=2, warm_up=1, epochs=0, batch_size=2)
+    four_processors[0] = 2.0
+    for given, expected in ((3, 3), (0, 2)):
+        execution = Execution(device="cpu", threads=given, tensorboard=False, validation_images=1)
+        train(PRESETS["toy"], recipe, Dataset("none", images, images, 16, 3), tmp_path / str(given), execution)
+        assert set(found) == {expected} and len(found) > 2 and torch.get_num_threads() == 4
+        found.clear()
+
+
+def test_busy_programs_are_busy_until_nobody_wants_them():
+    before = set(psutil.Process().children())
+    with busy_programs(2):
+        begun = set(psutil.Process().children()) - before
+        assert len(begun) == 2 and all(each.is_running() for each in begun)
+    assert set(psutil.Process().children()) <= before
 
 
 def test_busy_programs_run_beside_a_benchmark(toy_model_path, tmp_path):

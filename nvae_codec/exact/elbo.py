@@ -13,6 +13,7 @@ from nvae_codec.exact.network import ExactModel, ExactNetwork
 from nvae_codec.model.distributions import Normal
 from nvae_codec.model.likelihoods import log_prob_of_pixels, num_dimensions
 from nvae_codec.model.nvae import NVAE, Noise, unit_range
+from nvae_codec.threads import adjust, considerate
 from nvae_codec.tiles import GREY, RGB, Lattice, Layout, known_pixels, real_cells, real_pixels
 
 
@@ -121,11 +122,13 @@ class Comparison:
         return self.integer_bits_per_dim / self.float_bits_per_dim - 1
 
 
+@considerate()
 @torch.inference_mode()
 def compare(model: NVAE, network: ExactNetwork, samples: Tensor, seed: int = 0, batch_size: int = 8) -> Comparison:
     """Measure both networks on tiles uint8 [B, 3, side, side]."""
     totals = np.zeros(2)
     for index, batch in enumerate(samples.split(batch_size)):
+        adjust()
         noise = same_noise(torch.Generator().manual_seed(seed + index))
         totals[0] += model(unit_range(model.config, batch), noise).negative.double().sum().item()
         totals[1] += integer_negative_elbo(network, batch, noise).sum()

@@ -75,7 +75,6 @@ def evaluate(network: NVAE, images: Tensor, *, samples: int = 1, batch_size: int
                       tuple(kl))
 
 
-@considerate()
 @torch.no_grad()
 def estimate_batch_norm(network: NVAE, batches: Iterable[Tensor], seed: int = 0) -> None:
     """Replace the running statistics of all batch norms by their means over `batches` of images uint8 [B, C, H, W]."""
@@ -85,7 +84,6 @@ def estimate_batch_norm(network: NVAE, batches: Iterable[Tensor], seed: int = 0)
     network.train()
     try:
         for index, batch in enumerate(batches):
-            adjust()
             for norm in norms:
                 norm.momentum = 1 / (index + 1)          # a plain mean
             x = unit_range(network.config, batch.to(device))

@@ -18,6 +18,7 @@ from nvae_codec.exact.layers import LIMIT, NARROW_LIMIT
 from nvae_codec.exact.network import ExactModel, ExactNetwork, check_codable, convert
 from nvae_codec.model.likelihoods import num_dimensions
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.threads import keeping_threads
 from nvae_codec.training.data import Batches, ImageSet, fixed_batch
 from nvae_codec.training.evaluation import bits_per_dimension, estimate_batch_norm, evaluate
 from nvae_codec.training.run import Run
@@ -47,6 +48,7 @@ class Exported:
     statistics: str                       # which statistics the batch norms have, in words
 
 
+@keeping_threads()
 def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, check: ImageSet | None = None,
            calibration_images: int | None = None, limit: int | None = None,
            tolerance: float = TOLERANCE, device: torch.device | None = None,
@@ -59,7 +61,8 @@ def export(network: NVAE, training: ImageSet, held_out: ImageSet, *, check: Imag
     Batch-norm statistics are estimated anew over training images, as the running ones trail the weights, and kept if
     held-out images become shorter by them. Where nothing is held out, training images take its place. Idle channels and
     grids are chosen by training images. Both networks are compared on images of `check`, by default on held-out ones;
-    nothing is chosen by those of `check`. Raises ModelError if the network cannot code pictures, or if integers change
+    nothing is chosen by those of `check`. The number of threads stays what it is, whatever other programs do, so that a
+    run makes the same model again. Raises ModelError if the network cannot code pictures, or if integers change
     the negative ELBO by more than `tolerance`.
     """
     check_codable(network.config)

@@ -21,7 +21,7 @@ from nvae_codec.model.likelihoods import centre_mixture
 from nvae_codec.model.norm import BatchNorm, frozen_statistics
 from nvae_codec.model.nvae import NVAE, Noise, default_noise, unit_range
 from nvae_codec.model.phases import PhaseCell
-from nvae_codec.threads import adjust, considerate
+from nvae_codec.threads import adjust, considerate, keeping_threads
 from nvae_codec.training.checkpoint import FILE_NAME, load_checkpoint, load_weights, save_checkpoint
 from nvae_codec.training.data import Batches, Dataset, fixed_batch, silent
 from nvae_codec.training.evaluation import evaluate
@@ -48,7 +48,8 @@ class Execution:
     fused_norm: bool = True               # batch norm and swish as one, see `nvae_codec.model.norm`
     recompute: bool = False               # keep the inputs of cells alone and compute the rest again: memory for time
     compile: bool = False                 # torch.compile of every cell
-    threads: int = 0                      # exactly so many; 0: as many as other programs leave processors for
+    threads: int = 0                      # exactly so many; 0: as many as other programs leave processors for,
+                                          # unless cells are compiled, which would be anew for another number
     workers: int = 0                      # processes that read and cut pictures ahead, per training process
     report_every: int = 50                # steps
     save_every: int = 0                   # steps; 0: a hundredth of the run, at least 50
@@ -75,9 +76,8 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
     the run is saved there and ends early; with several processes it must say the same in all of them. Raises ModelError
     if the loss is not finite (the last checkpoint stays), or if the run there is another one.
     """
-    if execution.threads:
-        torch.set_num_threads(execution.threads)
-    with processes(execution.device) as world, nullcontext() if execution.threads else considerate():
+    fixed = execution.threads or execution.compile
+    with processes(execution.device) as world, keeping_threads(execution.threads) if fixed else considerate():
         if not world.is_main:
             report = silent
         shape = config.image_channels, config.image_size, config.image_size

@@ -4,10 +4,12 @@ import torch
 from torch import Tensor
 
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.threads import adjust, considerate
 
 READJUSTMENT_BATCHES, READJUSTMENT_BATCH_SIZE = 500, 16
 
 
+@considerate()
 def readjust_batch_norm(network: NVAE, temperature: float, generator: torch.Generator | None = None,
                         batches: int = READJUSTMENT_BATCHES, batch_size: int = READJUSTMENT_BATCH_SIZE,
                         progress=lambda done, total: None) -> None:
@@ -17,6 +19,7 @@ def readjust_batch_norm(network: NVAE, temperature: float, generator: torch.Gene
     """
     network.train()
     for index in range(batches):
+        adjust()
         network.sample(batch_size, temperature, generator)
         progress(index + 1, batches)
     network.eval()
