@@ -149,7 +149,7 @@ def _limited(limit: int, adjusted: bool = True) -> Iterator[None]:
 
 
 def adjust() -> None:
-    """Have as many threads as are affordable now. It does nothing outside of `considerate`, and takes microseconds."""
+    """Have as many threads as are affordable now. It does nothing outside of `considerate`."""
     import torch
 
     limit = getattr(_of_this_thread, "limit", None)
