@@ -156,14 +156,15 @@ def _planes_are_exact(device: torch.device) -> bool:
 
     Without VNNI they may not: oneDNN for such processors adds up pairs of products in 16 bits, which saturate.
     """
-    generator, largest = torch.Generator().manual_seed(0), HIGHEST_IN_PLANES
+    generator, limits = torch.Generator().manual_seed(0), (32767, HIGHEST_IN_PLANES)        # of x, of the weight
     for channels, out_channels, size, stride, dilation, groups in CHECKED:
         if groups > 1:
             continue
         shapes = (2, channels, 8, 8), (out_channels, channels, size, size)
-        random = [torch.randint(-largest, largest + 1, shape, generator=generator).double() for shape in shapes]
-        for x, weight in random, [each.sign() * largest for each in random], [torch.full_like(each, largest)
-                                                                             for each in random]:
+        random = [torch.randint(-limit, limit + 1, shape, generator=generator).double()
+                  for limit, shape in zip(limits, shapes, strict=True)]
+        extreme = [each.sign() * limit for limit, each in zip(limits, random, strict=True)]
+        for x, weight in random, extreme, [each.abs() for each in extreme]:
             how = dict(stride=stride, dilation=dilation)
             planes, correction = (each.to(device) for each in (weight_planes(weight), 128 * weight.sum(dim=(1, 2, 3))))
             try:
