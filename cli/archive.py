@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import click
 
+from nvae_codec.bitstreams.container import GREY8, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileSet, pack
 from nvae_codec.errors import ImageError, enough_memory
 
-from ..bitstreams.container import GREY8, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileSet, pack
 from .batch import Examine, progress_bar, tell, workers_for
 from .files import (
     STREAM,
@@ -71,7 +71,7 @@ def find_members(inputs: Sequence[Path]) -> list[Member]:
 
 def _inside(folder: Path) -> list[Member]:
     """The picture files of a folder, whose names in the archive begin with the folder's own."""
-    from nvae_codec.images import SUFFIXES
+    from nvae_codec.image import SUFFIXES
 
     def fail(error: OSError) -> None:
         raise error
@@ -115,7 +115,7 @@ def _pack_names(names: Iterable[str]) -> None:
 
 def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> list[Member]:
     """Refuse what the header of a file shows to be no picture that can be coded; of the others, add the shapes."""
-    from nvae_codec.images import picture_shape
+    from nvae_codec.image import picture_shape
 
     checked = []
     with progress_bar("checking", "picture", quiet) as progress:
@@ -148,7 +148,7 @@ def make_archive(
     **options,
 ) -> None:
     """Code all pictures, write the file, `examine` it and report. `options` are those of `Codec.compress_archive`."""
-    from nvae_codec.images import read_picture
+    from nvae_codec.image import read_picture
 
     start = time.perf_counter()
     for _, path, shape in members:

@@ -71,7 +71,7 @@ def bench(
     the seconds, read_seconds and write_seconds, of files; forward has batch_size,
     integer_seconds, float_seconds and integer_over_float.
     """
-    from nvae_codec.training.processes import choose_device
+    from nvae_codec.device import choose_device
 
     from ..eval.bench import busy_programs, profile_compression, time_codec, time_forward
     from ..eval.items import items_of

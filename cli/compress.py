@@ -102,8 +102,8 @@ def compress(
                     of_folders="give the files in it, or --archive for one file of them all")
 
     from nvae_codec.codec import CHUNK_PIXELS, Codec
-    from nvae_codec.images import read_picture
-    from nvae_codec.training.processes import choose_device
+    from nvae_codec.device import choose_device
+    from nvae_codec.image import read_picture
 
     use_threads(threads)
     codec = Codec.load(model, choose_device(device))
@@ -125,6 +125,6 @@ def compress(
 
 def _is_for_colour(model: str | None) -> bool:
     from nvae_codec.codec import Codec
-    from nvae_codec.tiles import RGB
+    from nvae_codec.tiling import RGB
 
     return RGB in Codec.load(model).model.pixel_tables.modes

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
+from nvae_codec.bitstreams.container import DEFAULT_MAX_PIXELS, GREY8, peek_fingerprint
 from nvae_codec.errors import BitstreamError, ImageError
 
-from ..bitstreams.container import DEFAULT_MAX_PIXELS, GREY8, peek_fingerprint
 from .batch import Coded, Progress, batch_options, each, run_one, use_threads
 from .files import STREAM, Job, check_names, check_options, check_outputs, check_sources, default_target, display, read
 from .unpack import Request, Unpacking, check_unpacking, is_archive, only_picture, plan_unpacking, unpack_archive
@@ -80,7 +80,7 @@ def decompress(
     check_options(inputs, output, folder)
     check_sources(inputs)
 
-    from nvae_codec.images import FORMATS
+    from nvae_codec.image import FORMATS
 
     request = Request(output, folder, f".{name_of_format}", only, test, recovering, max_pixels, model)
     if request.suffix_of(grey=False) not in FORMATS:
@@ -94,9 +94,9 @@ def decompress(
     if not test:
         _check(jobs, inputs, request, force, as_json)
 
-    from nvae_codec import weights
     from nvae_codec.codec import Codec
-    from nvae_codec.training.processes import choose_device
+    from nvae_codec.device import choose_device
+    from nvae_codec.integer import model_file
 
     use_threads(threads)
     chosen = choose_device(device)
@@ -104,13 +104,13 @@ def decompress(
 
     def codec_for(fingerprint: bytes) -> Codec:
         if fingerprint not in codecs:
-            codec = Codec.load(weights.find(fingerprint.hex()) if model is None else model, chosen)
+            codec = Codec.load(model_file.find(fingerprint.hex()) if model is None else model, chosen)
             codec.check_fingerprint(fingerprint.hex())
             codecs[fingerprint] = codec
         return codecs[fingerprint]
 
     def code(job: Job, data: bytes, progress: Progress) -> Coded:
-        from nvae_codec.images import write_picture
+        from nvae_codec.image import write_picture
 
         try:
             if recovering:

@@ -55,12 +55,12 @@ def evaluate_elbo(
     negative_elbo, negative_elbo_published, importance_weighted, importance_weighted_published,
     reconstruction, kl (a list, one for each group, coarsest first).
     """
+    from nvae_codec.device import choose_device
     from nvae_codec.errors import ModelError
-    from nvae_codec.model.likelihoods import num_dimensions
+    from nvae_codec.likelihoods.pixels import num_dimensions
     from nvae_codec.training.checkpoint import load_network
-    from nvae_codec.training.data import fixed_batch
+    from nvae_codec.training.data.images import fixed_batch
     from nvae_codec.training.evaluation import evaluate
-    from nvae_codec.training.processes import choose_device
     from nvae_codec.training.run import Run
 
     use_threads(threads)

@@ -87,15 +87,15 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
     `wide` None: only if narrow integers cost more than `tolerance`.
     Raises ModelError where coding is not installed.
     """
+    from nvae_codec.device import choose_device
     from nvae_codec.errors import ModelError
     from nvae_codec.training.checkpoint import CONVERTED, load_network, save_checkpoint
-    from nvae_codec.training.datasets import open_dataset
-    from nvae_codec.training.processes import choose_device
+    from nvae_codec.training.data.catalogue import open_dataset
     from nvae_codec.training.run import Run
 
     try:
-        from nvae_codec import weights
-        from nvae_codec.exact.layers import LIMIT, NARROW_LIMIT
+        from nvae_codec.integer import model_file
+        from nvae_codec.integer.ops import LIMIT, NARROW_LIMIT
         from nvae_codec.training.export import export as export_network
         from nvae_codec.training.export import model_card
     except ImportError as error:
@@ -116,7 +116,7 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
     exported = export_network(network, opened.training, opened.validation, check=other, calibration_images=images,
                               limit=None if wide is None else LIMIT if wide else NARROW_LIMIT, tolerance=tolerance,
                               device=choose_device(device), report=say)
-    model = weights.serialise(exported.network, notes, exported.measurement, exported.converted)
+    model = model_file.serialise(exported.network, notes, exported.measurement, exported.converted)
     card = model_card(output.stem, exported, described, _last_validation(folder / "stats.jsonl"))
     save_checkpoint(folder / CONVERTED, exported.converted)
     write_file(output, model)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
+from nvae_codec.bitstreams.container import EXIF, ICC, MAX_SIDE, Container, ImageEntry, unpack
+from nvae_codec.bitstreams.fields import deflate_item
 from nvae_codec.errors import ModelError
 
-from ..bitstreams.container import EXIF, ICC, MAX_SIDE, Container, ImageEntry, unpack
-from ..bitstreams.fields import deflate_item
 from .batch import each
 from .files import check_sources, display, echo, printable, read
 
@@ -82,15 +82,15 @@ def _model_file(file: Path) -> Path | None:
         return file
     if file.exists() or str(file) == "-":
         return None
-    from nvae_codec import weights
+    from nvae_codec.integer import model_file
 
-    return weights.bundled(str(file))
+    return model_file.bundled(str(file))
 
 
 def _describe_model(file: Path) -> dict:
-    from nvae_codec import weights
+    from nvae_codec.integer import model_file
 
-    return weights.describe(file)
+    return model_file.describe(file)
 
 
 def _describe(data: bytes, listed: bool) -> dict:
@@ -165,17 +165,17 @@ def _listed(container: Container) -> list[dict]:
 
 def _colours_from(image: ImageEntry) -> str | None:
     """The colour space that an image had before it became RGB, if that is known."""
-    from nvae_codec.colour_spaces import SPACES
+    from nvae_codec.colour.spaces import SPACES
 
     space = SPACES.get(image.mode)
     return space and space.name
 
 
 def _model_name(fingerprint: str) -> str | None:
-    from nvae_codec import weights
+    from nvae_codec.integer import model_file
 
     try:
-        return weights.find(fingerprint).stem
+        return model_file.find(fingerprint).stem
     except ModelError:
         return None
 

@@ -17,14 +17,14 @@ class Ledgers:
     """Measures files; raises ModelError if the float network is not the one that the codec's model was made of."""
 
     def __init__(self, codec, float_network: Path | None, draws: int, quiet: bool):
-        from nvae_codec.ledger import load_float_network
+        from nvae_codec.rate.ledger import load_float_network
 
         self.codec, self.draws, self.quiet = codec, draws, quiet
         self.float_network = None if float_network is None else load_float_network(float_network, codec)
 
     def __call__(self, name: str, data: bytes) -> tuple[dict, str]:
         """Of a file: the key that its report gets, and the table under its line."""
-        from nvae_codec.ledger import ledger
+        from nvae_codec.rate.ledger import ledger
 
         from ..eval.tables import ledger_table
 

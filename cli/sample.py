@@ -53,10 +53,10 @@ def sample(
 
     import torch
 
+    from nvae_codec.device import choose_device
     from nvae_codec.errors import ModelError
-    from nvae_codec.images import FORMATS, Picture, write_picture
+    from nvae_codec.image import FORMATS, Picture, write_picture
     from nvae_codec.training.checkpoint import FILE_NAME, load_network
-    from nvae_codec.training.processes import choose_device
     from nvae_codec.training.sampling import image_grid, readjust_batch_norm
 
     output = output or run / "samples.png"

@@ -112,11 +112,11 @@ def train(
     if not all("=" in setting for setting in settings):
         raise click.UsageError("A --set has the form NAME=VALUE.")
 
-    from nvae_codec.training.datasets import ALIASES, DATASETS
+    from nvae_codec.device import choose_device
+    from nvae_codec.training.data.catalogue import ALIASES, DATASETS
     from nvae_codec.training.loop import Execution
     from nvae_codec.training.loop import train as run_training
-    from nvae_codec.training.processes import choose_device
-    from nvae_codec.training.recipes import DATASET_OF, RECIPES
+    from nvae_codec.training.recipe import DATASET_OF, RECIPES
     from nvae_codec.training.run import Data, Run
 
     if preset is not None and preset not in RECIPES:
@@ -178,7 +178,7 @@ def _configured(preset: str, given: dict[str, str], epochs: int | None, steps: i
     """Network and recipe of a preset with the fields that are given, as texts."""
     from nvae_codec.errors import ModelError
     from nvae_codec.model.config import PRESETS
-    from nvae_codec.training.recipes import RECIPES
+    from nvae_codec.training.recipe import RECIPES
     from nvae_codec.training.run import replace
 
     parts = PRESETS[preset], RECIPES[preset]

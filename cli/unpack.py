@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import click
 
+from nvae_codec.bitstreams.container import GREY8, START_BYTES, Container, ImageEntry, Recovery, recover, unpack
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecError, enough_memory
 
-from ..bitstreams.container import GREY8, START_BYTES, Container, ImageEntry, Recovery, recover, unpack
 from .archive import archive_line
 from .batch import Complained, Progress, progress_bar, tell, workers_for
 from .files import (
@@ -58,9 +58,9 @@ class Request:
             if self.model is None:
                 raise BitstreamError(f"{error}; where the fingerprint is damaged, --model helps") from error
 
-        from nvae_codec import weights
+        from nvae_codec.integer import model_file
 
-        fingerprint = weights.describe(weights.resolve(self.model))["fingerprint"]
+        fingerprint = model_file.describe(model_file.resolve(self.model))["fingerprint"]
         return recover(data, max_pixels=self.max_pixels, fingerprint=bytes.fromhex(fingerprint))
 
     def hinted(self, error: BitstreamError, data: bytes) -> BitstreamError:
@@ -276,7 +276,7 @@ class _Files:
 
     def write(self, target: Path, picture, suffix: str) -> int:
         """The number of bytes that the picture takes as a file."""
-        from nvae_codec.images import write_picture
+        from nvae_codec.image import write_picture
 
         data = write_picture(picture, suffix)
         if self.folder is None:
@@ -358,7 +358,7 @@ def _check_known(only: Iterable[str], recovery: Recovery) -> None:
 
 
 def _check_format(image: ImageEntry, request: Request) -> None:
-    from nvae_codec.images import check_format
+    from nvae_codec.image import check_format
 
     grey = image.mode == GREY8
     try:

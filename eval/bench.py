@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from nvae_codec.errors import DriftError
-from nvae_codec.images import Picture, write_picture
+from nvae_codec.image import Picture, write_picture
 
 from .items import Item
 
@@ -184,7 +184,7 @@ def _time_files(files: Sequence[bytes], samples: Sequence[np.ndarray], around: d
 
 def _load(model: str | Path | None, device):
     from nvae_codec.codec import Codec
-    from nvae_codec.exact.kernels import CPU
+    from nvae_codec.integer.kernels import CPU
 
     return Codec.load(model, device or CPU)
 
@@ -233,7 +233,7 @@ def _timed(direction: str, clock: _Clock, function: Callable) -> tuple[Timing, o
 
 def kernel(network) -> str:
     """What convolutions of the integer network are computed with, the most frequent first."""
-    from nvae_codec.exact.layers import Conv
+    from nvae_codec.integer.ops import Conv
 
     names = [str(leaf.carrier).removeprefix("torch.") for leaf in network.leaves() if isinstance(leaf, Conv)]
     return ", ".join(sorted(set(names), key=names.count, reverse=True))
@@ -246,10 +246,10 @@ def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) 
     """
     import torch
 
-    from nvae_codec.ledger import load_float_network
+    from nvae_codec.integer.fake_quant import unrounded
     from nvae_codec.model.nvae import unit_range
-    from nvae_codec.model.rounded import unrounded
-    from nvae_codec.tiles import Lattice
+    from nvae_codec.rate.ledger import load_float_network
+    from nvae_codec.tiling import Lattice
 
     codec = _load(model, device)
     exact, floats = codec.model.network, unrounded(load_float_network(run, codec)).to(codec.model.network.device)

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nvae_codec.errors import ImageError
-from nvae_codec.images import Picture, resized
+from nvae_codec.image import Picture, resized
 
 from .measure import find_pictures, read_samples
 
@@ -32,7 +32,7 @@ def items_of(paths: Sequence[Path], dataset: str | None = None, data: Path | Non
     their central squares with a side of `crop`. Raises ImageError where there are none.
     """
     if dataset:
-        from nvae_codec.training.datasets import ALIASES, DATASETS, open_dataset
+        from nvae_codec.training.data.catalogue import ALIASES, DATASETS, open_dataset
 
         name = ALIASES.get(dataset, dataset)
         sides = {each: kind.side - 2 * kind.margin for each, kind in DATASETS.items() if kind.side}

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from nvae_codec import __version__
 from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory, sentence
-from nvae_codec.images import SUFFIXES, Picture, read_picture
+from nvae_codec.image import SUFFIXES, Picture, read_picture
 
 # Different on purpose: neither the process nor its number of threads may change a single bit.
 ENCODER_THREADS, DECODER_THREADS = 1, 2

@@ -2,7 +2,7 @@
 
 Every picture, or all of them as one archive, becomes a file on disk. Beside its size stand the negative ELBOs of the
 float network and of the integer network, and, if asked for, the importance-weighted bound; all are of this picture's
-real pixels. What lies between them is the file's ledger (`nvae_codec.ledger`).
+real pixels. What lies between them is the file's ledger (`nvae_codec.rate.ledger`).
 """
 import argparse
 import csv
@@ -22,15 +22,15 @@ import numpy as np
 from tqdm import tqdm
 
 from nvae_codec import __version__
+from nvae_codec.bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
 from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory
 
-from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
 from .items import Item, Reading, add_items, check_folder, check_items, chosen_items, count, digest, settle, source
 from .measure import exit_status, with_bar
 from .tables import ledger_table, table
 
 if TYPE_CHECKING:
-    from nvae_codec.ledger import Ledger
+    from nvae_codec.rate.ledger import Ledger
 
 PROGRAM = "python -m nvae_codec.eval.rate_vs_elbo"
 RESULTS = "results.json"
@@ -96,7 +96,7 @@ def _write(path: Path, data: bytes) -> None:
 
 def _entry(codec, float_network, path: Path, digests: Sequence[bytes], options: argparse.Namespace) -> dict:
     """Decode the file, compare and measure it: what an archive and a single picture have in common."""
-    from nvae_codec.ledger import account
+    from nvae_codec.rate.ledger import account
 
     found: list[bytes] = []
     start = time.perf_counter()
@@ -121,7 +121,7 @@ def importance_weighted_bits(codec, network, samples: np.ndarray, draws: int) ->
     """
     import torch
 
-    from nvae_codec.tiles import cut
+    from nvae_codec.tiling import cut
     from nvae_codec.training.evaluation import evaluate
 
     side = codec.model.tile_side
@@ -168,7 +168,7 @@ def total(images: Sequence[dict], archive: bool) -> dict:
 
     The pictures of an archive have no means, as they were not measured one by one.
     """
-    from nvae_codec.ledger import Ledger
+    from nvae_codec.rate.ledger import Ledger
 
     sums = {key: None if any(image[key] is None for image in images) else sum(image[key] for image in images)
             for key in (*RATES, "pixels", "subpixels")}
@@ -192,7 +192,7 @@ def total(images: Sequence[dict], archive: bool) -> dict:
 
 def _ledger(entry: dict) -> "Ledger":
     """That of an image, or of the totals."""
-    from nvae_codec.ledger import Ledger
+    from nvae_codec.rate.ledger import Ledger
 
     return Ledger(**entry["ledger"], file_bits=entry["file_bits"], subpixels=entry["subpixels"])
 
@@ -216,7 +216,7 @@ def confidence_interval(images: Sequence[dict]) -> list[float] | None:
 def measure(options: argparse.Namespace, command: str, folder: Path) -> dict:
     """Make the files in `folder`/files, and the document of the results."""
     from nvae_codec.codec import Codec
-    from nvae_codec.ledger import load_float_network
+    from nvae_codec.rate.ledger import load_float_network
 
     codec, items = Codec.load(options.model), chosen_items(options)
     float_network = load_float_network(options.float_network, codec) if options.float_network else None

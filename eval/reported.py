@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nvae_codec.bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
 from nvae_codec.errors import DriftError, ImageError, ModelError, NvaeCodecError, enough_memory
 
-from ..bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
 from .items import Item, Reading, as_picture, check_folder, count, digest
 from .measure import exit_status, with_bar
 from .tables import table
@@ -129,7 +129,7 @@ def held_out_images(dataset: str, data: Path | None, side: int, most: int) -> tu
     The data set lies in the folder `data`, by default data/NAME. Raises ImageError if there is no such data set, if it
     has images of another side, or if none are held out.
     """
-    from nvae_codec.training.datasets import ALIASES, open_dataset
+    from nvae_codec.training.data.catalogue import ALIASES, open_dataset
 
     held_out = open_dataset(dataset, data, side=side).validation
     if not len(held_out):
@@ -165,12 +165,12 @@ def measure_network(options: argparse.Namespace, folder: Path) -> Measured:
     import torch
 
     from nvae_codec.codec import Codec
-    from nvae_codec.ledger import load_float_network
-    from nvae_codec.model.likelihoods import num_dimensions
+    from nvae_codec.device import choose_device
+    from nvae_codec.likelihoods.pixels import num_dimensions
+    from nvae_codec.rate.ledger import load_float_network
     from nvae_codec.training.checkpoint import load_network
-    from nvae_codec.training.datasets import DATASETS
+    from nvae_codec.training.data.catalogue import DATASETS
     from nvae_codec.training.evaluation import evaluate
-    from nvae_codec.training.processes import choose_device
 
     device = choose_device(options.device)
     codec = Codec.load(options.model) if options.model else None

@@ -14,7 +14,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> s
 
 
 def ledger_table(entry) -> str:
-    """The parts of a `nvae_codec.ledger.Ledger`, and the file that they add up to; below, how certain they are."""
+    """The parts of a `nvae_codec.rate.ledger.Ledger`, and the file that they add up to; below, how certain they are."""
     network = "integer" if entry.integer_network_bits is None else "float"
     labels = {"negative_elbo_bits": f"negative ELBO of the {network} network"}
     rows = []

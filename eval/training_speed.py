@@ -36,11 +36,11 @@ def measure(preset: str, batch_size: int | None, device: str, steps: int, way: d
     import numpy as np
     import torch
 
+    from nvae_codec.device import choose_device
     from nvae_codec.model.config import PRESETS
-    from nvae_codec.training.data import Arrays, Dataset, Whole
+    from nvae_codec.training.data.images import Arrays, Dataset, Whole
     from nvae_codec.training.loop import Execution, train
-    from nvae_codec.training.processes import choose_device
-    from nvae_codec.training.recipes import RECIPES
+    from nvae_codec.training.recipe import RECIPES
     from nvae_codec.training.run import replace
 
     config = replace(PRESETS[preset], settings)

@@ -9,7 +9,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from nvae_codec import weights
 from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.container import (
     DEFAULT_MAX_PIXELS,
@@ -21,14 +20,15 @@ from nvae_codec.bitstreams.container import (
 )
 from nvae_codec.coding.ans import check_coder
 from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, decode_version_1, encode_chains, most_tiles
-from nvae_codec.colour_spaces import SPACES, find_space
+from nvae_codec.colour.spaces import SPACES, find_space
+from nvae_codec.device import considerate
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
-from nvae_codec.exact.kernels import CPU
-from nvae_codec.exact.network import ExactModel
-from nvae_codec.images import Picture, as_picture
-from nvae_codec.threads import considerate
-from nvae_codec.tiles import GREY, RGB, Layout, cut, join, tile_sizes
-from nvae_codec.workers import map_in_workers
+from nvae_codec.executors import map_in_workers
+from nvae_codec.image import Picture, as_picture
+from nvae_codec.integer import model_file
+from nvae_codec.integer.kernels import CPU
+from nvae_codec.integer.network import ExactModel
+from nvae_codec.tiling import GREY, RGB, Layout, cut, join, tile_sizes
 
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]     # called with tiles done and tiles in all
@@ -62,7 +62,7 @@ class Codec:
     def __init__(self, model: ExactModel, fingerprint: str, name: str = "unnamed", path: Path | None = None):
         """`path` is that of the model file; it is needed for several `workers`."""
         check_coder()
-        self.model, self.fingerprint, self.name = model, fingerprint[:weights.FINGERPRINT_DIGITS], name
+        self.model, self.fingerprint, self.name = model, fingerprint[:model_file.FINGERPRINT_DIGITS], name
         self._path = None if path is None else path.resolve()
         self._joint_tiles = max(1, min(JOINT_TILES, JOINT_PIXELS // model.tile_side ** 2))
 
@@ -73,9 +73,9 @@ class Codec:
         `device` is where the network computes; the bytes are the same everywhere. Raises ModelError, or DriftError if
         it computes other integers there.
         """
-        path = weights.resolve(model)
+        path = model_file.resolve(model)
         with considerate():
-            return cls(*weights.load(path, device=device), path.stem, path)
+            return cls(*model_file.load(path, device=device), path.stem, path)
 
     @classmethod
     def for_stream(cls, data: bytes, model: str | Path | None = None) -> "Codec":
@@ -84,7 +84,7 @@ class Codec:
         Raises BitstreamError, ModelError, DriftError.
         """
         needed = container.peek_fingerprint(data).hex()
-        codec = cls.load(weights.find(needed) if model is None else model)
+        codec = cls.load(model_file.find(needed) if model is None else model)
         codec.check_fingerprint(needed)
         return codec
 

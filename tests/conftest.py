@@ -1,7 +1,6 @@
 """Fixtures that several subjects share: a tiny network, and the model file made of it."""
 import gc
 import os
-from functools import cache
 from pathlib import Path
 
 # Of networks as small as those of tests, several threads do no more than wait for each other, and beside another worker
@@ -9,20 +8,16 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
+from helpers import NO_PRODUCTS, WAYS, products_of_bytes_are_exact, randomise_batch_norm, smooth_tiles
 
-from nvae_codec import weights
-from nvae_codec.exact import kernels
-from nvae_codec.exact.kernels import Kernels
-from nvae_codec.exact.layers import NARROW_LIMIT
-from nvae_codec.exact.network import ExactNetwork, convert
+from nvae_codec.integer import kernels, model_file
+from nvae_codec.integer.kernels import Kernels
+from nvae_codec.integer.network import ExactNetwork, convert
+from nvae_codec.integer.ops import NARROW_LIMIT
 from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
 
 gc.set_threshold(200_000, 50, 50)         # of the objects of networks few are garbage: to look for it takes a tenth
-SHARED = Path(__file__).resolve().parents[2] / "shared"                # images for testing, where there are any
-
-
-WAYS = kernels.candidates()           # of computing sums: not all of them are the fastest on any processor
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,24 +41,6 @@ def _kernels_of_the_run(request):
         yield
 
 
-NO_PRODUCTS = "sums of products of bytes are not exact here: oneDNN saturates them on processors without VNNI"
-
-
-@cache
-def products_of_bytes_are_exact() -> bool:
-    """Whether those of PyTorch are, on which planes rest: apart from our own code, so that it cannot excuse itself."""
-    x, y = torch.full((64, 288), -128, dtype=torch.int8), torch.full((288, 64), 127, dtype=torch.int8)
-    x[::2] = 127
-    y[:, ::3] = -128
-    try:
-        return torch.equal(torch._int_mm(x, y).long(), x.long() @ y.long())
-    except (RuntimeError, AttributeError):
-        return False
-
-
-needs_products_of_bytes = pytest.mark.skipif(not products_of_bytes_are_exact(), reason=NO_PRODUCTS)
-
-
 @pytest.fixture(params=WAYS)
 def each_way(request, monkeypatch) -> Kernels:
     """All kernels, one after the other: networks that are prepared or loaded in the test compute with them."""
@@ -72,24 +49,6 @@ def each_way(request, monkeypatch) -> Kernels:
         pytest.skip(NO_PRODUCTS)
     monkeypatch.setattr(kernels, "fastest", lambda device=kernels.CPU: chosen)
     return chosen
-
-
-def randomise_batch_norm(model: torch.nn.Module) -> None:
-    """Give every batch norm statistics and factors that are not the trivial ones."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, 0, 0.3)
-
-
-def smooth_tiles(count: int, side: int, seed: int = 0) -> torch.Tensor:
-    """uint8 [count, 3, side, side]: random blobs with a little noise; neighbours are alike as in photographs."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, 4, 4, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
-    return (smooth * 220 + 10 + 6 * torch.randn(smooth.shape, generator=generator)).clamp(0, 255).to(torch.uint8)
 
 
 @pytest.fixture(scope="session")
@@ -117,5 +76,5 @@ def narrow_exact(toy_network) -> ExactNetwork:
 def toy_model_path(toy_exact, tmp_path_factory) -> Path:
     """A model file: 16 x 16 tiles, milliseconds per tile."""
     path = tmp_path_factory.mktemp("model") / "toy.safetensors"
-    path.write_bytes(weights.serialise(toy_exact, {"about": "random weights, for tests"}))
+    path.write_bytes(model_file.serialise(toy_exact, {"about": "random weights, for tests"}))
     return path

@@ -5,13 +5,19 @@ powers of two where a trained model has curves. Changing anything here breaks th
 ever.
 """
 import dataclasses
+from functools import cache
 
 import torch
+from helpers import REPOSITORY
 
+from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import generator_words
-from nvae_codec.exact.layers import Activate, Conv, Mean, Output, Start, _Addition
-from nvae_codec.exact.network import ExactNetwork
+from nvae_codec.integer.network import ExactModel, ExactNetwork
+from nvae_codec.integer.ops import Activate, Conv, Mean, Output, Start, _Addition
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.fingerprint import fingerprint
+
+GOLDEN = REPOSITORY / "bitstreams" / "golden"
 
 CONFIG = NVAEConfig(image_size=16, num_mixtures=2, architecture="res_mbconv", num_latent_scales=2,
                     num_groups_per_scale=2, ada_groups=True, num_latent_per_group=2, num_channels_enc=4,
@@ -88,3 +94,9 @@ def golden_network(name: str = "plain") -> ExactNetwork:
     network.latent_steps.copy_(1 + draw(network.latent_steps.shape, 1).abs())
     network.prepare()
     return network.eval()
+
+
+@cache
+def golden_codec(model: str) -> Codec:
+    network = golden_network(model)
+    return Codec(ExactModel(network), fingerprint(network.config, network.state_dict()), "golden")

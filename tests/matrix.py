@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-EXACTNESS = [f"tests/test_{subject}.py" for subject in (
-    "golden", "exact", "exact_flows", "phases", "pixels", "latents", "trellis", "stack", "bits_back", "colour_spaces")]
+EXACTNESS = ["tests/bitstreams/test_golden.py", "tests/model/test_phases.py",
+             *(f"tests/{folder}" for folder in ("integer", "likelihoods", "coding", "colour"))]
 BUNDLED = "tests/test_codec.py::test_bundled_models_load_and_name_themselves"
 KERNELS = "float64", "float32 by matrix products", "planes of 8 bits"
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from click.testing import CliRunner, Result
+from helpers import REPOSITORY
 
 from nvae_codec.cli import main
-from nvae_codec.images import read_picture
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from nvae_codec.image import read_picture
 
 
 def invoke(*arguments: Path | str, **options) -> Result:

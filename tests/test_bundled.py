@@ -2,14 +2,13 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
-from test_bits_back import account
-from test_exact import outputs_digest
+from accounting import account
+from helpers import SHARED, outputs_digest
 
 from nvae_codec.codec import EFFORTS, Codec
 from nvae_codec.coding.bits_back import Tiles
-from nvae_codec.images import read_picture
-from nvae_codec.tiles import RGB, Layout, cut
+from nvae_codec.image import read_picture
+from nvae_codec.tiling import RGB, Layout, cut
 
 KODAK = SHARED / "data" / "kodak"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not KODAK.is_dir(), reason="the Kodak pictures are not here")]

@@ -10,24 +10,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import SHARED
+from helpers import SHARED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import nvae_codec
 from nvae_codec import codec as codec_module
-from nvae_codec import weights
 from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.container import GREY8, JPEG_RGB8, PHOTO_CD_RGB8, RGB8, TileSet
 from nvae_codec.codec import EFFORTS, Codec
-from nvae_codec.coding import bits_back, pixels
+from nvae_codec.coding import bits_back
 from nvae_codec.coding.bits_back import most_tiles
-from nvae_codec.coding.trellis import MAX_MEMORY, MIN_MEMORY
-from nvae_codec.colour_spaces import SPACES
+from nvae_codec.coding.rec import MAX_MEMORY, MIN_MEMORY
+from nvae_codec.colour.spaces import SPACES
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError, NvaeCodecError
-from nvae_codec.images import Picture, read_picture
-from nvae_codec.tiles import RGB
+from nvae_codec.image import Picture, read_picture
+from nvae_codec.integer import model_file
+from nvae_codec.likelihoods import mixture as pixels
+from nvae_codec.tiling import RGB
 
 KODAK = SHARED / "data" / "kodak"
 
@@ -142,9 +143,9 @@ def test_unknown_names_are_refused(tmp_path):
 
 def test_bundled_models_load_and_name_themselves():
     """Every bundled model passes its self-test, fits into the package, has a card, and is found by its fingerprint."""
-    for path in sorted(weights.BUNDLED.glob("*.safetensors")):
+    for path in sorted(model_file.BUNDLED.glob("*.safetensors")):
         codec = Codec.load(path.stem)
-        assert weights.find(codec.fingerprint) == path
+        assert model_file.find(codec.fingerprint) == path
         assert path.stat().st_size < 16_000_000
         assert codec.fingerprint in path.with_suffix(".md").read_text()
 
@@ -575,7 +576,7 @@ def coded_in_process(command: str, model, source, target, threads: str) -> None:
         from pathlib import Path
         import torch
         from nvae_codec.codec import Codec
-        from nvae_codec.images import read_picture, write_picture
+        from nvae_codec.image import read_picture, write_picture
 
         command, model, source, target, threads = sys.argv[1:]
         torch.set_num_threads(int(threads))
@@ -607,7 +608,7 @@ def test_sizes_with_the_bundled_model(shape, tmp_path):
     picture = np.stack([index[0] // 3 % 256, (index[0] + index[1]) // 7 % 256, index[1] % 251], axis=-1)
     picture = ((picture + noise(*shape) // 16) % 256).astype(np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
-    photo = weights.resolve(None)
+    photo = model_file.resolve(None)
     coded_in_process("compress", photo, tmp_path / "a.png", tmp_path / "a.nvb", "1")
     coded_in_process("decompress", photo, tmp_path / "a.nvb", tmp_path / "b.png", "2")
     assert np.array_equal(read_picture((tmp_path / "b.png").read_bytes()).samples, picture)
@@ -617,8 +618,8 @@ def test_sizes_with_the_bundled_model(shape, tmp_path):
 @pytest.mark.skipif(not KODAK.is_dir(), reason="the Kodak pictures are not here")
 def test_a_photograph_is_smaller_than_its_png(tmp_path):
     picture = KODAK / "kodim23.png"
-    coded_in_process("compress", weights.resolve(None), picture, tmp_path / "a.nvb", "1")
-    coded_in_process("decompress", weights.resolve(None), tmp_path / "a.nvb", tmp_path / "b.png", "2")
+    coded_in_process("compress", model_file.resolve(None), picture, tmp_path / "a.nvb", "1")
+    coded_in_process("decompress", model_file.resolve(None), tmp_path / "a.nvb", tmp_path / "b.png", "2")
     original, decoded = (read_picture(path.read_bytes()).samples for path in (picture, tmp_path / "b.png"))
     assert np.array_equal(decoded, original)
     assert (tmp_path / "a.nvb").stat().st_size < picture.stat().st_size

@@ -1,138 +1,222 @@
-"""Networks that compute on a GPU: the same integers where there is one, and no operand left behind where there is none.
-
-Without a GPU, PyTorch's fake tensors tell on which device every operation would take place; they have no values.
-"""
-import copy
+"""Threads follow what other programs leave of the processors; what is computed does not."""
 import dataclasses
+import json
+import threading
+from collections import namedtuple
 
 import numpy as np
+import psutil
 import pytest
 import torch
-from conftest import smooth_tiles
-from terminal import failure, invoke
-from torch._subclasses.fake_tensor import FakeTensorMode
+from helpers import smooth_tiles
+from terminal import invoke
 
-from nvae_codec import weights
+from nvae_codec import device
 from nvae_codec.codec import Codec
-from nvae_codec.exact import kernels, layers
-from nvae_codec.exact.kernels import Kernels
-from nvae_codec.exact.layers import LIMIT, NARROW_LIMIT
-from nvae_codec.exact.network import ExactModel, ExactNetwork, convert
-from nvae_codec.model.config import PRESETS, NVAEConfig
+from nvae_codec.device import affordable, considerate
+from nvae_codec.eval.bench import busy_programs
+from nvae_codec.image import Picture, write_picture
+from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
-
-GPU = torch.device("cuda", 0)
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-
-
-def pretends_to_have_a_gpu() -> bool:
-    """Whether fake tensors can be on a GPU that is not there: before PyTorch 2.9 some operations ask its driver."""
-    try:
-        with FakeTensorMode():
-            return torch.empty(2, 3, device=GPU).t().contiguous().device == GPU
-    except RuntimeError:
-        return False
+from nvae_codec.training.data.images import Arrays, Dataset, Whole
+from nvae_codec.training.loop import Execution, train
+from nvae_codec.training.recipe import RECIPES
 
 
-needs_fake_gpu = pytest.mark.skipif(not pretends_to_have_a_gpu(), reason="needs fake tensors as of PyTorch 2.9")
-PHASES = dataclasses.replace(PRESETS["toy"], architecture="res_bnswish", num_preprocess_blocks=2,
-                             num_postprocess_blocks=2, pixel_head="phases", num_phase_channels=8,
-                             num_phase_sensors=6, num_phase_interpolations=3)
-CONFIGS = {"toy": PRESETS["toy"], "flows": dataclasses.replace(PRESETS["toy"], num_nf=1), "phases": PHASES,
-           "separable": dataclasses.replace(PRESETS["toy"], architecture="mbconv_sep11")}
+@pytest.fixture
+def four_processors(monkeypatch):
+    """Four processors and four threads; the meter says what the test puts into the list."""
+    taken, before = [0.0], torch.get_num_threads()
+    monkeypatch.setattr(device, "_allowed", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(device._Meter, "taken", lambda meter: taken[0])
+    torch.set_num_threads(4)
+    yield taken
+    torch.set_num_threads(before)
 
 
-def network_of(config: NVAEConfig, limit: int) -> ExactNetwork:
-    torch.manual_seed(0)
-    return convert(NVAE(config).eval(), smooth_tiles(4, config.image_size), limit=limit)
+@pytest.mark.parametrize("limit, processors, taken, coders, expected", [
+    (2, 2, 0.0, 1, 2), (2, 2, 0.2, 1, 2), (2, 2, 0.5, 1, 1), (2, 2, 1.0, 1, 1), (2, 2, 2.0, 1, 1), (1, 8, 0.0, 1, 1),
+    (8, 16, 4.1, 1, 8), (8, 16, 10.0, 1, 6), (16, 16, 0.0, 4, 4), (2, 2, 0.0, 3, 1), (8, 1, 5.0, 1, 1)])
+def test_a_thread_for_every_processor_that_is_free(limit, processors, taken, coders, expected):
+    assert affordable(limit, processors, taken, coders) == expected
 
 
-def run_on_fake_gpu(network: ExactNetwork) -> list[torch.Tensor]:
-    """Everything that the network computes for two tiles."""
-    config, network = network.config, copy.deepcopy(network)
-    matrix = layers.interpolation_matrix.__wrapped__                    # whose cache would keep tensors without values
-    with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        patch.setattr(layers, "interpolation_matrix", matrix)
-        network.kernels = Kernels(GPU, float32=True)
-        for leaf in network.leaves():
-            for name, value in vars(leaf).items():
-                if name.startswith("_") and isinstance(value, torch.Tensor):
-                    setattr(leaf, name, mode.from_tensor(value))
-            leaf.kernels = network.kernels
-            leaf.move_operands()
-        x = torch.empty(2, config.image_channels, config.image_size, config.image_size, dtype=torch.uint8, device=GPU)
-        found = network.features(x)
-        features, state = list(found), network.start(2)
-        for group in range(config.num_groups):
-            found += [*network.prior(group, state), *network.posterior(group, state, features)]
-            z = torch.empty(found[-1].shape, dtype=torch.float64, device=GPU)
-            for cell in network.flows[group]:
-                found.append(cell(z))
-            state = network.update(group, state, z)
-        return [*found, *network.pixel_phases(state, lambda lattice: lattice.of(x))]
+def test_threads_become_fewer_and_more_again(four_processors):
+    found = []
+    with considerate():
+        for four_processors[0] in (0.0, 1.0, 3.9, 2.1, 0.1):
+            device.adjust()
+            found.append(torch.get_num_threads())
+    assert found == [4, 3, 1, 2, 4] and torch.get_num_threads() == 4
 
 
-@needs_fake_gpu
-@pytest.mark.parametrize("limit", [LIMIT, NARROW_LIMIT], ids=["wide", "narrow"])
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_every_operand_is_on_the_device(config, limit):
-    """An operation with operands on two devices raises; all results are on the GPU."""
-    results = run_on_fake_gpu(network_of(config, limit))
-    assert len(results) > 4 and all(result.device == GPU for result in results)
+def test_afterwards_they_are_what_they_were(four_processors):
+    four_processors[0] = 3.0
+    with considerate():
+        with considerate():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1, "the inner one has not begun anything"
+    assert torch.get_num_threads() == 4
+    with pytest.raises(KeyError), considerate():
+        raise KeyError
+    assert torch.get_num_threads() == 4
+    device.adjust()
+    assert torch.get_num_threads() == 4, "outside nothing is adjusted"
 
 
-@needs_fake_gpu
-def test_an_operand_left_behind_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(layers.Activate, "move_operands", lambda leaf: None)
-    with pytest.raises(RuntimeError, match="device|CPU tensor"):
-        run_on_fake_gpu(network_of(PHASES, NARROW_LIMIT))
+def test_threads_that_code_at_the_same_time_share_the_processors(four_processors):
+    ready, found = threading.Barrier(2, timeout=30), []
+
+    def code():
+        with considerate():
+            ready.wait()
+            device.adjust()
+            found.append(torch.get_num_threads())
+            ready.wait()
+        found.append(torch.get_num_threads())
+
+    others = [threading.Thread(target=code) for _ in range(2)]
+    for each in others:
+        each.start()
+    for each in others:
+        each.join()
+    assert found == [2, 2, 4, 4] and device._meter.coders == 0
 
 
-def test_a_network_moves_back():
-    """To prepare it once more on another device is all that it takes; on this one nothing changes."""
-    network = network_of(PHASES, NARROW_LIMIT)
-    before = ExactModel(network).digest()
-    network.prepare()
-    assert network.device == kernels.CPU and ExactModel(network).digest() == before
+def test_a_thread_that_begins_while_another_one_is_lowered_has_the_same_limit(four_processors):
+    """PyTorch gives it the number that the other one was lowered to."""
+    four_processors[0], found = 3.0, []
+
+    def code():
+        with considerate():
+            four_processors[0] = 0.0
+            device.adjust()
+            found.append(torch.get_num_threads())
+        found.append(torch.get_num_threads())
+
+    with considerate():
+        assert torch.get_num_threads() == 1
+        other = threading.Thread(target=code)
+        other.start()
+        other.join()
+    assert found == [2, 4]
 
 
-@pytest.mark.parametrize("command", ["compress one.png", "decompress two.nvb", "bench one.png"])
-@pytest.mark.parametrize("device, why", [("tpu", "there is no device 'tpu'; known are auto, cpu, cuda and cuda:N"),
-                                         pytest.param("cuda", "there is no usable GPU here", marks=pytest.mark.skipif(
-                                             torch.cuda.is_available(), reason="there is one"))])
-def test_devices_that_are_not_there_get_a_sentence(tmp_path, monkeypatch, command, device, why):
-    import PIL.Image
+@pytest.mark.parametrize("count, expected", [(0, 4), (3, 3)])
+def test_threads_can_be_kept(four_processors, count, expected):
+    four_processors[0], found = 3.0, []
+    with device.keeping_threads(count):
+        found.append(torch.get_num_threads())
+        with considerate():
+            device.adjust()
+            found.append(torch.get_num_threads())
+    assert found == [expected, expected] and torch.get_num_threads() == 4
+    with considerate():
+        assert torch.get_num_threads() == 1
+        with device.keeping_threads(2):
+            device.adjust()
+            assert torch.get_num_threads() == 2
+        device.adjust()
+        assert torch.get_num_threads() == 1
 
-    monkeypatch.chdir(tmp_path)
-    PIL.Image.fromarray(np.zeros((4, 4, 3), dtype=np.uint8)).save("one.png")
-    (tmp_path / "two.nvb").write_bytes(b"any")
-    assert why in failure(invoke(*command.split(), "--device", device))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png", "two.nvb"]
-
-
-@needs_gpu
-@pytest.mark.parametrize("limit", [LIMIT, NARROW_LIMIT], ids=["wide", "narrow"])
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_a_gpu_computes_the_same_integers(config, limit):
-    network = network_of(config, limit)
-    expected = ExactModel(network).digest()
-    for how in kernels.candidates(GPU).values():
-        if kernels.is_exact(how):
-            network.prepare(how)
-            assert ExactModel(network).digest() == expected
-
-
-@needs_gpu
-def test_files_are_the_same_from_a_gpu_and_from_a_processor(toy_model_path):
-    picture = smooth_tiles(1, 64)[0, :, :50, :37].permute(1, 2, 0).numpy()
-    here, there = Codec.load(toy_model_path), Codec.load(toy_model_path, GPU)
-    data = here.compress(picture)
-    assert there.compress(picture) == data
-    assert np.array_equal(there.decompress(data).samples, picture)
-    assert np.array_equal(here.decompress(there.compress(picture)).samples, picture)
+def looks(monkeypatch, *given):
+    """The meter's next looks, (time, busy, own), each at its time."""
+    pending = [device._Look(*each) for each in given]
+    monkeypatch.setattr(device._Look, "now", lambda: pending.pop(0))
+    times = iter([each[0] for each in given[1:]])
+    monkeypatch.setattr(device.time, "monotonic", lambda: next(times))
+    meter = device._Meter()
+    return [meter.taken() for _ in given]
 
 
-@needs_gpu
-def test_bundled_models_pass_their_self_test_on_a_gpu():
-    for path in weights.BUNDLED.glob("*.safetensors"):
-        weights.load(path, device=GPU)
+def test_what_others_take_is_what_is_busy_without_our_own(monkeypatch):
+    found = looks(monkeypatch, (10.0, 50.0, 3.0), (10.5, 51.0, 3.5), (11.0, 51.5, 4.0), (11.2, 51.6, 4.2))
+    assert found == pytest.approx([0.0, 1.0, 0.0, 0.0])
+
+
+def test_after_a_pause_the_average_is_not_believed(monkeypatch):
+    found = looks(monkeypatch, (10.0, 50.0, 3.0), (10.5, 50.5, 3.0), (60.0, 99.0, 3.0), (60.5, 99.0, 3.0))
+    assert found == pytest.approx([0.0, 1.0, 1.0, 0.0])
+
+
+def told_by_the_system() -> bool:
+    return sum(sum(each) for each in psutil.cpu_times(percpu=True)) > 0
+
+
+@pytest.mark.skipif(not told_by_the_system(), reason="this system does not tell how busy its processors are")
+def test_what_is_busy_here_is_seen(monkeypatch):
+    """On the real counters: this process keeps a processor busy, and says that it is another's."""
+    monkeypatch.setattr(device.time, "process_time", lambda: 0.0)
+    meter = device._Meter()
+    until = device.time.monotonic() + 0.6
+    while device.time.monotonic() < until:
+        found = meter.taken()
+    assert found > 0.3
+
+
+@pytest.mark.parametrize("allowed, expected", [([0], 1.0), ([1, 2], 5.0), ([7], 6.0)])
+def test_processors_are_those_that_may_be_used(monkeypatch, allowed, expected):
+    """Where a container numbers them otherwise, all that it shows."""
+    Times = namedtuple("Times", "user nice system")
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda process: allowed, raising=False)
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: [Times(0.5, 9, 0.5), Times(2, 9, 0), Times(0, 9, 3)])
+    monkeypatch.setattr(device.os, "nice", lambda increment: 0)
+    assert device._busy_seconds() == expected
+
+
+def test_where_there_is_no_affinity_all_processors_count(monkeypatch):
+    monkeypatch.delattr(psutil.Process, "cpu_affinity", raising=False)
+    assert device._allowed() == list(range(device.os.cpu_count()))
+
+
+@pytest.mark.parametrize("error", [psutil.AccessDenied(), NotImplementedError(), PermissionError()])
+def test_a_system_that_does_not_tell_is_taken_for_idle(monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(psutil, "cpu_times", fail)
+    first, second = device._Look.now(), device._Look.now()
+    assert second.busy - first.busy == pytest.approx(second.own - first.own, abs=0.05)
+
+
+def test_coding_adjusts_its_threads(four_processors, toy_model_path, monkeypatch):
+    codec, found = Codec.load(toy_model_path), set()
+    genuine = codec.model.network.features
+    monkeypatch.setattr(codec.model.network, "features", lambda x: (found.add(torch.get_num_threads()), genuine(x))[1])
+    picture = smooth_tiles(1, 40)[0].permute(1, 2, 0).numpy()
+    alone = codec.compress(picture)
+    assert found == {4}
+    four_processors[0] = 1.0
+    assert codec.compress(picture) == alone and found == {4, 3}
+    assert torch.get_num_threads() == 4
+
+
+def test_training_keeps_the_threads_that_it_was_given(four_processors, tmp_path, monkeypatch):
+    """In its steps and in validation; without any they follow what others take."""
+    found = []
+    genuine = NVAE.forward
+    monkeypatch.setattr(NVAE, "forward", lambda *arguments: (found.append(torch.get_num_threads()),
+                                                             genuine(*arguments))[1])
+    images = Whole(Arrays([np.zeros((4, 3, 16, 16), np.uint8)]), (3, 16, 16))
+    recipe = dataclasses.replace(RECIPES["toy"], steps=2, warm_up=1, epochs=0, batch_size=2)
+    four_processors[0] = 2.0
+    for given, expected in ((3, 3), (0, 2)):
+        execution = Execution(device="cpu", threads=given, tensorboard=False, validation_images=1)
+        train(PRESETS["toy"], recipe, Dataset("none", images, images, 16, 3), tmp_path / str(given), execution)
+        assert set(found) == {expected} and len(found) > 2 and torch.get_num_threads() == 4
+        found.clear()
+
+
+def test_busy_programs_are_busy_until_nobody_wants_them():
+    before = set(psutil.Process().children())
+    with busy_programs(2):
+        begun = set(psutil.Process().children()) - before
+        assert len(begun) == 2 and all(each.is_running() for each in begun)
+    assert set(psutil.Process().children()) <= before
+
+
+def test_busy_programs_run_beside_a_benchmark(toy_model_path, tmp_path):
+    (tmp_path / "a.png").write_bytes(write_picture(Picture(smooth_tiles(1, 16)[0].permute(1, 2, 0).numpy())))
+    before = set(psutil.Process().children())
+    result = invoke("bench", tmp_path / "a.png", "--model", toy_model_path, "--repeat", 1, "--beside", 2, "--json")
+    assert json.loads(result.stdout)["beside"] == 2 and set(psutil.Process().children()) <= before

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from nvae_codec.errors import InstallationError
-from nvae_codec.images import Picture, write_picture
+from nvae_codec.image import Picture, write_picture
 from nvae_codec.installation import check_versions
 
 ROOT = Path(__file__).resolve().parent.parent

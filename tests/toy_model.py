@@ -2,8 +2,8 @@
 import numpy as np
 
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
-from nvae_codec.coding.pixels import PixelTables
-from nvae_codec.tiles import WHOLE, Lattice, known_pixels
+from nvae_codec.likelihoods.mixture import PixelTables
+from nvae_codec.tiling import WHOLE, Lattice, known_pixels
 
 
 class ToyModel:

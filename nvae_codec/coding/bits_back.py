@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from nvae_codec.coding import trellis
+from nvae_codec.coding import rec
 from nvae_codec.coding.ans import RESERVE_WORDS, Stack, generator_words
 from nvae_codec.coding.latents import (
     IntegerNormal,
@@ -30,10 +30,10 @@ from nvae_codec.coding.latents import (
     push_posterior,
     push_prior,
 )
-from nvae_codec.coding.pixels import BinaryTable, PixelTables
-from nvae_codec.colour_spaces import SPACES
+from nvae_codec.colour.spaces import SPACES
 from nvae_codec.errors import DriftError
-from nvae_codec.tiles import Lattice, Layout, channels_of, pad, real_cells, real_pixels
+from nvae_codec.likelihoods.mixture import BinaryTable, PixelTables
+from nvae_codec.tiling import Lattice, Layout, channels_of, pad, real_cells, real_pixels
 
 BOOST = 1.1                               # index bits of direct groups as a multiple of the KL: the best of 0.9 .. 1.3
 MOST_TILES, MOST_PIXELS = 64, 2 ** 18      # that are decoded at once: a file may ask for more than fits into memory
@@ -158,7 +158,7 @@ def encode(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], 
         for number, lane in enumerate(lanes):
             if direct[number]:
                 # What a flow does to the posterior's mean stands for what it does to the posterior.
-                code = trellis.choose(prior.part(lane, active), posterior.part(lane, active), moved[lane, active],
+                code = rec.choose(prior.part(lane, active), posterior.part(lane, active), moved[lane, active],
                                       coded[lane], memory, boost)
                 offsets[lane, active] = code.offsets
                 codes[number].append(code)
@@ -171,7 +171,7 @@ def encode(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], 
             _push_pixels(model, stack, parts[number], lattice, parameters[lane])
         for group in reversed(range(model.num_groups)):
             if group >= model.num_groups - direct[number]:
-                trellis.push(stack, codes[number][group])
+                rec.push(stack, codes[number][group])
             else:
                 push_prior(stack, codes[number][group], model.steps(group)[model.active(group)],
                            coded_cells(model, parts[number].layout, group))
@@ -198,7 +198,7 @@ def decode(model: LatentModel, stacks: Sequence[Stack], layouts: Sequence[Layout
         for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
             taken = layouts[number].count, len(active), *shape[1:]
             if group >= first_direct[number]:
-                offsets[lane, active] = trellis.pop(stack, taken, coded[lane], memory[number])
+                offsets[lane, active] = rec.pop(stack, taken, coded[lane], memory[number])
             else:
                 points[group][lane, active] = pop_prior(stack, taken, steps[active], coded[lane])
                 offsets[lane] = offsets_of(points[group][lane], steps)

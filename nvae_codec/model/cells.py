@@ -1,6 +1,6 @@
 """Residual cells, written in terms of leaves: float and integer network share them.
 
-`leaves` is a module that offers the classes of `nvae_codec.model.layers` by name.
+`leaves` is a module that offers the classes of `nvae_codec.model.ops` by name.
 """
 from types import ModuleType
 

@@ -70,7 +70,7 @@ class NVAEConfig:
     num_phase_cells: int = 1              # per phase
     num_phase_sensors: int = 0            # filters for texture and noise, before every phase; 0: none
     num_phase_interpolations: int = 1     # of a phase's neighbours, which components of a mixture take in turn
-    # Not in the paper: activations are rounded as narrow integers are (`nvae_codec.model.rounded`).
+    # Not in the paper: activations are rounded as narrow integers are (`nvae_codec.integer.fake_quant`).
     narrow: bool = False
 
     def __post_init__(self):

@@ -1,6 +1,6 @@
 """The topology of NVAE, once for the float network and its integer twin.
 
-A hierarchy is made of leaves (`nvae_codec.model.layers`, or `nvae_codec.exact.layers`) and offers what the bits-back
+A hierarchy is made of leaves (`nvae_codec.model.ops`, or `nvae_codec.integer.ops`) and offers what the bits-back
 coder and the float objective both use: `features`, `start`, `prior`, `posterior`, `update`, `pixel_phases`.
 Groups are numbered in decoder order, coarsest first.
 
@@ -18,7 +18,7 @@ from nvae_codec.model.cells import DOWN, NORMAL, UP, Cell
 from nvae_codec.model.config import ARCHITECTURES, NVAEConfig
 from nvae_codec.model.flows import FlowCell, flow_cells
 from nvae_codec.model.phases import PhaseHead, join
-from nvae_codec.tiles import WHOLE, Lattice
+from nvae_codec.tiling import WHOLE, Lattice
 
 
 @dataclass(frozen=True)

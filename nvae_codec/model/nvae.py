@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nvae_codec.model import layers, likelihoods, rounded
+from nvae_codec.integer import fake_quant
+from nvae_codec.likelihoods import pixels as likelihoods
+from nvae_codec.likelihoods.gaussian import Normal
+from nvae_codec.model import ops
 from nvae_codec.model.config import NVAEConfig
-from nvae_codec.model.distributions import Normal
 from nvae_codec.model.hierarchy import Hierarchy, State
 from nvae_codec.model.phases import initialise_phases, join
-from nvae_codec.tiles import Lattice
+from nvae_codec.tiling import Lattice
 
 # noise(group, shape) -> standard normal tensor of that shape
 Noise = Callable[[int, torch.Size], Tensor]
@@ -79,7 +81,7 @@ class NVAE(Hierarchy):
     """The network of Vahdat and Kautz (2020)."""
 
     def __init__(self, config: NVAEConfig):
-        super().__init__(config, rounded if config.narrow else layers)
+        super().__init__(config, fake_quant if config.narrow else ops)
         if config.narrow:                 # what leaves the network has 16 bits
             for layer in [*self.latent_heads(), *(cell.last for cell in self.flow_cells()), *self.output_layers()]:
                 layer.rounding = None
@@ -98,7 +100,7 @@ class NVAE(Hierarchy):
             yield from super().pixel_phases(state, known)
             return
         stream = self.postprocess(state.stream)
-        with layers.in_full_precision(stream):
+        with ops.in_full_precision(stream):
             output = self.image_head(stream.to(torch.promote_types(stream.dtype, torch.float32)))
         yield output
 

@@ -9,7 +9,7 @@ latents and the phases before. The idea is that of Reed et al., "Parallel Multis
 (2017), and of interlaced codecs.
 
 In a mixture's component, green and blue depend on how far the colours before are off their means (`residual` in
-`nvae_codec.model.likelihoods`): what the neighbours say of the means then serves all colours.
+`nvae_codec.likelihoods.pixels`): what the neighbours say of the means then serves all colours.
 """
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nvae_codec.likelihoods.pixels import centre_mixture
 from nvae_codec.model.config import NVAEConfig
-from nvae_codec.model.likelihoods import centre_mixture
-from nvae_codec.tiles import Lattice
+from nvae_codec.tiling import Lattice
 
 # What the phases' pixels are to the known ones, as taps of a 3 x 3 kernel around the same square's first pixel:
 # (plane of the level, row, column). Planes: the known pixels, then the phases before. Opposite ones come in pairs.

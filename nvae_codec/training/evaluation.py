@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nvae_codec.model import likelihoods
+from nvae_codec.device import adjust, considerate
+from nvae_codec.likelihoods import pixels as likelihoods
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.norm import MOMENTUM, BatchNorm
 from nvae_codec.model.nvae import NVAE, default_noise, unit_range
-from nvae_codec.threads import adjust, considerate
 
 
 def bits_per_dimension(config: NVAEConfig, nats: float) -> float:

@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nvae_codec import weights
 from nvae_codec.codec import EFFORTS, default_effort
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Tiles, encode
+from nvae_codec.device import keeping_threads
 from nvae_codec.errors import ModelError
-from nvae_codec.exact.calibration import BATCH_SIZE, Measurement, calibrate, measure
-from nvae_codec.exact.elbo import Comparison, compare, integer_negative_elbo, same_noise, whole
-from nvae_codec.exact.layers import LIMIT, NARROW_LIMIT
-from nvae_codec.exact.network import ExactModel, ExactNetwork, check_codable, convert
-from nvae_codec.model.likelihoods import num_dimensions
+from nvae_codec.integer import model_file
+from nvae_codec.integer.calibrate import BATCH_SIZE, Measurement, calibrate, measure
+from nvae_codec.integer.network import ExactModel, ExactNetwork, check_codable, convert
+from nvae_codec.integer.ops import LIMIT, NARROW_LIMIT
+from nvae_codec.likelihoods.pixels import num_dimensions
 from nvae_codec.model.nvae import NVAE
-from nvae_codec.threads import keeping_threads
-from nvae_codec.training.data import Batches, ImageSet, fixed_batch
+from nvae_codec.rate.elbo import Comparison, compare, integer_negative_elbo, same_noise, whole
+from nvae_codec.training.data.images import Batches, ImageSet, fixed_batch
 from nvae_codec.training.evaluation import bits_per_dimension, estimate_batch_norm, evaluate
 from nvae_codec.training.run import Run
 
@@ -148,7 +148,7 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
     """A Markdown page about an exported model; `status` is the last validation in its run's `stats.jsonl`, if any."""
     config = exported.network.config
     tensors = exported.network.state_dict()
-    fingerprint = weights.fingerprint(config, tensors)[:weights.FINGERPRINT_DIGITS]
+    fingerprint = model_file.fingerprint(config, tensors)[:model_file.FINGERPRINT_DIGITS]
     weight_count = sum(tensor.numel() for key, tensor in tensors.items() if key.endswith("weight"))
     groups = ", ".join(f"{count} at side {config.side(scale)}" for scale, count in enumerate(config.groups_per_scale))
     rows = [("fingerprint", f"`{fingerprint}`"),
@@ -170,7 +170,7 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
         rows += [("data", f"`{run.data.dataset}`"), ("training", f"{length} of {recipe.batch_size} images per process, "
                                                                  f"seed {recipe.seed}; `config.json` has every option")]
     if run is not None and run.start:
-        rows.append(("begun with", f"the float network `{run.start[:weights.FINGERPRINT_DIGITS]}`"))
+        rows.append(("begun with", f"the float network `{run.start[:model_file.FINGERPRINT_DIGITS]}`"))
     if "validation_bits_per_dim" in status:
         rows.append(("negative ELBO, validation images", f"{status['validation_bits_per_dim']:.4f} bits/dim after "
                                                          f"{status['step']:,} steps"))

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from nvae_codec.errors import ModelError
-from nvae_codec.images import Picture, write_picture
+from nvae_codec.image import Picture, write_picture
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.training.distributed import Processes
 from nvae_codec.training.evaluation import bits_per_dimension
 from nvae_codec.training.objective import Loss
-from nvae_codec.training.processes import Processes
-from nvae_codec.training.recipes import Schedule
+from nvae_codec.training.recipe import Schedule
 from nvae_codec.training.sampling import image_grid
 
 ACTIVE_KL = 0.1                       # nats of a channel per image above which it counts as active

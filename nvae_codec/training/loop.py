@@ -12,23 +12,23 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from nvae_codec.device import adjust, considerate, keeping_threads
 from nvae_codec.errors import ModelError
-from nvae_codec.model import rounded
+from nvae_codec.integer import fake_quant
+from nvae_codec.likelihoods.pixels import centre_mixture
 from nvae_codec.model.cells import Cell
 from nvae_codec.model.config import STORED_WHERE_USED, NVAEConfig
-from nvae_codec.model.layers import initialise_from_data
-from nvae_codec.model.likelihoods import centre_mixture
 from nvae_codec.model.norm import BatchNorm, frozen_statistics
 from nvae_codec.model.nvae import NVAE, Noise, default_noise, unit_range
+from nvae_codec.model.ops import initialise_from_data
 from nvae_codec.model.phases import PhaseCell
-from nvae_codec.threads import adjust, considerate, keeping_threads
 from nvae_codec.training.checkpoint import FILE_NAME, load_checkpoint, load_weights, save_checkpoint
-from nvae_codec.training.data import Batches, Dataset, fixed_batch, silent
+from nvae_codec.training.data.images import Batches, Dataset, fixed_batch, silent
+from nvae_codec.training.distributed import Processes, processes
 from nvae_codec.training.evaluation import evaluate
 from nvae_codec.training.log import Log
 from nvae_codec.training.objective import Loss, Objective
-from nvae_codec.training.processes import Processes, processes
-from nvae_codec.training.recipes import CHANGES_OF_IMAGES, Recipe, Schedule
+from nvae_codec.training.recipe import CHANGES_OF_IMAGES, Recipe, Schedule
 
 ADAMAX_EPSILON = 1e-3                 # of the release, far larger than Adamax's usual one
 ADAM_BETAS = 0.9, 0.99
@@ -293,7 +293,7 @@ def _take_weights(start: NVAE, network: NVAE, recipe: Recipe, dataset: Dataset) 
         # Of one process's images, in all processes.
         count = min(max(16, 2 ** 18 // network.config.image_size ** 2), 256, len(dataset.training))
         samples = next(iter(Batches(dataset.training, count, recipe.seed, parts=recipe.parts)))
-        with torch.no_grad(), rounded.choosing_scales(network.eval()):
+        with torch.no_grad(), fake_quant.choosing_scales(network.eval()):
             x = unit_range(network.config, samples)
             network(x, step_noise(x, recipe.seed, 0))
 

@@ -7,10 +7,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nvae_codec.model.config import NVAEConfig
-from nvae_codec.model.layers import Conv
 from nvae_codec.model.norm import BatchNorm, synchronise
 from nvae_codec.model.nvae import NVAE, Elbo, Noise
-from nvae_codec.training.processes import mean_over
+from nvae_codec.model.ops import Conv
+from nvae_codec.training.distributed import mean_over
 
 FIRST_POWER_ITERATIONS = 40
 POWER_ITERATIONS = 4                  # in every later step

@@ -12,17 +12,17 @@ import torch
 from nvae_codec.errors import ModelError
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
-from nvae_codec.training.datasets import Dataset, open_dataset
+from nvae_codec.training.data.catalogue import Dataset, open_dataset
 from nvae_codec.training.loop import Execution, recompute_cells
 from nvae_codec.training.objective import Objective
-from nvae_codec.training.recipes import Recipe
+from nvae_codec.training.recipe import Recipe
 
 FILE_NAME = "config.json"
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where a run's pictures come from; see `nvae_codec.training.datasets.open_dataset`."""
+    """Where a run's pictures come from; see `nvae_codec.training.data.catalogue.open_dataset`."""
 
     dataset: str
     root: str

@@ -3,8 +3,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nvae_codec.device import adjust, considerate
 from nvae_codec.model.nvae import NVAE
-from nvae_codec.threads import adjust, considerate
 
 READJUSTMENT_BATCHES, READJUSTMENT_BATCH_SIZE = 500, 16
 

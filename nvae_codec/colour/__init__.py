@@ -1,0 +1,1 @@
+"""Colour spaces, and how images that come from one are recognised."""

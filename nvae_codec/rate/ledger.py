@@ -1,0 +1,296 @@
+"""The ledger: where every bit of a file goes.
+
+The parts are differences between costs, each measured on the tiles of the file, from what the model promises to what
+lies on the disk: negative ELBO of the float network, of the integer network, of the integer network with its idle
+channels at rest, information in the latents and pixels that were coded, words of the stacks, bytes of the file. So they
+add up to the file's size whatever they are. The negative ELBOs are means over draws of the latents, and the file is one
+more draw: single parts are uncertain by about the standard error that the ledger gives.
+
+Where a picture comes from another colour space (`nvae_codec.colour.spaces`), the negative ELBO is that of the possible
+colours, and the ledger says beside it what it would be of all.
+"""
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from nvae_codec.bitstreams import container
+from nvae_codec.bitstreams.container import Chunk, Container, ImageEntry
+from nvae_codec.bitstreams.fields import deflate_item
+from nvae_codec.codec import Codec, assemble, check_small
+from nvae_codec.coding.ans import Stack
+from nvae_codec.coding.bits_back import decode
+from nvae_codec.device import adjust, considerate
+from nvae_codec.errors import BitstreamError, DriftError, ModelError
+from nvae_codec.integer.model_file import fingerprint
+from nvae_codec.model.nvae import NVAE, Noise
+from nvae_codec.rate.elbo import float_negative_elbo, integer_negative_elbo, integer_rates, same_noise
+from nvae_codec.tiling import Layout
+from nvae_codec.training.checkpoint import CONVERTED, load_network
+
+BATCH_TILES, BATCH_PIXELS = 8, 2 ** 15    # of tiles that are measured at once, at most
+LEAST_MASS = 2.0 ** -24                   # what the coder rounds smaller probabilities up to
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Bits of a file, by cause. Those of the parts after the first are what they add, and may be negative."""
+
+    negative_elbo_bits: float             # of the float network if that is known, or else of the integer network
+    integer_network_bits: float | None    # integers in place of floats; None if the float network is not known
+    idle_channels_bits: float             # channels at rest
+    grid_bits: float                      # latents on a grid, in sets of tiles that are coded with bits-back alone
+    direct_coding_bits: float             # latents coded direct or on a grid, in the other sets; no bits are initial
+    coder_bits: float                     # words of the stacks over the information in what was coded
+    headers_and_checksums_bits: int
+    metadata_bits: int
+    file_bits: int
+    standard_error_bits: float | None     # of grid and direct coding together; None where too few sets say
+    colour_spaces_saved_bits: float       # by which the negative ELBO would be more if all RGB colours were possible
+    subpixels: int
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """What adds up to the file, by the names of the fields."""
+        names = [field.name for field in fields(self)]
+        parts = {name: getattr(self, name) for name in names[:names.index("file_bits")]}
+        return {name: bits for name, bits in parts.items() if bits is not None}
+
+    @property
+    def overhead(self) -> float:
+        """The file over its negative ELBO, as a part of that."""
+        return self.file_bits / self.negative_elbo_bits - 1
+
+    def to_dict(self) -> dict:
+        return {**asdict(self), "overhead": self.overhead}
+
+    @classmethod
+    def total(cls, ledgers: Sequence["Ledger"]) -> "Ledger":
+        """The ledger of several files together. Raises ValueError if the float network of only some is known."""
+        if len({each.integer_network_bits is None for each in ledgers}) != 1:
+            raise ValueError("a total takes ledgers, either all with a float network or all without")
+        columns = {field.name: [getattr(each, field.name) for each in ledgers] for field in fields(cls)}
+        sums = {name: None if None in column else sum(column) for name, column in columns.items()}
+        if sums["standard_error_bits"] is not None:
+            sums["standard_error_bits"] = math.hypot(*columns["standard_error_bits"])
+        return cls(**sums)
+
+
+def load_float_network(path: Path, codec: Codec) -> NVAE:
+    """The float network that the codec's model was made of: of a run's folder what was exported, or a checkpoint's.
+
+    Raises ModelError if there is none, or if the model was made of another. A model file that does not say what it was
+    made of, as files of the first versions do not, is compared by its configuration alone.
+    """
+    network = load_network(path / CONVERTED if (path / CONVERTED).is_file() else path)
+    try:
+        _check_origin(network, codec)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    return network
+
+
+def _check_origin(network: NVAE, codec: Codec) -> None:
+    if network.config != codec.model.network.config:
+        raise ModelError(f"this is not the float network that the model {codec.name} was made of: "
+                         "it has another configuration")
+    origin = codec.model.origin
+    if origin is not None and fingerprint(network.config, network.state_dict()) != origin:
+        raise ModelError(f"this is not the float network that the model {codec.name} was made of: it has other "
+                         f"weights or statistics; the one that was exported last is {CONVERTED} in the run's folder")
+
+
+class Account(NamedTuple):
+    """What is known of a file once it has been measured."""
+
+    ledger: Ledger
+    kl_bits: tuple[float, ...]            # of every group of latents in the integer network, coarsest first
+    pixel_bits: float                     # -log2 p(x | z) there; the negative ELBO of coded channels is the sum of both
+
+
+def ledger(codec: Codec, data: bytes, float_network: NVAE | None = None, **options) -> Ledger:
+    """The ledger of an .nvb file: that of its `account`, whose options are taken."""
+    return account(codec, data, float_network, **options).ledger
+
+
+def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, draws: int = 1, seed: int = 0,
+            progress: Callable[[int, int], None] = lambda done, total: None,
+            decoded: Callable[[ImageEntry, np.ndarray], None] = lambda image, samples: None) -> Account:
+    """Measure an .nvb file, however large, which is decoded for it.
+
+    `decoded` is given every picture, samples uint8 [H, W] or [H, W, 3], in the file's order. `float_network` is the one
+    that the model was made of. The negative ELBOs are means over `draws`, which follow from `seed` and the pictures.
+    `progress` counts tiles, each once as it is decoded and once for every draw.
+
+    Raises as `Codec.decompress` does. Raises BitstreamError for a file of version 1, and ModelError for a float network
+    that the model was not made of, for grey pictures if there is a float network for colour, which has no likelihood
+    for them, and if a negative ELBO is no positive number.
+    """
+    if draws < 1:
+        raise ValueError(f"a ledger takes at least one draw, not {draws}")
+    content = container.unpack(data, max_pixels=container.MAX_IMAGES * container.MAX_SIDE ** 2)
+    codec.check_fingerprint(content.fingerprint.hex())
+    if content.version == 1:
+        raise BitstreamError("a ledger is for files of version 2; decompress this one and compress it again")
+    if float_network is not None:
+        _check_origin(float_network, codec)
+        if float_network.config.image_channels == 3 and any(image.channels == 1 for image in content.images):
+            raise ModelError("a float network has no likelihood for grey pictures")
+    costs = _measure(codec, content, float_network, draws, seed, progress, decoded)
+    negative_elbo = float(costs.known.sum())
+    if not 0 < negative_elbo < math.inf:
+        raise ModelError(f"the network's negative ELBO of these pictures is {negative_elbo:g} bits, to which no file "
+                         "can be compared")
+    excess, is_direct = costs.information - costs.at_rest, costs.direct_groups > 0
+    group_bits = costs.groups.sum(axis=0).tolist()
+    words_bits = 8 * sum(len(chunk.words) for chunk in content.chunks)
+    metadata_bits = 8 * sum(len(deflate_item(item)[1]) for chunk in content.chunks for item in chunk.metadata)
+    entry = Ledger(
+        negative_elbo_bits=negative_elbo,
+        integer_network_bits=None if float_network is None else float((costs.drawn - costs.known).sum()),
+        idle_channels_bits=float((costs.at_rest - costs.drawn).sum()),
+        grid_bits=float(excess[~is_direct].sum()),
+        direct_coding_bits=float(excess[is_direct].sum()),
+        coder_bits=float(words_bits - costs.information.sum()),
+        headers_and_checksums_bits=8 * len(data) - words_bits - metadata_bits,
+        metadata_bits=metadata_bits,
+        file_bits=8 * len(data),
+        standard_error_bits=_standard_error(excess[~is_direct], costs.tiles[~is_direct], costs.tiles.sum()),
+        colour_spaces_saved_bits=float(costs.saved.sum()),
+        subpixels=sum(image.width * image.height * image.channels for image in content.images))
+    return Account(entry, tuple(group_bits[:-1]), group_bits[-1])
+
+
+class _Costs(NamedTuple):
+    """Of every set of tiles, [sets] each. All but the first two are bits."""
+
+    tiles: np.ndarray
+    direct_groups: np.ndarray
+    information: np.ndarray               # in the latents and pixels that were coded
+    known: np.ndarray                     # negative ELBO of the float network, or of the integer network without one
+    drawn: np.ndarray                     # of the integer network with all channels drawn
+    at_rest: np.ndarray                   # of the integer network with its idle channels at rest
+    saved: np.ndarray                     # by which all three would be more if all RGB colours were possible
+    groups: np.ndarray                    # the last one's parts, [sets, groups + 1]: every group's KL, pixels
+
+
+def _standard_error(excess: np.ndarray, tiles: np.ndarray, all_tiles: int) -> float | None:
+    """Of what `all_tiles` cost over their negative ELBO, by how much this differs between sets of `tiles`.
+
+    It is taken to be the same for all tiles but for noise. None if there are fewer than two sets.
+    """
+    if len(excess) < 2:
+        return None
+    deviations = excess - tiles * excess.sum() / tiles.sum()
+    variance = (np.square(deviations) / tiles).sum() / (len(excess) - 1)         # of a tile
+    return float(np.sqrt(variance * all_tiles))
+
+
+class _MeteredStack(Stack):
+    """A stack that adds up the information in what a decoder takes off, less that in what it puts back."""
+
+    def __init__(self, words: np.ndarray):
+        super().__init__(words)
+        self.information = 0.0            # bits
+
+    def pop_standard_normals(self, count: int, deviation: float, half_width: int) -> np.ndarray:
+        points = super().pop_standard_normals(count, deviation, half_width)
+        self.information += _normal_information(points, 0.0, deviation, half_width)
+        return points
+
+    def push_normals(self, symbols: np.ndarray, means: np.ndarray, deviations: np.ndarray, half_width: int) -> None:
+        super().push_normals(symbols, means, deviations, half_width)
+        self.information -= _normal_information(symbols, means, deviations, half_width)
+
+    def pop_bits(self, probabilities: np.ndarray) -> np.ndarray:
+        bits = super().pop_bits(probabilities)
+        likely = np.where(bits, probabilities.reshape(-1), 1 - probabilities.reshape(-1))
+        self.information -= float(np.log2(likely).sum())
+        return bits
+
+
+def _normal_information(points: np.ndarray, means: np.ndarray | float, deviations: np.ndarray | float,
+                        half_width: int) -> float:
+    """-log2 of the probabilities of integers whose distributions are normal ones, rounded.
+
+    The means lie between the outermost points, to which all that is beyond them belongs.
+    """
+    # Both ends of a point's interval as distances from the mean: below it the distribution function has all its digits.
+    distance = torch.from_numpy(np.abs(points - means) / deviations)
+    half = torch.as_tensor(0.5 / deviations)
+    beyond = torch.special.ndtr(-half - distance)
+    beyond[torch.from_numpy(np.abs(points) == half_width)] = 0
+    mass = torch.special.ndtr(half - distance) - beyond
+    return float(-torch.log2(mass.clamp(min=LEAST_MASS)).sum())
+
+
+@considerate()
+def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws: int, seed: int,
+             progress: Callable[[int, int], None], decoded: Callable[[ImageEntry, np.ndarray], None]) -> _Costs:
+    """The costs of all chunks' sets, in the order of coding."""
+    layouts = [codec.layout_of(chunk) for chunk in content.chunks]
+    together = max(1, min(BATCH_TILES, BATCH_PIXELS // codec.model.tile_side ** 2))
+    done, total = 0, (1 + draws) * sum(layout.count for layout in layouts)
+
+    def count(tiles: int) -> None:
+        nonlocal done
+        done += tiles
+        progress(done, total)
+        adjust()
+
+    rows = []
+    for chunk, layout in zip(content.chunks, layouts, strict=True):
+        samples, information = _decode(codec, chunk, layout, count)
+        of_images = list(codec.tiles_of(chunk, samples))
+        if chunk.shared_crc32 is not None:
+            check_small(chunk, of_images)
+        for image, tiles in of_images:
+            decoded(image, assemble(image, tiles, chunk.checksum_bytes(image)))
+        generator = torch.Generator().manual_seed((seed + zlib.crc32(samples)) % 2 ** 32)
+        bits = np.zeros((4 + codec.model.num_groups + 1, layout.count))
+        for start in range(0, layout.count, together):
+            part = slice(start, start + together)
+            for _ in range(draws):
+                bits[:, part] += _negative_elbos(codec, samples[part], layout.part(part), float_network,
+                                                 same_noise(generator)) / draws
+                count(len(samples[part]))
+        tiles, direct_groups = np.array(chunk.sets).T
+        of_sets = np.add.reduceat(bits, np.cumsum(tiles) - tiles, axis=1)
+        rows.append([tiles, direct_groups, information, *of_sets[:4], of_sets[4:].T])
+    return _Costs(*map(np.concatenate, zip(*rows, strict=True)))
+
+
+def _decode(codec: Codec, chunk: Chunk, layout: Layout, count: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
+    """The samples of a chunk's tiles, uint8 [N, 3, side, side], and the information in every set. `count`s tiles."""
+    stack = _MeteredStack(np.frombuffer(chunk.words, dtype="<u4"))
+    samples, information, end = [], [], layout.count
+    for each in reversed(chunk.sets):
+        before = stack.information
+        (decoded,) = decode(codec.model, [stack], [layout.part(slice(end - each.tiles, end))], [each.direct_groups],
+                            [chunk.trellis_bits])
+        samples.append(decoded)
+        information.append(stack.information - before)
+        end -= each.tiles
+        count(each.tiles)
+    if stack.height:
+        raise DriftError("the file does not decode to what was coded: this machine computes other probabilities")
+    return np.concatenate(samples[::-1]), np.array(information[::-1])
+
+
+def _negative_elbos(codec: Codec, samples: np.ndarray, layout: Layout, float_network: NVAE | None,
+                    noise: Noise) -> np.ndarray:
+    """Bits of every tile, [4 + groups + 1, B], as in the last five of `_Costs`."""
+    network, tiles = codec.model.network, torch.from_numpy(samples)
+    parts, saved = integer_rates(network, tiles, noise, layout, idle=True)
+    at_rest = parts.sum(axis=1)
+    drawn = integer_negative_elbo(network, tiles, noise, layout) if network.latent_idle.any() else at_rest
+    known = drawn if float_network is None else float_negative_elbo(float_network, tiles, noise, layout) - saved
+    low_bits = codec.model.pixel_tables.low_bits * layout.pixels * layout.channels   # coded as they are
+    parts[:, -1] += low_bits * np.log(2)
+    negative_elbos = np.stack([known, drawn, at_rest]) / np.log(2) + low_bits
+    return np.concatenate([negative_elbos, saved[None] / np.log(2), parts.T / np.log(2)])

@@ -1,0 +1,157 @@
+"""How each preset is trained: `Recipe`, its schedules, and the recipes of the presets."""
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from nvae_codec.errors import ModelError
+from nvae_codec.model.config import NVAEConfig
+from nvae_codec.training.data.augment import CHANGES
+
+OPTIMIZERS = ("adamax", "adam")
+CHANGES_OF_IMAGES = ("smaller", *CHANGES)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the weights that a run ends with. The defaults are those of the paper's CIFAR-10 run.
+
+    Its length is given in epochs, with learning rates that change from epoch to epoch as in the paper, or in steps,
+    with rates that change from step to step. Raises ModelError for values that make no sense.
+    """
+
+    epochs: int = 0                       # one of these two is 0
+    steps: int = 0
+    warm_up: int = 5                      # of the learning rate, in the same unit
+    batch_size: int = 32                  # images per process
+    optimizer: str = "adamax"             # or adam, which is not in the paper
+    learning_rate: float = 1e-2
+    learning_rate_min: float = 1e-4
+    weight_decay: float = 3e-4
+    norm_regularisation: float = 1e-2     # lambda, of spectral norms and batch-norm scales; beside nats per image
+    norm_regularisation_first: float = 0.0    # at the start, annealed to the other as the KL term grows; 0: constant
+    spectral: bool = True                 # regularise the spectral norms, too; without, batch-norm scales alone
+    kl_anneal_portion: float = 0.3        # part of the run over which the KL coefficient grows to 1
+    kl_const_portion: float = 1e-4        # part of the run before that
+    kl_const_coefficient: float = 1e-4    # and the coefficient then
+    clip_gradient: float = 0.0            # largest norm of the gradient; 0: any. Not in the paper
+    centre_mixture: bool = False          # start from `nvae_codec.likelihoods.pixels.centre_mixture`. Not in the paper
+    average: float = 0.0                  # decay of an exponential moving average of the weights; 0: none. Likewise
+    smaller: float = 0.0                  # part of the images that are crops of pictures at half their size. Likewise
+    noise: float = 0.0                    # part that gets noise, other in each colour. Likewise
+    half_chroma: float = 0.0              # part whose colours lose half of their resolution. Likewise
+    rounded_colours: float = 0.0          # part whose colours are those of a JPEG file or a Photo CD. Likewise
+    seed: int = 1                         # 0 ... 2^32 - 1
+
+    def __post_init__(self):
+        positive = {"batch_size", "learning_rate"}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is float:
+                fits = type(value) in (int, float) and math.isfinite(value)
+            else:
+                fits = type(value) is field.type
+            if not fits or (field.type is not str and value < 0) or (value == 0 and field.name in positive):
+                raise ModelError(f"{field.name} = {value!r} makes no recipe")
+        if self.optimizer not in OPTIMIZERS:
+            raise ModelError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
+        if (self.epochs == 0) == (self.steps == 0):
+            raise ModelError("the length of a run is given either in epochs or in steps")
+        if self.seed >= 2 ** 32:
+            raise ModelError(f"seed = {self.seed} is not below 2^32")
+        if self.learning_rate_min > self.learning_rate:
+            raise ModelError(f"learning_rate_min = {self.learning_rate_min} is above learning_rate = "
+                             f"{self.learning_rate}")
+        if self.norm_regularisation_first and not self.norm_regularisation:
+            raise ModelError("norm_regularisation cannot be annealed to 0")
+        for name, part in self.parts.items():
+            if part > 1:
+                raise ModelError(f"{name} = {part} is more than all images")
+        if not (self.average < 1 and self.kl_anneal_portion <= 1 and self.kl_const_portion <= 1):
+            raise ModelError("the decay of the average must be below 1, and the portions of the KL warm-up at most 1")
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Of how many training images something is done to make them more like other pictures, by its name."""
+        return {name: getattr(self, name) for name in CHANGES_OF_IMAGES}
+
+    def check_suits(self, config: NVAEConfig) -> None:
+        """Raises ModelError for a network that cannot be trained by this recipe."""
+        for name, part in self.parts.items():
+            if part and config.image_channels != 3:
+                raise ModelError(f"{name} is for networks of colour images")
+        if self.half_chroma and config.image_size % 2:
+            raise ModelError("half_chroma is for images with an even side")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What changes from step to step in a run by `recipe` whose epochs have `steps_per_epoch` steps."""
+
+    recipe: Recipe
+    steps_per_epoch: int
+
+    @property
+    def total_steps(self) -> int:
+        return self.recipe.steps or self.recipe.epochs * self.steps_per_epoch
+
+    def learning_rate(self, step: int) -> float:
+        """Linear from 0 in every step of the warm-up, then a cosine down to the minimum, from epoch to epoch.
+
+        In the release the cosine begins with what the warm-up has reached, and so falls from base * (W - 1) / W after W
+        warm-up steps; so it is here in runs by epochs. In runs by steps it falls from the base.
+        """
+        recipe = self.recipe
+        unit, length = (1, recipe.steps) if recipe.steps else (self.steps_per_epoch, recipe.epochs)
+        warm_up_steps = recipe.warm_up * unit
+        if step < warm_up_steps:
+            return recipe.learning_rate * step / warm_up_steps
+        reached = (warm_up_steps - 1) / warm_up_steps if recipe.epochs and warm_up_steps else 1
+        highest = recipe.learning_rate * reached
+        progress = (step // unit - recipe.warm_up) / max(length - recipe.warm_up - 1, 1)
+        height = highest - recipe.learning_rate_min
+        return recipe.learning_rate_min + height * (1 + math.cos(math.pi * min(progress, 1))) / 2
+
+    def kl_coefficient(self, step: int) -> float:
+        """Weight of the KL term: a small constant, then linear to 1."""
+        anneal = self.recipe.kl_anneal_portion * self.total_steps
+        if not anneal:
+            return 1.0
+        grown = (step - self.recipe.kl_const_portion * self.total_steps) / anneal
+        return max(min(grown, 1.0), self.recipe.kl_const_coefficient)
+
+    def norm_regularisation(self, step: int) -> float:
+        """lambda: geometric from first to last, with the KL coefficient as the way gone."""
+        first, last = self.recipe.norm_regularisation_first, self.recipe.norm_regularisation
+        if not (first and last):
+            return last
+        way = self.kl_coefficient(step)
+        return math.exp((1 - way) * math.log(first) + way * math.log(last))
+
+
+_LARGE = dict(batch_size=4, norm_regularisation_first=1.0)
+_PHASES = dict(warm_up=200, optimizer="adam", learning_rate=2e-3, learning_rate_min=1e-5, weight_decay=0.0,
+               kl_anneal_portion=0.1, spectral=False)
+
+# By preset (`nvae_codec.model.config.PRESETS`); the data set that each is for has the same name where there is one.
+RECIPES: dict[str, Recipe] = {
+    # Of the paper (NVAE, table 6, and the released commands).
+    "mnist": Recipe(epochs=400, batch_size=200),
+    "cifar10": Recipe(epochs=400),
+    "celeba64": Recipe(epochs=90, batch_size=16, norm_regularisation=1e-1),
+    "imagenet32": Recipe(epochs=45, warm_up=1, batch_size=24, norm_regularisation_first=1.0),
+    "celebahq256": Recipe(epochs=300, **_LARGE),
+    "ffhq256": Recipe(epochs=200, learning_rate=8e-3, norm_regularisation=1e-1, **_LARGE),
+    # Ours.
+    "cifar10-small": Recipe(steps=30_000, warm_up=200, batch_size=32, learning_rate=6e-3, learning_rate_min=1e-5,
+                            kl_anneal_portion=0.1, clip_gradient=2000, centre_mixture=True, spectral=False),
+    # Gradients of a head of phases are nearly always clipped: Adam then sees directions alone.
+    "photo": Recipe(steps=7_500, batch_size=16, clip_gradient=4000, half_chroma=0.25,
+                    **_PHASES | {"learning_rate": 7e-4}),
+    "tiny": Recipe(steps=8_000, batch_size=16, clip_gradient=1000, **_PHASES | {"learning_rate": 1e-3}),
+    "mnist-small": Recipe(steps=8_000, batch_size=32, clip_gradient=20, **_PHASES),
+    "toy": Recipe(steps=300, warm_up=20, batch_size=8, learning_rate=4e-3, learning_rate_min=1e-5, centre_mixture=True),
+}
+DATASET_OF = {"cifar10-small": "cifar10", "tiny": "cifar10", "mnist-small": "mnist", "photo": "folder", "toy": "folder"}

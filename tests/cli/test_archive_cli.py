@@ -1,0 +1,690 @@
+"""Archives at the terminal: what goes in comes out, under which names, and what is said of what does not."""
+import json
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+from PIL import Image
+from terminal import REPOSITORY, documented_keys, failure, invoke, same_picture, spawn
+
+from nvae_codec import image as image_module
+from nvae_codec.bitstreams.container import pack, unpack
+from nvae_codec.cli import compress, files
+from nvae_codec.cli.unpack import file_paths
+from nvae_codec.errors import ImageError
+from nvae_codec.image import Picture, picture_shape, read_picture, write_picture
+
+RANDOM = np.random.default_rng(8)
+EXIF, ICC = b"II*\0\x08\0\0\0\0\0\0\0\0\0", bytes(range(200)) * 2
+# Name in the archive, samples; in the order of the archive, whose chunks hold up to four tiles of 16 x 16 pixels.
+PICTURES = {
+    "photos/a.jpg": (20, 30, 3),
+    "photos/a.png": (5, 7, 3),
+    "photos/grey.PNG": (9, 16),
+    "photos/sub/a.png": (1, 1, 3),
+    "photos/sub/deep er/ünï.webp": (17, 15, 3),
+    "photos/sub/grey.pgm": (20, 17),
+    "photos/tiff.tif": (3, 40, 3),
+    "logo.png": (8, 8, 3),
+}
+UNPACKED = [
+    "photos/a.jpg.png", "photos/a.png.png", "photos/grey.png", "photos/sub/a.png", "photos/sub/deep er/ünï.png",
+    "photos/sub/grey.png", "photos/tiff.png", "logo.png",
+]  # fmt: skip
+OPTIONS = ["--effort", 1, "--no-verify", "--chunk-pixels", 4 * 16 ** 2]
+
+
+def fill(folder: Path) -> None:
+    for name, shape in PICTURES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        samples = RANDOM.integers(0, 256, shape, np.uint8)
+        if path.suffix == ".jpg":
+            Image.fromarray(samples).save(path)
+        else:
+            metadata = (EXIF, ICC) if path.suffix == ".webp" else ()
+            path.write_bytes(write_picture(Picture(samples, *metadata), path.suffix))
+    for hidden in ("photos/.hidden.png", "photos/.thumbs/a.png", "photos/sub/.thumbs/deep/a.png", "photos/readme.txt"):
+        (folder / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (folder / hidden).write_bytes(b"no picture")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, toy_model_path) -> Path:
+    """A folder with pictures, and set.nvb that holds them. Not to be changed."""
+    folder = tmp_path_factory.mktemp("made")
+    fill(folder)
+    result = invoke("compress", folder / "photos", folder / "logo.png", "--archive", "-o", folder / "set.nvb", "--json",
+                    *OPTIONS, "--model", toy_model_path)
+    assert result.exit_code == 0, result.stderr
+    (folder / "report.json").write_text(result.stdout)
+    (folder / "report.txt").write_text(result.stderr)
+    return folder
+
+
+@pytest.fixture
+def here(made, tmp_path, monkeypatch) -> Path:
+    """A folder to work in, with the pictures and the archive."""
+    place = tmp_path / "here"
+    shutil.copytree(made, place)
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture
+def no_codec(monkeypatch) -> None:
+    """Whoever begins to decode or to encode fails."""
+    monkeypatch.setitem(sys.modules, "nvae_codec.codec", None)
+
+
+def tree(folder: Path | str) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if not path.is_dir())
+
+
+def damaged(data: bytes, number: int, before: int = 0) -> bytes:
+    """The file with a bit of a chunk's words changed, or of what lies so many bytes before them."""
+    words = unpack(data).chunks[number].words
+    place = data.index(words) - before
+    return data[:place] + bytes([data[place] ^ 16]) + data[place + 1:]
+
+
+def chunk_names(data: bytes) -> list[list[str]]:
+    return [[image.name for image in chunk.images] for chunk in unpack(data).chunks]
+
+
+# There and back.
+
+
+def test_folders_come_back_exactly(here, toy_model_path):
+    result = invoke("decompress", "set.nvb", "--model", toy_model_path)
+    assert result.exit_code == 0 and result.stdout == ""
+    assert result.stderr.startswith("set: 8 pictures, ") and "bits per sub-pixel" in result.stderr
+    assert tree("set") == sorted(UNPACKED)
+    assert all(same_picture(name, f"set/{back}") for name, back in zip(PICTURES, UNPACKED, strict=True))
+    assert read_picture(Path("set/photos/sub/deep er/ünï.png").read_bytes()).exif == EXIF
+
+
+def test_what_is_reported_is_what_is_documented(here, toy_model_path):
+    size, report = os.path.getsize("set.nvb"), json.loads(Path("report.json").read_text())
+    assert f"set.nvb: 8 pictures, {size:,} bytes, " in Path("report.txt").read_text()
+    assert list(report) == documented_keys("compress")[1]
+    shapes = {name: picture_shape(Path(name).read_bytes()) for name in PICTURES}
+    subpixels = sum(int(np.prod(shape)) for shape in shapes.values())
+    sizes = {"pictures": 8, "pixels": sum(shape[0] * shape[1] for shape in shapes.values()), "subpixels": subpixels}
+    rate = {"bits_per_subpixel": 8 * size / subpixels, "model": toy_model_path.stem}
+    inputs = sum(os.path.getsize(name) for name in PICTURES)
+    paths = {"inputs": report["inputs"], "output": report["output"]}
+    assert report == paths | {"input_bytes": inputs, "output_bytes": size, "verified": False,
+                              "seconds": report["seconds"]} | sizes | rate
+    assert [Path(path).name for path in (*report["inputs"], report["output"])] == ["photos", "logo.png", "set.nvb"]
+
+    result = invoke("decompress", "set.nvb", "--json", "-q", "--model", toy_model_path)
+    back = json.loads(result.stdout)
+    assert list(back) == documented_keys("decompress")[1] and result.stderr == ""
+    outputs = sum(os.path.getsize(f"set/{name}") for name in UNPACKED)
+    assert back == {"input": "set.nvb", "output": "set", "input_bytes": size, "output_bytes": outputs, "verified": True,
+                    "seconds": back["seconds"], "lost": [], "lost_chunks": 0} | sizes | rate
+
+
+def test_some_come_out_alone_under_the_same_names(here, toy_model_path):
+    some = ["photos/a.jpg", "photos/sub/deep er/ünï.webp"]
+    options = [option for name in some for option in ("--only", name)]
+    result = invoke("decompress", "set.nvb", *options, "--json", "--output-dir", "out", "--model", toy_model_path)
+    assert result.exit_code == 0 and json.loads(result.stdout)["pictures"] == 2
+    assert tree("out") == sorted(["photos/a.jpg.png", "photos/sub/deep er/ünï.png"])
+    assert all(same_picture(name, f"out/{UNPACKED[list(PICTURES).index(name)]}") for name in some)
+    for output, kind in (("one.webp", "WEBP"), ("one", "PNG")):
+        result = invoke("decompress", "set.nvb", "--only", some[0], "-o", output, "--model", toy_model_path)
+        assert result.exit_code == 0
+        assert same_picture(some[0], output) and Image.open(output).format == kind
+    piped = invoke("decompress", "set.nvb", "--only", "logo.png", "-o", "-", "-q", "--model", toy_model_path)
+    assert piped.stdout_bytes == write_picture(read_picture(Path("logo.png").read_bytes()))
+
+
+def test_archives_go_through_pipes(here, toy_model_path):
+    options = ["--archive", "--model", toy_model_path, *OPTIONS]
+    made = invoke("compress", "logo.png", *options, "-o", "-")
+    assert made.exit_code == 0 and made.stderr.startswith("standard output: 1 picture, ")
+    assert [image.name for image in unpack(made.stdout_bytes).images] == ["logo.png"]
+    back = invoke("decompress", "-", "--output-dir", "out", "--model", toy_model_path, input=made.stdout_bytes)
+    assert back.exit_code == 0 and tree("out") == ["logo.png"] and same_picture("logo.png", "out/logo.png")
+    assert "--output-dir" in failure(invoke("decompress", "-", input=made.stdout_bytes), status=2)
+
+
+def test_files_and_archives_in_one_run(here, toy_model_path):
+    Path("other.png").write_bytes(Path("logo.png").read_bytes())
+    assert invoke("compress", "other.png", "--effort", 1, "--model", toy_model_path).exit_code == 0
+    options = ["--output-dir", "out", "--model", toy_model_path]
+    assert invoke("decompress", "set.nvb", "other.nvb", *options).exit_code == 0
+    assert tree("out") == sorted([*UNPACKED, "other.png"])
+    Path("logo.nvb").write_bytes(Path("other.nvb").read_bytes())
+    both = failure(invoke("decompress", "set.nvb", "logo.nvb", "--output-dir", "again"), status=2)
+    assert "set.nvb and logo.nvb would both become again/logo.png" in both and not os.path.exists("again")
+
+
+def test_pictures_are_read_as_they_are_needed(tmp_path, monkeypatch, toy_model_path):
+    from nvae_codec.codec import Codec
+
+    for number in range(40):
+        (tmp_path / f"{number:02}.png").write_bytes(write_picture(Picture(np.full((1, 1), number, np.uint8))))
+    events, read, encode = [], image_module.read_picture, Codec._encode
+    monkeypatch.setattr(image_module, "read_picture", lambda data: events.append("read") or read(data))
+    monkeypatch.setattr(Codec, "_encode", lambda *arguments: events.append("encode") or encode(*arguments))
+    options = ["--archive", "-o", tmp_path / "set.nvb", "--model", toy_model_path, "--no-verify", "--effort", 1]
+    assert invoke("compress", tmp_path, *options, "--chunk-pixels", 1).exit_code == 0
+    assert [len(names) for names in chunk_names((tmp_path / "set.nvb").read_bytes())] == 40 * [1]
+    assert events.index("encode") < 20 and events.count("read") == 40
+
+
+def test_options_reach_the_codec(here, monkeypatch, toy_model_path):
+    from nvae_codec.codec import CHUNK_PIXELS, Codec
+
+    told, make = [], Codec.compress_archive
+
+    def spy(self, items, count, *, chunk_pixels, effort, verify, progress, workers):
+        told.append((count, chunk_pixels, effort, verify))
+        return make(self, items, count, chunk_pixels=chunk_pixels, effort=1, verify=False, progress=progress)
+
+    monkeypatch.setattr(Codec, "compress_archive", spy)
+    command = ["compress", "logo.png", "--archive", "-f", "-o", "set.nvb", "--model", toy_model_path]
+    assert invoke(*command).exit_code == 0
+    assert invoke(*command, "--chunk-pixels", 99, "--effort", 2, "--no-verify").exit_code == 0
+    assert told == [(1, CHUNK_PIXELS, None, True), (1, 99, 2, False)]
+    assert f"a little smaller file. [default: {CHUNK_PIXELS}]" in " ".join(invoke("compress", "-h").stdout.split())
+    assert "--chunk-pixels" in failure(invoke(*command, "--chunk-pixels", compress.MAX_CHUNK_PIXELS + 1), status=2)
+
+
+def test_files_of_other_formats(here, toy_model_path):
+    options = ["--model", toy_model_path, "--only", "photos/sub/grey.pgm", "--only", "logo.png", "--output-dir", "out"]
+    for name in ("tif", "bmp", "ppm"):
+        assert invoke("decompress", "set.nvb", "--format", name, *options).exit_code == 0
+    grey = ["photos/sub/grey.bmp", "photos/sub/grey.pgm", "photos/sub/grey.tif"]
+    assert tree("out") == ["logo.bmp", "logo.ppm", "logo.tif", *grey]
+    assert all(same_picture(f"out/{name}", "logo.png") for name in tree("out")[:3])
+    assert invoke("compress", "logo.png", "--effort", 1, "--model", toy_model_path).exit_code == 0
+    assert invoke("decompress", "logo.nvb", "--format", "webp", "--model", toy_model_path).exit_code == 0
+    assert same_picture("logo.webp", "logo.png")
+
+
+# Which pictures, and their names.
+
+
+def test_hidden_files_are_passed_over_and_the_folder_gives_its_name(here, monkeypatch, toy_model_path):
+    monkeypatch.chdir("photos/sub")
+    result = invoke("compress", "../sub/.", "--archive", "-o", "../sub.nvb", *OPTIONS, "--model", toy_model_path)
+    assert result.exit_code == 0
+    names = [image.name for image in unpack(Path("../sub.nvb").read_bytes()).images]
+    assert names == ["sub/a.png", "sub/deep er/ünï.webp", "sub/grey.pgm"]
+
+
+@pytest.mark.parametrize(("names", "expected"), [
+    (["a.jpg", "b.b.png", "c", ".png", "d."], ["a.png", "b.b.png", "c.png", ".png.png", "d..png"]),
+    (["a.jpg", "b/a.png"], ["a.png", "b/a.png"]),
+    (["a.jpg", "a.png", "b.jpg"], ["a.jpg.png", "a.png.png", "b.png"]),
+    (["a.jpg", "a.png", "a.jpg.jpg"], ["a.jpg.png", "a.png.png", "a.jpg.jpg.png"]),  # the last gives way to the first
+    (["a.jpg", "a.jpg/b.png"], ["a.png", "a.jpg/b.png"]),
+    (["a.jpg", "a.png/b.png"], ["a.jpg.png", "a.png/b.png"]),
+])
+def test_names_on_disk(names, expected):
+    paths = file_paths(dict.fromkeys(names, ".png"))
+    assert list(paths) == names and list(paths.values()) == list(map(PurePosixPath, expected))
+
+
+def test_a_name_that_must_be_a_file_and_a_folder_is_refused():
+    names = ["a.jpg", "a.png/b.png", "a.jpg.png/b.png"]
+    with pytest.raises(ImageError, match="a.jpg.png would have to be both a file and a folder"):
+        file_paths(dict.fromkeys(names, ".png"))
+
+
+@pytest.mark.parametrize(("arguments", "status", "reason"), [
+    (["photos"], 2, "--archive makes one file of all pictures: give its name with -o FILE"),
+    (["photos", "--output-dir", "out"], 2, "give its name with -o FILE"),
+    (["photos", "-", "-o", "x.nvb"], 2, "Standard input has no name"),
+    (["photos", "missing.png", "-o", "x.nvb"], 1, "nvae-codec: missing.png: there is no such file"),
+    (["empty", "-o", "x.nvb"], 1, "nvae-codec: empty: there is no picture file in this folder"),
+    (["photos", "-o", "set.nvb"], 1, "nvae-codec: set.nvb: exists already; -f overwrites it"),
+    (["photos", "-o", "empty"], 1, "nvae-codec: empty: is a folder"),
+    (["photos", "-o", "photos/a.png", "-f"], 2, "photos/a.png would be both an input and an output"),
+    (["photos", "-o", "-", "--json"], 2, "--json"),
+    (["photos/a.png", "photos/sub/a.png", "-o", "x.nvb"], 1,
+     "nvae-codec: photos/a.png and photos/sub/a.png would both be called a.png in the archive; names are kept apart"),
+    (["photos", "photos/../photos", "-o", "x.nvb"], 1, "would both be called photos/a.jpg"),
+    (["photos", "bad\\name.png", "-o", "x.nvb"], 1,
+     "nvae-codec: bad\\name.png: a name in an archive has no backslash, no control character "),
+    (["photos", "new\nline.png", "-o", "x.nvb"], 1,
+     "nvae-codec: new\\nline.png: a name in an archive has no backslash, no control character "),
+    (["photos", os.fsdecode(b"\xff.png"), "-o", "x.nvb"], 1, "a name in an archive must be valid UTF-8"),
+    (["photos", "fifo.png", "-o", "x.nvb"], 1, "nvae-codec: fifo.png: is no regular file"),
+    (["photos", "alpha.png", "logo.png", "-o", "x.nvb"], 1, "nvae-codec: alpha.png: this is an RGB picture"),
+    (["photos", "photos/readme.txt", "-o", "x.nvb"], 1, "nvae-codec: photos/readme.txt: this is no picture"),
+    (["photos", "empty.png", "-o", "x.nvb"], 1, "nvae-codec: empty.png: the file is empty"),
+])
+def test_what_cannot_become_an_archive_is_refused_before_any_work(here, no_codec, arguments, status, reason):
+    os.mkdir("empty")
+    os.mkfifo("fifo.png")
+    Path("empty.png").touch()
+    Image.new("RGBA", (3, 3)).save("alpha.png")
+    for name in ("bad\\name.png", "new\nline.png", os.fsdecode(b"\xff.png")):
+        Path(name).write_bytes(Path("logo.png").read_bytes())
+    before = tree(".")
+    assert reason in failure(invoke("compress", "--archive", *arguments), status)
+    assert tree(".") == before
+
+
+def test_folders_that_cannot_be_read_are_not_left_out(here, no_codec, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", os.fspath(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    told = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb"))
+    assert told == "nvae-codec: photos: Permission denied\n"
+
+
+def test_a_picture_too_narrow_for_the_model_is_refused_before_any_is_coded(here, monkeypatch, toy_model_path):
+    from nvae_codec.codec import Codec
+
+    monkeypatch.setattr(Codec, "compress_archive", lambda *arguments, **options: pytest.fail("coding has begun"))
+    Path("photos/zz.pgm").write_bytes(b"P5 1 9000000 255\n" + bytes(9_000_000))
+    told = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb", *OPTIONS, "--model", toy_model_path))
+    assert told == ("nvae-codec: photos/zz.pgm: a picture of 1 x 9000000 pixels is too narrow for tiles of 16 pixels\n")
+    assert not os.path.exists("x.nvb")
+
+
+def test_a_picture_that_is_damaged_behind_its_header_leaves_no_archive(here, toy_model_path):
+    Path("photos/cut.png").write_bytes(Path("photos/a.png").read_bytes()[:-20])
+    options = ["--archive", "-f", "-o", "set.nvb", *OPTIONS, "--model", toy_model_path]
+    before = Path("set.nvb").read_bytes()
+    told = failure(invoke("compress", "photos", "logo.png", *options))
+    assert told.startswith("nvae-codec: photos/cut.png: the PNG is cut short") and told.count("\n") == 1
+    assert Path("set.nvb").read_bytes() == before
+    Path("photos/cut.png").unlink()
+    Path("photos/long.png").write_bytes(write_picture(Picture(np.zeros((1, 2 ** 20), np.uint8), bytes(2 ** 24 + 1))))
+    told = failure(invoke("compress", "photos", *options))
+    assert told.startswith("nvae-codec: photos/long.png: ") and "EXIF" in told
+
+
+# What is in it.
+
+
+def test_info_tells_what_an_archive_holds(here):
+    size, content = os.path.getsize("set.nvb"), unpack(Path("set.nvb").read_bytes())
+    report = json.loads(invoke("info", "--json", "set.nvb").stdout)
+    assert list(report) == documented_keys("info")[1]
+    made = json.loads(Path("report.json").read_text())
+    for key in ("pictures", "pixels", "subpixels", "bits_per_subpixel"):
+        assert report[key] == made[key]
+    assert (report["file"], report["bytes"], report["version"]) == ("set.nvb", size, 2)
+    assert report["chunks"] == len(content.chunks) > 2 and report["fingerprint"] == content.fingerprint.hex()
+    assert report["header_bytes"] + report["metadata_bytes"] + report["payload_bytes"] == size
+    assert report["payload_bytes"] == sum(len(chunk.words) for chunk in content.chunks)
+    assert 0 < report["metadata_bytes"] < len(EXIF + ICC) and report["model"] is None
+    assert invoke("info", "set.nvb").stdout.startswith(f"set.nvb:\n  bytes: {size}\n  version: 2\n  pictures: 8\n")
+
+
+def test_info_lists_pictures(here):
+    content = unpack(Path("set.nvb").read_bytes())
+    plain = json.loads(invoke("info", "--json", "set.nvb").stdout)
+    listed = json.loads(invoke("info", "--json", "--list", "set.nvb").stdout)
+    entries = listed.pop("images")
+    assert listed == plain and all(list(image) == documented_keys("info")[2] for image in entries)
+    assert [image["name"] for image in entries] == list(PICTURES)
+    for image, name in zip(entries, PICTURES, strict=True):
+        shape = (image["height"], image["width"], *([3] if image["channels"] == 3 else []))
+        assert shape == PICTURES[name] and name in [each.name for each in content.chunks[image["chunk"] - 1].images]
+    text = invoke("info", "--list", "set.nvb").stdout
+    assert text.startswith(invoke("info", "set.nvb").stdout)
+    assert f"    photos/grey.PNG: 16 x 9, channels 1, chunk {entries[2]['chunk']}\n" in text
+    assert len(text.splitlines()) == len(plain) + 1 + len(PICTURES)
+
+
+def test_names_do_not_get_at_the_terminal(here):
+    content = unpack(Path("set.nvb").read_bytes())
+    chunk = content.chunks[0]
+    odd = replace(chunk, images=(replace(chunk.images[0], name="\x9b31m\u202egnp"), *chunk.images[1:]))
+    Path("odd.nvb").write_bytes(pack(replace(content, chunks=(odd, *content.chunks[1:]))))
+    assert "\n    \\x9b31m\\u202egnp: 30 x 20" in invoke("info", "--list", "odd.nvb").stdout
+
+
+# What is refused before decoding.
+
+
+@pytest.mark.parametrize(("arguments", "status", "reason"), [
+    (["set.nvb"], 1, "nvae-codec: set/logo.png: exists already; -f overwrites it"),
+    (["set.nvb", "--output-dir", "logo.png"], 1, "logo.png: is a file where a folder is needed"),
+    (["set.nvb", "--output-dir", "blocked"], 1, "blocked/photos: is a file where a folder is needed"),
+    (["set.nvb", "--output-dir", "taken"], 1, "taken/photos/tiff.png: is a folder, not a file"),
+    (["set.nvb", "-o", "x.png"], 2, "-o is for one picture, but set.nvb has 8 to unpack; choose one with --only"),
+    (["set.nvb", "--only", "logo.png", "-o", "photos/a.png"], 1, "photos/a.png: exists already"),
+    (["set.nvb", "set.nvb", "--only", "logo.png"], 2, "--only is for one input"),
+    (["set.nvb", "--only", "a.png"], 1, "called a.png; close to it are photos/a.png, photos/sub/a.png, logo.png\n"),
+    (["set.nvb", "--only", "photos/grey.png"], 1, "photos/grey.png; close to it are photos/grey.PNG, "),
+    (["set.nvb", "--only", "zzzz"], 1, "set.nvb: holds no picture called zzzz; `nvae-codec info --list` shows"),
+    (["one.nvb", "--only", "logo.png"], 1, "one.nvb: holds one picture without a name"),
+    (["broken.nvb", "--only", "logo.png"], 1, "do not match their checksum; --recover saves"),
+    (["set.nvb", "--format", "webp", "--output-dir", "x"], 1, "photos/grey.PNG: .webp cannot hold grey exactly"),
+    (["set.nvb", "--format", "bmp", "--output-dir", "x"], 1, "ünï.webp: .bmp cannot hold this picture's EXIF"),
+    (["set.nvb", "--format", "jpg"], 2, "'jpg' is not one of"),
+    (["set.nvb", "-t", "--output-dir", "x"], 2, "no meaning"),
+    (["set"], 1, "is a folder"),
+    (["nosuffix"], 2, "nosuffix is an archive whose name has no suffix"),
+])
+def test_what_stands_in_the_way_is_told_before_decoding(here, no_codec, arguments, status, reason):
+    data = Path("set.nvb").read_bytes()
+    Path("nosuffix").write_bytes(data)
+    Path("broken.nvb").write_bytes(damaged(data, 0))
+    chunk = unpack(data).chunks[0]
+    nameless = replace(chunk, images=(replace(chunk.images[0], name="", metadata=()),), metadata=())
+    Path("one.nvb").write_bytes(pack(replace(unpack(data), chunks=(nameless,))))
+    Path("set").mkdir()
+    Path("set/logo.png").touch()
+    Path("blocked").mkdir()
+    Path("blocked/photos").touch()
+    Path("taken/photos/tiff.png").mkdir(parents=True)
+    before = tree(".")
+    assert reason in failure(invoke("decompress", *arguments), status)
+    assert tree(".") == before
+
+
+def test_force_overwrites(here, toy_model_path):
+    Path("set/photos").mkdir(parents=True)
+    Path("set/logo.png").write_bytes(b"old")
+    Path("set/photos/mine.txt").touch()
+    assert invoke("decompress", "set.nvb", "-f", "--model", toy_model_path).exit_code == 0
+    assert same_picture("set/logo.png", "logo.png") and tree("set") == sorted([*UNPACKED, "photos/mine.txt"])
+
+
+@pytest.mark.parametrize(("link", "to"), [("photos", "."), ("photos/sub", ".."), ("logo.png", "new.png")])
+def test_links_that_lead_out_of_the_folder_are_refused(here, no_codec, link, to):
+    outside = here.parent / "outside"
+    outside.mkdir()
+    place = Path("set", link)
+    place.parent.mkdir(parents=True)
+    place.symlink_to(outside / to)
+    told = failure(invoke("decompress", "set.nvb", "-f"))
+    assert "would be written outside of set" in told and not os.listdir(outside)
+
+
+def test_a_link_made_while_decoding_is_refused_too(here, monkeypatch, toy_model_path):
+    outside = here.parent / "outside"
+    outside.mkdir()
+    encoded, encode = [], image_module.write_picture
+
+    def spy(picture, suffix):
+        if encoded:
+            shutil.rmtree("set/photos")
+            Path("set/photos").symlink_to(outside)
+        encoded.append(picture)
+        return encode(picture, suffix)
+
+    monkeypatch.setattr(image_module, "write_picture", spy)
+    told = failure(invoke("decompress", "set.nvb", "--model", toy_model_path))
+    assert told == "nvae-codec: set/photos/a.png.png: would be written outside of set\n"
+    assert len(encoded) == 2 and not os.listdir(outside)
+
+
+def test_no_name_can_lead_out(tmp_path):
+    for name in ("../x.png", "a/../../x.png", str(tmp_path.parent / "x.png"), "."):
+        with pytest.raises(PermissionError, match="would be written outside of"):
+            files.write_inside(tmp_path / "in", tmp_path / "in" / name, b"new")
+    assert not tree(tmp_path.parent / tmp_path.name)
+
+
+def test_pictures_do_not_replace_each_other(here, monkeypatch, toy_model_path):
+    write = files.write_file
+
+    def spy(path, data):
+        write(path, data)
+        if path.name == "grey.png" and not os.path.lexists("set/photos/tiff.png"):
+            Path("set/photos/tiff.png").symlink_to("grey.png")  # as where upper and lower case are the same
+
+    monkeypatch.setattr(files, "write_file", spy)
+    told = invoke("decompress", "set.nvb", "-f", "--json", "--model", toy_model_path)
+    assert told.exit_code == 1 and "photos/tiff.png was written just now from another picture" in told.stderr
+    report = json.loads(told.stdout)
+    assert (report["pictures"], report["lost"]) == (7, ["photos/tiff.tif"])
+    assert same_picture("set/photos/grey.png", "photos/grey.PNG")
+    assert Path("set/photos/tiff.png").is_symlink()
+    assert "would both become" in failure(invoke("decompress", "set.nvb", "-f"), status=2)
+
+
+# Damage.
+
+
+def test_testing_archives_writes_nothing(here, toy_model_path):
+    before = tree(".")
+    result = invoke("decompress", "-t", "set.nvb", "--json", "--model", toy_model_path)
+    report = json.loads(result.stdout)
+    assert result.exit_code == 0 and result.stderr.startswith("set.nvb is whole: 8 pictures, ")
+    assert list(report) == documented_keys("decompress")[1]
+    assert (report["output"], report["output_bytes"], report["pictures"]) == (None, None, 8)
+    some = invoke("decompress", "-t", "set.nvb", "--only", "logo.png", "--json", "-q", "--model", toy_model_path)
+    assert json.loads(some.stdout)["pictures"] == 1
+    for names, told in ((["logo.png"], "logo.png of set.nvb is whole: 1 picture, "),
+                        (["logo.png", "photos/a.jpg"], "photos/a.jpg, logo.png of set.nvb are whole: 2 pictures, ")):
+        only = [option for name in names for option in ("--only", name)]
+        line = invoke("decompress", "-t", "set.nvb", *only, "--model", toy_model_path).stderr
+        assert line.startswith(told) and "bytes" not in line
+    assert tree(".") == before
+
+
+def test_what_is_whole_of_a_damaged_file_is_recovered(here, toy_model_path):
+    data = Path("set.nvb").read_bytes()
+    for number, names in enumerate(chunk_names(data)):
+        Path("set.nvb").write_bytes(damaged(data, number))
+        told = failure(invoke("decompress", "set.nvb", "--output-dir", "none", "--model", toy_model_path))
+        kept = "s that are" if 8 - len(names) > 1 else " that is"
+        assert f"--recover saves the {8 - len(names)} picture{kept} whole" in told
+        assert told.startswith("nvae-codec: set.nvb: damaged: the coded words") and not os.path.exists("none")
+        out = f"out-{number}"
+        result = invoke("decompress", "set.nvb", "--recover", "--json", "--output-dir", out, "--model", toy_model_path)
+        assert result.exit_code == 1
+        complaint, line = result.stderr.splitlines()
+        assert complaint == ("nvae-codec: set.nvb: damaged: the coded words do not match their checksum; lost: "
+                             + ", ".join(names))
+        report = json.loads(result.stdout)
+        assert list(report) == documented_keys("decompress")[1] and line.startswith(f"{out}: {8 - len(names)} picture")
+        assert (report["lost"], report["lost_chunks"], report["bits_per_subpixel"]) == (names, 1, None)
+        whole = {name: back for name, back in zip(PICTURES, UNPACKED, strict=True) if name not in names}
+        assert tree(out) == sorted(whole.values()) and report["pictures"] == len(whole)
+        assert all(same_picture(name, f"{out}/{back}") for name, back in whole.items())
+
+
+def test_losses_without_names(here, toy_model_path):
+    data = Path("set.nvb").read_bytes()
+    number, other = [number for number, chunk in enumerate(unpack(data).chunks) if not chunk.metadata][-2:]
+    once, elsewhere = (damaged(data, chunk, before=1) for chunk in (number, other))
+    Path("set.nvb").write_bytes(once)
+    result = invoke("decompress", "set.nvb", "--recover", "-q", "--json", "--model", toy_model_path)
+    report = json.loads(result.stdout)
+    assert result.exit_code == 1 and (report["lost"], report["lost_chunks"]) == ([], 1)
+    assert result.stderr.count("\n") == 1 and result.stderr.endswith("; lost: 1 chunk of unknown names\n")
+    assert report["pictures"] == len(tree("set")) == 8 - len(chunk_names(data)[number])
+    told = failure(invoke("decompress", "set.nvb", "--recover", "--only", "zzzz", "--model", toy_model_path))
+    assert "set.nvb: holds no picture called zzzz, which may have been in the lost chunk; `nvae-codec info" in told
+    Path("set.nvb").write_bytes(bytes(a ^ b ^ c for a, b, c in zip(data, once, elsewhere, strict=True)))
+    told = failure(invoke("decompress", "set.nvb", "--recover", "--only", "zzzz", "--model", toy_model_path))
+    assert "which may have been in one of 2 lost chunks; " in told
+
+
+def test_the_first_few_of_many_lost_names_are_told(tmp_path, monkeypatch, toy_model_path):
+    monkeypatch.chdir(tmp_path)
+    names = [f"{number}.png" for number in range(7)]
+    for name in names:
+        Path(name).write_bytes(write_picture(Picture(np.zeros((1, 1), np.uint8))))
+    options = ["--archive", "-o", "set.nvb", "--effort", 1, "--model", toy_model_path]
+    assert invoke("compress", *names, *options).exit_code == 0
+    Path("set.nvb").write_bytes(damaged(Path("set.nvb").read_bytes(), 0))
+    result = invoke("decompress", "set.nvb", "--recover", "--json", "--model", toy_model_path)
+    complaint, line = result.stderr.splitlines()
+    assert complaint.endswith("; lost: 0.png, 1.png, 2.png, 3.png, 4.png and 2 more")
+    assert line.startswith("set.nvb: 0 pictures, ") and "bytes" not in line
+    assert json.loads(result.stdout)["lost"] == names and not os.path.exists("set")
+
+
+def test_recovering_what_is_whole_or_hopeless(here, toy_model_path):
+    data = Path("set.nvb").read_bytes()
+    options = ["--recover", "-q", "--json", "--model", toy_model_path]
+    whole = invoke("decompress", "set.nvb", *options)
+    assert whole.exit_code == 0 and whole.stderr == "" and json.loads(whole.stdout)["lost_chunks"] == 0
+    first, *_, last = chunk_names(data)
+    Path("set.nvb").write_bytes(damaged(data, 0))
+    found = invoke("decompress", "set.nvb", "--only", last[0], "--output-dir", "found", *options)
+    assert found.exit_code == 0 and found.stderr == "" and len(tree("found")) == 1  # what is lost was not asked for
+    lost = invoke("decompress", "set.nvb", "--only", first[0], "--output-dir", "lost", *options)
+    assert lost.exit_code == 1 and lost.stderr.endswith(f"; lost: {first[0]}\n") and not tree(".").count("lost")
+    assert json.loads(lost.stdout)["lost"] == [first[0]]
+    alone = replace(unpack(data), chunks=unpack(data).chunks[:1])
+    Path("set.nvb").write_bytes(damaged(pack(alone), 0))
+    nothing = invoke("decompress", "set.nvb", "--output-dir", "nothing", *options)
+    assert nothing.exit_code == 1 and nothing.stderr.endswith(f"; lost: {', '.join(first)}\n")
+    assert json.loads(nothing.stdout)["pictures"] == 0 and not os.path.exists("nothing")
+    Path("set.nvb").write_bytes(data[:10] + bytes([data[10] ^ 1]) + data[11:])  # the fingerprint, given by --model
+    told = failure(invoke("decompress", "set.nvb", "--output-dir", "named"))
+    assert told.endswith("its checksum; where the fingerprint is damaged, --recover with --model helps\n")
+    told = failure(invoke("decompress", "set.nvb", "--output-dir", "named", "--recover"))
+    assert told.endswith("; where the fingerprint is damaged, --model helps\n")
+    named = invoke("decompress", "set.nvb", "--output-dir", "named", *options)
+    assert named.exit_code == 0 and tree("named") == sorted(UNPACKED)
+    for hopeless in (data[:20], b"", b"words"):
+        Path("set.nvb").write_bytes(hopeless)
+        result = invoke("decompress", "set.nvb", "-f", *options)
+        assert result.exit_code == 1 and result.stderr.startswith("nvae-codec: set.nvb: ")
+
+
+@pytest.mark.parametrize("name", ["set", "logo"])
+@pytest.mark.parametrize("damage", [
+    lambda data: b"x" + data[1:],
+    lambda data: data[:6] + b"\3" + data[7:],
+    lambda data: data + b"trailing",
+    lambda data: b"before" + data,
+])
+def test_damage_around_the_chunks_loses_nothing(here, toy_model_path, name, damage):
+    assert invoke("compress", "logo.png", "--effort", 1, "--model", toy_model_path).exit_code == 0
+    Path("bad.nvb").write_bytes(damage(Path(f"{name}.nvb").read_bytes()))
+    options = ["bad.nvb", "--output-dir", "out", "--model", toy_model_path]
+    told = failure(invoke("decompress", *options))
+    assert told.endswith(f"; --recover saves {'all 8 pictures' if name == 'set' else 'the picture'}\n")
+    assert invoke("decompress", *options, "--recover").exit_code == 0
+    if name == "set":
+        assert tree("out") == sorted(UNPACKED)
+    assert same_picture("out/logo.png" if name == "set" else "out/bad.png", "logo.png")
+
+
+def test_a_lost_picture_and_one_that_is_whole_in_a_search(here, toy_model_path):
+    assert invoke("compress", "logo.png", "--effort", 1, "--model", toy_model_path).exit_code == 0
+    data = Path("logo.nvb").read_bytes()
+    options = ["--recover", "--output-dir", "out", "--model", toy_model_path]
+    assert invoke("decompress", "logo.nvb", *options).exit_code == 0 and same_picture("out/logo.png", "logo.png")
+    Path("bad.nvb").write_bytes(damaged(data, 0))
+    for more in ([], ["--recover"]):
+        told = failure(invoke("decompress", "bad.nvb", "--output-dir", "out", "--model", toy_model_path, *more))
+        assert told == "nvae-codec: bad.nvb: damaged: the coded words do not match their checksum\n"
+    assert tree("out") == ["logo.png"]
+
+
+def test_names_that_the_system_cannot_write_are_refused_in_a_sentence(here):
+    environment = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX",
+                                "PYTHONPATH": str(REPOSITORY)}
+    _, told = spawn("decompress", "set.nvb", env=environment).communicate(timeout=60)
+    assert told.startswith(b"nvae-codec: set.nvb: photos/sub/deep er/") and told.count(b"\n") == 1
+    assert b"here names of files are in ascii" in told and not os.path.exists("set")
+
+
+def test_a_damaged_archive_does_not_stop_a_batch(here, toy_model_path):
+    Path("bad.nvb").write_bytes(damaged(Path("set.nvb").read_bytes(), 1))
+    result = invoke("decompress", "bad.nvb", "set.nvb", "-t", "--model", toy_model_path)
+    assert result.exit_code == 1
+    first, second = result.stderr.splitlines()
+    assert first.startswith("nvae-codec: bad.nvb: damaged") and second.startswith("set.nvb is whole")
+
+
+def test_a_picture_that_decodes_to_something_else_is_named_and_other_chunks_go_on(here, toy_model_path):
+    content = unpack(Path("set.nvb").read_bytes())
+    number, chunk = next((number, chunk) for number, chunk in enumerate(content.chunks)
+                         if len(chunk.images) > 1 and chunk.shared_crc32 is None)
+    second = replace(chunk.images[1], samples_crc32=chunk.images[1].samples_crc32 ^ 1)
+    wrong = replace(chunk, images=(chunk.images[0], second, *chunk.images[2:]))
+    chunks = (*content.chunks[:number], wrong, *content.chunks[number + 1:])
+    Path("set.nvb").write_bytes(pack(replace(content, chunks=chunks)))
+    result = invoke("decompress", "set.nvb", "--json", "--model", toy_model_path)
+    lost = [image.name for image in chunk.images[1:]]
+    report = json.loads(result.stdout)
+    complaint, _ = result.stderr.splitlines()
+    assert complaint.startswith(f"nvae-codec: set.nvb: the decoded picture {lost[0]} does not have the checksum")
+    assert complaint.endswith(f"; lost: {', '.join(lost)}")
+    assert result.exit_code == 1 and report["lost"] == lost and report["lost_chunks"] == 0
+    whole = [back for name, back in zip(PICTURES, UNPACKED, strict=True) if name not in lost]
+    assert tree("set") == sorted(whole)
+
+
+def test_small_pictures_that_decode_to_something_else_are_lost_together(here, toy_model_path):
+    content = unpack(Path("set.nvb").read_bytes())
+    number, chunk = next((number, chunk) for number, chunk in enumerate(content.chunks) if chunk.shared_crc32)
+    wrong = replace(chunk, shared_crc32=chunk.shared_crc32 ^ 1)
+    chunks = (*content.chunks[:number], wrong, *content.chunks[number + 1:])
+    Path("set.nvb").write_bytes(pack(replace(content, chunks=chunks)))
+    result = invoke("decompress", "set.nvb", "--json", "--model", toy_model_path)
+    lost = [image.name for image in chunk.images]
+    complaint, _ = result.stderr.splitlines()
+    assert complaint.startswith(f"nvae-codec: set.nvb: the 3 decoded small pictures from {lost[0]} to {lost[-1]} do ")
+    assert complaint.endswith(f"; lost: {', '.join(lost)}")
+    assert result.exit_code == 1 and json.loads(result.stdout)["lost"] == lost
+    assert tree("set") == sorted(back for name, back in zip(PICTURES, UNPACKED, strict=True) if name not in lost)
+
+
+def test_the_wrong_model_and_large_chunks_are_refused(here, toy_model_path):
+    unknown = failure(invoke("decompress", "set.nvb"))
+    assert unknown.startswith("nvae-codec: set.nvb: the file needs the model") and not os.path.exists("set")
+    large = failure(invoke("decompress", "set.nvb", "--max-pixels", 500, "--model", toy_model_path))
+    assert large.startswith("nvae-codec: set.nvb: too large: a chunk has ")
+
+
+def test_too_little_memory_is_a_sentence_and_does_not_stop_a_batch(here, monkeypatch, toy_model_path):
+    import torch
+
+    from nvae_codec.codec import Codec
+
+    decode, given = Codec.decompress_archive, []
+
+    def greedy(self, content, **options):
+        given.append(content)
+        return torch.empty(2 ** 55) if len(given) == 1 else decode(self, content, **options)
+
+    monkeypatch.setattr(Codec, "decompress_archive", greedy)
+    monkeypatch.setattr(Codec, "compress_archive", lambda *arguments, **options: torch.empty(2 ** 55))
+    shortage = "there is not enough memory; a machine with more is needed"
+    Path("same.nvb").write_bytes(Path("set.nvb").read_bytes())
+    result = invoke("decompress", "-t", "set.nvb", "same.nvb", "--model", toy_model_path)
+    complaint, line = result.stderr.splitlines()
+    assert result.exit_code == 1 and complaint == f"nvae-codec: set.nvb: {shortage}"
+    assert line.startswith("same.nvb is whole")
+    told = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb", "--model", toy_model_path))
+    assert told == f"nvae-codec: {shortage}\n"
+
+
+@pytest.mark.parametrize(("error", "told"), [
+    (KeyboardInterrupt(), "Aborted!"),
+    (OSError(28, "No space left on device"), ": No space left on device"),
+])
+def test_an_interruption_leaves_whole_pictures_only(here, monkeypatch, toy_model_path, error, told):
+    replaced, replace_file = [], os.replace
+
+    def interrupt(*paths):
+        if len(replaced) == 3:
+            raise error
+        replaced.append(paths)
+        replace_file(*paths)
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    assert told in failure(invoke("decompress", "set.nvb", "--model", toy_model_path))
+    left = tree("set")
+    assert len(left) == 3
+    assert all(same_picture(name, f"set/{back}") for name, back in zip(PICTURES, UNPACKED, strict=True) if back in left)
+    before = Path("set.nvb").read_bytes()
+    options = ["--archive", "-f", "-o", "set.nvb", *OPTIONS, "--model", toy_model_path]
+    assert told in failure(invoke("compress", "logo.png", *options))
+    assert Path("set.nvb").read_bytes() == before and not [name for name in tree(".") if name.endswith(".tmp")]

@@ -1,0 +1,566 @@
+"""The integer twin: always exact, close to the float network, and refused where its bounds do not hold."""
+import dataclasses
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import (
+    SHARED,
+    WAYS,
+    change,
+    needs_products_of_bytes,
+    outputs_digest,
+    products_of_bytes_are_exact,
+    randomise_batch_norm,
+    smooth_tiles,
+)
+
+from nvae_codec.codec import Codec
+from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS
+from nvae_codec.errors import DriftError, ModelError
+from nvae_codec.image import read_picture
+from nvae_codec.integer import kernels, model_file
+from nvae_codec.integer import ops as exact_layers
+from nvae_codec.integer.kernels import REFERENCE, Kernels, look_up
+from nvae_codec.integer.network import ExactModel, ExactNetwork, convert
+from nvae_codec.integer.ops import LIMIT, NARROW_LIMIT, Range, Resize, interpolation_matrix
+from nvae_codec.likelihoods.gaussian import Normal
+from nvae_codec.model.config import ARCHITECTURES, PRESETS
+from nvae_codec.model.nvae import NVAE
+from nvae_codec.rate.elbo import compare
+from nvae_codec.tiling import cut
+
+
+def int64_convolution(x: np.ndarray, weight: np.ndarray, stride: int, dilation: int, groups: int) -> np.ndarray:
+    """The definition, in 64-bit integers, one tap after the other."""
+    batch, channels, height, width = x.shape
+    out, per_group, size, _ = weight.shape
+    pad = dilation * (size // 2)
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    result = np.zeros((batch, groups, out // groups, -(-height // stride), -(-width // stride)), dtype=np.int64)
+    weight = weight.reshape(groups, -1, per_group, size, size)
+    for row in range(size):
+        for column in range(size):
+            top, left = row * dilation, column * dilation
+            view = padded[:, :, top:top + height:stride, left:left + width:stride]
+            view = view.reshape(batch, groups, per_group, *view.shape[2:])
+            result += np.einsum("bgihw,goi->bgohw", view, weight[..., row, column])
+    return result.reshape(batch, out, *result.shape[3:])
+
+
+FASTEST = kernels.fastest             # the genuine one: an option of the tests replaces it
+needs_onednn = pytest.mark.skipif("float32 by oneDNN" not in WAYS, reason="oneDNN is used on x86 alone")
+CONVOLUTIONS = [(1, 1, 1, 1, 7, 5), (1, 2, 1, 1, 4, 6), (3, 1, 1, 1, 6, 9), (3, 2, 1, 1, 5, 4), (3, 1, 2, 1, 4, 4),
+                (5, 1, 1, 6, 6, 6), (5, 2, 1, 6, 6, 6), (11, 1, 1, 4, 4, 4), (5, 1, 1, 2, 6, 8), (5, 2, 1, 4, 8, 8),
+                (3, 1, 1, 1, 32, 32), (3, 1, 1, 1, 16, 64), (3, 2, 1, 1, 64, 32)]
+
+
+@pytest.fixture(params=[*(name for name, way in WAYS.items() if not way.planes), "fewer bits asked for"])
+def kernel(request, monkeypatch) -> tuple[Kernels, torch.dtype]:
+    """A way of computing convolutions, and the type of their operands."""
+    if request.param == "fewer bits asked for":
+        monkeypatch.setattr(kernels, "keeps_bits", lambda library, operation: False)
+    way = WAYS.get(request.param, Kernels(float32=True, onednn=True))
+    return way, torch.float32 if way.float32 else torch.float64
+
+
+@pytest.mark.parametrize("extreme", ["no", "equal", "signs"])
+@pytest.mark.parametrize("size, stride, dilation, groups, channels, out", CONVOLUTIONS)
+def test_convolution_is_exact(kernel, size, stride, dilation, groups, channels, out, extreme):
+    """Random and extreme operands as wide as the type allows, against 64-bit integers; also on odd sides."""
+    how, dtype = kernel
+    largest = kernels.EXACT_BELOW[dtype] - 2
+    random = np.random.default_rng(size * 100 + stride * 10 + groups)
+    limit = LIMIT if dtype == torch.float64 else NARROW_LIMIT
+    top = int(min(largest // (limit * (channels // groups) * size ** 2), LIMIT))
+    for height, width in ((8, 8), (7, 10), (1, 1), (32, 32)):
+        x = random.integers(-limit, limit + 1, (2, channels, height, width))
+        weight = random.integers(-top, top + 1, (out, channels // groups, size, size))
+        if extreme != "no":
+            x, weight = np.full_like(x, limit), np.where(weight < 0, -top, top if extreme == "signs" else -top)
+        offset = random.integers(-1, 2, out)
+        operands = (torch.from_numpy(each).to(dtype) for each in (x, weight, offset))
+        result = how.convolve(*operands, stride=stride, dilation=dilation, groups=groups)
+        expected = int64_convolution(x, weight, stride, dilation, groups) + offset[:, None, None]
+        assert result.dtype == dtype and np.array_equal(result.numpy().astype(np.int64), expected)
+
+
+@needs_products_of_bytes
+@pytest.mark.parametrize("extreme", ["no", "equal", "signs"])
+@pytest.mark.parametrize("size, stride, dilation, groups, channels, out",
+                         [each for each in CONVOLUTIONS if each[3] == 1])
+def test_convolution_in_planes_of_bytes_is_exact(size, stride, dilation, groups, channels, out, extreme):
+    """All 16 bits of the input, all weights that can be in planes, batches smaller than matrices may be."""
+    random = np.random.default_rng(size * 100 + stride * 10)
+    for batch, height, width in ((2, 8, 8), (1, 7, 10), (1, 1, 1), (3, 16, 16)):
+        x = random.integers(-LIMIT, LIMIT + 1, (batch, channels, height, width))
+        weight = random.integers(-kernels.HIGHEST_IN_PLANES, kernels.HIGHEST_IN_PLANES + 1, (out, channels, size, size))
+        if extreme != "no":
+            x, weight = np.full_like(x, LIMIT), np.full_like(weight, kernels.HIGHEST_IN_PLANES)
+        if extreme == "signs":
+            x[..., ::2], weight[::2] = -LIMIT, -kernels.HIGHEST_IN_PLANES
+        as_float = torch.from_numpy(weight).double()
+        found = kernels.convolve_in_planes(torch.from_numpy(x).double(), kernels.weight_planes(as_float),
+                                           128 * as_float.sum(dim=(1, 2, 3)), size, stride=stride, dilation=dilation)
+        assert np.array_equal(found.numpy(), int64_convolution(x, weight, stride, dilation, groups))
+
+
+def test_weights_that_planes_do_not_hold_are_not_put_there():
+    assert kernels.weight_planes(torch.full((4, 8, 1, 1), float(kernels.HIGHEST_IN_PLANES))) is not None
+    assert kernels.weight_planes(torch.full((4, 8, 1, 1), kernels.HIGHEST_IN_PLANES + 1.0)) is None
+    assert kernels.weight_planes(torch.ones(1, kernels.MOST_IN_PLANES + 1, 1, 1)) is None
+
+
+@needs_products_of_bytes
+def test_planes_are_used_only_where_they_are_exact_and_faster(monkeypatch):
+    genuine, seconds = torch._int_mm, iter([1.0, 2.0, 2.0, 1.0])
+    monkeypatch.setattr(kernels, "is_exact", kernels.is_exact.__wrapped__)
+    monkeypatch.setattr(kernels, "_seconds", lambda call: next(seconds))
+    fastest = FASTEST.__wrapped__
+    assert fastest().planes and not fastest().planes
+    monkeypatch.setattr(kernels, "_seconds", lambda call: pytest.fail("speed does not matter"))
+    monkeypatch.setattr(torch, "_int_mm", lambda *operands: genuine(*operands) + 1)
+    assert not fastest().planes
+    monkeypatch.delattr(torch, "_int_mm")
+    assert not fastest().planes
+
+
+def test_wide_networks_in_planes_have_few_other_sums(toy_exact):
+    """Not those of depth alone, nor those whose weights are the largest."""
+    network = prepared(toy_exact, WAYS["planes of 8 bits"])
+    carriers = [leaf.carrier for leaf in network.leaves() if isinstance(leaf, exact_layers.Conv)]
+    assert carriers.count(torch.int32) > 0.7 * len(carriers)
+
+
+@pytest.mark.parametrize("width", ["toy_exact", "narrow_exact"])
+def test_files_are_the_same_whatever_computes_them(width, request, tmp_path, each_way):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(model_file.serialise(request.getfixturevalue(width)))
+    picture = smooth_tiles(1, 48)[0, :, :, :40].permute(1, 2, 0).numpy()
+    reference = Codec(ExactModel(prepared(request.getfixturevalue(width), REFERENCE)), "0" * 64)
+    codec = Codec.load(path)
+    assert codec.model.network.kernels == each_way
+    reference.fingerprint = codec.fingerprint
+    data = codec.compress(picture)
+    assert data == reference.compress(picture)
+    for each in reference, codec:
+        assert np.array_equal(each.decompress(data).samples, picture)
+
+
+def test_products_that_saturate_are_noticed(monkeypatch):
+    """Without VNNI, bytes of which one is unsigned are multiplied and added up in pairs, in 16 bits."""
+    def saturating(x, y):
+        unsigned = (x.int() + 128).unfold(1, 2, 2)[:, :, None] * y.int().unfold(0, 2, 2)[None]      # [M, K / 2, N, 2]
+        pairs = unsigned.sum(dim=-1).clamp(-32768, 32767)
+        return (pairs.sum(dim=1) - 128 * y.int().sum(dim=0)).int()
+
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    assert not kernels._planes_are_exact(kernels.CPU)
+
+
+def test_planes_that_compute_wrongly_are_found_out_by_the_self_test(toy_exact, toy_model_path, monkeypatch):
+    monkeypatch.setattr(kernels, "fastest", lambda device: WAYS["planes of 8 bits"])
+    genuine = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda x, planes: genuine(x, planes) + (len(x) == 64))
+    model, _ = model_file.load(toy_model_path)
+    assert model.network.kernels == REFERENCE and model.digest() == digest(toy_exact, REFERENCE)
+
+
+@pytest.mark.parametrize("how", [way for way in WAYS.values() if way.float32 and not way.planes])
+def test_operands_may_be_scaled_by_powers_of_two(how):
+    random = np.random.default_rng(0)
+    x, weight = random.integers(-2047, 2048, (1, 8, 5, 5)), random.integers(-99, 100, (8, 8, 3, 3))
+    shift = 2.0 ** -random.integers(-3, 12, 8)
+    scaled = torch.from_numpy(weight * shift[:, None, None, None]).float(), torch.from_numpy(shift / 2).float()
+    expected = int64_convolution(x, weight, 1, 1, 1) * shift[:, None, None] + shift[:, None, None] / 2
+    assert np.array_equal(how.convolve(torch.from_numpy(x).float(), *scaled).double().numpy(), expected)
+
+
+def test_sums_are_carried_by_the_type_that_holds_them():
+    bounds = {1: torch.float32, 2 ** 24 - 1: torch.float32, 2 ** 24: torch.float64, 2 ** 53 - 1: torch.float64}
+    assert {bound: Kernels(float32=True).carrier(bound) for bound in bounds} == bounds
+    assert {REFERENCE.carrier(bound) for bound in bounds} == {torch.float64}
+    for way in WAYS.values():
+        with pytest.raises(ValueError, match="no carrier"):
+            way.carrier(2 ** 53)
+
+
+def test_on_processors_float32_is_exact():
+    """Whatever this machine is; which of the ways is fastest is its own affair."""
+    exact = [name for name, way in WAYS.items() if kernels.is_exact(way)]
+    assert {"float64", "float32 by matrix products"} <= set(exact)
+    assert kernels.is_exact(FASTEST()) and FASTEST().float32
+
+
+@needs_onednn
+def test_a_convolution_that_rounds_is_noticed_and_not_used(monkeypatch):
+    """One by Winograd's algorithm, or with fewer bits, gives nearly the right sums."""
+    right = torch.mkldnn_convolution
+    monkeypatch.setattr(kernels, "is_exact", kernels.is_exact.__wrapped__)
+    assert kernels.is_exact(WAYS["float32 by oneDNN"]) and FASTEST.__wrapped__().onednn
+    monkeypatch.setattr(torch, "mkldnn_convolution", lambda *operands: right(*operands) * (1 + 2.0 ** -20))
+    assert not kernels.is_exact(WAYS["float32 by oneDNN"])
+    seconds = iter([1.0, 2.0])
+    monkeypatch.setattr(kernels, "_seconds", lambda call: next(seconds))
+    fastest = FASTEST.__wrapped__()
+    assert not fastest.onednn and fastest.float32
+    assert fastest.planes == products_of_bytes_are_exact(), "planes have nothing to do with it"
+
+
+def test_where_all_of_float32_rounds_everything_is_float64(monkeypatch):
+    right = Kernels.convolve
+    monkeypatch.setattr(kernels, "is_exact", kernels.is_exact.__wrapped__)
+    monkeypatch.setattr(Kernels, "convolve", lambda how, *operands, **options:
+                        right(how, *operands, **options) * (1 + how.float32 * 2.0 ** -20))
+    fastest = FASTEST.__wrapped__()
+    assert not fastest.float32 and fastest.carrier(1) == torch.float64
+
+
+@needs_onednn
+def test_a_network_that_float32_computes_wrongly_is_computed_by_the_reference(narrow_exact, tmp_path, monkeypatch):
+    """An algorithm that is wrong for some shapes only escapes the check of the kernels, not the self-test."""
+    path, right = tmp_path / "narrow.safetensors", torch.mkldnn_convolution
+    path.write_bytes(model_file.serialise(narrow_exact))
+    monkeypatch.setattr(kernels, "fastest", lambda device: WAYS["float32 by oneDNN"])
+    monkeypatch.setattr(torch, "mkldnn_convolution", lambda x, *more: right(x, *more) + (x.shape[2] == 16))
+    model, _ = model_file.load(path)
+    assert model.network.kernels == REFERENCE and model.digest() == digest(narrow_exact, REFERENCE)
+    assert {leaf.carrier for leaf in model.network.leaves() if isinstance(leaf, exact_layers.Conv)} == {torch.float64}
+
+
+@pytest.mark.parametrize("operation", ["conv", "matmul"])
+def test_fewer_bits_of_float32_are_noticed(operation):
+    """By the settings of PyTorch 2.9, or by the one of its predecessors."""
+    settings = getattr(getattr(torch.backends.mkldnn, operation, None), "fp32_precision", None)
+    assert kernels.keeps_bits("mkldnn", operation)
+    try:
+        if settings is None:
+            torch.set_float32_matmul_precision("medium")
+        else:
+            getattr(torch.backends.mkldnn, operation).fp32_precision = "bf16"
+        assert not kernels.keeps_bits("mkldnn", operation)
+    finally:
+        if settings is None:
+            torch.set_float32_matmul_precision("highest")
+        else:
+            getattr(torch.backends.mkldnn, operation).fp32_precision = settings
+    assert kernels.keeps_bits("mkldnn", operation)
+
+
+def test_results_round_to_nearest_with_ties_up():
+    output = exact_layers.Output(1, None)
+    output.shift.fill_(2)
+    bound, factor, offset, result = output.prepare(Range.symmetric(402, 1), 100)
+    assert bound >= 402 and factor.tolist() == [0.25] and offset.tolist() == [0.5]
+    assert (result.low.tolist(), result.high.tolist()) == ([-100], [100])
+    total = torch.tensor([-6.0, -5, -2, -1, 0, 1, 2, 3, 5, 6, 2 ** 40, -2 ** 40]).double() * factor + offset
+    assert output.rounded(total).tolist() == [-1, -1, 0, 0, 0, 0, 1, 1, 1, 2, 100, -100]
+
+
+@pytest.mark.parametrize("how", [way for way in WAYS.values() if way.float32])
+@pytest.mark.parametrize("extreme", [False, True])
+@pytest.mark.parametrize("shift, bias_bits, in_float32", [
+    (12, 20, True), (10, 14, True), (0, 10, False), (14, 38, False), (30, 20, False), (-2, 5, False)])
+def test_raw_outputs_of_narrow_networks_are_sums_of_two_planes(shift, bias_bits, in_float32, extreme, how):
+    """Against 64-bit integers, whether float32 holds all that is added up or only the planes."""
+    random = np.random.default_rng(shift + 100)
+    conv = exact_layers.Conv(60, 9)
+    conv.limit, conv.fixed_bits, conv.kernels = NARROW_LIMIT, torch.full((9,), 10), how
+    weight = random.integers(-LIMIT, LIMIT + 1, (9, 60, 1, 1))
+    x = random.integers(-NARROW_LIMIT, NARROW_LIMIT + 1, (3, 60, 6, 5))
+    if extreme:
+        weight, x = np.where(weight < 0, -LIMIT, LIMIT), np.where(x < 0, -NARROW_LIMIT, NARROW_LIMIT)
+        weight[:3], x[0] = LIMIT, NARROW_LIMIT
+    bias = random.integers(-2 ** bias_bits, 2 ** bias_bits, 9)
+    conv.weight.copy_(torch.from_numpy(weight))
+    conv.output.bias.copy_(torch.from_numpy(bias))
+    conv.output.shift.fill_(shift)
+    result = conv.prepare(Range.symmetric(NARROW_LIMIT, 60))
+    assert conv._has_planes and conv._in_float32 == in_float32 and conv.carrier == torch.float32
+    sums = int64_convolution(x, weight, 1, 1, 1) + bias[:, None, None]
+    half = 1 << shift >> 1 if shift > 0 else 0
+    expected = np.clip((sums + half) >> shift if shift >= 0 else sums << -shift, -LIMIT, LIMIT)
+    found = conv(torch.from_numpy(x).float()).double().numpy()
+    assert np.array_equal(found, expected) and (shift < 10 or bias_bits > 30 or (np.abs(expected) < LIMIT).any())
+    low, high = (each.numpy()[:, None, None] for each in (result.low, result.high))
+    assert (low <= found).all() and (found <= high).all()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_look_up_takes_all_16_bit_indices(memory_format):
+    table = torch.arange(65536, dtype=torch.float64) * 3
+    index = torch.tensor([-32768.0, -1, 0, 32767, 5, 6, 7, 8]).double().view(1, 2, 2, 2)
+    found = look_up(table, index.contiguous(memory_format=memory_format), 32768)
+    assert found.flatten().tolist() == [0, *(3 * each for each in (32767, 32768, 65535, 32773, 32774, 32775, 32776))]
+    by_channel = look_up(table, index[:, :, :1, 1:], torch.tensor([1, 10]).view(2, 1, 1))
+    assert by_channel.flatten().tolist() == [0, 3 * 16]
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 8, 32])
+def test_interpolation_is_bilinear_with_aligned_corners(side):
+    matrix = interpolation_matrix(side, exact_layers.RESIZE_BITS)
+    assert (matrix.sum(dim=1) == 1 << exact_layers.RESIZE_BITS).all() and (matrix >= 0).all()
+    x = torch.randint(-LIMIT, LIMIT + 1, (2, 3, side, side)).double()
+    expected = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+    assert (Resize()(x) - expected).abs().max() < 0.5 + 2 * 65535 * 2.0 ** -exact_layers.RESIZE_BITS
+
+
+def forward(model: NVAE, exact, samples: torch.Tensor, seed: int = 0):
+    """Largest differences of distributions and head between both networks, driven by the same latents."""
+    generator = torch.Generator().manual_seed(seed)
+    coder = ExactModel(exact)
+    worst = {"mean": 0.0, "log_sigma": 0.0}
+    with torch.no_grad():
+        features, state = model.features(samples.float() / 255), model.start(len(samples))
+        exact_features, exact_state = exact.features(samples), exact.start(len(samples))
+        for group in range(model.config.num_groups):
+            pairs = [(Normal.from_raw(*model.prior(group, state)), coder.prior(group, exact_state)),
+                     (Normal.from_raw(*model.posterior(group, state, features)),
+                      coder.posterior(group, exact_state, exact_features))]
+            for normal, integers in pairs:
+                mean, sigma = integers.mean / 2 ** MEAN_BITS, integers.sigma / 2 ** SIGMA_BITS
+                worst["mean"] = max(worst["mean"], np.abs(mean - normal.mean.numpy()).max())
+                worst["log_sigma"] = max(worst["log_sigma"], np.abs(np.log(sigma / normal.sigma.numpy())).max())
+            z = pairs[1][0].sample(torch.randn(pairs[1][0].mean.shape, generator=generator))
+            state = model.update(group, state, z)
+            rounded = torch.round(z.double() * 2.0 ** int(exact.latent_bits[group]))
+            exact_state = exact.update(group, exact_state, rounded)
+        x, whole = samples.float() / 255, np.full((len(samples), 2), samples.shape[-1])
+        output = model.pixels(state, lambda lattice: lattice.of(x))
+        exact_output = coder.pixels(exact_state, samples.numpy(), whole)
+    logits = slice(0, model.config.num_mixtures)
+    worst["logits"] = np.abs(exact_output[:, logits] / 2 ** 10 - output[:, logits].numpy()).max()
+    return worst
+
+
+WIDTHS = {LIMIT: 0.02, NARROW_LIMIT: 0.2}                               # what means and logarithms may be off by
+
+
+@pytest.mark.parametrize("limit", WIDTHS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("use_se, res_dist", [(True, True), (False, False)])
+def test_every_architecture_converts(architecture, use_se, res_dist, limit):
+    torch.manual_seed(0)
+    config = dataclasses.replace(PRESETS["toy"], architecture=architecture, use_se=use_se, res_dist=res_dist,
+                                 num_channels_enc=8, num_channels_dec=8)
+    model = NVAE(config)
+    randomise_batch_norm(model)
+    samples = smooth_tiles(4, 16)
+    exact = convert(model.eval(), samples, limit=limit)
+    worst = forward(model, exact, samples)
+    print(architecture, limit, worst)
+    assert max(worst.values()) < WIDTHS[limit], worst
+    planes = WAYS["planes of 8 bits"]
+    other = planes if limit == LIMIT and exact.kernels != planes and products_of_bytes_are_exact() else REFERENCE
+    assert ExactModel(exact).digest() == digest(exact, other)
+
+
+def prepared(exact: ExactNetwork, how: Kernels) -> ExactNetwork:
+    """The same network, to compute with other kernels."""
+    same = ExactNetwork(exact.config, int(exact.activation_limit))
+    for name, table in exact.activation_tables.named_buffers():
+        same.activation_tables.register_buffer(name, table)
+    same.load_state_dict(exact.state_dict())
+    same.prepare(how)
+    return same.eval()
+
+
+def digest(exact: ExactNetwork, how: Kernels) -> str:
+    return ExactModel(prepared(exact, how)).digest()
+
+
+def test_narrow_networks_are_carried_in_float32(narrow_exact):
+    """Every convolution and every sum."""
+    for leaf in prepared(narrow_exact, Kernels(float32=True)).leaves():
+        if isinstance(leaf, exact_layers.Conv):
+            assert leaf.carrier == torch.float32
+        if isinstance(leaf, (exact_layers.Residual, exact_layers.Sum)):
+            assert leaf._sums == torch.float32
+
+
+def test_vanilla_network_converts():
+    torch.manual_seed(0)
+    model = NVAE(dataclasses.replace(PRESETS["toy"], num_latent_scales=1, num_groups_per_scale=1)).eval()
+    samples = smooth_tiles(4, 16)
+    assert max(forward(model, convert(model, samples), samples).values()) < 0.02
+
+
+def test_negative_elbo_of_integers_is_that_of_floats(toy_network, toy_exact, narrow_exact):
+    assert abs(compare(toy_network, toy_exact, smooth_tiles(16, 16, seed=5)).relative) < 1e-3
+    assert abs(compare(toy_network, narrow_exact, smooth_tiles(16, 16, seed=5)).relative) < 1e-3
+
+
+@pytest.mark.parametrize("width", ["toy_exact", "narrow_exact"])
+def test_images_far_from_calibration_saturate_but_stay_exact(width, request, each_way):
+    """Noise and checkerboards: nothing overflows, and the result does not depend on the batch or the kernels."""
+    exact = request.getfixturevalue(width)
+    coder, limit = ExactModel(prepared(exact, each_way)), int(exact.activation_limit)
+    checkerboard = np.broadcast_to(np.indices((16, 16)).sum(axis=0) % 2 * 255, (3, 16, 16))
+    noise = np.random.default_rng(0).integers(0, 256, (3, 16, 16))
+    samples = np.stack([checkerboard, noise]).astype(np.uint8)
+    both, alone = coder.features(samples), coder.features(samples[1:])
+    references = ExactModel(prepared(exact, REFERENCE)).features(samples)
+    for first, second, reference in zip(both, alone, references, strict=True):
+        assert torch.equal(first[1:], second) and torch.equal(first, reference)
+        assert first.abs().max() <= limit
+
+
+@pytest.mark.parametrize("width", ["toy_exact", "narrow_exact"])
+def test_the_same_integers_from_any_batch_thread_count_and_library(width, request, each_way):
+    exact = request.getfixturevalue(width)
+    coder, samples = ExactModel(prepared(exact, each_way)), smooth_tiles(4, 16, seed=3).numpy()
+    threads = torch.get_num_threads()
+    reference = outputs_digest(ExactModel(prepared(exact, REFERENCE)), samples, 4)
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            for batch in (1, 3, 4):
+                assert outputs_digest(coder, samples, batch) == reference
+            with torch.backends.mkldnn.flags(enabled=False):
+                assert outputs_digest(coder, samples, 3) == reference
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_same_integers_in_a_fresh_process(narrow_exact, tmp_path):
+    """The digest of a cold process with one thread and without oneDNN is that of this warm one."""
+    narrow_path = tmp_path / "narrow.safetensors"
+    narrow_path.write_bytes(model_file.serialise(narrow_exact))
+    model, _ = model_file.load(narrow_path)
+    script = ("import sys, torch; torch.set_num_threads(1); torch.backends.mkldnn.enabled = False\n"
+              "from pathlib import Path; from nvae_codec.integer import model_file\n"
+              "print(model_file.load(Path(sys.argv[1]), self_test=False)[0].digest())")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ONEDNN_MAX_CPU_ISA": "SSE41",
+                   "PYTHONHASHSEED": "7"}
+    output = subprocess.check_output([sys.executable, "-c", script, narrow_path], env=environment, text=True)
+    assert output.strip() == model.digest()
+
+
+# Model files
+
+def test_model_file_gives_the_same_network(toy_exact, toy_model_path):
+    model, fingerprint = model_file.load(toy_model_path)
+    assert fingerprint == model_file.fingerprint(toy_exact.config, toy_exact.state_dict())
+    assert model.digest() == ExactModel(toy_exact).digest()
+    assert model_file.describe(toy_model_path)["about"] == "random weights, for tests"
+
+
+def test_fingerprint_depends_on_every_tensor(toy_exact):
+    tensors = dict(toy_exact.state_dict())
+    original = model_file.fingerprint(toy_exact.config, tensors)
+    for name in tensors:
+        changed = {**tensors, name: tensors[name] + 1}
+        assert model_file.fingerprint(toy_exact.config, changed) != original
+    assert model_file.fingerprint(dataclasses.replace(toy_exact.config, min_groups_per_scale=2), tensors) != original
+
+
+def test_a_changed_weight_fails_the_self_test(toy_model_path, tmp_path):
+    path = change(toy_model_path, "stem.weight", lambda t: t.flip(0), tmp_path / "m.safetensors")
+    with pytest.raises(DriftError, match="self-test"):
+        model_file.load(path)
+
+
+def test_a_flipped_bit_in_a_model_file_is_noticed(toy_model_path, tmp_path):
+    """Also where the self-test does not look: in the far end of a table."""
+    data = bytearray(toy_model_path.read_bytes())
+    path = tmp_path / "m.safetensors"
+    for position in range(2000, len(data), len(data) // 40):
+        data[position] ^= 4
+        path.write_bytes(data)
+        with pytest.raises(ModelError):
+            model_file.load(path)
+        data[position] ^= 4
+
+
+def raised_bias(bias):
+    return bias + 2 ** 53
+
+
+@pytest.mark.parametrize("name, edit", [
+    ("stem.output.bias", raised_bias),
+    ("stem.output.bias", lambda t: t * 0 - 2 ** 63),
+    ("stem.output.shift", lambda t: t + 90),
+    ("stem.output.shift", lambda t: t * 0 - 2 ** 15),
+    ("stem.weight", lambda t: t.int()),
+    ("stem.weight", lambda t: t.float()),
+    ("sigma_table", lambda t: t.double() + 0.5),
+    ("stem.weight", lambda t: t[:-1]),
+    ("stem.weight", lambda t: None),
+    ("sigma_table", lambda t: t * 0),
+    ("mean_table", lambda t: t * 100),
+    ("mean_table", lambda t: t * 0 - 2 ** 31),
+    ("activation_tables.relu_0", lambda t: torch.zeros(65536, dtype=torch.int16)),
+    ("latent_steps", lambda t: t + 100),
+    ("latent_idle", lambda t: torch.full((3, 2), 2, dtype=torch.int16)),
+    ("latent_idle", lambda t: torch.zeros(1, dtype=torch.int16)),
+    ("activation_limit", lambda t: torch.tensor(2000, dtype=torch.int16)),
+    ("latent_bits", lambda t: t - 100),
+    ("pixel_sigmoid_table", lambda t: t.flip(0)),
+    ("decoder_cells.0.0.join.left_shift", lambda t: t.repeat(5)),
+])
+def test_a_tampered_model_file_is_refused(toy_model_path, tmp_path, name, edit):
+    with pytest.raises(ModelError):
+        model_file.load(change(toy_model_path, name, edit, tmp_path / "m.safetensors"))
+
+
+def test_idle_channels_are_kept_in_the_model_file_and_rest_at_the_mean(toy_exact, toy_model_path, tmp_path):
+    assert "latent_idle" not in toy_exact.state_dict()                  # so that older models keep their fingerprints
+    model, fingerprint = model_file.load(toy_model_path)
+    channels = model.group_shape(0)[0]
+    assert model.active(0).tolist() == list(range(channels))
+    model.network.latent_idle[0, 1] = 1
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(model_file.serialise(model.network))
+    idle, other_fingerprint = model_file.load(path)
+    assert other_fingerprint != fingerprint and idle.digest() == model.digest()
+    assert idle.active(0).tolist() == [channel for channel in range(channels) if channel != 1]
+    offsets = np.random.default_rng(0).integers(-2048, 2049, (2, *model.group_shape(0)))
+    at_rest = offsets.copy()
+    at_rest[:, 1] = 0
+    for mean, (some, others) in (("at rest", (idle, idle)), ("not", (model_file.load(toy_model_path)[0], idle))):
+        first = some.prior(1, some.update(0, some.start(2), offsets))
+        second = others.prior(1, others.update(0, others.start(2), at_rest))
+        assert np.array_equal(first.mean, second.mean) == (mean == "at rest")
+
+
+def test_files_that_are_no_model_are_refused(toy_model_path, tmp_path):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(ModelError, match="no such"):
+        model_file.load(path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match="readable"):
+        model_file.load(path)
+    path.write_bytes(toy_model_path.read_bytes()[:-1000])
+    with pytest.raises(ModelError):
+        model_file.load(path)
+
+
+def test_weights_that_are_not_numbers_are_refused(toy_network):
+    model = NVAE(toy_network.config).eval()
+    with torch.no_grad():
+        model.stem.weight[0] = float("nan")
+    with pytest.raises(ModelError, match="finite"):
+        convert(model, smooth_tiles(2, 16))
+
+
+# Real pictures
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "data" / "kodak").is_dir(), reason="the Kodak pictures are not here")
+def test_a_published_checkpoint_converts():
+    """The no-flow CIFAR-10 checkpoint (random weights, res_mbconv) on Kodak tiles.
+
+    The integer network's negative ELBO is within 0.1 % of the float network's.
+    """
+    from nvae_codec.training.import_nvae import load_published
+    model = load_published(SHARED / "reference" / "c10_noflow.pt")
+    picture = read_picture((SHARED / "data" / "kodak" / "kodim05.png").read_bytes()).samples
+    tiles = torch.from_numpy(cut(picture, model.config.image_size))
+    exact = convert(model, tiles[::6])
+    measured = compare(model, exact, tiles[1::24])
+    print(f"integers against floats: {measured.relative:+.4%}")
+    assert abs(measured.relative) < 1e-3
