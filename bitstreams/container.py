@@ -22,14 +22,14 @@ from .content import (
     ICC,
     JPEG_RGB8,
     MAGIC,
-    MAX_ALL_COUNTED_BYTES,
     MAX_ALL_INFLATED_BYTES,
     MAX_ALL_METADATA_BYTES,
+    MAX_ALL_SEQUENTIAL_BYTES,
     MAX_GROUP,
     MAX_IMAGES,
     MAX_METADATA_BYTES,
-    MAX_SETS,
     MAX_SIDE,
+    MAX_TILE_BATCHES,
     MODES,
     PHOTO_CD_RGB8,
     RGB8,
@@ -38,7 +38,7 @@ from .content import (
     Container,
     ImageEntry,
     Metadata,
-    TileSet,
+    TileBatch,
     Version1,
     checksum_bytes,
     is_small,
@@ -60,8 +60,8 @@ from .fields import (
 
 __all__ = [
     "DEFAULT_MAX_PIXELS", "EXIF", "GREY8", "ICC", "JPEG_RGB8", "MAX_ALL_METADATA_BYTES", "MAX_GROUP", "MAX_IMAGES",
-    "MAX_METADATA_BYTES", "MAX_SETS", "MAX_SIDE", "PHOTO_CD_RGB8", "RGB8", "Chunk", "Container", "ImageEntry",
-    "Loss", "Metadata", "Recovery", "TileSet", "Version1", "pack", "peek_fingerprint", "recover", "unpack",
+    "MAX_METADATA_BYTES", "MAX_TILE_BATCHES", "MAX_SIDE", "PHOTO_CD_RGB8", "RGB8", "Chunk", "Container", "ImageEntry",
+    "Loss", "Metadata", "Recovery", "TileBatch", "Version1", "pack", "peek_fingerprint", "recover", "unpack",
 ]  # fmt: skip
 
 VERSION = 2
@@ -70,7 +70,7 @@ MARKER = 0xB5  # begins a chunk
 NAMED, DESCRIBED, DEFLATED, FIRST = 1, 2, 4, 8  # flags: names, metadata, deflated fields, first chunk of the file
 MANY = 16  # images, all named: a name may be empty, for the one before it counted on, and small images share a checksum
 ALL_FLAGS = 31
-COUNTED = "bytes of names counted on"  # what a tally calls them
+SEQUENTIAL = "bytes of names counted on"  # what a tally calls them
 
 MISPLACED = "damaged: a chunk is missing or not in its place"
 
@@ -78,7 +78,7 @@ MAX_HEADER_BYTES = 2**22
 MAX_INFLATED_BYTES = 2**24
 MAX_NAME_BYTES = 2**12
 MAX_REFERENCES = 2  # of an image: one for each kind of metadata
-MAX_DIRECT_GROUPS = 2**16 - 1
+MAX_REC_GROUPS = 2**16 - 1
 MIN_TRELLIS_BITS, MAX_TRELLIS_BITS = 8, 16
 
 # How long `recover` searches: what it has read in vain, for each byte of the file and at least. Random bytes take 49.
@@ -325,7 +325,7 @@ class _Header(NamedTuple):
     images: tuple[ImageEntry, ...]
     items: list[StoredItem]
     shared_crc32: int | None
-    sets: tuple[TileSet, ...]
+    tile_batches: tuple[TileBatch, ...]
     trellis_bits: int
     words_length: int
     words_crc: bytes
@@ -361,7 +361,7 @@ def _write_chunk(chunk: Chunk, first: int, left: int, start: bytes, tally: _Tall
     names = [image.name for image in chunk.images]
     flags = first | NAMED * any(names) | DESCRIBED * bool(stored)
     if chunk.shared_crc32 is not None or not any(image.is_small for image in chunk.images):
-        shortened = _leave_out_counted(names, tally)
+        shortened = _leave_out_sequential(names, tally)
         if chunk.shared_crc32 is not None or shortened != names:
             flags, names = flags | MANY, shortened
     fields = _write_fields(chunk, flags, names, [row for row, _ in stored])
@@ -375,16 +375,16 @@ def _read_chunk(file: Reader, header: _Header, tally: _Tally) -> Chunk:
     metadata = tuple(inflate_item(file, item) for item in header.items)
     words = file.checked("coded words", header.words_length, header.words_crc)
     tally.add_names([image.name for image in header.images])
-    return Chunk(header.images, metadata, header.sets, header.trellis_bits, words, shared_crc32=header.shared_crc32)
+    return Chunk(header.images, metadata, header.tile_batches, header.trellis_bits, words, shared_crc32=header.shared_crc32)
 
 
-def _leave_out_counted(names: list[str], tally: _Tally) -> list[str]:
+def _leave_out_sequential(names: list[str], tally: _Tally) -> list[str]:
     """The names, but "" for those that count on from the one before, as many as a reader allows in a file."""
     shortened = names[:1]
     for before, name in pairwise(names):
         size = len(name.encode())
-        if name == count_on(before) and tally.has_room(COUNTED, size, MAX_ALL_COUNTED_BYTES):
-            tally.add(COUNTED, size, MAX_ALL_COUNTED_BYTES)
+        if name == next_name(before) and tally.has_room(SEQUENTIAL, size, MAX_ALL_SEQUENTIAL_BYTES):
+            tally.add(SEQUENTIAL, size, MAX_ALL_SEQUENTIAL_BYTES)
             name = ""
         shortened.append(name)
     return shortened
@@ -406,9 +406,9 @@ def _write_fields(chunk: Chunk, flags: int, names: list[str], items: list[bytes]
     if flags & DESCRIBED:
         fields.append(write_table(items))
         fields += [write_table(map(write_varint, image.metadata)) for image in images]
-    rows = [(len(list(alike)), *one) for one, alike in groupby(chunk.sets)]
+    rows = [(len(list(alike)), *one) for one, alike in groupby(chunk.tile_batches)]
     fields.append(write_table(b"".join(map(write_varint, row)) for row in rows))
-    if any(one.direct_groups for one in chunk.sets):
+    if any(one.rec_groups for one in chunk.tile_batches):
         fields.append(bytes([chunk.trellis_bits]))
     fields += [write_varint(len(chunk.words) // WORD_BYTES), write_crc(chunk.words)]
     return b"".join(fields)
@@ -422,14 +422,14 @@ def _read_header(body: bytes, tally: _Tally, max_pixels: int) -> _Header:
         tally.add("bytes of inflated headers", length, MAX_ALL_INFLATED_BYTES)
         header = Reader(inflate(body[header.position :], length, "the header"), header.ending)
     images, items, shared_crc32 = _read_images(header, flags, tally, max_pixels)
-    sets = _read_sets(header, tally)
-    direct = any(one.direct_groups for one in sets)
+    tile_batches = _read_tile_batches(header, tally)
+    direct = any(one.rec_groups for one in tile_batches)
     trellis_bits = header.u8("number of trellis bits", MIN_TRELLIS_BITS, MAX_TRELLIS_BITS) if direct else 0
     words_length = WORD_BYTES * header.varint("number of coded words", 0, MAX_VARINT)
     words_crc = header.take("chunk's checksum", CRC_BYTES)
     if not header.at_end:
         raise BitstreamError("invalid: the header is longer than its fields")
-    return _Header(images, items, shared_crc32, sets, trellis_bits, words_length, words_crc)
+    return _Header(images, items, shared_crc32, tile_batches, trellis_bits, words_length, words_crc)
 
 
 def _read_images(header: Reader, flags: int, tally: _Tally,
@@ -464,7 +464,7 @@ def _read_images(header: Reader, flags: int, tally: _Tally,
 _DIGITS = re.compile("[0-9]+")
 
 
-def count_on(name: str) -> str | None:
+def next_name(name: str) -> str | None:
     """The name with its last number greater by one, and at least as wide; None if it has none, or would be too long.
 
     A number in the suffix does not count. a/img-0099.jp2 is followed by a/img-0100.jp2, and 9 by 10.
@@ -491,9 +491,9 @@ def _read_names(header: Reader, count: int, flags: int, tally: _Tally) -> list[s
     for _ in range(count if flags & NAMED else 0):
         name = _read_name(header, may_be_empty=bool(flags & MANY and names))
         if not name:
-            if (name := count_on(names[-1])) is None:
+            if (name := next_name(names[-1])) is None:
                 raise BitstreamError(f"invalid: no name can be counted on from {names[-1]!r}")
-            tally.add(COUNTED, len(name.encode()), MAX_ALL_COUNTED_BYTES)
+            tally.add(SEQUENTIAL, len(name.encode()), MAX_ALL_SEQUENTIAL_BYTES)
         names.append(name)
     return names or [""] * count
 
@@ -520,13 +520,13 @@ def _read_references(header: Reader, item_count: int) -> tuple[int, ...]:
     return tuple(header.varint("metadata reference", 0, item_count - 1) for _ in references)
 
 
-def _read_sets(header: Reader, tally: _Tally) -> tuple[TileSet, ...]:
+def _read_tile_batches(header: Reader, tally: _Tally) -> tuple[TileBatch, ...]:
     rows = []
     for _ in range(header.varint("number of rows of sets", 1, MAX_VARINT)):
         alike = header.varint("number of sets alike", 1, MAX_VARINT)
-        tally.add("sets of tiles", alike, MAX_SETS)
-        one = TileSet(header.varint("number of tiles in a set", 1, MAX_GROUP),
-                      header.varint("number of direct groups", 0, MAX_DIRECT_GROUPS))
+        tally.add("sets of tiles", alike, MAX_TILE_BATCHES)
+        one = TileBatch(header.varint("number of tiles in a set", 1, MAX_GROUP),
+                      header.varint("number of direct groups", 0, MAX_REC_GROUPS))
         if rows and rows[-1][0] == one:
             raise BitstreamError("invalid: two rows of sets, one after the other, are of sets alike")
         rows.append((one, alike))

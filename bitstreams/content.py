@@ -17,10 +17,10 @@ WHOLE_CHECKSUM_PIXELS = 2**12
 
 # Of a whole file. These need few bytes or none in the file, so its length alone does not bound the memory they take.
 MAX_IMAGES = 2**20
-MAX_SETS = 2**22
+MAX_TILE_BATCHES = 2**22
 MAX_ALL_METADATA_BYTES = 2**28
 MAX_ALL_INFLATED_BYTES = 2**27  # of headers that are deflated
-MAX_ALL_COUNTED_BYTES = 2**25  # of names that are counted on
+MAX_ALL_SEQUENTIAL_BYTES = 2**25  # of names that are counted on
 
 
 def is_small(width: int, height: int) -> bool:
@@ -62,14 +62,14 @@ class Metadata:
     data: bytes
 
 
-class TileSet(NamedTuple):
+class TileBatch(NamedTuple):
     tiles: int  # coded jointly
-    direct_groups: int  # how many of the latent groups, counted from the finest, are coded direct
+    rec_groups: int  # how many of the latent groups, counted from the finest, are coded direct
 
 
 @dataclass(frozen=True)
 class Version1:
-    """What version 1 says of its stack where later versions have `Chunk.sets`."""
+    """What version 1 says of its stack where later versions have `Chunk.tile_batches`."""
 
     initial_words: int  # number of words of the fixed generator that the stack began with
     max_group: int  # largest number of tiles coded jointly
@@ -81,7 +81,7 @@ class Chunk:
 
     images: tuple[ImageEntry, ...]
     metadata: tuple[Metadata, ...]
-    sets: tuple[TileSet, ...]  # in the order of coding
+    tile_batches: tuple[TileBatch, ...]  # in the order of coding
     trellis_bits: int  # 0 if no set has direct groups
     words: bytes  # ANS words, uint32 little-endian
     version_1: Version1 | None = None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import click
 
-from nvae_codec.bitstreams.container import GREY8, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileSet, pack
+from nvae_codec.bitstreams.container import GREY8, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileBatch, pack
 from nvae_codec.errors import ImageError, enough_memory
 
 from .batch import Examine, progress_bar, tell, workers_for
@@ -109,13 +109,13 @@ def _check_names_inside(members: Sequence[Member]) -> None:
 
 def _pack_names(names: Iterable[str]) -> None:
     """Which names a file can hold only the container knows: it is given them, with nothing behind them."""
-    chunks = (Chunk((ImageEntry(1, 1, GREY8, 0, (), name),), (), (TileSet(1, 0),), 0, b"") for name in names)
+    chunks = (Chunk((ImageEntry(1, 1, GREY8, 0, (), name),), (), (TileBatch(1, 0),), 0, b"") for name in names)
     pack(Container(bytes(8), tuple(chunks)))
 
 
 def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> list[Member]:
     """Refuse what the header of a file shows to be no picture that can be coded; of the others, add the shapes."""
-    from nvae_codec.image import picture_shape
+    from nvae_codec.image import image_shape
 
     checked = []
     with progress_bar("checking", "picture", quiet) as progress:
@@ -124,7 +124,7 @@ def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> l
                 raise ImageError(f"{display(path)}: is no regular file, so it cannot be read twice")
             try:
                 with open(path, "rb") as file:
-                    shape = picture_shape(file)
+                    shape = image_shape(file)
                 if colour:
                     check_colour(shape)
             except ImageError as error:
@@ -148,7 +148,7 @@ def make_archive(
     **options,
 ) -> None:
     """Code all pictures, write the file, `examine` it and report. `options` are those of `Codec.compress_archive`."""
-    from nvae_codec.image import read_picture
+    from nvae_codec.image import read_image
 
     start = time.perf_counter()
     for _, path, shape in members:
@@ -158,11 +158,11 @@ def make_archive(
             raise ImageError(f"{display(path)}: {error}") from error
     sizes = {"input_bytes": 0, "pixels": 0, "subpixels": 0}
 
-    def pictures() -> Iterator[tuple[str, object]]:
+    def images() -> Iterator[tuple[str, object]]:
         for name, path, _ in members:
             data = read(path)
             try:
-                picture = read_picture(data)
+                picture = read_image(data)
             except ImageError as error:
                 raise ImageError(f"{display(path)}: {error}") from error
             height, width = picture.samples.shape[:2]
@@ -173,7 +173,7 @@ def make_archive(
     name = display_output(output)
     with progress_bar(name, "picture", quiet) as progress:
         workers = workers_for(sum(shape[0] * shape[1] for _, _, shape in members))
-        data = codec.compress_archive(pictures(), len(members), verify=verify, progress=progress, workers=workers,
+        data = codec.compress_archive(images(), len(members), verify=verify, progress=progress, workers=workers,
                                       **options)
     write(output, data)
     report = {
@@ -196,7 +196,7 @@ def make_archive(
 def archive_line(name: str, size: int | None, report: dict) -> str:
     """The line for people of a report on an archive, of which `name`, if it is a file, is so many bytes long."""
     count, rate = report["pictures"], report["bits_per_subpixel"]
-    told = [f"{count:,} picture{'' if count == 1 else 's'}"]
-    told += [] if size is None else [f"{size:,} bytes"]
-    told += [] if rate is None else [f"{rate:.3f} bits per sub-pixel"]
-    return f"{name}: {', '.join(told)}, {report['seconds']:.1f} s"
+    reported = [f"{count:,} picture{'' if count == 1 else 's'}"]
+    reported += [] if size is None else [f"{size:,} bytes"]
+    reported += [] if rate is None else [f"{rate:.3f} bits per sub-pixel"]
+    return f"{name}: {', '.join(reported)}, {report['seconds']:.1f} s"

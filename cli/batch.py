@@ -11,10 +11,10 @@ import click
 from nvae_codec.errors import enough_memory, sentence
 
 from .files import Job, display, display_output, echo, read, write
-from .main import FAILURES, complain
+from .main import FAILURES, print_error
 
 # More are not started without need: each loads PyTorch and the model, and takes about a gigabyte.
-MOST_WORKERS, WORKER_PIXELS = 8, 2**20
+MAX_WORKERS, WORKER_PIXELS = 8, 2**20
 THREADS = click.IntRange(1, 1024)  # with many more, torch crashes or hangs
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]  # done, in all
@@ -26,7 +26,7 @@ DEVICE = click.option("--device", metavar="NAME", default="cpu", show_default=Tr
                            "result is the same.")
 
 
-class Complained(Exception):
+class AlreadyReported(Exception):
     """Something has failed, and the user has been told of it."""
 
 
@@ -70,7 +70,7 @@ def workers_for(pixels: int) -> int:
     """How many processes an archive of so many pixels is shared out among."""
     import torch
 
-    return max(1, min(torch.get_num_threads(), MOST_WORKERS, pixels // WORKER_PIXELS))
+    return max(1, min(torch.get_num_threads(), MAX_WORKERS, pixels // WORKER_PIXELS))
 
 
 def run(
@@ -121,7 +121,7 @@ def tell(report: dict, line: str, *, quiet: bool, as_json: bool) -> None:
 def each(items: Iterable[Item], name: Callable[[Item], str], work: Callable[[Item], None]) -> None:
     """Work on every item; whichever fails is named with its reason, and the run then ends with exit status 1.
 
-    Work that has named its failures itself raises Complained.
+    Work that has named its failures itself raises AlreadyReported.
     """
     failed = False
     for item in items:
@@ -129,10 +129,10 @@ def each(items: Iterable[Item], name: Callable[[Item], str], work: Callable[[Ite
             work(item)
         except BrokenPipeError:
             raise
-        except Complained:
+        except AlreadyReported:
             failed = True
         except FAILURES as error:
-            complain(sentence(error, name(item)))
+            print_error(sentence(error, name(item)))
             failed = True
     if failed:
         click.get_current_context().exit(1)

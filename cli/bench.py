@@ -7,7 +7,7 @@ import click
 from .batch import DEVICE, THREADS, enough_memory, use_threads
 from .files import check_sources, echo
 
-MOST_OPERATORS = 16  # that a table shows
+MAX_OPERATORS = 16  # that a table shows
 
 
 @click.command(short_help="Times of every stage of coding.")
@@ -119,6 +119,6 @@ def _describe(report: dict) -> str:
         lines.append("forward pass of {batch_size} tiles: integers {integer_seconds:.3f} s, floats {float_seconds:.3f} "
                      "s, ratio {integer_over_float:.2f}".format(**report["forward"]))
     if report["profile"]:
-        rows = [(each["operator"], each["calls"], each["seconds"]) for each in report["profile"][:MOST_OPERATORS]]
+        rows = [(each["operator"], each["calls"], each["seconds"]) for each in report["profile"][:MAX_OPERATORS]]
         lines += ["", table(("operator", "calls", "seconds"), rows)]
     return "\n".join(lines)

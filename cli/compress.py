@@ -82,8 +82,8 @@ def compress(
     over all sub-pixels), seconds, model, verified.
     With --ledger both have ledger, too, measured after the seconds. This has the keys
     negative_elbo_bits (of the float network; of the integer network without --float-network),
-    integer_network_bits (null without --float-network), idle_channels_bits, grid_bits,
-    direct_coding_bits, coder_bits, headers_and_checksums_bits, metadata_bits, file_bits (the
+    integer_network_bits (null without --float-network), inactive_channels_bits, grid_bits,
+    rec_bits, coder_bits, headers_and_checksums_bits, metadata_bits, file_bits (the
     sum of those before), standard_error_bits (of grid and direct coding together; null where
     too few sets of tiles say it), colour_spaces_saved_bits (by which the negative ELBO would
     be more if all RGB colours were possible), subpixels, overhead (of the file over its
@@ -103,7 +103,7 @@ def compress(
 
     from nvae_codec.codec import CHUNK_PIXELS, Codec
     from nvae_codec.device import choose_device
-    from nvae_codec.image import read_picture
+    from nvae_codec.image import read_image
 
     use_threads(threads)
     codec = Codec.load(model, choose_device(device))
@@ -114,7 +114,7 @@ def compress(
         return
 
     def code(job: Job, data: bytes, progress: Progress) -> Coded:
-        picture = read_picture(data)
+        picture = read_image(data)
         if colour_only:
             check_colour(picture.samples.shape)
         stream = codec.compress(picture, effort=effort, verify=not no_verify, progress=progress)

@@ -9,7 +9,7 @@ from nvae_codec.errors import BitstreamError, ImageError
 
 from .batch import Coded, Progress, batch_options, each, run_one, use_threads
 from .files import STREAM, Job, check_names, check_options, check_outputs, check_sources, default_target, display, read
-from .unpack import Request, Unpacking, check_unpacking, is_archive, only_picture, plan_unpacking, unpack_archive
+from .unpack import Request, Unpacking, check_unpacking, is_archive, only_image, plan_unpacking, unpack_archive
 
 
 @click.command()
@@ -110,11 +110,11 @@ def decompress(
         return codecs[fingerprint]
 
     def code(job: Job, data: bytes, progress: Progress) -> Coded:
-        from nvae_codec.image import write_picture
+        from nvae_codec.image import write_image
 
         try:
             if recovering:
-                content = only_picture(request.open(data))
+                content = only_image(request.open(data))
                 codec = codec_for(content.fingerprint)
                 ((_, picture),) = codec.decompress_archive(content, progress=progress)
             else:
@@ -123,7 +123,7 @@ def decompress(
         except BitstreamError as error:
             raise request.hinted(error, data) from error
         suffix = request.suffix_of(grey=picture.samples.ndim == 2)
-        encoded = b"" if job.target is None else write_picture(picture, suffix)
+        encoded = b"" if job.target is None else write_image(picture, suffix)
         return Coded(picture.samples.shape, encoded, len(data), codec.name)
 
     def work(job: Job | Unpacking) -> None:

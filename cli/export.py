@@ -95,7 +95,7 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
 
     try:
         from nvae_codec.integer import model_file
-        from nvae_codec.integer.ops import LIMIT, NARROW_LIMIT
+        from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
         from nvae_codec.training.export import export as export_network
         from nvae_codec.training.export import model_card
     except ImportError as error:
@@ -114,7 +114,7 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
                              report=lambda line: say(f"{check_folder}: {line}")).training
     opened = opened or described.moved(data).data.open(side, say)
     exported = export_network(network, opened.training, opened.validation, check=other, calibration_images=images,
-                              limit=None if wide is None else LIMIT if wide else NARROW_LIMIT, tolerance=tolerance,
+                              limit=None if wide is None else LIMIT if wide else LIMIT_12_BITS, tolerance=tolerance,
                               device=choose_device(device), report=say)
     model = model_file.serialise(exported.network, notes, exported.measurement, exported.converted)
     card = model_card(output.stem, exported, described, _last_validation(folder / "stats.jsonl"))

@@ -45,7 +45,7 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
     format), width, height, channels, colours_from (the colour space that the picture had before
     it became RGB; null if it is not told), bits_per_subpixel, model (null if unknown),
     fingerprint, exif_bytes, icc_bytes, chunks, sets (of tiles that are coded jointly),
-    direct_groups (a list: of every set, how many groups of latents are coded direct),
+    rec_groups (a list: of every set, how many groups of latents are coded direct),
     trellis_bits, payload_bytes (of the coded words).
     Of format version 1, initial_words and max_group stand in place of the four from chunks on.
     That of an archive has the keys file, bytes, version, pictures, chunks, pixels, subpixels,
@@ -55,11 +55,11 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
     picture has none), width, height, channels, colours_from, chunk (from 1 on).
     That of a model file has the keys file, bytes, fingerprint, tile_side, architecture,
     latent_groups, latents_per_tile, weights, latent_channels, active_channels, initial_bits
-    (null if not measured), direct_overhead (as a part of the bits; absent if not measured),
+    (null if not measured), rec_overhead (as a part of the bits; absent if not measured),
     groups (a list; before it come the notes of its maker, by their names).
     Each of these groups has the keys side, channels, active, active_channels (their numbers),
     steps (of every channel, as in the two lists that follow), kl_bits_per_latent,
-    deviation_ratio (of the posterior over the prior), initial_bits (null, as the two before
+    sigma_ratio (of the posterior over the prior), initial_bits (null, as the two before
     it, if not measured).
     """
     models = {file: _model_file(file) for file in files}
@@ -110,8 +110,8 @@ def _single(container: Container, size: int) -> dict:
     else:
         stack = {
             "chunks": 1,
-            "sets": len(chunk.sets),
-            "direct_groups": [each.direct_groups for each in chunk.sets],
+            "sets": len(chunk.tile_batches),
+            "rec_groups": [each.rec_groups for each in chunk.tile_batches],
             "trellis_bits": chunk.trellis_bits,
         }
     return {
@@ -186,9 +186,9 @@ def _line(item: tuple[str, object]) -> str:
         value = "".join(map(_image_line, value))
     elif key == "groups":
         value = _latent_table(value)
-    elif key == "direct_overhead":
+    elif key == "rec_overhead":
         value = f"{100 * value:+.2f} %"
-    elif key == "direct_groups":
+    elif key == "rec_groups":
         value = ", ".join(_repeated(groups, len(list(alike))) for groups, alike in groupby(value))
     elif key == "colours_from":
         value = value or "RGB or grey"

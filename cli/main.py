@@ -16,7 +16,7 @@ COMMANDS = ("compress", "decompress", "info", "train", "export", "import-nvae", 
 FAILURES = (NvaeCodecError, OSError, MemoryError)
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     click.echo(f"nvae-codec: {message}", err=True)
 
 
@@ -45,12 +45,12 @@ class LazyGroup(click.Group):
         try:
             super().main(*args, **options)
         except FAILURES as error:
-            complain(sentence(error))
+            print_error(sentence(error))
             sys.exit(1)
         except ModuleNotFoundError as error:
             if (error.name or "nvae_codec").startswith("nvae_codec"):
                 raise
-            complain(f"the library {error.name} is not installed; `pip install .` in the checkout installs all of them")
+            print_error(f"the library {error.name} is not installed; `pip install .` in the checkout installs all of them")
             sys.exit(1)
 
 

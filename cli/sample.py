@@ -55,7 +55,7 @@ def sample(
 
     from nvae_codec.device import choose_device
     from nvae_codec.errors import ModelError
-    from nvae_codec.image import FORMATS, Picture, write_picture
+    from nvae_codec.image import FORMATS, Image, write_image
     from nvae_codec.training.checkpoint import FILE_NAME, load_network
     from nvae_codec.training.sampling import image_grid, readjust_batch_norm
 
@@ -69,7 +69,7 @@ def sample(
     network = load_network(run).to(choose_device(device))
     columns = columns or math.isqrt(count - 1) + 1
     blank = torch.zeros(1, network.config.image_channels, 1, 1)
-    write_picture(Picture(image_grid(blank, 1)), output.suffix.lower())  # fails early if the format cannot hold grey
+    write_image(Image(image_grid(blank, 1)), output.suffix.lower())  # fails early if the format cannot hold grey
     generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
     images = []
     with enough_memory("a machine or a device with more is needed"):
@@ -80,6 +80,6 @@ def sample(
             for first in range(0, count, AT_A_TIME):
                 images.append(network.sample(min(AT_A_TIME, count - first), temperature, generator).cpu())
                 progress(min(first + AT_A_TIME, count), count)
-        data = write_picture(Picture(image_grid(torch.cat(images), columns)), output.suffix.lower())
+        data = write_image(Image(image_grid(torch.cat(images), columns)), output.suffix.lower())
     write_file(output, data)
     click.echo(f"wrote {output}", err=True)

@@ -31,7 +31,7 @@ PRESET_OF = {"folder": "photo", "omniglot": "mnist", "cifar100": "cifar10", "ima
                    "runs/PRESET]")
 @click.option("--from", "start", metavar="RUN", type=click.Path(path_type=Path),
               help="Begin with the weights of another run of the same network, its folder or checkpoint: to go on "
-                   "with other pictures, by another recipe, or with rounded activations (--set narrow=true).")
+                   "with other pictures, by another recipe, or with rounded activations (--set rounded_activations=true).")
 @click.option("--fit", type=click.Choice(["crop", "resize"]), default="crop", show_default=True,
               help="How a folder's pictures become images: random crops of those that are large enough, or all of "
                    "them, resized.")
@@ -228,8 +228,8 @@ def _check_folder(folder: Path, run) -> None:
         began, would = (each["start"][:16] or "random weights" for each in (before, now))
         changed.append(f"begun with {began}, not {would}")
     if changed:
-        told = ", ".join(changed[:3]) + (f", and {len(changed) - 3} more differ" if len(changed) > 3 else "")
-        raise ModelError(f"{folder}: the run there has {told}; continue it with what it began with, or "
+        reported = ", ".join(changed[:3]) + (f", and {len(changed) - 3} more differ" if len(changed) > 3 else "")
+        raise ModelError(f"{folder}: the run there has {reported}; continue it with what it began with, or "
                          "choose another folder with --run")
 
 

@@ -14,7 +14,7 @@ from nvae_codec.bitstreams.container import GREY8, START_BYTES, Container, Image
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecError, enough_memory
 
 from .archive import archive_line
-from .batch import Complained, Progress, progress_bar, tell, workers_for
+from .batch import AlreadyReported, Progress, progress_bar, tell, workers_for
 from .files import (
     STREAM,
     Job,
@@ -28,9 +28,9 @@ from .files import (
     write,
     write_inside,
 )
-from .main import complain
+from .main import print_error
 
-MOST_NAMES = 5  # in one sentence
+MAX_NAMES = 5  # in one sentence
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def is_archive(recovery: Recovery) -> bool:
     return any(image.name for image in recovery.container.images) or any(loss.images for loss in recovery.losses)
 
 
-def only_picture(recovery: Recovery) -> Container:
+def only_image(recovery: Recovery) -> Container:
     """The content of a file that is no archive. Raises BitstreamError where its picture is lost."""
     for loss in recovery.losses:
         raise BitstreamError(loss.reason)
@@ -187,7 +187,7 @@ def unpack_archive(
 ) -> None:
     """Decode, write and report. `codec_for` gives the codec of a fingerprint.
 
-    Raises Complained in the end if not all that was wanted could be given back.
+    Raises AlreadyReported in the end if not all that was wanted could be given back.
     """
     start = time.perf_counter()
     recovery = request.open(data)
@@ -210,7 +210,7 @@ def unpack_archive(
         "lost": [],
         "lost_chunks": 0,
     }
-    _tell_losses(job, request, recovery, report)
+    _report_losses(job, request, recovery, report)
     if job.targets:
         codec = codec_for(content.fingerprint)
         report["model"] = codec.name
@@ -226,16 +226,16 @@ def unpack_archive(
         name, size = name if failed else f"{name} {verb} whole", len(data) if request.test and not some else None
     tell(report, archive_line(name, size, report), quiet=quiet, as_json=as_json)
     if failed:
-        raise Complained
+        raise AlreadyReported
 
 
-def _tell_losses(job: Unpacking, request: Request, recovery: Recovery, report: dict) -> None:
+def _report_losses(job: Unpacking, request: Request, recovery: Recovery, report: dict) -> None:
     """Name the chunks that are lost; where only some pictures are wanted, those of them that are."""
     for loss in recovery.losses:
         names = [name for name in loss.images if not request.only or name in request.only]
         if names or not request.only:
             unknown = f"{loss.chunks:,} chunk{'' if loss.chunks == 1 else 's'} of unknown names"
-            _complain(job, _worded(loss.reason), _listed(names) or unknown)
+            _print_error(job, _worded(loss.reason), _listed(names) or unknown)
             report["lost"] += names
             report["lost_chunks"] += loss.chunks
 
@@ -263,7 +263,7 @@ def _give_back(codec, content: Container, job: Unpacking, request: Request, repo
                     report["subpixels"] += picture.samples.size
     finally:  # the bar is gone, also after Ctrl-C or on a full disk
         for error, names in failures:
-            _complain(job, str(error), _listed(names))
+            _print_error(job, str(error), _listed(names))
             report["lost"] += names
 
 
@@ -276,9 +276,9 @@ class _Files:
 
     def write(self, target: Path, picture, suffix: str) -> int:
         """The number of bytes that the picture takes as a file."""
-        from nvae_codec.image import write_picture
+        from nvae_codec.image import write_image
 
-        data = write_picture(picture, suffix)
+        data = write_image(picture, suffix)
         if self.folder is None:
             write(target, data)
             return len(data)
@@ -323,14 +323,14 @@ def _decoded(
         progress(len(wanted) - len(left), len(wanted))
 
 
-def _complain(job: Unpacking, reason: str, lost: str) -> None:
-    complain(f"{display(job.source)}: {printable(reason)}; lost: {lost}")
+def _print_error(job: Unpacking, reason: str, lost: str) -> None:
+    print_error(f"{display(job.source)}: {printable(reason)}; lost: {lost}")
 
 
 def _listed(names: Sequence[str]) -> str:
     """The first few names, as they are printed."""
-    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(map(printable, names[:MOST_NAMES])) + more
+    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(map(printable, names[:MAX_NAMES])) + more
 
 
 def _worded(reason: str) -> str:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from nvae_codec.errors import DriftError
-from nvae_codec.image import Picture, write_picture
+from nvae_codec.image import Image, write_image
 
 from .items import Item
 
@@ -52,7 +52,7 @@ class _Clock:
 
 
 class TimedModel:
-    """An `ExactModel` with a clock on what the coder asks it for: features, every group, pixels."""
+    """An `IntegerModel` with a clock on what the coder asks it for: features, every group, pixels."""
 
     def __init__(self, model, clock: _Clock):
         self._model, self._clock = model, clock
@@ -118,7 +118,7 @@ def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool
     start_seconds = time.perf_counter() - start
     codec.model = TimedModel(codec.model, clock)
     start = time.perf_counter()
-    pictures = [(f"{number}", Picture(item.load())) for number, item in enumerate(items)]
+    pictures = [(f"{number}", Image(item.load())) for number, item in enumerate(items)]
     around = {"compress": {"read": time.perf_counter() - start}, "decompress": {}}
 
     def encode() -> list[bytes]:
@@ -178,7 +178,7 @@ def _time_files(files: Sequence[bytes], samples: Sequence[np.ndarray], around: d
         around["compress"]["write"], around["decompress"]["read"] = clock.seconds["write"], clock.seconds["read"]
         with clock("pictures"):
             for number, each in enumerate(samples):
-                (Path(folder) / f"{number}.png").write_bytes(write_picture(Picture(each)))
+                (Path(folder) / f"{number}.png").write_bytes(write_image(Image(each)))
         around["decompress"]["write"] = clock.seconds["pictures"]
 
 
@@ -199,7 +199,7 @@ def profile_compression(model: str | Path | None, item: Item, effort: int | None
 
     from nvae_codec.coding.ans import Stack
 
-    codec, picture = _load(model, device), Picture(item.load())
+    codec, picture = _load(model, device), Image(item.load())
     genuine = {name: getattr(Stack, name) for name in dir(Stack) if name.startswith(("push_", "pop_"))}
 
     def recorded(name: str) -> Callable:
@@ -235,7 +235,7 @@ def kernel(network) -> str:
     """What convolutions of the integer network are computed with, the most frequent first."""
     from nvae_codec.integer.ops import Conv
 
-    names = [str(leaf.carrier).removeprefix("torch.") for leaf in network.leaves() if isinstance(leaf, Conv)]
+    names = [str(op.carrier).removeprefix("torch.") for op in network.leaves() if isinstance(op, Conv)]
     return ", ".join(sorted(set(names), key=names.count, reverse=True))
 
 

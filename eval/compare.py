@@ -50,7 +50,7 @@ from .tables import table
 SCHEMA_VERSION = 1
 RESULTS, ROWS, FIGURE = "results.json", "results.csv", "rate-against-speed.svg"
 COMPRESSAI = "compressai"                 # the folder of the same results as CompressAI's plot reads them
-MOST_PICTURES = 100                        # that are told one by one on the terminal
+MAX_LISTED_IMAGES = 100                        # that are told one by one on the terminal
 OURS, NO_MODEL, NOT_ASKED = "nvae-codec", "none", "--solid was not asked for"
 KEYS = """\
 results.json is valid against eval/schemas/compare.schema.json. Its keys:
@@ -104,9 +104,9 @@ class Measured:
     left_out: list[dict] = field(default_factory=list)
     threads: tuple[int | None, int | None] = None, None    # with which nvae-codec encodes and decodes
 
-    def leave_out(self, codec: str, picture: str | None, reason: str) -> None:
+    def leave_out(self, codec: str, image: str | None, reason: str) -> None:
         """Say that a codec has no result for a picture, or for none."""
-        self.left_out.append({"codec": codec, "picture": picture, "reason": reason})
+        self.left_out.append({"codec": codec, "picture": image, "reason": reason})
         _say(f"{codec} left out: {reason}")
 
 
@@ -157,24 +157,24 @@ def measure_codec(opening: Opening, items: Sequence[Item], bits: int, files: Pat
                 _say(f"[{number}/{len(items)}] {item.name} {codec.name}: {_rate(result)}, exact")
         measured.memory[codec.name] = _most(encoder, decoder)
     if solid:
-        pictures = [(item.name, item.load()) for item in items]
+        images = [(item.name, item.load()) for item in items]
         with opening() as (encoder, decoder), _exact(codec, SOLID, measured):
-            encoded = encoder.call(encode_solid, pictures, files / "solid", bits)
-            seconds = decoder.call(decode_solid, pictures, encoded, bits)
-            archive = solid_archive(codec, pictures, encoded, seconds, _most(encoder, decoder))
+            encoded = encoder.call(encode_solid, images, files / "solid", bits)
+            seconds = decoder.call(decode_solid, images, encoded, bits)
+            archive = solid_archive(codec, images, encoded, seconds, _most(encoder, decoder))
             measured.solid_archives.append(archive)
             _say(f"{SOLID} {codec.name}: {_rate(archive)}, exact")
 
 
 @contextmanager
-def _exact(codec: ImageCodec, picture: str, measured: Measured) -> Iterator[None]:
+def _exact(codec: ImageCodec, image: str, measured: Measured) -> Iterator[None]:
     """Leave out what a codec cannot code exactly if that is in its nature; of any other it is an error."""
     try:
         yield
     except (DriftError, ImageError) as error:
         if codec.always_exact:
             raise
-        measured.leave_out(codec.name, picture, str(error))
+        measured.leave_out(codec.name, image, str(error))
 
 
 def _most(*processes: CodecProcess) -> Memory:
@@ -212,7 +212,7 @@ def report(document: dict, results: Sequence[Result]) -> str:
     """Tables for people: every picture with every codec, every codec over all pictures, the solid archives."""
     units = ("bytes", "bits/sub-pixel", "bits/pixel", "encode s", "decode s")
     parts = []
-    if document["data"]["pictures"] <= MOST_PICTURES:
+    if document["data"]["pictures"] <= MAX_LISTED_IMAGES:
         head = ("picture", "width", "height", "channels", "codec", "fed as", *units)
         parts.append(table(head, [astuple(result) for result in results]))
     mean, total = "mean over pictures", "total over bytes"

@@ -74,15 +74,15 @@ def read_documents(path: Path, drawn_at_db: float | None = None) -> dict[str, di
             raise NvaeCodecError(f"{path}: is of samples of {bits} bits, CompressAI's figures are of 8-bit ones")
         documents = {}
         for total in content["totals"]:
-            codec, pictures = total["codec"], total["pictures"]
+            codec, images = total["codec"], total["pictures"]
             if not isinstance(codec, str):
                 raise ValueError
             documents[codec] = document(
                 codec,
-                f"{codec} {content['settings']['codecs'][codec]}, lossless, {pictures} pictures",
-                [total["bits_per_pixel_mean_over_pictures"]],
-                [total["encode_seconds"] / pictures],
-                [total["decode_seconds"] / pictures],
+                f"{codec} {content['settings']['codecs'][codec]}, lossless, {images} pictures",
+                [total["bits_per_pixel_mean_over_images"]],
+                [total["encode_seconds"] / images],
+                [total["decode_seconds"] / images],
                 drawn_at_db=drawn_at_db,
             )
     except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError) as error:

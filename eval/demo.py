@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     what = "8-bit grey or RGB  [the astronaut's portrait that comes with scikit-image]"
     parser.add_argument("picture", nargs="?", type=Path, metavar="PICTURE", help=what)
-    path = parser.parse_args(arguments).picture
+    path = parser.parse_args(arguments).image
     try:
         results = compare(path or astronaut())
     except FAILURES as error:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = f"{first.width_pixels} x {first.height_pixels} pixels, {'RGB' if first.channels == 3 else 'grey'}"
     head = ("codec", "bytes", "bits/sub-pixel", "compress s", "decompress s")
     rows = [(r.codec, r.size_bytes, r.bits_per_subpixel, r.encode_seconds, r.decode_seconds) for r in results]
-    print(f"\n{first.picture}, {size}\n\n{table(head, rows)}\n")
+    print(f"\n{first.image}, {size}\n\n{table(head, rows)}\n")
     print("Every file was decompressed again, and every pixel came back exactly.")
     return 0
 

@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from nvae_codec.errors import ImageError
-from nvae_codec.image import Picture, resized
+from nvae_codec.image import Image, resized
 
-from .measure import find_pictures, read_samples
+from .measure import find_images, read_samples
 
 
 class Item(NamedTuple):
@@ -41,7 +41,7 @@ def items_of(paths: Sequence[Path], dataset: str | None = None, data: Path | Non
         held_out = open_dataset(name, data, side=sides[name], report=lambda line: None).validation
         items = [Item(f"{number:05}", partial(_image, held_out, number)) for number in range(len(held_out))]
     else:
-        items = [Item(path.name, partial(read_samples, path)) for path in find_pictures(paths)]
+        items = [Item(path.name, partial(read_samples, path)) for path in find_images(paths)]
     items = items[:images]
     if not items:
         raise ImageError("no images are held out for validation or testing")
@@ -111,10 +111,10 @@ def count(text: str) -> int:
 
 
 def _image(images, number: int) -> np.ndarray:
-    return as_picture(images.item(number, None))
+    return as_image(images.item(number, None))
 
 
-def as_picture(image: np.ndarray) -> np.ndarray:
+def as_image(image: np.ndarray) -> np.ndarray:
     """An image of a data set, uint8 [C, H, W], as the samples of a picture. Those of one channel are 0 and 1."""
     return image[0] * np.uint8(255) if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
 
@@ -154,13 +154,13 @@ class Reading:
     def __init__(self, items: Sequence[Item]):
         self.items, self.digests, self.seconds = items, [], 0.0
 
-    def __iter__(self) -> Iterator[tuple[str, Picture]]:
+    def __iter__(self) -> Iterator[tuple[str, Image]]:
         for name, load in self.items:
             start = time.perf_counter()
             samples = load()
             self.digests.append(digest(samples))
             self.seconds += time.perf_counter() - start
-            yield name, Picture(samples)
+            yield name, Image(samples)
 
 
 def digest(samples: np.ndarray) -> bytes:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from nvae_codec import __version__
 from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory, sentence
-from nvae_codec.image import SUFFIXES, Picture, read_picture
+from nvae_codec.image import SUFFIXES, Image, read_image
 
 # Different on purpose: neither the process nor its number of threads may change a single bit.
 ENCODER_THREADS, DECODER_THREADS = 1, 2
@@ -114,11 +114,11 @@ class Total:
     """All pictures through one codec. The mean gives every picture the same weight, the total every byte."""
 
     codec: str
-    pictures: int
+    images: int
     size_bytes: int
-    bits_per_subpixel_mean_over_pictures: float
+    bits_per_subpixel_mean_over_images: float
     bits_per_subpixel_total_over_bytes: float
-    bits_per_pixel_mean_over_pictures: float
+    bits_per_pixel_mean_over_images: float
     bits_per_pixel_total_over_bytes: float
     encode_seconds: float
     decode_seconds: float
@@ -133,7 +133,7 @@ class SolidArchive:
     """All pictures together through one codec, in as many files as `pieces`."""
 
     codec: str
-    pictures: int
+    images: int
     pieces: int
     fed_as: str
     size_bytes: int
@@ -181,7 +181,7 @@ def encode_file(codec: ImageCodec, samples: np.ndarray, picture: str, file: Path
     if max(height, width) > codec.max_side:
         raise ImageError(f"{picture}: {codec.name}: {width} x {height} pixels are too many; "
                          f"{codec.max_side} a side are its limit")
-    with _told_of(f"{picture}: {codec.name}"):
+    with _naming(f"{picture}: {codec.name}"):
         tried = [(*_timed(encode, given), name) for name, (given, encode) in _ways(codec, samples, bits).items()]
     data, seconds, name = min(tried, key=lambda each: len(each[0]))      # of equals the first, in every run
     file.write_bytes(data)
@@ -192,7 +192,7 @@ def decode_file(codec: ImageCodec, samples: np.ndarray, picture: str, encoded: E
     """Decode what `encode_file` wrote of `samples`: seconds. Raises DriftError if other samples come back."""
     (file,), (name,) = encoded.files, encoded.fed_as
     given, _ = _ways(codec, samples, bits)[name]
-    with _told_of(f"{picture}: {codec.name}"):
+    with _naming(f"{picture}: {codec.name}"):
         decoded, seconds = _timed(codec.decode, file.read_bytes())
     _check(codec, given, decoded, picture)
     return seconds
@@ -221,7 +221,7 @@ def _declared(encode: Callable[[np.ndarray, int], bytes], bits: int, samples: np
     return encode(samples, bits)
 
 
-def encode_solid(codec: ImageCodec, pictures: Sequence[tuple[str, np.ndarray]], stem: Path, bits: int = 8) -> Encoded:
+def encode_solid(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]], stem: Path, bits: int = 8) -> Encoded:
     """Encode named pictures, uint8 [H_i, W] or [H_i, W, 3], together: to `stem` with the codec's suffix.
 
     A codec without archives of its own gets a mosaic of those of one size, or else one below the other as one tall
@@ -231,41 +231,41 @@ def encode_solid(codec: ImageCodec, pictures: Sequence[tuple[str, np.ndarray]], 
     if codec.encode_archive:
         file = stem.with_name(stem.name + codec.suffix)
         shift = 8 - bits
-        with _told_of(f"{SOLID}: {codec.name}"):
-            data, seconds = _timed(codec.encode_archive, [(name, samples << shift) for name, samples in pictures])
+        with _naming(f"{SOLID}: {codec.name}"):
+            data, seconds = _timed(codec.encode_archive, [(name, samples << shift) for name, samples in images])
         file.write_bytes(data)
         return Encoded((file,), ("archive" if bits == 8 else "archive, shifted up",), seconds)
-    pieces = _pieces(codec, pictures)
+    pieces = _pieces(codec, images)
     coded = [encode_file(codec, piece, SOLID, stem.with_name(f"{stem.name}-{number:04}{codec.suffix}"), bits)
              for number, piece in enumerate(pieces, 1)]
     return Encoded(tuple(file for each in coded for file in each.files),
                    tuple(name for each in coded for name in each.fed_as), sum(each.seconds for each in coded))
 
 
-def decode_solid(codec: ImageCodec, pictures: Sequence[tuple[str, np.ndarray]], encoded: Encoded,
+def decode_solid(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]], encoded: Encoded,
                  bits: int = 8) -> float:
     """Decode what `encode_solid` wrote of these pictures: seconds. Raises DriftError if other samples come back."""
     if codec.decode_archive:
         (file,) = encoded.files
-        with _told_of(f"{SOLID}: {codec.name}"):
+        with _naming(f"{SOLID}: {codec.name}"):
             decoded, seconds = _timed(codec.decode_archive, file.read_bytes())
-        if len(decoded) != len(pictures):
-            raise DriftError(f"{SOLID}: {codec.name} gave back {len(decoded)} pictures of {len(pictures)}")
-        for (name, samples), samples_decoded in zip(pictures, decoded, strict=True):
+        if len(decoded) != len(images):
+            raise DriftError(f"{SOLID}: {codec.name} gave back {len(decoded)} pictures of {len(images)}")
+        for (name, samples), samples_decoded in zip(images, decoded, strict=True):
             _check(codec, samples << (8 - bits), samples_decoded, f"{SOLID}: {name}")
         return seconds
     return sum(decode_file(codec, piece, SOLID, Encoded((file,), (fed_as,), 0.0), bits)
-               for piece, file, fed_as in zip(_pieces(codec, pictures), encoded.files, encoded.fed_as, strict=True))
+               for piece, file, fed_as in zip(_pieces(codec, images), encoded.files, encoded.fed_as, strict=True))
 
 
-def solid_archive(codec: ImageCodec, pictures: Sequence[tuple[str, np.ndarray]], encoded: Encoded,
+def solid_archive(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]], encoded: Encoded,
                   decode_seconds: float, memory: Memory) -> SolidArchive:
     """What is told of named pictures that were coded together."""
-    size, subpixels = _size(encoded.files), sum(samples.size for _, samples in pictures)
-    pixels = sum(samples.shape[0] * samples.shape[1] for _, samples in pictures)
+    size, subpixels = _size(encoded.files), sum(samples.size for _, samples in images)
+    pixels = sum(samples.shape[0] * samples.shape[1] for _, samples in images)
     return SolidArchive(
         codec=codec.name,
-        pictures=len(pictures),
+        images=len(images),
         pieces=len(encoded.files),
         fed_as=_together(encoded.fed_as),
         size_bytes=size,
@@ -277,23 +277,23 @@ def solid_archive(codec: ImageCodec, pictures: Sequence[tuple[str, np.ndarray]],
     )
 
 
-def _pieces(codec: ImageCodec, pictures: Sequence[tuple[str, np.ndarray]]) -> list[np.ndarray]:
-    mosaic = _mosaic([samples for _, samples in pictures], codec.max_side)
+def _pieces(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]]) -> list[np.ndarray]:
+    mosaic = _mosaic([samples for _, samples in images], codec.max_side)
     rows = max(1, min(codec.max_side, PIECE_PIXELS // mosaic.shape[1]))
     return [mosaic[top:top + rows] for top in range(0, len(mosaic), rows)]
 
 
-def _mosaic(pictures: Sequence[np.ndarray], max_width: int) -> np.ndarray:
+def _mosaic(images: Sequence[np.ndarray], max_width: int) -> np.ndarray:
     """Pictures of one width in one: rows of a nearly square mosaic, if they are of one height, or else a column.
 
     The last row is filled up with black. JPEG XL, the smallest of the classical codecs, makes less of a mosaic than of
     a narrow column; others make a little more.
     """
-    (height, width), count = pictures[0].shape[:2], len(pictures)
-    if len({len(samples) for samples in pictures}) > 1:
-        return np.concatenate(pictures)
+    (height, width), count = images[0].shape[:2], len(images)
+    if len({len(samples) for samples in images}) > 1:
+        return np.concatenate(images)
     columns = max(1, min(math.ceil(math.sqrt(count * height / width)), count, max_width // width))
-    cells = [*pictures, *[np.zeros_like(pictures[0])] * (-count % columns)]
+    cells = [*images, *[np.zeros_like(images[0])] * (-count % columns)]
     return np.concatenate([np.concatenate(cells[first:first + columns], axis=1)
                            for first in range(0, len(cells), columns)])
 
@@ -312,7 +312,7 @@ def _check(codec: ImageCodec, given: np.ndarray, decoded: np.ndarray, picture: s
 
 
 @contextmanager
-def _told_of(what: str) -> Iterator[None]:
+def _naming(what: str) -> Iterator[None]:
     """Say of an error what it befell. The libraries' own errors become ImageErrors."""
     try:
         yield
@@ -344,11 +344,11 @@ def _total(codec: str, results: Sequence[Result], memory: Memory) -> Total:
     decode_seconds = sum(result.decode_seconds for result in results)
     return Total(
         codec=codec,
-        pictures=len(results),
+        images=len(results),
         size_bytes=size,
-        bits_per_subpixel_mean_over_pictures=sum(result.bits_per_subpixel for result in results) / len(results),
+        bits_per_subpixel_mean_over_images=sum(result.bits_per_subpixel for result in results) / len(results),
         bits_per_subpixel_total_over_bytes=8 * size / subpixels,
-        bits_per_pixel_mean_over_pictures=sum(result.bits_per_pixel for result in results) / len(results),
+        bits_per_pixel_mean_over_images=sum(result.bits_per_pixel for result in results) / len(results),
         bits_per_pixel_total_over_bytes=8 * size / sum(pixels),
         encode_seconds=encode_seconds,
         decode_seconds=decode_seconds,
@@ -358,7 +358,7 @@ def _total(codec: str, results: Sequence[Result], memory: Memory) -> Total:
     )
 
 
-def find_pictures(paths: Sequence[Path]) -> list[Path]:
+def find_images(paths: Sequence[Path]) -> list[Path]:
     """The files named, and the picture files right in each folder named, sorted. ImageError if a folder has none."""
     found = []
     for path in paths:
@@ -375,7 +375,7 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
 def read_samples(path: Path) -> np.ndarray:
     """The samples of the picture file at `path`, without its metadata, so that all codecs have the same to carry."""
     try:
-        return read_picture(path.read_bytes()).samples
+        return read_image(path.read_bytes()).samples
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
 
@@ -392,9 +392,9 @@ def nvae_codec(model: str | None = None) -> ImageCodec:
 
     codec = Codec.load(model)
 
-    def encode_archive(pictures: Sequence[tuple[str, np.ndarray]]) -> bytes:
-        items = ((name, Picture(samples)) for name, samples in pictures)
-        return with_bar("encode", codec.compress_archive, items, len(pictures), verify=False)
+    def encode_archive(images: Sequence[tuple[str, np.ndarray]]) -> bytes:
+        items = ((name, Image(samples)) for name, samples in images)
+        return with_bar("encode", codec.compress_archive, items, len(images), verify=False)
 
     def decode_archive(data: bytes) -> list[np.ndarray]:
         content = unpack(data, max_pixels=sys.maxsize)

@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 PARTS = {                                 # of the ledger, but for the negative ELBO itself: label and colour
     "integer_network_bits": ("integer network", "#4e79a7"),
-    "idle_channels_bits": ("idle channels", "#a0cbe8"),
+    "inactive_channels_bits": ("idle channels", "#a0cbe8"),
     "grid_bits": ("grid", "#59a14f"),
-    "direct_coding_bits": ("direct coding", "#8cd17d"),
+    "rec_bits": ("direct coding", "#8cd17d"),
     "coder_bits": ("coder", "#f28e2b"),
     "headers_and_checksums_bits": ("headers and checksums", "#b6992d"),
     "metadata_bits": ("metadata", "#79706e"),
 }
 OURS, PROMISED = "#d1495b", "#33658a"
-MOST_BARS = 30                            # pictures whose ledgers are drawn one by one
+MAX_BARS = 30                            # pictures whose ledgers are drawn one by one
 WIDTH, HEIGHT = 6.4, 4.2                  # inches
 
 
@@ -60,10 +60,10 @@ def _rate_against_negative_elbo(figure, document: dict) -> None:
     interval, errors = totals["overhead_total_confidence_interval"], None
     if interval:
         errors = [[mean[1] - mean[0] * (1 + interval[0])], [mean[0] * (1 + interval[1]) - mean[1]]]
-    told = f"all bytes: {100 * totals['overhead_total_over_bytes']:+.2f} %"
+    reported = f"all bytes: {100 * totals['overhead_total_over_bytes']:+.2f} %"
     if interval:
-        told += f" (95 %: {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})"
-    axes.errorbar(*([each] for each in mean), yerr=errors, fmt="D", markersize=7, color="black", capsize=4, label=told)
+        reported += f" (95 %: {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})"
+    axes.errorbar(*([each] for each in mean), yerr=errors, fmt="D", markersize=7, color="black", capsize=4, label=reported)
     axes.set(xlim=ends, ylim=ends, xlabel="negative ELBO, bits per sub-pixel", ylabel="file, bits per sub-pixel")
     axes.legend(loc="upper left", frameon=False)
 
@@ -71,7 +71,7 @@ def _rate_against_negative_elbo(figure, document: dict) -> None:
 def _ledger(figure, document: dict) -> None:
     images, totals = document["images"], document["totals"]
     rows = [("all", totals["ledger"])]
-    if 1 < len(images) <= MOST_BARS:
+    if 1 < len(images) <= MAX_BARS:
         rows += [(image["picture"], image["ledger"]) for image in images]
     figure.set_size_inches(WIDTH, 2.2 + 0.24 * len(rows))
     axes = figure.subplots()

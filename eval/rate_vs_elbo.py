@@ -59,7 +59,7 @@ every byte. A chain is an archive of the first pictures in one chunk.
 
 
 @enough_memory()
-def measure_picture(codec, float_network, item: Item, path: Path, options: argparse.Namespace) -> dict:
+def measure_image(codec, float_network, item: Item, path: Path, options: argparse.Namespace) -> dict:
     """One picture as a file at `path`: its entry in the results. Raises DriftError if other samples come back."""
     samples = item.load()
     start = time.perf_counter()
@@ -227,11 +227,11 @@ def measure(options: argparse.Namespace, command: str, folder: Path) -> dict:
     else:
         for number, item in enumerate(tqdm(items, unit="picture", disable=None, leave=False), 1):
             path = files / f"{number:05}-{Path(item.name).stem}.nvb"
-            images.append(_named(item.name, measure_picture, codec, float_network, item, path, options))
+            images.append(_named(item.name, measure_image, codec, float_network, item, path, options))
     lengths = options.chains
     if lengths is None:
         small = not options.archive and max(image["pixels"] for image in images) <= SMALL_PIXELS
-        most = min(len(items), codec.most_in_chunk([item.load().shape for item in items]))
+        most = min(len(items), codec.max_in_chunk([item.load().shape for item in items]))
         lengths = chain_lengths(most) if small and len(items) > 1 else []
     chains = []
     for length in tqdm([each for each in lengths if each <= len(items)], unit="chain", disable=None, leave=False):
@@ -304,13 +304,13 @@ def describe(document: dict) -> str:
                 ("integer_negative_elbo_bits", f"negative ELBO of the integers, bits/{unit}"),
                 ("file_bits", f"files, bits/{unit}")) if totals[key] is not None]
     interval = totals["overhead_total_confidence_interval"]
-    told = "" if interval is None else f" (95 % interval {100 * interval[0]:+.3f} to {100 * interval[1]:+.3f})"
+    reported = "" if interval is None else f" (95 % interval {100 * interval[0]:+.3f} to {100 * interval[1]:+.3f})"
     chains = [(f"{each['pictures']:,}", each["file_bits"] / 8, 100 * each["overhead"]) for each in document["chains"]]
     more = f"\n\n{table(('pictures in a chain', 'bytes', 'overhead %'), chains)}" if chains else ""
     mean = totals["overhead_mean_over_pictures"]
     means = "" if mean is None else f"mean of the pictures {100 * mean:+.3f} %, "
     of_all = 100 * totals["overhead_total_over_bytes"]
-    overheads = f"files over negative ELBO: {means}all bytes {of_all:+.3f} %{told}"
+    overheads = f"files over negative ELBO: {means}all bytes {of_all:+.3f} %{reported}"
     if mean is None:                      # of an archive
         rates = table(("all", "total over bytes"), [(label, of_all) for label, _, of_all in sums])
     else:

@@ -220,9 +220,9 @@ def _compare(document: dict, documents: Sequence[dict]) -> str:
     codecs = document["settings"]["codecs"]
     ours = [name for name in codecs if name.startswith("nvae-codec")]
     columns = {"pictures": "pictures", "bytes": "size_bytes",
-               "bits/sub-pixel, mean over pictures": "bits_per_subpixel_mean_over_pictures",
+               "bits/sub-pixel, mean over pictures": "bits_per_subpixel_mean_over_images",
                "bits/sub-pixel, total over bytes": "bits_per_subpixel_total_over_bytes",
-               "bits/pixel, mean over pictures": "bits_per_pixel_mean_over_pictures",
+               "bits/pixel, mean over pictures": "bits_per_pixel_mean_over_images",
                "bits/pixel, total over bytes": "bits_per_pixel_total_over_bytes", "encode s": "encode_seconds",
                "decode s": "decode_seconds"}
     rows = [(row["codec"], *(row[key] for key in columns.values()), row["peak_memory_bytes"] / 1e6)

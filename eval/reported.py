@@ -22,7 +22,7 @@ import numpy as np
 from nvae_codec.bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
 from nvae_codec.errors import DriftError, ImageError, ModelError, NvaeCodecError, enough_memory
 
-from .items import Item, Reading, as_picture, check_folder, count, digest
+from .items import Item, Reading, as_image, check_folder, count, digest
 from .measure import exit_status, with_bar
 from .tables import table
 
@@ -142,7 +142,7 @@ def archive_size(codec, images: np.ndarray, path: Path) -> int:
 
     Raises DriftError if other samples come back, and OSError.
     """
-    reading = Reading([Item(f"{number:05}", lambda image=image: as_picture(image))
+    reading = Reading([Item(f"{number:05}", lambda image=image: as_image(image))
                        for number, image in enumerate(images)])
     data = with_bar("encode", codec.compress_archive, reading, len(images), verify=False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,18 +16,18 @@ from nvae_codec.bitstreams.container import (
     Container,
     ImageEntry,
     Metadata,
-    TileSet,
+    TileBatch,
 )
 from nvae_codec.coding.ans import check_coder
-from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, decode_version_1, encode_chains, most_tiles
+from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, decode_version_1, encode_chains, max_joint_tiles
 from nvae_codec.colour.spaces import SPACES, find_space
 from nvae_codec.device import considerate
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.executors import map_in_workers
-from nvae_codec.image import Picture, as_picture
+from nvae_codec.image import Image, as_image
 from nvae_codec.integer import model_file
 from nvae_codec.integer.kernels import CPU
-from nvae_codec.integer.network import ExactModel
+from nvae_codec.integer.network import IntegerModel
 from nvae_codec.tiling import GREY, RGB, Layout, cut, join, tile_sizes
 
 Item = TypeVar("Item")
@@ -43,7 +43,7 @@ CHUNK_PIXELS = 2 ** 18                    # of an archive: what is decoded to ge
 # For direct coding. Time grows four- to tenfold from one effort to the next.
 EFFORTS = {1: Search(8), 2: Search(10), 3: Search(12), 4: Search(14, (1.1, 1.0)),
            5: Search(16, (1.1, 1.0, 1.05, 1.15))}
-FEWEST_SHARING = 3                        # small images in a chunk that share a checksum; of two, each has half of one
+MIN_SHARING = 3                        # small images in a chunk that share a checksum; of two, each has half of one
 MAX_CHUNK_PIXELS = 2 ** 24                # many tiny pictures in a larger chunk would outgrow its header
 
 
@@ -59,7 +59,7 @@ def _ignore(done: int, total: int) -> None:
 class Codec:
     """A model, ready to code. `fingerprint` (16 hexadecimal digits) is what the files that it makes name it by."""
 
-    def __init__(self, model: ExactModel, fingerprint: str, name: str = "unnamed", path: Path | None = None):
+    def __init__(self, model: IntegerModel, fingerprint: str, name: str = "unnamed", path: Path | None = None):
         """`path` is that of the model file; it is needed for several `workers`."""
         check_coder()
         self.model, self.fingerprint, self.name = model, fingerprint[:model_file.FINGERPRINT_DIGITS], name
@@ -95,17 +95,17 @@ class Codec:
 
     def compress(self, image, *, effort: int | None = None, verify: bool = True,
                  progress: Progress | None = None) -> bytes:
-        """The bytes of an .nvb file for a `Picture`, a uint8 array [H, W] or [H, W, 3], or a Pillow image.
+        """The bytes of an .nvb file for a `Image`, a uint8 array [H, W] or [H, W, 3], or a Pillow image.
 
         `effort` is one of EFFORTS, or None for `default_effort`. `verify` decodes the result and compares it.
         `progress` counts tiles. Raises ImageError for pictures that cannot
         be coded exactly.
         """
-        picture = as_picture(image)
+        picture = as_image(image)
         self._check(picture)
         return self._pack(self._encode([[("", picture)]], effort, verify, progress or _ignore))
 
-    def compress_archive(self, items: Iterable[tuple[str, Picture]], count: int = 0, *,
+    def compress_archive(self, items: Iterable[tuple[str, Image]], count: int = 0, *,
                          chunk_pixels: int = CHUNK_PIXELS, effort: int | None = None, verify: bool = True,
                          progress: Progress | None = None, workers: int = 1) -> bytes:
         """The bytes of an .nvb file for named pictures, in chunks of about `chunk_pixels`.
@@ -121,7 +121,7 @@ class Codec:
         batches = _batches(self._gather(items, chunk_pixels), LANES, lambda chunk: self._tile_pixels(
             picture.samples.shape[:2] for _, picture in chunk))
 
-        def part(batch: Sequence[Sequence[tuple[str, Picture]]], *_) -> Progress:
+        def part(batch: Sequence[Sequence[tuple[str, Image]]], *_) -> Progress:
             before, pictures = done, sum(map(len, batch))
             return lambda tiles, all_tiles: report(before + pictures * tiles // all_tiles, count)
 
@@ -133,12 +133,12 @@ class Codec:
             raise ImageError("an archive needs at least one picture")
         return self._pack(chunks)
 
-    def _gather(self, items: Iterable[tuple[str, Picture]], chunk_pixels: int) -> Iterator[list[tuple[str, Picture]]]:
+    def _gather(self, items: Iterable[tuple[str, Image]], chunk_pixels: int) -> Iterator[list[tuple[str, Image]]]:
         """Neighbours together in chunks, by the pixels of their tiles."""
         chunk, size = [], 0
         for name, given in items:
             try:
-                picture = as_picture(given)
+                picture = as_image(given)
                 self._check(picture)
             except ImageError as error:
                 raise ImageError(f"{name}: {error}") from error
@@ -162,7 +162,7 @@ class Codec:
                 del arguments             # or its pictures would be kept while the next ones are read
                 yield results
 
-    def _encode(self, batch: Sequence[Sequence[tuple[str, Picture]]], effort: int | None, verify: bool,
+    def _encode(self, batch: Sequence[Sequence[tuple[str, Image]]], effort: int | None, verify: bool,
                 progress: Progress = _ignore) -> list[Chunk]:
         """Chunks of named pictures, all at the same time."""
         parts = [[self._cut(picture.samples) for _, picture in chunk] for chunk in batch]
@@ -184,7 +184,7 @@ class Codec:
             self._verify(batch, chunks, lambda done, _: progress(count + done, total))
         return chunks
 
-    def _verify(self, batch: Sequence[Sequence[tuple[str, Picture]]], chunks: Sequence[Chunk],
+    def _verify(self, batch: Sequence[Sequence[tuple[str, Image]]], chunks: Sequence[Chunk],
                 progress: Progress) -> None:
         """Raises DriftError unless the chunks decode to these pictures."""
         try:
@@ -203,7 +203,7 @@ class Codec:
             raise ImageError(str(error)) from error
 
     def decompress(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS,
-                   progress: Progress | None = None) -> Picture:
+                   progress: Progress | None = None) -> Image:
         """The picture in an .nvb file that holds just one; `progress` counts tiles.
 
         Raises BitstreamError for damaged bytes, ModelError if another model is needed, DriftError if the bytes are
@@ -217,7 +217,7 @@ class Codec:
         return picture
 
     def decompress_archive(self, content: Container, *, only: Collection[str] | None = None,
-                           progress: Progress | None = None, workers: int = 1) -> Iterator[tuple[ImageEntry, Picture]]:
+                           progress: Progress | None = None, workers: int = 1) -> Iterator[tuple[ImageEntry, Image]]:
         """All pictures of what `container.unpack` or `container.recover` gave, or those of some names, in its order.
 
         `progress` counts pictures; `workers` are as in `compress_archive`. Raises as `decompress` does, and ImageError
@@ -244,7 +244,7 @@ class Codec:
             report(done, total)
 
     def _decode(self, batch: Sequence[tuple[Chunk, Sequence[int]]],
-                progress: Progress = _ignore) -> Iterator[tuple[ImageEntry, Picture]]:
+                progress: Progress = _ignore) -> Iterator[tuple[ImageEntry, Image]]:
         """The wanted pictures, by their numbers in each chunk, of chunks that are decoded at the same time."""
         chunks, wanted = zip(*batch, strict=True)
         layouts = [self.layout_of(chunk) for chunk in chunks]
@@ -259,7 +259,7 @@ class Codec:
                 samples = [decode_version_1(self.model, words[0], old.initial_words, layouts[0], old.max_group,
                                             lambda done: progress(done, total))]
             else:
-                samples = decode_chains(self.model, words, [chunk.sets for chunk in chunks], layouts,
+                samples = decode_chains(self.model, words, [chunk.tile_batches for chunk in chunks], layouts,
                                         [chunk.trellis_bits for chunk in chunks], first,
                                         lambda done: progress(min(done, total), total))
         for chunk, tiles, indices in zip(chunks, samples, wanted, strict=True):
@@ -272,7 +272,7 @@ class Codec:
                     to_check = False
                 picture = assemble(image, its_tiles, chunk.checksum_bytes(image))
                 kept = {chunk.metadata[item].kind: chunk.metadata[item].data for item in image.metadata}
-                yield image, Picture(picture, kept.get(container.EXIF, b""), kept.get(container.ICC, b""))
+                yield image, Image(picture, kept.get(container.EXIF, b""), kept.get(container.ICC, b""))
 
     def tiles_of(self, chunk: Chunk, tiles: np.ndarray) -> Iterator[tuple[ImageEntry, np.ndarray]]:
         """The images of a chunk, each with its own of the chunk's tiles, uint8 [N, 3, side, side]."""
@@ -282,7 +282,7 @@ class Codec:
             yield image, tiles[start:end]
             start = end
 
-    def most_in_chunk(self, shapes: Iterable[tuple[int, ...]]) -> int:
+    def max_in_chunk(self, shapes: Iterable[tuple[int, ...]]) -> int:
         """How many pictures, from the first on, of some heights and widths one chunk can hold."""
         pixels = np.cumsum([self._tile_pixels([shape[:2]]) for shape in shapes])
         return int(np.searchsorted(pixels, MAX_CHUNK_PIXELS, side="right"))
@@ -296,7 +296,7 @@ class Codec:
             raise ImageError(f"a picture of {width} x {height} pixels is too narrow for tiles of "
                              f"{self.model.tile_side} pixels")
 
-    def _check(self, picture: Picture) -> None:
+    def _check(self, picture: Image) -> None:
         self.check_size(*picture.samples.shape[:2])
         if not self.model.pixel_tables.can_code(picture.samples):
             raise ImageError(f"the model {self.name} is for {self.model.pixel_tables.kind}")
@@ -311,14 +311,14 @@ class Codec:
         if chunk.version_1:
             largest = min(chunk.version_1.max_group, num_tiles)
         else:
-            if sum(each.tiles for each in chunk.sets) != num_tiles:
+            if sum(each.tiles for each in chunk.tile_batches) != num_tiles:
                 raise BitstreamError("invalid: the tiles of a chunk's sets are not those of its pictures")
-            if max(each.direct_groups for each in chunk.sets) > self.model.num_groups:
+            if max(each.rec_groups for each in chunk.tile_batches) > self.model.num_groups:
                 raise BitstreamError("invalid: a chunk has more direct groups than its model has groups")
-            largest = max(each.tiles for each in chunk.sets)
+            largest = max(each.tiles for each in chunk.tile_batches)
         if others := {image.mode for image in chunk.images} - set(self.model.pixel_tables.modes):
             raise BitstreamError(f"invalid: a picture has mode {min(others)}, for which its model has no probabilities")
-        if largest > most_tiles(self.model.tile_side):
+        if largest > max_joint_tiles(self.model.tile_side):
             raise BitstreamError(f"too large: {largest} tiles of {self.model.tile_side} pixels are coded jointly")
         return Layout.join([self._layout(image.height, image.width, image.mode) for image in chunk.images])
 
@@ -363,7 +363,7 @@ def _batches(items: Iterator[Item], most: int, pixels: Callable[[Item], int]) ->
         yield batch
 
 
-def _chunk(pictures: Sequence[tuple[str, Picture]], modes: Sequence[int], words: np.ndarray, sets: Sequence,
+def _chunk(pictures: Sequence[tuple[str, Image]], modes: Sequence[int], words: np.ndarray, tile_batches: Sequence,
            search: Search) -> Chunk:
     """A chunk as it is stored. Equal EXIF blocks or profiles of several pictures are stored once."""
     metadata: dict[Metadata, int] = {}
@@ -373,11 +373,11 @@ def _chunk(pictures: Sequence[tuple[str, Picture]], modes: Sequence[int], words:
         items = tuple(metadata.setdefault(Metadata(kind, block), len(metadata)) for kind, block in blocks if block)
         height, width = picture.samples.shape[:2]
         entries.append(ImageEntry(width, height, mode, 0, items, name))
-    memory = search.memory if any(each.direct_groups for each in sets) else 0
-    chunk = Chunk((), tuple(metadata), tuple(TileSet(*each) for each in sets), memory, words.astype("<u4").tobytes())
+    memory = search.memory if any(each.rec_groups for each in tile_batches) else 0
+    chunk = Chunk((), tuple(metadata), tuple(TileBatch(*each) for each in tile_batches), memory, words.astype("<u4").tobytes())
     samples = [picture.samples for _, picture in pictures]
     small = [each for each, entry in zip(samples, entries, strict=True) if entry.is_small]
-    if len(small) >= FEWEST_SHARING:
+    if len(small) >= MIN_SHARING:
         chunk = replace(chunk, shared_crc32=_checksum(small))
     return replace(chunk, images=tuple(
         replace(entry, samples_crc32=_checksum([each], chunk.checksum_bytes(entry)))
@@ -429,7 +429,7 @@ def _checksum(pictures: Iterable[np.ndarray], num_bytes: int = 4) -> int:
 
 
 def compress(image, model: str | Path | None = None, *, effort: int | None = None, verify: bool = True) -> bytes:
-    """The bytes of an .nvb file for a uint8 array [H, W] (grey) or [H, W, 3] (RGB), a Pillow image, or a `Picture`."""
+    """The bytes of an .nvb file for a uint8 array [H, W] (grey) or [H, W, 3] (RGB), a Pillow image, or a `Image`."""
     return Codec.load(model).compress(image, effort=effort, verify=verify)
 
 

@@ -1,4 +1,4 @@
-"""Picture files to samples and metadata, and back: the only file that knows Pillow.
+"""Image files to samples and metadata, and back: the only file that knows Pillow.
 
 Pillow turns many kinds of picture into 8 bits without a word. Whatever it would have to change is refused here.
 """
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, UnidentifiedImageError
+from PIL import Image as pillow
 
 from nvae_codec.errors import ImageError
 
@@ -63,7 +64,7 @@ FORMATS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class Image:
     """Samples, uint8 [H, W] for grey or [H, W, 3] for RGB, and two blocks of metadata.
 
     `exif` begins with its byte-order mark; `icc` is a colour profile. Both are kept byte for byte, and empty if absent.
@@ -74,7 +75,7 @@ class Picture:
     icc: bytes = b""
 
 
-def read_picture(data: bytes) -> Picture:
+def read_image(data: bytes) -> Image:
     """The picture in a file's bytes; ImageError for everything that is not exactly 8-bit grey or RGB, or not whole.
 
     Samples are as the file has them: an EXIF orientation is kept, not applied. (Pillow does apply that of a TIFF.)
@@ -86,8 +87,8 @@ def read_picture(data: bytes) -> Picture:
         return _from_pillow(image)
 
 
-def picture_shape(source: bytes | BinaryIO) -> tuple[int, ...]:
-    """(H, W) or (H, W, 3): the shape of the samples that `read_picture` would give, from the file's header alone.
+def image_shape(source: bytes | BinaryIO) -> tuple[int, ...]:
+    """(H, W) or (H, W, 3): the shape of the samples that `read_image` would give, from the file's header alone.
 
     `source` is the file's bytes, or the file opened at its beginning, of which little more than the header is read.
     Raises ImageError for what the header shows to be refused; damage behind it stays unseen.
@@ -97,13 +98,13 @@ def picture_shape(source: bytes | BinaryIO) -> tuple[int, ...]:
         return (image.height, image.width) + ((3,) if image.mode == "RGB" else ())
 
 
-def write_picture(picture: Picture, suffix: str = ".png") -> bytes:
+def write_image(picture: Image, suffix: str = ".png") -> bytes:
     """A file of the format that `suffix` names; ImageError where that format cannot hold the picture exactly."""
     if suffix.lower() not in FORMATS:
         name = suffix or "a name without suffix"
         raise ImageError(f"{name} stands for no lossless picture format; known are {', '.join(FORMATS)}")
     target = FORMATS[suffix.lower()]
-    image = Image.fromarray(as_picture(picture).samples)
+    image = pillow.fromarray(as_image(picture).samples)
     check_format(suffix, grey=image.mode == "L", metadata=bool(picture.exif or picture.icc))
     options = dict(target.options)
     file = io.BytesIO()
@@ -127,16 +128,16 @@ def check_format(suffix: str, *, grey: bool, metadata: bool) -> None:
         raise ImageError(f"{suffix} cannot hold this picture's EXIF or ICC profile; .png can")
 
 
-def as_picture(image: "Picture | np.ndarray | Image.Image") -> Picture:
-    """`image` as a Picture: a Picture itself, a uint8 array [H, W] or [H, W, 3], or a Pillow image of mode L or RGB."""
-    if isinstance(image, Image.Image):
+def as_image(image: "Image | np.ndarray | pillow.Image") -> Image:
+    """`image` as a Image: a Image itself, a uint8 array [H, W] or [H, W, 3], or a Pillow image of mode L or RGB."""
+    if isinstance(image, pillow.Image):
         with _translated("the picture is damaged or cut short"):
             _check_plain(image)
             image = _from_pillow(image)
-    picture = image if isinstance(image, Picture) else Picture(image)
+    picture = image if isinstance(image, Image) else Image(image)
     samples = picture.samples
     if not isinstance(samples, np.ndarray):
-        raise ImageError(f"a {type(samples).__name__} is no picture; accepted are Picture, numpy array, Pillow image")
+        raise ImageError(f"a {type(samples).__name__} is no picture; accepted are Image, numpy array, Pillow image")
     shape = samples.shape
     if samples.dtype != np.uint8 or samples.size == 0 or not (len(shape) == 2 or len(shape) == 3 and shape[2] == 3):
         accepted = "accepted is uint8 [H, W] or [H, W, 3], with at least one pixel"
@@ -149,8 +150,8 @@ def resized(samples: np.ndarray, height: int, width: int, *, sharp: bool = False
 
     The filter's support grows with the factor by which a picture shrinks, so nothing is skipped.
     """
-    kind = Image.Resampling.LANCZOS if sharp else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(samples).resize((width, height), kind))
+    kind = pillow.Resampling.LANCZOS if sharp else pillow.Resampling.BILINEAR
+    return np.asarray(pillow.fromarray(samples).resize((width, height), kind))
 
 
 @contextmanager
@@ -175,33 +176,33 @@ def _translated(sentence: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise ImageError(f"this is no picture that can be read; known are {', '.join(READABLE.values())}") from None
-    except Image.DecompressionBombError:
-        limit = f"{Image.MAX_IMAGE_PIXELS:,}"
+    except pillow.DecompressionBombError:
+        limit = f"{pillow.MAX_IMAGE_PIXELS:,}"
         raise ImageError(f"the picture has more than {limit} pixels, the limit against bombs") from None
     except Exception as error:
         raise ImageError(f"{sentence} ({error})") from error
 
 
-def _opened(source: bytes | BinaryIO) -> Image.Image:
+def _opened(source: bytes | BinaryIO) -> pillow.Image:
     """The picture of a file, not decoded yet."""
     file = source if hasattr(source, "read") else io.BytesIO(source)
     if not file.read(1):
         raise ImageError("the file is empty")
     file.seek(0)
-    image = Image.open(file, formats=tuple(READABLE))
-    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):      # Pillow only warns, up to twice as many
-        raise Image.DecompressionBombError
+    image = pillow.open(file, formats=tuple(READABLE))
+    if image.width * image.height > (pillow.MAX_IMAGE_PIXELS or math.inf):      # Pillow only warns, up to twice as many
+        raise pillow.DecompressionBombError
     _check_plain(image)
     return image
 
 
-def _check_plain(image: Image.Image) -> None:
+def _check_plain(image: pillow.Image) -> None:
     fault = _fault(image)
     if fault:
         raise ImageError(f"this is {fault}; {ACCEPTED}")
 
 
-def _fault(image: Image.Image) -> str:
+def _fault(image: pillow.Image) -> str:
     """What `image` is, in words, if not plain 8-bit grey or RGB. To be asked before Pillow has decoded it."""
     if getattr(image, "n_frames", 1) > 1:
         return f"an animation or a file of {image.n_frames} pictures"
@@ -212,7 +213,7 @@ def _fault(image: Image.Image) -> str:
     return _tiff_fault(image.tag_v2) if image.format == "TIFF" else _raw_fault(image)
 
 
-def _raw_fault(image: Image.Image) -> str:
+def _raw_fault(image: pillow.Image) -> str:
     """Pillow's raw mode says how samples lie in the file: 16-bit RGB, for one, has mode RGB and raw mode RGB;16B."""
     for _, _, _, arguments in getattr(image, "tile", [])[:1]:
         raw_mode, *more = [arguments] if isinstance(arguments, str) else arguments
@@ -233,7 +234,7 @@ def _tiff_fault(tags: dict) -> str:
     return "a picture with an extra channel" if 338 in tags else ""
 
 
-def _check_png(data: bytes, image: Image.Image) -> None:
+def _check_png(data: bytes, image: pillow.Image) -> None:
     """Refuse what Pillow lets pass: wrong checksums, image data that end early, transparency declared late."""
     position, name, stream = 8, b"", []
     while name != b"IEND":
@@ -254,7 +255,7 @@ def _check_png(data: bytes, image: Image.Image) -> None:
         raise ImageError("the PNG is damaged: its image data end before the last row")
 
 
-def _from_pillow(image: Image.Image) -> Picture:
+def _from_pillow(image: pillow.Image) -> Image:
     samples = np.array(image)
     icc = image.info.get("icc_profile", b"")
     if icc is None:
@@ -262,12 +263,12 @@ def _from_pillow(image: Image.Image) -> Picture:
     exif = _tiff_exif(image) if image.format == "TIFF" else image.info.get("exif", b"")
     while exif.startswith(EXIF_PREFIX):
         exif = exif[len(EXIF_PREFIX) :]
-    return Picture(samples, exif, icc)
+    return Image(samples, exif, icc)
 
 
-def _tiff_exif(image: Image.Image) -> bytes:
+def _tiff_exif(image: pillow.Image) -> bytes:
     """TIFF keeps EXIF among its own tags: gather them into a block, as the other formats have it."""
-    tags, block = _nested(image.getexif()), Image.Exif()
+    tags, block = _nested(image.getexif()), pillow.Exif()
     block.update({tag: tags[tag] for tag in EXIF_TAGS_OF_TIFF if tag in tags})
     folders = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
     for folder in folders:
@@ -276,25 +277,25 @@ def _tiff_exif(image: Image.Image) -> bytes:
 
 
 def _check_tiff_exif(file: io.BytesIO, exif: bytes) -> None:
-    found = _listed(_nested(Image.open(file).getexif()))
+    found = _listed(_nested(pillow.open(file).getexif()))
     if not _listed(_parsed(exif)).items() <= found.items():
         raise ImageError("TIFF cannot hold all of this picture's EXIF; .png and .webp can")
 
 
-def _parsed(exif: bytes) -> Image.Exif:
-    block = Image.Exif()
+def _parsed(exif: bytes) -> pillow.Exif:
+    block = pillow.Exif()
     block.load(exif)
     return _nested(block)
 
 
-def _nested(block: Image.Exif) -> Image.Exif:
+def _nested(block: pillow.Exif) -> pillow.Exif:
     """`block` with its innermost folder in place of the pointer to it, which Pillow would copy as a number."""
     if innermost := _folder(block, ExifTags.IFD.Interop):
         block.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = dict(innermost)
     return block
 
 
-def _folder(block: Image.Exif, folder: int) -> dict:
+def _folder(block: pillow.Exif, folder: int) -> dict:
     """The tags of a folder, none if it is not there; before version 13 Pillow has no word for that."""
     try:
         return block.get_ifd(folder)
@@ -302,7 +303,7 @@ def _folder(block: Image.Exif, folder: int) -> dict:
         return {}
 
 
-def _listed(block: Image.Exif) -> dict[tuple[int, int], str]:
+def _listed(block: pillow.Exif) -> dict[tuple[int, int], str]:
     """Every tag but pointers, by folder and number; values in writing, as only there a rational 0/0 equals itself."""
     folders = {0: block} | {int(folder): _folder(block, folder) for folder in EXIF_FOLDERS}
     tags = ((folder, tag, value) for folder, content in folders.items() for tag, value in dict(content).items())

@@ -55,9 +55,9 @@ def cut(samples: np.ndarray, side: int) -> np.ndarray:
 
     The padding repeats the last row and column.
     """
-    picture = samples[None] if samples.ndim == 2 else samples.transpose(2, 0, 1)
-    channels, height, width = picture.shape
-    padded = np.pad(picture, ((0, 0), (0, -height % side), (0, -width % side)), mode="edge")
+    image = samples[None] if samples.ndim == 2 else samples.transpose(2, 0, 1)
+    channels, height, width = image.shape
+    padded = np.pad(image, ((0, 0), (0, -height % side), (0, -width % side)), mode="edge")
     rows, columns = padded.shape[1] // side, padded.shape[2] // side
     blocks = padded.reshape(channels, rows, side, columns, side)
     return np.ascontiguousarray(blocks.transpose(1, 3, 0, 2, 4).reshape(rows * columns, channels, side, side))
@@ -68,8 +68,8 @@ def join(tiles: np.ndarray, height: int, width: int) -> np.ndarray:
     _, channels, side, _ = tiles.shape
     rows, columns = -(-height // side), -(-width // side)
     blocks = tiles.reshape(rows, columns, channels, side, side).transpose(2, 0, 3, 1, 4)
-    picture = blocks.reshape(channels, rows * side, columns * side)[:, :height, :width]
-    return np.ascontiguousarray(picture[0] if channels == 1 else picture.transpose(1, 2, 0))
+    image = blocks.reshape(channels, rows * side, columns * side)[:, :height, :width]
+    return np.ascontiguousarray(image[0] if channels == 1 else image.transpose(1, 2, 0))
 
 
 def real_pixels(sizes: np.ndarray, side: int) -> np.ndarray:

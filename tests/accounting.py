@@ -24,29 +24,29 @@ MEMORY = 8
 
 
 def decoded_chains(model, coded, layouts, memory: int = MEMORY, **options) -> list[np.ndarray]:
-    words, sets = zip(*coded, strict=True)
-    return decode_chains(model, words, sets, layouts, [memory] * len(words), **options)
+    words, tile_batches = zip(*coded, strict=True)
+    return decode_chains(model, words, tile_batches, layouts, [memory] * len(words), **options)
 
 
 class Noting:
     """A model that notes the offsets of every set that is decoded."""
 
     def __init__(self, model):
-        self._model, self.sets = model, []
+        self._model, self.tile_batches = model, []
 
     def __getattr__(self, name):
         return getattr(self._model, name)
 
     def start(self, batch_size):
-        self.sets.append([])
+        self.tile_batches.append([])
         return self._model.start(batch_size)
 
     def update(self, group, state, offsets):
-        self.sets[-1].append(offsets)
+        self.tile_batches[-1].append(offsets)
         return self._model.update(group, state, offsets)
 
 
-def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], direct_groups: int) -> tuple[float, float, float]:
+def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], rec_groups: int) -> tuple[float, float, float]:
     """-log2 p(x | z), and log2 q(z | x) / p(z) of the groups that were drawn and of those that were direct.
 
     Densities are those of continuous distributions. All tiles must be whole.
@@ -54,11 +54,11 @@ def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], direct_groups
     features, state, latents = model.features(tiles.samples), model.start(tiles.layout.count), [0.0, 0.0]
     for group, found in enumerate(offsets):
         prior, posterior = model.prior(group, state), model.posterior(group, state, features)
-        direct, active, steps = group >= model.num_groups - direct_groups, model.active(group), model.steps(group)
-        coded, idle = coded_cells(model, tiles.layout, group), np.setdiff1d(np.arange(len(steps)), active)
+        direct, active, steps = group >= model.num_groups - rec_groups, model.active(group), model.steps(group)
+        coded, inactive = coded_cells(model, tiles.layout, group), np.setdiff1d(np.arange(len(steps)), active)
         if direct:
             points = nearest_points(prior, posterior, steps)
-            points[:, idle] = 0
+            points[:, inactive] = 0
             shift = offsets_of(model.flow(group, state, points, coded) - points, steps)
         else:
             points = found >> (MAX_STEP - steps.astype(np.int64))[:, None, None]
@@ -76,7 +76,7 @@ def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], direct_groups
 
 def account(model, tiles: Tiles, joint_tiles: int, search: Search, monkeypatch) -> dict[str, float]:
     """Bits of a chain of whole colour tiles: of its words, and what they should be by what was decoded."""
-    (words, sets), = coded = encode_chains(model, [tiles], joint_tiles, search)
+    (words, tile_batches), = coded = encode_chains(model, [tiles], joint_tiles, search)
     index_bits, genuine = 0, Stack.pop_uniform_bits
 
     def counting(stack: Stack, count: int) -> np.ndarray:
@@ -88,9 +88,9 @@ def account(model, tiles: Tiles, joint_tiles: int, search: Search, monkeypatch) 
     with monkeypatch.context() as patch:
         patch.setattr(Stack, "pop_uniform_bits", counting)
         assert np.array_equal(decoded_chains(noting, coded, [tiles.layout], search.memory)[0], tiles.samples)
-    ends = np.cumsum([each.tiles for each in sets])
-    costs = np.array([realised_costs(model, tiles.part(slice(end - each.tiles, end)), offsets, each.direct_groups)
-                      for each, end, offsets in zip(sets, ends, reversed(noting.sets), strict=True)])
+    ends = np.cumsum([each.tiles for each in tile_batches])
+    costs = np.array([realised_costs(model, tiles.part(slice(end - each.tiles, end)), offsets, each.rec_groups)
+                      for each, end, offsets in zip(tile_batches, ends, reversed(noting.tile_batches), strict=True)])
     pixels, drawn, direct = costs.sum(axis=0)
     return {"words": WORD_BITS * len(words), "negative ELBO": pixels + drawn + direct, "index": index_bits,
-            "direct latents": direct, "direct tiles": sum(each.tiles for each in sets if each.direct_groups)}
+            "direct latents": direct, "direct tiles": sum(each.tiles for each in tile_batches if each.rec_groups)}

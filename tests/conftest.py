@@ -12,8 +12,8 @@ from helpers import NO_PRODUCTS, WAYS, products_of_bytes_are_exact, randomise_ba
 
 from nvae_codec.integer import kernels, model_file
 from nvae_codec.integer.kernels import Kernels
-from nvae_codec.integer.network import ExactNetwork, convert
-from nvae_codec.integer.ops import NARROW_LIMIT
+from nvae_codec.integer.network import IntegerNetwork, convert
+from nvae_codec.integer.ops import LIMIT_12_BITS
 from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
 
@@ -61,20 +61,20 @@ def toy_network() -> NVAE:
 
 
 @pytest.fixture(scope="session")
-def toy_exact(toy_network) -> ExactNetwork:
+def toy_integer(toy_network) -> IntegerNetwork:
     """Its integer twin."""
     return convert(toy_network, smooth_tiles(16, PRESETS["toy"].image_size))
 
 
 @pytest.fixture(scope="session")
-def narrow_exact(toy_network) -> ExactNetwork:
+def toy_integer_12(toy_network) -> IntegerNetwork:
     """A narrow one."""
-    return convert(toy_network, smooth_tiles(16, PRESETS["toy"].image_size), limit=NARROW_LIMIT)
+    return convert(toy_network, smooth_tiles(16, PRESETS["toy"].image_size), limit=LIMIT_12_BITS)
 
 
 @pytest.fixture(scope="session")
-def toy_model_path(toy_exact, tmp_path_factory) -> Path:
+def toy_model_path(toy_integer, tmp_path_factory) -> Path:
     """A model file: 16 x 16 tiles, milliseconds per tile."""
     path = tmp_path_factory.mktemp("model") / "toy.safetensors"
-    path.write_bytes(model_file.serialise(toy_exact, {"about": "random weights, for tests"}))
+    path.write_bytes(model_file.serialise(toy_integer, {"about": "random weights, for tests"}))
     return path

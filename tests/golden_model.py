@@ -12,7 +12,7 @@ from helpers import REPOSITORY
 
 from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import generator_words
-from nvae_codec.integer.network import ExactModel, ExactNetwork
+from nvae_codec.integer.network import IntegerModel, IntegerNetwork
 from nvae_codec.integer.ops import Activate, Conv, Mean, Output, Start, _Addition
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.fingerprint import fingerprint
@@ -23,12 +23,12 @@ CONFIG = NVAEConfig(image_size=16, num_mixtures=2, architecture="res_mbconv", nu
                     num_groups_per_scale=2, ada_groups=True, num_latent_per_group=2, num_channels_enc=4,
                     num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=1, num_postprocess_blocks=1,
                     num_postprocess_cells=1)
-CONFIGS = {"plain": CONFIG, "flows_5_bits": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5), "idle": CONFIG,
-           "flows_5_bits_idle": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5),
+CONFIGS = {"plain": CONFIG, "flows_5_bits": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5), "inactive": CONFIG,
+           "flows_5_bits_inactive": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5),
            "wide": dataclasses.replace(CONFIG, image_size=64, num_latent_per_group=5),      # 5,120 latents in a group
            "phases": dataclasses.replace(CONFIG, num_preprocess_blocks=2, num_postprocess_blocks=2, pixel_head="phases",
                                          num_phase_channels=6),
-           "sensing": dataclasses.replace(CONFIG, pixel_head="phases", num_phase_channels=6, num_phase_sensors=4,
+           "noise_filters": dataclasses.replace(CONFIG, pixel_head="phases", num_phase_channels=6, num_phase_noise_filters=4,
                                           num_phase_interpolations=2),
            "black_and_white": dataclasses.replace(CONFIG, image_channels=1, likelihood="bernoulli", pixel_head="phases",
                                                   num_phase_channels=6)}
@@ -42,11 +42,11 @@ def _halving(index: torch.Tensor, one: int, unit_bits: int) -> torch.Tensor:
     return high - ((high - (high >> 1)) * part >> unit_bits)
 
 
-def golden_network(name: str = "plain") -> ExactNetwork:
-    """The network of one of CONFIGS, prepared; those called idle have idle channels."""
-    network = ExactNetwork(CONFIGS[name])
-    if "idle" in name:
-        network.latent_idle[0, 1] = network.latent_idle[2, 0] = 1
+def golden_network(name: str = "plain") -> IntegerNetwork:
+    """The network of one of CONFIGS, prepared; those called inactive have inactive channels."""
+    network = IntegerNetwork(CONFIGS[name])
+    if "inactive" in name:
+        network.latent_inactive[0, 1] = network.latent_inactive[2, 0] = 1
     drawn = 0
 
     def draw(shape: torch.Size, magnitude: int) -> torch.Tensor:
@@ -99,4 +99,4 @@ def golden_network(name: str = "plain") -> ExactNetwork:
 @cache
 def golden_codec(model: str) -> Codec:
     network = golden_network(model)
-    return Codec(ExactModel(network), fingerprint(network.config, network.state_dict()), "golden")
+    return Codec(IntegerModel(network), fingerprint(network.config, network.state_dict()), "golden")

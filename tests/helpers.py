@@ -8,7 +8,7 @@ import torch
 
 from nvae_codec.coding.latents import offsets_of
 from nvae_codec.integer import kernels, model_file
-from nvae_codec.integer.network import ExactModel
+from nvae_codec.integer.network import IntegerModel
 from nvae_codec.model.config import PRESETS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ def smooth_tiles(count: int, side: int, seed: int = 0) -> torch.Tensor:
     return (smooth * 220 + 10 + 6 * torch.randn(smooth.shape, generator=generator)).clamp(0, 255).to(torch.uint8)
 
 
-def outputs_digest(coder: ExactModel, samples: np.ndarray, batch: int) -> list[bytes]:
+def outputs_digest(coder: IntegerModel, samples: np.ndarray, batch: int) -> list[bytes]:
     """Everything that the network gives for every tile, computed in batches."""
     results: list[list[bytes]] = [[] for _ in samples]
     for first in range(0, len(samples), batch):

@@ -30,10 +30,10 @@ def rows(lowest: Path | None, newest: Path | None) -> dict[str, tuple[Path, dict
     """By name: the Python, variables of the environment, and options of pytest."""
     here, found = Path(sys.executable), {}
     found["as it is"] = here, {}, []
-    sets = {"DEFAULT": ["default"], "AVX2": ["default", "avx2"], "AVX512": ["default", "avx2", "avx512"]}
-    for capability in sets.get(instructions(), []):
+    tile_batches = {"DEFAULT": ["default"], "AVX2": ["default", "avx2"], "AVX512": ["default", "avx2", "avx512"]}
+    for capability in tile_batches.get(instructions(), []):
         found[f"ATEN_CPU_CAPABILITY={capability}"] = here, {"ATEN_CPU_CAPABILITY": capability}, []
-    for isa in ("SSE41", "AVX2") if instructions() in sets else ():
+    for isa in ("SSE41", "AVX2") if instructions() in tile_batches else ():
         found[f"ONEDNN_MAX_CPU_ISA={isa}"] = here, {"ONEDNN_MAX_CPU_ISA": isa}, []
     for kernels in KERNELS:
         found[f"--kernels {kernels!r}"] = here, {}, ["--kernels", kernels]

@@ -465,8 +465,8 @@ def evaluate(run: Run, x: Tensor, noise: list[Tensor]) -> Results:
     for group in outcomes:
         q = log_normal(group.drawn, group.q_mu, group.q_sigma)
         p = log_normal(group.flowed, group.p_mu, group.p_sigma)
-        exact = kl_of_normals(group.q_mu, group.q_sigma, group.p_mu, group.p_sigma)
-        kl_channels.append((q - p if config.num_nf else exact).sum(dim=(2, 3)))
+        integer = kl_of_normals(group.q_mu, group.q_sigma, group.p_mu, group.p_sigma)
+        kl_channels.append((q - p if config.num_nf else integer).sum(dim=(2, 3)))
         log_q.append(q.sum(dim=(1, 2, 3)))
         log_p.append(p.sum(dim=(1, 2, 3)))
     return Results(logits, outcomes, torch.stack([kl.sum(dim=1) for kl in kl_channels], dim=1),

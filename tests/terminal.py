@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from helpers import REPOSITORY
 
 from nvae_codec.cli import main
-from nvae_codec.image import read_picture
+from nvae_codec.image import read_image
 
 
 def invoke(*arguments: Path | str, **options) -> Result:
@@ -33,8 +33,8 @@ def failure(result: Result, status: int = 1) -> str:
     return result.stderr
 
 
-def same_picture(first: str | Path, second: str | Path) -> bool:
-    first, second = (read_picture(Path(path).read_bytes()) for path in (first, second))
+def same_image(first: str | Path, second: str | Path) -> bool:
+    first, second = (read_image(Path(path).read_bytes()) for path in (first, second))
     return np.array_equal(first.samples, second.samples) and (first.exif, first.icc) == (second.exif, second.icc)
 
 

@@ -7,7 +7,7 @@ from helpers import SHARED, outputs_digest
 
 from nvae_codec.codec import EFFORTS, Codec
 from nvae_codec.coding.bits_back import Tiles
-from nvae_codec.image import read_picture
+from nvae_codec.image import read_image
 from nvae_codec.tiling import RGB, Layout, cut
 
 KODAK = SHARED / "data" / "kodak"
@@ -22,8 +22,8 @@ def codec() -> Codec:
 @pytest.fixture(scope="module")
 def tiles(codec) -> np.ndarray:
     """100 tiles of two Kodak pictures."""
-    pictures = [read_picture((KODAK / f"kodim{number}.png").read_bytes()).samples for number in ("07", "20")]
-    return np.concatenate([cut(picture, codec.model.tile_side) for picture in pictures])[40:140]
+    images = [read_image((KODAK / f"kodim{number}.png").read_bytes()).samples for number in ("07", "20")]
+    return np.concatenate([cut(picture, codec.model.tile_side) for picture in images])[40:140]
 
 
 def test_a_chain_of_100_tiles_costs_its_negative_elbo(codec, tiles, monkeypatch):

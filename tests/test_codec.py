@@ -13,19 +13,19 @@ import pytest
 from helpers import SHARED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image as pillow
 
 import nvae_codec
 from nvae_codec import codec as codec_module
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import GREY8, JPEG_RGB8, PHOTO_CD_RGB8, RGB8, TileSet
+from nvae_codec.bitstreams.container import GREY8, JPEG_RGB8, PHOTO_CD_RGB8, RGB8, TileBatch
 from nvae_codec.codec import EFFORTS, Codec
 from nvae_codec.coding import bits_back
-from nvae_codec.coding.bits_back import most_tiles
+from nvae_codec.coding.bits_back import max_joint_tiles
 from nvae_codec.coding.rec import MAX_MEMORY, MIN_MEMORY
 from nvae_codec.colour.spaces import SPACES
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError, NvaeCodecError
-from nvae_codec.image import Picture, read_picture
+from nvae_codec.image import Image, read_image
 from nvae_codec.integer import model_file
 from nvae_codec.likelihoods import mixture as pixels
 from nvae_codec.tiling import RGB
@@ -52,7 +52,7 @@ def one_hot(height: int, width: int) -> np.ndarray:
     return picture
 
 
-PICTURES = {
+IMAGES = {
     "one pixel": noise(1, 1, 3), "one grey pixel": noise(1, 1), "a row": noise(1, 40, 3), "a column": noise(37, 1),
     "primes": noise(23, 31, 3), "one tile": noise(16, 16, 3), "a pixel more": noise(17, 17, 3),
     "black": np.zeros((20, 20, 3), np.uint8), "white": np.full((20, 20), 255, np.uint8),
@@ -61,35 +61,35 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_pictures_come_back(codec, name):
-    decoded = codec.decompress(codec.compress(PICTURES[name], verify=False))
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_come_back(codec, name):
+    decoded = codec.decompress(codec.compress(IMAGES[name], verify=False))
     assert decoded.samples.dtype == np.uint8
-    assert decoded.samples.shape == PICTURES[name].shape and np.array_equal(decoded.samples, PICTURES[name])
+    assert decoded.samples.shape == IMAGES[name].shape and np.array_equal(decoded.samples, IMAGES[name])
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 34), st.integers(1, 34), st.booleans(), st.integers(0, 255))
-def test_any_picture_comes_back(codec, height, width, grey, level):
+def test_any_image_comes_back(codec, height, width, grey, level):
     picture = (noise(height, width, seed=level) // 8 + level // 2).astype(np.uint8)
     picture = picture if grey else np.stack([picture, 255 - picture, picture // 2], axis=-1)
     assert np.array_equal(codec.decompress(codec.compress(picture, verify=False)).samples, picture)
 
 
 def test_metadata_is_kept(codec):
-    picture = Picture(noise(5, 6, 3), exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0", icc=bytes(range(256)) * 3)
+    picture = Image(noise(5, 6, 3), exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0", icc=bytes(range(256)) * 3)
     decoded = codec.decompress(codec.compress(picture))
     assert (decoded.exif, decoded.icc) == (picture.exif, picture.icc)
 
 
 def test_the_two_functions(toy_model_path):
     picture = noise(9, 7, 3)
-    data = nvae_codec.compress(Image.fromarray(picture), model=toy_model_path)
+    data = nvae_codec.compress(pillow.fromarray(picture), model=toy_model_path)
     assert isinstance(data, bytes)
     assert np.array_equal(nvae_codec.decompress(data, model=toy_model_path), picture)
 
 
-def test_arrays_that_are_no_pictures_are_refused(codec):
+def test_arrays_that_are_no_images_are_refused(codec):
     deep, real = noise(4, 4, 3).astype(np.uint16), noise(4, 4).astype(float)
     for array in (noise(4, 4, 4), noise(4, 4, 2), deep, real, noise(0, 4, 3)):
         with pytest.raises(ImageError):
@@ -98,7 +98,7 @@ def test_arrays_that_are_no_pictures_are_refused(codec):
 
 def test_too_much_metadata_is_refused(codec):
     with pytest.raises(ImageError, match="EXIF"):
-        codec.compress(Picture(noise(2, 2), icc=bytes(container.MAX_METADATA_BYTES + 1)))
+        codec.compress(Image(noise(2, 2), icc=bytes(container.MAX_METADATA_BYTES + 1)))
 
 
 def test_the_same_bytes_every_time(codec, toy_model_path):
@@ -155,7 +155,7 @@ def test_bundled_models_load_and_name_themselves():
 @pytest.fixture(scope="module")
 def small_file(codec) -> tuple[np.ndarray, bytes]:
     picture = noise(3, 4, 3)
-    return picture, codec.compress(Picture(picture, exif=b"MM\0*\0\0\0\x08\0\0\0\0\0\0"))
+    return picture, codec.compress(Image(picture, exif=b"MM\0*\0\0\0\x08\0\0\0\0\0\0"))
 
 
 def test_every_truncation_is_detected(codec, small_file):
@@ -203,39 +203,39 @@ def test_wrong_words_with_right_checksums_are_detected(codec, small_file, words)
 def test_random_words_with_right_checksums_are_detected(codec, small_file, seed, count, direct, memory):
     """However the sets say that they are coded: nothing but an error that is foreseen."""
     words = np.random.default_rng(seed).integers(1, 2 ** 32, count).astype("<u4").tobytes()
-    sets, memory = tuple(TileSet(1, groups) for groups in direct), memory if any(direct) else 0
-    data = repacked(small_file[1], dict(words=words, sets=sets, trellis_bits=memory), dict(width=33, height=20))
+    tile_batches, memory = tuple(TileBatch(1, groups) for groups in direct), memory if any(direct) else 0
+    data = repacked(small_file[1], dict(words=words, tile_batches=tile_batches, trellis_bits=memory), dict(width=33, height=20))
     with pytest.raises((BitstreamError, DriftError)):
         codec.decompress(data)
 
 
-def test_sets_that_would_take_much_memory_are_refused(codec, monkeypatch):
+def test_tile_batches_that_would_take_much_memory_are_refused(codec, monkeypatch):
     data = codec.compress(noise(60, 60, 3), verify=False)
-    largest = max(each.tiles for each in container.unpack(data).chunks[0].sets)
-    assert largest > 1 and most_tiles(16) == 64 and most_tiles(256) == 4 and most_tiles(1024) == 1
-    monkeypatch.setattr(bits_back, "MOST_TILES", largest - 1)
+    largest = max(each.tiles for each in container.unpack(data).chunks[0].tile_batches)
+    assert largest > 1 and max_joint_tiles(16) == 64 and max_joint_tiles(256) == 4 and max_joint_tiles(1024) == 1
+    monkeypatch.setattr(bits_back, "MAX_JOINT_TILES", largest - 1)
     with pytest.raises(BitstreamError, match=f"too large: {largest} tiles of 16 pixels are coded jointly"):
         codec.decompress(data)
-    monkeypatch.setattr(bits_back, "MOST_TILES", largest)
+    monkeypatch.setattr(bits_back, "MAX_JOINT_TILES", largest)
     assert codec.decompress(data).samples.shape == (60, 60, 3)
 
 
-def test_sets_that_do_not_suit_the_model_or_the_picture_are_refused(codec):
+def test_tile_batches_that_do_not_suit_the_model_or_the_image_are_refused(codec):
     data = codec.compress(noise(60, 60, 3), effort=3)
     chunk, groups = container.unpack(data).chunks[0], codec.model.num_groups
-    first, last = chunk.sets[0], chunk.sets[-1]
-    assert first == TileSet(1, groups) and chunk.trellis_bits == 12
-    for changes in (dict(sets=(*chunk.sets, last)), dict(sets=chunk.sets[:-1]),
-                    dict(sets=(*chunk.sets[:-1], TileSet(last.tiles + 1, last.direct_groups)))):
+    first, last = chunk.tile_batches[0], chunk.tile_batches[-1]
+    assert first == TileBatch(1, groups) and chunk.trellis_bits == 12
+    for changes in (dict(tile_batches=(*chunk.tile_batches, last)), dict(tile_batches=chunk.tile_batches[:-1]),
+                    dict(tile_batches=(*chunk.tile_batches[:-1], TileBatch(last.tiles + 1, last.rec_groups)))):
         with pytest.raises(BitstreamError, match="tiles of a chunk's sets"):
             codec.decompress(repacked(data, chunk=changes))
     with pytest.raises(BitstreamError, match="more direct groups than its model"):
-        codec.decompress(repacked(data, chunk=dict(sets=(TileSet(1, groups + 1), *chunk.sets[1:]))))
+        codec.decompress(repacked(data, chunk=dict(tile_batches=(TileBatch(1, groups + 1), *chunk.tile_batches[1:]))))
     for bits in (MIN_MEMORY - 1, MAX_MEMORY + 1):
         with pytest.raises(ValueError, match="number of trellis bits"):  # no file can say so
             repacked(data, chunk=dict(trellis_bits=bits))
-    for changes in (dict(sets=(TileSet(1, groups - 1), *chunk.sets[1:])), dict(trellis_bits=11),
-                    dict(sets=(*chunk.sets[:-1], TileSet(last.tiles, 1)))):
+    for changes in (dict(tile_batches=(TileBatch(1, groups - 1), *chunk.tile_batches[1:])), dict(trellis_bits=11),
+                    dict(tile_batches=(*chunk.tile_batches[:-1], TileBatch(last.tiles, 1)))):
         with pytest.raises((BitstreamError, DriftError)):
             codec.decompress(repacked(data, chunk=changes))
 
@@ -264,20 +264,20 @@ def test_the_limit_of_pixels_can_be_set(codec):
         codec.decompress(data, max_pixels=99)
 
 
-def test_pictures_that_are_too_narrow_are_refused(codec):
+def test_images_that_are_too_narrow_are_refused(codec):
     line = np.zeros((1, 2 ** 24 - 100), dtype=np.uint8)
     with pytest.raises(ImageError, match="too narrow"):
         codec.compress(line)
     with pytest.raises(ImageError, match="line.png: .* too narrow"):
-        codec.compress_archive([("a.png", Picture(noise(3, 3))), ("line.png", Picture(line))])
+        codec.compress_archive([("a.png", Image(noise(3, 3))), ("line.png", Image(line))])
 
 
 def test_only_the_first_tiles_are_direct(codec):
     """Also of a narrow picture, whose tiles leave little on the stack."""
     for picture in (noise(1, 700), noise(80, 80, 3)):
-        sets = container.unpack(codec.compress(picture)).chunks[0].sets
-        assert sets[0] == TileSet(1, codec.model.num_groups)
-        direct = [each.direct_groups for each in sets for _ in range(each.tiles)]
+        tile_batches = container.unpack(codec.compress(picture)).chunks[0].tile_batches
+        assert tile_batches[0] == TileBatch(1, codec.model.num_groups)
+        direct = [each.rec_groups for each in tile_batches for _ in range(each.tiles)]
         assert direct == sorted(direct, reverse=True) and not any(direct[8:])
 
 
@@ -314,7 +314,7 @@ def test_verification_notices_drift(codec, monkeypatch):
     with pytest.raises((DriftError, BitstreamError)):
         codec.compress(noise(16, 16, 3))
     with pytest.raises((DriftError, BitstreamError)):
-        codec.compress_archive([("a", Picture(noise(16, 16, 3)))])
+        codec.compress_archive([("a", Image(noise(16, 16, 3)))])
 
 
 def test_verification_compares_every_sample(codec, monkeypatch):
@@ -329,8 +329,8 @@ def test_verification_compares_every_sample(codec, monkeypatch):
     with pytest.raises(DriftError, match="verification failed"):
         codec.compress(noise(16, 16, 3))
     with pytest.raises(DriftError, match="verification failed"):
-        codec.compress_archive([("a", Picture(noise(16, 16, 3))), ("b", Picture(noise(16, 16, 3)))])
-    assert codec.compress_archive([("a", Picture(noise(16, 16, 3)))], verify=False)
+        codec.compress_archive([("a", Image(noise(16, 16, 3))), ("b", Image(noise(16, 16, 3)))])
+    assert codec.compress_archive([("a", Image(noise(16, 16, 3)))], verify=False)
 
 
 # Archives
@@ -339,30 +339,30 @@ ICC, EXIF = bytes(range(256)) * 3, b"II*\0\x08\0\0\0\0\0\0\0\0\0"
 
 
 @pytest.fixture(scope="module")
-def album() -> dict[str, Picture]:
+def album() -> dict[str, Image]:
     """14 pictures in 33 tiles; `big.png` has 12 of them."""
-    pictures = {f"holiday/{number}.png": Picture(noise(5 + number, 30 - number, 3, seed=number), icc=ICC)
+    pictures = {f"holiday/{number}.png": Image(noise(5 + number, 30 - number, 3, seed=number), icc=ICC)
                 for number in range(10)}
-    pictures["big.png"] = Picture(noise(40, 60, 3), exif=EXIF, icc=ICC)
-    pictures["notes.png"] = Picture(checkerboard(9, 13), exif=EXIF)
-    pictures["grey, one pixel.png"] = Picture(noise(1, 1))
-    pictures["\u00fcber/\u5199\u771f.png"] = Picture(one_hot(18, 30))
+    pictures["big.png"] = Image(noise(40, 60, 3), exif=EXIF, icc=ICC)
+    pictures["notes.png"] = Image(checkerboard(9, 13), exif=EXIF)
+    pictures["grey, one pixel.png"] = Image(noise(1, 1))
+    pictures["\u00fcber/\u5199\u771f.png"] = Image(one_hot(18, 30))
     return pictures
 
 
-def same(first: Picture, second: Picture) -> bool:
+def same(first: Image, second: Image) -> bool:
     return np.array_equal(first.samples, second.samples) and (first.exif, first.icc) == (second.exif, second.icc)
 
 
-def unpacked(codec: Codec, data: bytes, **options) -> dict[str, Picture]:
+def unpacked(codec: Codec, data: bytes, **options) -> dict[str, Image]:
     return {entry.name: picture for entry, picture in codec.decompress_archive(container.unpack(data), **options)}
 
 
 def as_jpeg(samples: np.ndarray, quality: int) -> np.ndarray:
     """What a JPEG file of a picture decodes to."""
     file = io.BytesIO()
-    Image.fromarray(samples).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file))
+    pillow.fromarray(samples).save(file, "JPEG", quality=quality)
+    return np.asarray(pillow.open(file))
 
 
 def from_photo_cd(samples: np.ndarray) -> np.ndarray:
@@ -370,13 +370,13 @@ def from_photo_cd(samples: np.ndarray) -> np.ndarray:
     return space.rgb(*samples.reshape(-1, 3).T.astype(int)).T.reshape(samples.shape)
 
 
-def test_pictures_from_other_colour_spaces_come_back(codec, monkeypatch):
+def test_images_from_other_colour_spaces_come_back(codec, monkeypatch):
     """Those that were JPEG files or Photo CD scans, also with clipped colours, beside others, in cut tiles."""
-    smooth = np.asarray(Image.fromarray(noise(9, 12, 3, seed=5)).resize((45, 37), Image.Resampling.BICUBIC))
+    smooth = np.asarray(pillow.fromarray(noise(9, 12, 3, seed=5)).resize((45, 37), pillow.Resampling.BICUBIC))
     pictures = {"a.png": as_jpeg(smooth, 90), "b.png": smooth, "c.png": from_photo_cd(smooth // 2 + 64),
                 "d.png": smooth[:, :, 1].copy(), "e.png": from_photo_cd(noise(20, 21, 3) // 3 + 90),
                 "f.png": as_jpeg(noise(9, 8, 3), 30)}
-    data = codec.compress_archive((name, Picture(samples)) for name, samples in pictures.items())
+    data = codec.compress_archive((name, Image(samples)) for name, samples in pictures.items())
     content = container.unpack(data)
     modes = [JPEG_RGB8, RGB8, PHOTO_CD_RGB8, GREY8, PHOTO_CD_RGB8, JPEG_RGB8]
     assert [image.mode for image in content.images] == modes
@@ -422,7 +422,7 @@ def test_a_chunk_ends_before_it_has_too_many_pixels(codec, album):
         for one, following in zip(tiles, [*tiles[1:], [math.inf]], strict=True):
             assert len(one) == 1 or 256 * sum(one) <= chunk_pixels
             assert 256 * (sum(one) + following[0]) > chunk_pixels
-        assert [sum(each.tiles for each in chunk.sets) for chunk in content.chunks] == list(map(sum, tiles))
+        assert [sum(each.tiles for each in chunk.tile_batches) for chunk in content.chunks] == list(map(sum, tiles))
 
 
 def test_equal_metadata_are_stored_once_in_a_chunk(codec, album):
@@ -430,18 +430,18 @@ def test_equal_metadata_are_stored_once_in_a_chunk(codec, album):
         assert len({(item.kind, item.data) for item in chunk.metadata}) == len(chunk.metadata) <= 2
 
 
-def test_pictures_of_an_archive_share_a_stack(codec):
+def test_images_of_an_archive_share_a_stack(codec):
     """Together they cost less than each with a stack of its own, and only the first has direct tiles."""
-    thumbnails = {f"{number:03}.png": Picture(noise(16, 16, 3, seed=number) // 8) for number in range(24)}
+    thumbnails = {f"{number:03}.png": Image(noise(16, 16, 3, seed=number) // 8) for number in range(24)}
     content = container.unpack(codec.compress_archive(thumbnails.items(), verify=False))
     (chunk,) = content.chunks
-    assert sum(each.tiles for each in chunk.sets if each.direct_groups) <= 2
+    assert sum(each.tiles for each in chunk.tile_batches if each.rec_groups) <= 2
     singly = [container.unpack(codec.compress(each, verify=False)).chunks[0].words for each in thumbnails.values()]
     assert len(chunk.words) < sum(map(len, singly)) - 24 * 4            # a word less each
 
 
 @pytest.mark.parametrize("chunk_pixels", [2 ** 18, 8 * 256, 1])
-def test_some_pictures_of_an_archive(codec, album, chunk_pixels):
+def test_some_images_of_an_archive(codec, album, chunk_pixels):
     data = codec.compress_archive(album.items(), chunk_pixels=chunk_pixels, verify=False)
     for names in (["holiday/0.png"], ["notes.png", "holiday/7.png"], list(album)[-1:], list(album), []):
         calls: list[tuple[int, int]] = []
@@ -457,7 +457,7 @@ def test_names_that_an_archive_does_not_hold(codec, album):
         unpacked(codec, data, only=["big.png", "nonesuch.png"])
 
 
-def test_an_archive_is_not_one_picture(codec, album):
+def test_an_archive_is_not_one_image(codec, album):
     with pytest.raises(BitstreamError, match="archive of 14 pictures"):
         codec.decompress(codec.compress_archive(album.items(), verify=False))
     alone = codec.compress_archive([("a.png", album["big.png"])])
@@ -470,7 +470,7 @@ def test_an_archive_is_not_one_picture(codec, album):
     (["a", "a"], "twice"), (["", "a"], "name"), (["../a"], "path"), (["/a"], "path"), (["a\\b"], "character")])
 def test_archives_with_bad_names_are_refused(codec, names, problem):
     with pytest.raises(ImageError, match=problem):
-        codec.compress_archive([(name, Picture(noise(2, 2))) for name in names])
+        codec.compress_archive([(name, Image(noise(2, 2))) for name in names])
 
 
 def test_an_empty_archive_is_refused(codec):
@@ -480,7 +480,7 @@ def test_an_empty_archive_is_refused(codec):
 
 @pytest.mark.parametrize("verify", [False, True])
 @pytest.mark.parametrize("chunk_pixels", [2 ** 18, 8 * 256, 1])
-def test_progress_of_an_archive_counts_pictures(codec, album, verify, chunk_pixels):
+def test_progress_of_an_archive_counts_images(codec, album, verify, chunk_pixels):
     many = {f"{copy}/{name}": picture for copy in "ab" for name, picture in album.items()}
     calls = []
     codec.compress_archive(many.items(), len(many), chunk_pixels=chunk_pixels, verify=verify,
@@ -490,14 +490,14 @@ def test_progress_of_an_archive_counts_pictures(codec, album, verify, chunk_pixe
 
 
 @pytest.mark.thorough
-def test_pictures_are_read_when_they_are_needed(codec):
+def test_images_are_read_when_they_are_needed(codec):
     """An archive may be larger than the memory: no more pictures are alive than are coded at once, and the next."""
     alive, most, count = weakref.WeakSet(), 0, 150
 
     def pictures():
         nonlocal most
         for number in range(count):
-            picture = Picture(noise(10, 10, seed=number))
+            picture = Image(noise(10, 10, seed=number))
             alive.add(picture)
             most = max(most, len(alive))
             yield f"{number}.png", picture
@@ -511,17 +511,17 @@ def test_pictures_are_read_when_they_are_needed(codec):
 
 @pytest.mark.parametrize("samples", [noise(5, 5).astype(np.uint16), noise(5, 5) / 255, np.zeros((5, 5, 4), np.uint8),
                                      np.zeros((5, 5, 2), np.uint8), np.zeros((0, 5), np.uint8), "no picture"])
-def test_what_is_no_picture_never_becomes_an_archive(codec, samples):
-    given = samples if isinstance(samples, str) else Picture(samples)
+def test_what_is_no_image_never_becomes_an_archive(codec, samples):
+    given = samples if isinstance(samples, str) else Image(samples)
     for verify in (False, True):
         with pytest.raises(ImageError, match="^bad.png: "):
-            codec.compress_archive([("good.png", Picture(noise(9, 9))), ("bad.png", given)], verify=verify)
+            codec.compress_archive([("good.png", Image(noise(9, 9))), ("bad.png", given)], verify=verify)
 
 
 @pytest.mark.parametrize("chunk_pixels", [0, -1, codec_module.MAX_CHUNK_PIXELS + 1])
 def test_the_size_of_chunks_has_limits(codec, chunk_pixels):
     with pytest.raises(ValueError, match="chunk_pixels"):
-        codec.compress_archive([("a", Picture(noise(9, 9)))], chunk_pixels=chunk_pixels)
+        codec.compress_archive([("a", Image(noise(9, 9)))], chunk_pixels=chunk_pixels)
 
 
 def test_damage_is_confined_to_a_chunk(codec, album):
@@ -538,7 +538,7 @@ def test_damage_is_confined_to_a_chunk(codec, album):
     assert {name for loss in recovery.losses for name in loss.images} == missing
 
 
-def test_a_wrong_picture_of_an_archive_is_named(codec, album):
+def test_a_wrong_image_of_an_archive_is_named(codec, album):
     two = {name: album[name] for name in ("holiday/0.png", "notes.png")}
     data = codec.compress_archive(two.items(), verify=False)
     wrong = container.unpack(data).images[0].samples_crc32 ^ 1
@@ -548,8 +548,8 @@ def test_a_wrong_picture_of_an_archive_is_named(codec, album):
     assert same(unpacked(codec, data, only=["notes.png"])["notes.png"], album["notes.png"])
 
 
-def test_small_pictures_of_a_chunk_share_a_checksum(codec, album):
-    pictures = album | {"large.png": Picture(checkerboard(64, 70))}
+def test_small_images_of_a_chunk_share_a_checksum(codec, album):
+    pictures = album | {"large.png": Image(checkerboard(64, 70))}
     data = codec.compress_archive(pictures.items(), verify=False)
     (chunk,) = container.unpack(data).chunks
     assert chunk.shared_crc32 == zlib.crc32(b"".join(picture.samples.tobytes() for picture in album.values()))
@@ -576,15 +576,15 @@ def coded_in_process(command: str, model, source, target, threads: str) -> None:
         from pathlib import Path
         import torch
         from nvae_codec.codec import Codec
-        from nvae_codec.image import read_picture, write_picture
+        from nvae_codec.image import read_image, write_image
 
         command, model, source, target, threads = sys.argv[1:]
         torch.set_num_threads(int(threads))
         codec, data = Codec.load(Path(model)), Path(source).read_bytes()
         if command == "compress":
-            result = codec.compress(read_picture(data), verify=False)
+            result = codec.compress(read_image(data), verify=False)
         else:
-            result = write_picture(codec.decompress(data))
+            result = write_image(codec.decompress(data))
         Path(target).write_bytes(result)
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}
@@ -594,10 +594,10 @@ def coded_in_process(command: str, model, source, target, threads: str) -> None:
 @pytest.mark.thorough
 def test_one_thread_encodes_and_two_decode_in_another_process(toy_model_path, codec, tmp_path):
     picture = noise(50, 70, 3)
-    Image.fromarray(picture).save(tmp_path / "a.png")
+    pillow.fromarray(picture).save(tmp_path / "a.png")
     coded_in_process("compress", toy_model_path, tmp_path / "a.png", tmp_path / "a.nvb", "1")
     coded_in_process("decompress", toy_model_path, tmp_path / "a.nvb", tmp_path / "b.png", "2")
-    assert np.array_equal(read_picture((tmp_path / "b.png").read_bytes()).samples, picture)
+    assert np.array_equal(read_image((tmp_path / "b.png").read_bytes()).samples, picture)
     assert (tmp_path / "a.nvb").read_bytes() == codec.compress(picture)
 
 
@@ -607,11 +607,11 @@ def test_sizes_with_the_bundled_model(shape, tmp_path):
     index = np.indices(shape[:2])
     picture = np.stack([index[0] // 3 % 256, (index[0] + index[1]) // 7 % 256, index[1] % 251], axis=-1)
     picture = ((picture + noise(*shape) // 16) % 256).astype(np.uint8)
-    Image.fromarray(picture).save(tmp_path / "a.png")
+    pillow.fromarray(picture).save(tmp_path / "a.png")
     photo = model_file.resolve(None)
     coded_in_process("compress", photo, tmp_path / "a.png", tmp_path / "a.nvb", "1")
     coded_in_process("decompress", photo, tmp_path / "a.nvb", tmp_path / "b.png", "2")
-    assert np.array_equal(read_picture((tmp_path / "b.png").read_bytes()).samples, picture)
+    assert np.array_equal(read_image((tmp_path / "b.png").read_bytes()).samples, picture)
 
 
 @pytest.mark.slow
@@ -620,6 +620,6 @@ def test_a_photograph_is_smaller_than_its_png(tmp_path):
     picture = KODAK / "kodim23.png"
     coded_in_process("compress", model_file.resolve(None), picture, tmp_path / "a.nvb", "1")
     coded_in_process("decompress", model_file.resolve(None), tmp_path / "a.nvb", tmp_path / "b.png", "2")
-    original, decoded = (read_picture(path.read_bytes()).samples for path in (picture, tmp_path / "b.png"))
+    original, decoded = (read_image(path.read_bytes()).samples for path in (picture, tmp_path / "b.png"))
     assert np.array_equal(decoded, original)
     assert (tmp_path / "a.nvb").stat().st_size < picture.stat().st_size

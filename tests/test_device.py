@@ -15,7 +15,7 @@ from nvae_codec import device
 from nvae_codec.codec import Codec
 from nvae_codec.device import affordable, considerate
 from nvae_codec.eval.bench import busy_programs
-from nvae_codec.image import Picture, write_picture
+from nvae_codec.image import Image, write_image
 from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.training.data.images import Arrays, Dataset, Whole
@@ -170,7 +170,7 @@ def test_where_there_is_no_affinity_all_processors_count(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [psutil.AccessDenied(), NotImplementedError(), PermissionError()])
-def test_a_system_that_does_not_tell_is_taken_for_idle(monkeypatch, error):
+def test_a_system_that_does_not_tell_is_taken_for_inactive(monkeypatch, error):
     def fail(*arguments, **options):
         raise error
 
@@ -216,7 +216,7 @@ def test_busy_programs_are_busy_until_nobody_wants_them():
 
 
 def test_busy_programs_run_beside_a_benchmark(toy_model_path, tmp_path):
-    (tmp_path / "a.png").write_bytes(write_picture(Picture(smooth_tiles(1, 16)[0].permute(1, 2, 0).numpy())))
+    (tmp_path / "a.png").write_bytes(write_image(Image(smooth_tiles(1, 16)[0].permute(1, 2, 0).numpy())))
     before = set(psutil.Process().children())
     result = invoke("bench", tmp_path / "a.png", "--model", toy_model_path, "--repeat", 1, "--beside", 2, "--json")
     assert json.loads(result.stdout)["beside"] == 2 and set(psutil.Process().children()) <= before

@@ -22,7 +22,7 @@ from nvae_codec.cli import batch
 from nvae_codec.codec import Codec
 from nvae_codec.errors import DriftError, ImageError, ModelError
 from nvae_codec.executors import map_in_workers
-from nvae_codec.image import Picture, write_picture
+from nvae_codec.image import Image, write_image
 from nvae_codec.integer import kernels, model_file
 from nvae_codec.integer.kernels import Kernels
 from nvae_codec.integer.ops import Conv
@@ -31,52 +31,52 @@ pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture(scope="module")
-def narrow_path(narrow_exact, tmp_path_factory):
+def path_12_bits(toy_integer_12, tmp_path_factory):
     """A model whose sums float32 carries."""
     path = tmp_path_factory.mktemp("model") / "narrow.safetensors"
-    path.write_bytes(model_file.serialise(narrow_exact))
+    path.write_bytes(model_file.serialise(toy_integer_12))
     return path
 
 
 @pytest.fixture(scope="module")
-def album() -> list[tuple[str, Picture]]:
+def album() -> list[tuple[str, Image]]:
     """Some larger than a chunk of 4 tiles, some smaller, one grey, one with a profile."""
     sizes = [(16, 16), (50, 35), (9, 40), (33, 16), (16, 20), (20, 64), (5, 5)]
-    pictures = [smooth_tiles(1, 64, seed)[0].permute(1, 2, 0).numpy()[:height, :width]
+    images = [smooth_tiles(1, 64, seed)[0].permute(1, 2, 0).numpy()[:height, :width]
                 for seed, (height, width) in enumerate(sizes)]
-    album = [(f"{number}.png", Picture(np.ascontiguousarray(samples))) for number, samples in enumerate(pictures)]
-    album[2] = ("grey.png", Picture(np.ascontiguousarray(pictures[2][..., 0])))
-    album[3] = ("profile.png", Picture(album[3][1].samples, icc=b"profile" * 9))
+    album = [(f"{number}.png", Image(np.ascontiguousarray(samples))) for number, samples in enumerate(images)]
+    album[2] = ("grey.png", Image(np.ascontiguousarray(images[2][..., 0])))
+    album[3] = ("profile.png", Image(album[3][1].samples, icc=b"profile" * 9))
     return album
 
 
 CHUNK = 4 * 16 ** 2
 
 
-def unpacked(codec: Codec, data: bytes, **options) -> list[tuple[str, Picture]]:
+def unpacked(codec: Codec, data: bytes, **options) -> list[tuple[str, Image]]:
     return [(image.name, picture) for image, picture in codec.decompress_archive(unpack(data), **options)]
 
 
-def same(some: list[tuple[str, Picture]], others: list[tuple[str, Picture]]) -> bool:
+def same(some: list[tuple[str, Image]], others: list[tuple[str, Image]]) -> bool:
     return len(some) == len(others) and all(
         a == b and np.array_equal(x.samples, y.samples) and (x.exif, x.icc) == (y.exif, y.icc)
         for (a, x), (b, y) in zip(some, others, strict=True))
 
 
-def test_workers_make_the_same_bytes_and_pictures(narrow_path, album):
-    codec, told = Codec.load(narrow_path), []
+def test_workers_make_the_same_bytes_and_images(path_12_bits, album):
+    codec, reported = Codec.load(path_12_bits), []
     alone = codec.compress_archive(album, len(album), chunk_pixels=CHUNK)
     shared = codec.compress_archive(album, len(album), chunk_pixels=CHUNK, workers=2,
-                                    progress=lambda done, total: told.append((done, total)))
+                                    progress=lambda done, total: reported.append((done, total)))
     assert shared == alone and len(unpack(alone).chunks) > 2 * codec_module.LANES
-    assert told[-1] == (len(album), len(album)) and len(told) > 2 and told == sorted(told)
+    assert reported[-1] == (len(album), len(album)) and len(reported) > 2 and reported == sorted(reported)
     assert same(unpacked(codec, alone, workers=2), album)
     some = {"grey.png", "6.png"}
     assert same(unpacked(codec, alone, workers=2, only=some), [each for each in album if each[0] in some])
 
 
-def test_errors_of_workers_are_those_of_one_process(narrow_path, album):
-    codec = Codec.load(narrow_path)
+def test_errors_of_workers_are_those_of_one_process(path_12_bits, album):
+    codec = Codec.load(path_12_bits)
     content = unpack(codec.compress_archive(album, len(album), chunk_pixels=CHUNK))
     chunk = content.chunks[-1]
     words = bytearray(chunk.words)
@@ -85,32 +85,32 @@ def test_errors_of_workers_are_those_of_one_process(narrow_path, album):
     with pytest.raises(DriftError, match="not in the state"):
         list(codec.decompress_archive(damaged, workers=2))
     with pytest.raises(ImageError, match="bad: "):
-        codec.compress_archive([*album, ("bad", Picture(np.zeros((5, 5, 4), np.uint8)))], chunk_pixels=CHUNK, workers=2)
+        codec.compress_archive([*album, ("bad", Image(np.zeros((5, 5, 4), np.uint8)))], chunk_pixels=CHUNK, workers=2)
     with pytest.raises(ValueError, match="effort"):
         codec.compress_archive(album, effort=9, chunk_pixels=CHUNK, workers=2)
 
 
-def test_a_model_that_was_replaced_is_noticed(narrow_path, toy_model_path, album, tmp_path):
+def test_a_model_that_was_replaced_is_noticed(path_12_bits, toy_model_path, album, tmp_path):
     path = tmp_path / "model.safetensors"
-    path.write_bytes(narrow_path.read_bytes())
+    path.write_bytes(path_12_bits.read_bytes())
     codec = Codec.load(path)
     path.write_bytes(toy_model_path.read_bytes())
     with pytest.raises(ModelError, match="was made with the model"):
         codec.compress_archive(album, len(album), chunk_pixels=CHUNK, workers=2)
 
 
-def test_workers_end_when_nobody_wants_their_results(narrow_path, album):
-    codec, before = Codec.load(narrow_path), set(multiprocessing.active_children())
+def test_workers_end_when_nobody_wants_their_results(path_12_bits, album):
+    codec, before = Codec.load(path_12_bits), set(multiprocessing.active_children())
     content = unpack(codec.compress_archive(album, len(album), chunk_pixels=CHUNK, effort=1))
-    pictures = codec.decompress_archive(content, workers=2)
-    next(pictures)
+    images = codec.decompress_archive(content, workers=2)
+    next(images)
     assert len(set(multiprocessing.active_children()) - before) == 2
-    pictures.close()
+    images.close()
     assert set(multiprocessing.active_children()) <= before
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="how a process is doing is read from /proc")
-def test_workers_end_with_a_parent_that_is_killed(narrow_path, tmp_path):
+def test_workers_end_with_a_parent_that_is_killed(path_12_bits, tmp_path):
     """They are at work, then their parent is gone without a word."""
     script = tmp_path / "parent.py"
     script.write_text(f"""
@@ -120,7 +120,7 @@ from nvae_codec.codec import Codec
 from nvae_codec.executors import map_in_workers
 
 if __name__ == "__main__":
-    path = Path({str(narrow_path)!r})
+    path = Path({str(path_12_bits)!r})
     calls = iter([("check_size", [], 1, None)] * 9)
     results = map_in_workers(path, Codec.load(path).fingerprint, "_share", calls, 2)
     next(results)
@@ -145,7 +145,7 @@ def _runs(process: int) -> bool:
         return False
 
 
-def test_a_killed_worker_is_an_error_and_no_hang(narrow_path):
+def test_a_killed_worker_is_an_error_and_no_hang(path_12_bits):
     nothing = ("check_size", [], 1, None)
 
     def calls():
@@ -155,37 +155,37 @@ def test_a_killed_worker_is_an_error_and_no_hang(narrow_path):
         yield from [nothing] * 9
 
     with pytest.raises(ModelError, match="killed"):
-        list(map_in_workers(narrow_path, Codec.load(narrow_path).fingerprint, "_share", calls(), 2))
+        list(map_in_workers(path_12_bits, Codec.load(path_12_bits).fingerprint, "_share", calls(), 2))
 
 
-def test_a_worker_that_ends_while_another_one_starts_is_an_error(narrow_path, monkeypatch):
+def test_a_worker_that_ends_while_another_one_starts_is_an_error(path_12_bits, monkeypatch):
     def ended(self, *arguments):
         raise OSError("handle is closed")
 
     monkeypatch.setattr(ProcessPoolExecutor, "submit", ended)
     with pytest.raises(ModelError, match="killed"):
-        list(map_in_workers(narrow_path, "", "_share", [()], 2))
+        list(map_in_workers(path_12_bits, "", "_share", [()], 2))
 
 
-def test_large_archives_are_shared_out_among_threads(tmp_path, narrow_path, album, monkeypatch):
-    told = []
+def test_large_archives_are_shared_out_among_threads(tmp_path, path_12_bits, album, monkeypatch):
+    reported = []
     for name in ("compress_archive", "decompress_archive"):
         genuine = getattr(Codec, name)
         monkeypatch.setattr(Codec, name, lambda *arguments, genuine=genuine, workers=1, **options: (
-            told.append(workers), genuine(*arguments, **options))[1])
+            reported.append(workers), genuine(*arguments, **options))[1])
     paths = [tmp_path / name for name, _ in album]
     for path, (_, picture) in zip(paths, album, strict=True):
-        path.write_bytes(write_picture(picture))
+        path.write_bytes(write_image(picture))
     pixels = sum(picture.samples.shape[0] * picture.samples.shape[1] for _, picture in album)
     for worker_pixels, threads, expected in ((pixels // 2, 2, 2), (pixels // 2, 1, 1), (pixels // 2, 9, 2),
                                              (2 * pixels, 2, 1)):
         monkeypatch.setattr(batch, "WORKER_PIXELS", worker_pixels)
-        options = ["--model", narrow_path, "--threads", threads, "-f"]
+        options = ["--model", path_12_bits, "--threads", threads, "-f"]
         archive = tmp_path / "set.nvb"
         assert invoke("compress", *paths, "--archive", "-o", archive, *options).exit_code == 0
         assert invoke("decompress", archive, "--output-dir", tmp_path / "out", *options).exit_code == 0
-        assert told[-1] == expected and set(told) == {expected}
-        told.clear()
+        assert reported[-1] == expected and set(reported) == {expected}
+        reported.clear()
 
 
 FAST = [way for way in kernels.candidates().values() if not way.planes][-1]
@@ -205,21 +205,21 @@ def codec_in_a_way(path: Path, how: Kernels, threads: int, lanes: int, joint_til
         patch.setattr(kernels, "fastest", lambda device: how)
         try:
             codec = Codec.load(path)
-            carriers = {leaf.carrier for leaf in codec.model.network.leaves() if isinstance(leaf, Conv)}
+            carriers = {op.carrier for op in codec.model.network.leaves() if isinstance(op, Conv)}
             assert carriers == ({torch.float32} if how.float32 else {torch.float64})
             yield codec
         finally:
             torch.set_num_threads(before)
 
 
-def test_files_made_in_each_way_are_decoded_in_every_other(narrow_path, album):
+def test_files_made_in_each_way_are_decoded_in_every_other(path_12_bits, album):
     """The bytes do not depend on kernel and threads; they do on what is coded together, and decode all the same."""
     files = {}
     for way in WAYS:
-        with codec_in_a_way(narrow_path, *way) as codec:
+        with codec_in_a_way(path_12_bits, *way) as codec:
             files[way] = codec.compress_archive(album, len(album), chunk_pixels=CHUNK, effort=1, verify=False)
     assert len({files[way] for way in WAYS[:4]}) == 1 and len(set(files.values())) >= 3
     for way in WAYS:
-        with codec_in_a_way(narrow_path, *way) as codec:
+        with codec_in_a_way(path_12_bits, *way) as codec:
             for data in set(files.values()):
                 assert same(unpacked(codec, data), album)

@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nvae_codec.codec import Codec
 from nvae_codec.integer import kernels, model_file, ops
 from nvae_codec.integer.kernels import Kernels
-from nvae_codec.integer.network import ExactModel, ExactNetwork, convert
-from nvae_codec.integer.ops import LIMIT, NARROW_LIMIT
+from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
+from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
 from nvae_codec.model.config import PRESETS, NVAEConfig
 from nvae_codec.model.nvae import NVAE
 
@@ -36,29 +36,29 @@ def pretends_to_have_a_gpu() -> bool:
 needs_fake_gpu = pytest.mark.skipif(not pretends_to_have_a_gpu(), reason="needs fake tensors as of PyTorch 2.9")
 PHASES = dataclasses.replace(PRESETS["toy"], architecture="res_bnswish", num_preprocess_blocks=2,
                              num_postprocess_blocks=2, pixel_head="phases", num_phase_channels=8,
-                             num_phase_sensors=6, num_phase_interpolations=3)
+                             num_phase_noise_filters=6, num_phase_interpolations=3)
 CONFIGS = {"toy": PRESETS["toy"], "flows": dataclasses.replace(PRESETS["toy"], num_nf=1), "phases": PHASES,
            "separable": dataclasses.replace(PRESETS["toy"], architecture="mbconv_sep11")}
 
 
-def network_of(config: NVAEConfig, limit: int) -> ExactNetwork:
+def network_of(config: NVAEConfig, limit: int) -> IntegerNetwork:
     torch.manual_seed(0)
     return convert(NVAE(config).eval(), smooth_tiles(4, config.image_size), limit=limit)
 
 
-def run_on_fake_gpu(network: ExactNetwork) -> list[torch.Tensor]:
+def run_on_fake_gpu(network: IntegerNetwork) -> list[torch.Tensor]:
     """Everything that the network computes for two tiles."""
     config, network = network.config, copy.deepcopy(network)
     matrix = ops.interpolation_matrix.__wrapped__                    # whose cache would keep tensors without values
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True) as mode:
         patch.setattr(ops, "interpolation_matrix", matrix)
         network.kernels = Kernels(GPU, float32=True)
-        for leaf in network.leaves():
-            for name, value in vars(leaf).items():
+        for op in network.leaves():
+            for name, value in vars(op).items():
                 if name.startswith("_") and isinstance(value, torch.Tensor):
-                    setattr(leaf, name, mode.from_tensor(value))
-            leaf.kernels = network.kernels
-            leaf.move_operands()
+                    setattr(op, name, mode.from_tensor(value))
+            op.kernels = network.kernels
+            op.move_operands()
         x = torch.empty(2, config.image_channels, config.image_size, config.image_size, dtype=torch.uint8, device=GPU)
         found = network.features(x)
         features, state = list(found), network.start(2)
@@ -72,7 +72,7 @@ def run_on_fake_gpu(network: ExactNetwork) -> list[torch.Tensor]:
 
 
 @needs_fake_gpu
-@pytest.mark.parametrize("limit", [LIMIT, NARROW_LIMIT], ids=["wide", "narrow"])
+@pytest.mark.parametrize("limit", [LIMIT, LIMIT_12_BITS], ids=["wide", "narrow"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_every_operand_is_on_the_device(config, limit):
     """An operation with operands on two devices raises; all results are on the GPU."""
@@ -82,17 +82,17 @@ def test_every_operand_is_on_the_device(config, limit):
 
 @needs_fake_gpu
 def test_an_operand_left_behind_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(ops.Activate, "move_operands", lambda leaf: None)
+    monkeypatch.setattr(ops.Activate, "move_operands", lambda op: None)
     with pytest.raises(RuntimeError, match="device|CPU tensor"):
-        run_on_fake_gpu(network_of(PHASES, NARROW_LIMIT))
+        run_on_fake_gpu(network_of(PHASES, LIMIT_12_BITS))
 
 
 def test_a_network_moves_back():
     """To prepare it once more on another device is all that it takes; on this one nothing changes."""
-    network = network_of(PHASES, NARROW_LIMIT)
-    before = ExactModel(network).digest()
+    network = network_of(PHASES, LIMIT_12_BITS)
+    before = IntegerModel(network).digest()
     network.prepare()
-    assert network.device == kernels.CPU and ExactModel(network).digest() == before
+    assert network.device == kernels.CPU and IntegerModel(network).digest() == before
 
 
 @pytest.mark.parametrize("command", ["compress one.png", "decompress two.nvb", "bench one.png"])
@@ -110,25 +110,25 @@ def test_devices_that_are_not_there_get_a_sentence(tmp_path, monkeypatch, comman
 
 
 @needs_gpu
-@pytest.mark.parametrize("limit", [LIMIT, NARROW_LIMIT], ids=["wide", "narrow"])
+@pytest.mark.parametrize("limit", [LIMIT, LIMIT_12_BITS], ids=["wide", "narrow"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_gpu_computes_the_same_integers(config, limit):
     network = network_of(config, limit)
-    expected = ExactModel(network).digest()
+    expected = IntegerModel(network).digest()
     for how in kernels.candidates(GPU).values():
         if kernels.is_exact(how):
             network.prepare(how)
-            assert ExactModel(network).digest() == expected
+            assert IntegerModel(network).digest() == expected
 
 
 @needs_gpu
 def test_files_are_the_same_from_a_gpu_and_from_a_processor(toy_model_path):
-    picture = smooth_tiles(1, 64)[0, :, :50, :37].permute(1, 2, 0).numpy()
+    image = smooth_tiles(1, 64)[0, :, :50, :37].permute(1, 2, 0).numpy()
     here, there = Codec.load(toy_model_path), Codec.load(toy_model_path, GPU)
-    data = here.compress(picture)
-    assert there.compress(picture) == data
-    assert np.array_equal(there.decompress(data).samples, picture)
-    assert np.array_equal(here.decompress(there.compress(picture)).samples, picture)
+    data = here.compress(image)
+    assert there.compress(image) == data
+    assert np.array_equal(there.decompress(data).samples, image)
+    assert np.array_equal(here.decompress(there.compress(image)).samples, image)
 
 
 @needs_gpu

@@ -8,21 +8,22 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, UnidentifiedImageError
+from PIL import Image as pillow
 from PIL.TiffImagePlugin import IFDRational
 
 from nvae_codec.errors import ImageError
 from nvae_codec.image import (
     ADAM7,
     FORMATS,
-    Picture,
-    as_picture,
+    Image,
+    as_image,
     check_format,
-    picture_shape,
+    image_shape,
     quiet,
-    read_picture,
+    read_image,
     resized,
-    write_picture,
+    write_image,
 )
 
 RANDOM = np.random.default_rng(2)
@@ -33,7 +34,7 @@ ICC = RANDOM.bytes(777)
 
 def camera_exif() -> bytes:
     """What a camera writes, down to the unknown aperture 0/0 and the innermost folder."""
-    block = Image.Exif()
+    block = pillow.Exif()
     block.update({271: "Maker", 274: 6, 306: "2024:02:29 12:00:00"})
     lens = (IFDRational(24), IFDRational(70), IFDRational(0, 0), IFDRational(0, 0))
     block.get_ifd(ExifTags.IFD.Exif).update({36864: b"0230", 37500: b"maker's own" * 9, 42034: lens, 40965: {1: "R98"}})
@@ -47,9 +48,9 @@ EXIF_WITH_THUMBNAIL = b"II*\0" + struct.pack(
 )
 
 
-def saved(image: Image.Image | np.ndarray, format: str, **options) -> bytes:
+def saved(image: pillow.Image | np.ndarray, format: str, **options) -> bytes:
     file = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, format, **options)
+    (image if isinstance(image, pillow.Image) else pillow.fromarray(image)).save(file, format, **options)
     return file.getvalue()
 
 
@@ -73,7 +74,7 @@ def tiff(samples: bytes, *changes: tuple[int, int, int, int]) -> bytes:
 
 def opens(data: bytes) -> bool:
     try:
-        Image.open(io.BytesIO(data))
+        pillow.open(io.BytesIO(data))
     except UnidentifiedImageError:
         return False
     return True
@@ -81,7 +82,7 @@ def opens(data: bytes) -> bool:
 
 def refusal(data: bytes) -> str:
     with pytest.raises(ImageError) as error:
-        read_picture(data)
+        read_image(data)
     sentence = str(error.value)
     assert sentence and "\n" not in sentence and " object at 0x" not in sentence
     return sentence
@@ -95,9 +96,9 @@ def refusal(data: bytes) -> str:
 def test_samples_survive_every_format_that_can_hold_them(suffix, samples):
     if (suffix, samples.ndim) in ((".webp", 2), (".ppm", 2), (".pgm", 3)):
         with pytest.raises(ImageError, match="cannot hold (grey|RGB)"):
-            write_picture(Picture(samples), suffix)
+            write_image(Image(samples), suffix)
         return
-    back = read_picture(write_picture(Picture(samples), suffix))
+    back = read_image(write_image(Image(samples), suffix))
     assert back.samples.dtype == np.uint8 and np.array_equal(back.samples, samples)
     assert (back.exif, back.icc) == (b"", b"")
 
@@ -106,54 +107,54 @@ def test_samples_survive_every_format_that_can_hold_them(suffix, samples):
 @pytest.mark.parametrize("icc", [ICC, b""])
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
 def test_metadata_survive_byte_for_byte(suffix, icc, exif):
-    picture = read_picture(write_picture(Picture(RGB, exif, icc), suffix))
+    picture = read_image(write_image(Image(RGB, exif, icc), suffix))
     assert (picture.exif, picture.icc) == (exif, icc)
-    again = read_picture(write_picture(picture, suffix))
+    again = read_image(write_image(picture, suffix))
     assert (again.exif, again.icc) == (exif, icc) and np.array_equal(again.samples, RGB)
 
 
 @pytest.mark.parametrize("samples", [RGB, GREY], ids=["rgb", "grey"])
 def test_a_jpeg_is_the_samples_that_it_decodes_to(samples):
     data = saved(samples, "JPEG", exif=b"Exif\0\0" + camera_exif(), icc_profile=ICC)
-    picture = read_picture(data)
-    assert np.array_equal(picture.samples, np.asarray(Image.open(io.BytesIO(data))))  # not turned by its orientation
+    picture = read_image(data)
+    assert np.array_equal(picture.samples, np.asarray(pillow.open(io.BytesIO(data))))  # not turned by its orientation
     assert (picture.exif, picture.icc) == (camera_exif(), ICC)
 
 
 def test_tiff_keeps_exif_among_its_tags_or_refuses():
-    upright = Image.Exif()
+    upright = pillow.Exif()
     upright.load(camera_exif())
     del upright[274]
     exif = upright.tobytes().removeprefix(b"Exif\0\0")
-    first = read_picture(write_picture(Picture(RGB, exif, ICC), ".tif"))
-    second = read_picture(write_picture(first, ".tif"))
+    first = read_image(write_image(Image(RGB, exif, ICC), ".tif"))
+    second = read_image(write_image(first, ".tif"))
     assert np.array_equal(second.samples, RGB) and second.icc == ICC and second.exif == first.exif
-    kept = Image.Exif()
+    kept = pillow.Exif()
     kept.load(second.exif)
     assert (kept[271], kept[306]) == ("Maker", "2024:02:29 12:00:00")
     assert kept.get_ifd(ExifTags.IFD.Exif)[37500] == b"maker's own" * 9
     assert kept.get_ifd(ExifTags.IFD.Interop) == {1: "R98"} and kept.get_ifd(ExifTags.IFD.GPSInfo) == {1: "N"}
     for exif, reason in ((EXIF_WITH_THUMBNAIL, "cannot hold all of"), (b"not EXIF", "cannot hold this picture")):
         with pytest.raises(ImageError, match=reason):
-            write_picture(Picture(RGB, exif), ".tif")
+            write_image(Image(RGB, exif), ".tif")
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".pnm"])
 def test_formats_without_metadata_refuse_it(suffix):
-    for picture in (Picture(RGB, exif=camera_exif()), Picture(RGB, icc=ICC)):
+    for picture in (Image(RGB, exif=camera_exif()), Image(RGB, icc=ICC)):
         with pytest.raises(ImageError, match="EXIF or ICC"):
-            write_picture(picture, suffix)
+            write_image(picture, suffix)
 
 
 @pytest.mark.parametrize("suffix", ["", ".jpg", ".gif", ".nvb"])
 def test_unknown_and_lossy_output_formats_are_refused(suffix):
     with pytest.raises(ImageError, match="lossless picture format"):
-        write_picture(Picture(RGB), suffix)
+        write_image(Image(RGB), suffix)
 
 
-def test_a_picture_too_wide_for_webp_is_an_image_error():
+def test_a_image_too_wide_for_webp_is_an_image_error():
     with pytest.raises(ImageError, match=".webp cannot hold this picture"):
-        write_picture(Picture(np.zeros((1, 16384, 3), np.uint8)), ".webp")
+        write_image(Image(np.zeros((1, 16384, 3), np.uint8)), ".webp")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (8, 8, 3), (10, 9, 3)])
@@ -162,35 +163,35 @@ def test_an_interlaced_png_is_read_whole_or_not_at_all(shape):
     passes = [samples[y::dy, x::dx] for x, y, dx, dy in ADAM7]
     rows = b"".join(b"\0" + row.tobytes() for part in passes if part.size for row in part)
     colour = 0 if samples.ndim == 2 else 2
-    assert np.array_equal(read_picture(png(shape[1], shape[0], 8, colour, rows, interlace=1)).samples, samples)
+    assert np.array_equal(read_image(png(shape[1], shape[0], 8, colour, rows, interlace=1)).samples, samples)
     assert "before the last row" in refusal(png(shape[1], shape[0], 8, colour, rows[:-1], interlace=1))
 
 
 # Everything else is refused by name.
 
-TWO = {"save_all": True, "append_images": [Image.fromarray(255 - RGB)]}
+TWO = {"save_all": True, "append_images": [pillow.fromarray(255 - RGB)]}
 REFUSED = {
-    "1-bit": saved(Image.new("1", (3, 3)), "PNG"),
+    "1-bit": saved(pillow.new("1", (3, 3)), "PNG"),
     "2-bit": png(4, 1, 2, 0, b"\0\x1b"),
     "4-bit": png(2, 1, 4, 0, b"\0\x1b"),
     "16-bit grey": png(1, 1, 16, 0, b"\0\1\2"),
     "16-bit picture": png(1, 1, 16, 2, b"\0\1\2\3\4\5\6"),
-    "palette": saved(Image.new("P", (3, 3)), "PNG"),
-    "grey picture with an alpha": saved(Image.new("LA", (3, 3)), "PNG"),
-    "RGB picture with an alpha": saved(Image.new("RGBA", (3, 3)), "PNG"),
-    "with an alpha channel": saved(Image.new("RGBA", (3, 3)), "WEBP", lossless=True),
+    "palette": saved(pillow.new("P", (3, 3)), "PNG"),
+    "grey picture with an alpha": saved(pillow.new("LA", (3, 3)), "PNG"),
+    "RGB picture with an alpha": saved(pillow.new("RGBA", (3, 3)), "PNG"),
+    "with an alpha channel": saved(pillow.new("RGBA", (3, 3)), "WEBP", lossless=True),
     "transparent colour": png(1, 1, 8, 2, b"\0abc", extra=chunk(b"tRNS", bytes(6))),
     "transparent": png(1, 1, 8, 0, b"\0a", extra=chunk(b"tRNS", bytes(2))),
     "a transparent colour": png(1, 1, 8, 0, b"\0a", late=chunk(b"tRNS", bytes(2))),
-    "CMYK": saved(Image.new("CMYK", (3, 3)), "JPEG"),
+    "CMYK": saved(pillow.new("CMYK", (3, 3)), "JPEG"),
     "of 2 pictures": saved(RGB, "PNG", **TWO),
     "file of 2 pictures": saved(RGB, "WEBP", lossless=True, **TWO),
     "a file of 2 pictures": saved(RGB, "TIFF", **TWO),
     "or a file of 2 pictures": saved(RGB, "MPO", **TWO),
-    "floating-point": saved(Image.new("F", (3, 3)), "TIFF"),
+    "floating-point": saved(pillow.new("F", (3, 3)), "TIFF"),
     "signed": tiff(b"abcd", (339, 3, 1, 2)),
     "extra channel": tiff(b"abcdefgh", (258, 3, 2, 8 | 8 << 16), (277, 3, 1, 2), (338, 3, 1, 0)),
-    "stored as BGRX": saved(Image.new("RGBA", (3, 3)), "BMP"),
+    "stored as BGRX": saved(pillow.new("RGBA", (3, 3)), "BMP"),
     "samples up to 100": b"P5 1 1 100\n\1",
     "samples up to 65535": b"P6 1 1 65535\n\1\2\3\4\5\6",
     "more than 8 bits": b"P5 1 1 65535\n\1\2",
@@ -206,19 +207,19 @@ def test_what_pillow_cannot_open_is_refused_too():
 
 
 @pytest.mark.parametrize("kind", sorted(OPENED))
-def test_other_pictures_are_refused_by_name(kind):
+def test_other_images_are_refused_by_name(kind):
     assert kind in (sentence := refusal(REFUSED[kind])) and "accepted are 8-bit grey and 8-bit RGB" in sentence
 
 
-def test_the_pictures_by_hand_are_sound():
-    assert read_picture(tiff(b"abcd")).samples.tolist() == [[97, 98], [99, 100]]
-    assert read_picture(png(2, 1, 8, 0, b"\0ab")).samples.tolist() == [[97, 98]]
+def test_the_images_by_hand_are_sound():
+    assert read_image(tiff(b"abcd")).samples.tolist() == [[97, 98], [99, 100]]
+    assert read_image(png(2, 1, 8, 0, b"\0ab")).samples.tolist() == [[97, 98]]
 
 
 @pytest.mark.parametrize(("data", "reason"), [
     (b"", "the file is empty"),
     (b"a text", "no picture that can be read; known are PNG, JPEG, WebP, TIFF, BMP, PNM"),
-    (saved(Image.new("P", (3, 3)), "GIF"), "no picture that can be read"),
+    (saved(pillow.new("P", (3, 3)), "GIF"), "no picture that can be read"),
     (png(2, 2, 8, 0, b"\0ab"), "before the last row"),
     (saved(RGB, "PNG")[:-12], "the PNG is cut short: its last chunk is missing or not whole"),
     (saved(RGB, "PNG")[:-1], "the PNG is cut short: its last chunk is missing or not whole"),
@@ -226,7 +227,7 @@ def test_the_pictures_by_hand_are_sound():
     (b"P5 40000 40000 255\n", "more than 89,478,485 pixels"),
     (png(10000, 10000, 8, 0, b""), "more than 89,478,485 pixels"),
 ])
-def test_what_is_no_whole_picture_is_refused(data, reason):
+def test_what_is_no_whole_image_is_refused(data, reason):
     assert reason in refusal(data)
 
 
@@ -241,7 +242,7 @@ def test_every_truncation_is_refused(data):
     end = 2 if data.startswith(b"\xff\xd8") else 0  # without its end mark, a small JPEG still has all its samples
     for length in range(len(data) - end):
         refusal(data[:length])
-    assert np.array_equal(read_picture(data[: len(data) - end]).samples, read_picture(data).samples)
+    assert np.array_equal(read_image(data[: len(data) - end]).samples, read_image(data).samples)
 
 
 def test_every_flipped_bit_of_a_png_is_refused():
@@ -254,7 +255,7 @@ def test_every_flipped_bit_of_a_png_is_refused():
 
 def test_pillows_warnings_stay_inside(recwarn):
     refusal(png(10000, 10000, 8, 0, b""))
-    read_picture(saved(RGB, "PNG", exif=b"II*\0\xff\xff\xff"))
+    read_image(saved(RGB, "PNG", exif=b"II*\0\xff\xff\xff"))
     assert not recwarn.list
 
 
@@ -266,7 +267,7 @@ def test_pillows_warnings_stay_inside(recwarn):
     saved(RGB, "BMP"), saved(GREY, "PPM"),
 ])
 def test_the_header_tells_the_shape(data):
-    assert picture_shape(data) == picture_shape(io.BytesIO(data)) == read_picture(data).samples.shape
+    assert image_shape(data) == image_shape(io.BytesIO(data)) == read_image(data).samples.shape
 
 
 def test_little_is_read_of_a_file_to_tell_its_shape(tmp_path):
@@ -274,33 +275,33 @@ def test_little_is_read_of_a_file_to_tell_its_shape(tmp_path):
     for format in ("PNG", "JPEG", "TIFF", "BMP", "PPM"):
         (tmp_path / format).write_bytes(data := saved(samples, format))
         with open(tmp_path / format, "rb", buffering=0) as file:
-            assert picture_shape(file) == (700, 500)
+            assert image_shape(file) == (700, 500)
             assert file.tell() < len(data) / 10
 
 
 def test_damage_behind_the_header_is_not_looked_for():
-    assert picture_shape(saved(RGB, "PNG")[:-20]) == RGB.shape
+    assert image_shape(saved(RGB, "PNG")[:-20]) == RGB.shape
 
 
 @pytest.mark.parametrize("kind", sorted(OPENED - {"a transparent colour"}))    # declared behind the samples
 def test_the_header_tells_what_is_refused(kind):
     with pytest.raises(ImageError, match="accepted are 8-bit grey and 8-bit RGB"):
-        picture_shape(REFUSED[kind])
+        image_shape(REFUSED[kind])
 
 
 @pytest.mark.parametrize("data", [b"", b"a text", png(10000, 10000, 8, 0, b"")])
-def test_there_is_no_shape_of_what_is_no_picture(data):
+def test_there_is_no_shape_of_what_is_no_image(data):
     for source in (data, io.BytesIO(data)):
         with pytest.raises(ImageError):
-            picture_shape(source)
+            image_shape(source)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("picture", [Picture(RGB), Picture(GREY), Picture(RGB, camera_exif()), Picture(GREY, b"", ICC)])
+@pytest.mark.parametrize("picture", [Image(RGB), Image(GREY), Image(RGB, camera_exif()), Image(GREY, b"", ICC)])
 def test_what_a_format_holds_can_be_asked_beforehand(suffix, picture):
     kind = {"grey": picture.samples.ndim == 2, "metadata": bool(picture.exif or picture.icc)}
     try:
-        write_picture(picture, suffix)
+        write_image(picture, suffix)
     except ImageError as error:
         with pytest.raises(ImageError, match=re.escape(str(error))):
             check_format(suffix, **kind)
@@ -309,7 +310,7 @@ def test_what_a_format_holds_can_be_asked_beforehand(suffix, picture):
 
 
 @pytest.mark.parametrize("samples", [RGB, GREY], ids=["rgb", "grey"])
-def test_resized_pictures(samples):
+def test_resized_images(samples):
     assert resized(samples, 5, 30).shape == (5, 30, *samples.shape[2:])
     assert np.array_equal(resized(samples, *samples.shape[:2]), samples)
     flat = np.full_like(samples, 200)
@@ -317,7 +318,7 @@ def test_resized_pictures(samples):
     assert np.array_equal(resized(samples[::-1], 5, 5)[::-1], resized(samples, 5, 5))
 
 
-def test_no_pixel_is_skipped_when_a_picture_shrinks():
+def test_no_pixel_is_skipped_when_a_image_shrinks():
     for row, column in ((0, 0), (3, 60), (31, 17)):
         spot = np.zeros((64, 64), np.uint8)
         spot[row:row + 2, column:column + 2] = 255
@@ -326,16 +327,16 @@ def test_no_pixel_is_skipped_when_a_picture_shrinks():
 
 def test_threads_leave_the_filters_of_warnings_as_they_were():
     before = list(warnings.filters)
-    pictures = 40 * [saved(RGB, "PNG"), png(10000, 10000, 8, 0, b"")]
+    images = 40 * [saved(RGB, "PNG"), png(10000, 10000, 8, 0, b"")]
 
     def read(data):
         try:
-            return read_picture(data).samples.shape
+            return read_image(data).samples.shape
         except ImageError as error:
             return str(error)
 
     with quiet(), ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(read, pictures))
+        results = list(pool.map(read, images))
     assert results[::2] == 40 * [RGB.shape]
     assert all("more than 89,478,485 pixels" in result for result in results[1::2])
     assert warnings.filters == before
@@ -344,11 +345,11 @@ def test_threads_leave_the_filters_of_warnings_as_they_were():
 # Pictures that are already in memory.
 
 
-def test_arrays_and_pillow_images_are_pictures():
-    assert as_picture(RGB).samples is RGB
-    assert as_picture(picture := Picture(GREY, icc=ICC)) is picture
-    assert np.array_equal(as_picture(Image.fromarray(GREY)).samples, GREY)
-    opened = as_picture(Image.open(io.BytesIO(saved(RGB, "PNG", exif=camera_exif(), icc_profile=ICC))))
+def test_arrays_and_pillow_images_are_images():
+    assert as_image(RGB).samples is RGB
+    assert as_image(picture := Image(GREY, icc=ICC)) is picture
+    assert np.array_equal(as_image(pillow.fromarray(GREY)).samples, GREY)
+    opened = as_image(pillow.open(io.BytesIO(saved(RGB, "PNG", exif=camera_exif(), icc_profile=ICC))))
     assert np.array_equal(opened.samples, RGB) and (opened.exif, opened.icc) == (camera_exif(), ICC)
 
 
@@ -360,11 +361,11 @@ def test_arrays_and_pillow_images_are_pictures():
     (RGB[:0], r"\[0, 17, 3\]"),
     (RGB.tolist(), "a list is no picture"),
     ("photo.png", "a str is no picture"),
-    (Picture(None), "a NoneType is no picture"),
-    (Image.new("RGBA", (3, 3)), "alpha"),
-    (Image.open(io.BytesIO(REFUSED["16-bit picture"])), "16-bit"),
-    (Image.new("RGB", (0, 3)), r"\[3, 0, 3\]"),
+    (Image(None), "a NoneType is no picture"),
+    (pillow.new("RGBA", (3, 3)), "alpha"),
+    (pillow.open(io.BytesIO(REFUSED["16-bit picture"])), "16-bit"),
+    (pillow.new("RGB", (0, 3)), r"\[3, 0, 3\]"),
 ])
-def test_what_is_no_picture_in_memory_is_refused(image, reason):
+def test_what_is_no_image_in_memory_is_refused(image, reason):
     with pytest.raises(ImageError, match=reason):
-        as_picture(image)
+        as_image(image)

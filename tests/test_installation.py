@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from nvae_codec.errors import InstallationError
-from nvae_codec.image import Picture, write_picture
+from nvae_codec.image import Image, write_image
 from nvae_codec.installation import check_versions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,14 +37,14 @@ def test_the_lowest_versions_are_those_that_are_declared():
         name: Version(each) for name, each in declared.items()}
 
 
-@pytest.mark.parametrize("requirement, told", [
+@pytest.mark.parametrize("requirement, reported", [
     ("torch>=99", r"nvae-codec needs torch >=99, but version .* is installed; `pip install \"torch>=99\"` gets it"),
     ("torch<2", "needs torch <2, but version"),
     ("no-such-library>=1", "needs no-such-library >=1, which is not installed"),
     ("no-such-library", "needs no-such-library, which is not installed"),
 ])
-def test_what_does_not_suffice_is_named(requirement, told):
-    with pytest.raises(InstallationError, match=told) as error:
+def test_what_does_not_suffice_is_named(requirement, reported):
+    with pytest.raises(InstallationError, match=reported) as error:
         check_versions(["numpy", requirement])
     assert "\n" not in str(error.value)
 
@@ -70,14 +70,14 @@ def test_every_door_says_so_but_help(command, status, tmp_path):
     """Before anything is computed; the command as one sentence."""
     script = ("import importlib.metadata as metadata\ngenuine = metadata.version\n"
               f"metadata.version = lambda name: '2.0.1' if name == 'torch' else genuine(name)\n{command}")
-    (tmp_path / "a.png").write_bytes(write_picture(Picture(np.zeros((2, 2, 3), np.uint8))))
+    (tmp_path / "a.png").write_bytes(write_image(Image(np.zeros((2, 2, 3), np.uint8))))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == status and ("but version 2.0.1 is installed" in done.stderr) == bool(status)
     assert "cli" not in command or not status or done.stderr.startswith("nvae-codec: nvae-codec needs torch")
 
 
 def test_a_library_that_is_missing_is_a_sentence(tmp_path):
-    (tmp_path / "a.png").write_bytes(write_picture(Picture(np.zeros((2, 2, 3), np.uint8))))
+    (tmp_path / "a.png").write_bytes(write_image(Image(np.zeros((2, 2, 3), np.uint8))))
     script = ("import sys; sys.modules['psutil'] = None\n"
               "from nvae_codec.cli.main import cli; cli(['compress', 'a.png'])")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)

@@ -8,12 +8,12 @@ from nvae_codec.tiling import cut, join, pad, real_cells, real_pixels, tile_size
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.booleans(), st.sampled_from([4, 8, 16]))
-def test_tiles_join_to_the_picture(height, width, grey, side):
+def test_tiles_join_to_the_image(height, width, grey, side):
     shape = (height, width) if grey else (height, width, 3)
-    picture = np.random.default_rng(height * 41 + width).integers(0, 256, shape).astype(np.uint8)
-    tiles, sizes = cut(picture, side), tile_sizes(height, width, side)
+    image = np.random.default_rng(height * 41 + width).integers(0, 256, shape).astype(np.uint8)
+    tiles, sizes = cut(image, side), tile_sizes(height, width, side)
     assert tiles.shape == (len(sizes), 1 if grey else 3, side, side)
-    assert np.array_equal(join(tiles, height, width), picture)
+    assert np.array_equal(join(tiles, height, width), image)
     real = real_pixels(sizes, side)
     assert real.sum() == height * width
     spoilt = np.where(real[:, None], tiles, 77)

@@ -85,31 +85,31 @@ class Stack:
         """How many bits symbols may be drawn with: what lies deeper than all words is zeros, which are not random."""
         return WORD_BITS * max(self.height - RESERVE_WORDS, 0)
 
-    def push_normals(self, symbols: np.ndarray, means: np.ndarray, deviations: np.ndarray, half_width: int) -> None:
+    def push_normals(self, symbols: np.ndarray, means: np.ndarray, sigmas: np.ndarray, half_width: int) -> None:
         """Push integers in [-half_width, half_width] with normal distributions rounded to integers.
 
         The parameters are float64, of equal shape.
         """
-        means, deviations = _normal_parameters(means, deviations)
+        means, sigmas = _normal_parameters(means, sigmas)
         symbols = _integers(symbols, -half_width, half_width)
         model = constriction.stream.model.QuantizedGaussian(-half_width, half_width)
-        self._coder.encode_reverse(symbols, model, means, deviations)
+        self._coder.encode_reverse(symbols, model, means, sigmas)
 
-    def pop_normals(self, means: np.ndarray, deviations: np.ndarray, half_width: int) -> np.ndarray:
+    def pop_normals(self, means: np.ndarray, sigmas: np.ndarray, half_width: int) -> np.ndarray:
         """The inverse of `push_normals`: int32 of the parameters' shape, flattened."""
-        means, deviations = _normal_parameters(means, deviations)
+        means, sigmas = _normal_parameters(means, sigmas)
         model = constriction.stream.model.QuantizedGaussian(-half_width, half_width)
-        return self._pop(model, means, deviations)
+        return self._pop(model, means, sigmas)
 
-    def push_standard_normals(self, symbols: np.ndarray, deviation: float, half_width: int) -> None:
+    def push_standard_normals(self, symbols: np.ndarray, sigma: float, half_width: int) -> None:
         """`push_normals` with mean 0 and one deviation for all."""
         symbols = _integers(symbols, -half_width, half_width)
-        model, first = _standard_normal(float(deviation), half_width)
+        model, first = _standard_normal(float(sigma), half_width)
         self._coder.encode_reverse(symbols - first, model)
 
-    def pop_standard_normals(self, count: int, deviation: float, half_width: int) -> np.ndarray:
+    def pop_standard_normals(self, count: int, sigma: float, half_width: int) -> np.ndarray:
         """The inverse of `push_standard_normals`."""
-        model, first = _standard_normal(float(deviation), half_width)
+        model, first = _standard_normal(float(sigma), half_width)
         return self._pop(model, count) + first
 
     def push_bits(self, bits: np.ndarray, probabilities: np.ndarray) -> None:
@@ -136,14 +136,14 @@ class Stack:
 
 
 @cache
-def _standard_normal(deviation: float, half_width: int) -> tuple[object, np.int32]:
+def _standard_normal(sigma: float, half_width: int) -> tuple[object, np.int32]:
     """A model of constriction's for `push_standard_normals`, and the integer that its first symbol stands for.
 
     It is a table with the masses of the rounded normal distribution, for which it stands in: it gives the same words,
     about five times faster. constriction rounds a table's probabilities down and adds one to each mass; of masses less
     one, as the table has them, nothing is lost. Were it otherwise, the distribution itself would serve.
     """
-    normal = constriction.stream.model.QuantizedGaussian(-half_width, half_width, 0.0, deviation)
+    normal = constriction.stream.model.QuantizedGaussian(-half_width, half_width, 0.0, sigma)
     edges = _lower_edges(normal, np.arange(-half_width, half_width + 1))
     masses = np.diff(edges, append=1 << MASS_BITS)
     table = constriction.stream.model.Categorical(masses - 1.0, perfect=False)
@@ -169,8 +169,8 @@ def check_coder() -> None:
     of its own, the same everywhere; this notices a build that does otherwise.
     """
     stack = Stack.seeded(6)
-    means, deviations = np.array([2.5, -6.25, 0.0, -20.0]), np.array([1.5, 0.75, 4.0, 9.0])
-    stack.push_normals(np.array([3, -7, 0, 31]), means, deviations, 32)
+    means, sigmas = np.array([2.5, -6.25, 0.0, -20.0]), np.array([1.5, 0.75, 4.0, 9.0])
+    stack.push_normals(np.array([3, -7, 0, 31]), means, sigmas, 32)
     stack.push_standard_normals(np.array([-4, 5]), 4.0, 32)
     stack.push_bits(np.array([1, 0, 1, 1]), np.array([0.9, 0.2, 0.5, 1e-6]))
     if stack.words().tolist() != _CHECK_WORDS:
@@ -185,14 +185,14 @@ def _integers(symbols: np.ndarray, low: int, high: int) -> np.ndarray:
     return symbols
 
 
-def _normal_parameters(means: np.ndarray, deviations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _normal_parameters(means: np.ndarray, sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     means = np.ascontiguousarray(means, dtype=np.float64).reshape(-1)
-    deviations = np.ascontiguousarray(deviations, dtype=np.float64).reshape(-1)
-    if means.shape != deviations.shape:
+    sigmas = np.ascontiguousarray(sigmas, dtype=np.float64).reshape(-1)
+    if means.shape != sigmas.shape:
         raise ValueError("means and deviations differ in number")
-    if means.size and not (np.isfinite(means).all() and deviations.min() > 0 and np.isfinite(deviations.max())):
+    if means.size and not (np.isfinite(means).all() and sigmas.min() > 0 and np.isfinite(sigmas.max())):
         raise ValueError("a mean or a deviation is not a finite number, or a deviation is not positive")
-    return means, deviations
+    return means, sigmas
 
 
 def _tables_of_bits(probabilities: np.ndarray) -> np.ndarray:

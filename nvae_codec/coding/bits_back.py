@@ -35,8 +35,8 @@ from nvae_codec.errors import DriftError
 from nvae_codec.likelihoods.mixture import BinaryTable, PixelTables
 from nvae_codec.tiling import Lattice, Layout, channels_of, pad, real_cells, real_pixels
 
-BOOST = 1.1                               # index bits of direct groups as a multiple of the KL: the best of 0.9 .. 1.3
-MOST_TILES, MOST_PIXELS = 64, 2 ** 18      # that are decoded at once: a file may ask for more than fits into memory
+RATE_FACTOR = 1.1                               # index bits of direct groups as a multiple of the KL: the best of 0.9 .. 1.3
+MAX_JOINT_TILES, MAX_JOINT_PIXELS = 64, 2 ** 18      # that are decoded at once: a file may ask for more than fits into memory
 _DRIFT = "after decoding, the coder is not in the state in which it began: this machine computes other probabilities"
 Progress = Callable[[int], None]          # called with the number of tiles done
 
@@ -113,11 +113,11 @@ class Tiles(NamedTuple):
         return cls(np.concatenate(samples), np.concatenate(planes), Layout.join(layouts))
 
 
-class TileSet(NamedTuple):
+class TileBatch(NamedTuple):
     """Tiles that are coded jointly, and how many groups of latents, the finest ones, are coded direct."""
 
     tiles: int
-    direct_groups: int
+    rec_groups: int
 
 
 @dataclass(frozen=True)
@@ -125,14 +125,14 @@ class Search:
     """How hard the encoder looks for the latents of direct groups."""
 
     memory: int                           # the trellis has 2**memory states; a decoder must know it
-    boosts: tuple[float, ...] = (BOOST,)   # index bits as multiples of the KL; what becomes shortest is taken
+    rate_factors: tuple[float, ...] = (RATE_FACTOR,)   # index bits as multiples of the KL; what becomes shortest is taken
 
 
 def encode(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], memory: int,
-           boost: float = BOOST) -> tuple[list[int], list[float]]:
+           rate_factor: float = RATE_FACTOR) -> tuple[list[int], list[float]]:
     """Put a set of tiles on each stack.
 
-    Direct groups are searched with a trellis of 2**`memory` states and `boost` times as many index bits as the KL has.
+    Direct groups are searched with a trellis of 2**`memory` states and `rate_factor` times as many index bits as the KL has.
     Returns of each set how many groups are coded direct, and about how many bits a stack must have so that none is.
     """
     tiles, lanes = Tiles.join(parts), _lanes([part.layout.count for part in parts])
@@ -159,7 +159,7 @@ def encode(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], 
             if direct[number]:
                 # What a flow does to the posterior's mean stands for what it does to the posterior.
                 code = rec.choose(prior.part(lane, active), posterior.part(lane, active), moved[lane, active],
-                                      coded[lane], memory, boost)
+                                      coded[lane], memory, rate_factor)
                 offsets[lane, active] = code.offsets
                 codes[number].append(code)
             else:
@@ -187,7 +187,7 @@ def decode(model: LatentModel, stacks: Sequence[Stack], layouts: Sequence[Layout
     are direct, no posterior is needed and the inference network is not evaluated.
     """
     layout, lanes = Layout.join(layouts), _lanes([layout.count for layout in layouts])
-    first_direct = [model.num_groups - groups for groups in direct]
+    first_rec = [model.num_groups - groups for groups in direct]
     states, points = [model.start(layout.count)], []
     for group in range(model.num_groups):
         active, steps = model.active(group), model.steps(group)
@@ -197,7 +197,7 @@ def decode(model: LatentModel, stacks: Sequence[Stack], layouts: Sequence[Layout
         offsets = np.zeros((layout.count, *shape), dtype=np.int64)
         for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
             taken = layouts[number].count, len(active), *shape[1:]
-            if group >= first_direct[number]:
+            if group >= first_rec[number]:
                 offsets[lane, active] = rec.pop(stack, taken, coded[lane], memory[number])
             else:
                 points[group][lane, active] = pop_prior(stack, taken, steps[active], coded[lane])
@@ -209,7 +209,7 @@ def decode(model: LatentModel, stacks: Sequence[Stack], layouts: Sequence[Layout
         for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
             _pop_pixels(model, stack, layouts[number], lattice, parameters[lane], samples[lane])
     samples = pad(samples, layout.sizes)
-    drawn_groups = max(first_direct)
+    drawn_groups = max(first_rec)
     features = model.features(samples) if drawn_groups else None
     for group in reversed(range(drawn_groups)):
         state, active = states[group], model.active(group)
@@ -217,15 +217,15 @@ def decode(model: LatentModel, stacks: Sequence[Stack], layouts: Sequence[Layout
         coded = coded_cells(model, layout, group, version_1)
         drawn = model.unflow(group, state, points[group], coded)
         for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
-            if group < first_direct[number]:
+            if group < first_rec[number]:
                 push_posterior(stack, drawn[lane, active], prior.part(lane, active), posterior.part(lane, active),
                                model.steps(group)[active], coded[lane])
     return [samples[lane] for lane in lanes]
 
 
-def most_tiles(side: int) -> int:
+def max_joint_tiles(side: int) -> int:
     """How many tiles of `side` pixels a decoder takes at once; it refuses files with larger sets."""
-    return max(1, min(MOST_TILES, MOST_PIXELS // side ** 2))
+    return max(1, min(MAX_JOINT_TILES, MAX_JOINT_PIXELS // side ** 2))
 
 
 def _lanes(counts: Sequence[int]) -> list[slice]:
@@ -280,14 +280,14 @@ class _Chain:
     """Tiles that are being coded on a stack of their own."""
 
     def __init__(self, tiles: Tiles):
-        self.tiles, self.stack, self.sets, self.done = tiles, Stack(), [], 0
+        self.tiles, self.stack, self.tile_batches, self.done = tiles, Stack(), [], 0
         self.needed_per_pixel = None      # as `encode` said of the last set
 
     @property
     def left(self) -> int:
         return self.tiles.layout.count - self.done
 
-    def next_set(self, most: int) -> Tiles:
+    def next_batch(self, most: int) -> Tiles:
         """So many tiles as the stack can draw the latents of, at least one."""
         affordable = 1
         if self.needed_per_pixel is not None:                           # tiles at the border have fewer pixels
@@ -298,44 +298,44 @@ class _Chain:
 
 
 def encode_chains(model: LatentModel, chains: Sequence[Tiles], joint_tiles: int, search: Search,
-                  progress: Progress = lambda done: None) -> list[tuple[np.ndarray, tuple[TileSet, ...]]]:
+                  progress: Progress = lambda done: None) -> list[tuple[np.ndarray, tuple[TileBatch, ...]]]:
     """Code each chain of tiles on a stack of its own, all at the same time and `joint_tiles` tiles at once.
 
     Returns the stacks' words, uint32, and the sets, both in the order of encoding.
     """
     lanes, done = [_Chain(tiles) for tiles in chains], 0
     while busy := [lane for lane in lanes if lane.left]:
-        parts = [lane.next_set(max(1, joint_tiles // len(busy))) for lane in busy]
+        parts = [lane.next_batch(max(1, joint_tiles // len(busy))) for lane in busy]
         coded = _encode_shortest(model, [lane.stack for lane in busy], parts, search)
         for lane, part, (stack, groups, bits) in zip(busy, parts, coded, strict=True):
             lane.stack, count = stack, part.layout.count
-            lane.sets.append(TileSet(count, groups))
+            lane.tile_batches.append(TileBatch(count, groups))
             lane.needed_per_pixel = bits / part.layout.pixels.sum()
             lane.done += count
             done += count
         progress(done)
-    return [(lane.stack.words(), tuple(lane.sets)) for lane in lanes]
+    return [(lane.stack.words(), tuple(lane.tile_batches)) for lane in lanes]
 
 
 def _encode_shortest(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles],
                      search: Search) -> list[tuple[Stack, int, float]]:
     """The best of several trials of `encode`: of each set the stack that it leaves, and what `encode` says of it."""
     found: list[tuple[Stack, int, float] | None] = [None] * len(stacks)
-    open_sets = list(range(len(stacks)))
-    for boost in search.boosts:
-        trial = [stacks[number].copy() for number in open_sets]
-        direct, needed = encode(model, trial, [parts[number] for number in open_sets], search.memory, boost)
-        for number, *result in zip(open_sets, trial, direct, needed, strict=True):
+    open_batches = list(range(len(stacks)))
+    for rate_factor in search.rate_factors:
+        trial = [stacks[number].copy() for number in open_batches]
+        direct, needed = encode(model, trial, [parts[number] for number in open_batches], search.memory, rate_factor)
+        for number, *result in zip(open_batches, trial, direct, needed, strict=True):
             if found[number] is None or result[0].bits < found[number][0].bits:
                 found[number] = tuple(result)
         # Without direct groups there is nothing that another trial could change.
-        open_sets = [number for number, groups in zip(open_sets, direct, strict=True) if groups]
-        if not open_sets:
+        open_batches = [number for number, groups in zip(open_batches, direct, strict=True) if groups]
+        if not open_batches:
             break
     return found
 
 
-def decode_chains(model: LatentModel, words: Sequence[np.ndarray], sets: Sequence[Sequence[TileSet]],
+def decode_chains(model: LatentModel, words: Sequence[np.ndarray], tile_batches: Sequence[Sequence[TileBatch]],
                   layouts: Sequence[Layout], memory: Sequence[int], first: Sequence[int] | None = None,
                   progress: Progress = lambda done: None) -> list[np.ndarray]:
     """The inverse of `encode_chains`: the samples of every chain, uint8 [N, 3, side, side].
@@ -346,19 +346,19 @@ def decode_chains(model: LatentModel, words: Sequence[np.ndarray], sets: Sequenc
     """
     stacks, done = [Stack(each) for each in words], 0
     samples = [np.zeros((layout.count, 3, model.tile_side, model.tile_side), dtype=np.uint8) for layout in layouts]
-    ends = [np.cumsum([each.tiles for each in chain]) for chain in sets]
-    first, most = [0] * len(stacks) if first is None else first, most_tiles(model.tile_side)
-    for turn in reversed(range(max(map(len, sets)))):
-        busy = [chain for chain in range(len(sets)) if turn < len(sets[chain]) and ends[chain][turn] > first[chain]]
-        places = {chain: slice(int(ends[chain][turn]) - sets[chain][turn].tiles, int(ends[chain][turn]))
+    ends = [np.cumsum([each.tiles for each in chain]) for chain in tile_batches]
+    first, most = [0] * len(stacks) if first is None else first, max_joint_tiles(model.tile_side)
+    for turn in reversed(range(max(map(len, tile_batches)))):
+        busy = [chain for chain in range(len(tile_batches)) if turn < len(tile_batches[chain]) and ends[chain][turn] > first[chain]]
+        places = {chain: slice(int(ends[chain][turn]) - tile_batches[chain][turn].tiles, int(ends[chain][turn]))
                   for chain in busy}
         while busy:
             together = [busy.pop(0)]
-            while busy and sum(sets[chain][turn].tiles for chain in [*together, busy[0]]) <= most:
+            while busy and sum(tile_batches[chain][turn].tiles for chain in [*together, busy[0]]) <= most:
                 together.append(busy.pop(0))
             decoded = decode(model, [stacks[chain] for chain in together],
                              [layouts[chain].part(places[chain]) for chain in together],
-                             [sets[chain][turn].direct_groups for chain in together],
+                             [tile_batches[chain][turn].rec_groups for chain in together],
                              [memory[chain] for chain in together])
             for chain, tiles in zip(together, decoded, strict=True):
                 samples[chain][places[chain]] = tiles

@@ -16,7 +16,7 @@ MEAN_BITS = 14                        # fractional bits of an integer mean
 SIGMA_BITS = 20                       # fractional bits of an integer standard deviation
 HALF_WIDTH = 8                        # of the grid, in prior deviations
 MAX_STEP = 8                          # finest grid: delta = 2**-8
-DEVIATION_BITS = 10                   # the posterior's deviation lies between 2**-10 and 2**10 steps of the grid
+RATIO_BITS = 10                   # the posterior's deviation lies between 2**-10 and 2**10 steps of the grid
 
 
 Where = np.ndarray | slice | tuple         # picks latents out of [B, L, H, W], in ascending order of their places
@@ -56,9 +56,9 @@ def posterior_on_grid(prior: IntegerNormal, posterior: IntegerNormal,
     bound = (HALF_WIDTH << np.asarray(step)).astype(np.float64)
     # Both operands are integers below 2**53: the division is the only rounding.
     means = ((posterior.mean - prior.mean) << (SIGMA_BITS - MEAN_BITS + step)) / prior.sigma
-    deviations = (posterior.sigma << step) / prior.sigma
-    limit = 2.0 ** DEVIATION_BITS
-    return np.clip(means, -bound, bound), np.clip(deviations, 1 / limit, limit)
+    sigmas = (posterior.sigma << step) / prior.sigma
+    limit = 2.0 ** RATIO_BITS
+    return np.clip(means, -bound, bound), np.clip(sigmas, 1 / limit, limit)
 
 
 def nearest_points(prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray) -> np.ndarray:
@@ -72,12 +72,12 @@ def drawing_bits(prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarr
 
     For the encoder's choices; a decoder does not compute it.
     """
-    deviations = posterior.sigma / prior.sigma * 2.0 ** steps.astype(np.int64)[:, None, None]
-    deviations = deviations[_where(np.ones(len(steps), dtype=bool), coded)]
+    sigmas = posterior.sigma / prior.sigma * 2.0 ** steps.astype(np.int64)[:, None, None]
+    sigmas = sigmas[_where(np.ones(len(steps), dtype=bool), coded)]
     # The entropy of a rounded normal, at most: log2(sqrt(2 pi e) sigma), or 1 where sigma is small and the mean lies in
     # the middle between two points.
-    entropy = np.maximum(np.log2(2 + 2 * np.pi * np.e * np.square(deviations)) / 2, 1).sum()
-    return float(entropy + 6 * np.sqrt(deviations.size) + 64)
+    entropy = np.maximum(np.log2(2 + 2 * np.pi * np.e * np.square(sigmas)) / 2, 1).sum()
+    return float(entropy + 6 * np.sqrt(sigmas.size) + 64)
 
 
 def pop_posterior(stack: Stack, prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray,
@@ -88,8 +88,8 @@ def pop_posterior(stack: Stack, prior: IntegerNormal, posterior: IntegerNormal, 
     """
     points = np.zeros(prior.mean.shape, dtype=np.int64)
     for step, where in _by_step(steps, coded):
-        means, deviations = posterior_on_grid(prior.at(where), posterior.at(where), step)
-        points[where] = stack.pop_normals(means, deviations, half_width(step)).reshape(means.shape)
+        means, sigmas = posterior_on_grid(prior.at(where), posterior.at(where), step)
+        points[where] = stack.pop_normals(means, sigmas, half_width(step)).reshape(means.shape)
     return points
 
 
@@ -97,8 +97,8 @@ def push_posterior(stack: Stack, points: np.ndarray, prior: IntegerNormal, poste
                    steps: np.ndarray, coded: np.ndarray) -> None:
     """The inverse of `pop_posterior`."""
     for step, where in reversed(_by_step(steps, coded)):
-        means, deviations = posterior_on_grid(prior.at(where), posterior.at(where), step)
-        stack.push_normals(points[where], means, deviations, half_width(step))
+        means, sigmas = posterior_on_grid(prior.at(where), posterior.at(where), step)
+        stack.push_normals(points[where], means, sigmas, half_width(step))
 
 
 def pop_prior(stack: Stack, shape: tuple[int, ...], steps: np.ndarray, coded: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ SEARCH_BYTES = 2 ** 27                    # for the paths of the blocks that are
 
 
 @dataclass(frozen=True)
-class DirectCode:
+class RecCode:
     """The latents of a group of B tiles, and what says so in the file."""
 
     rates: np.ndarray                     # rows of RATES, of all blocks
@@ -58,8 +58,8 @@ def order(count: int) -> np.ndarray:
 
 
 def choose(prior: IntegerNormal, posterior: IntegerNormal, moved: np.ndarray, coded: np.ndarray, memory: int,
-           boost: float = 1.0) -> DirectCode:
-    """Find latents for a group, with `boost` times as many index bits as its KL has.
+           rate_factor: float = 1.0) -> RecCode:
+    """Find latents for a group, with `rate_factor` times as many index bits as its KL has.
 
     `moved`, offsets like those of the result, says where flow cells move the posterior; `coded`, bool [B, H, W], which
     latents are coded, the offsets of the others being 0. A decoder follows the bits, whatever they are; but the sums
@@ -73,7 +73,7 @@ def choose(prior: IntegerNormal, posterior: IntegerNormal, moved: np.ndarray, co
     largest = np.maximum(np.maximum(np.abs(linear), np.abs(square)), LARGEST_GAIN)
     gains = [np.rint(gain / largest * (LARGEST_GAIN << GAIN_BITS)).reshape(-1) for gain in (linear, square)]
     blocks = _blocks(prior.mean.shape, coded)
-    wanted = np.array([information[block].mean() for block in blocks]) * boost / np.log(2)
+    wanted = np.array([information[block].mean() for block in blocks]) * rate_factor / np.log(2)
     rates = _nearest_rates(wanted)
     nothing = np.zeros(0, dtype=np.uint8)
     offsets, paths = np.zeros(prior.mean.size, dtype=np.int64), [nothing] * len(blocks)
@@ -89,10 +89,10 @@ def choose(prior: IntegerNormal, posterior: IntegerNormal, moved: np.ndarray, co
             for i, bits in zip(some, found, strict=True):
                 paths[i] = bits
                 offsets[blocks[i]] = _follow(bits, RATES[rate], length, memory)
-    return DirectCode(rates, np.concatenate([nothing, *paths]), offsets.reshape(prior.mean.shape))
+    return RecCode(rates, np.concatenate([nothing, *paths]), offsets.reshape(prior.mean.shape))
 
 
-def push(stack: Stack, code: DirectCode) -> None:
+def push(stack: Stack, code: RecCode) -> None:
     """Put what `choose` found on the stack."""
     stack.push_uniform_bits(code.bits)
     stack.push_uniform_bits(code.rates[:, None] >> np.arange(RATE_BITS) & 1)

@@ -26,8 +26,8 @@ DIRECTION_BITS = 14                   # of `ColourSpace.direction`
 FAR = 1 << 27                         # beyond all positions
 LOOKED_AT = 1000                      # pixels that show of almost every other picture that its colours are others
 SPREAD = 2654435761                   # takes them from all over a picture, whatever its width
-FEWEST_COLOURS = 16                   # that are not clipped: fewer may all be possible by chance
-LEAST_WHOLE = 1 / 3                   # of the pixels whose red is not clipped, how many must not be at all
+MIN_COLOURS = 16                   # that are not clipped: fewer may all be possible by chance
+MIN_WHOLE = 1 / 3                   # of the pixels whose red is not clipped, how many must not be at all
 REACH = 6                             # how far a clipped colour's red chroma is from the nearest of `lines`, at most
 BLOCK = 2 ** 20                       # pixels whose planes are found at once
 
@@ -239,11 +239,11 @@ def find_space(samples: np.ndarray) -> tuple[int, np.ndarray]:
     pixels = samples.reshape(-1, 3).T
     inside = ColourSpace.is_inside(pixels)
     whole = np.flatnonzero(inside.all(axis=0))
-    if len(whole) < max(FEWEST_COLOURS, LEAST_WHOLE * inside[0].sum()):
+    if len(whole) < max(MIN_COLOURS, MIN_WHOLE * inside[0].sum()):
         return RGB, samples
     some = pixels[:, whole[np.arange(min(LOOKED_AT, len(whole))) * SPREAD % len(whole)]]
     for mode, space in SPACES.items():
-        if space.to_planes(some) is None or len(np.unique(_packed(pixels[:, whole]))) < FEWEST_COLOURS:
+        if space.to_planes(some) is None or len(np.unique(_packed(pixels[:, whole]))) < MIN_COLOURS:
             continue
         if (planes := space.to_planes(pixels)) is not None:
             return mode, np.ascontiguousarray(planes.T).reshape(samples.shape)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nvae_codec.coding.latents import HALF_WIDTH, MAX_STEP, IntegerNormal, offsets_of, posterior_on_grid
 from nvae_codec.errors import ModelError
-from nvae_codec.integer.network import ExactModel, ExactNetwork
+from nvae_codec.integer.network import IntegerModel, IntegerNetwork
 from nvae_codec.model.config import NVAEConfig
 
 STRATA = 16                           # draws of every latent that its cost is the mean of
@@ -53,7 +53,7 @@ class Measurement:
     kl: PerChannel                        # bits per latent
     entropy: PerChannel                   # of the posterior: bits that drawing a latent takes
     ratio: PerChannel                     # posterior deviation over prior deviation, geometric mean
-    direct_overhead: float | None = None  # what coding a whole image direct adds, as a part of `bits`
+    rec_overhead: float | None = None  # what coding a whole image direct adds, as a part of `bits`
 
     def to_dict(self) -> dict:
         """What JSON can hold, with six digits."""
@@ -68,7 +68,7 @@ class Measurement:
     def from_dict(cls, values: dict, config: NVAEConfig) -> "Measurement":
         """The inverse of `to_dict`. Raises ModelError for what is not the measurement of a network of this shape."""
         try:
-            overhead = values["direct_overhead"]
+            overhead = values["rec_overhead"]
             figures = [float(values["bits"]), float(values["initial_bits"]), float(0 if overhead is None else overhead)]
             channels = np.array([values[name] for name in ("kl", "entropy", "ratio")], dtype=np.float64)
             images = int(values["images"])
@@ -91,12 +91,12 @@ def grid_bits(prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray,
     `flow` says what flow cells make of points; the others are then shifted as the draw is.
     """
     steps = steps.astype(np.int64)[:, None, None]
-    means, deviations = map(torch.from_numpy, posterior_on_grid(prior, posterior, steps))
-    prior_deviations = torch.from_numpy(2.0 ** steps)
-    edge, zero = HALF_WIDTH * prior_deviations, torch.zeros((), dtype=torch.float64)
+    means, sigmas = map(torch.from_numpy, posterior_on_grid(prior, posterior, steps))
+    prior_sigmas = torch.from_numpy(2.0 ** steps)
+    edge, zero = HALF_WIDTH * prior_sigmas, torch.zeros((), dtype=torch.float64)
 
     def draw(noise: Tensor) -> Tensor:
-        return torch.round(means + deviations * noise).clamp(-edge, edge)
+        return torch.round(means + sigmas * noise).clamp(-edge, edge)
 
     drawn = draw(noise)
     points = flow(drawn.numpy().astype(np.int64))
@@ -105,17 +105,17 @@ def grid_bits(prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray,
     kl, entropy = torch.zeros_like(noise), torch.zeros_like(noise)
     for stratum in range(STRATA):
         drawn = draw(torch.special.ndtri((place + stratum) / STRATA))
-        information = -torch.log2(_masses(drawn, means, deviations, edge))
+        information = -torch.log2(_masses(drawn, means, sigmas, edge))
         coded = (drawn + shift + edge) % (2 * edge + 1) - edge                   # the grid of a flow is a ring
-        kl -= torch.log2(_masses(coded, zero, prior_deviations, edge)) + information
+        kl -= torch.log2(_masses(coded, zero, prior_sigmas, edge)) + information
         entropy += information
     return points, kl / STRATA, entropy / STRATA
 
 
-def _masses(points: Tensor, means: Tensor, deviations: Tensor, edge: Tensor) -> Tensor:
+def _masses(points: Tensor, means: Tensor, sigmas: Tensor, edge: Tensor) -> Tensor:
     """Probabilities of points -edge .. edge, with the unit that the entropy coder gives to each."""
-    above = torch.special.ndtr((points + 0.5 - means) / deviations)
-    below = torch.special.ndtr((points - 0.5 - means) / deviations)
+    above = torch.special.ndtr((points + 0.5 - means) / sigmas)
+    below = torch.special.ndtr((points - 0.5 - means) / sigmas)
     mass = torch.where(points == edge, 1.0, above) - torch.where(points == -edge, 0.0, below)
     units = 2.0 ** PROBABILITY_BITS
     return (mass * (units - (2 * edge + 1)) + 1) / units
@@ -128,13 +128,13 @@ class _Batch:
     seed: int
 
 
-def _batches(model: ExactModel, samples: Tensor, seed: int) -> Iterator[_Batch]:
+def _batches(model: IntegerModel, samples: Tensor, seed: int) -> Iterator[_Batch]:
     for index, part in enumerate(samples.split(BATCH_SIZE)):
         yield _Batch(part.numpy(), model.features(part.numpy()), seed + index)
 
 
 @torch.inference_mode()
-def _measure(model: ExactModel, batches: Iterable[_Batch]) -> tuple[Measurement, np.ndarray]:
+def _measure(model: IntegerModel, batches: Iterable[_Batch]) -> tuple[Measurement, np.ndarray]:
     """The measurement, and the bits and initial bits of every image, [2, N]."""
     latents = np.array([math.prod(model.group_shape(group)[1:]) for group in range(model.num_groups)])
     images, sums = [], np.zeros((3, *model.network.latent_steps.shape))          # over images and positions
@@ -162,16 +162,16 @@ def _measure(model: ExactModel, batches: Iterable[_Batch]) -> tuple[Measurement,
     return Measurement(each.shape[1], *each.mean(axis=1).tolist(), *channels), each
 
 
-def measure(network: ExactNetwork, samples: Tensor, seed: int = 0) -> Measurement:
+def measure(network: IntegerNetwork, samples: Tensor, seed: int = 0) -> Measurement:
     """Measure tiles uint8 [B, 3, side, side] with the idle channels and the grids that the network has.
 
     The draws are those of `elbo.compare` with the same seed.
     """
-    model = ExactModel(network)
+    model = IntegerModel(network)
     return _measure(model, _batches(model, samples, seed))[0]
 
 
-def calibrate(network: ExactNetwork, samples: Tensor, report: Report = lambda line: None, seed: int = 0) -> None:
+def calibrate(network: IntegerNetwork, samples: Tensor, report: Report = lambda line: None, seed: int = 0) -> None:
     """Choose the idle channels of a network and its grids, by tiles uint8 [B, 3, side, side].
 
     It comes with the grids of the rule of thumb. What counts is an image's cost: its bits, with a price on the bits
@@ -182,7 +182,7 @@ def calibrate(network: ExactNetwork, samples: Tensor, report: Report = lambda li
 
 @dataclass(frozen=True)
 class _Choice:
-    idle: Tensor                          # [G, L], as is the next
+    inactive: Tensor                          # [G, L], as is the next
     steps: Tensor
     costs: np.ndarray                     # bits of every image
     measurement: Measurement
@@ -200,41 +200,41 @@ class _Choice:
 class _Calibration:
     """What `calibrate` does, and what it has measured so far."""
 
-    def __init__(self, network: ExactNetwork, samples: Tensor, report: Report, seed: int):
-        self.network, self.model, self.report = network, ExactModel(network), report
+    def __init__(self, network: IntegerNetwork, samples: Tensor, report: Report, seed: int):
+        self.network, self.model, self.report = network, IntegerModel(network), report
         self.batches = list(_batches(self.model, samples, seed))
         self.dimensions = samples[0].numel()
         self.price = INITIAL_PRICE * self.model.tile_side ** 2
         self.tried: dict[bytes, _Choice] = {}
-        self.told = time.monotonic()
+        self.reported = time.monotonic()
 
     def run(self) -> None:
-        rule = self.measure(torch.zeros_like(self.network.latent_idle), self.network.latent_steps.clone())
-        chosen = self.choose_grids(self.choose_idle(rule))
+        rule = self.measure(torch.zeros_like(self.network.latent_inactive), self.network.latent_steps.clone())
+        chosen = self.choose_grids(self.choose_inactive(rule))
         if chosen.cost > rule.cost:                                     # then it was the tolerance that allowed it
             chosen = min(self.tried.values(), key=lambda choice: choice.cost)
-        self.install(chosen.idle, chosen.steps)
-        before, after, idle = rule.measurement, chosen.measurement, int(chosen.idle.sum())
-        self.report(f"latent channels: {idle} of {chosen.idle.numel()} idle; {before.bits / self.dimensions:.4f} "
+        self.install(chosen.inactive, chosen.steps)
+        before, after, inactive = rule.measurement, chosen.measurement, int(chosen.inactive.sum())
+        self.report(f"latent channels: {inactive} of {chosen.inactive.numel()} idle; {before.bits / self.dimensions:.4f} "
                     f"became {after.bits / self.dimensions:.4f} bits/dim on {after.images} training images, and the "
                     f"{before.initial_bits:,.0f} bits that an image is drawn with {after.initial_bits:,.0f}")
 
-    def install(self, idle: Tensor, steps: Tensor) -> None:
-        self.network.latent_idle.copy_(idle)
+    def install(self, inactive: Tensor, steps: Tensor) -> None:
+        self.network.latent_inactive.copy_(inactive)
         self.network.latent_steps.copy_(steps)
 
-    def measure(self, idle: Tensor, steps: Tensor) -> _Choice:
-        key = torch.stack([idle, steps]).numpy().tobytes()
+    def measure(self, inactive: Tensor, steps: Tensor) -> _Choice:
+        key = torch.stack([inactive, steps]).numpy().tobytes()
         if key not in self.tried:
-            self.install(idle, steps)
+            self.install(inactive, steps)
             measurement, (bits, initial_bits) = _measure(self.model, self.batches)
-            self.tried[key] = _Choice(idle, steps, bits + self.price * initial_bits, measurement)
-            if time.monotonic() - self.told > SLOW:
+            self.tried[key] = _Choice(inactive, steps, bits + self.price * initial_bits, measurement)
+            if time.monotonic() - self.reported > SLOW:
                 self.report(f"latent channels: {len(self.tried)} choices measured")
-                self.told = time.monotonic()
+                self.reported = time.monotonic()
         return self.tried[key]
 
-    def choose_idle(self, rule: _Choice) -> _Choice:
+    def choose_inactive(self, rule: _Choice) -> _Choice:
         """As many of the channels with the least KL as cost next to nothing; then some by themselves."""
         kl = np.ravel(rule.measurement.kl)
         order = np.argsort(kl, kind="stable")
@@ -247,9 +247,9 @@ class _Calibration:
             return found[count].cost <= found[best()].cost + TOLERANCE * rule.cost
 
         def rest(count: int) -> None:
-            idle = torch.zeros_like(rule.idle)
-            idle.view(-1)[order[:count]] = 1
-            found[count] = self.measure(idle, rule.steps)
+            inactive = torch.zeros_like(rule.inactive)
+            inactive.view(-1)[order[:count]] = 1
+            found[count] = self.measure(inactive, rule.steps)
 
         for count in sorted({int((kl < limit).sum()) for limit in SCANNED_BITS} - {0}):
             rest(count)
@@ -267,15 +267,15 @@ class _Calibration:
         chosen = found[count]
         if len(order) <= SINGLY:
             for channel in order[max(count - WEAKER, 0):count + STRONGER].tolist():
-                idle = chosen.idle.clone()
-                idle.view(-1)[channel] ^= 1
-                tried = self.measure(idle, rule.steps)
+                inactive = chosen.inactive.clone()
+                inactive.view(-1)[channel] ^= 1
+                tried = self.measure(inactive, rule.steps)
                 chosen = tried if tried.beats(chosen) else chosen
         return chosen
 
     def choose_grids(self, chosen: _Choice) -> _Choice:
         """Grids half as fine as by the rule, twice or four times as fine, in one block of groups after another."""
-        rule, coded = chosen.steps, chosen.idle == 0
+        rule, coded = chosen.steps, chosen.inactive == 0
         for block in np.array_split(np.arange(len(rule)), min(len(rule), BLOCKS)):
             for offsets in (-1,), (1, 2):
                 before = chosen
@@ -285,7 +285,7 @@ class _Calibration:
                     steps[block] = torch.where(coded[block], moved, rule[block])
                     if torch.equal(steps, chosen.steps):
                         break
-                    tried = self.measure(chosen.idle, steps)
+                    tried = self.measure(chosen.inactive, steps)
                     if not tried.beats(chosen):
                         break
                     chosen = tried

@@ -97,13 +97,13 @@ def _best_bits(x: Tensor) -> int:
 def choosing_scales(network: nn.Module) -> Iterator[None]:
     """Within, what passes through `network` decides the scales of its activations."""
     leaves = [module for module in network.modules() if isinstance(module, Rounding)]
-    for leaf in leaves:
-        leaf._choosing = True
+    for op in leaves:
+        op._choosing = True
     try:
         yield
     finally:
-        for leaf in leaves:
-            leaf._choosing = False
+        for op in leaves:
+            op._choosing = False
 
 
 class _Exact(nn.Module):

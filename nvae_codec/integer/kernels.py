@@ -112,7 +112,7 @@ def _products_keep_bits() -> bool:
 
 
 HIGHEST_IN_PLANES = 127 * 256 + 127        # of weights: both digits from -128 to 127
-MOST_IN_PLANES = 2 ** 31 // 128 ** 2 - 1  # products in a sum
+MAX_PRODUCTS_IN_PLANES = 2 ** 31 // 128 ** 2 - 1  # products in a sum
 _MULTIPLE = 8                             # of the sides of matrices, which GPUs want
 
 
@@ -121,7 +121,7 @@ def weight_planes(weight: Tensor) -> Tensor | None:
 
     It is int8 [k k I, 2 O], both sides filled up with zeros to multiples of 8: the high digits, then the low ones.
     """
-    if weight.abs().max() > HIGHEST_IN_PLANES or weight[0].numel() > MOST_IN_PLANES:
+    if weight.abs().max() > HIGHEST_IN_PLANES or weight[0].numel() > MAX_PRODUCTS_IN_PLANES:
         return None
     matrix = weight.permute(2, 3, 1, 0).flatten(0, 2).to(torch.int16)                   # [k k I, O]
     matrix = F.pad(matrix, (0, -matrix.shape[1] % _MULTIPLE, 0, -matrix.shape[0] % _MULTIPLE))

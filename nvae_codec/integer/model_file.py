@@ -12,7 +12,7 @@ from nvae_codec.errors import DriftError, ModelError, enough_memory, lacks_memor
 from nvae_codec.integer import kernels
 from nvae_codec.integer.calibrate import Measurement
 from nvae_codec.integer.kernels import CPU, Kernels
-from nvae_codec.integer.network import ExactModel, ExactNetwork
+from nvae_codec.integer.network import IntegerModel, IntegerNetwork
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE
@@ -25,7 +25,7 @@ FINGERPRINT_DIGITS = 16               # hexadecimal digits of the fingerprint th
 _TABLE = re.compile(r"activation_tables\.(swish|elu|relu|sigmoid)_-?\d+")
 
 
-def serialise(network: ExactNetwork, notes: dict[str, str] | None = None, measurement: Measurement | None = None,
+def serialise(network: IntegerNetwork, notes: dict[str, str] | None = None, measurement: Measurement | None = None,
               origin: NVAE | None = None) -> bytes:
     """The bytes of a model file.
 
@@ -34,7 +34,7 @@ def serialise(network: ExactNetwork, notes: dict[str, str] | None = None, measur
     """
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": FORMAT, "config": json.dumps(network.config.to_dict(), sort_keys=True),
-                "fingerprint": fingerprint(network.config, tensors), "self_test": ExactModel(network).digest(),
+                "fingerprint": fingerprint(network.config, tensors), "self_test": IntegerModel(network).digest(),
                 **{f"note_{key}": text for key, text in (notes or {}).items()}}
     if measurement is not None:
         metadata["channels"] = json.dumps(measurement.to_dict())
@@ -69,7 +69,7 @@ def _read(path: Path) -> tuple[dict[str, str], NVAEConfig, dict[str, torch.Tenso
 
 
 @enough_memory()
-def load(path: Path, *, self_test: bool = True, device: torch.device = CPU) -> tuple[ExactModel, str]:
+def load(path: Path, *, self_test: bool = True, device: torch.device = CPU) -> tuple[IntegerModel, str]:
     """The model in a file, to compute on `device`, and its fingerprint (64 digits).
 
     Every bound is proved again, and `self_test` compares this machine's arithmetic with that of the machine that made
@@ -78,7 +78,7 @@ def load(path: Path, *, self_test: bool = True, device: torch.device = CPU) -> t
     """
     metadata, config, tensors = _read(path)
     try:
-        network = ExactNetwork(config)
+        network = IntegerNetwork(config)
         for name in tensors:
             if _TABLE.fullmatch(name):
                 table = torch.empty_like(tensors[name], dtype=torch.int16)
@@ -88,7 +88,7 @@ def load(path: Path, *, self_test: bool = True, device: torch.device = CPU) -> t
                 raise ModelError(f"{path}: damaged: {name} has the type {tensors[name].dtype}, not {expected.dtype}")
         network.load_state_dict(tensors)
         network.eval().prepare(kernels.fastest(device))
-        model = ExactModel(network, metadata.get("origin"))
+        model = IntegerModel(network, metadata.get("origin"))
         if self_test:
             _check(model, metadata["self_test"])
     except ModelError as error:
@@ -101,7 +101,7 @@ def load(path: Path, *, self_test: bool = True, device: torch.device = CPU) -> t
     return model, metadata["fingerprint"]
 
 
-def _check(model: ExactModel, expected: str) -> None:
+def _check(model: IntegerModel, expected: str) -> None:
     """The self-test. If it fails, fast kernels may be at fault: once more by the reference."""
     network, reference = model.network, Kernels(model.network.device)
     try:
@@ -163,25 +163,25 @@ def describe(path: Path) -> dict:
                "latent_channels": sum(group["channels"] for group in groups),
                "active_channels": sum(group["active"] for group in groups),
                "initial_bits": measured and round(measured.initial_bits)}
-    if measured and measured.direct_overhead is not None:
-        content["direct_overhead"] = measured.direct_overhead
+    if measured and measured.rec_overhead is not None:
+        content["rec_overhead"] = measured.rec_overhead
     notes = {key.removeprefix("note_"): text for key, text in sorted(metadata.items()) if key.startswith("note_")}
     return {**content, **notes, "groups": groups}
 
 
 def _latent_groups(config: NVAEConfig, tensors: dict[str, torch.Tensor], measured: Measurement | None) -> list[dict]:
     shape = config.num_groups, config.num_latent_per_group
-    steps, idle = tensors.get("latent_steps"), tensors.get("latent_idle", torch.zeros(shape))
-    if steps is None or {steps.shape, idle.shape} != {shape}:
+    steps, inactive = tensors.get("latent_steps"), tensors.get("latent_inactive", torch.zeros(shape))
+    if steps is None or {steps.shape, inactive.shape} != {shape}:
         raise ModelError("its tensors do not fit its configuration")
     groups = []
     for group, scale in enumerate(config.scale_of_group):
-        side, active = config.side(scale), np.flatnonzero(idle[group].numpy() == 0)
+        side, active = config.side(scale), np.flatnonzero(inactive[group].numpy() == 0)
         row = {"side": side, "channels": shape[1], "active": len(active), "active_channels": active.tolist(),
-               "steps": steps[group].tolist(), "kl_bits_per_latent": None, "deviation_ratio": None,
+               "steps": steps[group].tolist(), "kl_bits_per_latent": None, "sigma_ratio": None,
                "initial_bits": None}
         if measured:
-            row |= {"kl_bits_per_latent": list(measured.kl[group]), "deviation_ratio": list(measured.ratio[group]),
+            row |= {"kl_bits_per_latent": list(measured.kl[group]), "sigma_ratio": list(measured.ratio[group]),
                     "initial_bits": round(side ** 2 * sum(measured.entropy[group][channel] for channel in active))}
         groups.append(row)
     return groups

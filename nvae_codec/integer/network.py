@@ -16,9 +16,9 @@ from nvae_codec.integer.ops import (
     HEADROOM,
     INDEX,
     LIMIT,
-    NARROW_LIMIT,
+    LIMIT_12_BITS,
     RAW_BITS,
-    Leaf,
+    Op,
     Output,
     Range,
     Traced,
@@ -55,7 +55,7 @@ def normal_tables() -> dict[str, Tensor]:
     return {"mean": fixed_point(normal.mean, MEAN_BITS), "sigma": fixed_point(normal.sigma, SIGMA_BITS)}
 
 
-class ExactNetwork(Hierarchy):
+class IntegerNetwork(Hierarchy):
     """The integer twin of an `NVAE`: leaves, tables, the grids of the latents. All of its state is integer buffers."""
 
     def __init__(self, config: NVAEConfig, limit: int = LIMIT):
@@ -83,39 +83,25 @@ class ExactNetwork(Hierarchy):
         steps = torch.zeros(config.num_groups, config.num_latent_per_group, dtype=torch.int16)
         self.register_buffer("latent_steps", steps)
         # 1: not coded, the latents of the channel are the prior's mean.
-        self.register_buffer("latent_idle", torch.zeros_like(steps))
+        self.register_buffer("latent_inactive", torch.zeros_like(steps))
         self.activation_tables = nn.Module()
         self.kernels = REFERENCE
         self._tell_limit()
 
     def _tell_limit(self) -> None:
-        for leaf in self.leaves():
-            leaf.limit = int(self.activation_limit)
+        for op in self.leaves():
+            op.limit = int(self.activation_limit)
 
     @property
     def device(self) -> torch.device:
         """Where tensors of `features` and all others of the hierarchy are."""
         return self.kernels.device
 
-    def leaves(self) -> list[Leaf]:
-        return [module for module in self.modules() if isinstance(module, Leaf)]
+    def leaves(self) -> list[Op]:
+        return [module for module in self.modules() if isinstance(module, Op)]
 
     def outputs(self) -> list[Output]:
         return [module for module in self.modules() if isinstance(module, Output) and module.activation]
-
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        # Only where they say something: models keep the fingerprints that they had before channels could be idle, and
-        # networks narrow.
-        if not self.latent_idle.any():
-            del destination[prefix + "latent_idle"]
-        if self.activation_limit == LIMIT:
-            del destination[prefix + "activation_limit"]
-
-    def _load_from_state_dict(self, state_dict, prefix, *rest):
-        state_dict.setdefault(prefix + "latent_idle", torch.zeros_like(self.latent_idle))
-        state_dict.setdefault(prefix + "activation_limit", torch.full_like(self.activation_limit, LIMIT))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def prepare(self, how: Kernels | None = None) -> None:
         """Check the buffers, prove the bounds of every sum, and derive the operands for kernels. Raises ModelError.
@@ -126,7 +112,7 @@ class ExactNetwork(Hierarchy):
             # The magnitude of the most negative integer is not an integer of its type.
             if buffer.is_floating_point() or (buffer.numel() and buffer.min() == torch.iinfo(buffer.dtype).min):
                 raise ModelError(f"the values of {name} are not those of a converted model")
-        if int(self.activation_limit) not in (LIMIT, NARROW_LIMIT):
+        if int(self.activation_limit) not in (LIMIT, LIMIT_12_BITS):
             raise ModelError("the integer network has a width that this version does not know")
         self._tell_limit()
         tables = {name: table.double() for name, table in self.activation_tables.named_buffers()}
@@ -139,24 +125,24 @@ class ExactNetwork(Hierarchy):
         for output in self.outputs():
             output.table = tables[output.table_name]
         self.kernels = kernels.fastest() if how is None else how
-        for leaf in self.leaves():
-            leaf.kernels = self.kernels
-        self._prepare_leaves()
-        for leaf in self.leaves():
-            leaf.move_operands()
+        for op in self.leaves():
+            op.kernels = self.kernels
+        self._prepare_ops()
+        for op in self.leaves():
+            op.move_operands()
         sigma, steps, bits = self.sigma_table, self.latent_steps, self.latent_bits
         if self.mean_table.abs().max() > 5 << MEAN_BITS or sigma.min() < 1 or sigma.max() >= 149 << SIGMA_BITS:
             raise ModelError("a table of the latents' distributions has a value out of range")
         if steps.min() < 0 or steps.max() > MAX_STEP or bits.min() < 0 or bits.max() > SIGMA_BITS:
             raise ModelError("a grid of the latents is out of range")
-        if self.latent_idle.min() < 0 or self.latent_idle.max() > 1:
+        if self.latent_inactive.min() < 0 or self.latent_inactive.max() > 1:
             raise ModelError("a latent channel is neither coded nor idle")
 
-    def _prepare_leaves(self) -> None:
+    def _prepare_ops(self) -> None:
         """Let the ranges of all tensors run through the network."""
         leaves, config = self.leaves(), self.config
-        for leaf in leaves:
-            leaf.forward = leaf.prepare
+        for op in leaves:
+            op.forward = op.prepare
         try:
             features, state = self.features(config.image_channels), self.start(1)
             for group in range(config.num_groups):
@@ -168,8 +154,8 @@ class ExactNetwork(Hierarchy):
             for _ in self.pixel_phases(state, lambda lattice: config.image_channels):
                 pass
         finally:
-            for leaf in leaves:
-                del leaf.forward
+            for op in leaves:
+                del op.forward
 
     # How integers become distributions and latents
 
@@ -188,7 +174,7 @@ class ExactNetwork(Hierarchy):
 
     def _coded(self, group: int) -> np.ndarray:
         """0 for idle channels, 1 for the others, int64 [L, 1, 1]."""
-        return 1 - self.latent_idle[group].numpy().astype(np.int64)[:, None, None]
+        return 1 - self.latent_inactive[group].numpy().astype(np.int64)[:, None, None]
 
     def place(self, group: int, prior: IntegerNormal, offsets: np.ndarray) -> Tensor:
         """The latents, as integers of the network, at offsets int64 [B, L, H, W] from the means of a prior.
@@ -220,15 +206,15 @@ class ExactNetwork(Hierarchy):
         return (start + sign * shift + edge) % (2 * edge + 1) - edge
 
 
-def convert(model: NVAE, samples: Tensor, noise: Noise | None = None, limit: int = LIMIT) -> ExactNetwork:
+def convert(model: NVAE, samples: Tensor, noise: Noise | None = None, limit: int = LIMIT) -> IntegerNetwork:
     """The integer twin of `model`, calibrated on tiles uint8 [B, C, side, side]; `limit` decides its width.
 
     The network runs once, with every integer leaf beside its float twin: scales follow the values that pass. Raises
     ModelError if the network cannot be represented: a bound that does not hold, or values that are not finite.
     """
-    exact = ExactNetwork(model.config, limit)
+    exact = IntegerNetwork(model.config, limit)
     twins = dict(model.named_modules())
-    leaves = {name: leaf for name, leaf in exact.named_modules() if isinstance(leaf, Leaf)}
+    leaves = {name: op for name, op in exact.named_modules() if isinstance(op, Op)}
     if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
         raise ModelError("the network has weights that are not finite numbers")
     exact.mean_table.copy_(normal_tables()["mean"])
@@ -240,8 +226,8 @@ def convert(model: NVAE, samples: Tensor, noise: Noise | None = None, limit: int
 
     x = unit_range(model.config, samples)
     noise = noise or default_noise(x, torch.Generator().manual_seed(0))
-    for name, leaf in leaves.items():
-        leaf.forward = partial(leaf.convert, twins[name])
+    for name, op in leaves.items():
+        op.forward = partial(op.convert, twins[name])
     try:
         with torch.no_grad():
             features, state = exact.features(x), exact.start(len(x))
@@ -265,8 +251,8 @@ def convert(model: NVAE, samples: Tensor, noise: Noise | None = None, limit: int
             for _ in exact.pixel_phases(state, lambda lattice: lattice.of(x)):
                 pass
     finally:
-        for leaf in leaves.values():
-            del leaf.forward
+        for op in leaves.values():
+            del op.forward
     for name in sorted({output.table_name for output in exact.outputs()}):
         exact.activation_tables.register_buffer(name, activation_table(name))
     exact.prepare()
@@ -293,13 +279,13 @@ def check_codable(config: NVAEConfig) -> None:
         raise ModelError(f"this network cannot code pictures: {obstacle}")
 
 
-class ExactModel:
-    """An `ExactNetwork` as a `nvae_codec.coding.bits_back.LatentModel`: numpy integers in and out.
+class IntegerModel:
+    """An `IntegerNetwork` as a `nvae_codec.coding.bits_back.LatentModel`: numpy integers in and out.
 
     `origin` is the fingerprint (`model_file`) of the float network that it was made of, if that is known.
     """
 
-    def __init__(self, network: ExactNetwork, origin: str | None = None):
+    def __init__(self, network: IntegerNetwork, origin: str | None = None):
         check_codable(network.config)
         self.network, self.origin = network, origin
         self.tile_side, self.num_groups = network.config.image_size, network.config.num_groups
@@ -316,7 +302,7 @@ class ExactModel:
         return self.network.latent_steps[group].numpy()
 
     def active(self, group: int) -> np.ndarray:
-        return np.flatnonzero(self.network.latent_idle[group].numpy() == 0)
+        return np.flatnonzero(self.network.latent_inactive[group].numpy() == 0)
 
     @torch.inference_mode()
     def features(self, samples: np.ndarray) -> list[Tensor]:

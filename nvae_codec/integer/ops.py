@@ -36,7 +36,7 @@ from nvae_codec.integer.kernels import (
 from nvae_codec.model import ops as float_layers
 
 LIMIT = 32767                         # largest magnitude of weights, raw outputs, and activations of wide networks
-NARROW_LIMIT = fake_quant.LIMIT          # of activations of narrow networks
+LIMIT_12_BITS = fake_quant.LIMIT          # of activations of narrow networks
 WEIGHT_SUM = 0.9 * EXACT_BELOW[torch.float32]         # that a narrow network's weights make use of; biases get the rest
 RAW_BITS = 10                         # fractional bits of raw means and log standard deviations
 GATE_BITS = 14                        # fractional bits of the squeeze-and-excitation gate, which is at most 1
@@ -110,10 +110,10 @@ def activation_table(name: str) -> Tensor:
     return fixed_point(values, GATE_BITS if activation == "sigmoid" else int(bits)).clamp(-LIMIT, LIMIT).to(torch.int16)
 
 
-class Leaf(nn.Module):
+class Op(nn.Module):
     """A leaf of the integer network. The model's integers are its buffers; `prepare` sets what is derived from them.
 
-    `limit` is the largest magnitude of the network's activations: LIMIT or NARROW_LIMIT. `kernels` say where and how
+    `limit` is the largest magnitude of the network's activations: LIMIT or LIMIT_12_BITS. `kernels` say where and how
     `forward` computes; buffers stay on the processor.
     """
 
@@ -275,7 +275,7 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return factor, norm.bias.double() - norm.running_mean.double() * factor
 
 
-class Conv(Leaf):
+class Conv(Op):
     """Convolution with batch norms folded in, then a table.
 
     What leaves a network, raw outputs, wants finer weights than sums below 2**24 leave room for. In narrow networks
@@ -407,7 +407,7 @@ class Conv(Leaf):
         return result.to(self.dtype) if self._table is None else look_up(self._table, result, len(self._table) // 2)
 
 
-class Activate(Leaf):
+class Activate(Op):
     """A factor per channel (the batch norm), then a table."""
 
     def __init__(self, channels: int, activation: str, *, norm: bool = False):
@@ -452,7 +452,7 @@ class Activate(Leaf):
         return look_up(self._table, x, self._start)
 
 
-class Upsample(Leaf):
+class Upsample(Op):
     """Every pixel repeated."""
 
     def convert(self, twin: float_layers.Upsample, x: Traced) -> Traced:
@@ -483,7 +483,7 @@ def interpolation_matrix(side: int, bits: int) -> Tensor:
     return matrix
 
 
-class Resize(Leaf):
+class Resize(Op):
     """Bilinear resize: two integer matrix products, with weights of 14 bits or, in narrow networks, of 6."""
 
     def convert(self, twin: float_layers.Resize, x: Traced) -> Traced:
@@ -500,7 +500,7 @@ class Resize(Leaf):
         return interpolate(x.to(dtype), rows, columns).add_(0.5).floor_().to(self.dtype)
 
 
-class Quarters(Leaf):
+class Quarters(Op):
     """The four pixel phases."""
 
     def convert(self, twin: float_layers.Quarters, x: Traced) -> tuple[Traced, ...]:
@@ -513,7 +513,7 @@ class Quarters(Leaf):
         return float_layers.Quarters.forward(self, x)
 
 
-class Mean(Leaf):
+class Mean(Op):
     """Sum over height and width times a fixed-point reciprocal; the result has bits of its own, as means are small."""
 
     def __init__(self):
@@ -544,7 +544,7 @@ class Mean(Leaf):
         return mean.add_(0.5).floor_().clamp_(-self.limit, self.limit).to(self.dtype)
 
 
-class _Addition(Leaf):
+class _Addition(Op):
     """Base of the leaves that add two tensors of different scales."""
 
     def __init__(self):
@@ -654,7 +654,7 @@ class Sum(_Addition):
         return self._add(a, b)
 
 
-class Concat(Leaf):
+class Concat(Op):
     """Concatenation; the parts keep their scales, which the next layer's weights take up."""
 
     def __init__(self, **only_float):
@@ -671,7 +671,7 @@ class Concat(Leaf):
         return torch.cat([part.to(self.dtype) for part in parts], dim=1)
 
 
-class Start(Leaf):
+class Start(Op):
     """The decoder's learned first tensor."""
 
     def __init__(self, channels: int, side: int):
@@ -696,7 +696,7 @@ class Start(Leaf):
         return Range(values.amin(dim=1), values.amax(dim=1))
 
 
-class ImageInput(Leaf):
+class ImageInput(Op):
     """Samples 0 .. 2**b - 1 to odd integers around zero, 2 v - (2**b - 1).
 
     The division by 2**b - 1 goes into the next layer's weights.
@@ -717,7 +717,7 @@ class ImageInput(Leaf):
         return x.to(self.dtype, memory_format=self.memory_format).mul_(2).sub_(self.levels)
 
 
-class RawNormal(Leaf):
+class RawNormal(Op):
     """Raw means and log standard deviations with 10 fractional bits, plus the prior's if the posterior is residual."""
 
     def convert(self, twin: float_layers.RawNormal, output: Traced, prior=None) -> tuple[Traced, Traced]:
@@ -736,7 +736,7 @@ class RawNormal(Leaf):
         return (prior[0] + mean).clamp_(-LIMIT, LIMIT), (prior[1] + log_sigma).clamp_(-LIMIT, LIMIT)
 
 
-class StandardNormal(Leaf):
+class StandardNormal(Op):
     """The raw prior of the first group."""
 
     def __init__(self, latents: int):

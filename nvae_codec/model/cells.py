@@ -1,6 +1,6 @@
 """Residual cells, written in terms of leaves: float and integer network share them.
 
-`leaves` is a module that offers the classes of `nvae_codec.model.ops` by name.
+`ops` is a module that offers the classes of `nvae_codec.model.ops` by name.
 """
 from types import ModuleType
 
@@ -11,9 +11,9 @@ from nvae_codec.errors import ModelError
 NORMAL, DOWN, UP = "normal", "down", "up"
 
 
-def residual_operation(leaves: ModuleType, primitive: str, c_in: int, c_out: int, mode: str) -> list[nn.Module]:
+def residual_operation(ops: ModuleType, primitive: str, c_in: int, c_out: int, mode: str) -> list[nn.Module]:
     """The leaves of one residual operation from `c_in` to `c_out` channels, in order of application."""
-    upsample = [leaves.Upsample()] if mode == UP else []
+    upsample = [ops.Upsample()] if mode == UP else []
     stride = 2 if mode == DOWN else 1
     if primitive.startswith("mconv"):
         expansion, kernel_size, groups = {"mconv_e6k5g0": (6, 5, 0), "mconv_e3k5g0": (3, 5, 0),
@@ -23,27 +23,27 @@ def residual_operation(leaves: ModuleType, primitive: str, c_in: int, c_out: int
             raise ModelError(f"{primitive} convolves in {groups} groups, which do not divide a cell of {c_in} channels")
         plain = dict(bias=False, weight_norm=False, norm_out=True)
         return [*upsample,
-                leaves.Conv(c_in, hidden, norm_in=True, activation="swish", **plain),
-                leaves.Conv(hidden, hidden, kernel_size, stride=stride, groups=groups or hidden, activation="swish",
+                ops.Conv(c_in, hidden, norm_in=True, activation="swish", **plain),
+                ops.Conv(hidden, hidden, kernel_size, stride=stride, groups=groups or hidden, activation="swish",
                             **plain),
-                leaves.Conv(hidden, c_out, **plain)]
+                ops.Conv(hidden, c_out, **plain)]
     activation, norm = {"res_elu": ("elu", False), "res_bnelu": ("elu", True), "res_bnswish": ("swish", True),
                         "res_bnswish5": ("swish", True)}[primitive]
     dilation = 2 if primitive == "res_bnswish5" else 1
-    return [leaves.Activate(c_in, activation, norm=norm), *upsample,
-            leaves.Conv(c_in, c_out, 3, stride=stride, dilation=dilation, data_init=primitive == "res_elu")]
+    return [ops.Activate(c_in, activation, norm=norm), *upsample,
+            ops.Conv(c_in, c_out, 3, stride=stride, dilation=dilation, data_init=primitive == "res_elu")]
 
 
 class SqueezeExcite(nn.Module):
     """Channel gate in (0, 1), [B, C, 1, 1], from the means of the channels."""
 
-    def __init__(self, leaves: ModuleType, channels: int):
+    def __init__(self, ops: ModuleType, channels: int):
         super().__init__()
         hidden = max(channels // 16, 4)
         linear = dict(weight_norm=False, regularised=False)
-        self.mean = leaves.Mean()
-        self.squeeze = leaves.Conv(channels, hidden, activation="relu", **linear)
-        self.excite = leaves.Conv(hidden, channels, activation="sigmoid", **linear)
+        self.mean = ops.Mean()
+        self.squeeze = ops.Conv(channels, hidden, activation="relu", **linear)
+        self.excite = ops.Conv(hidden, channels, activation="sigmoid", **linear)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.excite(self.squeeze(self.mean(x)))
@@ -52,13 +52,13 @@ class SqueezeExcite(nn.Module):
 class DownSkip(nn.Module):
     """Skip connection of a down cell: swish, then a 1x1 convolution of each of the four pixel phases, concatenated."""
 
-    def __init__(self, leaves: ModuleType, c_in: int, c_out: int):
+    def __init__(self, ops: ModuleType, c_in: int, c_out: int):
         super().__init__()
-        self.activate = leaves.Activate(c_in, "swish")
-        self.quarters = leaves.Quarters()
+        self.activate = ops.Activate(c_in, "swish")
+        self.quarters = ops.Quarters()
         quarter = c_out // 4
-        self.convs = nn.ModuleList(leaves.Conv(c_in, c) for c in (quarter, quarter, quarter, c_out - 3 * quarter))
-        self.concat = leaves.Concat()
+        self.convs = nn.ModuleList(ops.Conv(c_in, c) for c in (quarter, quarter, quarter, c_out - 3 * quarter))
+        self.concat = ops.Concat()
 
     def forward(self, x: Tensor) -> Tensor:
         quarters = self.quarters(self.activate(x))
@@ -68,10 +68,10 @@ class DownSkip(nn.Module):
 class UpSkip(nn.Module):
     """Skip connection of an up cell: bilinear resize, then a 1x1 convolution without bias."""
 
-    def __init__(self, leaves: ModuleType, c_in: int, c_out: int):
+    def __init__(self, ops: ModuleType, c_in: int, c_out: int):
         super().__init__()
-        self.resize = leaves.Resize()
-        self.conv = leaves.Conv(c_in, c_out, bias=False)
+        self.resize = ops.Resize()
+        self.conv = ops.Conv(c_in, c_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.resize(x))
@@ -80,17 +80,17 @@ class UpSkip(nn.Module):
 class Cell(nn.Module):
     """skip(x) + 0.1 * gate * branch(x). A down cell doubles the channels and halves the side, an up cell undoes it."""
 
-    def __init__(self, leaves: ModuleType, c_in: int, primitives: tuple[str, ...], mode: str = NORMAL,
+    def __init__(self, ops: ModuleType, c_in: int, primitives: tuple[str, ...], mode: str = NORMAL,
                  use_se: bool = True):
         super().__init__()
         c_out = {NORMAL: c_in, DOWN: 2 * c_in, UP: c_in // 2}[mode]
-        self.skip = nn.Identity() if mode == NORMAL else {DOWN: DownSkip, UP: UpSkip}[mode](leaves, c_in, c_out)
-        operations = residual_operation(leaves, primitives[0], c_in, c_out, mode)
+        self.skip = nn.Identity() if mode == NORMAL else {DOWN: DownSkip, UP: UpSkip}[mode](ops, c_in, c_out)
+        operations = residual_operation(ops, primitives[0], c_in, c_out, mode)
         for primitive in primitives[1:]:
-            operations += residual_operation(leaves, primitive, c_out, c_out, NORMAL)
+            operations += residual_operation(ops, primitive, c_out, c_out, NORMAL)
         self.branch = nn.Sequential(*operations)
-        self.gate = SqueezeExcite(leaves, c_out) if use_se else None
-        self.join = leaves.Residual()
+        self.gate = SqueezeExcite(ops, c_out) if use_se else None
+        self.join = ops.Residual()
 
     def forward(self, x: Tensor) -> Tensor:
         branch, skip = self.branch(x), self.skip(x)

@@ -29,7 +29,7 @@ LARGEST = {"image_size": 1024, "image_channels": 3, "num_x_bits": 8, "num_mixtur
            "num_channels_enc": 1024, "num_preprocess_blocks": 8, "num_preprocess_cells": 16,
            "num_cell_per_cond_enc": 16, "num_channels_dec": 1024, "num_postprocess_blocks": 8,
            "num_postprocess_cells": 16, "num_cell_per_cond_dec": 16, "num_nf": 16, "num_phase_channels": 512,
-           "num_phase_cells": 16, "num_phase_sensors": 256, "num_phase_interpolations": 64}
+           "num_phase_cells": 16, "num_phase_noise_filters": 256, "num_phase_interpolations": 64}
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class NVAEConfig:
     pixel_head: str = "independent"
     num_phase_channels: int = 32
     num_phase_cells: int = 1              # per phase
-    num_phase_sensors: int = 0            # filters for texture and noise, before every phase; 0: none
+    num_phase_noise_filters: int = 0            # filters for texture and noise, before every phase; 0: none
     num_phase_interpolations: int = 1     # of a phase's neighbours, which components of a mixture take in turn
-    # Not in the paper: activations are rounded as narrow integers are (`nvae_codec.integer.fake_quant`).
-    narrow: bool = False
+    # Not in the paper: activations are rounded in training as integers of 12 bits (`nvae_codec.integer.fake_quant`).
+    rounded_activations: bool = False
 
     def __post_init__(self):
         if not all(isinstance(name, str) for name in (self.architecture, self.likelihood, self.pixel_head)):
@@ -83,7 +83,7 @@ class NVAEConfig:
         if self.pixel_head not in PIXEL_HEADS:
             raise ModelError(f"unknown pixel head {self.pixel_head!r}; known: {', '.join(PIXEL_HEADS)}")
         may_be_zero = {"num_nf", "num_cell_per_cond_enc", "num_cell_per_cond_dec", "num_preprocess_blocks",
-                       "num_postprocess_blocks", "num_phase_sensors"}
+                       "num_postprocess_blocks", "num_phase_noise_filters"}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type in (int, "int") and (type(value) is not int or value < (field.name not in may_be_zero)):
@@ -172,26 +172,19 @@ class NVAEConfig:
         return None
 
     def to_dict(self) -> dict:
-        """All fields; `narrow`, those of phases, and their later ones, only where used: so it was before they came."""
-        plain = all(getattr(self, name) == getattr(NVAEConfig, name) for name in LATER_OF_PHASES)
-        left_out = OF_PHASES if not self.has_phases else LATER_OF_PHASES if plain else set()
-        left_out = left_out if self.narrow else left_out | {"narrow"}
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict) -> "NVAEConfig":
         """The inverse of `to_dict`; unknown or missing keys are a ModelError, never ignored."""
         known = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) | {"narrow"} not in (known, known - LATER_OF_PHASES,
-                                                                            known - OF_PHASES):
+        if not isinstance(values, dict) or set(values) != known:
             raise ModelError(f"a network configuration must have exactly the keys {', '.join(sorted(known))}")
         return cls(**values)
 
 
-# The fields that a configuration is written without, if its head has no phases, or has them without these refinements.
-LATER_OF_PHASES = {"num_phase_sensors", "num_phase_interpolations"}
-OF_PHASES = {"pixel_head", "num_phase_channels", "num_phase_cells"} | LATER_OF_PHASES
-STORED_WHERE_USED = OF_PHASES | {"narrow"}
+OF_PHASES = {"pixel_head", "num_phase_channels", "num_phase_cells", "num_phase_noise_filters",
+             "num_phase_interpolations"}  # fields without effect for another head
 
 _PUBLISHED = dict(num_cell_per_cond_enc=2, num_cell_per_cond_dec=2)
 _ONE_BLOCK = dict(num_preprocess_blocks=1, num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2)
@@ -219,11 +212,11 @@ PRESETS: dict[str, NVAEConfig] = {
                         num_groups_per_scale=1, num_latent_per_group=4, num_channels_enc=4,
                         num_channels_dec=4, num_preprocess_blocks=4, num_preprocess_cells=1,
                         num_postprocess_blocks=4, num_postprocess_cells=1, pixel_head="phases",
-                        num_phase_cells=2, num_phase_sensors=16, num_phase_interpolations=5),
+                        num_phase_cells=2, num_phase_noise_filters=16, num_phase_interpolations=5),
     "tiny": NVAEConfig(image_size=32, architecture="res_bnswish", num_mixtures=5, num_latent_scales=2,
                        num_groups_per_scale=1, num_latent_per_group=4, num_channels_enc=8,
                        num_channels_dec=8, num_preprocess_blocks=3, num_preprocess_cells=1, num_postprocess_blocks=3,
-                       num_postprocess_cells=1, pixel_head="phases", num_phase_cells=2, num_phase_sensors=16,
+                       num_postprocess_cells=1, pixel_head="phases", num_phase_cells=2, num_phase_noise_filters=16,
                        num_phase_interpolations=5),
     "mnist-small": NVAEConfig(image_size=28, image_channels=1, likelihood="bernoulli", architecture="res_bnswish",
                               num_latent_scales=1, num_groups_per_scale=2, num_latent_per_group=4, num_channels_enc=16,

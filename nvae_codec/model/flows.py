@@ -12,15 +12,15 @@ from torch import Tensor, nn
 HIDDEN = 6                            # hidden channels for every latent channel
 
 
-def flow_cells(leaves: ModuleType, latents: int, pairs: int) -> nn.ModuleList:
+def flow_cells(ops: ModuleType, latents: int, pairs: int) -> nn.ModuleList:
     """The cells of one group of `latents` channels, in the order in which a draw from the posterior passes them."""
-    return nn.ModuleList(FlowCell(leaves, latents, mirrored) for _ in range(pairs) for mirrored in (False, True))
+    return nn.ModuleList(FlowCell(ops, latents, mirrored) for _ in range(pairs) for mirrored in (False, True))
 
 
 class FlowCell(nn.Module):
-    """mu(z) for z [B, L, H, W], made of the classes in `leaves`."""
+    """mu(z) for z [B, L, H, W], made of the classes in `ops`."""
 
-    def __init__(self, leaves: ModuleType, latents: int, mirrored: bool):
+    def __init__(self, ops: ModuleType, latents: int, mirrored: bool):
         super().__init__()
         hidden = HIDDEN * latents
         owner = torch.arange(latents).repeat_interleave(HIDDEN)         # latent channel of every hidden channel
@@ -28,10 +28,10 @@ class FlowCell(nn.Module):
         first = causal_mask(owner[:, None] > channel, 3, mirrored)
         depthwise = causal_mask(torch.ones(hidden, 1, dtype=torch.bool), 5, mirrored)
         last = causal_mask(channel[:, None] >= owner, 1, mirrored)
-        self.first = leaves.Conv(latents, hidden, 3, bias=False, activation="elu", mask=first)
-        self.depthwise = leaves.Conv(hidden, hidden, 5, groups=hidden, bias=False, activation="elu", mask=depthwise)
-        self.activate = leaves.Activate(hidden, "elu")                  # a second time: so does the release
-        self.last = leaves.Conv(hidden, latents, mask=last, gain=0.1)
+        self.first = ops.Conv(latents, hidden, 3, bias=False, activation="elu", mask=first)
+        self.depthwise = ops.Conv(hidden, hidden, 5, groups=hidden, bias=False, activation="elu", mask=depthwise)
+        self.activate = ops.Activate(hidden, "elu")                  # a second time: so does the release
+        self.last = ops.Conv(hidden, latents, mask=last, gain=0.1)
 
     def forward(self, z):
         return self.last(self.activate(self.depthwise(self.first(z))))

@@ -30,9 +30,9 @@ class State:
 
 
 class Hierarchy(nn.Module):
-    """Encoder tower, decoder tower and heads of `config`, made of the classes in `leaves`."""
+    """Encoder tower, decoder tower and heads of `config`, made of the classes in `ops`."""
 
-    def __init__(self, config: NVAEConfig, leaves: ModuleType):
+    def __init__(self, config: NVAEConfig, ops: ModuleType):
         super().__init__()
         self.config = config
         scales, latents = config.scale_of_group, config.num_latent_per_group
@@ -40,7 +40,7 @@ class Hierarchy(nn.Module):
         c_enc, c_dec = config.num_channels_enc, config.num_channels_dec
 
         def cell(channels: int, primitives: tuple[str, ...], mode: str = NORMAL) -> Cell:
-            return Cell(leaves, channels, primitives, mode, config.use_se)
+            return Cell(ops, channels, primitives, mode, config.use_se)
 
         def cells(channels: int, count: int, primitives: tuple[str, ...]) -> nn.Sequential:
             return nn.Sequential(*(cell(channels, primitives) for _ in range(count)))
@@ -61,50 +61,50 @@ class Hierarchy(nn.Module):
 
         # Bottom-up: from the image to the features of every group.
         top = config.multiplier(config.num_latent_scales - 1)
-        self.image_input = leaves.ImageInput(config.num_input_bits)
-        self.stem = leaves.Conv(config.image_channels, c_enc, 3)
+        self.image_input = ops.ImageInput(config.num_input_bits)
+        self.stem = ops.Conv(config.image_channels, c_enc, 3)
         self.preprocess = blocks(config.num_preprocess_blocks, config.num_preprocess_cells, c_enc, pre, DOWN)
         towers = not config.is_vanilla
         self.encoder_cells = nn.ModuleList(                              # by group
             cells(c_enc * config.multiplier(s), config.num_cell_per_cond_enc if towers else 0, enc) for s in scales)
         self.encoder_downs = nn.ModuleList(                              # by scale
             cell(c_enc * config.multiplier(s), enc, DOWN) for s in range(config.num_latent_scales - 1))
-        self.encoder_top = nn.Sequential(leaves.Activate(c_enc * top, "elu"),
-                                         leaves.Conv(c_enc * top, c_enc * top, activation="elu"))
+        self.encoder_top = nn.Sequential(ops.Activate(c_enc * top, "elu"),
+                                         ops.Conv(c_enc * top, c_enc * top, activation="elu"))
 
         # Top-down: the latents, coarse to fine.
-        self.start_leaf = leaves.Start(c_dec * top, config.side(config.num_latent_scales - 1))
-        self.first_prior = leaves.StandardNormal(latents)
+        self.start_op = ops.Start(c_dec * top, config.side(config.num_latent_scales - 1))
+        self.first_prior = ops.StandardNormal(latents)
         self.prior_heads = nn.ModuleList(                                # by group, from the second
-            nn.Sequential(leaves.Activate(c_dec * config.multiplier(s), "elu"),
-                          leaves.Conv(c_dec * config.multiplier(s), 2 * latents)) for s in scales[1:])
-        self.posterior_heads = nn.ModuleList(leaves.Conv(c_enc * config.multiplier(s), 2 * latents, 3) for s in scales)
-        self.prior_raw = nn.ModuleList(leaves.RawNormal() for _ in scales[1:])
-        self.posterior_raw = nn.ModuleList(leaves.RawNormal() for _ in scales)
-        self.flows = nn.ModuleList(flow_cells(leaves, latents, config.num_nf) for _ in scales)
+            nn.Sequential(ops.Activate(c_dec * config.multiplier(s), "elu"),
+                          ops.Conv(c_dec * config.multiplier(s), 2 * latents)) for s in scales[1:])
+        self.posterior_heads = nn.ModuleList(ops.Conv(c_enc * config.multiplier(s), 2 * latents, 3) for s in scales)
+        self.prior_raw = nn.ModuleList(ops.RawNormal() for _ in scales[1:])
+        self.posterior_raw = nn.ModuleList(ops.RawNormal() for _ in scales)
+        self.flows = nn.ModuleList(flow_cells(ops, latents, config.num_nf) for _ in scales)
         self.encoder_combiners = nn.ModuleList(                          # by group, from the second
-            leaves.Conv(c_dec * config.multiplier(s), c_enc * config.multiplier(s)) for s in scales[1:])
-        self.encoder_sums = nn.ModuleList(leaves.Sum() for _ in scales[1:])
-        self.decoder_concats = nn.ModuleList(leaves.Concat() for _ in scales if towers)
+            ops.Conv(c_dec * config.multiplier(s), c_enc * config.multiplier(s)) for s in scales[1:])
+        self.encoder_sums = nn.ModuleList(ops.Sum() for _ in scales[1:])
+        self.decoder_concats = nn.ModuleList(ops.Concat() for _ in scales if towers)
         self.decoder_combiners = nn.ModuleList(
-            leaves.Conv(c_dec * config.multiplier(s) + latents, c_dec * config.multiplier(s)) for s in scales if towers)
+            ops.Conv(c_dec * config.multiplier(s) + latents, c_dec * config.multiplier(s)) for s in scales if towers)
         self.decoder_cells = nn.ModuleList(                              # by group, from the second
             cells(c_dec * config.multiplier(s), config.num_cell_per_cond_dec, dec) for s in scales[1:])
         self.decoder_ups = nn.ModuleList(                                # by scale, from the second finest
             cell(c_dec * config.multiplier(s), dec, UP) for s in range(1, config.num_latent_scales))
         # Without towers the latent is all that there is.
-        self.vanilla_stem = None if towers else leaves.Conv(latents, c_enc * top)
+        self.vanilla_stem = None if towers else ops.Conv(latents, c_enc * top)
 
         # From the stream to the parameters of the pixels.
         width = (c_dec if towers else c_enc) * config.multiplier(0)
         self.phases = self.postprocess = self.image_head = None
         if config.has_phases:
-            self.phases = PhaseHead(leaves, config, width)
+            self.phases = PhaseHead(ops, config, width)
         else:
             self.postprocess = blocks(config.num_postprocess_blocks, config.num_postprocess_cells, width, post, UP)
             c_out = width // 2 ** config.num_postprocess_blocks
-            self.image_head = nn.Sequential(leaves.Activate(c_out, "elu"),
-                                            leaves.Conv(c_out, config.num_output_channels, 3))
+            self.image_head = nn.Sequential(ops.Activate(c_out, "elu"),
+                                            ops.Conv(c_out, config.num_output_channels, 3))
 
     def features(self, x) -> list:
         """What the encoder knows of the images, a tensor for every group in decoder order."""
@@ -120,7 +120,7 @@ class Hierarchy(nn.Module):
 
     def start(self, batch_size: int) -> State:
         """The decoder's state before any latent is known."""
-        stream = self.start_leaf(batch_size)
+        stream = self.start_op(batch_size)
         return State(stream, self.first_prior(stream))
 
     def prior(self, group: int, state: State):
@@ -157,7 +157,7 @@ class Hierarchy(nn.Module):
     def pixel_phases(self, state: State, known: Callable[[Lattice], Any]) -> Iterator[Any]:
         """Parameters of the image head, [B, `config.num_output_channels`, h, w], of each of `lattices`.
 
-        `known(lattice)` are samples whose parameters were given before, as `leaves.ImageInput` takes them. A head whose
+        `known(lattice)` are samples whose parameters were given before, as `ops.ImageInput` takes them. A head whose
         pixels are independent given the latents gives all parameters at once and asks for none.
         """
         if self.phases is None:

@@ -81,8 +81,8 @@ class NVAE(Hierarchy):
     """The network of Vahdat and Kautz (2020)."""
 
     def __init__(self, config: NVAEConfig):
-        super().__init__(config, fake_quant if config.narrow else ops)
-        if config.narrow:                 # what leaves the network has 16 bits
+        super().__init__(config, fake_quant if config.rounded_activations else ops)
+        if config.rounded_activations:                 # what leaves the network has 16 bits
             for layer in [*self.latent_heads(), *(cell.last for cell in self.flow_cells()), *self.output_layers()]:
                 layer.rounding = None
         if self.phases is not None:

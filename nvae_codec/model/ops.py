@@ -93,9 +93,9 @@ class Conv(nn.Module):
         """Make the output of this layer on `x` have mean 0 and standard deviation 1/5 per channel."""
         weight = self.weight / (_norm(self.weight) + WEIGHT_NORM_EPSILON)
         y = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
-        deviation, mean = torch.std_mean(y, dim=(0, 2, 3))
-        self.bias.copy_(-mean / (5 * deviation + 1e-5))
-        self.log_gain.copy_(-torch.log(5 * deviation + 1e-5).view(-1, 1, 1, 1))
+        sigma, mean = torch.std_mean(y, dim=(0, 2, 3))
+        self.bias.copy_(-mean / (5 * sigma + 1e-5))
+        self.log_gain.copy_(-torch.log(5 * sigma + 1e-5).view(-1, 1, 1, 1))
         self._measure = False
 
 

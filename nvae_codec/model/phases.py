@@ -34,8 +34,8 @@ FIRST_CORRELATION = 0.85                  # of a colour's residual with that of 
 FIRST_LOGIT = 3.0                         # of white, where all known neighbours are white
 # What a sensor compares the newest known pixels with, likewise.
 AROUND = ((0, 0, 1), (0, 1, 0), (0, 1, 2), (0, 2, 1)), *NEIGHBOURS[:2]
-SENSED = (1 / 3, 1 / 3, 1 / 3), (-4, 4, 0), (0, -4, 4)    # brightness, and differences of colours, which are smaller
-FIRST_SENSITIVITY = 32.0              # of the filters: a level, 1/128 of the network's input, becomes 1/4 or 1
+FILTERED = (1 / 3, 1 / 3, 1 / 3), (-4, 4, 0), (0, -4, 4)    # brightness, and differences of colours, which are smaller
+FIRST_FILTER_GAIN = 32.0              # of the filters: a level, 1/128 of the network's input, becomes 1/4 or 1
 FIRST_BRANCH, FIRST_HEAD = 0.3, 0.1       # factors on the first weights of cells and of what they add to the means
 
 
@@ -60,13 +60,13 @@ def join(planes: list[Tensor]) -> Tensor:
 class PhaseCell(nn.Module):
     """x + conv(swish(conv(swish(x)))), without normalisation: a residual cell for activations that carry pixels."""
 
-    def __init__(self, leaves: ModuleType, channels: int):
+    def __init__(self, ops: ModuleType, channels: int):
         super().__init__()
         plain = dict(weight_norm=False, regularised=False)
-        self.branch = nn.Sequential(leaves.Activate(channels, "swish"),
-                                    leaves.Conv(channels, channels, 3, activation="swish", **plain),
-                                    leaves.Conv(channels, channels, 3, **plain))
-        self.join = leaves.Sum()
+        self.branch = nn.Sequential(ops.Activate(channels, "swish"),
+                                    ops.Conv(channels, channels, 3, activation="swish", **plain),
+                                    ops.Conv(channels, channels, 3, **plain))
+        self.join = ops.Sum()
 
     def forward(self, x):
         return self.join(x, self.branch(x))
@@ -80,17 +80,17 @@ class Phase(nn.Module):
     With several interpolations, the second and the third follow an edge: they are means of two opposite neighbours.
     """
 
-    def __init__(self, leaves: ModuleType, config: NVAEConfig, planes: int):
+    def __init__(self, ops: ModuleType, config: NVAEConfig, planes: int):
         super().__init__()
         channels, colours = config.num_phase_channels, config.image_channels
         plain = dict(weight_norm=False, regularised=False, precise=True)
-        self.cells = nn.Sequential(*(PhaseCell(leaves, channels) for _ in range(config.num_phase_cells)))
-        self.activate = leaves.Activate(channels, "swish")
-        self.concat = leaves.Concat(precise=True)
-        self.known = leaves.Concat() if planes > 1 else None
+        self.cells = nn.Sequential(*(PhaseCell(ops, channels) for _ in range(config.num_phase_cells)))
+        self.activate = ops.Activate(channels, "swish")
+        self.concat = ops.Concat(precise=True)
+        self.known = ops.Concat() if planes > 1 else None
         means = config.num_phase_interpolations * colours if planes else 0
-        self.interpolate = leaves.Conv(planes * colours, means, 3, **plain) if planes else None
-        self.head = leaves.Conv(2 * channels + means, config.num_output_channels, **plain)
+        self.interpolate = ops.Conv(planes * colours, means, 3, **plain) if planes else None
+        self.head = ops.Conv(2 * channels + means, config.num_output_channels, **plain)
 
     def forward(self, features, planes: list) -> tuple[Any, Any]:
         """Features for the next phase, and parameters [B, 10 M, h, w]."""
@@ -101,7 +101,7 @@ class Phase(nn.Module):
         return features, self.head(self.concat(*parts))
 
 
-class Sensor(nn.Module):
+class NoiseFilters(nn.Module):
     """Features of how the pixels that were known last differ from those around them: of texture and of noise.
 
     How wide a pixel's distribution must be is told by how far its neighbours are off what could be expected of them.
@@ -109,14 +109,14 @@ class Sensor(nn.Module):
     colours, made large enough for an activation to tell them from none.
     """
 
-    def __init__(self, leaves: ModuleType, config: NVAEConfig, planes: int):
+    def __init__(self, ops: ModuleType, config: NVAEConfig, planes: int):
         super().__init__()
         plain = dict(weight_norm=False, regularised=False)
-        self.concat = leaves.Concat(precise=True) if planes > 1 else None
-        self.filters = leaves.Conv(planes * config.image_channels, config.num_phase_sensors, 3, activation="swish",
+        self.concat = ops.Concat(precise=True) if planes > 1 else None
+        self.filters = ops.Conv(planes * config.image_channels, config.num_phase_noise_filters, 3, activation="swish",
                                    precise=True, **plain)
-        self.last = leaves.Conv(config.num_phase_sensors, config.num_phase_channels, 3, **plain)
-        self.sum = leaves.Sum()
+        self.last = ops.Conv(config.num_phase_noise_filters, config.num_phase_channels, 3, **plain)
+        self.sum = ops.Sum()
 
     def forward(self, features, planes: list):
         return self.sum(features, self.last(self.filters(planes[0] if self.concat is None else self.concat(*planes))))
@@ -125,29 +125,29 @@ class Sensor(nn.Module):
 class Level(nn.Module):
     """Three phases, which double the side of what is known."""
 
-    def __init__(self, leaves: ModuleType, config: NVAEConfig):
+    def __init__(self, ops: ModuleType, config: NVAEConfig):
         super().__init__()
         channels, colours = config.num_phase_channels, config.image_channels
         plain = dict(weight_norm=False, regularised=False)
-        self.concat = leaves.Concat()
-        self.combine = leaves.Conv(channels + colours, channels, 3, **plain)
-        self.phases = nn.ModuleList(Phase(leaves, config, planes) for planes in (1, 2, 3))
-        self.additions = nn.ModuleList(leaves.Conv(colours, channels, 3, **plain) for _ in range(2))
-        self.sums = nn.ModuleList(leaves.Sum() for _ in range(2))
-        self.sensors = nn.ModuleList(Sensor(leaves, config, planes) for planes in (1, 2, 3) if config.num_phase_sensors)
+        self.concat = ops.Concat()
+        self.combine = ops.Conv(channels + colours, channels, 3, **plain)
+        self.phases = nn.ModuleList(Phase(ops, config, planes) for planes in (1, 2, 3))
+        self.additions = nn.ModuleList(ops.Conv(colours, channels, 3, **plain) for _ in range(2))
+        self.sums = nn.ModuleList(ops.Sum() for _ in range(2))
+        self.noise_filters = nn.ModuleList(NoiseFilters(ops, config, planes) for planes in (1, 2, 3) if config.num_phase_noise_filters)
 
 
 class PhaseHead(nn.Module):
     """From the decoder's stream [B, `channels`, side, side] to the parameters of all pixels, phase by phase."""
 
-    def __init__(self, leaves: ModuleType, config: NVAEConfig, channels: int):
+    def __init__(self, ops: ModuleType, config: NVAEConfig, channels: int):
         super().__init__()
         self.lattices = lattices(config.num_preprocess_blocks)
-        self.input = leaves.ImageInput(config.num_input_bits)
-        self.stem = nn.Sequential(leaves.Activate(channels, "elu"), leaves.Conv(channels, config.num_phase_channels))
-        self.first = Phase(leaves, config, 0)
-        self.levels = nn.ModuleList(Level(leaves, config) for _ in range(config.num_preprocess_blocks))
-        self.ups = nn.ModuleList(leaves.Upsample() for _ in self.levels[1:])
+        self.input = ops.ImageInput(config.num_input_bits)
+        self.stem = nn.Sequential(ops.Activate(channels, "elu"), ops.Conv(channels, config.num_phase_channels))
+        self.first = Phase(ops, config, 0)
+        self.levels = nn.ModuleList(Level(ops, config) for _ in range(config.num_preprocess_blocks))
+        self.ups = nn.ModuleList(ops.Upsample() for _ in self.levels[1:])
 
     def heads(self) -> list[nn.Module]:
         """The last layers, whose output are parameters."""
@@ -156,7 +156,7 @@ class PhaseHead(nn.Module):
     def forward(self, stream, known: Callable[[Lattice], Any]) -> Iterator[Any]:
         """The parameters of one phase after another, [B, 10 M, h, w].
 
-        `known(lattice)` are samples whose parameters were given before, as `leaves.ImageInput` takes them; it is called
+        `known(lattice)` are samples whose parameters were given before, as `ops.ImageInput` takes them; it is called
         when the next parameters are asked for.
         """
         features, parameters = self.first(self.stem(stream), [])
@@ -167,16 +167,16 @@ class PhaseHead(nn.Module):
             here = self.lattices[1 + 3 * number:4 + 3 * number]
             planes = [self.input(known(Lattice(0, 0, here[0].stride)))]
             features = level.combine(level.concat(features, planes[0]))
-            for sensor in level.sensors[:1]:
-                features = sensor(features, planes)
+            for noise_filter in level.noise_filters[:1]:
+                features = noise_filter(features, planes)
             for index, phase in enumerate(level.phases):
                 features, parameters = phase(features, planes)
                 yield parameters
                 if index < 2:
                     planes.append(self.input(known(here[index])))
                     features = level.sums[index](features, level.additions[index](planes[-1]))
-                    for sensor in level.sensors[index + 1:index + 2]:
-                        features = sensor(features, planes)
+                    for noise_filter in level.noise_filters[index + 1:index + 2]:
+                        features = noise_filter(features, planes)
 
 
 @torch.no_grad()
@@ -198,10 +198,10 @@ def initialise_phases(head: PhaseHead, config: NVAEConfig) -> None:
                 for plane, row, column in near:
                     for colour in range(colours):
                         weight[colour, colours * plane + colour, row, column] = 1 / len(near)
-        for sensor, around in zip(level.sensors, AROUND, strict=False):      # which is empty where there are none
-            sensor.last.weight.zero_()                                  # it says nothing yet
-            sensor.last.bias.zero_()
-            _initialise_filters(sensor.filters, around, colours)
+        for noise_filter, around in zip(level.noise_filters, AROUND, strict=False):      # which is empty where there are none
+            noise_filter.last.weight.zero_()                                  # it says nothing yet
+            noise_filter.last.bias.zero_()
+            _initialise_filters(noise_filter.filters, around, colours)
     for last in head.heads():
         last.weight.mul_(FIRST_BRANCH)
     if config.likelihood == "bernoulli":
@@ -228,11 +228,11 @@ def initialise_phases(head: PhaseHead, config: NVAEConfig) -> None:
 def _initialise_filters(filters: nn.Module, around: tuple[tuple[int, int, int], ...], colours: int) -> None:
     """Differences of the newest plane from the mean `around` it, of brightness or colours in turn, of either sign."""
     newest = filters.weight.shape[1] // colours - 1
-    kinds = SENSED if colours == 3 else [(1.0,)]
+    kinds = FILTERED if colours == 3 else [(1.0,)]
     filters.bias.zero_()
     for number, weight in enumerate(filters.weight):                    # [planes * colours, 3, 3]
         kind, sign = kinds[number // 2 % len(kinds)], 1 - 2 * (number % 2)
         for colour, part in enumerate(kind):
-            weight[colours * newest + colour, 1, 1] += sign * part * FIRST_SENSITIVITY
+            weight[colours * newest + colour, 1, 1] += sign * part * FIRST_FILTER_GAIN
             for plane, row, column in around:
-                weight[colours * plane + colour, row, column] -= sign * part * FIRST_SENSITIVITY / len(around)
+                weight[colours * plane + colour, row, column] -= sign * part * FIRST_FILTER_GAIN / len(around)

@@ -9,7 +9,7 @@ from torch import Tensor
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
 from nvae_codec.colour.spaces import SPACES
 from nvae_codec.device import adjust, considerate
-from nvae_codec.integer.network import ExactModel, ExactNetwork
+from nvae_codec.integer.network import IntegerModel, IntegerNetwork
 from nvae_codec.integer.ops import RAW_BITS
 from nvae_codec.likelihoods.gaussian import Normal
 from nvae_codec.likelihoods.pixels import log_prob_of_pixels, num_dimensions
@@ -23,15 +23,15 @@ def _real(normal: IntegerNormal) -> Normal:
                   torch.from_numpy(normal.sigma * 2.0 ** -SIGMA_BITS))
 
 
-def integer_negative_elbo(network: ExactNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *,
-                          idle: bool = False) -> np.ndarray:
+def integer_negative_elbo(network: IntegerNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *,
+                          inactive: bool = False) -> np.ndarray:
     """Negative ELBO of tiles uint8 [B, 3, side, side], nats [B]: the sum of `integer_rates`."""
-    return integer_rates(network, samples, noise, layout, idle=idle)[0].sum(axis=1)
+    return integer_rates(network, samples, noise, layout, inactive=inactive)[0].sum(axis=1)
 
 
 @torch.inference_mode()
-def integer_rates(network: ExactNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *,
-                  idle: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def integer_rates(network: IntegerNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *,
+                  inactive: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """KL of every group, coarsest first, and -log p(x | z) of tiles uint8 [B, 3, side, side], nats [B, groups + 1].
 
     Besides, nats [B]: by how much it would be more if all RGB colours were possible, not only those of the tiles' own
@@ -40,9 +40,9 @@ def integer_rates(network: ExactNetwork, samples: Tensor, noise: Noise, layout: 
     The pixels' is that of the coder's masses. Of a network for fewer than 8 bits it is that of the high bits. The KL is
     exact; with flow cells, that of the draw. The latents, drawn once, are not on the coder's grid, only rounded to the
     network's integers: this is the cost of integers alone. With a `layout`, only the real pixels and their latents
-    count. With `idle`, idle channels are the prior's mean, as in coding; without, they are drawn like the others.
+    count. With `inactive`, idle channels are the prior's mean, as in coding; without, they are drawn like the others.
     """
-    model = ExactModel(network)
+    model = IntegerModel(network)
     layout = layout or whole(samples)
     features, state = model.features(samples.numpy()), network.start(len(samples))
     nats, limit = np.zeros((len(samples), model.num_groups + 1)), int(network.activation_limit)
@@ -53,8 +53,8 @@ def integer_rates(network: ExactNetwork, samples: Tensor, noise: Noise, layout: 
     for group in range(model.num_groups):
         prior, posterior = _real(model.prior(group, state)), _real(model.posterior(group, state, features))
         coded = torch.from_numpy(real_cells(layout.sizes, model.tile_side, prior.mean.shape[-1]))[:, None]
-        if idle:
-            coded = coded & ~network.latent_idle[group].bool()[:, None, None]
+        if inactive:
+            coded = coded & ~network.latent_inactive[group].bool()[:, None, None]
         drawn = torch.where(coded, posterior.sample(noise(group, posterior.mean.shape).double()), prior.mean)
         z = drawn
         for cell in network.flows[group]:
@@ -124,7 +124,7 @@ class Comparison:
 
 @considerate()
 @torch.inference_mode()
-def compare(model: NVAE, network: ExactNetwork, samples: Tensor, seed: int = 0, batch_size: int = 8) -> Comparison:
+def compare(model: NVAE, network: IntegerNetwork, samples: Tensor, seed: int = 0, batch_size: int = 8) -> Comparison:
     """Measure both networks on tiles uint8 [B, 3, side, side]."""
     totals = np.zeros(2)
     for index, batch in enumerate(samples.split(batch_size)):

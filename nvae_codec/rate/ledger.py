@@ -34,7 +34,7 @@ from nvae_codec.tiling import Layout
 from nvae_codec.training.checkpoint import CONVERTED, load_network
 
 BATCH_TILES, BATCH_PIXELS = 8, 2 ** 15    # of tiles that are measured at once, at most
-LEAST_MASS = 2.0 ** -24                   # what the coder rounds smaller probabilities up to
+MIN_MASS = 2.0 ** -24                   # what the coder rounds smaller probabilities up to
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Ledger:
 
     negative_elbo_bits: float             # of the float network if that is known, or else of the integer network
     integer_network_bits: float | None    # integers in place of floats; None if the float network is not known
-    idle_channels_bits: float             # channels at rest
+    inactive_channels_bits: float             # channels at rest
     grid_bits: float                      # latents on a grid, in sets of tiles that are coded with bits-back alone
-    direct_coding_bits: float             # latents coded direct or on a grid, in the other sets; no bits are initial
+    rec_bits: float             # latents coded direct or on a grid, in the other sets; no bits are initial
     coder_bits: float                     # words of the stacks over the information in what was coded
     headers_and_checksums_bits: int
     metadata_bits: int
@@ -146,21 +146,21 @@ def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, dra
     if not 0 < negative_elbo < math.inf:
         raise ModelError(f"the network's negative ELBO of these pictures is {negative_elbo:g} bits, to which no file "
                          "can be compared")
-    excess, is_direct = costs.information - costs.at_rest, costs.direct_groups > 0
+    excess, uses_rec = costs.information - costs.inactive, costs.rec_groups > 0
     group_bits = costs.groups.sum(axis=0).tolist()
     words_bits = 8 * sum(len(chunk.words) for chunk in content.chunks)
     metadata_bits = 8 * sum(len(deflate_item(item)[1]) for chunk in content.chunks for item in chunk.metadata)
     entry = Ledger(
         negative_elbo_bits=negative_elbo,
         integer_network_bits=None if float_network is None else float((costs.drawn - costs.known).sum()),
-        idle_channels_bits=float((costs.at_rest - costs.drawn).sum()),
-        grid_bits=float(excess[~is_direct].sum()),
-        direct_coding_bits=float(excess[is_direct].sum()),
+        inactive_channels_bits=float((costs.inactive - costs.drawn).sum()),
+        grid_bits=float(excess[~uses_rec].sum()),
+        rec_bits=float(excess[uses_rec].sum()),
         coder_bits=float(words_bits - costs.information.sum()),
         headers_and_checksums_bits=8 * len(data) - words_bits - metadata_bits,
         metadata_bits=metadata_bits,
         file_bits=8 * len(data),
-        standard_error_bits=_standard_error(excess[~is_direct], costs.tiles[~is_direct], costs.tiles.sum()),
+        standard_error_bits=_standard_error(excess[~uses_rec], costs.tiles[~uses_rec], costs.tiles.sum()),
         colour_spaces_saved_bits=float(costs.saved.sum()),
         subpixels=sum(image.width * image.height * image.channels for image in content.images))
     return Account(entry, tuple(group_bits[:-1]), group_bits[-1])
@@ -170,11 +170,11 @@ class _Costs(NamedTuple):
     """Of every set of tiles, [sets] each. All but the first two are bits."""
 
     tiles: np.ndarray
-    direct_groups: np.ndarray
+    rec_groups: np.ndarray
     information: np.ndarray               # in the latents and pixels that were coded
     known: np.ndarray                     # negative ELBO of the float network, or of the integer network without one
     drawn: np.ndarray                     # of the integer network with all channels drawn
-    at_rest: np.ndarray                   # of the integer network with its idle channels at rest
+    inactive: np.ndarray                   # of the integer network with its idle channels at rest
     saved: np.ndarray                     # by which all three would be more if all RGB colours were possible
     groups: np.ndarray                    # the last one's parts, [sets, groups + 1]: every group's KL, pixels
 
@@ -186,8 +186,8 @@ def _standard_error(excess: np.ndarray, tiles: np.ndarray, all_tiles: int) -> fl
     """
     if len(excess) < 2:
         return None
-    deviations = excess - tiles * excess.sum() / tiles.sum()
-    variance = (np.square(deviations) / tiles).sum() / (len(excess) - 1)         # of a tile
+    sigmas = excess - tiles * excess.sum() / tiles.sum()
+    variance = (np.square(sigmas) / tiles).sum() / (len(excess) - 1)         # of a tile
     return float(np.sqrt(variance * all_tiles))
 
 
@@ -198,14 +198,14 @@ class _MeteredStack(Stack):
         super().__init__(words)
         self.information = 0.0            # bits
 
-    def pop_standard_normals(self, count: int, deviation: float, half_width: int) -> np.ndarray:
-        points = super().pop_standard_normals(count, deviation, half_width)
-        self.information += _normal_information(points, 0.0, deviation, half_width)
+    def pop_standard_normals(self, count: int, sigma: float, half_width: int) -> np.ndarray:
+        points = super().pop_standard_normals(count, sigma, half_width)
+        self.information += _normal_information(points, 0.0, sigma, half_width)
         return points
 
-    def push_normals(self, symbols: np.ndarray, means: np.ndarray, deviations: np.ndarray, half_width: int) -> None:
-        super().push_normals(symbols, means, deviations, half_width)
-        self.information -= _normal_information(symbols, means, deviations, half_width)
+    def push_normals(self, symbols: np.ndarray, means: np.ndarray, sigmas: np.ndarray, half_width: int) -> None:
+        super().push_normals(symbols, means, sigmas, half_width)
+        self.information -= _normal_information(symbols, means, sigmas, half_width)
 
     def pop_bits(self, probabilities: np.ndarray) -> np.ndarray:
         bits = super().pop_bits(probabilities)
@@ -214,19 +214,19 @@ class _MeteredStack(Stack):
         return bits
 
 
-def _normal_information(points: np.ndarray, means: np.ndarray | float, deviations: np.ndarray | float,
+def _normal_information(points: np.ndarray, means: np.ndarray | float, sigmas: np.ndarray | float,
                         half_width: int) -> float:
     """-log2 of the probabilities of integers whose distributions are normal ones, rounded.
 
     The means lie between the outermost points, to which all that is beyond them belongs.
     """
     # Both ends of a point's interval as distances from the mean: below it the distribution function has all its digits.
-    distance = torch.from_numpy(np.abs(points - means) / deviations)
-    half = torch.as_tensor(0.5 / deviations)
+    distance = torch.from_numpy(np.abs(points - means) / sigmas)
+    half = torch.as_tensor(0.5 / sigmas)
     beyond = torch.special.ndtr(-half - distance)
     beyond[torch.from_numpy(np.abs(points) == half_width)] = 0
     mass = torch.special.ndtr(half - distance) - beyond
-    return float(-torch.log2(mass.clamp(min=LEAST_MASS)).sum())
+    return float(-torch.log2(mass.clamp(min=MIN_MASS)).sum())
 
 
 @considerate()
@@ -259,9 +259,9 @@ def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws
                 bits[:, part] += _negative_elbos(codec, samples[part], layout.part(part), float_network,
                                                  same_noise(generator)) / draws
                 count(len(samples[part]))
-        tiles, direct_groups = np.array(chunk.sets).T
-        of_sets = np.add.reduceat(bits, np.cumsum(tiles) - tiles, axis=1)
-        rows.append([tiles, direct_groups, information, *of_sets[:4], of_sets[4:].T])
+        tiles, rec_groups = np.array(chunk.tile_batches).T
+        of_batches = np.add.reduceat(bits, np.cumsum(tiles) - tiles, axis=1)
+        rows.append([tiles, rec_groups, information, *of_batches[:4], of_batches[4:].T])
     return _Costs(*map(np.concatenate, zip(*rows, strict=True)))
 
 
@@ -269,9 +269,9 @@ def _decode(codec: Codec, chunk: Chunk, layout: Layout, count: Callable[[int], N
     """The samples of a chunk's tiles, uint8 [N, 3, side, side], and the information in every set. `count`s tiles."""
     stack = _MeteredStack(np.frombuffer(chunk.words, dtype="<u4"))
     samples, information, end = [], [], layout.count
-    for each in reversed(chunk.sets):
+    for each in reversed(chunk.tile_batches):
         before = stack.information
-        (decoded,) = decode(codec.model, [stack], [layout.part(slice(end - each.tiles, end))], [each.direct_groups],
+        (decoded,) = decode(codec.model, [stack], [layout.part(slice(end - each.tiles, end))], [each.rec_groups],
                             [chunk.trellis_bits])
         samples.append(decoded)
         information.append(stack.information - before)
@@ -286,11 +286,11 @@ def _negative_elbos(codec: Codec, samples: np.ndarray, layout: Layout, float_net
                     noise: Noise) -> np.ndarray:
     """Bits of every tile, [4 + groups + 1, B], as in the last five of `_Costs`."""
     network, tiles = codec.model.network, torch.from_numpy(samples)
-    parts, saved = integer_rates(network, tiles, noise, layout, idle=True)
-    at_rest = parts.sum(axis=1)
-    drawn = integer_negative_elbo(network, tiles, noise, layout) if network.latent_idle.any() else at_rest
+    parts, saved = integer_rates(network, tiles, noise, layout, inactive=True)
+    inactive = parts.sum(axis=1)
+    drawn = integer_negative_elbo(network, tiles, noise, layout) if network.latent_inactive.any() else inactive
     known = drawn if float_network is None else float_negative_elbo(float_network, tiles, noise, layout) - saved
     low_bits = codec.model.pixel_tables.low_bits * layout.pixels * layout.channels   # coded as they are
     parts[:, -1] += low_bits * np.log(2)
-    negative_elbos = np.stack([known, drawn, at_rest]) / np.log(2) + low_bits
+    negative_elbos = np.stack([known, drawn, inactive]) / np.log(2) + low_bits
     return np.concatenate([negative_elbos, saved[None] / np.log(2), parts.T / np.log(2)])

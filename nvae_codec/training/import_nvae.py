@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nvae_codec.errors import ModelError
 from nvae_codec.model.cells import Cell, DownSkip, UpSkip
-from nvae_codec.model.config import ARCHITECTURES, STORED_WHERE_USED, NVAEConfig
+from nvae_codec.model.config import ARCHITECTURES, OF_PHASES, NVAEConfig
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.ops import Conv, Upsample
 from nvae_codec.training.recipe import Recipe
@@ -49,7 +49,8 @@ def config_from_published(args: argparse.Namespace, arch_instance: dict) -> NVAE
     if not isinstance(args, argparse.Namespace):
         raise ModelError("the checkpoint's options are not a namespace")
     options = FALLBACKS | vars(args)
-    otherwise = {"image_size", "image_channels", "likelihood", "num_mixtures", "architecture"} | STORED_WHERE_USED
+    otherwise = {"image_size", "image_channels", "likelihood", "num_mixtures", "architecture",
+                 "rounded_activations"} | OF_PHASES
     shared = [field.name for field in dataclasses.fields(NVAEConfig) if field.name not in otherwise]
     for name in (*shared, "dataset", "arch_instance", "num_mixture_dec"):
         if name not in options:
@@ -170,7 +171,7 @@ def _check_tensor(key: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 
 def _network_modules(model: NVAE) -> ModulePairs:
     config = model.config
-    yield "start_leaf", ""
+    yield "start_op", ""
     yield "stem", "stem"
     for index, cell in enumerate(model.preprocess):
         yield from _cell_modules(cell, f"preprocess.{index}", f"pre_process.{index}")
@@ -233,8 +234,8 @@ def _cell_modules(cell: Cell, ours: str, theirs: str) -> ModulePairs:
             yield f"{ours}.skip.convs.{index}", f"{theirs}.skip.conv_{index + 1}"
     if isinstance(cell.skip, UpSkip):
         yield f"{ours}.skip.conv", f"{theirs}.skip.1"
-    leaves = {f"{ours}.branch.{index}": leaf for index, leaf in enumerate(cell.branch)
-              if not isinstance(leaf, Upsample)}
+    leaves = {f"{ours}.branch.{index}": op for index, op in enumerate(cell.branch)
+              if not isinstance(op, Upsample)}
     names = list(leaves)
     if isinstance(leaves[names[0]], Conv):
         # An upsampling has an index of its own in the release.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nvae_codec.errors import ModelError
-from nvae_codec.image import Picture, write_picture
+from nvae_codec.image import Image, write_image
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.training.distributed import Processes
@@ -59,10 +59,10 @@ class Log:
             if all(map(math.isfinite, values[:-1] if skips else values)):
                 continue
             step = self.step - len(new) + index + 1       # the first is step 1, as in a status
-            told = ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in zip(TERMS, values, strict=True))
+            reported = ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in zip(TERMS, values, strict=True))
             kept = f"the checkpoint of step {self.last_saved} stays" if self.last_saved else "there is no checkpoint"
             raise ModelError(
-                f"step {step}: not all is finite ({told}); {kept}. What helps: a larger norm_regularisation, or one "
+                f"step {step}: not all is finite ({reported}); {kept}. What helps: a larger norm_regularisation, or one "
                 "that comes down from a large norm_regularisation_first; a lower learning_rate, above all with small "
                 "batches. Going on from the checkpoint with the same recipe seldom does.")
         self.checked = len(self.recorded)
@@ -113,7 +113,7 @@ class Log:
         images = torch.cat([network.sample(4, temperature, generator) for temperature in SAMPLE_TEMPERATURES])
         grid = image_grid(images, 4)
         (self.folder / "samples").mkdir(exist_ok=True)
-        (self.folder / "samples" / f"step-{done}.png").write_bytes(write_picture(Picture(grid)))
+        (self.folder / "samples" / f"step-{done}.png").write_bytes(write_image(Image(grid)))
         if self.board is not None:
             self.board.add_image("samples", grid, done, dataformats="HWC" if grid.ndim == 3 else "HW")
 

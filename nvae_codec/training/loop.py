@@ -17,7 +17,7 @@ from nvae_codec.errors import ModelError
 from nvae_codec.integer import fake_quant
 from nvae_codec.likelihoods.pixels import centre_mixture
 from nvae_codec.model.cells import Cell
-from nvae_codec.model.config import STORED_WHERE_USED, NVAEConfig
+from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.norm import BatchNorm, frozen_statistics
 from nvae_codec.model.nvae import NVAE, Noise, default_noise, unit_range
 from nvae_codec.model.ops import initialise_from_data
@@ -28,7 +28,7 @@ from nvae_codec.training.distributed import Processes, processes
 from nvae_codec.training.evaluation import evaluate
 from nvae_codec.training.log import Log
 from nvae_codec.training.objective import Loss, Objective
-from nvae_codec.training.recipe import CHANGES_OF_IMAGES, Recipe, Schedule
+from nvae_codec.training.recipe import Recipe, Schedule
 
 ADAMAX_EPSILON = 1e-3                 # of the release, far larger than Adamax's usual one
 ADAM_BETAS = 0.9, 0.99
@@ -105,7 +105,7 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
         # The network, what is minimised, and the optimiser
         if not values:
             if start is None:
-                if config.narrow:
+                if config.rounded_activations:
                     raise ModelError("a narrow network begins with the weights of a trained one (--from), whose "
                                      "activations tell how to round them")
                 _initialise(network, recipe, dataset)
@@ -210,7 +210,7 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
 
 def check_start(start: NVAEConfig, config: NVAEConfig) -> None:
     """Raises ModelError unless a network can begin with the weights of another, which may be one that is not narrow."""
-    as_it_begins = dataclasses.replace(start, narrow=start.narrow or config.narrow)
+    as_it_begins = dataclasses.replace(start, rounded_activations=start.rounded_activations or config.rounded_activations)
     if changed := _differences(dataclasses.asdict(as_it_begins), dataclasses.asdict(config)):
         raise ModelError(f"the network to begin with has {changed}; only one of the same configuration will do")
 
@@ -242,25 +242,16 @@ def step_noise(x: Tensor, seed: int, step: int, rank: int = 0) -> Noise:
 def _resumed(path: Path, config: NVAEConfig, recipe: Recipe, world: Processes) -> dict:
     """The values of a checkpoint that this run can continue from."""
     values = load_checkpoint(path)
-    stored = _with_all_fields(NVAEConfig, values["config"], STORED_WHERE_USED)
-    if changed := _differences(stored, dataclasses.asdict(config)):
+    if changed := _differences(values["config"], dataclasses.asdict(config)):
         raise ModelError(f"{path}: the network there has {changed}; choose another folder")
     if not isinstance(values.get("step"), int) or not {"optimizer", "scaler", "spectral", "recipe"} <= set(values):
         raise ModelError(f"{path}: holds a network but not the state of its training, so no run can continue from it")
-    before = _with_all_fields(Recipe, values["recipe"], {"optimizer", *CHANGES_OF_IMAGES})
-    if changed := _differences(before, recipe.to_dict()):
+    if changed := _differences(values["recipe"], recipe.to_dict()):
         raise ModelError(f"{path}: the run there has {changed}; continue it with what it began with, or choose another "
                          "folder")
     if values.get("world_size") != world.size:
         raise ModelError(f"{path}: the run there is by {values.get('world_size')} processes, not {world.size}")
     return values
-
-
-def _with_all_fields(kind: type, stored, later: set[str]):
-    """What was stored of a configuration, with the defaults of fields that earlier versions did not store."""
-    if not isinstance(stored, dict):
-        return stored
-    return {field.name: field.default for field in dataclasses.fields(kind) if field.name in later} | stored
 
 
 def _words(channels: int, height: int, width: int) -> str:
@@ -287,7 +278,7 @@ def _initialise(network: NVAE, recipe: Recipe, dataset: Dataset) -> None:
 
 def _take_weights(start: NVAE, network: NVAE, recipe: Recipe, dataset: Dataset) -> None:
     """Begin with those of `start`; a network that becomes narrow by this gets the scales of its activations, too."""
-    chosen = network.config.narrow == start.config.narrow
+    chosen = network.config.rounded_activations == start.config.rounded_activations
     network.load_state_dict(start.state_dict(), strict=chosen)
     if not chosen:
         # Of one process's images, in all processes.

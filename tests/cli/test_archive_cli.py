@@ -8,20 +8,20 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
-from PIL import Image
-from terminal import REPOSITORY, documented_keys, failure, invoke, same_picture, spawn
+from PIL import Image as pillow
+from terminal import REPOSITORY, documented_keys, failure, invoke, same_image, spawn
 
 from nvae_codec import image as image_module
 from nvae_codec.bitstreams.container import pack, unpack
 from nvae_codec.cli import compress, files
 from nvae_codec.cli.unpack import file_paths
 from nvae_codec.errors import ImageError
-from nvae_codec.image import Picture, picture_shape, read_picture, write_picture
+from nvae_codec.image import Image, image_shape, read_image, write_image
 
 RANDOM = np.random.default_rng(8)
 EXIF, ICC = b"II*\0\x08\0\0\0\0\0\0\0\0\0", bytes(range(200)) * 2
 # Name in the archive, samples; in the order of the archive, whose chunks hold up to four tiles of 16 x 16 pixels.
-PICTURES = {
+IMAGES = {
     "photos/a.jpg": (20, 30, 3),
     "photos/a.png": (5, 7, 3),
     "photos/grey.PNG": (9, 16),
@@ -39,15 +39,15 @@ OPTIONS = ["--effort", 1, "--no-verify", "--chunk-pixels", 4 * 16 ** 2]
 
 
 def fill(folder: Path) -> None:
-    for name, shape in PICTURES.items():
+    for name, shape in IMAGES.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         samples = RANDOM.integers(0, 256, shape, np.uint8)
         if path.suffix == ".jpg":
-            Image.fromarray(samples).save(path)
+            pillow.fromarray(samples).save(path)
         else:
             metadata = (EXIF, ICC) if path.suffix == ".webp" else ()
-            path.write_bytes(write_picture(Picture(samples, *metadata), path.suffix))
+            path.write_bytes(write_image(Image(samples, *metadata), path.suffix))
     for hidden in ("photos/.hidden.png", "photos/.thumbs/a.png", "photos/sub/.thumbs/deep/a.png", "photos/readme.txt"):
         (folder / hidden).parent.mkdir(parents=True, exist_ok=True)
         (folder / hidden).write_bytes(b"no picture")
@@ -104,19 +104,19 @@ def test_folders_come_back_exactly(here, toy_model_path):
     assert result.exit_code == 0 and result.stdout == ""
     assert result.stderr.startswith("set: 8 pictures, ") and "bits per sub-pixel" in result.stderr
     assert tree("set") == sorted(UNPACKED)
-    assert all(same_picture(name, f"set/{back}") for name, back in zip(PICTURES, UNPACKED, strict=True))
-    assert read_picture(Path("set/photos/sub/deep er/ünï.png").read_bytes()).exif == EXIF
+    assert all(same_image(name, f"set/{back}") for name, back in zip(IMAGES, UNPACKED, strict=True))
+    assert read_image(Path("set/photos/sub/deep er/ünï.png").read_bytes()).exif == EXIF
 
 
 def test_what_is_reported_is_what_is_documented(here, toy_model_path):
     size, report = os.path.getsize("set.nvb"), json.loads(Path("report.json").read_text())
     assert f"set.nvb: 8 pictures, {size:,} bytes, " in Path("report.txt").read_text()
     assert list(report) == documented_keys("compress")[1]
-    shapes = {name: picture_shape(Path(name).read_bytes()) for name in PICTURES}
+    shapes = {name: image_shape(Path(name).read_bytes()) for name in IMAGES}
     subpixels = sum(int(np.prod(shape)) for shape in shapes.values())
     sizes = {"pictures": 8, "pixels": sum(shape[0] * shape[1] for shape in shapes.values()), "subpixels": subpixels}
     rate = {"bits_per_subpixel": 8 * size / subpixels, "model": toy_model_path.stem}
-    inputs = sum(os.path.getsize(name) for name in PICTURES)
+    inputs = sum(os.path.getsize(name) for name in IMAGES)
     paths = {"inputs": report["inputs"], "output": report["output"]}
     assert report == paths | {"input_bytes": inputs, "output_bytes": size, "verified": False,
                               "seconds": report["seconds"]} | sizes | rate
@@ -136,13 +136,13 @@ def test_some_come_out_alone_under_the_same_names(here, toy_model_path):
     result = invoke("decompress", "set.nvb", *options, "--json", "--output-dir", "out", "--model", toy_model_path)
     assert result.exit_code == 0 and json.loads(result.stdout)["pictures"] == 2
     assert tree("out") == sorted(["photos/a.jpg.png", "photos/sub/deep er/ünï.png"])
-    assert all(same_picture(name, f"out/{UNPACKED[list(PICTURES).index(name)]}") for name in some)
+    assert all(same_image(name, f"out/{UNPACKED[list(IMAGES).index(name)]}") for name in some)
     for output, kind in (("one.webp", "WEBP"), ("one", "PNG")):
         result = invoke("decompress", "set.nvb", "--only", some[0], "-o", output, "--model", toy_model_path)
         assert result.exit_code == 0
-        assert same_picture(some[0], output) and Image.open(output).format == kind
+        assert same_image(some[0], output) and pillow.open(output).format == kind
     piped = invoke("decompress", "set.nvb", "--only", "logo.png", "-o", "-", "-q", "--model", toy_model_path)
-    assert piped.stdout_bytes == write_picture(read_picture(Path("logo.png").read_bytes()))
+    assert piped.stdout_bytes == write_image(read_image(Path("logo.png").read_bytes()))
 
 
 def test_archives_go_through_pipes(here, toy_model_path):
@@ -151,7 +151,7 @@ def test_archives_go_through_pipes(here, toy_model_path):
     assert made.exit_code == 0 and made.stderr.startswith("standard output: 1 picture, ")
     assert [image.name for image in unpack(made.stdout_bytes).images] == ["logo.png"]
     back = invoke("decompress", "-", "--output-dir", "out", "--model", toy_model_path, input=made.stdout_bytes)
-    assert back.exit_code == 0 and tree("out") == ["logo.png"] and same_picture("logo.png", "out/logo.png")
+    assert back.exit_code == 0 and tree("out") == ["logo.png"] and same_image("logo.png", "out/logo.png")
     assert "--output-dir" in failure(invoke("decompress", "-", input=made.stdout_bytes), status=2)
 
 
@@ -166,13 +166,13 @@ def test_files_and_archives_in_one_run(here, toy_model_path):
     assert "set.nvb and logo.nvb would both become again/logo.png" in both and not os.path.exists("again")
 
 
-def test_pictures_are_read_as_they_are_needed(tmp_path, monkeypatch, toy_model_path):
+def test_images_are_read_as_they_are_needed(tmp_path, monkeypatch, toy_model_path):
     from nvae_codec.codec import Codec
 
     for number in range(40):
-        (tmp_path / f"{number:02}.png").write_bytes(write_picture(Picture(np.full((1, 1), number, np.uint8))))
-    events, read, encode = [], image_module.read_picture, Codec._encode
-    monkeypatch.setattr(image_module, "read_picture", lambda data: events.append("read") or read(data))
+        (tmp_path / f"{number:02}.png").write_bytes(write_image(Image(np.full((1, 1), number, np.uint8))))
+    events, read, encode = [], image_module.read_image, Codec._encode
+    monkeypatch.setattr(image_module, "read_image", lambda data: events.append("read") or read(data))
     monkeypatch.setattr(Codec, "_encode", lambda *arguments: events.append("encode") or encode(*arguments))
     options = ["--archive", "-o", tmp_path / "set.nvb", "--model", toy_model_path, "--no-verify", "--effort", 1]
     assert invoke("compress", tmp_path, *options, "--chunk-pixels", 1).exit_code == 0
@@ -183,17 +183,17 @@ def test_pictures_are_read_as_they_are_needed(tmp_path, monkeypatch, toy_model_p
 def test_options_reach_the_codec(here, monkeypatch, toy_model_path):
     from nvae_codec.codec import CHUNK_PIXELS, Codec
 
-    told, make = [], Codec.compress_archive
+    reported, make = [], Codec.compress_archive
 
     def spy(self, items, count, *, chunk_pixels, effort, verify, progress, workers):
-        told.append((count, chunk_pixels, effort, verify))
+        reported.append((count, chunk_pixels, effort, verify))
         return make(self, items, count, chunk_pixels=chunk_pixels, effort=1, verify=False, progress=progress)
 
     monkeypatch.setattr(Codec, "compress_archive", spy)
     command = ["compress", "logo.png", "--archive", "-f", "-o", "set.nvb", "--model", toy_model_path]
     assert invoke(*command).exit_code == 0
     assert invoke(*command, "--chunk-pixels", 99, "--effort", 2, "--no-verify").exit_code == 0
-    assert told == [(1, CHUNK_PIXELS, None, True), (1, 99, 2, False)]
+    assert reported == [(1, CHUNK_PIXELS, None, True), (1, 99, 2, False)]
     assert f"a little smaller file. [default: {CHUNK_PIXELS}]" in " ".join(invoke("compress", "-h").stdout.split())
     assert "--chunk-pixels" in failure(invoke(*command, "--chunk-pixels", compress.MAX_CHUNK_PIXELS + 1), status=2)
 
@@ -204,10 +204,10 @@ def test_files_of_other_formats(here, toy_model_path):
         assert invoke("decompress", "set.nvb", "--format", name, *options).exit_code == 0
     grey = ["photos/sub/grey.bmp", "photos/sub/grey.pgm", "photos/sub/grey.tif"]
     assert tree("out") == ["logo.bmp", "logo.ppm", "logo.tif", *grey]
-    assert all(same_picture(f"out/{name}", "logo.png") for name in tree("out")[:3])
+    assert all(same_image(f"out/{name}", "logo.png") for name in tree("out")[:3])
     assert invoke("compress", "logo.png", "--effort", 1, "--model", toy_model_path).exit_code == 0
     assert invoke("decompress", "logo.nvb", "--format", "webp", "--model", toy_model_path).exit_code == 0
-    assert same_picture("logo.webp", "logo.png")
+    assert same_image("logo.webp", "logo.png")
 
 
 # Which pictures, and their names.
@@ -267,7 +267,7 @@ def test_what_cannot_become_an_archive_is_refused_before_any_work(here, no_codec
     os.mkdir("empty")
     os.mkfifo("fifo.png")
     Path("empty.png").touch()
-    Image.new("RGBA", (3, 3)).save("alpha.png")
+    pillow.new("RGBA", (3, 3)).save("alpha.png")
     for name in ("bad\\name.png", "new\nline.png", os.fsdecode(b"\xff.png")):
         Path(name).write_bytes(Path("logo.png").read_bytes())
     before = tree(".")
@@ -280,31 +280,31 @@ def test_folders_that_cannot_be_read_are_not_left_out(here, no_codec, monkeypatc
         raise PermissionError(13, "Permission denied", os.fspath(path))
 
     monkeypatch.setattr(os, "scandir", refuse)
-    told = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb"))
-    assert told == "nvae-codec: photos: Permission denied\n"
+    reported = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb"))
+    assert reported == "nvae-codec: photos: Permission denied\n"
 
 
-def test_a_picture_too_narrow_for_the_model_is_refused_before_any_is_coded(here, monkeypatch, toy_model_path):
+def test_a_image_too_narrow_for_the_model_is_refused_before_any_is_coded(here, monkeypatch, toy_model_path):
     from nvae_codec.codec import Codec
 
     monkeypatch.setattr(Codec, "compress_archive", lambda *arguments, **options: pytest.fail("coding has begun"))
     Path("photos/zz.pgm").write_bytes(b"P5 1 9000000 255\n" + bytes(9_000_000))
-    told = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb", *OPTIONS, "--model", toy_model_path))
-    assert told == ("nvae-codec: photos/zz.pgm: a picture of 1 x 9000000 pixels is too narrow for tiles of 16 pixels\n")
+    reported = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb", *OPTIONS, "--model", toy_model_path))
+    assert reported == ("nvae-codec: photos/zz.pgm: a picture of 1 x 9000000 pixels is too narrow for tiles of 16 pixels\n")
     assert not os.path.exists("x.nvb")
 
 
-def test_a_picture_that_is_damaged_behind_its_header_leaves_no_archive(here, toy_model_path):
+def test_a_image_that_is_damaged_behind_its_header_leaves_no_archive(here, toy_model_path):
     Path("photos/cut.png").write_bytes(Path("photos/a.png").read_bytes()[:-20])
     options = ["--archive", "-f", "-o", "set.nvb", *OPTIONS, "--model", toy_model_path]
     before = Path("set.nvb").read_bytes()
-    told = failure(invoke("compress", "photos", "logo.png", *options))
-    assert told.startswith("nvae-codec: photos/cut.png: the PNG is cut short") and told.count("\n") == 1
+    reported = failure(invoke("compress", "photos", "logo.png", *options))
+    assert reported.startswith("nvae-codec: photos/cut.png: the PNG is cut short") and reported.count("\n") == 1
     assert Path("set.nvb").read_bytes() == before
     Path("photos/cut.png").unlink()
-    Path("photos/long.png").write_bytes(write_picture(Picture(np.zeros((1, 2 ** 20), np.uint8), bytes(2 ** 24 + 1))))
-    told = failure(invoke("compress", "photos", *options))
-    assert told.startswith("nvae-codec: photos/long.png: ") and "EXIF" in told
+    Path("photos/long.png").write_bytes(write_image(Image(np.zeros((1, 2 ** 20), np.uint8), bytes(2 ** 24 + 1))))
+    reported = failure(invoke("compress", "photos", *options))
+    assert reported.startswith("nvae-codec: photos/long.png: ") and "EXIF" in reported
 
 
 # What is in it.
@@ -325,20 +325,20 @@ def test_info_tells_what_an_archive_holds(here):
     assert invoke("info", "set.nvb").stdout.startswith(f"set.nvb:\n  bytes: {size}\n  version: 2\n  pictures: 8\n")
 
 
-def test_info_lists_pictures(here):
+def test_info_lists_images(here):
     content = unpack(Path("set.nvb").read_bytes())
     plain = json.loads(invoke("info", "--json", "set.nvb").stdout)
     listed = json.loads(invoke("info", "--json", "--list", "set.nvb").stdout)
     entries = listed.pop("images")
     assert listed == plain and all(list(image) == documented_keys("info")[2] for image in entries)
-    assert [image["name"] for image in entries] == list(PICTURES)
-    for image, name in zip(entries, PICTURES, strict=True):
+    assert [image["name"] for image in entries] == list(IMAGES)
+    for image, name in zip(entries, IMAGES, strict=True):
         shape = (image["height"], image["width"], *([3] if image["channels"] == 3 else []))
-        assert shape == PICTURES[name] and name in [each.name for each in content.chunks[image["chunk"] - 1].images]
+        assert shape == IMAGES[name] and name in [each.name for each in content.chunks[image["chunk"] - 1].images]
     text = invoke("info", "--list", "set.nvb").stdout
     assert text.startswith(invoke("info", "set.nvb").stdout)
     assert f"    photos/grey.PNG: 16 x 9, channels 1, chunk {entries[2]['chunk']}\n" in text
-    assert len(text.splitlines()) == len(plain) + 1 + len(PICTURES)
+    assert len(text.splitlines()) == len(plain) + 1 + len(IMAGES)
 
 
 def test_names_do_not_get_at_the_terminal(here):
@@ -394,7 +394,7 @@ def test_force_overwrites(here, toy_model_path):
     Path("set/logo.png").write_bytes(b"old")
     Path("set/photos/mine.txt").touch()
     assert invoke("decompress", "set.nvb", "-f", "--model", toy_model_path).exit_code == 0
-    assert same_picture("set/logo.png", "logo.png") and tree("set") == sorted([*UNPACKED, "photos/mine.txt"])
+    assert same_image("set/logo.png", "logo.png") and tree("set") == sorted([*UNPACKED, "photos/mine.txt"])
 
 
 @pytest.mark.parametrize(("link", "to"), [("photos", "."), ("photos/sub", ".."), ("logo.png", "new.png")])
@@ -404,14 +404,14 @@ def test_links_that_lead_out_of_the_folder_are_refused(here, no_codec, link, to)
     place = Path("set", link)
     place.parent.mkdir(parents=True)
     place.symlink_to(outside / to)
-    told = failure(invoke("decompress", "set.nvb", "-f"))
-    assert "would be written outside of set" in told and not os.listdir(outside)
+    reported = failure(invoke("decompress", "set.nvb", "-f"))
+    assert "would be written outside of set" in reported and not os.listdir(outside)
 
 
 def test_a_link_made_while_decoding_is_refused_too(here, monkeypatch, toy_model_path):
     outside = here.parent / "outside"
     outside.mkdir()
-    encoded, encode = [], image_module.write_picture
+    encoded, encode = [], image_module.write_image
 
     def spy(picture, suffix):
         if encoded:
@@ -420,9 +420,9 @@ def test_a_link_made_while_decoding_is_refused_too(here, monkeypatch, toy_model_
         encoded.append(picture)
         return encode(picture, suffix)
 
-    monkeypatch.setattr(image_module, "write_picture", spy)
-    told = failure(invoke("decompress", "set.nvb", "--model", toy_model_path))
-    assert told == "nvae-codec: set/photos/a.png.png: would be written outside of set\n"
+    monkeypatch.setattr(image_module, "write_image", spy)
+    reported = failure(invoke("decompress", "set.nvb", "--model", toy_model_path))
+    assert reported == "nvae-codec: set/photos/a.png.png: would be written outside of set\n"
     assert len(encoded) == 2 and not os.listdir(outside)
 
 
@@ -433,7 +433,7 @@ def test_no_name_can_lead_out(tmp_path):
     assert not tree(tmp_path.parent / tmp_path.name)
 
 
-def test_pictures_do_not_replace_each_other(here, monkeypatch, toy_model_path):
+def test_images_do_not_replace_each_other(here, monkeypatch, toy_model_path):
     write = files.write_file
 
     def spy(path, data):
@@ -442,11 +442,11 @@ def test_pictures_do_not_replace_each_other(here, monkeypatch, toy_model_path):
             Path("set/photos/tiff.png").symlink_to("grey.png")  # as where upper and lower case are the same
 
     monkeypatch.setattr(files, "write_file", spy)
-    told = invoke("decompress", "set.nvb", "-f", "--json", "--model", toy_model_path)
-    assert told.exit_code == 1 and "photos/tiff.png was written just now from another picture" in told.stderr
-    report = json.loads(told.stdout)
+    reported = invoke("decompress", "set.nvb", "-f", "--json", "--model", toy_model_path)
+    assert reported.exit_code == 1 and "photos/tiff.png was written just now from another picture" in reported.stderr
+    report = json.loads(reported.stdout)
     assert (report["pictures"], report["lost"]) == (7, ["photos/tiff.tif"])
-    assert same_picture("set/photos/grey.png", "photos/grey.PNG")
+    assert same_image("set/photos/grey.png", "photos/grey.PNG")
     assert Path("set/photos/tiff.png").is_symlink()
     assert "would both become" in failure(invoke("decompress", "set.nvb", "-f"), status=2)
 
@@ -463,11 +463,11 @@ def test_testing_archives_writes_nothing(here, toy_model_path):
     assert (report["output"], report["output_bytes"], report["pictures"]) == (None, None, 8)
     some = invoke("decompress", "-t", "set.nvb", "--only", "logo.png", "--json", "-q", "--model", toy_model_path)
     assert json.loads(some.stdout)["pictures"] == 1
-    for names, told in ((["logo.png"], "logo.png of set.nvb is whole: 1 picture, "),
+    for names, reported in ((["logo.png"], "logo.png of set.nvb is whole: 1 picture, "),
                         (["logo.png", "photos/a.jpg"], "photos/a.jpg, logo.png of set.nvb are whole: 2 pictures, ")):
         only = [option for name in names for option in ("--only", name)]
         line = invoke("decompress", "-t", "set.nvb", *only, "--model", toy_model_path).stderr
-        assert line.startswith(told) and "bytes" not in line
+        assert line.startswith(reported) and "bytes" not in line
     assert tree(".") == before
 
 
@@ -475,10 +475,10 @@ def test_what_is_whole_of_a_damaged_file_is_recovered(here, toy_model_path):
     data = Path("set.nvb").read_bytes()
     for number, names in enumerate(chunk_names(data)):
         Path("set.nvb").write_bytes(damaged(data, number))
-        told = failure(invoke("decompress", "set.nvb", "--output-dir", "none", "--model", toy_model_path))
+        reported = failure(invoke("decompress", "set.nvb", "--output-dir", "none", "--model", toy_model_path))
         kept = "s that are" if 8 - len(names) > 1 else " that is"
-        assert f"--recover saves the {8 - len(names)} picture{kept} whole" in told
-        assert told.startswith("nvae-codec: set.nvb: damaged: the coded words") and not os.path.exists("none")
+        assert f"--recover saves the {8 - len(names)} picture{kept} whole" in reported
+        assert reported.startswith("nvae-codec: set.nvb: damaged: the coded words") and not os.path.exists("none")
         out = f"out-{number}"
         result = invoke("decompress", "set.nvb", "--recover", "--json", "--output-dir", out, "--model", toy_model_path)
         assert result.exit_code == 1
@@ -488,9 +488,9 @@ def test_what_is_whole_of_a_damaged_file_is_recovered(here, toy_model_path):
         report = json.loads(result.stdout)
         assert list(report) == documented_keys("decompress")[1] and line.startswith(f"{out}: {8 - len(names)} picture")
         assert (report["lost"], report["lost_chunks"], report["bits_per_subpixel"]) == (names, 1, None)
-        whole = {name: back for name, back in zip(PICTURES, UNPACKED, strict=True) if name not in names}
+        whole = {name: back for name, back in zip(IMAGES, UNPACKED, strict=True) if name not in names}
         assert tree(out) == sorted(whole.values()) and report["pictures"] == len(whole)
-        assert all(same_picture(name, f"{out}/{back}") for name, back in whole.items())
+        assert all(same_image(name, f"{out}/{back}") for name, back in whole.items())
 
 
 def test_losses_without_names(here, toy_model_path):
@@ -503,18 +503,18 @@ def test_losses_without_names(here, toy_model_path):
     assert result.exit_code == 1 and (report["lost"], report["lost_chunks"]) == ([], 1)
     assert result.stderr.count("\n") == 1 and result.stderr.endswith("; lost: 1 chunk of unknown names\n")
     assert report["pictures"] == len(tree("set")) == 8 - len(chunk_names(data)[number])
-    told = failure(invoke("decompress", "set.nvb", "--recover", "--only", "zzzz", "--model", toy_model_path))
-    assert "set.nvb: holds no picture called zzzz, which may have been in the lost chunk; `nvae-codec info" in told
+    reported = failure(invoke("decompress", "set.nvb", "--recover", "--only", "zzzz", "--model", toy_model_path))
+    assert "set.nvb: holds no picture called zzzz, which may have been in the lost chunk; `nvae-codec info" in reported
     Path("set.nvb").write_bytes(bytes(a ^ b ^ c for a, b, c in zip(data, once, elsewhere, strict=True)))
-    told = failure(invoke("decompress", "set.nvb", "--recover", "--only", "zzzz", "--model", toy_model_path))
-    assert "which may have been in one of 2 lost chunks; " in told
+    reported = failure(invoke("decompress", "set.nvb", "--recover", "--only", "zzzz", "--model", toy_model_path))
+    assert "which may have been in one of 2 lost chunks; " in reported
 
 
 def test_the_first_few_of_many_lost_names_are_told(tmp_path, monkeypatch, toy_model_path):
     monkeypatch.chdir(tmp_path)
     names = [f"{number}.png" for number in range(7)]
     for name in names:
-        Path(name).write_bytes(write_picture(Picture(np.zeros((1, 1), np.uint8))))
+        Path(name).write_bytes(write_image(Image(np.zeros((1, 1), np.uint8))))
     options = ["--archive", "-o", "set.nvb", "--effort", 1, "--model", toy_model_path]
     assert invoke("compress", *names, *options).exit_code == 0
     Path("set.nvb").write_bytes(damaged(Path("set.nvb").read_bytes(), 0))
@@ -543,10 +543,10 @@ def test_recovering_what_is_whole_or_hopeless(here, toy_model_path):
     assert nothing.exit_code == 1 and nothing.stderr.endswith(f"; lost: {', '.join(first)}\n")
     assert json.loads(nothing.stdout)["pictures"] == 0 and not os.path.exists("nothing")
     Path("set.nvb").write_bytes(data[:10] + bytes([data[10] ^ 1]) + data[11:])  # the fingerprint, given by --model
-    told = failure(invoke("decompress", "set.nvb", "--output-dir", "named"))
-    assert told.endswith("its checksum; where the fingerprint is damaged, --recover with --model helps\n")
-    told = failure(invoke("decompress", "set.nvb", "--output-dir", "named", "--recover"))
-    assert told.endswith("; where the fingerprint is damaged, --model helps\n")
+    reported = failure(invoke("decompress", "set.nvb", "--output-dir", "named"))
+    assert reported.endswith("its checksum; where the fingerprint is damaged, --recover with --model helps\n")
+    reported = failure(invoke("decompress", "set.nvb", "--output-dir", "named", "--recover"))
+    assert reported.endswith("; where the fingerprint is damaged, --model helps\n")
     named = invoke("decompress", "set.nvb", "--output-dir", "named", *options)
     assert named.exit_code == 0 and tree("named") == sorted(UNPACKED)
     for hopeless in (data[:20], b"", b"words"):
@@ -566,32 +566,32 @@ def test_damage_around_the_chunks_loses_nothing(here, toy_model_path, name, dama
     assert invoke("compress", "logo.png", "--effort", 1, "--model", toy_model_path).exit_code == 0
     Path("bad.nvb").write_bytes(damage(Path(f"{name}.nvb").read_bytes()))
     options = ["bad.nvb", "--output-dir", "out", "--model", toy_model_path]
-    told = failure(invoke("decompress", *options))
-    assert told.endswith(f"; --recover saves {'all 8 pictures' if name == 'set' else 'the picture'}\n")
+    reported = failure(invoke("decompress", *options))
+    assert reported.endswith(f"; --recover saves {'all 8 pictures' if name == 'set' else 'the picture'}\n")
     assert invoke("decompress", *options, "--recover").exit_code == 0
     if name == "set":
         assert tree("out") == sorted(UNPACKED)
-    assert same_picture("out/logo.png" if name == "set" else "out/bad.png", "logo.png")
+    assert same_image("out/logo.png" if name == "set" else "out/bad.png", "logo.png")
 
 
-def test_a_lost_picture_and_one_that_is_whole_in_a_search(here, toy_model_path):
+def test_a_lost_image_and_one_that_is_whole_in_a_search(here, toy_model_path):
     assert invoke("compress", "logo.png", "--effort", 1, "--model", toy_model_path).exit_code == 0
     data = Path("logo.nvb").read_bytes()
     options = ["--recover", "--output-dir", "out", "--model", toy_model_path]
-    assert invoke("decompress", "logo.nvb", *options).exit_code == 0 and same_picture("out/logo.png", "logo.png")
+    assert invoke("decompress", "logo.nvb", *options).exit_code == 0 and same_image("out/logo.png", "logo.png")
     Path("bad.nvb").write_bytes(damaged(data, 0))
     for more in ([], ["--recover"]):
-        told = failure(invoke("decompress", "bad.nvb", "--output-dir", "out", "--model", toy_model_path, *more))
-        assert told == "nvae-codec: bad.nvb: damaged: the coded words do not match their checksum\n"
+        reported = failure(invoke("decompress", "bad.nvb", "--output-dir", "out", "--model", toy_model_path, *more))
+        assert reported == "nvae-codec: bad.nvb: damaged: the coded words do not match their checksum\n"
     assert tree("out") == ["logo.png"]
 
 
 def test_names_that_the_system_cannot_write_are_refused_in_a_sentence(here):
     environment = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX",
                                 "PYTHONPATH": str(REPOSITORY)}
-    _, told = spawn("decompress", "set.nvb", env=environment).communicate(timeout=60)
-    assert told.startswith(b"nvae-codec: set.nvb: photos/sub/deep er/") and told.count(b"\n") == 1
-    assert b"here names of files are in ascii" in told and not os.path.exists("set")
+    _, reported = spawn("decompress", "set.nvb", env=environment).communicate(timeout=60)
+    assert reported.startswith(b"nvae-codec: set.nvb: photos/sub/deep er/") and reported.count(b"\n") == 1
+    assert b"here names of files are in ascii" in reported and not os.path.exists("set")
 
 
 def test_a_damaged_archive_does_not_stop_a_batch(here, toy_model_path):
@@ -602,7 +602,7 @@ def test_a_damaged_archive_does_not_stop_a_batch(here, toy_model_path):
     assert first.startswith("nvae-codec: bad.nvb: damaged") and second.startswith("set.nvb is whole")
 
 
-def test_a_picture_that_decodes_to_something_else_is_named_and_other_chunks_go_on(here, toy_model_path):
+def test_a_image_that_decodes_to_something_else_is_named_and_other_chunks_go_on(here, toy_model_path):
     content = unpack(Path("set.nvb").read_bytes())
     number, chunk = next((number, chunk) for number, chunk in enumerate(content.chunks)
                          if len(chunk.images) > 1 and chunk.shared_crc32 is None)
@@ -617,11 +617,11 @@ def test_a_picture_that_decodes_to_something_else_is_named_and_other_chunks_go_o
     assert complaint.startswith(f"nvae-codec: set.nvb: the decoded picture {lost[0]} does not have the checksum")
     assert complaint.endswith(f"; lost: {', '.join(lost)}")
     assert result.exit_code == 1 and report["lost"] == lost and report["lost_chunks"] == 0
-    whole = [back for name, back in zip(PICTURES, UNPACKED, strict=True) if name not in lost]
+    whole = [back for name, back in zip(IMAGES, UNPACKED, strict=True) if name not in lost]
     assert tree("set") == sorted(whole)
 
 
-def test_small_pictures_that_decode_to_something_else_are_lost_together(here, toy_model_path):
+def test_small_images_that_decode_to_something_else_are_lost_together(here, toy_model_path):
     content = unpack(Path("set.nvb").read_bytes())
     number, chunk = next((number, chunk) for number, chunk in enumerate(content.chunks) if chunk.shared_crc32)
     wrong = replace(chunk, shared_crc32=chunk.shared_crc32 ^ 1)
@@ -633,7 +633,7 @@ def test_small_pictures_that_decode_to_something_else_are_lost_together(here, to
     assert complaint.startswith(f"nvae-codec: set.nvb: the 3 decoded small pictures from {lost[0]} to {lost[-1]} do ")
     assert complaint.endswith(f"; lost: {', '.join(lost)}")
     assert result.exit_code == 1 and json.loads(result.stdout)["lost"] == lost
-    assert tree("set") == sorted(back for name, back in zip(PICTURES, UNPACKED, strict=True) if name not in lost)
+    assert tree("set") == sorted(back for name, back in zip(IMAGES, UNPACKED, strict=True) if name not in lost)
 
 
 def test_the_wrong_model_and_large_chunks_are_refused(here, toy_model_path):
@@ -662,15 +662,15 @@ def test_too_little_memory_is_a_sentence_and_does_not_stop_a_batch(here, monkeyp
     complaint, line = result.stderr.splitlines()
     assert result.exit_code == 1 and complaint == f"nvae-codec: set.nvb: {shortage}"
     assert line.startswith("same.nvb is whole")
-    told = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb", "--model", toy_model_path))
-    assert told == f"nvae-codec: {shortage}\n"
+    reported = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb", "--model", toy_model_path))
+    assert reported == f"nvae-codec: {shortage}\n"
 
 
 @pytest.mark.parametrize(("error", "told"), [
     (KeyboardInterrupt(), "Aborted!"),
     (OSError(28, "No space left on device"), ": No space left on device"),
 ])
-def test_an_interruption_leaves_whole_pictures_only(here, monkeypatch, toy_model_path, error, told):
+def test_an_interruption_leaves_whole_images_only(here, monkeypatch, toy_model_path, error, reported):
     replaced, replace_file = [], os.replace
 
     def interrupt(*paths):
@@ -680,11 +680,11 @@ def test_an_interruption_leaves_whole_pictures_only(here, monkeypatch, toy_model
         replace_file(*paths)
 
     monkeypatch.setattr(os, "replace", interrupt)
-    assert told in failure(invoke("decompress", "set.nvb", "--model", toy_model_path))
+    assert reported in failure(invoke("decompress", "set.nvb", "--model", toy_model_path))
     left = tree("set")
     assert len(left) == 3
-    assert all(same_picture(name, f"set/{back}") for name, back in zip(PICTURES, UNPACKED, strict=True) if back in left)
+    assert all(same_image(name, f"set/{back}") for name, back in zip(IMAGES, UNPACKED, strict=True) if back in left)
     before = Path("set.nvb").read_bytes()
     options = ["--archive", "-f", "-o", "set.nvb", *OPTIONS, "--model", toy_model_path]
-    assert told in failure(invoke("compress", "logo.png", *options))
+    assert reported in failure(invoke("compress", "logo.png", *options))
     assert Path("set.nvb").read_bytes() == before and not [name for name in tree(".") if name.endswith(".tmp")]

@@ -18,17 +18,17 @@ import numpy as np
 import pytest
 import torch
 from helpers import SHARED, smooth_tiles
-from PIL import Image
+from PIL import Image as pillow
 from published_checkpoint import made_up, options
-from terminal import REPOSITORY, failure, invoke, same_picture, spawn
+from terminal import REPOSITORY, failure, invoke, same_image, spawn
 
 from nvae_codec.cli import batch, main
 from nvae_codec.cli import export as export_command
 from nvae_codec.cli import train as train_command
 from nvae_codec.errors import ModelError
-from nvae_codec.image import Picture, write_picture
+from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.ops import LIMIT, NARROW_LIMIT
+from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
 from nvae_codec.model.config import PRESETS
 from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE
@@ -45,11 +45,11 @@ TOY = ["train", "--preset", "toy", "--data", "pictures", "--steps", "6", "--repo
 NEW_COMMANDS = ["train", "export", "import-nvae", "evaluate-elbo", "sample"]
 
 
-def save_pictures(folder: Path, count: int, side: int = 24, seed: int = 0) -> None:
+def save_images(folder: Path, count: int, side: int = 24, seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, tile in enumerate(smooth_tiles(count, side, seed)):
         samples = np.ascontiguousarray(tile.permute(1, 2, 0).numpy())
-        (folder / f"{index:02d}.png").write_bytes(write_picture(Picture(samples)))
+        (folder / f"{index:02d}.png").write_bytes(write_image(Image(samples)))
 
 
 def content(folder: str | Path) -> dict[str, bytes | str]:
@@ -65,9 +65,9 @@ def content(folder: str | Path) -> dict[str, bytes | str]:
 def sentence(result) -> str:
     """The complaint of a command that failed with status 1; lines before it are what it was about to do."""
     assert result.exit_code == 1 and result.stdout == ""
-    (complaint,) = [line for line in result.stderr.splitlines() if line.startswith("nvae-codec: ")]
-    assert result.stderr.endswith(f"{complaint}\n")
-    return complaint.removeprefix("nvae-codec: ")
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("nvae-codec: ")]
+    assert result.stderr.endswith(f"{error}\n")
+    return error.removeprefix("nvae-codec: ")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,7 +82,7 @@ def quick_exports():
 def workshop(tmp_path_factory) -> SimpleNamespace:
     """A folder with pictures and one finished run, not to be changed; and what `train` said."""
     folder = tmp_path_factory.mktemp("workshop")
-    save_pictures(folder / "pictures", 24)
+    save_images(folder / "pictures", 24)
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -141,11 +141,11 @@ def test_what_a_run_tells_and_leaves(workshop):
         assert part in card
 
 
-def test_pictures_come_back_exactly_with_ones_own_model(place):
+def test_images_come_back_exactly_with_ones_own_model(place):
     model = ["--model", "run/model.safetensors"]
     assert invoke("compress", "pictures/03.png", "-o", "a.nvb", *model).exit_code == 0
     assert invoke("decompress", "a.nvb", "-o", "back.png", *model).exit_code == 0
-    assert same_picture("pictures/03.png", "back.png")
+    assert same_image("pictures/03.png", "back.png")
 
 
 def test_the_same_command_after_the_end(place):
@@ -188,20 +188,20 @@ def test_a_run_begins_with_the_weights_of_another(place):
 
 def test_a_run_with_rounded_activations_makes_a_narrow_model(place):
     """Its float network is the one that rounds: the ledger counts from there."""
-    narrow = [*TOY, "--run", "narrow", "--from", "run", "--set", "narrow=true"]
+    narrow = [*TOY, "--run", "narrow", "--from", "run", "--set", "rounded_activations=true"]
     assert invoke(*narrow, "--steps", 2, "--dry-run").exit_code == 0
     result = invoke(*narrow, "--steps", 2)
     assert result.exit_code == 0, result.stderr
     assert Run.load(Path("narrow")).network.narrow
-    assert model_file.load(Path("narrow/model.safetensors"))[0].network.activation_limit == NARROW_LIMIT
+    assert model_file.load(Path("narrow/model.safetensors"))[0].network.activation_limit == LIMIT_12_BITS
     assert "| activations | integers up to 2,047 in magnitude, as in training |" in Path("narrow/model.md").read_text()
     picture, model = "pictures/00.png", ["--model", "narrow/model.safetensors"]
     assert invoke("compress", picture, "-o", "00.nvb", *model, "--ledger", "--float-network", "narrow").exit_code == 0
     assert invoke("decompress", "00.nvb", "-o", "back.png", *model).exit_code == 0
-    assert same_picture(picture, "back.png")
+    assert same_image(picture, "back.png")
     assert "narrow = True, not False" in sentence(invoke(*TOY, "--run", "third", "--from", "narrow"))
     assert "begins with the weights of a trained one (--from)" in sentence(
-        invoke(*TOY, "--run", "third", "--set", "narrow=true"))
+        invoke(*TOY, "--run", "third", "--set", "rounded_activations=true"))
     assert not os.path.exists("third/checkpoint.pt")
 
 
@@ -209,7 +209,7 @@ def test_a_run_with_rounded_activations_makes_a_narrow_model(place):
     (["--from", "nowhere"], "nowhere: cannot be read"),
     (["--from", "pictures/00.png"], "pictures/00.png: not a readable checkpoint"),
     (["--from", "run", "--set", "num_mixtures=3"], "the network to begin with has num_mixtures = 2, not 3"),
-    (["--from", "run", "--set", "pixel_head=phases", "--set", "num_phase_sensors=2"], "has pixel_head = independent"),
+    (["--from", "run", "--set", "pixel_head=phases", "--set", "num_phase_noise_filters=2"], "has pixel_head = independent"),
 ])
 def test_runs_that_cannot_begin_with_another(place, no_reading, arguments, reason):
     assert reason in sentence(invoke(*TOY, "--run", "second", *arguments))
@@ -218,20 +218,20 @@ def test_runs_that_cannot_begin_with_another(place, no_reading, arguments, reaso
 
 @pytest.mark.parametrize("name", CHANGES_OF_IMAGES)
 def test_changes_for_colour_images_alone(place, no_reading, name):
-    told = sentence(invoke("train", "--preset", "mnist-small", "--run", "x", "--set", f"{name}=0.5"))
-    assert told == f"{name} is for networks of colour images"
+    reported = sentence(invoke("train", "--preset", "mnist-small", "--run", "x", "--set", f"{name}=0.5"))
+    assert reported == f"{name} is for networks of colour images"
 
 
 def test_colours_of_half_the_resolution_are_for_even_sides(place, no_reading):
     odd = ["image_size=33", "num_preprocess_blocks=0", "num_postprocess_blocks=0", "num_latent_scales=1"]
-    told = sentence(invoke("train", "--preset", "toy", *(part for each in odd for part in ("--set", each)),
+    reported = sentence(invoke("train", "--preset", "toy", *(part for each in odd for part in ("--set", each)),
                            "--run", "x", "--set", "half_chroma=0.5"))
-    assert told == "half_chroma is for images with an even side"
+    assert reported == "half_chroma is for images with an even side"
 
 
 def test_smaller_images_are_for_crops(place):
-    told = sentence(invoke(*TOY, "--run", "x", "--fit", "resize", "--set", "smaller=0.5"))
-    assert told == "smaller is for training on crops of pictures, and these images are seen whole"
+    reported = sentence(invoke(*TOY, "--run", "x", "--fit", "resize", "--set", "smaller=0.5"))
+    assert reported == "smaller is for training on crops of pictures, and these images are seen whole"
     assert not os.path.exists("x/checkpoint.pt")
 
 
@@ -284,7 +284,7 @@ def no_estimate(monkeypatch):
     (["--preset", "cifar10", "--dataset", "folder", "--fit", "resize", "-o", "x"], "x", "cifar10",
      ("folder", "data/folder", "resize", 5.0)),
 ])
-def test_data_set_preset_and_folder_follow_from_each_other(no_estimate, tmp_path, monkeypatch, arguments, run, network,
+def test_data_tile_batch_preset_and_folder_follow_from_each_other(no_estimate, tmp_path, monkeypatch, arguments, run, network,
                                                            data):
     monkeypatch.chdir(tmp_path)
     values = resolved(*arguments)
@@ -446,17 +446,17 @@ def test_a_run_without_a_checkpoint_may_begin_anew(place):
 
 
 def test_a_run_that_diverges_says_what_helps(place):
-    told = sentence(invoke(*TOY, "--run", "other", "--steps", 9, "--learning-rate", 1e30))
-    assert re.match(r"step \d: not all is finite \(loss .*\); .* What helps: ", told)
+    reported = sentence(invoke(*TOY, "--run", "other", "--steps", 9, "--learning-rate", 1e30))
+    assert re.match(r"step \d: not all is finite \(loss .*\); .* What helps: ", reported)
     assert not list(Path("other").glob("*.safetensors"))
 
 
 # Unusual pictures, unusual machines
 
 
-def test_a_single_picture(place):
+def test_a_single_image(place):
     """Nothing can be held out: validation and check do without, and say so."""
-    save_pictures(Path("one"), 1, side=40)
+    save_images(Path("one"), 1, side=40)
     result = invoke(*TOY, "--data", "one", "--run", "single", "--batch-size", 2, "--steps", 2)
     assert result.exit_code == 0
     assert "no images are held out, so nothing is validated" in result.stderr
@@ -465,8 +465,8 @@ def test_a_single_picture(place):
     assert "validation_bits_per_dim" not in line
     card = Path("single/model.md").read_text()
     assert "training images, same noise" in card and "held-out" not in card and "validation" not in card
-    told = sentence(invoke("evaluate-elbo", "single"))
-    assert told == "no images are held out; --training takes training images"
+    reported = sentence(invoke("evaluate-elbo", "single"))
+    assert reported == "no images are held out; --training takes training images"
     evaluated = invoke("evaluate-elbo", "single", "--training", "--images", 2)
     assert evaluated.exit_code == 0 and evaluated.stdout.startswith("2 training images")
 
@@ -475,7 +475,7 @@ def test_a_network_that_cannot_code_says_so_first(place):
     for split in ("train", "test"):
         Path(f"digits/{split}").mkdir(parents=True)
         for index in range(3):
-            Image.new("L", (28, 28), 80 * index).save(f"digits/{split}/{index}.png")
+            pillow.new("L", (28, 28), 80 * index).save(f"digits/{split}/{index}.png")
     small = ["num_channels_enc=2", "num_channels_dec=2", "num_groups_per_scale=1", "num_latent_scales=1",
              "num_cell_per_cond_enc=1", "num_cell_per_cond_dec=1"]
     result = invoke("train", "--preset", "mnist", "--data", "digits", "--run", "grey", "--steps", 1, "--batch-size", 2,
@@ -485,7 +485,7 @@ def test_a_network_that_cannot_code_says_so_first(place):
     assert not list(Path("grey").glob("model*"))
     assert "grey: this network cannot code pictures: " in sentence(invoke("export", "grey"))
     assert invoke("sample", "grey", "--count", 2).exit_code == 0
-    assert Image.open("grey/samples.png").mode == "L"
+    assert pillow.open("grey/samples.png").mode == "L"
     assert sentence(invoke("sample", "grey", "-o", "a.webp")) == ".webp cannot hold grey exactly; .png can"
     assert json.loads(invoke("evaluate-elbo", "grey", "--json").stdout)["dimensions"] == 28 * 28
 
@@ -495,8 +495,8 @@ def test_an_export_that_fails_at_the_end_of_training(place, monkeypatch):
         raise ModelError("integers change too much")
 
     monkeypatch.setattr(export_command, "export_run", fail)
-    told = sentence(invoke(*TOY, "--run", "other", "--steps", 1))
-    assert told == ("the run is complete, but there is no model file: integers change too much; `nvae-codec export "
+    reported = sentence(invoke(*TOY, "--run", "other", "--steps", 1))
+    assert reported == ("the run is complete, but there is no model file: integers change too much; `nvae-codec export "
                     "other` tries again")
     assert Path("other/checkpoint.pt").exists()
 
@@ -632,10 +632,10 @@ def test_two_processes(place):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "", done.stderr
-    told = [line for line in done.stderr.splitlines() if not line.startswith(("*", "W"))]
-    assert [line.split()[1] for line in told if line.startswith("step ")] == ["2/6", "3/6", "4/6", "6/6"]
-    assert len(told) == len(set(told)) and not any("Warning" in line for line in told)
-    assert told[-1] == "wrote two/model.safetensors and model.md"
+    reported = [line for line in done.stderr.splitlines() if not line.startswith(("*", "W"))]
+    assert [line.split()[1] for line in reported if line.startswith("step ")] == ["2/6", "3/6", "4/6", "6/6"]
+    assert len(reported) == len(set(reported)) and not any("Warning" in line for line in reported)
+    assert reported[-1] == "wrote two/model.safetensors and model.md"
     assert sorted(path.name for path in Path("two").iterdir()) == sorted(path.name for path in Path("run").iterdir())
     assert "by 2 processes, not 1" in sentence(invoke(*TOY, "-o", "two", "--batch-size", 4))
 
@@ -644,7 +644,7 @@ def test_two_processes(place):
 
 
 def test_export_of_a_run(place):
-    save_pictures(place / "others", 3, seed=7)
+    save_images(place / "others", 3, seed=7)
     before = content("run")
     result = invoke("export", "run", "-o", "mine.safetensors", "--check", "others", "--images", 5, "--threads", 1,
                     "--note", "about=my holidays", "--note", "licence=mine=alone")
@@ -669,19 +669,19 @@ def test_exports_overwrite_by_force_alone(place):
 
 
 def test_an_export_beyond_the_tolerance_writes_nothing(place):
-    told = sentence(invoke("export", "run", "-o", "new.safetensors", "--tolerance", 0))
-    assert re.match(r"wide integers change the negative ELBO by [+-]\d\.\d+%, more than the 0 % allowed; ", told)
-    told = sentence(invoke("export", "run", "-o", "new.safetensors", "--tolerance", 0, "--narrow"))
-    assert told.startswith("narrow integers change the negative ELBO by ")
+    reported = sentence(invoke("export", "run", "-o", "new.safetensors", "--tolerance", 0))
+    assert re.match(r"wide integers change the negative ELBO by [+-]\d\.\d+%, more than the 0 % allowed; ", reported)
+    reported = sentence(invoke("export", "run", "-o", "new.safetensors", "--tolerance", 0, "--narrow"))
+    assert reported.startswith("narrow integers change the negative ELBO by ")
     before = content("run")
     sentence(invoke("export", "run", "-f", "--tolerance", 1e-9))
     assert content("run") == before and sorted(os.listdir()) == ["pictures", "run"]
 
 
-def test_a_network_that_narrow_integers_cost_too_much_is_made_wide(place, monkeypatch):
+def test_a_network_that_12_bit_integers_cost_too_much_is_made_wide(place, monkeypatch):
     def as_if_narrow_were_dear(network, exact, images):
         found = compare(network, exact, images)
-        dearer = 1.01 if exact.activation_limit == NARROW_LIMIT else 1
+        dearer = 1.01 if exact.activation_limit == LIMIT_12_BITS else 1
         return replace(found, integer_bits_per_dim=dearer * found.integer_bits_per_dim)
 
     def exported(*options) -> tuple[int, list[str]]:
@@ -690,11 +690,11 @@ def test_a_network_that_narrow_integers_cost_too_much_is_made_wide(place, monkey
         limit = model_file.load(Path("new.safetensors"))[0].network.activation_limit
         return int(limit), re.findall(r"(narrow|wide) integers", result.stderr)
 
-    assert exported() == (NARROW_LIMIT, ["narrow"]) and exported("--wide") == (LIMIT, ["wide"])
+    assert exported() == (LIMIT_12_BITS, ["narrow"]) and exported("--wide") == (LIMIT, ["wide"])
     monkeypatch.setattr(export_module, "compare", as_if_narrow_were_dear)
-    assert exported() == (LIMIT, ["narrow", "wide"]) and exported("--tolerance", 2) == (NARROW_LIMIT, ["narrow"])
-    told = sentence(invoke("export", "run", "-f", "-o", "new.safetensors", "--narrow"))
-    assert told.startswith("narrow integers change the negative ELBO by ")
+    assert exported() == (LIMIT, ["narrow", "wide"]) and exported("--tolerance", 2) == (LIMIT_12_BITS, ["narrow"])
+    reported = sentence(invoke("export", "run", "-f", "-o", "new.safetensors", "--narrow"))
+    assert reported.startswith("narrow integers change the negative ELBO by ")
 
 
 def test_a_run_may_have_odd_figures(place):
@@ -820,7 +820,7 @@ def test_import_of_a_release_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_published(Path("checkpoint.pt"), num_nf=1, num_mixture_dec=2)
     for split, seed in (("train", 1), ("test", 2)):
-        save_pictures(tmp_path / "images" / split, 4, side=32, seed=seed)
+        save_images(tmp_path / "images" / split, 4, side=32, seed=seed)
     result = invoke("import-nvae", "checkpoint.pt", "-o", "run", "--data", "images")
     network = load_network(Path("run"))
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -839,8 +839,8 @@ def test_import_of_a_release_checkpoint(tmp_path, monkeypatch):
     kept = "run/checkpoint.pt: holds a network but not the state of its training, so no run can continue from it"
     fields = described.network.to_dict() | asdict(described.recipe)
     settings = itertools.chain.from_iterable(("--set", f"{name}={value}") for name, value in fields.items())
-    told = sentence(invoke("train", "--dataset", "cifar10", "--data", "images", "--run", "run", *settings))
-    assert told in (kept, "4 training images are too few for a batch of 200")
+    reported = sentence(invoke("train", "--dataset", "cifar10", "--data", "images", "--run", "run", *settings))
+    assert reported in (kept, "4 training images are too few for a batch of 200")
     assert content("run") == before
 
 
@@ -880,7 +880,7 @@ def test_reference_checkpoints_on_their_data(tmp_path, monkeypatch, name, data, 
     assert report["images"] == 8 and "10,000 held out" in result.stderr
     assert all(map(math.isfinite, [*report["nats"].pop("kl"), *report["nats"].values()]))
     assert invoke("sample", "run", "--count", 6, "--columns", 3, "--readjust", 1).exit_code == 0
-    assert Image.open("run/samples.png").size == (96, 64)
+    assert pillow.open("run/samples.png").size == (96, 64)
     if data == "mnist":
         assert "cannot code pictures" in sentence(invoke("export", "run"))
     else:
@@ -937,18 +937,18 @@ def test_samples(place):
                        ("e.png", ["--temperature", 0.1])):
         result = invoke("sample", "run", "-o", name, "--count", 5, *more)
         assert (result.exit_code, result.stdout, result.stderr) == (0, "", f"wrote {name}\n")
-        assert Image.open(name).size == (48, 32)
-    pictures = [np.asarray(Image.open(f"{name}.png")) for name in "abcde"]
+        assert pillow.open(name).size == (48, 32)
+    pictures = [np.asarray(pillow.open(f"{name}.png")) for name in "abcde"]
     assert np.array_equal(pictures[0], pictures[1]) and not pictures[0][16:, 32:].any()      # 5 of 6 places
     assert not any(np.array_equal(pictures[0], other) for other in pictures[2:])
     assert invoke("sample", "run", "-o", "wide.ppm", "--count", 3, "--columns", 3).exit_code == 0
-    assert Image.open("wide.ppm").size == (48, 16)
+    assert pillow.open("wide.ppm").size == (48, 16)
     assert content("run") == before
     assert invoke("sample", "run").exit_code == 0
-    assert Image.open("run/samples.png").size == (128, 128)
+    assert pillow.open("run/samples.png").size == (128, 128)
     assert sentence(invoke("sample", "run")) == "run/samples.png: exists already; -f overwrites it"
     assert invoke("sample", "run", "-f", "--count", 1).exit_code == 0
-    assert Image.open("run/samples.png").size == (16, 16)
+    assert pillow.open("run/samples.png").size == (16, 16)
 
 
 @pytest.mark.parametrize(("arguments", "status", "reason"), [

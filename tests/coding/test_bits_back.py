@@ -11,8 +11,8 @@ from toy_model import PhasedToyModel, ToyModel
 from nvae_codec.coding.ans import RESERVE_WORDS, Stack, generator_words
 from nvae_codec.coding.bits_back import (
     Search,
+    TileBatch,
     Tiles,
-    TileSet,
     decode,
     decode_chains,
     decode_version_1,
@@ -32,28 +32,28 @@ from nvae_codec.tiling import GREY, RGB, Layout, cut, real_pixels, tile_sizes
 SEARCH = Search(MEMORY)
 
 
-def toy_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def toy_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     random = np.random.default_rng(seed)
     ramp = np.add.outer(np.arange(height) * 2, np.arange(width))[..., None] + np.array([0, 20, 40])
     return (ramp % 256 + random.normal(0, 3, (height, width, 3))).clip(0, 255).astype(np.uint8)
 
 
-def tiles_of(picture: np.ndarray, side: int = 8) -> Tiles:
-    sizes = tile_sizes(*picture.shape[:2], side)
-    mode, planes = (GREY, picture) if picture.ndim == 2 else find_space(picture)
-    repeats = 3 // cut(picture, side).shape[1]
-    return Tiles(*(np.repeat(cut(each, side), repeats, axis=1) for each in (picture, planes)),
+def tiles_of(image: np.ndarray, side: int = 8) -> Tiles:
+    sizes = tile_sizes(*image.shape[:2], side)
+    mode, planes = (GREY, image) if image.ndim == 2 else find_space(image)
+    repeats = 3 // cut(image, side).shape[1]
+    return Tiles(*(np.repeat(cut(each, side), repeats, axis=1) for each in (image, planes)),
                  Layout(sizes, np.full(len(sizes), mode)))
 
 
 def toy_tiles(height: int, width: int, seed: int = 0, grey: bool = False) -> Tiles:
-    picture = toy_picture(height, width, seed)
-    return tiles_of(picture[..., 0] if grey else picture)
+    image = toy_image(height, width, seed)
+    return tiles_of(image[..., 0] if grey else image)
 
 
 def mixed_tiles(seed: int = 0) -> Tiles:
     """Grey and colour, of all colour spaces, whole and partial tiles, in no order: 18."""
-    luma, cb, cr = toy_picture(7, 17, seed).reshape(-1, 3).T.astype(int) + [[60], [90], [70]]
+    luma, cb, cr = toy_image(7, 17, seed).reshape(-1, 3).T.astype(int) + [[60], [90], [70]]
     from_elsewhere = [tiles_of(space.rgb(luma, cb, cr).T.reshape(7, 17, 3)) for space in SPACES.values()]
     tiles = Tiles.join([toy_tiles(17, 10, seed), toy_tiles(9, 11, seed + 1, grey=True), *from_elsewhere,
                         toy_tiles(8, 16, seed + 2)])
@@ -152,7 +152,7 @@ class Watched(ToyModel):
 
 
 @pytest.mark.parametrize("words", [0, 600])
-def test_padding_and_idle_channels_are_the_priors_mean(words):
+def test_padding_and_inactive_channels_are_the_priors_mean(words):
     """On both sides."""
     model, tile = Watched(), toy_tiles(3, 5)
     stack = Stack.seeded(words)
@@ -188,7 +188,7 @@ def test_flows_find_zeros_where_nothing_is_coded():
     assert model.looks == 4
 
 
-def test_idle_channels_have_no_say():
+def test_inactive_channels_have_no_say():
     class Otherwise(ToyModel):
         def prior(self, group, state):
             return self._changed(group, super().prior(group, state))
@@ -202,12 +202,12 @@ def test_idle_channels_have_no_say():
             return normal
 
     tiles = mixed_tiles()
-    (words, sets), = encode_chains(ToyModel(), [tiles], 2, SEARCH)
-    (same_words, same_sets), = encode_chains(Otherwise(), [tiles], 2, SEARCH)
-    assert np.array_equal(words, same_words) and sets == same_sets
+    (words, tile_batches), = encode_chains(ToyModel(), [tiles], 2, SEARCH)
+    (same_words, same_batches), = encode_chains(Otherwise(), [tiles], 2, SEARCH)
+    assert np.array_equal(words, same_words) and tile_batches == same_batches
 
 
-def test_a_group_may_be_idle_altogether():
+def test_a_group_may_be_inactive_altogether():
     class Idle(ToyModel):
         def active(self, group):
             return np.arange(2) if group else np.zeros(0, dtype=np.int64)
@@ -222,21 +222,21 @@ def test_a_group_may_be_idle_altogether():
 @pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1), (8, 8), (9, 8), (17, 31), (64, 40)])
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("joint_tiles", [1, 4])
-def test_pictures_of_any_size_come_back(shape, grey, joint_tiles):
+def test_images_of_any_size_come_back(shape, grey, joint_tiles):
     model, tiles = ToyModel(), toy_tiles(*shape, grey=grey)
-    (words, sets), = coded = encode_chains(model, [tiles], joint_tiles, SEARCH)
-    assert sum(each.tiles for each in sets) == tiles.layout.count
-    assert all(1 <= each.tiles <= joint_tiles and 0 <= each.direct_groups <= 2 for each in sets)
-    assert sets[0] == TileSet(1, 2)                                     # from an empty stack nothing can be drawn
+    (words, tile_batches), = coded = encode_chains(model, [tiles], joint_tiles, SEARCH)
+    assert sum(each.tiles for each in tile_batches) == tiles.layout.count
+    assert all(1 <= each.tiles <= joint_tiles and 0 <= each.rec_groups <= 2 for each in tile_batches)
+    assert tile_batches[0] == TileBatch(1, 2)                                     # from an empty stack nothing can be drawn
     assert np.array_equal(decoded_chains(model, coded, [tiles.layout])[0], tiles.samples)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 26), st.integers(1, 26), st.booleans()), min_size=1, max_size=5),
        st.integers(1, 20), st.integers(0, 1000))
-def test_chains_of_any_pictures_come_back(pictures, joint_tiles, seed):
+def test_chains_of_any_images_come_back(images, joint_tiles, seed):
     model = ToyModel()
-    chains = [toy_tiles(height, width, seed + number, grey) for number, (height, width, grey) in enumerate(pictures)]
+    chains = [toy_tiles(height, width, seed + number, grey) for number, (height, width, grey) in enumerate(images)]
     coded = encode_chains(model, chains, joint_tiles, SEARCH)
     layouts = [chain.layout for chain in chains]
     for chain, samples in zip(chains, decoded_chains(model, coded, layouts), strict=True):
@@ -246,23 +246,23 @@ def test_chains_of_any_pictures_come_back(pictures, joint_tiles, seed):
         assert np.array_equal(decoded_chains(model, [one], [chain.layout])[0], chain.samples)
 
 
-def test_sets_are_as_large_as_the_stack_can_feed():
+def test_tile_batches_are_as_large_as_the_stack_can_feed():
     """Joint tiles are shared among the chains, until some have come to their end."""
     chains = [toy_tiles(64, 64), toy_tiles(24, 24), toy_tiles(1, 40)]
     coded = encode_chains(ToyModel(), chains, 12, SEARCH)
-    large, small, narrow = ([each.tiles for each in sets] for _, sets in coded)
+    large, small, narrow = ([each.tiles for each in tile_batches] for _, tile_batches in coded)
     assert sum(large) == 64 and sum(small) == 9 and sum(narrow) == 5
     assert large[:3] == [1, 4, 4] and large[3] in (6, 12) and large[-2] == 12
     assert small == [1, 4, 4]
     assert len(narrow) > 2                                              # its tiles leave too little for all at once
-    for _, sets in coded:
-        assert [each.direct_groups for each in sets] == [2] + [0] * (len(sets) - 1)
+    for _, tile_batches in coded:
+        assert [each.rec_groups for each in tile_batches] == [2] + [0] * (len(tile_batches) - 1)
 
 
 def test_full_tiles_are_not_thought_to_need_as_little_as_the_partial_ones_before():
     tiles = Tiles.join([*(toy_tiles(2, 2, seed) for seed in range(6)), toy_tiles(40, 24)])
-    (_, sets), = encode_chains(ToyModel(), [tiles], 12, SEARCH)
-    assert max(each.tiles for each in sets if each.direct_groups) == 1 and max(each.tiles for each in sets) > 4
+    (_, tile_batches), = encode_chains(ToyModel(), [tiles], 12, SEARCH)
+    assert max(each.tiles for each in tile_batches if each.rec_groups) == 1 and max(each.tiles for each in tile_batches) > 4
 
 
 @pytest.mark.parametrize("joint_tiles", [1, 2])
@@ -270,10 +270,10 @@ def test_words_do_not_depend_on_chains_coded_at_the_same_time(joint_tiles):
     """With as many joint tiles for each, and as long as all of them have tiles left."""
     model, chains = ToyModel(), [toy_tiles(40, 40, 1), toy_tiles(40, 40, 2), toy_tiles(40, 40, 3, grey=True)]
     together = encode_chains(model, chains, 3 * joint_tiles, SEARCH)
-    assert len({len(sets) for _, sets in together}) == 1
-    for chain, (words, sets) in zip(chains, together, strict=True):
-        (alone, same_sets), = encode_chains(model, [chain], joint_tiles, SEARCH)
-        assert np.array_equal(words, alone) and sets == same_sets
+    assert len({len(tile_batches) for _, tile_batches in together}) == 1
+    for chain, (words, tile_batches) in zip(chains, together, strict=True):
+        (alone, same_batches), = encode_chains(model, [chain], joint_tiles, SEARCH)
+        assert np.array_equal(words, alone) and tile_batches == same_batches
 
 
 def test_single_tiles_have_the_same_words_beside_any_chains():
@@ -287,17 +287,17 @@ def test_single_tiles_have_the_same_words_beside_any_chains():
 def test_what_was_coded_first_can_be_left_out(first):
     model, chains = ToyModel(), [toy_tiles(40, 40), toy_tiles(20, 20, 1)]
     coded = encode_chains(model, chains, 6, SEARCH)
-    words, sets = zip(*coded, strict=True)
+    words, tile_batches = zip(*coded, strict=True)
     calls = []
-    samples, others = decode_chains(model, words, sets, [chain.layout for chain in chains], [MEMORY] * 2, [first, 2],
+    samples, others = decode_chains(model, words, tile_batches, [chain.layout for chain in chains], [MEMORY] * 2, [first, 2],
                                     calls.append)
     assert np.array_equal(samples[first:], chains[0].samples[first:])
     assert np.array_equal(others[2:], chains[1].samples[2:])
-    ends = np.cumsum([each.tiles for each in sets[0]])
+    ends = np.cumsum([each.tiles for each in tile_batches[0]])
     skipped = max([0, *ends[ends <= first]])
     assert not samples[:skipped].any() and (first < 6 or skipped)
     assert np.array_equal(samples[skipped:], chains[0].samples[skipped:])
-    starts = np.append(0, np.cumsum([each.tiles for each in sets[1]]))
+    starts = np.append(0, np.cumsum([each.tiles for each in tile_batches[1]]))
     assert calls == sorted(calls) and calls[-1] == 25 - skipped + 9 - max(starts[starts <= 2])
 
 
@@ -312,19 +312,19 @@ def test_progress_counts_tiles():
 
 def test_the_best_of_several_searches_is_taken():
     model, tile = ToyModel(), toy_tiles(8, 8)
-    boosts = (0.6, 1.0, 1.4, 2.5)
+    rate_factors = (0.6, 1.0, 1.4, 2.5)
     sizes = {}
-    for boost in boosts:
+    for rate_factor in rate_factors:
         stack = Stack()
-        encode(model, [stack], [tile], MEMORY, boost)
-        sizes[boost] = stack.bits
+        encode(model, [stack], [tile], MEMORY, rate_factor)
+        sizes[rate_factor] = stack.bits
     assert len(set(sizes.values())) == 4
-    (words, sets), = coded = encode_chains(model, [tile], 1, Search(MEMORY, boosts))
+    (words, tile_batches), = coded = encode_chains(model, [tile], 1, Search(MEMORY, rate_factors))
     assert Stack(words).bits == min(sizes.values())
     assert np.array_equal(decoded_chains(model, coded, [tile.layout])[0], tile.samples)
     # Of every chain for itself, and where nothing is direct any more, too.
     chains = [toy_tiles(40, 40, 1), toy_tiles(3, 30, 2), tile]
-    coded = encode_chains(model, chains, 3, Search(MEMORY, boosts))
+    coded = encode_chains(model, chains, 3, Search(MEMORY, rate_factors))
     assert np.array_equal(coded[2][0], words)
     for chain, samples in zip(chains, decoded_chains(model, coded, [chain.layout for chain in chains]), strict=True):
         assert np.array_equal(samples, chain.samples)
@@ -362,22 +362,22 @@ def test_a_model_that_drifts_is_noticed():
 
 def test_a_chain_of_several_that_does_not_end_empty_is_noticed():
     model, chains = ToyModel(), [toy_tiles(24, 24), toy_tiles(16, 16, 1)]
-    (words, sets), second = encode_chains(model, chains, 4, SEARCH)
+    (words, tile_batches), second = encode_chains(model, chains, 4, SEARCH)
     layouts = [chain.layout for chain in chains]
     longer = np.concatenate([np.array([7, 7], dtype=np.uint32), words])
     with pytest.raises(DriftError, match="not in the state"):
-        decoded_chains(model, [(longer, sets), second], layouts)
+        decoded_chains(model, [(longer, tile_batches), second], layouts)
     with pytest.raises(DriftError, match="not in the state"):
-        decoded_chains(model, [second, (longer, sets)], layouts[::-1])
+        decoded_chains(model, [second, (longer, tile_batches)], layouts[::-1])
 
 
 def test_another_trellis_or_another_set_is_noticed():
     """Samples are wrong, or there is an error."""
     model, tiles = ToyModel(), toy_tiles(24, 24)
-    (words, sets), = encode_chains(model, [tiles], 4, SEARCH)
-    direct = tuple(TileSet(each.tiles, 2 - each.direct_groups) for each in sets)
-    merged = (TileSet(sets[0].tiles + sets[1].tiles, sets[0].direct_groups), *sets[2:])
-    for memory, other in ((9, sets), (MEMORY, direct), (MEMORY, merged)):
+    (words, tile_batches), = encode_chains(model, [tiles], 4, SEARCH)
+    direct = tuple(TileBatch(each.tiles, 2 - each.rec_groups) for each in tile_batches)
+    merged = (TileBatch(tile_batches[0].tiles + tile_batches[1].tiles, tile_batches[0].rec_groups), *tile_batches[2:])
+    for memory, other in ((9, tile_batches), (MEMORY, direct), (MEMORY, merged)):
         try:
             assert not np.array_equal(decoded_chains(model, [(words, other)], [tiles.layout], memory)[0], tiles.samples)
         except (DriftError, BitstreamError):
@@ -387,16 +387,16 @@ def test_another_trellis_or_another_set_is_noticed():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 300), st.integers(0, 2 ** 32 - 1), st.lists(
     st.tuples(st.integers(1, 4), st.integers(0, 2)), min_size=1, max_size=4), st.integers(8, 12), st.booleans())
-def test_random_words_end_in_samples_or_an_error(count, seed, sets, memory, grey):
+def test_random_words_end_in_samples_or_an_error(count, seed, tile_batches, memory, grey):
     """Nothing else, and not never."""
     random = np.random.default_rng(seed)
-    sets = [TileSet(*each) for each in sets]
-    number = sum(each.tiles for each in sets)
+    tile_batches = [TileBatch(*each) for each in tile_batches]
+    number = sum(each.tiles for each in tile_batches)
     mode = GREY if grey else random.choice([RGB, *SPACES])
     layout = Layout(random.integers(1, 9, (number, 2)), np.full(number, mode))
     words = random.integers(1, 2 ** 32, count, dtype=np.uint32)
     try:
-        samples, = decode_chains(ToyModel(), [words], [sets], [layout], [memory])
+        samples, = decode_chains(ToyModel(), [words], [tile_batches], [layout], [memory])
     except (DriftError, BitstreamError):
         return
     assert samples.shape == (number, 3, 8, 8) and samples.dtype == np.uint8
@@ -406,14 +406,14 @@ def test_random_words_end_in_samples_or_an_error(count, seed, sets, memory, grey
 @given(st.integers(0, 10 ** 6), st.sampled_from(["flip", "cut", "cut below", "more"]))
 def test_damaged_words_end_in_other_samples_or_an_error(place, damage):
     model, tiles = ToyModel(), toy_tiles(16, 24)
-    (words, sets), = encode_chains(model, [tiles], 2, SEARCH)
+    (words, tile_batches), = encode_chains(model, [tiles], 2, SEARCH)
     place, words = place % len(words), words.copy()
     if damage == "flip":
         words[place] ^= 1 << place % 32
     damaged = {"flip": words, "cut": words[:place], "cut below": words[place + 1:],
                "more": np.append(words, np.uint32(place + 1))}[damage]
     try:
-        samples = decoded_chains(model, [(damaged, sets)], [tiles.layout])[0]
+        samples = decoded_chains(model, [(damaged, tile_batches)], [tiles.layout])[0]
     except (DriftError, BitstreamError):
         return
     assert not np.array_equal(samples, tiles.samples)
@@ -448,8 +448,8 @@ def encode_version_1(model, samples: np.ndarray, sizes: np.ndarray, max_group: i
             drawn = np.empty(prior.mean.shape, dtype=np.int64)
             for step in np.unique(steps):
                 channels = np.flatnonzero(steps == step)
-                means, deviations, width = grid_parameters(prior, posterior, channels, int(step))
-                drawn[:, channels] = stack.pop_normals(means, deviations, width).reshape(means.shape)
+                means, sigmas, width = grid_parameters(prior, posterior, channels, int(step))
+                drawn[:, channels] = stack.pop_normals(means, sigmas, width).reshape(means.shape)
                 lowest = min(lowest, stack.height)
             points = model.flow(group, state, drawn, np.ones((len(drawn), *drawn.shape[2:]), dtype=bool))
             groups.append((points, steps))

@@ -42,11 +42,11 @@ def everywhere(shape: tuple[int, ...]) -> np.ndarray:
 def test_posteriors_on_the_grid_are_the_quotients_within_bounds():
     random = np.random.default_rng(0)
     prior, posterior = random_normal(random, (2, 3, 4, 4)), random_normal(random, (2, 3, 4, 4))
-    means, deviations = posterior_on_grid(prior, posterior, 3)
+    means, sigmas = posterior_on_grid(prior, posterior, 3)
     exact = (posterior.mean - prior.mean) * 2.0 ** (SIGMA_BITS - MEAN_BITS) / prior.sigma * 8
     assert np.allclose(means, exact.clip(-64, 64), rtol=1e-15)
     assert np.abs(means).max() <= half_width(3) == 64
-    assert np.allclose(deviations, (posterior.sigma / prior.sigma * 8).clip(2.0 ** -10, 2.0 ** 10), rtol=1e-15)
+    assert np.allclose(sigmas, (posterior.sigma / prior.sigma * 8).clip(2.0 ** -10, 2.0 ** 10), rtol=1e-15)
 
 
 def test_steps_may_differ_by_channel():

@@ -19,7 +19,7 @@ from nvae_codec.coding.rec import (
     MIN_MEMORY,
     RATE_BITS,
     RATES,
-    DirectCode,
+    RecCode,
     choose,
     codewords,
     order,
@@ -58,12 +58,12 @@ def everywhere(shape: tuple[int, ...]) -> np.ndarray:
     return np.ones((shape[0], *shape[2:]), dtype=bool)
 
 
-def search(prior: IntegerNormal, posterior: IntegerNormal, memory: int, boost: float = 1.0,
-           coded: np.ndarray | None = None) -> DirectCode:
+def search(prior: IntegerNormal, posterior: IntegerNormal, memory: int, rate_factor: float = 1.0,
+           coded: np.ndarray | None = None) -> RecCode:
     """`choose` without flows."""
     shape = prior.mean.shape
     return choose(prior, posterior, np.zeros(shape, dtype=np.int64), everywhere(shape) if coded is None else coded,
-                  memory, boost)
+                  memory, rate_factor)
 
 
 def lengths_of(shape: tuple[int, ...], coded: np.ndarray) -> list[int]:
@@ -86,7 +86,7 @@ def walk(bits: np.ndarray, rate: tuple[int, int], length: int, memory: int) -> n
     return np.array(latents[:length] if rate[0] else [0] * length, dtype=np.int64)
 
 
-def walk_all(code: DirectCode, shape: tuple[int, ...], coded: np.ndarray, memory: int) -> np.ndarray:
+def walk_all(code: RecCode, shape: tuple[int, ...], coded: np.ndarray, memory: int) -> np.ndarray:
     """The offsets that rates and index bits stand for."""
     offsets, rates, bits = np.zeros(shape, dtype=np.int64), list(code.rates), np.array(code.bits)
     for tile, cells in zip(offsets, coded, strict=True):
@@ -176,7 +176,7 @@ def test_whatever_is_pushed_is_popped(group, memory, seed):
     (shape, coded), random = group, np.random.default_rng(seed)
     lengths = lengths_of(shape, coded)
     rates = random.integers(0, len(RATES), len(lengths))
-    code = DirectCode(rates, random.integers(0, 2, sum(bits_of(rates, lengths))), np.zeros(shape, dtype=np.int64))
+    code = RecCode(rates, random.integers(0, 2, sum(bits_of(rates, lengths))), np.zeros(shape, dtype=np.int64))
     stack = Stack()
     push(stack, code)
     # A bit for a bit, but for what a stack takes to begin and the unused part of the uppermost word.
@@ -188,10 +188,10 @@ def test_whatever_is_pushed_is_popped(group, memory, seed):
 
 @settings(max_examples=60, deadline=None)
 @given(groups(), memories, seeds, st.floats(0, 3))
-def test_what_was_chosen_is_popped(group, memory, seed, boost):
+def test_what_was_chosen_is_popped(group, memory, seed, rate_factor):
     (shape, coded), random = group, np.random.default_rng(seed)
     pair = in_integers(random.normal(0, 1, shape), np.exp(random.uniform(-3, 0.5, shape)))
-    code = search(*pair, memory, boost, coded)
+    code = search(*pair, memory, rate_factor, coded)
     stack = Stack.seeded(9)
     before = stack.words()
     push(stack, code)
@@ -304,13 +304,13 @@ def test_blocks_searched_singly_have_the_same_paths(monkeypatch):
         log_ratio(together.offsets / 256, mean, ratio).sum(), abs=1e-3)
 
 
-@pytest.mark.parametrize("boost", [0.7, 1.0, 1.1, 2.0])
-def test_the_rate_is_the_nearest_to_the_divergence(boost):
+@pytest.mark.parametrize("rate_factor", [0.7, 1.0, 1.1, 2.0])
+def test_the_rate_is_the_nearest_to_the_divergence(rate_factor):
     """In proportion; below half of the smallest it is nothing. A tile of one latent each."""
     mean = np.concatenate([[0], np.exp(np.linspace(math.log(0.05), math.log(6), 400))]).reshape(-1, 1, 1, 1)
     pair = in_integers(mean, 1.0)
-    code = search(*pair, 8, boost)
-    wanted = boost * divergence(*pair).ravel()
+    code = search(*pair, 8, rate_factor)
+    wanted = rate_factor * divergence(*pair).ravel()
     ratios = np.array([bits / latents for bits, latents in RATES])
     distances = np.abs(np.log(np.maximum(wanted, 1e-12)[:, None] / ratios[1:]))
     expected = np.where(wanted < ratios[1] / 2, 0, 1 + distances.argmin(axis=1))

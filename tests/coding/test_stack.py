@@ -11,19 +11,19 @@ from nvae_codec.coding.ans import RESERVE_WORDS, WORD_BITS, Stack, check_coder, 
 from nvae_codec.errors import BitstreamError, DriftError
 
 GOLDEN_WORDS = [1405853452, 456755562, 4169906344, 113532184, 1853398634, 2921687877, 1357283734, 24]
-MEANS, DEVIATIONS = np.array([2.5, -6.25, 0.0]), np.array([1.5, 0.75, 4.0])
+MEANS, SIGMAS = np.array([2.5, -6.25, 0.0]), np.array([1.5, 0.75, 4.0])
 PROBABILITIES = np.array([0.9, 0.2, 0.5, 1e-6])
 
 
 def push_message(stack: Stack) -> None:
-    stack.push_normals(np.array([3, -7, 0]), MEANS, DEVIATIONS, 32)
+    stack.push_normals(np.array([3, -7, 0]), MEANS, SIGMAS, 32)
     stack.push_standard_normals(np.array([-4, 5]), 4.0, 32)
     stack.push_bits(np.array([1, 0, 1, 1]), PROBABILITIES)
 
 
 def pop_message(stack: Stack) -> list[list[int]]:
     return [stack.pop_bits(PROBABILITIES).tolist(), stack.pop_standard_normals(2, 4.0, 32).tolist(),
-            stack.pop_normals(MEANS, DEVIATIONS, 32).tolist()]
+            stack.pop_normals(MEANS, SIGMAS, 32).tolist()]
 
 
 def test_generator_is_splitmix64():
@@ -110,27 +110,27 @@ def test_available_bits_leave_the_reserve(count):
 def test_pushing_what_was_popped_restores_the_words(words, count, seed):
     """Also where it was popped beyond the end of the words."""
     random = np.random.default_rng(seed)
-    means, deviations = random.uniform(-20, 20, count), np.exp(random.uniform(-3, 3, count))
+    means, sigmas = random.uniform(-20, 20, count), np.exp(random.uniform(-3, 3, count))
     probabilities = random.uniform(1e-6, 1 - 1e-6, count)
     stack = Stack.seeded(words)
-    normals = stack.pop_normals(means, deviations, 32)
+    normals = stack.pop_normals(means, sigmas, 32)
     bits = stack.pop_bits(probabilities)
     uniform = stack.pop_uniform_bits(count)
     stack.push_uniform_bits(uniform)
     stack.push_bits(bits, probabilities)
-    stack.push_normals(normals, means, deviations, 32)
+    stack.push_normals(normals, means, sigmas, 32)
     assert np.array_equal(stack.words(), generator_words(words)[::-1])
 
 
-@pytest.mark.parametrize("means, deviations", [
+@pytest.mark.parametrize("means, sigmas", [
     ([math.nan], [1.0]), ([0.0], [math.nan]), ([0.0], [0.0]), ([0.0], [-1.0]), ([0.0], [math.inf]), ([math.inf], [1.0]),
     ([0.0, 0.0], [1.0])])
-def test_bad_parameters_never_reach_the_library(means, deviations):
+def test_bad_parameters_never_reach_the_library(means, sigmas):
     stack = Stack.seeded(20)
     with pytest.raises(ValueError):
-        stack.pop_normals(np.array(means), np.array(deviations), 8)
+        stack.pop_normals(np.array(means), np.array(sigmas), 8)
     with pytest.raises(ValueError):
-        stack.push_normals(np.zeros(len(means), dtype=int), np.array(means), np.array(deviations), 8)
+        stack.push_normals(np.zeros(len(means), dtype=int), np.array(means), np.array(sigmas), 8)
     assert np.array_equal(stack.words(), generator_words(20)[::-1])
 
 
@@ -193,7 +193,7 @@ def test_words_that_are_no_stack_are_refused(words, reserve):
 def test_the_self_test_passes_and_notices_another_coder(monkeypatch):
     check_coder()
     genuine = Stack.push_standard_normals
-    monkeypatch.setattr(Stack, "push_standard_normals", lambda self, symbols, deviation, half_width: genuine(
-        self, symbols, deviation + 1e-4, half_width))
+    monkeypatch.setattr(Stack, "push_standard_normals", lambda self, symbols, sigma, half_width: genuine(
+        self, symbols, sigma + 1e-4, half_width))
     with pytest.raises(DriftError, match="self-test"):
         check_coder()

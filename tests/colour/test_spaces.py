@@ -6,8 +6,8 @@ import pytest
 from helpers import SHARED
 from PIL import Image
 
-from nvae_codec.colour.spaces import FEWEST_COLOURS, SPACES, ColourSpace, find_space
-from nvae_codec.image import read_picture
+from nvae_codec.colour.spaces import MIN_COLOURS, SPACES, ColourSpace, find_space
+from nvae_codec.image import read_image
 from nvae_codec.tiling import RGB
 
 KODAK = SHARED / "data" / "kodak"
@@ -113,12 +113,12 @@ def test_what_a_jpeg_file_decodes_to_is_known(options):
 
 
 @each_space
-def test_its_pictures_are_known(space):
+def test_its_images_are_known(space):
     mode, _ = find_space(from_space(space))
     assert SPACES[mode] is space
 
 
-def test_other_pictures_are_not():
+def test_other_images_are_not():
     samples = as_jpeg(photograph(), quality=90)
     changed = samples.copy()
     changed[50, 60] = samples[50, 60] // 2 + [40, 41, 43]
@@ -164,7 +164,7 @@ def test_how_far_clipped_colours_are_looked_for(space):
 
 
 def test_few_colours_say_nothing():
-    grey = np.repeat(np.arange(60, 60 + FEWEST_COLOURS, dtype=np.uint8)[:, None, None], 3, axis=2)
+    grey = np.repeat(np.arange(60, 60 + MIN_COLOURS, dtype=np.uint8)[:, None, None], 3, axis=2)
     assert find_space(grey)[0] == JPEG
     assert find_space(grey[:-1])[0] == RGB
 
@@ -181,8 +181,8 @@ def test_what_is_no_plane_becomes_some_colour(space):
     assert np.array_equal(space.to_samples(space.to_planes(samples)), samples)
 
 
-def test_kodaks_pictures_come_from_photo_cd():
+def test_kodaks_images_come_from_photo_cd():
     files = sorted(KODAK.glob("*.png"))
     if not files:
         pytest.skip("needs the Kodak pictures")
-    assert {find_space(read_picture(file.read_bytes()).samples)[0] for file in files} == {PHOTO_CD}
+    assert {find_space(read_image(file.read_bytes()).samples)[0] for file in files} == {PHOTO_CD}

@@ -7,7 +7,7 @@ from helpers import smooth_tiles
 from terminal import documented_keys, failure, invoke
 
 from nvae_codec.codec import Codec
-from nvae_codec.image import Picture, write_picture
+from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
 from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
 
@@ -15,16 +15,16 @@ pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture
-def pictures(tmp_path) -> list:
+def images(tmp_path) -> list:
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for seed, path in enumerate(paths):
-        path.write_bytes(write_picture(Picture(smooth_tiles(1, 40, seed)[0].permute(1, 2, 0).numpy())))
+        path.write_bytes(write_image(Image(smooth_tiles(1, 40, seed)[0].permute(1, 2, 0).numpy())))
     return paths
 
 
 @pytest.mark.parametrize("options", [[], ["--archive"]])
-def test_every_stage_is_timed_and_all_of_them_together_are_the_whole(pictures, toy_model_path, options):
-    result = invoke("bench", *pictures, "--model", toy_model_path, "--effort", 1, "--json", *options)
+def test_every_stage_is_timed_and_all_of_them_together_are_the_whole(images, toy_model_path, options):
+    result = invoke("bench", *images, "--model", toy_model_path, "--effort", 1, "--json", *options)
     report = json.loads(result.stdout)
     assert sorted(report) == sorted(documented_keys("bench")[0])
     assert report["pictures"] == 2 and report["raw_bytes"] == 2 * 40 * 40 * 3 and report["forward"] is None
@@ -39,44 +39,44 @@ def test_every_stage_is_timed_and_all_of_them_together_are_the_whole(pictures, t
         assert report[direction]["raw_megabytes_per_second"] == pytest.approx(rate)
 
 
-def test_the_kernel_is_named(pictures, toy_model_path, each_way):
-    report = json.loads(invoke("bench", *pictures, "--model", toy_model_path, "--repeat", 1, "--json").stdout)
+def test_the_kernel_is_named(images, toy_model_path, each_way):
+    report = json.loads(invoke("bench", *images, "--model", toy_model_path, "--repeat", 1, "--json").stdout)
     assert report["kernel"].startswith("int32, " if each_way.planes else "float64")
 
 
-def test_the_files_are_those_of_compress(pictures, toy_model_path):
-    report = json.loads(invoke("bench", *pictures, "--model", toy_model_path, "--repeat", 1, "--json").stdout)
+def test_the_files_are_those_of_compress(images, toy_model_path):
+    report = json.loads(invoke("bench", *images, "--model", toy_model_path, "--repeat", 1, "--json").stdout)
     codec = Codec.load(toy_model_path)
     samples = [smooth_tiles(1, 40, seed)[0].permute(1, 2, 0).numpy() for seed in range(2)]
     assert report["file_bytes"] == sum(len(codec.compress(np.ascontiguousarray(each))) for each in samples)
 
 
-def test_both_networks_are_compared(pictures, toy_network, narrow_exact, tmp_path):
+def test_both_networks_are_compared(images, toy_network, toy_integer_12, tmp_path):
     model = tmp_path / "narrow.safetensors"
-    model.write_bytes(model_file.serialise(narrow_exact, origin=toy_network))
+    model.write_bytes(model_file.serialise(toy_integer_12, origin=toy_network))
     save_checkpoint(tmp_path / FILE_NAME, toy_network)
-    text = invoke("bench", *pictures, "--model", model, "--effort", 1, "--float-network", tmp_path).stdout
+    text = invoke("bench", *images, "--model", model, "--effort", 1, "--float-network", tmp_path).stdout
     assert all(each in text for each in ("float32 on cpu", "ratio", "raw MB/s", "read files", "write files"))
     assert "nothing.png: there is no such file" in failure(invoke("bench", "nothing.png"))
 
 
-def test_operators_and_the_coders_calls_are_profiled(pictures, toy_model_path):
-    report = json.loads(invoke("bench", pictures[0], "--model", toy_model_path, "--profile", "--json").stdout)
+def test_operators_and_the_coders_calls_are_profiled(images, toy_model_path):
+    report = json.loads(invoke("bench", images[0], "--model", toy_model_path, "--profile", "--json").stdout)
     found = {each["operator"]: each for each in report["profile"]}
     seconds = [each["seconds"] for each in report["profile"]]
     assert {"aten::matmul", "push_bits", "pop_normals"} <= set(found) and found["push_bits"]["calls"] >= 3
     assert seconds == sorted(seconds, reverse=True) and all(set(each) == {"operator", "calls", "seconds"}
                                                             for each in report["profile"])
-    assert "push_bits" in invoke("bench", pictures[0], "--model", toy_model_path, "--profile").stdout
+    assert "push_bits" in invoke("bench", images[0], "--model", toy_model_path, "--profile").stdout
 
 
-def test_workers_and_data_sets(pictures, toy_model_path):
+def test_workers_and_data_sets(images, toy_model_path):
     options = ["--model", toy_model_path, "--effort", 1, "--repeat", 1]
-    report = json.loads(invoke("bench", *pictures, "--archive", "--workers", 2, "--json", *options).stdout)
+    report = json.loads(invoke("bench", *images, "--archive", "--workers", 2, "--json", *options).stdout)
     assert report["workers"] == 2 and report["compress"]["stage_seconds"] is None
     assert report["peak_memory_bytes"] is None
-    assert "together" in invoke("bench", *pictures, "--archive", "--workers", 2, *options).stdout
-    for arguments, told in (
-            (["--workers", 2, *pictures], "archive"), ([], "--dataset"), (["--data", ".", *pictures], "--dataset"),
-            (["--dataset", "cifar10", *pictures], "PICTURES")):
-        assert told in failure(invoke("bench", *arguments), status=2)
+    assert "together" in invoke("bench", *images, "--archive", "--workers", 2, *options).stdout
+    for arguments, reported in (
+            (["--workers", 2, *images], "archive"), ([], "--dataset"), (["--data", ".", *images], "--dataset"),
+            (["--dataset", "cifar10", *images], "PICTURES")):
+        assert reported in failure(invoke("bench", *arguments), status=2)

@@ -21,7 +21,7 @@ from terminal import failure, invoke
 from nvae_codec.errors import DriftError, ImageError
 from nvae_codec.eval import compare, demo, measure, pareto
 from nvae_codec.eval.baselines import BASELINES
-from nvae_codec.image import Picture, write_picture
+from nvae_codec.image import Image, write_image
 
 pytestmark = pytest.mark.thorough
 
@@ -40,7 +40,7 @@ def photograph(shape, seed=0):
 
 
 def save(path, samples):
-    path.write_bytes(write_picture(Picture(samples)))
+    path.write_bytes(write_image(Image(samples)))
     return path
 
 
@@ -208,14 +208,14 @@ def test_avif_is_left_out_where_it_is_not_exact(monkeypatch, tmp_path, capsys):
     assert f"left out: avif: {reason}" in output.out and f"avif left out: {reason}" in output.err
 
 
-def test_totals_over_bytes_and_means_over_pictures():
+def test_totals_over_bytes_and_means_over_images():
     small = measure.Result("s", 2, 1, 3, "c", "RGB", 6, 8.0, 24.0, 1.0, 2.0)
     large = measure.Result("l", 4, 5, 1, "c", "grey", 10, 4.0, 4.0, 3.0, 4.0)
     other, memory = replace(small, codec="d"), {"c": measure.Memory(10, 20), "d": measure.Memory(30, 40)}
     first, second = measure.totals([small, other, large], memory)
     assert first == measure.Total("c", 2, 16, 6.0, 8 * 16 / (6 + 20), 14.0, 8 * 16 / (2 + 20), 4.0, 6.0,
                                   26 / 4.0 / 1e6, 26 / 6.0 / 1e6, 10, 20)
-    assert (second.codec, second.pictures, second.bits_per_subpixel_mean_over_pictures) == ("d", 1, 8.0)
+    assert (second.codec, second.pictures, second.bits_per_subpixel_mean_over_images) == ("d", 1, 8.0)
 
 
 def document_in(folder):
@@ -241,7 +241,7 @@ def test_the_schema_is_strict():
         assert each["additionalProperties"] is False and set(each["required"]) == set(each["properties"])
 
 
-def test_comparison_of_two_pictures_across_processes(toy_model_path, pictures, tmp_path, capsys):
+def test_comparison_of_two_images_across_processes(toy_model_path, pictures, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = [str(pictures), "--model", str(toy_model_path), "--baselines", "jxl,png", "-o", str(out)]
     assert compare.main([*arguments, "--cross-process"]) == 0
@@ -378,7 +378,7 @@ def test_a_solid_archive_is_in_as_few_pieces_as_possible(bits, tmp_path):
 @pytest.mark.parametrize(("count", "max_side", "size"), [
     (7, 999, (3 * 12, 3 * 10, 3)), (6, 999, (2 * 12, 3 * 10, 3)), (1, 999, (12, 10, 3)), (7, 25, (4 * 12, 2 * 10, 3)),
 ])
-def test_a_solid_archive_of_pictures_of_one_size_is_a_mosaic(count, max_side, size):
+def test_a_solid_archive_of_images_of_one_size_is_a_mosaic(count, max_side, size):
     pictures = [(str(number), photograph((12, 10, 3), number)) for number in range(count)]
     pieces = measure._pieces(replace(BASELINES["png"], max_side=max_side), pictures)
     mosaic = np.concatenate(pieces)
@@ -540,7 +540,7 @@ def test_demo_fails_if_a_pixel_differs(toy_as_default, monkeypatch, tmp_path, ca
     assert not output.out
 
 
-def test_demo_needs_a_picture_where_scikit_image_is_absent(monkeypatch, capsys):
+def test_demo_needs_a_image_where_scikit_image_is_absent(monkeypatch, capsys):
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
     assert demo.main([]) == 1
     assert "name a picture of your own" in capsys.readouterr().err

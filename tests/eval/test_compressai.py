@@ -15,7 +15,7 @@ from terminal import REPOSITORY
 
 from nvae_codec.eval import compressai_bench, compressai_results
 from nvae_codec.eval.compressai_results import document
-from nvae_codec.image import Picture, write_picture
+from nvae_codec.image import Image, write_image
 
 KEYS = ["psnr-rgb", "ms-ssim-rgb", "bpp", "encoding_time", "decoding_time"]     # of CompressAI's own files
 
@@ -26,7 +26,7 @@ def compared(bits: int = 8, **totals: float) -> dict:
         "kind": "compare",
         "data": {"bits_per_sample": bits},
         "settings": {"codecs": {codec: "1.0, best" for codec in totals}},
-        "totals": [{"codec": codec, "pictures": 4, "bits_per_pixel_mean_over_pictures": rate, "encode_seconds": 8.0,
+        "totals": [{"codec": codec, "pictures": 4, "bits_per_pixel_mean_over_images": rate, "encode_seconds": 8.0,
                     "decode_seconds": 2.0} for codec, rate in totals.items()],
     }
 
@@ -89,8 +89,8 @@ def test_what_cannot_be_converted_is_said_in_a_sentence(tmp_path, capsys):
             ([save(tmp_path / "nothing.json", compared(ours=-1))], none), ([tmp_path / "none"], "No such file"),
             ([save(tmp_path / "five.json", compared(5, ours=9.0))], "of samples of 5 bits"),
             ([good, good], "ours is in another file too"), ([good], "ours.json: is there already")):
-        status, told, err = converted(capsys, *given, "-o", out)
-        assert (status, told, err.count("\n")) == (1, "", 1) and reason in err
+        status, reported, err = converted(capsys, *given, "-o", out)
+        assert (status, reported, err.count("\n")) == (1, "", 1) and reason in err
         assert err.startswith("nvae_codec.eval.compressai_results: ")
     for arguments in ([good], [good, "-o", out, "--drawn-at", "inf"], [good, "-o", out, "--drawn-at", "much"]):
         with pytest.raises(SystemExit) as end:
@@ -119,22 +119,22 @@ def command(*arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
+def images(tmp_path_factory) -> Path:
     """Two small pictures; the bench finds files by their suffixes, in lower case."""
     folder = tmp_path_factory.mktemp("pictures")
     y, x = np.indices((40, 60))
     for number in range(2):
         samples = np.stack([y * 5, x * 4 + number * 9, (x + y) * 2], axis=2).astype(np.uint8)
-        (folder / f"{number}.png").write_bytes(write_picture(Picture(samples)))
+        (folder / f"{number}.png").write_bytes(write_image(Image(samples)))
     return folder
 
 
 @pytest.fixture(scope="module")
-def theirs(pictures, tmp_path_factory) -> Path:
+def theirs(images, tmp_path_factory) -> Path:
     """The file of one of its own codecs, as its bench makes it."""
     pytest.importorskip("compressai")
     path = tmp_path_factory.mktemp("theirs") / "jpeg.json"
-    path.write_text(command("compressai.utils.bench", "jpeg", pictures, "-q", "30,60,90", "--metrics", "psnr-rgb"))
+    path.write_text(command("compressai.utils.bench", "jpeg", images, "-q", "30,60,90", "--metrics", "psnr-rgb"))
     return path
 
 
@@ -167,31 +167,31 @@ def test_where_its_plot_draws_them(tmp_path, metric):
     assert bottom < 50 < top < 60
 
 
-def test_its_bench_drives_our_codec(theirs, pictures, toy_model_path, tmp_path):
+def test_its_bench_drives_our_codec(theirs, images, toy_model_path, tmp_path):
     """With the infinite quality that it computes itself; two jobs at a time find the same."""
-    start = ["nvae_codec.eval.compressai_bench", "nvaecodec", pictures, "--metrics", "psnr-rgb", "--model",
+    start = ["nvae_codec.eval.compressai_bench", "nvaecodec", images, "--metrics", "psnr-rgb", "--model",
              toy_model_path]
     text = command(*start, "-q", "0,1")
-    told = json.loads(text)
-    assert told["name"] == "nvae-codec" and "lossless, model toy" in told["description"]
-    assert set(told["results"]) == set(KEYS) - {"ms-ssim-rgb"} and told["results"]["psnr-rgb"] == [math.inf] * 2
+    reported = json.loads(text)
+    assert reported["name"] == "nvae-codec" and "lossless, model toy" in reported["description"]
+    assert set(reported["results"]) == set(KEYS) - {"ms-ssim-rgb"} and reported["results"]["psnr-rgb"] == [math.inf] * 2
     from nvae_codec.codec import Codec
-    from nvae_codec.image import read_picture
+    from nvae_codec.image import read_image
 
     codec = Codec.load(toy_model_path)
-    sizes = [len(codec.compress(read_picture(path.read_bytes()).samples)) for path in sorted(pictures.iterdir())]
-    assert told["results"]["bpp"][0] == pytest.approx(8 * sum(sizes) / 2 / 2400)
+    sizes = [len(codec.compress(read_image(path.read_bytes()).samples)) for path in sorted(images.iterdir())]
+    assert reported["results"]["bpp"][0] == pytest.approx(8 * sum(sizes) / 2 / 2400)
     again = json.loads(command(*start, "-j", 2))
-    assert again["results"]["bpp"] == told["results"]["bpp"][:1]
+    assert again["results"]["bpp"] == reported["results"]["bpp"][:1]
     ours = tmp_path / "ours.json"
     ours.write_text(text)
     command("compressai.utils.plot", "-f", ours, theirs, "-m", "encoding_time", "-o", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").exists()
 
 
-def test_what_its_bench_cannot_do_is_said_in_a_sentence(pictures, toy_model_path, capsys, monkeypatch):
+def test_what_its_bench_cannot_do_is_said_in_a_sentence(images, toy_model_path, capsys, monkeypatch):
     pytest.importorskip("compressai")
-    start = ["nvaecodec", str(pictures), "--metrics", "psnr-rgb", "--model"]
+    start = ["nvaecodec", str(images), "--metrics", "psnr-rgb", "--model"]
     for arguments, reason in (([*start, str(toy_model_path), "-q", "75"], "-q is the encoder's effort here, 0 to 5"),
                               ([*start, "missing.safetensors"], "missing.safetensors"),
                               (["nvaecodec", "nowhere"], "No such directory: nowhere")):
@@ -202,6 +202,6 @@ def test_what_its_bench_cannot_do_is_said_in_a_sentence(pictures, toy_model_path
     from nvae_codec.codec import Codec
 
     genuine = Codec.decompress
-    monkeypatch.setattr(Codec, "decompress", lambda self, data: Picture(genuine(self, data).samples ^ 1))
+    monkeypatch.setattr(Codec, "decompress", lambda self, data: Image(genuine(self, data).samples ^ 1))
     assert compressai_bench.main([*start, str(toy_model_path)]) == 1
     assert "0.png: other samples came back" in capsys.readouterr().err

@@ -16,9 +16,9 @@ from terminal import invoke
 from nvae_codec.codec import Codec
 from nvae_codec.errors import ImageError
 from nvae_codec.eval import compare, rate_vs_elbo, report, reported
-from nvae_codec.image import Picture, write_picture
+from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.network import ExactModel, convert
+from nvae_codec.integer.network import IntegerModel, convert
 from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.rate.ledger import ledger, load_float_network
@@ -35,16 +35,16 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     for seed, (height, width) in enumerate(SHAPES):
         samples = smooth_tiles(1, 48, seed)[0].permute(1, 2, 0).numpy()[:height, :width]
-        (folder / f"{seed}.png").write_bytes(write_picture(Picture(np.ascontiguousarray(samples))))
+        (folder / f"{seed}.png").write_bytes(write_image(Image(np.ascontiguousarray(samples))))
     return folder
 
 
 @pytest.fixture(scope="module")
-def model(toy_network, toy_exact, tmp_path_factory):
+def model(toy_network, toy_integer, tmp_path_factory):
     """A model file, and the folder of the run that it was made of."""
     folder = tmp_path_factory.mktemp("run")
     path = folder / "model.safetensors"
-    path.write_bytes(model_file.serialise(toy_exact, origin=toy_network))
+    path.write_bytes(model_file.serialise(toy_integer, origin=toy_network))
     save_checkpoint(folder / FILE_NAME, toy_network)
     return path, folder
 
@@ -134,14 +134,14 @@ def test_the_bound_of_a_network_for_fewer_bits_has_the_raw_bits_too():
     """With one draw the importance-weighted bound is a negative ELBO; both count the bits below the network's."""
     torch.manual_seed(0)
     network = NVAE(replace(PRESETS["toy"], num_x_bits=5)).eval()
-    exact = ExactModel(convert(network, smooth_tiles(8, 16)))
+    exact = IntegerModel(convert(network, smooth_tiles(8, 16)))
     codec, samples = Codec(exact, "0" * 16), smooth_tiles(1, 16, 3)[0].permute(1, 2, 0).contiguous().numpy()
     entry = ledger(codec, codec.compress(samples, effort=1, verify=False), network, draws=8)
     bound = rate_vs_elbo.importance_weighted_bits(codec, network, samples, 8)
     assert bound == pytest.approx(entry.negative_elbo_bits, rel=0.03) and bound > 3 * samples.size
 
 
-def test_pictures_of_equal_names_can_be_chained(pictures, model, tmp_path):
+def test_images_of_equal_names_can_be_chained(pictures, model, tmp_path):
     (tmp_path / "twin").mkdir()
     (tmp_path / "twin" / "0.png").write_bytes((pictures / "0.png").read_bytes())
     twins = [pictures / "0.png", tmp_path / "twin" / "0.png"]
@@ -290,7 +290,7 @@ def test_the_page_begins_with_the_least_of_the_others(model, tmp_path):
     folder = tmp_path / "cats & dogs"
     folder.mkdir()
     for seed, tile in enumerate(smooth_tiles(3, 16, 9).permute(0, 2, 3, 1).numpy()):
-        (folder / f"{seed}.png").write_bytes(write_picture(Picture(np.ascontiguousarray(tile))))
+        (folder / f"{seed}.png").write_bytes(write_image(Image(np.ascontiguousarray(tile))))
     ours = [str(folder), "--model", str(model[0]), "--effort", "1"]
     assert rate_vs_elbo.main([*ours, "-o", str(tmp_path / "each")]) == 0
     assert rate_vs_elbo.main([*ours, "--archive", "-o", str(tmp_path / "archive")]) == 0

@@ -15,7 +15,7 @@ from helpers import randomise_batch_norm, smooth_tiles
 from nvae_codec.bitstreams import container
 from nvae_codec.codec import Codec
 from nvae_codec.eval import reported
-from nvae_codec.image import Picture
+from nvae_codec.image import Image
 from nvae_codec.integer import model_file
 from nvae_codec.integer.network import convert
 from nvae_codec.model.config import PRESETS
@@ -207,7 +207,7 @@ def test_other_samples_and_figures_that_are_none_end_it(tmp_path, capsys, monkey
 
     def wrong(self, *arguments, **options):
         for image, decoded in genuine(self, *arguments, **options):
-            yield image, Picture(decoded.samples ^ 1)
+            yield image, Image(decoded.samples ^ 1)
 
     monkeypatch.setattr(Codec, "decompress_archive", wrong)
     status, out, err = run(capsys, *given)

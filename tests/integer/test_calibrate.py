@@ -26,7 +26,7 @@ from nvae_codec.integer.calibrate import (
     grid_bits,
     measure,
 )
-from nvae_codec.integer.network import ExactModel, ExactNetwork, convert
+from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
 from nvae_codec.likelihoods.pixels import centre_mixture
 from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE, unit_range
@@ -36,7 +36,7 @@ TILES = smooth_tiles(32, 16, seed=3)
 
 
 @pytest.fixture(scope="module")
-def trained() -> ExactNetwork:
+def trained() -> IntegerNetwork:
     """The preset `toy` after 50 steps: a channel of its finest latents says much, the coarsest ones nothing as yet."""
     torch.manual_seed(0)
     network, tiles = NVAE(PRESETS["toy"]), smooth_tiles(256, 16)
@@ -53,7 +53,7 @@ def trained() -> ExactNetwork:
 
 
 @pytest.fixture
-def network(trained) -> ExactNetwork:
+def network(trained) -> IntegerNetwork:
     return copy.deepcopy(trained)
 
 
@@ -63,11 +63,11 @@ def useful(network) -> int:
     return int(np.argmax(measure(network, TILES).kl[2]))
 
 
-def cost(measured: Measurement, network: ExactNetwork) -> float:
+def cost(measured: Measurement, network: IntegerNetwork) -> float:
     return measured.bits + INITIAL_PRICE * network.config.image_size ** 2 * measured.initial_bits
 
 
-def made_useless(network: ExactNetwork, group: int, channel: int) -> None:
+def made_useless(network: IntegerNetwork, group: int, channel: int) -> None:
     """Let a posterior be its prior, whatever the image."""
     head = network.posterior_heads[group]
     for output in (channel, channel + network.config.num_latent_per_group):
@@ -138,38 +138,38 @@ def test_figures_add_up(network, useful):
     assert figures.images == len(TILES) and np.shape(figures.kl) == (3, 2)
     assert figures.initial_bits == pytest.approx((latents * figures.entropy).sum())
     assert (np.array(figures.kl) > -1e-3).all() and (np.array(figures.ratio) > 0).all()
-    network.latent_idle[2, useful] = 1
+    network.latent_inactive[2, useful] = 1
     rest = measure(network, TILES)
     assert rest.initial_bits < figures.initial_bits and rest.bits > 1.02 * figures.bits
     assert rest.kl[2][useful] == pytest.approx(figures.kl[2][useful])      # as if it were coded
-    network.latent_idle.fill_(1)
+    network.latent_inactive.fill_(1)
     assert measure(network, TILES).initial_bits == 0
 
 
 def test_fine_grids_cost_the_negative_elbo(network):
     """With the same draws, which differ for every batch of 8."""
     network.latent_steps.fill_(6)
-    for idle in (0, 1):
-        network.latent_idle[0] = idle
+    for inactive in (0, 1):
+        network.latent_inactive[0] = inactive
         without = sum(integer_negative_elbo(network, batch, same_noise(torch.Generator().manual_seed(index)),
-                                            idle=True).sum() for index, batch in enumerate(TILES.split(8)))
+                                            inactive=True).sum() for index, batch in enumerate(TILES.split(8)))
         assert measure(network, TILES).bits == pytest.approx(without / len(TILES) / math.log(2), rel=1e-4)
 
 
 # What is chosen
 
-def test_a_useless_channel_becomes_idle_and_a_useful_one_does_not(network, useful):
+def test_a_useless_channel_becomes_inactive_and_a_useful_one_does_not(network, useful):
     made_useless(network, 1, 0)
     before = measure(network, TILES)
     assert abs(before.kl[1][0]) < 1e-6
     lines = []
     calibrate(network, TILES, lines.append)
-    model = ExactModel(network)
+    model = IntegerModel(network)
     assert 0 not in model.active(1) and useful in model.active(2)
     after = measure(network, TILES)
     assert cost(after, network) < cost(before, network) and after.initial_bits < before.initial_bits
-    idle = int(network.latent_idle.sum())
-    assert lines[-1].startswith(f"latent channels: {idle} of 6 idle; {before.bits / 768:.4f} became ")
+    inactive = int(network.latent_inactive.sum())
+    assert lines[-1].startswith(f"latent channels: {inactive} of 6 idle; {before.bits / 768:.4f} became ")
     assert "on 32 training images" in lines[-1]
 
 
@@ -188,33 +188,33 @@ class Imagined(_Calibration):
     def __init__(self, cost_of, noise: float = 0.0):
         self.cost_of, self.noise, self.count = cost_of, noise, 0
 
-    def measure(self, idle, steps, kl=()):
+    def measure(self, inactive, steps, kl=()):
         self.count += 1
         random = np.random.default_rng(self.count)
-        costs = self.cost_of(idle.numpy(), steps.numpy()) + random.normal(0, self.noise, 1000) if self.noise else \
-            np.full(10, self.cost_of(idle.numpy(), steps.numpy()))
-        return _Choice(idle, steps, costs, Measurement(10, 0.0, 0.0, kl, (), ()))
+        costs = self.cost_of(inactive.numpy(), steps.numpy()) + random.normal(0, self.noise, 1000) if self.noise else \
+            np.full(10, self.cost_of(inactive.numpy(), steps.numpy()))
+        return _Choice(inactive, steps, costs, Measurement(10, 0.0, 0.0, kl, (), ()))
 
 
 @pytest.mark.parametrize("groups", [3, 12])
 def test_grids_follow_the_cost_in_steps_of_one_and_in_bounds(groups):
     """Of 3 groups every one by itself, of 12 two at a time. Best are grids 1, 3 and 9 where the rule has 2."""
     best = np.array([1, 3, 9]).repeat(groups // 3)[:, None]
-    imagined = Imagined(lambda idle, steps: 1000 + np.abs(steps - best)[idle == 0].sum())
-    idle = torch.zeros(groups, 2, dtype=torch.int16)
-    idle[0, 1] = 1
-    chosen = imagined.choose_grids(imagined.measure(idle, torch.full_like(idle, 2)))
+    imagined = Imagined(lambda inactive, steps: 1000 + np.abs(steps - best)[inactive == 0].sum())
+    inactive = torch.zeros(groups, 2, dtype=torch.int16)
+    inactive[0, 1] = 1
+    chosen = imagined.choose_grids(imagined.measure(inactive, torch.full_like(inactive, 2)))
     assert chosen.steps[:, 0].tolist() == best[:, 0].clip(max=4).tolist()
     assert chosen.steps[0, 1] == 2                                          # of an idle channel
     assert imagined.count <= 1 + 3 * 6
     for end, away in ((0, -5), (8, 20)):
-        imagined = Imagined(lambda idle, steps, away=away: 1000 + np.abs(steps - away).sum())
-        chosen = imagined.choose_grids(imagined.measure(idle, torch.full_like(idle, end)))
+        imagined = Imagined(lambda inactive, steps, away=away: 1000 + np.abs(steps - away).sum())
+        chosen = imagined.choose_grids(imagined.measure(inactive, torch.full_like(inactive, end)))
         assert (chosen.steps == end).all()
 
 
 def test_grids_stay_where_differences_are_noise():
-    imagined = Imagined(lambda idle, steps: 1000 + 0.01 * steps.sum(), noise=30.0)
+    imagined = Imagined(lambda inactive, steps: 1000 + 0.01 * steps.sum(), noise=30.0)
     rule = imagined.measure(torch.zeros(6, 2, dtype=torch.int16), torch.full((6, 2), 3, dtype=torch.int16))
     moved = (imagined.choose_grids(rule).steps != 3).float().mean()
     assert moved <= 0.5
@@ -222,7 +222,7 @@ def test_grids_stay_where_differences_are_noise():
 
 @pytest.mark.parametrize("channels, worthless", [(20, 0), (20, 1), (20, 13), (20, 20), (720, 1), (720, 400),
                                                  (720, 719)])
-def test_idle_channels_are_those_that_do_not_pay(channels, worthless):
+def test_inactive_channels_are_those_that_do_not_pay(channels, worthless):
     """Each costs or saves 1 of 10,000 bits. The tolerance is 2 bits; single channels are looked at among few."""
     kl = np.geomspace(1e-5, 0.9, channels)
     order = np.random.default_rng(0).permutation(channels)                  # where the channel of rank i lies
@@ -230,14 +230,14 @@ def test_idle_channels_are_those_that_do_not_pay(channels, worthless):
     pays[order] = np.where(np.arange(channels) < worthless, -1, 1)
     placed = np.empty(channels)
     placed[order] = kl
-    imagined = Imagined(lambda idle, steps: 10_000 + (idle.ravel() * pays).sum())
+    imagined = Imagined(lambda inactive, steps: 10_000 + (inactive.ravel() * pays).sum())
     zeros = torch.zeros(channels // 10, 10, dtype=torch.int16)
-    chosen = imagined.choose_idle(imagined.measure(zeros, zeros, tuple(map(tuple, placed.reshape(-1, 10)))))
-    idle = chosen.idle.numpy().ravel()
+    chosen = imagined.choose_inactive(imagined.measure(zeros, zeros, tuple(map(tuple, placed.reshape(-1, 10)))))
+    inactive = chosen.inactive.numpy().ravel()
     if channels == 20:
-        assert np.array_equal(idle, pays < 0)
+        assert np.array_equal(inactive, pays < 0)
     else:
-        assert abs(idle.sum() - worthless) <= channels / 100 and np.diff(idle[order]).max() <= 0
+        assert abs(inactive.sum() - worthless) <= channels / 100 and np.diff(inactive[order]).max() <= 0
     assert imagined.count <= 1 + 7 + 8 + 12
 
 
@@ -246,10 +246,10 @@ def test_single_channels_may_break_the_order():
     kl = np.geomspace(1e-3, 0.9, 20)
     pays = np.where(np.arange(20) < 10, -1.0, 5.0)
     pays[7], pays[12] = 0.5, -1
-    imagined = Imagined(lambda idle, steps: 10_000 + (idle.ravel() * pays).sum())
+    imagined = Imagined(lambda inactive, steps: 10_000 + (inactive.ravel() * pays).sum())
     zeros = torch.zeros(2, 10, dtype=torch.int16)
-    chosen = imagined.choose_idle(imagined.measure(zeros, zeros, tuple(map(tuple, kl.reshape(2, 10)))))
-    assert np.array_equal(chosen.idle.numpy().ravel(), pays < 0)
+    chosen = imagined.choose_inactive(imagined.measure(zeros, zeros, tuple(map(tuple, kl.reshape(2, 10)))))
+    assert np.array_equal(chosen.inactive.numpy().ravel(), pays < 0)
 
 
 @pytest.mark.parametrize("changes", [dict(num_nf=1, num_x_bits=5), dict(num_latent_scales=1, num_groups_per_scale=1)])
@@ -261,7 +261,7 @@ def test_no_network_becomes_worse(changes):
     network = convert(model.eval(), TILES[:8])
     before = measure(network, TILES[:8])
     calibrate(network, TILES[:8])
-    assert network.latent_idle.any()
+    assert network.latent_inactive.any()
     assert cost(measure(network, TILES[:8]), network) < cost(before, network)
 
 
@@ -269,24 +269,24 @@ def test_calibration_is_repeatable(network):
     again = copy.deepcopy(network)
     for each in (network, again):
         calibrate(each, TILES[:8], seed=5)
-    assert torch.equal(network.latent_idle, again.latent_idle)
+    assert torch.equal(network.latent_inactive, again.latent_inactive)
     assert torch.equal(network.latent_steps, again.latent_steps)
     assert measure(network, TILES[:8]) == measure(again, TILES[:8])
 
 
 # Networks and model files with idle channels
 
-def with_idle_channels(network: ExactNetwork) -> ExactNetwork:
+def with_inactive_channels(network: IntegerNetwork) -> IntegerNetwork:
     """One channel of the first group, and all of the second. The third has two grids."""
     network.latent_steps[2] = torch.tensor([3, 1])
-    network.latent_idle[0, 1] = 1
-    network.latent_idle[1] = 1
+    network.latent_inactive[0, 1] = 1
+    network.latent_inactive[1] = 1
     network.prepare()
     return network
 
 
-def test_latents_of_idle_channels_are_the_means_whatever_is_said(network):
-    model = ExactModel(with_idle_channels(network))
+def test_latents_of_inactive_channels_are_the_means_whatever_is_said(network):
+    model = IntegerModel(with_inactive_channels(network))
     assert [model.active(group).tolist() for group in range(3)] == [[0], [], [0, 1]]
     state = model.start(2)
     random = np.random.default_rng(0)
@@ -300,10 +300,10 @@ def test_latents_of_idle_channels_are_the_means_whatever_is_said(network):
         state = following
 
 
-def test_flow_cells_leave_idle_channels_alone_and_do_not_look_at_them():
+def test_flow_cells_leave_inactive_channels_alone_and_do_not_look_at_them():
     network = golden_network("flows_5_bits")
-    network.latent_idle[1, 0] = 1
-    model, random = ExactModel(network), np.random.default_rng(0)
+    network.latent_inactive[1, 0] = 1
+    model, random = IntegerModel(network), np.random.default_rng(0)
     state = model.start(2)
     for group in range(2):
         points = random.integers(-8, 9, (2, *model.group_shape(group)))
@@ -320,65 +320,54 @@ def test_flow_cells_leave_idle_channels_alone_and_do_not_look_at_them():
 
 
 @pytest.fixture
-def idle_path(network, tmp_path) -> Path:
+def inactive_path(network, tmp_path) -> Path:
     """A model file of a network with idle channels, and with measurements."""
     path = tmp_path / "idle.safetensors"
-    path.write_bytes(model_file.serialise(with_idle_channels(network), {"about": "idle"}, measure(network, TILES[:4])))
+    path.write_bytes(model_file.serialise(with_inactive_channels(network), {"about": "idle"}, measure(network, TILES[:4])))
     return path
 
 
-def test_a_model_file_keeps_idle_channels(network, idle_path):
-    model, fingerprint = model_file.load(idle_path)
-    assert torch.equal(model.network.latent_idle, network.latent_idle) and network.latent_idle.any()
-    assert model.digest() == ExactModel(network).digest()
-    network.latent_idle.zero_()
-    assert model.digest() != ExactModel(network).digest()
+def test_a_model_file_keeps_inactive_channels(network, inactive_path):
+    model, fingerprint = model_file.load(inactive_path)
+    assert torch.equal(model.network.latent_inactive, network.latent_inactive) and network.latent_inactive.any()
+    assert model.digest() == IntegerModel(network).digest()
+    network.latent_inactive.zero_()
+    assert model.digest() != IntegerModel(network).digest()
     assert fingerprint != model_file.fingerprint(network.config, network.state_dict())
 
 
 @pytest.mark.parametrize("flows", [False, True])
-def test_pictures_through_a_model_with_idle_channels(network, flows):
+def test_images_through_a_model_with_inactive_channels(network, flows):
     network = golden_network("flows_5_bits") if flows else network
-    for idle in (0, 1):                   # the second time all channels are idle
-        with_idle_channels(network).latent_idle[2] = idle
-        codec = Codec(ExactModel(network), "0" * 64)
+    for inactive in (0, 1):                   # the second time all channels are idle
+        with_inactive_channels(network).latent_inactive[2] = inactive
+        codec = Codec(IntegerModel(network), "0" * 64)
         for shape in ((40, 56, 3), (3, 5)):
-            picture = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
-            assert np.array_equal(codec.decompress(codec.compress(picture)).samples, picture)
-
-
-def test_models_without_idle_channels_are_as_they_were(toy_model_path):
-    """Nothing about idle channels is in their files, so that old files and their fingerprints are good for ever."""
-    assert b"latent_idle" not in toy_model_path.read_bytes()
-    model, fingerprint = model_file.load(toy_model_path)
-    assert not model.network.latent_idle.any()
-    assert [model.active(group).tolist() for group in range(model.num_groups)] == [[0, 1]] * model.num_groups
-    assert model_file.fingerprint(model.network.config, model.network.state_dict()) == fingerprint
-    for name in ("plain", "flows_5_bits"):
-        assert "latent_idle" not in golden_network(name).state_dict()
+            image = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+            assert np.array_equal(codec.decompress(codec.compress(image)).samples, image)
 
 
 @pytest.mark.parametrize("edit", [lambda t: t * 2, lambda t: t * -1, lambda t: t.int(), lambda t: t[:-1],
                                   lambda t: None])
-def test_tampered_idle_channels_are_refused(idle_path, tmp_path, edit):
+def test_tampered_inactive_channels_are_refused(inactive_path, tmp_path, edit):
     with pytest.raises((ModelError, DriftError)):
-        model_file.load(change(idle_path, "latent_idle", edit, tmp_path / "m.safetensors"))
+        model_file.load(change(inactive_path, "latent_inactive", edit, tmp_path / "m.safetensors"))
 
 
 # What is told of it
 
 def test_measurements_survive_json(network):
-    figures = dataclasses.replace(measure(network, TILES[:4]), direct_overhead=0.0125)
-    told = json.loads(json.dumps(figures.to_dict()))
-    assert Measurement.from_dict(told, network.config).to_dict() == told
-    assert told["images"] == 4 and told["bits"] == pytest.approx(figures.bits, rel=1e-5)
-    assert np.array(told["kl"]) == pytest.approx(np.array(figures.kl), rel=1e-5)
+    figures = dataclasses.replace(measure(network, TILES[:4]), rec_overhead=0.0125)
+    reported = json.loads(json.dumps(figures.to_dict()))
+    assert Measurement.from_dict(reported, network.config).to_dict() == reported
+    assert reported["images"] == 4 and reported["bits"] == pytest.approx(figures.bits, rel=1e-5)
+    assert np.array(reported["kl"]) == pytest.approx(np.array(figures.kl), rel=1e-5)
 
 
 @pytest.mark.parametrize("key, value", [
     ("kl", [[1.0, 2.0]]), ("kl", [[1.0, 2.0], [1.0, 2.0], [1.0]]), ("ratio", None), ("entropy", "text"),
-    ("bits", math.nan), ("initial_bits", None), ("images", "many"), ("direct_overhead", math.inf), ("kl", 10 ** 400),
-    ("direct_overhead", []), ("initial_bits", 1e300), ("entropy", [[1e308, 1.0], [1.0, 1.0]])])
+    ("bits", math.nan), ("initial_bits", None), ("images", "many"), ("rec_overhead", math.inf), ("kl", 10 ** 400),
+    ("rec_overhead", []), ("initial_bits", 1e300), ("entropy", [[1e308, 1.0], [1.0, 1.0]])])
 def test_measurements_that_are_none_are_refused(network, tmp_path, key, value):
     figures = measure(network, TILES[:1]).to_dict()
     with pytest.raises(ModelError):
@@ -400,8 +389,8 @@ def test_a_model_file_with_damaged_measurements_is_not_described(toy_model_path,
         model_file.describe(path)
 
 
-def test_info_shows_the_groups_of_latents(network, idle_path, toy_model_path):
-    report = json.loads(invoke("info", "--json", idle_path).stdout)
+def test_info_shows_the_groups_of_latents(network, inactive_path, toy_model_path):
+    report = json.loads(invoke("info", "--json", inactive_path).stdout)
     assert (report["latent_channels"], report["active_channels"], report["about"]) == (6, 3, "idle")
     first, second, third = report["groups"]
     figures = measure(network, TILES[:4])
@@ -410,11 +399,11 @@ def test_info_shows_the_groups_of_latents(network, idle_path, toy_model_path):
     assert first["kl_bits_per_latent"] == pytest.approx(figures.kl[0], rel=1e-5)
     assert second["active"] == second["initial_bits"] == 0
     assert third["initial_bits"] == round(64 * sum(figures.entropy[2])) and third["steps"] == [3, 1]
-    text = invoke("info", idle_path).stdout.splitlines()
+    text = invoke("info", inactive_path).stdout.splitlines()
     assert text[-4].split() == ["side", "active", "step", "KL", "bits", "per", "latent", "initial", "bits"]
     assert text[-3].split()[:3] == ["4", "1/2", "0"] and text[-2].split() == ["8", "0/2", "-", "-", "0"]
     assert text[-1].split()[:5] == ["8", "2/2", "1", "to", "3"]
-    assert "direct overhead" not in "".join(text)
+    assert "rec overhead" not in "".join(text)
 
     old = json.loads(invoke("info", "--json", toy_model_path).stdout)
     assert old["initial_bits"] is None and old["active_channels"] == 6
@@ -422,8 +411,8 @@ def test_info_shows_the_groups_of_latents(network, idle_path, toy_model_path):
     assert invoke("info", toy_model_path).stdout.splitlines()[-1].split()[-2:] == ["-", "-"]
 
 
-def test_info_shows_what_direct_coding_adds_where_it_is_known(network, tmp_path):
+def test_info_shows_what_rec_adds_where_it_is_known(network, tmp_path):
     path = tmp_path / "m.safetensors"
-    figures = dataclasses.replace(measure(network, TILES[:1]), direct_overhead=0.0125)
+    figures = dataclasses.replace(measure(network, TILES[:1]), rec_overhead=0.0125)
     path.write_bytes(model_file.serialise(network, measurement=figures))
-    assert "  direct overhead: +1.25 %\n" in invoke("info", path).stdout
+    assert "  rec overhead: +1.25 %\n" in invoke("info", path).stdout

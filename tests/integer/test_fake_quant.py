@@ -7,10 +7,10 @@ from helpers import randomise_batch_norm, smooth_tiles
 
 from nvae_codec.errors import ModelError
 from nvae_codec.integer import fake_quant
-from nvae_codec.integer import ops as exact_layers
+from nvae_codec.integer import ops as integer_ops
 from nvae_codec.integer.fake_quant import Rounding, choosing_scales, unrounded
 from nvae_codec.integer.network import convert
-from nvae_codec.integer.ops import LIMIT, NARROW_LIMIT
+from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
 from nvae_codec.model.config import ARCHITECTURES, PRESETS, NVAEConfig
 from nvae_codec.model.nvae import NVAE, unit_range
 from nvae_codec.rate.elbo import compare
@@ -21,7 +21,7 @@ from nvae_codec.training.run import estimate_memory
 
 PHASES = dataclasses.replace(PRESETS["toy"], architecture="res_bnswish", num_preprocess_blocks=2,
                              num_postprocess_blocks=2, pixel_head="phases", num_phase_channels=8,
-                             num_phase_sensors=6, num_phase_interpolations=3)
+                             num_phase_noise_filters=6, num_phase_interpolations=3)
 QUICK = Execution(device="cpu", tensorboard=False, report_every=1, save_every=2)
 
 
@@ -33,7 +33,7 @@ def plain_and_narrow(config: NVAEConfig, seed: int = 0) -> tuple[NVAE, NVAE]:
     for module in plain.modules():                  # squeeze-and-excitation would begin almost linear
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.normal_(module.weight, std=0.1)
-    narrow = NVAE(dataclasses.replace(config, narrow=True))
+    narrow = NVAE(dataclasses.replace(config, rounded_activations=True))
     missing, unexpected = narrow.load_state_dict(plain.state_dict(), strict=False)
     assert missing and all(name.endswith("rounding.bits") for name in missing) and not unexpected
     x = unit_range(config, smooth_tiles(16, config.image_size, seed=1))
@@ -50,43 +50,43 @@ def roundings(network: torch.nn.Module) -> dict[str, int]:
 # One activation
 
 def test_values_are_on_the_grid_and_saturate():
-    leaf = Rounding()
-    leaf.bits.fill_(3)
+    op = Rounding()
+    op.bits.fill_(3)
     x = torch.tensor([0.0, 0.06, 0.07, -0.3, 255.9, 300.0, -1e9])
-    assert leaf(x).tolist() == [0.0, 0.0, 0.125, -0.25, 2047 / 8, 2047 / 8, -2047 / 8]
+    assert op(x).tolist() == [0.0, 0.0, 0.125, -0.25, 2047 / 8, 2047 / 8, -2047 / 8]
 
 
 def test_gradients_pass_where_nothing_saturates():
-    leaf = Rounding()
-    leaf.bits.fill_(3)
+    op = Rounding()
+    op.bits.fill_(3)
     x = torch.tensor([0.0, 0.06, -250.0, 300.0, -300.0], requires_grad=True)
-    (leaf(x) * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])).sum().backward()
+    (op(x) * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])).sum().backward()
     assert x.grad.tolist() == [1.0, 2.0, 3.0, 0.0, 0.0]
 
 
 def test_it_is_pytorchs_own_fake_quantisation():
-    leaf, x = Rounding(), 30 * torch.randn(10_000, generator=torch.Generator().manual_seed(0))
-    leaf.bits.fill_(6)
+    op, x = Rounding(), 30 * torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    op.bits.fill_(6)
     expected = torch.fake_quantize_per_tensor_affine(x, 2.0 ** -6, 0, -2047, 2047)
-    assert torch.equal(leaf(x), expected) and (expected != x).any()
+    assert torch.equal(op(x), expected) and (expected != x).any()
 
 
 @pytest.mark.parametrize("tail", [1.0, 30.0, 3000.0])
 def test_the_scale_has_the_least_squared_error(tail):
     """One value far from all others may saturate where the others gain more by finer steps."""
     x = torch.cat([torch.randn(100_000, generator=torch.Generator().manual_seed(0)), torch.tensor([tail])])
-    leaf = Rounding()
-    with choosing_scales(leaf):
-        leaf(x)
+    op = Rounding()
+    with choosing_scales(op):
+        op(x)
     errors = {}
     for bits in range(-3, 14):
         other = Rounding()
         other.bits.fill_(bits)
         errors[bits] = (other(x) - x).square().mean().item()
-    assert errors[int(leaf.bits)] == min(errors.values())
-    chosen = int(leaf.bits)
-    leaf(1000 * x)                                  # nothing is chosen any more
-    assert int(leaf.bits) == chosen
+    assert errors[int(op.bits)] == min(errors.values())
+    chosen = int(op.bits)
+    op(1000 * x)                                  # nothing is chosen any more
+    assert int(op.bits) == chosen
 
 
 def test_results_of_an_activation_have_the_unit_of_its_argument():
@@ -109,13 +109,13 @@ def test_results_of_an_activation_have_the_unit_of_its_argument():
     ids=[*ARCHITECTURES, "flows", "phases"])
 def test_integers_have_the_scales_of_training_and_cost_next_to_nothing(config):
     _, narrow = plain_and_narrow(config)
-    exact = convert(narrow, smooth_tiles(8, 16, seed=2), limit=NARROW_LIMIT)
+    exact = convert(narrow, smooth_tiles(8, 16, seed=2), limit=LIMIT_12_BITS)
     bits = roundings(narrow)
     assert len(bits) == sum(isinstance(module, Rounding) for module in narrow.modules()) > 20
     leaves = dict(exact.named_modules())
     with_tables = {name: int(leaves[name].output.table_bits) for name in bits
-                   if isinstance(leaves[name], exact_layers.Activate)
-                   or isinstance(leaves[name], exact_layers.Conv) and leaves[name].output.activation}
+                   if isinstance(leaves[name], integer_ops.Activate)
+                   or isinstance(leaves[name], integer_ops.Conv) and leaves[name].output.activation}
     assert with_tables == {name: bits[name] for name in with_tables} and with_tables
     assert abs(compare(narrow, exact, smooth_tiles(16, 16, seed=5)).relative) < 2e-3
 
@@ -147,24 +147,11 @@ def test_a_wide_twin_has_scales_of_its_own():
     of_narrow, of_plain = (convert(network, tiles, limit=LIMIT) for network in (narrow, plain))
     difference = max(abs(int(mine.output.table_bits) - int(other.output.table_bits))
                      for mine, other in zip(of_narrow.leaves(), of_plain.leaves(), strict=True)
-                     if isinstance(mine, exact_layers.Activate))
+                     if isinstance(mine, integer_ops.Activate))
     assert difference <= 1
 
 
 # The configuration
-
-def test_configurations_of_other_networks_are_what_they_were():
-    for name, config in PRESETS.items():
-        assert "narrow" not in config.to_dict(), name
-        narrow = dataclasses.replace(config, narrow=True)
-        assert narrow.to_dict() == config.to_dict() | {"narrow": True}
-        assert NVAEConfig.from_dict(narrow.to_dict()) == narrow
-        assert NVAEConfig.from_dict(config.to_dict()) == config
-    with pytest.raises(ModelError, match="must have exactly the keys"):
-        NVAEConfig.from_dict(PRESETS["toy"].to_dict() | {"narrower": True})
-    with pytest.raises(ModelError, match="neither true nor false"):
-        NVAEConfig.from_dict(PRESETS["toy"].to_dict() | {"narrow": 1})
-
 
 # Training
 
@@ -176,10 +163,10 @@ def dataset() -> Dataset:
 
 
 @pytest.mark.thorough
-def test_a_narrow_network_begins_with_a_trained_one_and_keeps_its_scales(dataset, tmp_path):
+def test_a_12_bit_network_begins_with_a_trained_one_and_keeps_its_scales(dataset, tmp_path):
     recipe = dataclasses.replace(RECIPES["toy"], steps=4, warm_up=1)
     plain = train(PHASES, recipe, dataset, tmp_path / "plain", QUICK)
-    config = dataclasses.replace(PHASES, narrow=True)
+    config = dataclasses.replace(PHASES, rounded_activations=True)
     stops = iter([False, True])
     half = train(config, recipe, dataset, tmp_path / "narrow", QUICK, stop=lambda: next(stops), start=plain)
     chosen = roundings(half)
@@ -192,22 +179,22 @@ def test_a_narrow_network_begins_with_a_trained_one_and_keeps_its_scales(dataset
     assert not torch.equal(again.phases.first.head.weight, whole.phases.first.head.weight)
 
 
-def test_the_memory_of_a_narrow_network_is_estimated_without_weights():
+def test_the_memory_of_a_12_bit_network_is_estimated_without_weights():
     recipe, execution = RECIPES["toy"], Execution(device="cpu")
-    plain, narrow = (estimate_memory(dataclasses.replace(PHASES, narrow=each), recipe, execution, False)
+    plain, narrow = (estimate_memory(dataclasses.replace(PHASES, rounded_activations=each), recipe, execution, False)
                      for each in (False, True))
     assert plain["parameters"] == narrow["parameters"]
     assert plain["activations"] < narrow["activations"] < 3 * plain["activations"]
 
 
-def test_a_narrow_network_does_not_begin_with_random_weights(dataset, tmp_path):
-    config = dataclasses.replace(PHASES, narrow=True)
+def test_a_12_bit_network_does_not_begin_with_random_weights(dataset, tmp_path):
+    config = dataclasses.replace(PHASES, rounded_activations=True)
     with pytest.raises(ModelError, match="begins with the weights of a trained one"):
         train(config, RECIPES["toy"], dataset, tmp_path / "run", QUICK)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_narrow_network_is_no_beginning_for_another(dataset, tmp_path):
+def test_a_12_bit_network_is_no_beginning_for_another(dataset, tmp_path):
     _, narrow = plain_and_narrow(PHASES)
-    with pytest.raises(ModelError, match="narrow = True, not False"):
+    with pytest.raises(ModelError, match="rounded_activations = True, not False"):
         train(PHASES, RECIPES["toy"], dataset, tmp_path / "run", QUICK, start=narrow)

@@ -11,9 +11,9 @@ from nvae_codec.coding.ans import WORD_BITS
 from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, encode_chains
 from nvae_codec.coding.latents import half_width, offsets_of
 from nvae_codec.errors import ModelError
-from nvae_codec.image import read_picture
+from nvae_codec.image import read_image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.network import ExactModel, ExactNetwork, convert
+from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
 from nvae_codec.model.config import PRESETS, NVAEConfig
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.rate.elbo import compare
@@ -38,17 +38,17 @@ def network(**changes) -> NVAE:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def twins(request) -> tuple[NVAE, ExactNetwork]:
+def twins(request) -> tuple[NVAE, IntegerNetwork]:
     model = network(**KINDS[request.param])
     return model, convert(model, smooth_tiles(16, model.config.image_size))
 
 
-def coded(adapter: ExactModel, samples: np.ndarray) -> tuple[np.ndarray, tuple]:
+def coded(adapter: IntegerModel, samples: np.ndarray) -> tuple[np.ndarray, tuple]:
     """Words and sets of whole colour tiles, which come back."""
     layout = Layout(np.full((len(samples), 2), adapter.tile_side), np.full(len(samples), RGB))
-    (words, sets), = encode_chains(adapter, [Tiles(samples, samples, layout)], 4, Search(8))
-    assert np.array_equal(decode_chains(adapter, [words], [sets], [layout], [8])[0], samples)
-    return words, sets
+    (words, tile_batches), = encode_chains(adapter, [Tiles(samples, samples, layout)], 4, Search(8))
+    assert np.array_equal(decode_chains(adapter, [words], [tile_batches], [layout], [8])[0], samples)
+    return words, tile_batches
 
 
 def test_integers_cost_as_much_as_floats(twins):
@@ -59,21 +59,21 @@ def test_integers_cost_as_much_as_floats(twins):
 def test_tiles_come_back_and_cost_their_negative_elbo(twins):
     model, exact = twins
     samples = smooth_tiles(60, model.config.image_size, seed=7).numpy()
-    words, _ = coded(ExactModel(exact), samples)
+    words, _ = coded(IntegerModel(exact), samples)
     floats = compare(model, exact, torch.from_numpy(samples)).float_bits_per_dim + 8 - model.config.num_x_bits
     assert WORD_BITS * len(words) / samples.size == pytest.approx(floats, rel=0.01)
 
 
 @pytest.fixture
-def some_idle(twins) -> ExactNetwork:
+def some_inactive(twins) -> IntegerNetwork:
     """The first channel of the second group is idle, and all of the last group but its last channel."""
     _, exact = twins
-    exact.latent_idle[1, 0] = exact.latent_idle[-1, :-1] = 1
+    exact.latent_inactive[1, 0] = exact.latent_inactive[-1, :-1] = 1
     yield exact
-    exact.latent_idle.zero_()
+    exact.latent_inactive.zero_()
 
 
-def check_flows_are_undone(adapter: ExactModel, coded_share: float) -> int:
+def check_flows_are_undone(adapter: IntegerModel, coded_share: float) -> int:
     """With points anywhere, the ends of the ring included. Returns how many points the flows moved."""
     state, num_moved = adapter.start(3), 0
     for group in range(adapter.num_groups):
@@ -102,18 +102,18 @@ def check_flows_are_undone(adapter: ExactModel, coded_share: float) -> int:
 @pytest.mark.parametrize("coded_share", [1, 0.5])
 def test_flow_cells_are_undone_wherever_the_points_lie(twins, coded_share):
     model, exact = twins
-    assert (check_flows_are_undone(ExactModel(exact), coded_share) > 0) == (model.config.num_nf > 0)
+    assert (check_flows_are_undone(IntegerModel(exact), coded_share) > 0) == (model.config.num_nf > 0)
 
 
-def test_flow_cells_leave_idle_channels_alone(some_idle):
-    assert (check_flows_are_undone(ExactModel(some_idle), 0.7) > 0) == (len(some_idle.flow_cells()) > 0)
+def test_flow_cells_leave_inactive_channels_alone(some_inactive):
+    assert (check_flows_are_undone(IntegerModel(some_inactive), 0.7) > 0) == (len(some_inactive.flow_cells()) > 0)
 
 
-def test_tiles_of_a_network_with_idle_channels_come_back(some_idle):
-    coded(ExactModel(some_idle), smooth_tiles(12, some_idle.config.image_size, seed=8).numpy())
+def test_tiles_of_a_network_with_inactive_channels_come_back(some_inactive):
+    coded(IntegerModel(some_inactive), smooth_tiles(12, some_inactive.config.image_size, seed=8).numpy())
 
 
-def test_pictures_through_a_model_file(tmp_path):
+def test_images_through_a_model_file(tmp_path):
     path = tmp_path / "flows.safetensors"
     exact = convert(network(num_nf=1, num_x_bits=5), smooth_tiles(16, 16))
     path.write_bytes(model_file.serialise(exact))
@@ -149,12 +149,12 @@ def test_reference_checkpoint_with_flows():
     side = model.config.image_size
     tiles = []
     for path in sorted((SHARED / "data" / "kodak").glob("*.png")):
-        samples = read_picture(path.read_bytes()).samples
+        samples = read_image(path.read_bytes()).samples
         tiles += [samples[128 * i:128 * i + side, 96 * i:96 * i + side].transpose(2, 0, 1) for i in range(3)]
     samples = torch.from_numpy(np.stack(tiles))
     exact = convert(model, samples[:32])
     measured = compare(model, exact, samples[32:64])
     print(f"integers against floats: {measured.relative:+.5%}")
     assert abs(measured.relative) < 1e-3
-    _, sets = coded(ExactModel(exact), samples[64:72].numpy())
-    assert sets[0].direct_groups == model.config.num_groups and sets[-1].direct_groups == 0
+    _, tile_batches = coded(IntegerModel(exact), samples[64:72].numpy())
+    assert tile_batches[0].rec_groups == model.config.num_groups and tile_batches[-1].rec_groups == 0

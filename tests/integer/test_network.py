@@ -22,12 +22,12 @@ from helpers import (
 from nvae_codec.codec import Codec
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS
 from nvae_codec.errors import DriftError, ModelError
-from nvae_codec.image import read_picture
+from nvae_codec.image import read_image
 from nvae_codec.integer import kernels, model_file
-from nvae_codec.integer import ops as exact_layers
+from nvae_codec.integer import ops as integer_ops
 from nvae_codec.integer.kernels import REFERENCE, Kernels, look_up
-from nvae_codec.integer.network import ExactModel, ExactNetwork, convert
-from nvae_codec.integer.ops import LIMIT, NARROW_LIMIT, Range, Resize, interpolation_matrix
+from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
+from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS, Range, Resize, interpolation_matrix
 from nvae_codec.likelihoods.gaussian import Normal
 from nvae_codec.model.config import ARCHITECTURES, PRESETS
 from nvae_codec.model.nvae import NVAE
@@ -75,7 +75,7 @@ def test_convolution_is_exact(kernel, size, stride, dilation, groups, channels, 
     how, dtype = kernel
     largest = kernels.EXACT_BELOW[dtype] - 2
     random = np.random.default_rng(size * 100 + stride * 10 + groups)
-    limit = LIMIT if dtype == torch.float64 else NARROW_LIMIT
+    limit = LIMIT if dtype == torch.float64 else LIMIT_12_BITS
     top = int(min(largest // (limit * (channels // groups) * size ** 2), LIMIT))
     for height, width in ((8, 8), (7, 10), (1, 1), (32, 32)):
         x = random.integers(-limit, limit + 1, (2, channels, height, width))
@@ -112,7 +112,7 @@ def test_convolution_in_planes_of_bytes_is_exact(size, stride, dilation, groups,
 def test_weights_that_planes_do_not_hold_are_not_put_there():
     assert kernels.weight_planes(torch.full((4, 8, 1, 1), float(kernels.HIGHEST_IN_PLANES))) is not None
     assert kernels.weight_planes(torch.full((4, 8, 1, 1), kernels.HIGHEST_IN_PLANES + 1.0)) is None
-    assert kernels.weight_planes(torch.ones(1, kernels.MOST_IN_PLANES + 1, 1, 1)) is None
+    assert kernels.weight_planes(torch.ones(1, kernels.MAX_PRODUCTS_IN_PLANES + 1, 1, 1)) is None
 
 
 @needs_products_of_bytes
@@ -129,19 +129,19 @@ def test_planes_are_used_only_where_they_are_exact_and_faster(monkeypatch):
     assert not fastest().planes
 
 
-def test_wide_networks_in_planes_have_few_other_sums(toy_exact):
+def test_wide_networks_in_planes_have_few_other_sums(toy_integer):
     """Not those of depth alone, nor those whose weights are the largest."""
-    network = prepared(toy_exact, WAYS["planes of 8 bits"])
-    carriers = [leaf.carrier for leaf in network.leaves() if isinstance(leaf, exact_layers.Conv)]
+    network = prepared(toy_integer, WAYS["planes of 8 bits"])
+    carriers = [op.carrier for op in network.leaves() if isinstance(op, integer_ops.Conv)]
     assert carriers.count(torch.int32) > 0.7 * len(carriers)
 
 
-@pytest.mark.parametrize("width", ["toy_exact", "narrow_exact"])
+@pytest.mark.parametrize("width", ["toy_integer", "toy_integer_12"])
 def test_files_are_the_same_whatever_computes_them(width, request, tmp_path, each_way):
     path = tmp_path / "model.safetensors"
     path.write_bytes(model_file.serialise(request.getfixturevalue(width)))
     picture = smooth_tiles(1, 48)[0, :, :, :40].permute(1, 2, 0).numpy()
-    reference = Codec(ExactModel(prepared(request.getfixturevalue(width), REFERENCE)), "0" * 64)
+    reference = Codec(IntegerModel(prepared(request.getfixturevalue(width), REFERENCE)), "0" * 64)
     codec = Codec.load(path)
     assert codec.model.network.kernels == each_way
     reference.fingerprint = codec.fingerprint
@@ -162,12 +162,12 @@ def test_products_that_saturate_are_noticed(monkeypatch):
     assert not kernels._planes_are_exact(kernels.CPU)
 
 
-def test_planes_that_compute_wrongly_are_found_out_by_the_self_test(toy_exact, toy_model_path, monkeypatch):
+def test_planes_that_compute_wrongly_are_found_out_by_the_self_test(toy_integer, toy_model_path, monkeypatch):
     monkeypatch.setattr(kernels, "fastest", lambda device: WAYS["planes of 8 bits"])
     genuine = torch._int_mm
     monkeypatch.setattr(torch, "_int_mm", lambda x, planes: genuine(x, planes) + (len(x) == 64))
     model, _ = model_file.load(toy_model_path)
-    assert model.network.kernels == REFERENCE and model.digest() == digest(toy_exact, REFERENCE)
+    assert model.network.kernels == REFERENCE and model.digest() == digest(toy_integer, REFERENCE)
 
 
 @pytest.mark.parametrize("how", [way for way in WAYS.values() if way.float32 and not way.planes])
@@ -221,15 +221,15 @@ def test_where_all_of_float32_rounds_everything_is_float64(monkeypatch):
 
 
 @needs_onednn
-def test_a_network_that_float32_computes_wrongly_is_computed_by_the_reference(narrow_exact, tmp_path, monkeypatch):
+def test_a_network_that_float32_computes_wrongly_is_computed_by_the_reference(toy_integer_12, tmp_path, monkeypatch):
     """An algorithm that is wrong for some shapes only escapes the check of the kernels, not the self-test."""
     path, right = tmp_path / "narrow.safetensors", torch.mkldnn_convolution
-    path.write_bytes(model_file.serialise(narrow_exact))
+    path.write_bytes(model_file.serialise(toy_integer_12))
     monkeypatch.setattr(kernels, "fastest", lambda device: WAYS["float32 by oneDNN"])
     monkeypatch.setattr(torch, "mkldnn_convolution", lambda x, *more: right(x, *more) + (x.shape[2] == 16))
     model, _ = model_file.load(path)
-    assert model.network.kernels == REFERENCE and model.digest() == digest(narrow_exact, REFERENCE)
-    assert {leaf.carrier for leaf in model.network.leaves() if isinstance(leaf, exact_layers.Conv)} == {torch.float64}
+    assert model.network.kernels == REFERENCE and model.digest() == digest(toy_integer_12, REFERENCE)
+    assert {op.carrier for op in model.network.leaves() if isinstance(op, integer_ops.Conv)} == {torch.float64}
 
 
 @pytest.mark.parametrize("operation", ["conv", "matmul"])
@@ -252,7 +252,7 @@ def test_fewer_bits_of_float32_are_noticed(operation):
 
 
 def test_results_round_to_nearest_with_ties_up():
-    output = exact_layers.Output(1, None)
+    output = integer_ops.Output(1, None)
     output.shift.fill_(2)
     bound, factor, offset, result = output.prepare(Range.symmetric(402, 1), 100)
     assert bound >= 402 and factor.tolist() == [0.25] and offset.tolist() == [0.5]
@@ -265,21 +265,21 @@ def test_results_round_to_nearest_with_ties_up():
 @pytest.mark.parametrize("extreme", [False, True])
 @pytest.mark.parametrize("shift, bias_bits, in_float32", [
     (12, 20, True), (10, 14, True), (0, 10, False), (14, 38, False), (30, 20, False), (-2, 5, False)])
-def test_raw_outputs_of_narrow_networks_are_sums_of_two_planes(shift, bias_bits, in_float32, extreme, how):
+def test_raw_outputs_of_12_bit_networks_are_sums_of_two_planes(shift, bias_bits, in_float32, extreme, how):
     """Against 64-bit integers, whether float32 holds all that is added up or only the planes."""
     random = np.random.default_rng(shift + 100)
-    conv = exact_layers.Conv(60, 9)
-    conv.limit, conv.fixed_bits, conv.kernels = NARROW_LIMIT, torch.full((9,), 10), how
+    conv = integer_ops.Conv(60, 9)
+    conv.limit, conv.fixed_bits, conv.kernels = LIMIT_12_BITS, torch.full((9,), 10), how
     weight = random.integers(-LIMIT, LIMIT + 1, (9, 60, 1, 1))
-    x = random.integers(-NARROW_LIMIT, NARROW_LIMIT + 1, (3, 60, 6, 5))
+    x = random.integers(-LIMIT_12_BITS, LIMIT_12_BITS + 1, (3, 60, 6, 5))
     if extreme:
-        weight, x = np.where(weight < 0, -LIMIT, LIMIT), np.where(x < 0, -NARROW_LIMIT, NARROW_LIMIT)
-        weight[:3], x[0] = LIMIT, NARROW_LIMIT
+        weight, x = np.where(weight < 0, -LIMIT, LIMIT), np.where(x < 0, -LIMIT_12_BITS, LIMIT_12_BITS)
+        weight[:3], x[0] = LIMIT, LIMIT_12_BITS
     bias = random.integers(-2 ** bias_bits, 2 ** bias_bits, 9)
     conv.weight.copy_(torch.from_numpy(weight))
     conv.output.bias.copy_(torch.from_numpy(bias))
     conv.output.shift.fill_(shift)
-    result = conv.prepare(Range.symmetric(NARROW_LIMIT, 60))
+    result = conv.prepare(Range.symmetric(LIMIT_12_BITS, 60))
     assert conv._has_planes and conv._in_float32 == in_float32 and conv.carrier == torch.float32
     sums = int64_convolution(x, weight, 1, 1, 1) + bias[:, None, None]
     half = 1 << shift >> 1 if shift > 0 else 0
@@ -302,25 +302,25 @@ def test_look_up_takes_all_16_bit_indices(memory_format):
 
 @pytest.mark.parametrize("side", [1, 2, 3, 8, 32])
 def test_interpolation_is_bilinear_with_aligned_corners(side):
-    matrix = interpolation_matrix(side, exact_layers.RESIZE_BITS)
-    assert (matrix.sum(dim=1) == 1 << exact_layers.RESIZE_BITS).all() and (matrix >= 0).all()
+    matrix = interpolation_matrix(side, integer_ops.RESIZE_BITS)
+    assert (matrix.sum(dim=1) == 1 << integer_ops.RESIZE_BITS).all() and (matrix >= 0).all()
     x = torch.randint(-LIMIT, LIMIT + 1, (2, 3, side, side)).double()
     expected = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-    assert (Resize()(x) - expected).abs().max() < 0.5 + 2 * 65535 * 2.0 ** -exact_layers.RESIZE_BITS
+    assert (Resize()(x) - expected).abs().max() < 0.5 + 2 * 65535 * 2.0 ** -integer_ops.RESIZE_BITS
 
 
 def forward(model: NVAE, exact, samples: torch.Tensor, seed: int = 0):
     """Largest differences of distributions and head between both networks, driven by the same latents."""
     generator = torch.Generator().manual_seed(seed)
-    coder = ExactModel(exact)
+    coder = IntegerModel(exact)
     worst = {"mean": 0.0, "log_sigma": 0.0}
     with torch.no_grad():
         features, state = model.features(samples.float() / 255), model.start(len(samples))
-        exact_features, exact_state = exact.features(samples), exact.start(len(samples))
+        integer_features, integer_state = exact.features(samples), exact.start(len(samples))
         for group in range(model.config.num_groups):
-            pairs = [(Normal.from_raw(*model.prior(group, state)), coder.prior(group, exact_state)),
+            pairs = [(Normal.from_raw(*model.prior(group, state)), coder.prior(group, integer_state)),
                      (Normal.from_raw(*model.posterior(group, state, features)),
-                      coder.posterior(group, exact_state, exact_features))]
+                      coder.posterior(group, integer_state, integer_features))]
             for normal, integers in pairs:
                 mean, sigma = integers.mean / 2 ** MEAN_BITS, integers.sigma / 2 ** SIGMA_BITS
                 worst["mean"] = max(worst["mean"], np.abs(mean - normal.mean.numpy()).max())
@@ -328,16 +328,16 @@ def forward(model: NVAE, exact, samples: torch.Tensor, seed: int = 0):
             z = pairs[1][0].sample(torch.randn(pairs[1][0].mean.shape, generator=generator))
             state = model.update(group, state, z)
             rounded = torch.round(z.double() * 2.0 ** int(exact.latent_bits[group]))
-            exact_state = exact.update(group, exact_state, rounded)
+            integer_state = exact.update(group, integer_state, rounded)
         x, whole = samples.float() / 255, np.full((len(samples), 2), samples.shape[-1])
         output = model.pixels(state, lambda lattice: lattice.of(x))
-        exact_output = coder.pixels(exact_state, samples.numpy(), whole)
+        exact_output = coder.pixels(integer_state, samples.numpy(), whole)
     logits = slice(0, model.config.num_mixtures)
     worst["logits"] = np.abs(exact_output[:, logits] / 2 ** 10 - output[:, logits].numpy()).max()
     return worst
 
 
-WIDTHS = {LIMIT: 0.02, NARROW_LIMIT: 0.2}                               # what means and logarithms may be off by
+WIDTHS = {LIMIT: 0.02, LIMIT_12_BITS: 0.2}                               # what means and logarithms may be off by
 
 
 @pytest.mark.parametrize("limit", WIDTHS)
@@ -356,12 +356,12 @@ def test_every_architecture_converts(architecture, use_se, res_dist, limit):
     assert max(worst.values()) < WIDTHS[limit], worst
     planes = WAYS["planes of 8 bits"]
     other = planes if limit == LIMIT and exact.kernels != planes and products_of_bytes_are_exact() else REFERENCE
-    assert ExactModel(exact).digest() == digest(exact, other)
+    assert IntegerModel(exact).digest() == digest(exact, other)
 
 
-def prepared(exact: ExactNetwork, how: Kernels) -> ExactNetwork:
+def prepared(exact: IntegerNetwork, how: Kernels) -> IntegerNetwork:
     """The same network, to compute with other kernels."""
-    same = ExactNetwork(exact.config, int(exact.activation_limit))
+    same = IntegerNetwork(exact.config, int(exact.activation_limit))
     for name, table in exact.activation_tables.named_buffers():
         same.activation_tables.register_buffer(name, table)
     same.load_state_dict(exact.state_dict())
@@ -369,17 +369,17 @@ def prepared(exact: ExactNetwork, how: Kernels) -> ExactNetwork:
     return same.eval()
 
 
-def digest(exact: ExactNetwork, how: Kernels) -> str:
-    return ExactModel(prepared(exact, how)).digest()
+def digest(exact: IntegerNetwork, how: Kernels) -> str:
+    return IntegerModel(prepared(exact, how)).digest()
 
 
-def test_narrow_networks_are_carried_in_float32(narrow_exact):
+def test_12_bit_networks_are_carried_in_float32(toy_integer_12):
     """Every convolution and every sum."""
-    for leaf in prepared(narrow_exact, Kernels(float32=True)).leaves():
-        if isinstance(leaf, exact_layers.Conv):
-            assert leaf.carrier == torch.float32
-        if isinstance(leaf, (exact_layers.Residual, exact_layers.Sum)):
-            assert leaf._sums == torch.float32
+    for op in prepared(toy_integer_12, Kernels(float32=True)).leaves():
+        if isinstance(op, integer_ops.Conv):
+            assert op.carrier == torch.float32
+        if isinstance(op, (integer_ops.Residual, integer_ops.Sum)):
+            assert op._sums == torch.float32
 
 
 def test_vanilla_network_converts():
@@ -389,32 +389,32 @@ def test_vanilla_network_converts():
     assert max(forward(model, convert(model, samples), samples).values()) < 0.02
 
 
-def test_negative_elbo_of_integers_is_that_of_floats(toy_network, toy_exact, narrow_exact):
-    assert abs(compare(toy_network, toy_exact, smooth_tiles(16, 16, seed=5)).relative) < 1e-3
-    assert abs(compare(toy_network, narrow_exact, smooth_tiles(16, 16, seed=5)).relative) < 1e-3
+def test_negative_elbo_of_integers_is_that_of_floats(toy_network, toy_integer, toy_integer_12):
+    assert abs(compare(toy_network, toy_integer, smooth_tiles(16, 16, seed=5)).relative) < 1e-3
+    assert abs(compare(toy_network, toy_integer_12, smooth_tiles(16, 16, seed=5)).relative) < 1e-3
 
 
-@pytest.mark.parametrize("width", ["toy_exact", "narrow_exact"])
+@pytest.mark.parametrize("width", ["toy_integer", "toy_integer_12"])
 def test_images_far_from_calibration_saturate_but_stay_exact(width, request, each_way):
     """Noise and checkerboards: nothing overflows, and the result does not depend on the batch or the kernels."""
     exact = request.getfixturevalue(width)
-    coder, limit = ExactModel(prepared(exact, each_way)), int(exact.activation_limit)
+    coder, limit = IntegerModel(prepared(exact, each_way)), int(exact.activation_limit)
     checkerboard = np.broadcast_to(np.indices((16, 16)).sum(axis=0) % 2 * 255, (3, 16, 16))
     noise = np.random.default_rng(0).integers(0, 256, (3, 16, 16))
     samples = np.stack([checkerboard, noise]).astype(np.uint8)
     both, alone = coder.features(samples), coder.features(samples[1:])
-    references = ExactModel(prepared(exact, REFERENCE)).features(samples)
+    references = IntegerModel(prepared(exact, REFERENCE)).features(samples)
     for first, second, reference in zip(both, alone, references, strict=True):
         assert torch.equal(first[1:], second) and torch.equal(first, reference)
         assert first.abs().max() <= limit
 
 
-@pytest.mark.parametrize("width", ["toy_exact", "narrow_exact"])
+@pytest.mark.parametrize("width", ["toy_integer", "toy_integer_12"])
 def test_the_same_integers_from_any_batch_thread_count_and_library(width, request, each_way):
     exact = request.getfixturevalue(width)
-    coder, samples = ExactModel(prepared(exact, each_way)), smooth_tiles(4, 16, seed=3).numpy()
+    coder, samples = IntegerModel(prepared(exact, each_way)), smooth_tiles(4, 16, seed=3).numpy()
     threads = torch.get_num_threads()
-    reference = outputs_digest(ExactModel(prepared(exact, REFERENCE)), samples, 4)
+    reference = outputs_digest(IntegerModel(prepared(exact, REFERENCE)), samples, 4)
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
@@ -426,36 +426,36 @@ def test_the_same_integers_from_any_batch_thread_count_and_library(width, reques
         torch.set_num_threads(threads)
 
 
-def test_the_same_integers_in_a_fresh_process(narrow_exact, tmp_path):
+def test_the_same_integers_in_a_fresh_process(toy_integer_12, tmp_path):
     """The digest of a cold process with one thread and without oneDNN is that of this warm one."""
-    narrow_path = tmp_path / "narrow.safetensors"
-    narrow_path.write_bytes(model_file.serialise(narrow_exact))
-    model, _ = model_file.load(narrow_path)
+    path_12_bits = tmp_path / "narrow.safetensors"
+    path_12_bits.write_bytes(model_file.serialise(toy_integer_12))
+    model, _ = model_file.load(path_12_bits)
     script = ("import sys, torch; torch.set_num_threads(1); torch.backends.mkldnn.enabled = False\n"
               "from pathlib import Path; from nvae_codec.integer import model_file\n"
               "print(model_file.load(Path(sys.argv[1]), self_test=False)[0].digest())")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ONEDNN_MAX_CPU_ISA": "SSE41",
                    "PYTHONHASHSEED": "7"}
-    output = subprocess.check_output([sys.executable, "-c", script, narrow_path], env=environment, text=True)
+    output = subprocess.check_output([sys.executable, "-c", script, path_12_bits], env=environment, text=True)
     assert output.strip() == model.digest()
 
 
 # Model files
 
-def test_model_file_gives_the_same_network(toy_exact, toy_model_path):
+def test_model_file_gives_the_same_network(toy_integer, toy_model_path):
     model, fingerprint = model_file.load(toy_model_path)
-    assert fingerprint == model_file.fingerprint(toy_exact.config, toy_exact.state_dict())
-    assert model.digest() == ExactModel(toy_exact).digest()
+    assert fingerprint == model_file.fingerprint(toy_integer.config, toy_integer.state_dict())
+    assert model.digest() == IntegerModel(toy_integer).digest()
     assert model_file.describe(toy_model_path)["about"] == "random weights, for tests"
 
 
-def test_fingerprint_depends_on_every_tensor(toy_exact):
-    tensors = dict(toy_exact.state_dict())
-    original = model_file.fingerprint(toy_exact.config, tensors)
+def test_fingerprint_depends_on_every_tensor(toy_integer):
+    tensors = dict(toy_integer.state_dict())
+    original = model_file.fingerprint(toy_integer.config, tensors)
     for name in tensors:
         changed = {**tensors, name: tensors[name] + 1}
-        assert model_file.fingerprint(toy_exact.config, changed) != original
-    assert model_file.fingerprint(dataclasses.replace(toy_exact.config, min_groups_per_scale=2), tensors) != original
+        assert model_file.fingerprint(toy_integer.config, changed) != original
+    assert model_file.fingerprint(dataclasses.replace(toy_integer.config, min_groups_per_scale=2), tensors) != original
 
 
 def test_a_changed_weight_fails_the_self_test(toy_model_path, tmp_path):
@@ -495,8 +495,8 @@ def raised_bias(bias):
     ("mean_table", lambda t: t * 0 - 2 ** 31),
     ("activation_tables.relu_0", lambda t: torch.zeros(65536, dtype=torch.int16)),
     ("latent_steps", lambda t: t + 100),
-    ("latent_idle", lambda t: torch.full((3, 2), 2, dtype=torch.int16)),
-    ("latent_idle", lambda t: torch.zeros(1, dtype=torch.int16)),
+    ("latent_inactive", lambda t: torch.full((3, 2), 2, dtype=torch.int16)),
+    ("latent_inactive", lambda t: torch.zeros(1, dtype=torch.int16)),
     ("activation_limit", lambda t: torch.tensor(2000, dtype=torch.int16)),
     ("latent_bits", lambda t: t - 100),
     ("pixel_sigmoid_table", lambda t: t.flip(0)),
@@ -507,23 +507,22 @@ def test_a_tampered_model_file_is_refused(toy_model_path, tmp_path, name, edit):
         model_file.load(change(toy_model_path, name, edit, tmp_path / "m.safetensors"))
 
 
-def test_idle_channels_are_kept_in_the_model_file_and_rest_at_the_mean(toy_exact, toy_model_path, tmp_path):
-    assert "latent_idle" not in toy_exact.state_dict()                  # so that older models keep their fingerprints
+def test_inactive_channels_are_kept_in_the_model_file_and_rest_at_the_mean(toy_integer, toy_model_path, tmp_path):
     model, fingerprint = model_file.load(toy_model_path)
     channels = model.group_shape(0)[0]
     assert model.active(0).tolist() == list(range(channels))
-    model.network.latent_idle[0, 1] = 1
+    model.network.latent_inactive[0, 1] = 1
     path = tmp_path / "m.safetensors"
     path.write_bytes(model_file.serialise(model.network))
-    idle, other_fingerprint = model_file.load(path)
-    assert other_fingerprint != fingerprint and idle.digest() == model.digest()
-    assert idle.active(0).tolist() == [channel for channel in range(channels) if channel != 1]
+    inactive, other_fingerprint = model_file.load(path)
+    assert other_fingerprint != fingerprint and inactive.digest() == model.digest()
+    assert inactive.active(0).tolist() == [channel for channel in range(channels) if channel != 1]
     offsets = np.random.default_rng(0).integers(-2048, 2049, (2, *model.group_shape(0)))
-    at_rest = offsets.copy()
-    at_rest[:, 1] = 0
-    for mean, (some, others) in (("at rest", (idle, idle)), ("not", (model_file.load(toy_model_path)[0], idle))):
+    inactive = offsets.copy()
+    inactive[:, 1] = 0
+    for mean, (some, others) in (("at rest", (inactive, inactive)), ("not", (model_file.load(toy_model_path)[0], inactive))):
         first = some.prior(1, some.update(0, some.start(2), offsets))
-        second = others.prior(1, others.update(0, others.start(2), at_rest))
+        second = others.prior(1, others.update(0, others.start(2), inactive))
         assert np.array_equal(first.mean, second.mean) == (mean == "at rest")
 
 
@@ -558,7 +557,7 @@ def test_a_published_checkpoint_converts():
     """
     from nvae_codec.training.import_nvae import load_published
     model = load_published(SHARED / "reference" / "c10_noflow.pt")
-    picture = read_picture((SHARED / "data" / "kodak" / "kodim05.png").read_bytes()).samples
+    picture = read_image((SHARED / "data" / "kodak" / "kodim05.png").read_bytes()).samples
     tiles = torch.from_numpy(cut(picture, model.config.image_size))
     exact = convert(model, tiles[::6])
     measured = compare(model, exact, tiles[1::24])

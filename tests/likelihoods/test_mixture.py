@@ -334,10 +334,10 @@ def test_the_surest_logits_leave_the_other_colour_possible():
 
 def test_black_and_white_is_known_when_seen():
     table = BinaryTable.compute()
-    picture = np.array([[0, 255], [255, 255]], dtype=np.uint8)
-    assert table.can_code(picture) and not table.can_code(picture[..., None].repeat(3, axis=2))
-    assert not table.can_code(np.array([[0, 254]], dtype=np.uint8)) and not table.can_code(picture // 255)
-    assert TABLES.can_code(picture) and TABLES.can_code(np.zeros((2, 2, 3), dtype=np.uint8))
+    image = np.array([[0, 255], [255, 255]], dtype=np.uint8)
+    assert table.can_code(image) and not table.can_code(image[..., None].repeat(3, axis=2))
+    assert not table.can_code(np.array([[0, 254]], dtype=np.uint8)) and not table.can_code(image // 255)
+    assert TABLES.can_code(image) and TABLES.can_code(np.zeros((2, 2, 3), dtype=np.uint8))
     assert table.problem() is None
     for wrong in (table.probability[1:], table.probability * 0, table.probability + 2 ** 24):
         assert "probability" in BinaryTable(wrong).problem()

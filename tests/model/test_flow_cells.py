@@ -107,7 +107,7 @@ def test_what_a_shift_depends_on(latents, mirrored):
     assert depends.any()
 
 
-def test_a_mirrored_cell_is_a_plain_one_of_the_turned_picture():
+def test_a_mirrored_cell_is_a_plain_one_of_the_turned_image():
     plain, mirrored = lively(FlowCell(ops, 3, False)), lively(FlowCell(ops, 3, True))
     mirrored.load_state_dict({name: tensor.flip(2, 3) if tensor.ndim == 4 else tensor
                               for name, tensor in plain.state_dict().items()})
@@ -281,9 +281,9 @@ def test_without_shifts_the_estimate_averages_to_the_exact_kl():
     plain = NVAE(dataclasses.replace(config, num_nf=0)).double().eval()
     plain.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if "flows" not in name})
     with torch.no_grad():
-        exact = plain(x[:5], lambda group, shape: ((elbo.latents[group][0] - elbo.normals[group][0].mean)
+        integer = plain(x[:5], lambda group, shape: ((elbo.latents[group][0] - elbo.normals[group][0].mean)
                                                    / elbo.normals[group][0].sigma)[:5])
-    torch.testing.assert_close(exact.kl, closed[:5], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(integer.kl, closed[:5], rtol=1e-9, atol=1e-9)
 
 
 def test_gradients_reach_every_weight():

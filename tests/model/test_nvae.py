@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from nvae_codec.errors import ModelError
-from nvae_codec.integer import ops as exact_layers
+from nvae_codec.integer import ops as integer_ops
 from nvae_codec.likelihoods import pixels as likelihoods
 from nvae_codec.likelihoods.gaussian import Normal
 from nvae_codec.likelihoods.pixels import mixture_log_prob
@@ -101,10 +101,10 @@ def test_published_presets(name):
     assert config.num_latents == latents
     model = without_numbers(config)
     assert count(model) == parameters
-    regularised = [leaf for leaf in model.modules() if isinstance(leaf, ops.Conv) and leaf.regularised]
+    regularised = [op for op in model.modules() if isinstance(op, ops.Conv) and op.regularised]
     assert len(regularised) == convolutions
-    assert sum(isinstance(leaf, BatchNorm) for leaf in model.modules()) == norms
-    assert {type(leaf) for leaf in model.modules() if isinstance(leaf, torch.nn.BatchNorm2d)} == {BatchNorm}
+    assert sum(isinstance(op, BatchNorm) for op in model.modules()) == norms
+    assert {type(op) for op in model.modules() if isinstance(op, torch.nn.BatchNorm2d)} == {BatchNorm}
 
 
 @pytest.mark.thorough
@@ -112,7 +112,7 @@ def test_published_cifar10_without_flows():
     config = dataclasses.replace(PRESETS["cifar10"], num_nf=0)
     model = without_numbers(config)
     assert count(model) == 129_215_680
-    assert sum(isinstance(leaf, ops.Conv) and leaf.regularised for leaf in model.modules()) == 430
+    assert sum(isinstance(op, ops.Conv) and op.regularised for op in model.modules()) == 430
     pair = (count(without_numbers(PRESETS["cifar10"])) - count(model)) / config.num_groups
     assert pair == 54_560 == (count(without_numbers(dataclasses.replace(config, num_nf=2))) - count(model)) / 60
 
@@ -180,7 +180,7 @@ def test_vanilla(pairs):
     assert elbo.output.shape == (2, 20, 8, 8) and elbo.kl.shape == (2, 1)
     elbo.negative.mean().backward()
     unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    assert unused == ["start_leaf.value"]
+    assert unused == ["start_op.value"]
     assert model.sample(3).shape == (3, 3, 8, 8)
 
 
@@ -228,7 +228,7 @@ def test_configuration_as_a_dictionary():
             NVAEConfig.from_dict(wrong)
 
 
-@pytest.mark.parametrize("leaves", [ops, exact_layers])
+@pytest.mark.parametrize("leaves", [ops, integer_ops])
 @pytest.mark.parametrize("changes", [dict(num_channels_enc=12), dict(num_channels_dec=12)])
 def test_groups_that_do_not_divide_the_channels_are_refused(changes, leaves):
     with pytest.raises(ModelError, match="8 groups, which do not divide a cell of 12 channels"):
@@ -297,7 +297,7 @@ def skip(cell: Cell, x: torch.Tensor, mode: str) -> torch.Tensor:
 def test_inverted_residual_cell(primitive, expansion, kernel, groups, mode, training):
     cell = randomise(Cell(ops, 8, (primitive,), mode)).train(training)
     x = torch.randn(3, 8, 6, 4, generator=torch.Generator().manual_seed(2)).double()
-    expand, depthwise, project = (leaf for leaf in cell.branch if isinstance(leaf, ops.Conv))
+    expand, depthwise, project = (op for op in cell.branch if isinstance(op, ops.Conv))
     assert all(conv.bias is None and conv.log_gain is None for conv in (expand, depthwise, project))
     assert depthwise.weight.shape == (8 * expansion, 8 * expansion // groups, kernel, kernel)
 
@@ -319,7 +319,7 @@ def test_residual_cell(primitives, mode, training):
     cell = randomise(Cell(ops, 6, primitives, mode, use_se=False)).train(training)
     assert cell.gate is None
     x = torch.randn(3, 6, 6, 4, generator=torch.Generator().manual_seed(2)).double()
-    leaves = [leaf for leaf in cell.branch if not isinstance(leaf, ops.Upsample)]
+    leaves = [op for op in cell.branch if not isinstance(op, ops.Upsample)]
     t = x
     for primitive, activate, conv in zip(primitives, leaves[::2], leaves[1::2], strict=True):
         t = t if primitive == "res_elu" else normalised(activate.norm, t, training)
@@ -413,20 +413,20 @@ def test_data_dependent_initialisation():
             drawn[group] = noise(group, shape)
         return drawn[group]
 
-    waiting = [leaf for leaf in model.modules() if isinstance(leaf, ops.Conv) and leaf.data_init]
+    waiting = [op for op in model.modules() if isinstance(op, ops.Conv) and op.data_init]
     assert len(waiting) == 2 * sum(isinstance(module, Cell) for module in model.modules())
     others = {name: tensor.clone() for name, tensor in model.state_dict().items() if "branch" not in name}
     ops.initialise_from_data(model, lambda: model(x, same_noise))
 
     outputs = {}
-    hooks = [leaf.register_forward_hook(lambda leaf, inputs, y: outputs.update({leaf: y})) for leaf in waiting]
+    hooks = [op.register_forward_hook(lambda op, inputs, y: outputs.update({op: y})) for op in waiting]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         model(x, same_noise)
     for hook in hooks:
         hook.remove()
-    for leaf in waiting:
-        std, mean = torch.std_mean(outputs[leaf], dim=(0, 2, 3))
+    for op in waiting:
+        std, mean = torch.std_mean(outputs[op], dim=(0, 2, 3))
         torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-10)
         # Slightly less where little varies: epsilon.
         torch.testing.assert_close(std, torch.full_like(std, 0.2), rtol=2e-3, atol=0)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from golden_model import GOLDEN, golden_codec
 from helpers import randomise_batch_norm, smooth_tiles
-from PIL import Image
+from PIL import Image as pillow
 from terminal import REPOSITORY, documented_keys, failure, invoke
 
 from nvae_codec import codec as codec_module
@@ -28,9 +28,9 @@ from nvae_codec.coding.bits_back import Search
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.eval import rate_vs_elbo as evaluation
 from nvae_codec.eval.tables import ledger_table
-from nvae_codec.image import Picture, write_picture
+from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.network import ExactModel, ExactNetwork, convert
+from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
 from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.rate import ledger as ledger_module
@@ -57,8 +57,8 @@ def network(**changes) -> NVAE:
     return model.eval()
 
 
-def codec_of(exact: ExactNetwork, name: str = "toy") -> Codec:
-    return Codec(ExactModel(exact), model_file.fingerprint(exact.config, exact.state_dict()), name)
+def codec_of(exact: IntegerNetwork, name: str = "toy") -> Codec:
+    return Codec(IntegerModel(exact), model_file.fingerprint(exact.config, exact.state_dict()), name)
 
 
 def picture(height: int, width: int, seed: int = 5) -> np.ndarray:
@@ -72,7 +72,7 @@ def floats() -> NVAE:
 
 
 @pytest.fixture(scope="module")
-def exact(floats) -> ExactNetwork:
+def exact(floats) -> IntegerNetwork:
     return convert(floats, smooth_tiles(16, 16))
 
 
@@ -100,9 +100,9 @@ def differences(first: Ledger, second: Ledger) -> dict[str, float]:
 
 # The parts
 
-ALBUM = {"a/one.png": Picture(picture(20, 33), icc=bytes(range(256)) * 2), "a/dot.png": Picture(picture(1, 1)),
-         "grey.png": Picture(picture(17, 40)[:, :, 1].copy(), exif=b"II*\0\x08\0\0\0"),
-         "b.png": Picture(picture(40, 30))}
+ALBUM = {"a/one.png": Image(picture(20, 33), icc=bytes(range(256)) * 2), "a/dot.png": Image(picture(1, 1)),
+         "grey.png": Image(picture(17, 40)[:, :, 1].copy(), exif=b"II*\0\x08\0\0\0"),
+         "b.png": Image(picture(40, 30))}
 
 
 def check_sum(entry: Ledger, data: bytes) -> None:
@@ -117,7 +117,7 @@ def test_parts_add_up_to_the_file(changes):
     """Of colours and greys, of tiles cut short, of several chunks, with idle channels."""
     floats = network(**changes)
     exact = convert(floats, smooth_tiles(16, 16))
-    exact.latent_idle[1, 0] = 1
+    exact.latent_inactive[1, 0] = 1
     codec = codec_of(exact)
     for samples in (picture(1, 1), picture(50, 37), picture(50, 37)[:, :, 0].copy()):
         data = codec.compress(samples, **QUICK)
@@ -141,8 +141,8 @@ def test_parts_add_up_to_the_file(changes):
 def test_what_colour_spaces_save_is_beside_the_parts(codec, floats, monkeypatch):
     """The negative ELBO is that of the possible colours; with the same draws, of all it is what the ledger says."""
     file = io.BytesIO()
-    Image.fromarray(picture(40, 50)).save(file, "JPEG", quality=85)
-    samples = np.asarray(Image.open(file))
+    pillow.fromarray(picture(40, 50)).save(file, "JPEG", quality=85)
+    samples = np.asarray(pillow.open(file))
     data = codec.compress(samples, **QUICK)
     entry, without_floats = ledger(codec, data, floats), ledger(codec, data)
     check_sum(entry, data)
@@ -171,27 +171,27 @@ def test_the_float_network_is_the_first_part_if_it_is_known(codec, file, floats,
 
 def test_metadata_and_names_are_told_apart_from_headers(codec):
     samples, icc = picture(20, 33), np.random.default_rng(0).bytes(300)
-    plain, described = (ledger(codec, codec.compress(Picture(samples, icc=profile), **QUICK)) for profile in (b"", icc))
+    plain, described = (ledger(codec, codec.compress(Image(samples, icc=profile), **QUICK)) for profile in (b"", icc))
     changes = differences(plain, described)
     assert changes.pop("metadata_bits") == 8 * len(icc)
     assert list(changes) == ["headers_and_checksums_bits"] and 0 < changes.pop("headers_and_checksums_bits") < 8 * 16
-    short, long = (ledger(codec, codec.compress_archive([(name, Picture(samples))], **QUICK))
+    short, long = (ledger(codec, codec.compress_archive([(name, Image(samples))], **QUICK))
                    for name in ("a.png", "abcdefghijklm.png"))
     assert differences(short, long) == {"headers_and_checksums_bits": 8 * 12}
     assert short.metadata_bits == 0
 
 
-def test_idle_channels(exact, file, entry, floats):
+def test_inactive_channels(exact, file, entry, floats):
     quiet = copy.deepcopy(exact)
-    quiet.latent_idle[1] = 1
+    quiet.latent_inactive[1] = 1
     codec = codec_of(quiet)
     data = codec.compress(picture(96, 96), **QUICK)
-    resting = ledger(codec, data, floats)
-    assert entry.idle_channels_bits == 0
-    assert not {"negative_elbo_bits", "integer_network_bits"} & set(differences(entry, resting))
-    assert resting.idle_channels_bits < -20 * entry.standard_error_bits        # their information is told no more
+    inactive = ledger(codec, data, floats)
+    assert entry.inactive_channels_bits == 0
+    assert not {"negative_elbo_bits", "integer_network_bits"} & set(differences(entry, inactive))
+    assert inactive.inactive_channels_bits < -20 * entry.standard_error_bits        # their information is told no more
     saved = 8 * len(data) - entry.file_bits
-    assert resting.idle_channels_bits == pytest.approx(saved, abs=4 * entry.standard_error_bits)
+    assert inactive.inactive_channels_bits == pytest.approx(saved, abs=4 * entry.standard_error_bits)
 
 
 def test_the_grid(exact, entry, floats):
@@ -206,22 +206,22 @@ def test_the_grid(exact, entry, floats):
     assert abs(entry.grid_bits) < 4 * entry.standard_error_bits
 
 
-def test_direct_coding(codec, entry, monkeypatch):
+def test_rec(codec, entry, monkeypatch):
     """A tile alone is direct. Index bits that it does not need add to that part."""
     monkeypatch.setitem(EFFORTS, 2, Search(EFFORTS[1].memory, (1.6,)))
     frugal, lavish = (ledger(codec, codec.compress(picture(16, 16), effort=effort, verify=False)) for effort in (1, 2))
     assert frugal.grid_bits == lavish.grid_bits == 0 and frugal.standard_error_bits is None
     changes = differences(frugal, lavish)
     assert abs(changes.pop("coder_bits", 0)) < 64
-    assert set(changes) == {"direct_coding_bits"} and changes["direct_coding_bits"] > 50
-    assert entry.direct_coding_bits != 0 != entry.grid_bits
+    assert set(changes) == {"rec_bits"} and changes["rec_bits"] > 50
+    assert entry.rec_bits != 0 != entry.grid_bits
 
 
-def test_draws_follow_from_the_pictures(codec, floats, monkeypatch):
+def test_draws_follow_from_the_images(codec, floats, monkeypatch):
     """Whichever chunk and whichever file they are in, so that files of the same pictures can be compared."""
     seeds, noise = [], ledger_module.same_noise
     monkeypatch.setattr(ledger_module, "same_noise", lambda drawn: seeds.append(drawn.initial_seed()) or noise(drawn))
-    pictures = [Picture(picture(16, 48, seed)) for seed in (5, 6)]
+    pictures = [Image(picture(16, 48, seed)) for seed in (5, 6)]
     apart = Ledger.total([ledger(codec, codec.compress(each, **QUICK), floats) for each in pictures])
     together = ledger(codec, codec.compress_archive(zip("ab", pictures, strict=True), chunk_pixels=1, **QUICK), floats)
     assert not {"negative_elbo_bits", "integer_network_bits"} & set(differences(apart, together))
@@ -234,13 +234,13 @@ def test_information_is_what_the_coder_spends():
     """Also at the ends of the grid, to which all beyond them belongs, and where a mean lies there."""
     count, width = 20_000, 8
     means = np.tile([0.0, 0.3, width, -width, 5.0], count // 5)
-    for deviation in (0.2, 2.0, 30.0):
-        deviations = np.full(count, deviation)
+    for sigma in (0.2, 2.0, 30.0):
+        sigmas = np.full(count, sigma)
         stack = Stack.seeded(count)
         before = stack.bits
-        points = stack.pop_normals(means, deviations, width)
+        points = stack.pop_normals(means, sigmas, width)
         spent = before - stack.bits
-        assert ledger_module._normal_information(points, means, deviations, width) == pytest.approx(spent, rel=1e-3)
+        assert ledger_module._normal_information(points, means, sigmas, width) == pytest.approx(spent, rel=1e-3)
     stack = ledger_module._MeteredStack(Stack.seeded(count).words())
     points = stack.pop_standard_normals(count, 4.0, 32)
     assert stack.information == pytest.approx(before - stack.bits, rel=1e-3)
@@ -255,7 +255,7 @@ def test_impossible_points_have_the_information_that_the_coder_gives_them():
     assert far == pytest.approx(24)
 
 
-def test_the_standard_error_is_that_of_sets():
+def test_the_standard_error_is_that_of_tile_batches():
     """Its square is right in the mean, for sets of any sizes."""
     random, tiles = np.random.default_rng(0), np.array([1, 1, 2, 5, 8])
     squares = [ledger_module._standard_error(7.0 * tiles + 3.0 * np.sqrt(tiles) * random.normal(size=5), tiles, 20) ** 2
@@ -329,9 +329,9 @@ def test_drift_is_noticed(codec, file):
         ledger(codec, container.pack(dataclasses.replace(content, chunks=(other,))))
 
 
-def test_drift_of_small_pictures_is_noticed(codec):
+def test_drift_of_small_images_is_noticed(codec):
     samples = np.arange(3 * 100, dtype=np.uint8).reshape(3, 10, 10)
-    pictures = [(f"{number}.png", Picture(each)) for number, each in enumerate(samples)]
+    pictures = [(f"{number}.png", Image(each)) for number, each in enumerate(samples)]
     content = container.unpack(codec.compress_archive(pictures))
     (chunk,) = content.chunks
     ledger(codec, container.pack(content))
@@ -395,8 +395,8 @@ def photos(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     for name, samples in (("a", picture(20, 33)), ("b", picture(16, 16, seed=6))):
-        Path("photos", f"{name}.png").write_bytes(write_picture(Picture(samples)))
-    Path("grey.png").write_bytes(write_picture(Picture(picture(9, 9)[:, :, 0].copy())))
+        Path("photos", f"{name}.png").write_bytes(write_image(Image(samples)))
+    Path("grey.png").write_bytes(write_image(Image(picture(9, 9)[:, :, 0].copy())))
     return tmp_path
 
 
@@ -475,20 +475,20 @@ def test_a_float_network_that_does_not_fit_is_refused_before_any_coding(photos, 
     for name, reason in (("other.pt", "the model mine was made of"), ("missing", "cannot be read"),
                          ("grey.png", "not a readable checkpoint")):
         for archive in ([], ["--archive", "-o", "set.nvb"]):
-            told = failure(invoke("compress", "photos/a.png", *archive, *options(model_path, "--float-network", name)))
-            assert told.startswith(f"nvae-codec: {name}: ") and reason in told and told.count("\n") == 1
+            reported = failure(invoke("compress", "photos/a.png", *archive, *options(model_path, "--float-network", name)))
+            assert reported.startswith(f"nvae-codec: {name}: ") and reason in reported and reported.count("\n") == 1
     assert not list(Path().rglob("*.nvb"))
 
 
-def test_grey_pictures_are_refused_before_they_are_coded_if_there_is_a_float_network(photos, model_path, run_path):
+def test_grey_images_are_refused_before_they_are_coded_if_there_is_a_float_network(photos, model_path, run_path):
     given = options(model_path, "--float-network", run_path)
     result = invoke("compress", "grey.png", "photos/b.png", "--json", *given)
     assert result.exit_code == 1 and [json.loads(line)["input"] for line in result.stdout.splitlines()] == [
         "photos/b.png"]
     assert result.stderr.startswith("nvae-codec: grey.png: a float network has no likelihood for grey pictures")
     assert not os.path.exists("grey.nvb")
-    told = failure(invoke("compress", "photos", "grey.png", "--archive", "-o", "set.nvb", *given))
-    assert told.startswith("nvae-codec: grey.png: a float network") and told.count("\n") == 1
+    reported = failure(invoke("compress", "photos", "grey.png", "--archive", "-o", "set.nvb", *given))
+    assert reported.startswith("nvae-codec: grey.png: a float network") and reported.count("\n") == 1
 
 
 @pytest.mark.parametrize(("error", "reason"), [
@@ -500,8 +500,8 @@ def test_a_ledger_that_fails_leaves_the_file(photos, model_path, monkeypatch, er
         raise error
 
     monkeypatch.setattr(ledger_module, "ledger", fail)
-    told = failure(invoke("compress", "photos/a.png", *options(model_path)))
-    assert told == f"nvae-codec: photos/a.png: the file was made, but its ledger cannot be: {reason}\n"
+    reported = failure(invoke("compress", "photos/a.png", *options(model_path)))
+    assert reported == f"nvae-codec: photos/a.png: the file was made, but its ledger cannot be: {reason}\n"
     assert container.unpack(Path("photos/a.nvb").read_bytes()).version == 2
 
 
@@ -512,7 +512,7 @@ def evaluated(capsys, *arguments: object) -> tuple[int, str, str]:
     return status, *capsys.readouterr()
 
 
-def test_pictures_can_be_cut_and_left_out(photos, model_path, capsys):
+def test_images_can_be_cut_and_left_out(photos, model_path, capsys):
     status, _, _ = evaluated(capsys, "photos", "--images", 1, "--crop", 5, "--effort", 1, "--model", model_path, "-o",
                              "out")
     (path,) = Path("out/files").glob("*.nvb")
@@ -558,7 +558,7 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "there is not enough memory; a machine with more is "
                                                                  "needed"),
 ])
-def test_failures_name_their_picture_and_leave_no_folder(photos, model_path, capsys, monkeypatch, error, reason):
+def test_failures_name_their_image_and_leave_no_folder(photos, model_path, capsys, monkeypatch, error, reason):
     def refuse(self, image, **_):
         raise error
 
@@ -614,7 +614,7 @@ def digits(tmp_path, monkeypatch) -> tuple[Path, Path]:
     return model, run
 
 
-def test_black_and_white_of_a_data_set_is_measured(digits, capsys):
+def test_black_and_white_of_a_data_tile_batch_is_measured(digits, capsys):
     model, run = digits
     status, _, err = evaluated(capsys, "--dataset", "mnist", "--data", ".", "--archive", "--model", model,
                                "--float-network", run, "-o", "out")
@@ -632,7 +632,7 @@ def test_black_and_white_of_a_data_set_is_measured(digits, capsys):
 def test_black_and_white_has_a_ledger_at_the_command_line(digits):
     model, run = digits
     samples = np.where(smooth_tiles(1, 28, seed=2)[0, 0].numpy() > 120, 255, 0).astype(np.uint8)
-    Path("digit.png").write_bytes(write_picture(Picture(samples)))
+    Path("digit.png").write_bytes(write_image(Image(samples)))
     for arguments in (["digit.png"], ["digit.png", "--archive", "-o", "set.nvb"]):
-        told = invoke("compress", *arguments, *options(model, "--float-network", run))
-        assert told.exit_code == 0 and "negative ELBO of the float network" in told.stderr
+        reported = invoke("compress", *arguments, *options(model, "--float-network", run))
+        assert reported.exit_code == 0 and "negative ELBO of the float network" in reported.stderr

@@ -12,7 +12,7 @@ from nvae_codec.tiling import RGB
 from nvae_codec.training.data.augment import (
     CHANGES,
     KINDS,
-    MOST_NOISE,
+    MAX_NOISE,
     made_smaller,
     with_colours_of,
     with_half_chroma,
@@ -74,15 +74,15 @@ def test_grey_stays_and_bright_colours_are_clipped(kind):
     assert with_half_chroma(loud, kind).min() == 0 and with_half_chroma(loud, kind).max() == 255
 
 
-def as_picture(image: np.ndarray) -> np.ndarray:
+def as_image(image: np.ndarray) -> np.ndarray:
     """[H, W, 3] as `find_space` takes it."""
     return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize("kind", range(KINDS))
 def test_it_has_the_colours_of_jpeg_files(kind):
-    assert find_space(as_picture(muted(32, 32)))[0] == RGB
-    assert SPACES[find_space(as_picture(with_half_chroma(muted(32, 32), kind)))[0]].name == "YCbCr of JPEG"
+    assert find_space(as_image(muted(32, 32)))[0] == RGB
+    assert SPACES[find_space(as_image(with_half_chroma(muted(32, 32), kind)))[0]].name == "YCbCr of JPEG"
 
 
 @pytest.mark.parametrize("mode", SPACES)
@@ -90,9 +90,9 @@ def test_colours_are_the_nearest_of_a_space(mode):
     image, space = muted(48, 48), SPACES[mode]
     after = with_colours_of(image, space)
     off = after.astype(float) - image
-    assert find_space(as_picture(after))[0] == mode
+    assert find_space(as_image(after))[0] == mode
     assert np.abs(off).max() <= 3 and 0.3 < off.std() < 0.9 and np.abs(off.mean(axis=(1, 2))).max() < 0.1
-    planes = find_space(as_picture(after))[1].reshape(-1, 3).T.astype(np.int64)
+    planes = find_space(as_image(after))[1].reshape(-1, 3).T.astype(np.int64)
     cr, cb, luma = planes[1], planes[2], space.luma_of[planes[0], planes[1]]
     furthest = 0                          # no colour one step away is much nearer: by more than rounding down explains
     for step in itertools.product((-1, 0, 1), repeat=3):
@@ -127,12 +127,12 @@ def test_noise_is_as_wide_as_it_says_and_other_in_each_colour():
 # In batches
 
 
-def some_pictures(count: int) -> Whole:
+def some_images(count: int) -> Whole:
     return Whole(Arrays([np.stack([muted(8, 8, seed) for seed in range(count)])]), (3, 8, 8))
 
 
 def test_a_part_of_the_images_is_changed():
-    images = some_pictures(40)
+    images = some_images(40)
     plain, all_, half = (Batches(images, 10, 5, parts={"half_chroma": part}) for part in (0, 1.0, 0.5))
     changed = total = 0
     for step in range(30):
@@ -146,23 +146,23 @@ def test_a_part_of_the_images_is_changed():
 
 
 def test_a_part_of_the_images_gets_noise():
-    images = some_pictures(40)
+    images = some_images(40)
     plain, noisy = Batches(images, 10, 5), Batches(images, 10, 5, parts={"noise": 0.5})
     off = np.concatenate([noisy.batch(step).numpy().astype(float) - plain.batch(step).numpy() for step in range(30)])
-    deviations = off.std(axis=(1, 2, 3))
-    assert 0.4 < (deviations > 0).mean() < 0.6
-    assert 0.8 * MOST_NOISE < deviations.max() < 1.3 * MOST_NOISE and 0.5 < deviations[deviations > 0].mean() < 1.5
+    sigmas = off.std(axis=(1, 2, 3))
+    assert 0.4 < (sigmas > 0).mean() < 0.6
+    assert 0.8 * MAX_NOISE < sigmas.max() < 1.3 * MAX_NOISE and 0.5 < sigmas[sigmas > 0].mean() < 1.5
 
 
 def test_several_changes_are_made_in_turn():
-    images = some_pictures(40)
+    images = some_images(40)
     some = Batches(images, 10, 5, parts={"noise": 0.5}).batch(0).numpy()
     all_ = Batches(images, 10, 5, parts={"noise": 0.5, "rounded_colours": 1.0}).batch(0).numpy()
     for one, other in zip(some, all_, strict=True):
         assert any(np.array_equal(other, with_colours_of(one, space)) for space in SPACES.values())
 
 
-def test_a_part_of_the_crops_is_of_smaller_pictures():
+def test_a_part_of_the_crops_is_of_smaller_images():
     # Columns rise by 3: at half the size by 6.
     slope = np.broadcast_to(3 * np.arange(60, dtype=np.uint8), (3, 40, 60))
     images = Crops(Arrays([np.stack(10 * [slope])]), 8)
@@ -174,7 +174,7 @@ def test_a_part_of_the_crops_is_of_smaller_pictures():
     validation = images.item(3, smaller=True)
     assert np.array_equal(validation, images.item(3))
     with pytest.raises(ImageError, match="seen whole"):
-        Batches(some_pictures(40), 8, 5, parts={"smaller": 0.25})
+        Batches(some_images(40), 8, 5, parts={"smaller": 0.25})
 
 
 def test_a_recipe_has_a_part_for_every_change():
@@ -184,7 +184,7 @@ def test_a_recipe_has_a_part_for_every_change():
 
 @pytest.mark.parametrize("parts", [{"half_chroma": 0.5}, {"noise": 0.5}, dict.fromkeys(CHANGES, 0.5)])
 def test_changes_are_repeated_by_any_process(parts):
-    images = some_pictures(24)
+    images = some_images(24)
     straight = list(itertools.islice(Batches(images, 8, 3, parts=parts), 6))
     for step, batch in zip(range(2, 6), Batches(images, 8, 3, first_step=2, parts=parts), strict=False):
         assert batch.equal(straight[step])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import SHARED
 
-from nvae_codec.image import Picture, read_picture, write_picture
+from nvae_codec.image import Image, read_image, write_image
 from nvae_codec.training.data.catalogue import open_dataset
 
 DATA = SHARED / "data" / "cifar10"
@@ -21,7 +21,7 @@ def run(*arguments: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="CIFAR-10 is not here")
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_from_pictures_to_a_file_and_back(seed, tmp_path):
+def test_from_images_to_a_file_and_back(seed, tmp_path):
     """300 steps: the loss falls, nothing is infinite, and the model file codes images that it has not seen."""
     folder = tmp_path / "run"
     run("train", "--dataset", "cifar10", "--preset", "cifar10-small", "--data", str(DATA), "--run", str(folder),
@@ -36,8 +36,8 @@ def test_from_pictures_to_a_file_and_back(seed, tmp_path):
     images = open_dataset("cifar10", DATA, side=32).validation
     mosaic = np.concatenate([images.item(index).transpose(1, 2, 0) for index in range(8)], axis=1)
     picture, coded, decoded = tmp_path / "one.png", tmp_path / "one.nvb", tmp_path / "back.png"
-    picture.write_bytes(write_picture(Picture(mosaic)))
+    picture.write_bytes(write_image(Image(mosaic)))
     model = str(folder / "model.safetensors")
     run("compress", str(picture), "-o", str(coded), "--model", model)
     run("decompress", str(coded), "-o", str(decoded), "--model", model)
-    assert np.array_equal(read_picture(decoded.read_bytes()).samples, mosaic)
+    assert np.array_equal(read_image(decoded.read_bytes()).samples, mosaic)

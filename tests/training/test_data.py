@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import SHARED
-from PIL import Image
+from PIL import Image as pillow
 
 from nvae_codec.errors import ImageError
-from nvae_codec.image import Picture, write_picture
+from nvae_codec.image import Image, write_image
 from nvae_codec.training.data import images as data
 from nvae_codec.training.data.catalogue import ALIASES, DATASETS, open_dataset
 from nvae_codec.training.data.images import Arrays, Batches, Binarised, Crops, Whole, fixed_batch, is_validation
@@ -27,7 +27,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def png(samples: np.ndarray) -> bytes:
-    return write_picture(Picture(samples))
+    return write_image(Image(samples))
 
 
 def flat(height: int, width: int, level: int = 7) -> bytes:
@@ -94,7 +94,7 @@ def test_folders_and_archives(tmp_path):
     assert levels(open_dataset("folder", tmp_path / "more.tar", side=8, validation_percent=0).training) == [2, 3, 3]
 
 
-def test_pictures_are_in_the_order_of_their_names(tmp_path):
+def test_images_are_in_the_order_of_their_names(tmp_path):
     order = np.random.default_rng(0).permutation(30).tolist()
     folder(tmp_path, {f"{number:02}/{number % 7:02}/a.png": flat(8, 8, number) for number in order})
     folder(tmp_path, {f"99/{number:02}.png": flat(8, 8, 50 + number) for number in order})
@@ -114,7 +114,7 @@ def test_what_is_left_out_is_counted_and_damage_is_named(tmp_path):
     assert levels(open_dataset("folder", tmp_path, side=8).training) == [5]
 
 
-def test_only_the_first_damaged_pictures_are_named(tmp_path):
+def test_only_the_first_damaged_images_are_named(tmp_path):
     folder(tmp_path, {f"{number}.png": b"no picture" for number in range(30)} | {"right.png": flat(8, 8)})
     lines = []
     open_dataset("folder", tmp_path, side=8, report=lines.append)
@@ -146,7 +146,7 @@ def test_a_twentieth_is_held_out_by_name():
     assert held_out < {name for name in names if is_validation(name, percent=20)}
 
 
-def test_held_out_pictures_are_not_trained_on(tmp_path):
+def test_held_out_images_are_not_trained_on(tmp_path):
     files = {f"{number}.png": flat(8, 8, number) for number in range(100)}
     archive(tmp_path / "train-0.tar", files)              # a word that makes one split makes none
     lines = []
@@ -157,7 +157,7 @@ def test_held_out_pictures_are_not_trained_on(tmp_path):
     assert any("20 % are held out by a hash of their names" in line for line in lines)
 
 
-def test_of_a_few_pictures_one_is_held_out(tmp_path):
+def test_of_a_few_images_one_is_held_out(tmp_path):
     folder(tmp_path, {f"{number}.png": flat(8, 8, number) for number in range(4)})
     found = open_dataset("folder", tmp_path, side=8, validation_percent=0.001)
     assert (len(found.training), len(found.validation)) == (3, 1)
@@ -196,7 +196,7 @@ def test_names_of_archives_tell_the_splits_apart(tmp_path):
 # Image sets
 
 
-def test_crops_are_parts_of_pictures_or_their_mirror_images():
+def test_crops_are_parts_of_images_or_their_mirror_images():
     picture = noise(3, 10, 13)
     windows = np.lib.stride_tricks.sliding_window_view(picture, (3, 8, 8))[0].reshape(-1, 3, 8, 8)
     plain = {window.tobytes() for window in windows}
@@ -208,7 +208,7 @@ def test_crops_are_parts_of_pictures_or_their_mirror_images():
     assert 150 < sum(crop.tobytes() in plain for crop in crops) < 250
 
 
-def test_pictures_count_by_their_area_and_are_tiled_for_validation(tmp_path):
+def test_images_count_by_their_area_and_are_tiled_for_validation(tmp_path):
     shapes = [(8, 8), (15, 15), (17, 26)]
     pictures = [noise(*shape, 3, seed=seed) for seed, shape in enumerate(shapes)]
     folder(tmp_path, {f"{number}.png": png(picture) for number, picture in enumerate(pictures)})
@@ -217,11 +217,11 @@ def test_pictures_count_by_their_area_and_are_tiled_for_validation(tmp_path):
     expected = [pictures[0], *3 * [pictures[1][:8, :8]],
                 *(pictures[2][row:row + 8, column:column + 8] for row in (0, 8) for column in (0, 8, 16))]
     assert np.array_equal(items(images), planes(np.stack(expected)))
-    found = {images._picture(index) for index in range(10)}
+    found = {images._image(index) for index in range(10)}
     assert found == {0, 1, 2}
 
 
-def test_whole_pictures_are_mirrored_half_the_time():
+def test_whole_images_are_mirrored_half_the_time():
     pictures = numbered(3)
     images = Whole(Arrays([pictures]), (3, 4, 4))
     assert np.array_equal(items(images), pictures)
@@ -363,7 +363,7 @@ def test_columns_beyond_the_cache(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_damaged_later_is_replaced_named_once_and_counted(tmp_path, workers, capfd):
+def test_a_image_damaged_later_is_replaced_named_once_and_counted(tmp_path, workers, capfd):
     folder(tmp_path, {f"{number}.png": flat(8, 16, number) for number in range(4)})
     lines = []
 
@@ -595,7 +595,7 @@ def test_arrays_that_are_no_plain_images_are_refused(tmp_path):
 
 def test_columns_of_images_in_archives(tmp_path):
     images = noise(13, 32, 32, 3)
-    column = {"lossless": write_picture(Picture(images[:6].reshape(-1, 32, 3)), ".webp")}
+    column = {"lossless": write_image(Image(images[:6].reshape(-1, 32, 3)), ".webp")}
     archive(tmp_path / "train-0.tar", {"00000.webp": column["lossless"], "00006.png": png(images[6])})
     archive(tmp_path / "test.tar", {"00000.png": png(images[7:].reshape(-1, 32, 3)), "wide.png": flat(32, 64),
                                     "odd.png": flat(65, 32)})
@@ -620,18 +620,18 @@ def test_grey_columns_for_a_grey_set(tmp_path):
 
 
 def resized_by_pillow(samples: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(samples).crop(box).resize(size, Image.Resampling.BILINEAR))
+    return np.asarray(pillow.fromarray(samples).crop(box).resize(size, pillow.Resampling.BILINEAR))
 
 
-def test_celeba_from_its_aligned_pictures(tmp_path):
+def test_celeba_from_its_aligned_images(tmp_path):
     faces = {f"{number:06}": noise(218, 178, 3, seed=number) for number in range(1, 6)}
     files = {f"celeba/img_align_celeba/{name}.png": png(face) for name, face in faces.items()}
     files["celeba/img_align_celeba/000009.png"] = png(noise(100, 178, 3))
     file = io.BytesIO()
-    Image.fromarray(faces["000004"]).save(file, "JPEG")
+    pillow.fromarray(faces["000004"]).save(file, "JPEG")
     del files["celeba/img_align_celeba/000004.png"]
     files["celeba/img_align_celeba/000004.jpg"] = file.getvalue()
-    faces["000004"] = np.asarray(Image.open(file))
+    faces["000004"] = np.asarray(pillow.open(file))
     splits = "000001.jpg 0\n000002.jpg 1\n000003.jpg 2\n000004.jpg 0\n000009.jpg 0\n"
     folder(tmp_path, files | {"celeba/list_eval_partition.txt": splits.encode()})
     lines = []
@@ -648,11 +648,11 @@ def test_celeba_from_its_aligned_pictures(tmp_path):
     assert len(open_dataset("celeba64", tmp_path, side=64).training) == 2
 
 
-def test_ffhq_from_its_pictures(tmp_path):
+def test_ffhq_from_its_images(tmp_path):
     pictures = [noise(512, 512, 3), noise(256, 256, 3, seed=1), noise(300, 500, 3, seed=2)]
     folder(tmp_path, {f"train/{number:05}.png": png(picture) for number, picture in enumerate(pictures)})
     folder(tmp_path, {"validation/00000.png": png(pictures[0])})
-    wide = np.asarray(Image.fromarray(pictures[2]).resize((426, 256), Image.Resampling.BILINEAR))[:, 85:341]
+    wide = np.asarray(pillow.fromarray(pictures[2]).resize((426, 256), pillow.Resampling.BILINEAR))[:, 85:341]
     expected = planes(np.stack([resized_by_pillow(pictures[0], (0, 0, 512, 512), (256, 256)), pictures[1], wide]))
     for name in ("ffhq", "ffhq256", "celeba_256", "celebahq256"):
         found = open_dataset(name, tmp_path, side=256, cache_bytes=0 if name == "ffhq" else 4 << 30)
@@ -667,11 +667,11 @@ def test_a_tenth_of_the_large_faces_is_held_out(tmp_path, name):
     assert levels(found.validation) == [number for number in range(60) if is_validation(f"{number:05}.png", 10)]
 
 
-def test_a_folder_of_pictures_resized(tmp_path):
+def test_a_folder_of_images_resized(tmp_path):
     picture = noise(30, 47, 3)
     folder(tmp_path, {"a.png": png(picture), "small.png": flat(4, 5, 9)})
     found = open_dataset("folder", tmp_path, side=8, fit="resize", validation_percent=0)
-    resized = np.asarray(Image.fromarray(picture).resize((12, 8), Image.Resampling.BILINEAR))
+    resized = np.asarray(pillow.fromarray(picture).resize((12, 8), pillow.Resampling.BILINEAR))
     assert np.array_equal(found.training.item(0), resized[:, 2:10].transpose(2, 0, 1))
     assert levels(found.training)[1] == 9 and len(found.training) == 2
 
@@ -688,7 +688,7 @@ def write_lmdb(path: Path, values: list[bytes], *, subdir: bool = True) -> None:
 
 
 @pytest.mark.parametrize("subdir", [True, False])
-def test_raw_pictures_from_lmdb(tmp_path, subdir):
+def test_raw_images_from_lmdb(tmp_path, subdir):
     images, large = noise(13, 64, 64, 3), noise(128, 128, 3)
     write_lmdb(tmp_path / "train.lmdb", [image.tobytes() for image in images[:11]], subdir=subdir)
     assert "validation.lmdb: not there" in refused("imagenet64", tmp_path, side=64)
@@ -704,7 +704,7 @@ def test_raw_pictures_from_lmdb(tmp_path, subdir):
                  itertools.islice(Batches(again.training, 4, 0), 6))
 
 
-def test_faces_from_lmdb_are_picture_files(tmp_path):
+def test_faces_from_lmdb_are_image_files(tmp_path):
     faces = [noise(218, 178, 3, seed=number) for number in range(3)]
     encoded = [png(face) for face in faces]
     write_lmdb(tmp_path / "train.lmdb", [*encoded[:2], encoded[2][:-30], png(noise(218, 178)), flat(128, 64)])
@@ -735,7 +735,7 @@ def test_damaged_lmdb_files(tmp_path):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_missing_data_set_says_what_to_download_and_where_to_put_it(tmp_path, name):
+def test_a_missing_data_tile_batch_says_what_to_download_and_where_to_put_it(tmp_path, name):
     side = DATASETS[name].side or 16
     gone = refused(name, tmp_path / "gone", side=side)
     assert gone.startswith(f"{tmp_path / 'gone'}: there is no such folder. ") and gone.count(". ") == 1

@@ -6,7 +6,7 @@ from helpers import smooth_tiles
 
 from nvae_codec.codec import Codec
 from nvae_codec.integer.model_file import fingerprint
-from nvae_codec.integer.network import ExactModel, convert
+from nvae_codec.integer.network import IntegerModel, convert
 from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.rate.ledger import ledger
@@ -30,17 +30,17 @@ def test_a_single_image_of_the_ffhq_preset_needs_no_initial_bits():
     images = smooth_tiles(3, 256)
     estimate_batch_norm(network, [images[:2]])
     exact = convert(network.eval(), images[:2])
-    exact.latent_idle[:, SPEAKING:] = 1
-    model = ExactModel(exact)
+    exact.latent_inactive[:, SPEAKING:] = 1
+    model = IntegerModel(exact)
     codec = Codec(model, fingerprint(exact.config, exact.state_dict()))
-    picture = images[2].permute(1, 2, 0).numpy()
-    data = codec.compress(picture, verify=False)
-    assert np.array_equal(codec.decompress(data).samples, picture)
+    image = images[2].permute(1, 2, 0).numpy()
+    data = codec.compress(image, verify=False)
+    assert np.array_equal(codec.decompress(data).samples, image)
     entry = ledger(codec, data, network)
-    low_bits = 3 * picture.size                                         # the network models 5 of 8 bits
+    low_bits = 3 * image.size                                         # the network models 5 of 8 bits
     modelled = entry.negative_elbo_bits - low_bits
     print(f"\n{len(data):,} bytes; negative ELBO of the modelled bits {modelled / 1e6:.4f} Mbit; initial bits 0; "
-          f"idle channels {entry.idle_channels_bits / modelled:+.4%}; direct coding "
-          f"{entry.direct_coding_bits / 1e6:+.4f} Mbit ({entry.direct_coding_bits / modelled:+.2%})")
-    assert entry.idle_channels_bits < 0.002 * modelled                  # less than nothing: at rest they make no noise
-    assert entry.direct_coding_bits < 0.3e6
+          f"idle channels {entry.inactive_channels_bits / modelled:+.4%}; direct coding "
+          f"{entry.rec_bits / 1e6:+.4f} Mbit ({entry.rec_bits / modelled:+.2%})")
+    assert entry.inactive_channels_bits < 0.002 * modelled                  # less than nothing: at rest they make no noise
+    assert entry.rec_bits < 0.3e6

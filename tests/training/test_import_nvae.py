@@ -206,7 +206,7 @@ def test_numbers_of_keys_of_the_presets(name, changes, keys, parameters, towers)
     with torch.device("meta"):
         model = NVAE(NVAEConfig.from_dict(config.to_dict() | changes))
     table = published_keys(model)
-    aliases = sum(isinstance(leaf, Conv) and leaf.log_gain is None and leaf.regularised for leaf in model.modules())
+    aliases = sum(isinstance(op, Conv) and op.log_gain is None and op.regularised for op in model.modules())
     assert len(table) + aliases == keys
     assert len(list(model.parameters())) == parameters
     for tower, modules in zip(("enc_tower", "dec_tower"), towers, strict=True):

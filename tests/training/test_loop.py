@@ -20,7 +20,7 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from helpers import randomise_batch_norm
-from PIL import Image
+from PIL import Image as pillow
 
 from nvae_codec.errors import ModelError, NvaeCodecError
 from nvae_codec.likelihoods import pixels as likelihoods
@@ -458,9 +458,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(kind, tmp_path, monkeypatch):
         assert (tmp_path / FILE_NAME).read_bytes() == before
         assert [status["step"] for status in stats(tmp_path)] == list(range(1, at + 1))
     for sentence in sentences:
-        for told in ("loss ", "reconstruction ", "kl ", "spectral ", "batch norm ", "gradient norm ",
+        for reported in ("loss ", "reconstruction ", "kl ", "spectral ", "batch norm ", "gradient norm ",
                      "norm_regularisation", "learning_rate"):
-            assert told in sentence
+            assert reported in sentence
         assert ("nan" in sentence or "inf" in sentence) and "\n" not in sentence
     assert not list(tmp_path.glob("*.tmp"))
     model = load_network(tmp_path)
@@ -866,20 +866,20 @@ def test_what_a_run_leaves(whole):
 def test_validation_is_what_evaluation_of_the_checkpoint_gives(whole):
     """Of the average, where there is one."""
     result = evaluate(load_network(whole), fixed_batch(dataset().validation, 5), batch_size=RECIPE.batch_size)
-    told = stats(whole)[-1]["validation_bits_per_dim"]
-    assert told == pytest.approx(result.bits(result.negative_elbo), rel=1e-5)
+    reported = stats(whole)[-1]["validation_bits_per_dim"]
+    assert reported == pytest.approx(result.bits(result.negative_elbo), rel=1e-5)
     other = load_network(whole)
     other.load_state_dict(checkpoint(whole)["model"])
     result = evaluate(other, fixed_batch(dataset().validation, 5), batch_size=RECIPE.batch_size)
-    assert told != pytest.approx(result.bits(result.negative_elbo), rel=1e-5)
+    assert reported != pytest.approx(result.bits(result.negative_elbo), rel=1e-5)
 
 
 def test_sample_grids(whole):
     """Four images for each of four temperatures; of the average."""
     data = (whole / "samples" / "step-20.png").read_bytes()
-    with Image.open(io.BytesIO(data)) as picture:
-        assert picture.size == (32, 32) and picture.mode == "RGB"
-        found = np.asarray(picture)
+    with pillow.open(io.BytesIO(data)) as image:
+        assert image.size == (32, 32) and image.mode == "RGB"
+        found = np.asarray(image)
     generator = torch.Generator().manual_seed(0)
     network = load_network(whole)
     expected = torch.cat([network.sample(4, temperature, generator) for temperature in SAMPLE_TEMPERATURES])
@@ -1304,8 +1304,8 @@ def test_image_grid():
     assert (grid[:2, 4:] == 26).all() and (grid[2:4, :4] == 51).all() and (grid[4:, 4:] == 0).all()
     assert grid[4, 0].tolist() == [0, 0, 255] and grid[4, 1].tolist() == [102, 102, 102]
     assert image_grid(images[:, :1], 5).shape == (2, 20)
-    with Image.open(io.BytesIO(log.write_picture(log.Picture(image_grid(images[:, :1], 5))))) as picture:
-        assert picture.mode == "L" and picture.size == (20, 2)
+    with pillow.open(io.BytesIO(log.write_image(log.Image(image_grid(images[:, :1], 5))))) as image:
+        assert image.mode == "L" and image.size == (20, 2)
 
 
 def test_cells_are_what_is_recomputed_and_compiled():

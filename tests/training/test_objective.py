@@ -308,7 +308,7 @@ def test_gradient_of_the_loss_is_that_of_its_formula():
                     + 0.1 * (norms + batch_norm_regularisation(objective.network))).item()
 
     chosen = [(name, parameter) for name, parameter in objective.network.named_parameters()
-              if name in ("stem.weight", "stem.log_gain", "start_leaf.value", "posterior_heads.1.bias",
+              if name in ("stem.weight", "stem.log_gain", "start_op.value", "posterior_heads.1.bias",
                           "image_head.1.weight", "decoder_cells.0.0.branch.0.norm_in.weight",
                           "decoder_cells.0.0.branch.1.weight")]
     assert len(chosen) == 7

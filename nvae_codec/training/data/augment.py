@@ -12,7 +12,7 @@ import numpy as np
 from nvae_codec.colour.spaces import SPACES, ColourSpace
 
 KINDS = 8                             # of `with_half_chroma`
-MOST_NOISE = 2.0                      # levels, the largest deviation that training pictures get
+MAX_NOISE = 2.0                      # levels, the largest deviation that training pictures get
 _JPEG = SPACES[2]
 
 
@@ -42,9 +42,9 @@ def with_half_chroma(image: np.ndarray, kind: int) -> np.ndarray:
     return _rgb(_JPEG, np.stack([luma, *map(halved, chroma)]))
 
 
-def with_noise(image: np.ndarray, deviation: float, random: np.random.Generator) -> np.ndarray:
+def with_noise(image: np.ndarray, sigma: float, random: np.random.Generator) -> np.ndarray:
     """uint8 [C, H, W] with normal noise of a deviation in levels, independent in pixels and colours."""
-    noise = random.normal(0, deviation, image.shape)
+    noise = random.normal(0, sigma, image.shape)
     return (image + noise).round().clip(0, 255).astype(np.uint8)
 
 
@@ -58,7 +58,7 @@ def made_smaller(image: np.ndarray) -> np.ndarray:
 # What is done to a part of the training images, in this order, by the name of that part in a recipe: uint8 [3, H, W]
 # and a generator of random numbers -> the same.
 CHANGES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
-    "noise": lambda image, random: with_noise(image, random.uniform(0, MOST_NOISE), random),
+    "noise": lambda image, random: with_noise(image, random.uniform(0, MAX_NOISE), random),
     "half_chroma": lambda image, random: with_half_chroma(image, int(random.integers(KINDS))),
     "rounded_colours": lambda image, random: with_colours_of(image, SPACES[int(random.choice(list(SPACES)))]),
 }

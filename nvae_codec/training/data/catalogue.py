@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from nvae_codec.errors import ImageError
-from nvae_codec.image import read_picture, resized
+from nvae_codec.image import read_image, resized
 from nvae_codec.training.data.images import (
     Arrays,
     AtLeast,
@@ -32,7 +32,7 @@ from nvae_codec.training.data.images import (
     Squares,
     Unsuitable,
     Whole,
-    find_pictures,
+    find_images,
     padded,
     read_files,
     silent,
@@ -220,7 +220,7 @@ def _report_split(opening: _Opening, splits: list[str | None] | None, what: str)
 
 
 def _pictures(opening: _Opening) -> Splits | None:
-    sources = find_pictures(opening.root)
+    sources = find_images(opening.root)
     if not sources:
         return None
     splits = _partition(opening.root, [source.name for source in sources]) if opening.name == "celeba64" else None
@@ -239,9 +239,9 @@ def _pictures(opening: _Opening) -> Splits | None:
 def _fit(opening: _Opening) -> Fit:
     if opening.name == "folder":
         return AtLeast(opening.side) if opening.fit == "crop" else Resized(opening.side)
-    exact = Squares(opening.stored_side, opening.kind.channels, opening.kind.margin)
+    integer = Squares(opening.stored_side, opening.kind.channels, opening.kind.margin)
     others = {"celeba64": AlignedFaces(), "celebahq256": Resized(256), "ffhq256": Resized(256)}
-    return FirstOf(exact, others[opening.name]) if opening.name in others else exact
+    return FirstOf(integer, others[opening.name]) if opening.name in others else integer
 
 
 @dataclass(frozen=True)
@@ -505,7 +505,7 @@ class _Encoded:
     fit: Fit
 
     def __call__(self, data: bytes) -> np.ndarray:
-        samples = read_picture(data).samples
+        samples = read_image(data).samples
         if self.fit.shape(samples.shape)[0] != 1:
             raise ImageError("it is more than one picture")
         return self.fit.convert(samples)[0]

@@ -24,7 +24,7 @@ import torch.utils.data
 from torch import Tensor
 
 from nvae_codec.errors import ImageError
-from nvae_codec.image import SUFFIXES, picture_shape, quiet, read_picture, resized
+from nvae_codec.image import SUFFIXES, image_shape, quiet, read_image, resized
 from nvae_codec.training.data import augment
 
 DRAWS = 3                             # random integers below 2^63 that an item is given
@@ -172,10 +172,10 @@ def split_by_hash(pictures: Pictures, percent: float) -> tuple[Pictures, Picture
     return pictures.subset(np.flatnonzero(~held_out)), pictures.subset(np.flatnonzero(held_out))
 
 
-# Picture files
+# Image files
 
 
-def find_pictures(root: Path) -> list[Source]:
+def find_images(root: Path) -> list[Source]:
     """Every picture file below a folder, and in the tar archives there, in order of their names. Dotfiles are ignored.
 
     Raises ImageError for an archive that is damaged.
@@ -190,7 +190,7 @@ def find_pictures(root: Path) -> list[Source]:
             path = Path(folder, name)
             if path.suffix == ".tar" and not name.startswith("."):
                 sources += _members(path, f"{place}/{name}")
-            elif _is_picture(path):
+            elif _is_image_file(path):
                 sources.append(Source(name, place, str(path)))
     return sources
 
@@ -200,13 +200,13 @@ def _members(path: Path, place: str) -> Iterator[Source]:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 inside = Path(member.name)
-                if member.isfile() and _is_picture(inside):
+                if member.isfile() and _is_image_file(inside):
                     yield Source(member.name, f"{place}/{inside.parent}", str(path), member.offset_data, member.size)
     except (tarfile.TarError, OSError) as error:
         raise ImageError(f"{path}: not a whole, uncompressed tar archive ({error})") from error
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image_file(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
@@ -368,8 +368,8 @@ def _examine(source: Source, fit: Fit, decode: bool) -> tuple[tuple[int, int, in
     """Shape and pictures of a file; without `decode`, the shape that its header promises."""
     data = source.read()
     if not decode:
-        return fit.shape(picture_shape(data)), None
-    samples = read_picture(data).samples
+        return fit.shape(image_shape(data)), None
+    samples = read_image(data).samples
     return fit.shape(samples.shape), fit.convert(samples)
 
 
@@ -406,7 +406,7 @@ class ImageSet(ABC):
         large enough. Raises ImageError if no picture at all can be read.
         """
         for candidate in itertools.chain(range(index, len(self)), range(index)):
-            number = self._picture(candidate)
+            number = self._image(candidate)
             if number not in self.unreadable:
                 try:
                     return self._form(self.pictures[number], candidate, draw, smaller)
@@ -421,7 +421,7 @@ class ImageSet(ABC):
             self.report(f"{self.pictures.name(number)}: {why}; other pictures take its place "
                         f"({len(self.unreadable)} so far)")
 
-    def _picture(self, index: int) -> int:
+    def _image(self, index: int) -> int:
         """The number of the picture that an item is made of."""
         return index
 
@@ -464,7 +464,7 @@ class Crops(ImageSet):
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    def _picture(self, index):
+    def _image(self, index):
         return bisect_right(self.ends, index)
 
     def _form(self, picture, index, draw, smaller):
@@ -474,7 +474,7 @@ class Crops(ImageSet):
             top, left = draw[1] % (height - 2 * side + 1), draw[2] % (width - 2 * side + 1)
             return _mirrored(augment.made_smaller(picture[:, top:top + 2 * side, left:left + 2 * side]), draw)
         if draw is None:
-            number = self._picture(index)
+            number = self._image(index)
             tile = index - (self.ends[number - 1] if number else 0)
             row, column = divmod(tile % (height // side * (width // side)), width // side)
             top, left = row * side, column * side
