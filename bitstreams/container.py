@@ -3,6 +3,7 @@
 `FORMAT.md` beside this file specifies every byte. This file writes and reads version 2, and hands what has version 1 to
 `version_1`. Nothing here knows pictures, networks or entropy coding.
 """
+
 import re
 import zlib
 from collections import Counter
@@ -375,7 +376,9 @@ def _read_chunk(file: Reader, header: _Header, tally: _Tally) -> Chunk:
     metadata = tuple(inflate_item(file, item) for item in header.items)
     words = file.checked("coded words", header.words_length, header.words_crc)
     tally.add_names([image.name for image in header.images])
-    return Chunk(header.images, metadata, header.tile_batches, header.trellis_bits, words, shared_crc32=header.shared_crc32)
+    return Chunk(
+        header.images, metadata, header.tile_batches, header.trellis_bits, words, shared_crc32=header.shared_crc32
+    )
 
 
 def _leave_out_sequential(names: list[str], tally: _Tally) -> list[str]:
@@ -397,8 +400,9 @@ def _write_fields(chunk: Chunk, flags: int, names: list[str], items: list[bytes]
     fields += [write_varint(image.height) for image in images]
     fields += [bytes([image.mode]) for image in images]
     shared = chunk.shared_crc32 is not None
-    fields += [image.samples_crc32.to_bytes(checksum_bytes(image.width, image.height, shared), "little")
-               for image in images]
+    fields += [
+        image.samples_crc32.to_bytes(checksum_bytes(image.width, image.height, shared), "little") for image in images
+    ]
     if shared:
         fields.append(chunk.shared_crc32.to_bytes(CRC_BYTES, "little"))
     if flags & NAMED:
@@ -432,8 +436,9 @@ def _read_header(body: bytes, tally: _Tally, max_pixels: int) -> _Header:
     return _Header(images, items, shared_crc32, tile_batches, trellis_bits, words_length, words_crc)
 
 
-def _read_images(header: Reader, flags: int, tally: _Tally,
-                 max_pixels: int) -> tuple[tuple[ImageEntry, ...], list[StoredItem], int | None]:
+def _read_images(
+    header: Reader, flags: int, tally: _Tally, max_pixels: int
+) -> tuple[tuple[ImageEntry, ...], list[StoredItem], int | None]:
     """The images, the rows of their metadata, and the checksum that small images share."""
     count = header.varint("image count", 1, MAX_VARINT)
     tally.add("images", count, MAX_IMAGES)
@@ -525,8 +530,10 @@ def _read_tile_batches(header: Reader, tally: _Tally) -> tuple[TileBatch, ...]:
     for _ in range(header.varint("number of rows of sets", 1, MAX_VARINT)):
         alike = header.varint("number of sets alike", 1, MAX_VARINT)
         tally.add("sets of tiles", alike, MAX_TILE_BATCHES)
-        one = TileBatch(header.varint("number of tiles in a set", 1, MAX_GROUP),
-                      header.varint("number of direct groups", 0, MAX_REC_GROUPS))
+        one = TileBatch(
+            header.varint("number of tiles in a set", 1, MAX_GROUP),
+            header.varint("number of direct groups", 0, MAX_REC_GROUPS),
+        )
         if rows and rows[-1][0] == one:
             raise BitstreamError("invalid: two rows of sets, one after the other, are of sets alike")
         rows.append((one, alike))

@@ -1,4 +1,5 @@
 """What an `.nvb` file holds, and how much of it."""
+
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,4 +1,5 @@
 """The fields that headers are made of, and the table of metadata, which is the same in all versions."""
+
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple

@@ -1,4 +1,5 @@
 """Format version 1: one image on a stack that begins with words of a fixed generator. Read for ever, never written."""
+
 from nvae_codec.errors import BitstreamError
 
 from .content import (

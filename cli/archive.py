@@ -1,4 +1,5 @@
 """Many pictures in one file: which ones, under which names, and that all of them can be coded before any is."""
+
 import errno
 import os
 import stat
@@ -79,8 +80,9 @@ def _inside(folder: Path) -> list[Member]:
     found = []
     for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]  # the walk goes on to these only
-        found += [Path(place, name) for name in names
-                  if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
+        found += [
+            Path(place, name) for name in names if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        ]
     if not found:
         raise FileNotFoundError(errno.ENOENT, "there is no picture file in this folder", display(folder))
     above = Path(Path(os.path.abspath(folder)).name)  # of ".", too, this is a name
@@ -91,16 +93,20 @@ def _check_names_inside(members: Sequence[Member]) -> None:
     taken: dict[str, Path] = {}
     for name, path, _ in members:
         if name in taken:
-            raise ImageError(f"{display(taken[name])} and {display(path)} would both be called {name} in the archive; "
-                             "names are kept apart by folders: give the folders that these lie in")
+            raise ImageError(
+                f"{display(taken[name])} and {display(path)} would both be called {name} in the archive; "
+                "names are kept apart by folders: give the folders that these lie in"
+            )
         taken[name] = path
         try:
             _pack_names([name])
         except UnicodeEncodeError:
             raise ImageError(f"{display(path)}: a name in an archive must be valid UTF-8; rename the file") from None
         except ValueError as error:
-            raise ImageError(f"{printable(display(path))}: a name in an archive has no backslash, no control character "
-                             f"and at most {MAX_NAME_BYTES:,} bytes; rename the file") from error
+            raise ImageError(
+                f"{printable(display(path))}: a name in an archive has no backslash, no control character "
+                f"and at most {MAX_NAME_BYTES:,} bytes; rename the file"
+            ) from error
     try:
         _pack_names(taken)
     except ValueError as error:
@@ -173,8 +179,9 @@ def make_archive(
     name = display_output(output)
     with progress_bar(name, "picture", quiet) as progress:
         workers = workers_for(sum(shape[0] * shape[1] for _, _, shape in members))
-        data = codec.compress_archive(images(), len(members), verify=verify, progress=progress, workers=workers,
-                                      **options)
+        data = codec.compress_archive(
+            images(), len(members), verify=verify, progress=progress, workers=workers, **options
+        )
     write(output, data)
     report = {
         "inputs": list(map(str, inputs)),

@@ -1,4 +1,5 @@
 """Many files in one run: shared options, a bar and a report for each file, failures that stop only their own file."""
+
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,9 +22,13 @@ Progress = Callable[[int, int], None]  # done, in all
 Examine = Callable[[str, bytes], tuple[dict, str]]  # of a name and the file made: what a report and a line say besides
 
 
-DEVICE = click.option("--device", metavar="NAME", default="cpu", show_default=True,
-                      help="Where the network computes: cpu, cuda, cuda:N, or auto for a GPU where there is one. The "
-                           "result is the same.")
+DEVICE = click.option(
+    "--device",
+    metavar="NAME",
+    default="cpu",
+    show_default=True,
+    help="Where the network computes: cpu, cuda, cuda:N, or auto for a GPU where there is one. The result is the same.",
+)
 
 
 class AlreadyReported(Exception):
@@ -42,19 +47,28 @@ class Coded(NamedTuple):
 def batch_options(command: Callable) -> Callable:
     """The arguments and options that `compress` and `decompress` share."""
     path = click.Path(path_type=Path, allow_dash=True, readable=False)  # what cannot be read fails by itself
-    for option in reversed((
-        click.argument("inputs", nargs=-1, required=True, type=path),
-        click.option("-o", "--output", metavar="FILE", type=path, help="The output, for one input; - is stdout."),
-        click.option("--output-dir", "folder", metavar="DIR", type=click.Path(path_type=Path), help="For all outputs."),
-        click.option("-f", "--force", is_flag=True, help="Overwrite existing outputs."),
-        click.option("--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors."),
-        click.option("--threads", metavar="N", type=THREADS, help="CPU threads, at most: fewer while other "
-                     "programs are busy. Up to 8 processes share a large archive and the threads. The result is the "
-                     "same."),
-        DEVICE,
-        click.option("-q", "--quiet", is_flag=True, help="Report failures only."),
-        click.option("--json", "as_json", is_flag=True, help="Print a JSON object per file on stdout."),
-    )):
+    for option in reversed(
+        (
+            click.argument("inputs", nargs=-1, required=True, type=path),
+            click.option("-o", "--output", metavar="FILE", type=path, help="The output, for one input; - is stdout."),
+            click.option(
+                "--output-dir", "folder", metavar="DIR", type=click.Path(path_type=Path), help="For all outputs."
+            ),
+            click.option("-f", "--force", is_flag=True, help="Overwrite existing outputs."),
+            click.option("--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors."),
+            click.option(
+                "--threads",
+                metavar="N",
+                type=THREADS,
+                help="CPU threads, at most: fewer while other "
+                "programs are busy. Up to 8 processes share a large archive and the threads. The result is the "
+                "same.",
+            ),
+            DEVICE,
+            click.option("-q", "--quiet", is_flag=True, help="Report failures only."),
+            click.option("--json", "as_json", is_flag=True, help="Print a JSON object per file on stdout."),
+        )
+    ):
         command = option(command)
     return command
 
@@ -83,8 +97,11 @@ def run(
     examine: Examine | None = None,
 ) -> None:
     """Read, `code`, write, `examine` and report one file after the other."""
-    each(jobs, lambda job: display(job.source), lambda job: run_one(
-        job, read, code, verified=verified, quiet=quiet, as_json=as_json, examine=examine))
+    each(
+        jobs,
+        lambda job: display(job.source),
+        lambda job: run_one(job, read, code, verified=verified, quiet=quiet, as_json=as_json, examine=examine),
+    )
 
 
 @enough_memory()

@@ -1,4 +1,5 @@
 """The `compress` command."""
+
 from pathlib import Path
 
 import click
@@ -8,27 +9,43 @@ from .batch import Coded, Progress, batch_options, run, use_threads
 from .files import Job, plan
 from .ledger import Ledgers, check_colour
 
-MAX_CHUNK_PIXELS = 2 ** 24  # larger chunks gain nothing, and the header of one with many small pictures has its limit
+MAX_CHUNK_PIXELS = 2**24  # larger chunks gain nothing, and the header of one with many small pictures has its limit
 
 
 @click.command()
 @batch_options
 @click.option("--archive", is_flag=True, help="Make one file, -o, of all pictures and of all in folders.")
-@click.option("--chunk-pixels", metavar="N", type=click.IntRange(1, MAX_CHUNK_PIXELS),
-              help="An archive is decoded in chunks of about so many pixels. Smaller: quicker access to one picture. "
-                   "Larger: a little smaller file.  [default: 262144]")
-@click.option("--effort", metavar="1-5", type=click.IntRange(1, 5),
-              help="How long to look for the latents of the first tiles. Of a picture of one tile, 1 to 3 differ "
-                   "little (about 1.3 times a step), 4 takes five times as long as 3, 5 eight times as long as 4. More "
-                   "saves bytes on average, not in every file, and in small files above all. Decoding takes the same "
-                   "time.  [default: 3; of 8 tiles or more 2; of 32 or more 1; in an archive, tiles of a chunk]")
+@click.option(
+    "--chunk-pixels",
+    metavar="N",
+    type=click.IntRange(1, MAX_CHUNK_PIXELS),
+    help="An archive is decoded in chunks of about so many pixels. Smaller: quicker access to one picture. "
+    "Larger: a little smaller file.  [default: 262144]",
+)
+@click.option(
+    "--effort",
+    metavar="1-5",
+    type=click.IntRange(1, 5),
+    help="How long to look for the latents of the first tiles. Of a picture of one tile, 1 to 3 differ "
+    "little (about 1.3 times a step), 4 takes five times as long as 3, 5 eight times as long as 4. More "
+    "saves bytes on average, not in every file, and in small files above all. Decoding takes the same "
+    "time.  [default: 3; of 8 tiles or more 2; of 32 or more 1; in an archive, tiles of a chunk]",
+)
 @click.option("--no-verify", is_flag=True, help="Do not decode and compare each result. Halves the time.")
 @click.option("--ledger", is_flag=True, help="Measure what each file's bits are for. Takes longer than the coding.")
-@click.option("--float-network", metavar="RUN", type=click.Path(path_type=Path),
-              help="For --ledger: the folder of the training run that the model was made of, or a checkpoint. Its "
-                   "negative ELBO is then the first line. Not for grey pictures with a model for colour.")
-@click.option("--draws", metavar="N", type=click.IntRange(min=1),
-              help="For --ledger: draws of the latents, of which a negative ELBO is the mean.  [default: 1]")
+@click.option(
+    "--float-network",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="For --ledger: the folder of the training run that the model was made of, or a checkpoint. Its "
+    "negative ELBO is then the first line. Not for grey pictures with a model for colour.",
+)
+@click.option(
+    "--draws",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="For --ledger: draws of the latents, of which a negative ELBO is the mean.  [default: 1]",
+)
 def compress(
     inputs: tuple[Path, ...],
     output: Path | None,
@@ -98,8 +115,15 @@ def compress(
     if archive:
         members = plan_archive(inputs, output, folder, force=force, quiet=quiet, as_json=as_json, colour=colour_only)
     else:
-        jobs = plan(inputs, ".nvb", output=output, folder=folder, force=force, as_json=as_json,
-                    of_folders="give the files in it, or --archive for one file of them all")
+        jobs = plan(
+            inputs,
+            ".nvb",
+            output=output,
+            folder=folder,
+            force=force,
+            as_json=as_json,
+            of_folders="give the files in it, or --archive for one file of them all",
+        )
 
     from nvae_codec.codec import CHUNK_PIXELS, Codec
     from nvae_codec.device import choose_device
@@ -109,8 +133,18 @@ def compress(
     codec = Codec.load(model, choose_device(device))
     examine = Ledgers(codec, float_network, draws or 1, quiet) if ledger and (as_json or not quiet) else None
     if archive:
-        make_archive(codec, inputs, members, output, verify=not no_verify, quiet=quiet, as_json=as_json,
-                     examine=examine, chunk_pixels=chunk_pixels or CHUNK_PIXELS, effort=effort)
+        make_archive(
+            codec,
+            inputs,
+            members,
+            output,
+            verify=not no_verify,
+            quiet=quiet,
+            as_json=as_json,
+            examine=examine,
+            chunk_pixels=chunk_pixels or CHUNK_PIXELS,
+            effort=effort,
+        )
         return
 
     def code(job: Job, data: bytes, progress: Progress) -> Coded:

@@ -1,4 +1,5 @@
 """The `decompress` command."""
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,8 +22,14 @@ from .unpack import Request, Unpacking, check_unpacking, is_archive, only_image,
     show_default=True,
     help="Refuse larger pictures, and archives whose chunks have more.",
 )
-@click.option("--format", "name_of_format", type=click.Choice(["png", "webp", "tif", "bmp", "ppm"]), default="png",
-              show_default=True, help="Of the pictures, where the suffix of -o does not say. Grey of ppm is pgm.")
+@click.option(
+    "--format",
+    "name_of_format",
+    type=click.Choice(["png", "webp", "tif", "bmp", "ppm"]),
+    default="png",
+    show_default=True,
+    help="Of the pictures, where the suffix of -o does not say. Grey of ppm is pgm.",
+)
 @click.option("--only", metavar="NAME", multiple=True, help="Of an archive, this picture. May be given several times.")
 @click.option("--recover", "recovering", is_flag=True, help="Of a damaged file, give what is whole.")
 @click.option("-t", "--test", is_flag=True, help="Decode and check, but write nothing.")

@@ -1,4 +1,5 @@
 """The `eval` commands: the scripts of `nvae_codec.eval`, which read their own arguments."""
+
 from importlib import import_module
 
 import click
@@ -33,8 +34,9 @@ class Scripts(click.Group):
 
         settings = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
         arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)
-        return click.Command(name, callback=run, params=[arguments], short_help=what, context_settings=settings,
-                             add_help_option=False)
+        return click.Command(
+            name, callback=run, params=[arguments], short_help=what, context_settings=settings, add_help_option=False
+        )
 
 
 @click.group(cls=Scripts, short_help="Measure rates: against the negative ELBO, other codecs, the paper.")

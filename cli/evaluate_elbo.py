@@ -1,4 +1,5 @@
 """The `evaluate-elbo` command."""
+
 import json
 from pathlib import Path
 
@@ -9,20 +10,42 @@ from .batch import THREADS, enough_memory, progress_bar, use_threads
 
 @click.command(short_help="Negative ELBO of a float network on its data set.")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--data", metavar="DIR", type=click.Path(path_type=Path),
-              help="Where the run's data set lies now, if not where it was.")
+@click.option(
+    "--data",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the run's data set lies now, if not where it was.",
+)
 @click.option("--training", is_flag=True, help="Training images, not validation images.")
-@click.option("--images", metavar="N", type=click.IntRange(min=1), default=500, show_default=True,
-              help="How many, drawn at random, always the same ones; all, if there are fewer.")
-@click.option("--samples", metavar="K", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Draws of the latents for each image. The importance-weighted bound is tighter with more; the paper "
-                   "has 1000.")
-@click.option("--batch-size", metavar="N", type=click.IntRange(min=1), default=16, show_default=True,
-              help="Images at a time.")
-@click.option("--seed", metavar="N", type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True,
-              help="Of the noise.")
-@click.option("--device", metavar="NAME", default="auto", show_default=True,
-              help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")
+@click.option(
+    "--images",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=500,
+    show_default=True,
+    help="How many, drawn at random, always the same ones; all, if there are fewer.",
+)
+@click.option(
+    "--samples",
+    metavar="K",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Draws of the latents for each image. The importance-weighted bound is tighter with more; the paper has 1000.",
+)
+@click.option(
+    "--batch-size", metavar="N", type=click.IntRange(min=1), default=16, show_default=True, help="Images at a time."
+)
+@click.option(
+    "--seed", metavar="N", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the noise."
+)
+@click.option(
+    "--device",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:N, or auto: a GPU where there is one.",
+)
 @click.option("--threads", metavar="N", type=THREADS, help="CPU threads, at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def evaluate_elbo(
@@ -71,18 +94,40 @@ def evaluate_elbo(
     if not len(chosen_images):
         raise ModelError("no images are held out; --training takes training images")
     with enough_memory("a smaller --batch-size needs less"), progress_bar("evaluating", "draw") as progress:
-        result = evaluate(network.to(chosen), fixed_batch(chosen_images, images), samples=samples,
-                          batch_size=batch_size, seed=seed, progress=progress)
-    figures = {name: getattr(result, name) for name in
-               ("negative_elbo", "negative_elbo_published", "importance_weighted", "importance_weighted_published",
-                "reconstruction")}
+        result = evaluate(
+            network.to(chosen),
+            fixed_batch(chosen_images, images),
+            samples=samples,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+        )
+    figures = {
+        name: getattr(result, name)
+        for name in (
+            "negative_elbo",
+            "negative_elbo_published",
+            "importance_weighted",
+            "importance_weighted_published",
+            "reconstruction",
+        )
+    }
     if as_json:
-        click.echo(json.dumps({
-            "images": result.images, "samples": samples, "dimensions": num_dimensions(network.config),
-            "latents": network.config.num_latents,
-            "nats": {**figures, "kl": list(result.kl)},
-            "bits_per_dim": {**{name: result.bits(nats) for name, nats in figures.items()},
-                             "kl": [result.bits(nats) for nats in result.kl]}}))
+        click.echo(
+            json.dumps(
+                {
+                    "images": result.images,
+                    "samples": samples,
+                    "dimensions": num_dimensions(network.config),
+                    "latents": network.config.num_latents,
+                    "nats": {**figures, "kl": list(result.kl)},
+                    "bits_per_dim": {
+                        **{name: result.bits(nats) for name, nats in figures.items()},
+                        "kl": [result.bits(nats) for nats in result.kl],
+                    },
+                }
+            )
+        )
         return
     click.echo(f"{result.images} {'training' if training else 'validation'} images, draws for each: {samples}")
     click.echo(f"{'':48}{'nats/image':>14}{'bits/dim':>10}")

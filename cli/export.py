@@ -1,4 +1,5 @@
 """The `export` command."""
+
 import json
 from pathlib import Path
 
@@ -9,24 +10,58 @@ from .files import check_target, write_file
 
 @click.command(short_help="Make a model file of a trained network.")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
-              help="The model file, *.safetensors.  [default: RUN/model.safetensors]")
-@click.option("--data", metavar="DIR", type=click.Path(path_type=Path),
-              help="Where the run's data set lies now, if not where it was.")
-@click.option("--check", "check_folder", metavar="DIR", type=click.Path(path_type=Path),
-              help="A folder of other pictures to compare both networks on.  [default: validation images]")
-@click.option("--images", metavar="N", type=click.IntRange(min=2),
-              help="Training images to calibrate the integers on; all, if there are fewer.  [default: 64, of images "
-                   "larger than 64 x 64 fewer]")
-@click.option("--tolerance", metavar="PERCENT", type=click.FloatRange(min=0), default=0.2, show_default=True,
-              help="By how much the integers may change the negative ELBO before the export is refused.")
-@click.option("--wide/--narrow", "wide", default=None,
-              help="Integers of 16 bits for activations, too, or of 12, with which the network is up to three times "
-                   "faster.  [default: narrow, or wide if narrow ones cost more than --tolerance]")
-@click.option("--note", "notes", metavar="KEY=TEXT", multiple=True,
-              help="A text to keep in the model file; `info` shows it.")
-@click.option("--device", metavar="NAME", default="auto", show_default=True,
-              help="For the statistics of batch norms: cpu, cuda, cuda:N, or auto. The rest is done on the CPU.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The model file, *.safetensors.  [default: RUN/model.safetensors]",
+)
+@click.option(
+    "--data",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the run's data set lies now, if not where it was.",
+)
+@click.option(
+    "--check",
+    "check_folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="A folder of other pictures to compare both networks on.  [default: validation images]",
+)
+@click.option(
+    "--images",
+    metavar="N",
+    type=click.IntRange(min=2),
+    help="Training images to calibrate the integers on; all, if there are fewer.  [default: 64, of images "
+    "larger than 64 x 64 fewer]",
+)
+@click.option(
+    "--tolerance",
+    metavar="PERCENT",
+    type=click.FloatRange(min=0),
+    default=0.2,
+    show_default=True,
+    help="By how much the integers may change the negative ELBO before the export is refused.",
+)
+@click.option(
+    "--wide/--narrow",
+    "wide",
+    default=None,
+    help="Integers of 16 bits for activations, too, or of 12, with which the network is up to three times "
+    "faster.  [default: narrow, or wide if narrow ones cost more than --tolerance]",
+)
+@click.option(
+    "--note", "notes", metavar="KEY=TEXT", multiple=True, help="A text to keep in the model file; `info` shows it."
+)
+@click.option(
+    "--device",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="For the statistics of batch norms: cpu, cuda, cuda:N, or auto. The rest is done on the CPU.",
+)
 @click.option("--threads", metavar="N", type=click.IntRange(min=1), help="CPU threads.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite an existing model file and its card.")
 def export(
@@ -75,13 +110,32 @@ def export(
         check_target(target, force)
     use_threads(threads)
     with enough_memory("fewer --images need less"):
-        export_run(run, output, data=data, check_folder=check_folder, images=images, tolerance=tolerance / 100,
-                   wide=wide, device=device, notes={key: text for key, _, text in pairs})
+        export_run(
+            run,
+            output,
+            data=data,
+            check_folder=check_folder,
+            images=images,
+            tolerance=tolerance / 100,
+            wide=wide,
+            device=device,
+            notes={key: text for key, _, text in pairs},
+        )
 
 
-def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = None, check_folder: Path | None = None,
-               images: int | None = None, tolerance: float = 2e-3, wide: bool | None = None, device: str = "auto",
-               notes: dict[str, str] | None = None) -> None:
+def export_run(
+    folder: Path,
+    output: Path,
+    *,
+    opened=None,
+    data: Path | None = None,
+    check_folder: Path | None = None,
+    images: int | None = None,
+    tolerance: float = 2e-3,
+    wide: bool | None = None,
+    device: str = "auto",
+    notes: dict[str, str] | None = None,
+) -> None:
     """Export the network of a run's folder and write its card; `opened` is the run's data set, if it is open already.
 
     `wide` None: only if narrow integers cost more than `tolerance`.
@@ -110,12 +164,21 @@ def export_run(folder: Path, output: Path, *, opened=None, data: Path | None = N
     side = network.config.image_size
     other = None
     if check_folder is not None:
-        other = open_dataset("folder", check_folder, side=side, validation_percent=0,
-                             report=lambda line: say(f"{check_folder}: {line}")).training
+        other = open_dataset(
+            "folder", check_folder, side=side, validation_percent=0, report=lambda line: say(f"{check_folder}: {line}")
+        ).training
     opened = opened or described.moved(data).data.open(side, say)
-    exported = export_network(network, opened.training, opened.validation, check=other, calibration_images=images,
-                              limit=None if wide is None else LIMIT if wide else LIMIT_12_BITS, tolerance=tolerance,
-                              device=choose_device(device), report=say)
+    exported = export_network(
+        network,
+        opened.training,
+        opened.validation,
+        check=other,
+        calibration_images=images,
+        limit=None if wide is None else LIMIT if wide else LIMIT_12_BITS,
+        tolerance=tolerance,
+        device=choose_device(device),
+        report=say,
+    )
     model = model_file.serialise(exported.network, notes, exported.measurement, exported.converted)
     card = model_card(output.stem, exported, described, _last_validation(folder / "stats.jsonl"))
     save_checkpoint(folder / CONVERTED, exported.converted)

@@ -1,4 +1,5 @@
 """Where bytes come from and go to: names, `-`, what may be overwritten, and writing files whole or not at all."""
+
 import errno
 import os
 import secrets

@@ -1,4 +1,5 @@
 """The `import-nvae` command."""
+
 import errno
 import os
 from pathlib import Path
@@ -8,10 +9,20 @@ import click
 
 @click.command(short_help="Import a checkpoint of the NVAE release.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("-o", "--run", "folder", metavar="DIR", type=click.Path(path_type=Path),
-              help="The folder to make.  [default: runs/ and the checkpoint's name without its suffix]")
-@click.option("--data", metavar="DIR", type=click.Path(path_type=Path),
-              help="Where the data set of the network lies, or will lie.  [default: data/DATASET]")
+@click.option(
+    "-o",
+    "--run",
+    "folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="The folder to make.  [default: runs/ and the checkpoint's name without its suffix]",
+)
+@click.option(
+    "--data",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the data set of the network lies, or will lie.  [default: data/DATASET]",
+)
 def import_nvae(checkpoint: Path, folder: Path | None, data: Path | None) -> None:
     """Import a checkpoint of the NVAE release, a file checkpoint.pt, as the folder of a run.
 
@@ -39,8 +50,11 @@ def import_nvae(checkpoint: Path, folder: Path | None, data: Path | None) -> Non
     network, dataset, recipe = load_published_run(checkpoint)
     dataset, fit = ALIASES.get(dataset, dataset), "crop"
     if dataset not in DATASETS:
-        click.echo(f"note: {dataset} is none of the data sets of `train`; it is taken for a folder of pictures, which "
-                   "are resized", err=True)
+        click.echo(
+            f"note: {dataset} is none of the data sets of `train`; it is taken for a folder of pictures, which "
+            "are resized",
+            err=True,
+        )
         dataset, fit = "folder", "resize"
     percent = DATASETS[dataset].validation_percent
     source = runs.Data(dataset, os.path.abspath(data or Path("data") / dataset), fit, percent)

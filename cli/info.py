@@ -1,4 +1,5 @@
 """The `info` command."""
+
 import json
 from itertools import groupby
 from pathlib import Path
@@ -200,15 +201,19 @@ def _latent_table(groups: list[dict]) -> str:
     """A line for each group of latents of a model; the KL is the mean of the active channels."""
     rows = [("side", "active", "step", "KL bits per latent", "initial bits")]
     for group in groups:
-        steps, kl = ([group[key][channel] for channel in group["active_channels"]] if group[key] else []
-                     for key in ("steps", "kl_bits_per_latent"))
-        rows.append((
-            str(group["side"]),
-            f"{group['active']}/{group['channels']}",
-            " to ".join(map(str, sorted({min(steps), max(steps)}))) if steps else "-",
-            f"{sum(kl) / len(kl):.4f}" if kl else "-",
-            "-" if group["initial_bits"] is None else f"{group['initial_bits']:,}",
-        ))
+        steps, kl = (
+            [group[key][channel] for channel in group["active_channels"]] if group[key] else []
+            for key in ("steps", "kl_bits_per_latent")
+        )
+        rows.append(
+            (
+                str(group["side"]),
+                f"{group['active']}/{group['channels']}",
+                " to ".join(map(str, sorted({min(steps), max(steps)}))) if steps else "-",
+                f"{sum(kl) / len(kl):.4f}" if kl else "-",
+                "-" if group["initial_bits"] is None else f"{group['initial_bits']:,}",
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "".join("\n    " + "  ".join(map(str.rjust, row, widths)) for row in rows)
 

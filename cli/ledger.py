@@ -1,4 +1,5 @@
 """The ledger that `compress` opens of each file that it has made."""
+
 from pathlib import Path
 from textwrap import indent
 

@@ -2,6 +2,7 @@
 
 0: all went well. 1: something failed, in batches at least one file. 2: the command line contradicts itself.
 """
+
 import os
 import sys
 from importlib import import_module
@@ -11,8 +12,18 @@ import click
 from nvae_codec import __version__
 from nvae_codec.errors import NvaeCodecError, sentence
 
-COMMANDS = ("compress", "decompress", "info", "train", "export", "import-nvae", "evaluate-elbo", "sample", "bench",
-            "eval")
+COMMANDS = (
+    "compress",
+    "decompress",
+    "info",
+    "train",
+    "export",
+    "import-nvae",
+    "evaluate-elbo",
+    "sample",
+    "bench",
+    "eval",
+)
 FAILURES = (NvaeCodecError, OSError, MemoryError)
 
 
@@ -50,7 +61,9 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "nvae_codec").startswith("nvae_codec"):
                 raise
-            print_error(f"the library {error.name} is not installed; `pip install .` in the checkout installs all of them")
+            print_error(
+                f"the library {error.name} is not installed; `pip install .` in the checkout installs all of them"
+            )
             sys.exit(1)
 
 

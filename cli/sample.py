@@ -1,4 +1,5 @@
 """The `sample` command."""
+
 from pathlib import Path
 
 import click
@@ -11,20 +12,50 @@ AT_A_TIME = 16  # images
 
 @click.command(short_help="Draw images from a float network.")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
-              help="The picture; its suffix chooses the format.  [default: RUN/samples.png]")
-@click.option("--count", metavar="N", type=click.IntRange(1, 4096), default=64, show_default=True,
-              help="Images in the grid.")
-@click.option("--columns", metavar="N", type=click.IntRange(1, 4096),
-              help="Images in a row.  [default: as square as can be]")
-@click.option("--temperature", metavar="T", type=click.FloatRange(min=0, min_open=True), default=0.7, show_default=True,
-              help="Factor on the standard deviations of the prior.")
-@click.option("--readjust", metavar="BATCHES", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Let batch norms follow this many batches of samples first; the paper has 500.")
-@click.option("--seed", metavar="N", type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True,
-              help="The same seed gives the same images.")
-@click.option("--device", metavar="NAME", default="auto", show_default=True,
-              help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The picture; its suffix chooses the format.  [default: RUN/samples.png]",
+)
+@click.option(
+    "--count", metavar="N", type=click.IntRange(1, 4096), default=64, show_default=True, help="Images in the grid."
+)
+@click.option(
+    "--columns", metavar="N", type=click.IntRange(1, 4096), help="Images in a row.  [default: as square as can be]"
+)
+@click.option(
+    "--temperature",
+    metavar="T",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.7,
+    show_default=True,
+    help="Factor on the standard deviations of the prior.",
+)
+@click.option(
+    "--readjust",
+    metavar="BATCHES",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Let batch norms follow this many batches of samples first; the paper has 500.",
+)
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="The same seed gives the same images.",
+)
+@click.option(
+    "--device",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:N, or auto: a GPU where there is one.",
+)
 @click.option("--threads", metavar="N", type=THREADS, help="CPU threads, at most.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite an existing output.")
 def sample(

@@ -1,4 +1,5 @@
 """The `train` command."""
+
 import dataclasses
 import json
 import os
@@ -16,54 +17,123 @@ PRESET_OF = {"folder": "photo", "omniglot": "mnist", "cifar100": "cifar10", "ima
 
 
 @click.command(short_help="Train a network and export it as a model file.")
-@click.option("--dataset", metavar="NAME",
-              help="mnist, omniglot, cifar10, cifar100, imagenet32, imagenet64, celeba64, celebahq256, ffhq256 (or "
-                   "ffhq), or folder: any folder of pictures.  [default: what --preset is for; without it, folder]")
-@click.option("--data", metavar="DIR", type=click.Path(path_type=Path),
-              help="Where the data set lies. Of one that is not there, the command says what to download.  "
-                   "[default: data/DATASET]")
-@click.option("--preset", metavar="NAME",
-              help="Network and recipe: mnist, cifar10, celeba64, imagenet32, celebahq256, ffhq256 (the paper's), "
-                   "photo, tiny, mnist-small, cifar10-small, toy (ours).  [default: of the data set, or of one like "
-                   "it; photo for a folder]")
-@click.option("-o", "--run", "folder", metavar="DIR", type=click.Path(path_type=Path),
-              help="The folder of the run. Under torchrun only -o, as torchrun takes --run for its own.  [default: "
-                   "runs/PRESET]")
-@click.option("--from", "start", metavar="RUN", type=click.Path(path_type=Path),
-              help="Begin with the weights of another run of the same network, its folder or checkpoint: to go on "
-                   "with other pictures, by another recipe, or with rounded activations (--set rounded_activations=true).")
-@click.option("--fit", type=click.Choice(["crop", "resize"]), default="crop", show_default=True,
-              help="How a folder's pictures become images: random crops of those that are large enough, or all of "
-                   "them, resized.")
-@click.option("--validation", "validation_percent", metavar="PERCENT", type=click.FloatRange(0, 100, max_open=True),
-              help="Part held out where the files do not say themselves.  [default: 10 of celebahq256 and ffhq256, "
-                   "otherwise 5]")
+@click.option(
+    "--dataset",
+    metavar="NAME",
+    help="mnist, omniglot, cifar10, cifar100, imagenet32, imagenet64, celeba64, celebahq256, ffhq256 (or "
+    "ffhq), or folder: any folder of pictures.  [default: what --preset is for; without it, folder]",
+)
+@click.option(
+    "--data",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the data set lies. Of one that is not there, the command says what to download.  "
+    "[default: data/DATASET]",
+)
+@click.option(
+    "--preset",
+    metavar="NAME",
+    help="Network and recipe: mnist, cifar10, celeba64, imagenet32, celebahq256, ffhq256 (the paper's), "
+    "photo, tiny, mnist-small, cifar10-small, toy (ours).  [default: of the data set, or of one like "
+    "it; photo for a folder]",
+)
+@click.option(
+    "-o",
+    "--run",
+    "folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="The folder of the run. Under torchrun only -o, as torchrun takes --run for its own.  [default: runs/PRESET]",
+)
+@click.option(
+    "--from",
+    "start",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Begin with the weights of another run of the same network, its folder or checkpoint: to go on "
+    "with other pictures, by another recipe, or with rounded activations (--set rounded_activations=true).",
+)
+@click.option(
+    "--fit",
+    type=click.Choice(["crop", "resize"]),
+    default="crop",
+    show_default=True,
+    help="How a folder's pictures become images: random crops of those that are large enough, or all of them, resized.",
+)
+@click.option(
+    "--validation",
+    "validation_percent",
+    metavar="PERCENT",
+    type=click.FloatRange(0, 100, max_open=True),
+    help="Part held out where the files do not say themselves.  [default: 10 of celebahq256 and ffhq256, otherwise 5]",
+)
 @click.option("--epochs", metavar="N", type=click.IntRange(min=1), help="Length of the run.")
 @click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Length of the run, instead of --epochs.")
 @click.option("--batch-size", metavar="N", type=click.IntRange(min=1), help="Images in a step, in each process.")
 @click.option("--learning-rate", metavar="RATE", type=click.FloatRange(min=0, min_open=True), help="At its highest.")
-@click.option("--seed", metavar="N", type=click.IntRange(0, 2 ** 32 - 1),
-              help="Of weights, order of the images, and noise.")
-@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True,
-              help="Any other field of the network or of the recipe, as --dry-run prints them.")
-@click.option("--device", metavar="NAME", default="auto", show_default=True,
-              help="cpu, cuda, cuda:N, or auto: a GPU where there is one.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True,
-              help="Of the network; auto is bf16 on a GPU that has it, fp16 on another, fp32 on a CPU.")
+@click.option(
+    "--seed", metavar="N", type=click.IntRange(0, 2**32 - 1), help="Of weights, order of the images, and noise."
+)
+@click.option(
+    "--set",
+    "settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Any other field of the network or of the recipe, as --dry-run prints them.",
+)
+@click.option(
+    "--device",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:N, or auto: a GPU where there is one.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Of the network; auto is bf16 on a GPU that has it, fp16 on another, fp32 on a CPU.",
+)
 @click.option("--compile", "compiled", is_flag=True, help="Compile the cells: a slow start, then faster steps.")
-@click.option("--recompute", is_flag=True,
-              help="Compute activations of cells again in the backward pass: less memory, slower steps.")
-@click.option("--workers", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Processes that read pictures ahead, for each training process.")
-@click.option("--threads", metavar="N", type=THREADS, help="CPU threads of each training process, always so many.  "
-              "[default: one for each processor that other programs leave free]")
-@click.option("--report-every", metavar="STEPS", type=click.IntRange(min=1), default=50, show_default=True,
-              help="A line of figures.")
-@click.option("--save-every", metavar="STEPS", type=click.IntRange(min=1),
-              help="A checkpoint and a validation.  [default: a hundredth of the run, at least 50]")
+@click.option(
+    "--recompute",
+    is_flag=True,
+    help="Compute activations of cells again in the backward pass: less memory, slower steps.",
+)
+@click.option(
+    "--workers",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Processes that read pictures ahead, for each training process.",
+)
+@click.option(
+    "--threads",
+    metavar="N",
+    type=THREADS,
+    help="CPU threads of each training process, always so many.  "
+    "[default: one for each processor that other programs leave free]",
+)
+@click.option(
+    "--report-every",
+    metavar="STEPS",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="A line of figures.",
+)
+@click.option(
+    "--save-every",
+    metavar="STEPS",
+    type=click.IntRange(min=1),
+    help="A checkpoint and a validation.  [default: a hundredth of the run, at least 50]",
+)
 @click.option("--no-export", is_flag=True, help="Do not make a model file at the end.")
-@click.option("--dry-run", is_flag=True,
-              help="Print the resolved run and the memory that it will need, as JSON, and do nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the resolved run and the memory that it will need, as JSON, and do nothing."
+)
 def train(
     dataset: str | None,
     data: Path | None,
@@ -127,21 +197,34 @@ def train(
         raise click.UsageError(f"There is no data set {dataset}; there are {', '.join(DATASETS)}.")
     preset = preset or PRESET_OF.get(dataset, dataset)
     given = dict(setting.split("=", 1) for setting in settings)
-    given |= {name: str(value) for name, value in (("batch_size", batch_size), ("learning_rate", learning_rate),
-                                                   ("seed", seed)) if value is not None}
+    given |= {
+        name: str(value)
+        for name, value in (("batch_size", batch_size), ("learning_rate", learning_rate), ("seed", seed))
+        if value is not None
+    }
     network, recipe = _configured(preset, given, epochs, steps)
     kind = DATASETS[dataset].for_side(network.image_size)
     if kind.side not in (0, network.image_size) or kind.channels != network.image_channels:
-        raise click.UsageError(f"The images of {dataset} have {_form(kind.channels, kind.side)}, but the network takes "
-                               f"{_form(network.image_channels, network.image_size)}; --preset chooses another one.")
+        raise click.UsageError(
+            f"The images of {dataset} have {_form(kind.channels, kind.side)}, but the network takes "
+            f"{_form(network.image_channels, network.image_size)}; --preset chooses another one."
+        )
     percent = kind.validation_percent if validation_percent is None else validation_percent
     where = data or Path("data") / dataset
     # The path is kept in full, as `export` may be called from elsewhere.
     folder = folder or Path("runs") / preset
     begun, origin = (None, "") if start is None else _begin_with(start, network, folder)
     run = Run(network, recipe, Data(dataset, os.path.abspath(where), fit, percent), origin)
-    execution = Execution(device=device, precision=precision, compile=compiled, recompute=recompute,
-                          threads=threads or 0, workers=workers, report_every=report_every, save_every=save_every or 0)
+    execution = Execution(
+        device=device,
+        precision=precision,
+        compile=compiled,
+        recompute=recompute,
+        threads=threads or 0,
+        workers=workers,
+        report_every=report_every,
+        save_every=save_every or 0,
+    )
     use_threads(threads)
     chosen = choose_device(device)
     if dry_run:
@@ -194,8 +277,10 @@ def _configured(preset: str, given: dict[str, str], epochs: int | None, steps: i
             # The warm-up is counted in the same unit, and should not become the whole run.
             given = {"warm_up": str(recipe.warm_up * length // before)} | given
     try:
-        return [replace(part, {name: given[name] for name in names & given.keys()})
-                for part, names in zip(parts, fields, strict=True)]
+        return [
+            replace(part, {name: given[name] for name in names & given.keys()})
+            for part, names in zip(parts, fields, strict=True)
+        ]
     except ModelError as error:
         raise click.UsageError(f"No such network or recipe: {error}.") from error
 
@@ -222,15 +307,21 @@ def _check_folder(folder: Path, run) -> None:
     for each in before, now:
         del each["data"]["root"]  # data may move
     parts = "network", "recipe", "data"
-    changed = [f"{name} = {before[part].get(name)}, not {value}" for part in parts for name, value in now[part].items()
-               if before[part].get(name) != value]
+    changed = [
+        f"{name} = {before[part].get(name)}, not {value}"
+        for part in parts
+        for name, value in now[part].items()
+        if before[part].get(name) != value
+    ]
     if before["start"] != now["start"]:
         began, would = (each["start"][:16] or "random weights" for each in (before, now))
         changed.append(f"begun with {began}, not {would}")
     if changed:
         reported = ", ".join(changed[:3]) + (f", and {len(changed) - 3} more differ" if len(changed) > 3 else "")
-        raise ModelError(f"{folder}: the run there has {reported}; continue it with what it began with, or "
-                         "choose another folder with --run")
+        raise ModelError(
+            f"{folder}: the run there has {reported}; continue it with what it began with, or "
+            "choose another folder with --run"
+        )
 
 
 def _begin_with(start: Path, network, folder: Path):
@@ -248,8 +339,10 @@ def _begin_with(start: Path, network, folder: Path):
 
     if (folder / CHECKPOINT).exists():
         if not (folder / CONFIGURATION).exists():
-            raise ModelError(f"{folder}: has a checkpoint but no {CONFIGURATION}, so what that run began with is not "
-                             "known; choose another folder with --run")
+            raise ModelError(
+                f"{folder}: has a checkpoint but no {CONFIGURATION}, so what that run began with is not "
+                "known; choose another folder with --run"
+            )
         if before := Run.load(folder).start:
             return None, before
     begun = load_network(start)
@@ -278,8 +371,9 @@ def _export(folder: Path, model: Path, opened, device: str) -> None:
     try:
         export_run(folder, model, opened=opened, device=device)
     except NvaeCodecError as error:
-        raise type(error)(f"the run is complete, but there is no model file: {error}; `nvae-codec export {folder}` "
-                          "tries again") from error
+        raise type(error)(
+            f"the run is complete, but there is no model file: {error}; `nvae-codec export {folder}` tries again"
+        ) from error
 
 
 def _written_at(path: Path) -> int:

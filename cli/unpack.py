@@ -1,4 +1,5 @@
 """Archives back into pictures: which file each becomes, and what is said of those that cannot be given back."""
+
 import difflib
 import os
 import time
@@ -133,8 +134,10 @@ def plan_unpacking(source: Path, recovery: Recovery, request: Request) -> Unpack
         _check_format(image, request)
     if request.output is not None:
         if len(wanted) > 1:
-            raise click.UsageError(f"-o is for one picture, but {display(source)} has {len(wanted):,} to unpack; "
-                                   "choose one with --only, or a folder with --output-dir.")
+            raise click.UsageError(
+                f"-o is for one picture, but {display(source)} has {len(wanted):,} to unpack; "
+                "choose one with --only, or a folder with --output-dir."
+            )
         return Unpacking(source, None, {wanted[0].name: request.output})
     folder = request.folder or _default_folder(source)
     suffixes = {image.name: request.suffix_of(image.mode == GREY8) for image in images}
@@ -170,20 +173,16 @@ def file_paths(suffixes: dict[str, str]) -> dict[str, PurePosixPath]:
         if not clashing:
             return paths
         if clashing <= whole_names:
-            raise ImageError(f"{paths[min(clashing)]} would have to be both a file and a folder; "
-                             "take it out by itself with --only and -o")
+            raise ImageError(
+                f"{paths[min(clashing)]} would have to be both a file and a folder; "
+                "take it out by itself with --only and -o"
+            )
         whole_names |= clashing
 
 
 @enough_memory()
 def unpack_archive(
-    job: Unpacking,
-    request: Request,
-    data: bytes,
-    codec_for: Callable[[bytes], object],
-    *,
-    quiet: bool,
-    as_json: bool,
+    job: Unpacking, request: Request, data: bytes, codec_for: Callable[[bytes], object], *, quiet: bool, as_json: bool
 ) -> None:
     """Decode, write and report. `codec_for` gives the codec of a fingerprint.
 
@@ -283,8 +282,10 @@ class _Files:
             write(target, data)
             return len(data)
         if target.exists() and _identity(target) in self.written:
-            raise ImageError(f"{display(target)} was written just now from another picture; here names that differ in "
-                             "upper and lower case, or lead over links, are the same")
+            raise ImageError(
+                f"{display(target)} was written just now from another picture; here names that differ in "
+                "upper and lower case, or lead over links, are the same"
+            )
         write_inside(self.folder, target, data)
         self.written.add(_identity(target))
         return len(data)
@@ -302,8 +303,9 @@ def _decoded(
     left = set(wanted)
     try:
         workers = workers_for(sum(image.width * image.height for image in content.images if image.name in left))
-        for image, picture in codec.decompress_archive(content, only=frozenset(wanted), progress=progress,
-                                                       workers=workers):
+        for image, picture in codec.decompress_archive(
+            content, only=frozenset(wanted), progress=progress, workers=workers
+        ):
             left.discard(image.name)
             yield [image.name], picture
         return
@@ -371,9 +373,10 @@ def _check_encoding(path: PurePosixPath) -> None:
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
-        raise ImageError(f"{printable(str(path))}: here names of files are in {error.encoding}, which lacks characters "
-                         "of this; set PYTHONUTF8=1, or choose the picture with --only and name its file with -o"
-                         ) from error
+        raise ImageError(
+            f"{printable(str(path))}: here names of files are in {error.encoding}, which lacks characters "
+            "of this; set PYTHONUTF8=1, or choose the picture with --only and name its file with -o"
+        ) from error
 
 
 def _default_folder(source: Path) -> Path:
@@ -381,8 +384,10 @@ def _default_folder(source: Path) -> Path:
         raise click.UsageError("Standard input is an archive: say with --output-dir where its pictures should go.")
     folder = source.with_suffix("")
     if folder == source:
-        raise click.UsageError(f"{display(source)} is an archive whose name has no suffix that a folder could be named "
-                               "without: give --output-dir.")
+        raise click.UsageError(
+            f"{display(source)} is an archive whose name has no suffix that a folder could be named "
+            "without: give --output-dir."
+        )
     return folder
 
 

@@ -3,6 +3,7 @@
 One thread each, so that times compare. JPEG XL comes in three efforts. Nothing is taken on trust: `measure` compares
 every sample.
 """
+
 import io
 from collections.abc import Callable
 from functools import partial
@@ -19,8 +20,8 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("other codecs come with the extra: pip install 'nvae-codec[eval]'") from error
 
 # Pixels. What the formats, or the libraries as they are set, allow: of WebP imagecodecs takes one less than the format.
-WEBP_MAX_SIDE, JPEG_LS_MAX_SIDE, AVIF_MAX_SIDE = 2 ** 14 - 2, 2 ** 16 - 1, 2 ** 15
-JPEG_XL_MAX_SIDE = 2 ** 30 - 1
+WEBP_MAX_SIDE, JPEG_LS_MAX_SIDE, AVIF_MAX_SIDE = 2**14 - 2, 2**16 - 1, 2**15
+JPEG_XL_MAX_SIDE = 2**30 - 1
 
 
 def _png() -> ImageCodec:
@@ -125,6 +126,16 @@ def _avif() -> ImageCodec:
     )
 
 
-BASELINES = {codec.name: codec for codec in (
-    _png(), _webp(), _jpeg_xl("jxl-e3", 3), _jpeg_xl("jxl-e7", 7), _jpeg_xl("jxl", 9), _jpeg_ls(), _jpeg_2000(),
-    _avif())}
+BASELINES = {
+    codec.name: codec
+    for codec in (
+        _png(),
+        _webp(),
+        _jpeg_xl("jxl-e3", 3),
+        _jpeg_xl("jxl-e7", 7),
+        _jpeg_xl("jxl", 9),
+        _jpeg_ls(),
+        _jpeg_2000(),
+        _avif(),
+    )
+}

@@ -1,4 +1,5 @@
 """Where the time goes: pictures through the codec in memory, with a clock on every stage."""
+
 import resource
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from nvae_codec.image import Image, write_image
 from .items import Item
 
 FEATURES, PIXELS, CODER = "features", "pixels", "coder"
-BATCH_SIZE = 16                       # of the forward passes that are compared
-RESIDENT_UNIT = 1 if sys.platform == "darwin" else 1024           # bytes in which a process is told its memory
+BATCH_SIZE = 16  # of the forward passes that are compared
+RESIDENT_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in which a process is told its memory
 
 
 @contextmanager
@@ -67,7 +68,7 @@ class TimedModel:
     def pixel_phases(self, *arguments):
         phases = self._model.pixel_phases(*arguments)
         while True:
-            with self._clock(PIXELS):     # and not while the coder has the parameters
+            with self._clock(PIXELS):  # and not while the coder has the parameters
                 parameters = next(phases, None)
             if parameters is None:
                 return
@@ -102,8 +103,17 @@ class Timing:
     stages: dict[str, float]
 
 
-def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool, effort: int | None, repeat: int,
-               workers: int = 1, device=None, progress: Callable[[str], None] = lambda line: None) -> dict:
+def time_codec(
+    model: str | Path | None,
+    items: Sequence[Item],
+    *,
+    archive: bool,
+    effort: int | None,
+    repeat: int,
+    workers: int = 1,
+    device=None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict:
     """Read the pictures, compress them one by one or as an archive, decompress, compare: the fastest of `repeat` runs.
 
     With several `workers`, which only an archive can have, the seconds have no stages, and include the start of these
@@ -123,13 +133,15 @@ def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool
 
     def encode() -> list[bytes]:
         if archive:
-            return [codec.compress_archive(iter(pictures), len(pictures), effort=effort, verify=False,
-                                           workers=workers)]
+            return [codec.compress_archive(iter(pictures), len(pictures), effort=effort, verify=False, workers=workers)]
         return [codec.compress(picture, effort=effort, verify=False) for _, picture in pictures]
 
     def decode(files: Sequence[bytes]) -> list[np.ndarray]:
-        return [picture.samples for data in files for _, picture in codec.decompress_archive(
-            unpack(data, max_pixels=sys.maxsize), workers=workers)]
+        return [
+            picture.samples
+            for data in files
+            for _, picture in codec.decompress_archive(unpack(data, max_pixels=sys.maxsize), workers=workers)
+        ]
 
     encoded, decoded = [], []
     for turn in range(repeat):
@@ -153,13 +165,16 @@ def time_codec(model: str | Path | None, items: Sequence[Item], *, archive: bool
         "raw_bytes": raw_bytes,
         "file_bytes": sum(map(len, files)),
         "start_seconds": start_seconds,
-        **{timing.direction: {
-            "seconds": timing.seconds,
-            "raw_megabytes_per_second": raw_bytes / timing.seconds / 1e6,
-            "pictures_per_second": len(pictures) / timing.seconds,
-            "stage_seconds": timing.stages if workers == 1 else None,
-            **{f"{what}_seconds": seconds for what, seconds in around[timing.direction].items()},
-        } for timing in best},
+        **{
+            timing.direction: {
+                "seconds": timing.seconds,
+                "raw_megabytes_per_second": raw_bytes / timing.seconds / 1e6,
+                "pictures_per_second": len(pictures) / timing.seconds,
+                "stage_seconds": timing.stages if workers == 1 else None,
+                **{f"{what}_seconds": seconds for what, seconds in around[timing.direction].items()},
+            }
+            for timing in best
+        },
         "peak_memory_bytes": peak if workers == 1 else None,
     }
 
@@ -206,9 +221,10 @@ def profile_compression(model: str | Path | None, item: Item, effort: int | None
         def call(*arguments):
             with record_function(name):
                 return genuine[name](*arguments)
+
         return call
 
-    codec.compress(picture, effort=effort, verify=False)                # warms up
+    codec.compress(picture, effort=effort, verify=False)  # warms up
     try:
         for name in genuine:
             setattr(Stack, name, recorded(name))
@@ -217,8 +233,10 @@ def profile_compression(model: str | Path | None, item: Item, effort: int | None
     finally:
         for name, method in genuine.items():
             setattr(Stack, name, method)
-    found = [{"operator": each.key, "calls": each.count, "seconds": each.self_cpu_time_total / 1e6}
-             for each in profiler.key_averages()]
+    found = [
+        {"operator": each.key, "calls": each.count, "seconds": each.self_cpu_time_total / 1e6}
+        for each in profiler.key_averages()
+    ]
     return sorted(found, key=lambda each: -each["seconds"])
 
 
@@ -256,13 +274,17 @@ def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) 
     side = codec.model.tile_side
     samples = torch.randint(0, 256, (BATCH_SIZE, 3, side, side), generator=torch.Generator().manual_seed(0))
     samples = samples.to(torch.uint8)
-    latents = [torch.zeros(BATCH_SIZE, *codec.model.group_shape(group), device=exact.device)
-               for group in range(codec.model.num_groups)]
-    images = {exact: torch.from_numpy(codec.model.pixel_tables.network_input(samples.numpy())).to(exact.device),
-              floats: unit_range(floats.config, samples.to(exact.device))}
+    latents = [
+        torch.zeros(BATCH_SIZE, *codec.model.group_shape(group), device=exact.device)
+        for group in range(codec.model.num_groups)
+    ]
+    images = {
+        exact: torch.from_numpy(codec.model.pixel_tables.network_input(samples.numpy())).to(exact.device),
+        floats: unit_range(floats.config, samples.to(exact.device)),
+    }
     best = dict.fromkeys(images, float("inf"))
     with torch.inference_mode():
-        for _ in range(repeat + 1):                                     # the first one warms up
+        for _ in range(repeat + 1):  # the first one warms up
             for network, x in images.items():
                 start = time.perf_counter()
                 features, state = network.features(x), network.start(BATCH_SIZE)
@@ -274,5 +296,9 @@ def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) 
                 if x.is_cuda:
                     torch.cuda.synchronize(x.device)
                 best[network] = min(best[network], time.perf_counter() - start)
-    return {"batch_size": BATCH_SIZE, "integer_seconds": best[exact], "float_seconds": best[floats],
-            "integer_over_float": best[exact] / best[floats]}
+    return {
+        "batch_size": BATCH_SIZE,
+        "integer_seconds": best[exact],
+        "float_seconds": best[floats],
+        "integer_over_float": best[exact] / best[floats],
+    }

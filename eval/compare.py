@@ -3,6 +3,7 @@
 Each picture goes through each codec into a file, which is decoded again, and with --solid all pictures together too;
 one wrong sample ends the run with status 1. A codec works in a fresh process of its own, so its memory is its own.
 """
+
 import argparse
 import csv
 import json
@@ -49,8 +50,8 @@ from .tables import table
 
 SCHEMA_VERSION = 1
 RESULTS, ROWS, FIGURE = "results.json", "results.csv", "rate-against-speed.svg"
-COMPRESSAI = "compressai"                 # the folder of the same results as CompressAI's plot reads them
-MAX_LISTED_IMAGES = 100                        # that are told one by one on the terminal
+COMPRESSAI = "compressai"  # the folder of the same results as CompressAI's plot reads them
+MAX_LISTED_IMAGES = 100  # that are told one by one on the terminal
 OURS, NO_MODEL, NOT_ASKED = "nvae-codec", "none", "--solid was not asked for"
 KEYS = """\
 results.json is valid against eval/schemas/compare.schema.json. Its keys:
@@ -97,12 +98,12 @@ totals; files/ has the coded files.
 class Measured:
     """What was found, codec after codec."""
 
-    codecs: dict[str, ImageCodec] = field(default_factory=dict)             # by name; without their functions
-    results: dict[tuple[int, str], Result] = field(default_factory=dict)    # by the picture's number, and codec
+    codecs: dict[str, ImageCodec] = field(default_factory=dict)  # by name; without their functions
+    results: dict[tuple[int, str], Result] = field(default_factory=dict)  # by the picture's number, and codec
     memory: dict[str, Memory] = field(default_factory=dict)
     solid_archives: list[SolidArchive] = field(default_factory=list)
     left_out: list[dict] = field(default_factory=list)
-    threads: tuple[int | None, int | None] = None, None    # with which nvae-codec encodes and decodes
+    threads: tuple[int | None, int | None] = None, None  # with which nvae-codec encodes and decodes
 
     def leave_out(self, codec: str, image: str | None, reason: str) -> None:
         """Say that a codec has no result for a picture, or for none."""
@@ -132,8 +133,9 @@ def open_ours(model: str | None, across: bool) -> Iterator[tuple[CodecProcess, C
             yield encoder, decoder
 
 
-def measure_codec(opening: Opening, items: Sequence[Item], bits: int, files: Path, solid: bool,
-                  measured: Measured) -> None:
+def measure_codec(
+    opening: Opening, items: Sequence[Item], bits: int, files: Path, solid: bool, measured: Measured
+) -> None:
     """Every picture through one codec, and all of them together if `solid`, into files in the folder `files`.
 
     Says on stderr how far it is. Raises DriftError if other samples come back, and as reading and coding do.
@@ -182,8 +184,7 @@ def _most(*processes: CodecProcess) -> Memory:
 
 
 def _rate(found: Result | SolidArchive) -> str:
-    return (f"{found.bits_per_subpixel:.3f} bits/sub-pixel, "
-            f"{found.encode_seconds:.2f} s + {found.decode_seconds:.2f} s")
+    return f"{found.bits_per_subpixel:.3f} bits/sub-pixel, {found.encode_seconds:.2f} s + {found.decode_seconds:.2f} s"
 
 
 def _say(line: str) -> None:
@@ -259,22 +260,45 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m nvae_cod
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, epilog=KEYS,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, epilog=KEYS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_items(parser)
     add = parser.add_argument
-    add("--model", metavar="NAME_OR_PATH",
-        help=f"a bundled model's name, or a model file; '{NO_MODEL}' measures the baselines only")
-    add("--baselines", type=_baselines, default=",".join(BASELINES), metavar="NAMES",
-        help="of %(default)s, with commas; '' for none  [all]")
-    add("--bits", type=int, choices=range(1, 9), default=8, metavar="1-8",
-        help="the upper bits of each sample only; a model for 8 bits is then left out  [%(default)s]")
+    add(
+        "--model",
+        metavar="NAME_OR_PATH",
+        help=f"a bundled model's name, or a model file; '{NO_MODEL}' measures the baselines only",
+    )
+    add(
+        "--baselines",
+        type=_baselines,
+        default=",".join(BASELINES),
+        metavar="NAMES",
+        help="of %(default)s, with commas; '' for none  [all]",
+    )
+    add(
+        "--bits",
+        type=int,
+        choices=range(1, 9),
+        default=8,
+        metavar="1-8",
+        help="the upper bits of each sample only; a model for 8 bits is then left out  [%(default)s]",
+    )
     add("--solid", action="store_true", help="all pictures as one picture, too, a mosaic; of nvae-codec, as an archive")
-    add("--cross-process", action="store_true",
+    add(
+        "--cross-process",
+        action="store_true",
         help=f"nvae-codec encodes in one process with {ENCODER_THREADS} thread, and decodes in another with "
-             f"{DECODER_THREADS}")
-    add("-o", "--output-dir", type=Path, metavar="FOLDER",
-        help=f"keep the coded files there, with {RESULTS}, {ROWS}, {FIGURE}, {PAGE} and {COMPRESSAI}/")
+        f"{DECODER_THREADS}",
+    )
+    add(
+        "-o",
+        "--output-dir",
+        type=Path,
+        metavar="FOLDER",
+        help=f"keep the coded files there, with {RESULTS}, {ROWS}, {FIGURE}, {PAGE} and {COMPRESSAI}/",
+    )
     return parser
 
 
@@ -303,8 +327,9 @@ def _run(options: argparse.Namespace, command: str) -> str:
         files = folder / "files"
         files.mkdir(parents=True, exist_ok=True)
         for opening in openings:
-            measure_codec(opening, [reduced(item, options.bits) for item in items], options.bits, files,
-                          not obstacle, measured)
+            measure_codec(
+                opening, [reduced(item, options.bits) for item in items], options.bits, files, not obstacle, measured
+            )
         # Measured codec by codec, but told picture by picture.
         results = [result for _, result in sorted(measured.results.items(), key=lambda each: each[0][0])]
         document = {

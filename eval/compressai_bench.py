@@ -4,6 +4,7 @@ The arguments are those of `python -m compressai.utils.bench`, which prints the 
 compressai.utils.plot` reads. What the codec makes of them is in `nvae_codec.eval.compressai_codec`. Pictures narrower
 or lower than 161 pixels have no MS-SSIM: `--metrics psnr-rgb` leaves it out.
 """
+
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec

@@ -10,6 +10,7 @@ MS-SSIM of 1. Two things do not fit, and neither is in the way:
 
 It offers only classes in its own list: `nvae_codec.eval.compressai_bench` puts this one there.
 """
+
 import time
 from argparse import ArgumentParser, Namespace
 from functools import cache
@@ -21,7 +22,7 @@ from compressai.utils.bench.codecs import Codec
 from nvae_codec import __version__
 from nvae_codec.errors import DriftError, ImageError, NvaeCodecError
 
-EFFORTS = range(6)                         # 0: as `compress` takes it
+EFFORTS = range(6)  # 0: as `compress` takes it
 
 
 class NvaeCodec(Codec):

@@ -6,6 +6,7 @@ codec the PSNR is infinite, and so is the MS-SSIM of 1 in decibels as the plot s
 the name in the legend. The metrics encoding_time and decoding_time are finite; --drawn-at gives both qualities a
 height, and then says so in the codec's name.
 """
+
 import argparse
 import errno
 import json
@@ -24,8 +25,15 @@ encoding_time, decoding_time (seconds for a picture, mean over pictures).
 """
 
 
-def document(name: str, description: str, bpp: Sequence[float], encode_seconds: Sequence[float],
-             decode_seconds: Sequence[float], *, drawn_at_db: float | None = None) -> dict:
+def document(
+    name: str,
+    description: str,
+    bpp: Sequence[float],
+    encode_seconds: Sequence[float],
+    decode_seconds: Sequence[float],
+    *,
+    drawn_at_db: float | None = None,
+) -> dict:
     """The JSON object of a lossless codec, as `compressai.utils.bench` prints it and `compressai.utils.plot` reads it.
 
     `bpp` is in bits per pixel and the seconds are for a picture, all as means over pictures, with an entry for each
@@ -113,8 +121,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m nvae_cod
         for path in options.results:
             read = read_documents(path, options.drawn_at)
             if twice := sorted(documents.keys() & read.keys()):
-                raise NvaeCodecError(f"{path}: {', '.join(twice)} is in another file too; give each file a folder of "
-                                     "its own")
+                raise NvaeCodecError(
+                    f"{path}: {', '.join(twice)} is in another file too; give each file a folder of its own"
+                )
             documents |= read
         written = write_documents(documents, options.output_dir)
     except (NvaeCodecError, OSError) as error:
@@ -126,12 +135,17 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m nvae_cod
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, epilog=KEYS,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, epilog=KEYS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("results", type=Path, nargs="+", metavar="RESULTS.json", help="what nvae_codec.eval.compare has written")
-    add("--drawn-at", type=_decibels, metavar="DB", help="draw PSNR and MS-SSIM at this height in place of infinity, "
-        "and say so in the name")
+    add(
+        "--drawn-at",
+        type=_decibels,
+        metavar="DB",
+        help="draw PSNR and MS-SSIM at this height in place of infinity, and say so in the name",
+    )
     add("-o", "--output-dir", type=Path, required=True, metavar="FOLDER", help="for a CODEC.json for each codec")
     return parser
 

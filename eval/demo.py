@@ -2,6 +2,7 @@
 
 Without PICTURE it takes NASA's portrait of the astronaut Eileen Collins, which scikit-image carries as a PNG.
 """
+
 import argparse
 import sys
 from collections.abc import Sequence

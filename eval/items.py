@@ -1,4 +1,5 @@
 """What is measured: pictures by name, or the test images of a data set, each read when it is its turn."""
+
 import argparse
 import errno
 import time
@@ -21,11 +22,18 @@ class Item(NamedTuple):
     """A picture that is read when it is needed."""
 
     name: str
-    load: Callable[[], np.ndarray]        # uint8 [H, W] or [H, W, 3]
+    load: Callable[[], np.ndarray]  # uint8 [H, W] or [H, W, 3]
 
 
-def items_of(paths: Sequence[Path], dataset: str | None = None, data: Path | None = None, *, images: int | None = None,
-             crop: int | None = None, reduce: int | None = None) -> list[Item]:
+def items_of(
+    paths: Sequence[Path],
+    dataset: str | None = None,
+    data: Path | None = None,
+    *,
+    images: int | None = None,
+    crop: int | None = None,
+    reduce: int | None = None,
+) -> list[Item]:
     """The pictures at `paths`, or the test images of a data set that lies in the folder `data`.
 
     They are the first `images` of them, at 1 / `reduce` of their sides (rounded down, by Lanczos's filter), cut to
@@ -63,11 +71,20 @@ def check_folder(folder: Path, results: str) -> None:
 def add_items(parser: argparse.ArgumentParser) -> None:
     """The options that say what is measured; `chosen_items` reads them."""
     add = parser.add_argument
-    add("pictures", nargs="*", type=Path, metavar="PICTURE_OR_FOLDER",
-        help="8-bit grey or RGB, samples only are coded; of a folder, the pictures right in it, not in its sub-folders")
+    add(
+        "pictures",
+        nargs="*",
+        type=Path,
+        metavar="PICTURE_OR_FOLDER",
+        help="8-bit grey or RGB, samples only are coded; of a folder, the pictures right in it, not in its sub-folders",
+    )
     add("--dataset", metavar="NAME", help="instead: the test or validation images of a data set, as `train` reads it")
-    add("--data", type=Path, metavar="DIR",
-        help="where the data set lies  [data/NAME]; by itself, a folder of pictures or the name of a data set")
+    add(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="where the data set lies  [data/NAME]; by itself, a folder of pictures or the name of a data set",
+    )
     add("--images", type=count, metavar="N", help="the first N only")
     add("--reduce", type=count, metavar="N", help="each picture at one N-th of its sides, by Lanczos's filter")
     add("--crop", type=count, metavar="SIDE", help="the central square of so many pixels of each picture")
@@ -89,8 +106,9 @@ def settle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
 
 def chosen_items(options: argparse.Namespace) -> list[Item]:
     """What the options of `add_items` name. Raises ImageError where there is nothing."""
-    return items_of(options.pictures, options.dataset, options.data, images=options.images, crop=options.crop,
-                    reduce=options.reduce)
+    return items_of(
+        options.pictures, options.dataset, options.data, images=options.images, crop=options.crop, reduce=options.reduce
+    )
 
 
 def source(options: argparse.Namespace) -> str:
@@ -133,7 +151,7 @@ def _cropped(name: str, load: Callable[[], np.ndarray], side: int) -> np.ndarray
     if min(height, width) < side:
         raise ImageError(f"{name}: {width} x {height} pixels are too few for a crop of {side}")
     top, left = (height - side) // 2, (width - side) // 2
-    return np.ascontiguousarray(samples[top:top + side, left:left + side])
+    return np.ascontiguousarray(samples[top : top + side, left : left + side])
 
 
 def check_items(items: Sequence[Item], *, archive: bool, float_network=None) -> None:

@@ -4,6 +4,7 @@ Every size is that of the file, container and all. Seconds are those of coding a
 started before, and what is decoded here anyway is not verified by the encoder too. For its peak memory to be its own,
 a codec works in a `codec_process`.
 """
+
 import math
 import resource
 import sys
@@ -27,10 +28,10 @@ from nvae_codec.image import SUFFIXES, Image, read_image
 # Different on purpose: neither the process nor its number of threads may change a single bit.
 ENCODER_THREADS, DECODER_THREADS = 1, 2
 
-FAILURES = (NvaeCodecError, OSError, MemoryError, BrokenExecutor)     # the last: a coding process was killed
+FAILURES = (NvaeCodecError, OSError, MemoryError, BrokenExecutor)  # the last: a coding process was killed
 
-NO_LIMIT = 2 ** 31 - 1                     # pixels that a side can have where a format does not say
-PIECE_PIXELS = 2 ** 26                     # of a solid archive, at most, so that a piece and its coder fit in memory
+NO_LIMIT = 2**31 - 1  # pixels that a side can have where a format does not say
+PIECE_PIXELS = 2**26  # of a solid archive, at most, so that a piece and its coder fit in memory
 SOLID = "solid archive"
 
 
@@ -179,11 +180,12 @@ def encode_file(codec: ImageCodec, samples: np.ndarray, picture: str, file: Path
     """
     height, width = samples.shape[:2]
     if max(height, width) > codec.max_side:
-        raise ImageError(f"{picture}: {codec.name}: {width} x {height} pixels are too many; "
-                         f"{codec.max_side} a side are its limit")
+        raise ImageError(
+            f"{picture}: {codec.name}: {width} x {height} pixels are too many; {codec.max_side} a side are its limit"
+        )
     with _naming(f"{picture}: {codec.name}"):
         tried = [(*_timed(encode, given), name) for name, (given, encode) in _ways(codec, samples, bits).items()]
-    data, seconds, name = min(tried, key=lambda each: len(each[0]))      # of equals the first, in every run
+    data, seconds, name = min(tried, key=lambda each: len(each[0]))  # of equals the first, in every run
     file.write_bytes(data)
     return Encoded((file,), (name,), seconds)
 
@@ -236,14 +238,18 @@ def encode_solid(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]], st
         file.write_bytes(data)
         return Encoded((file,), ("archive" if bits == 8 else "archive, shifted up",), seconds)
     pieces = _pieces(codec, images)
-    coded = [encode_file(codec, piece, SOLID, stem.with_name(f"{stem.name}-{number:04}{codec.suffix}"), bits)
-             for number, piece in enumerate(pieces, 1)]
-    return Encoded(tuple(file for each in coded for file in each.files),
-                   tuple(name for each in coded for name in each.fed_as), sum(each.seconds for each in coded))
+    coded = [
+        encode_file(codec, piece, SOLID, stem.with_name(f"{stem.name}-{number:04}{codec.suffix}"), bits)
+        for number, piece in enumerate(pieces, 1)
+    ]
+    return Encoded(
+        tuple(file for each in coded for file in each.files),
+        tuple(name for each in coded for name in each.fed_as),
+        sum(each.seconds for each in coded),
+    )
 
 
-def decode_solid(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]], encoded: Encoded,
-                 bits: int = 8) -> float:
+def decode_solid(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]], encoded: Encoded, bits: int = 8) -> float:
     """Decode what `encode_solid` wrote of these pictures: seconds. Raises DriftError if other samples come back."""
     if codec.decode_archive:
         (file,) = encoded.files
@@ -254,12 +260,15 @@ def decode_solid(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]], en
         for (name, samples), samples_decoded in zip(images, decoded, strict=True):
             _check(codec, samples << (8 - bits), samples_decoded, f"{SOLID}: {name}")
         return seconds
-    return sum(decode_file(codec, piece, SOLID, Encoded((file,), (fed_as,), 0.0), bits)
-               for piece, file, fed_as in zip(_pieces(codec, images), encoded.files, encoded.fed_as, strict=True))
+    return sum(
+        decode_file(codec, piece, SOLID, Encoded((file,), (fed_as,), 0.0), bits)
+        for piece, file, fed_as in zip(_pieces(codec, images), encoded.files, encoded.fed_as, strict=True)
+    )
 
 
-def solid_archive(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]], encoded: Encoded,
-                  decode_seconds: float, memory: Memory) -> SolidArchive:
+def solid_archive(
+    codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]], encoded: Encoded, decode_seconds: float, memory: Memory
+) -> SolidArchive:
     """What is told of named pictures that were coded together."""
     size, subpixels = _size(encoded.files), sum(samples.size for _, samples in images)
     pixels = sum(samples.shape[0] * samples.shape[1] for _, samples in images)
@@ -280,7 +289,7 @@ def solid_archive(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]], e
 def _pieces(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]]) -> list[np.ndarray]:
     mosaic = _mosaic([samples for _, samples in images], codec.max_side)
     rows = max(1, min(codec.max_side, PIECE_PIXELS // mosaic.shape[1]))
-    return [mosaic[top:top + rows] for top in range(0, len(mosaic), rows)]
+    return [mosaic[top : top + rows] for top in range(0, len(mosaic), rows)]
 
 
 def _mosaic(images: Sequence[np.ndarray], max_width: int) -> np.ndarray:
@@ -294,8 +303,9 @@ def _mosaic(images: Sequence[np.ndarray], max_width: int) -> np.ndarray:
         return np.concatenate(images)
     columns = max(1, min(math.ceil(math.sqrt(count * height / width)), count, max_width // width))
     cells = [*images, *[np.zeros_like(images[0])] * (-count % columns)]
-    return np.concatenate([np.concatenate(cells[first:first + columns], axis=1)
-                           for first in range(0, len(cells), columns)])
+    return np.concatenate(
+        [np.concatenate(cells[first : first + columns], axis=1) for first in range(0, len(cells), columns)]
+    )
 
 
 def _size(files: Sequence[Path]) -> int:
@@ -398,8 +408,10 @@ def nvae_codec(model: str | None = None) -> ImageCodec:
 
     def decode_archive(data: bytes) -> list[np.ndarray]:
         content = unpack(data, max_pixels=sys.maxsize)
-        return with_bar("decode", lambda progress: [
-            picture.samples for _, picture in codec.decompress_archive(content, progress=progress)])
+        return with_bar(
+            "decode",
+            lambda progress: [picture.samples for _, picture in codec.decompress_archive(content, progress=progress)],
+        )
 
     return ImageCodec(
         name="nvae-codec",
@@ -452,7 +464,7 @@ def codec_process(source: ImageCodec | Callable[[], ImageCodec], threads: int | 
         yield CodecProcess(pool, pool.submit(_begin, source, threads).result())
 
 
-_here: dict[str, object] = {}              # in a codec's process: "codec", and "idle", its bytes of memory at first
+_here: dict[str, object] = {}  # in a codec's process: "codec", and "idle", its bytes of memory at first
 
 
 def _begin(source: ImageCodec | Callable[[], ImageCodec], threads: int | None) -> ImageCodec:
@@ -462,9 +474,10 @@ def _begin(source: ImageCodec | Callable[[], ImageCodec], threads: int | None) -
         torch.set_num_threads(threads)
     codec = source() if callable(source) else source
     _here.update(codec=codec, idle=_memory_bytes("VmRSS"))
-    nothing = dict.fromkeys(("encode", "decode", "encode_declared", "encode_colour", "encode_archive",
-                             "decode_archive"))
-    return replace(codec, **nothing)       # a model does not travel
+    nothing = dict.fromkeys(
+        ("encode", "decode", "encode_declared", "encode_colour", "encode_archive", "decode_archive")
+    )
+    return replace(codec, **nothing)  # a model does not travel
 
 
 def _call(function: Callable, arguments: tuple) -> object:

@@ -1,10 +1,11 @@
 """The figure of rate against speed, with the Pareto front: the codecs that no other one beats in both."""
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from .rate_figures import svg
 
-WIDTH, HEIGHT = 10, 4.5                   # inches
+WIDTH, HEIGHT = 10, 4.5  # inches
 PANELS = (("encode", "encoding"), ("decode", "decoding"))
 
 
@@ -27,9 +28,11 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 def points_of(document: dict, direction: str) -> list[Point]:
     """The codecs of a results.json of `compare` that coded all pictures; `direction` is "encode" or "decode"."""
-    return [Point(row["codec"], row["bits_per_subpixel_total_over_bytes"],
-                  row[f"{direction}_raw_megabytes_per_second"])
-            for row in document["totals"] if row["pictures"] == document["data"]["pictures"]]
+    return [
+        Point(row["codec"], row["bits_per_subpixel_total_over_bytes"], row[f"{direction}_raw_megabytes_per_second"])
+        for row in document["totals"]
+        if row["pictures"] == document["data"]["pictures"]
+    ]
 
 
 def figure(document: dict) -> str:
@@ -52,12 +55,19 @@ def _draw(axes, points: Sequence[Point], direction: str) -> None:
     best = front(points)
     if best:
         # A speed between those of two codecs of the front takes the faster one.
-        axes.step([point.raw_megabytes_per_second for point in best], [point.bits_per_subpixel for point in best],
-                  where="pre", color="tab:red", linewidth=1, label="Pareto front", gid=f"front-{direction}")
+        axes.step(
+            [point.raw_megabytes_per_second for point in best],
+            [point.bits_per_subpixel for point in best],
+            where="pre",
+            color="tab:red",
+            linewidth=1,
+            label="Pareto front",
+            gid=f"front-{direction}",
+        )
         axes.legend(loc="best")
     for number, point in enumerate(sorted(points, key=lambda each: each.bits_per_subpixel)):
         place = point.raw_megabytes_per_second, point.bits_per_subpixel
         axes.plot(*place, "o", color="tab:red" if point in best else "tab:blue")
-        above = number % 2 == 0            # neighbours of almost equal rates would be written over each other
+        above = number % 2 == 0  # neighbours of almost equal rates would be written over each other
         axes.annotate(point.codec, place, xytext=(4, 4 if above else -11), textcoords="offset points")
     axes.margins(0.15)

@@ -1,8 +1,9 @@
 """Figures of a document of `eval.rate_vs_elbo`, as SVG texts that are the same for the same document."""
+
 import io
 from collections.abc import Callable
 
-PARTS = {                                 # of the ledger, but for the negative ELBO itself: label and colour
+PARTS = {  # of the ledger, but for the negative ELBO itself: label and colour
     "integer_network_bits": ("integer network", "#4e79a7"),
     "inactive_channels_bits": ("idle channels", "#a0cbe8"),
     "grid_bits": ("grid", "#59a14f"),
@@ -12,8 +13,8 @@ PARTS = {                                 # of the ledger, but for the negative 
     "metadata_bits": ("metadata", "#79706e"),
 }
 OURS, PROMISED = "#d1495b", "#33658a"
-MAX_BARS = 30                            # pictures whose ledgers are drawn one by one
-WIDTH, HEIGHT = 6.4, 4.2                  # inches
+MAX_BARS = 30  # pictures whose ledgers are drawn one by one
+WIDTH, HEIGHT = 6.4, 4.2  # inches
 
 
 def figures(document: dict) -> dict[str, str]:
@@ -33,8 +34,16 @@ def svg(draw: Callable, document: dict, width: float = WIDTH, height: float = HE
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    settings = {"svg.hashsalt": "nvae-codec", "svg.fonttype": "none", "font.size": 10, "axes.spines.top": False,
-                "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True}
+    settings = {
+        "svg.hashsalt": "nvae-codec",
+        "svg.fonttype": "none",
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e4e4e4",
+        "axes.axisbelow": True,
+    }
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
@@ -42,20 +51,28 @@ def svg(draw: Callable, document: dict, width: float = WIDTH, height: float = HE
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = file.getvalue()
-    return text[text.index("<svg"):]      # without the XML prologue it can stand in a page
+    return text[text.index("<svg") :]  # without the XML prologue it can stand in a page
 
 
 def _rate_against_negative_elbo(figure, document: dict) -> None:
     images, totals = document["images"], document["totals"]
-    promised, achieved = ([image[key] / image["subpixels"] for image in images] for key in (
-        "negative_elbo_bits", "file_bits"))
+    promised, achieved = (
+        [image[key] / image["subpixels"] for image in images] for key in ("negative_elbo_bits", "file_bits")
+    )
     axes = figure.subplots()
     low, high = min(promised + achieved), max(promised + achieved)
     margin = 0.03 * (high - low) or 0.1
     ends = [max(low - margin, 0), high + margin]
     axes.plot(ends, ends, color="#999999", linewidth=1, label="file = negative ELBO")
-    axes.scatter(promised, achieved, s=max(8, min(36, 2000 / len(images))), color=OURS, alpha=0.6, linewidths=0,
-                 label=f"{len(images):,} pictures, a file each")
+    axes.scatter(
+        promised,
+        achieved,
+        s=max(8, min(36, 2000 / len(images))),
+        color=OURS,
+        alpha=0.6,
+        linewidths=0,
+        label=f"{len(images):,} pictures, a file each",
+    )
     mean = totals["negative_elbo_bits_per_subpixel_total_over_bytes"], totals["file_bits_per_subpixel_total_over_bytes"]
     interval, errors = totals["overhead_total_confidence_interval"], None
     if interval:
@@ -63,7 +80,9 @@ def _rate_against_negative_elbo(figure, document: dict) -> None:
     reported = f"all bytes: {100 * totals['overhead_total_over_bytes']:+.2f} %"
     if interval:
         reported += f" (95 %: {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})"
-    axes.errorbar(*([each] for each in mean), yerr=errors, fmt="D", markersize=7, color="black", capsize=4, label=reported)
+    axes.errorbar(
+        *([each] for each in mean), yerr=errors, fmt="D", markersize=7, color="black", capsize=4, label=reported
+    )
     axes.set(xlim=ends, ylim=ends, xlabel="negative ELBO, bits per sub-pixel", ylabel="file, bits per sub-pixel")
     axes.legend(loc="upper left", frameon=False)
 
@@ -76,7 +95,7 @@ def _ledger(figure, document: dict) -> None:
     figure.set_size_inches(WIDTH, 2.2 + 0.24 * len(rows))
     axes = figure.subplots()
     for place, (_, ledger) in enumerate(rows):
-        ends = {True: 0.0, False: 0.0}    # where the bars to the right and to the left of zero have come to
+        ends = {True: 0.0, False: 0.0}  # where the bars to the right and to the left of zero have come to
         for name, (_, colour) in PARTS.items():
             share = 100 * (ledger[name] or 0) / ledger["negative_elbo_bits"]
             axes.barh(place, share, left=ends[share >= 0], color=colour, height=0.7)

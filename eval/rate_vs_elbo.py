@@ -4,6 +4,7 @@ Every picture, or all of them as one archive, becomes a file on disk. Beside its
 float network and of the integer network, and, if asked for, the importance-weighted bound; all are of this picture's
 real pixels. What lies between them is the file's ledger (`nvae_codec.rate.ledger`).
 """
+
 import argparse
 import csv
 import json
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m nvae_codec.eval.rate_vs_elbo"
 RESULTS = "results.json"
-SMALL_PIXELS = 2 ** 14                    # pictures of which chains of many lengths are coded without being asked for
+SMALL_PIXELS = 2**14  # pictures of which chains of many lengths are coded without being asked for
 CONFIDENCE, RESAMPLES = 0.95, 9999
 RATES = ("file_bits", "negative_elbo_bits", "integer_negative_elbo_bits", "importance_weighted_bits")
-BESIDE_LEDGER = ("file_bits", "subpixels", "overhead")           # keys of a `Ledger` that an image has itself
+BESIDE_LEDGER = ("file_bits", "subpixels", "overhead")  # keys of a `Ledger` that an image has itself
 KEYS = """\
 results.json has the keys kind ("rate"), schema_version, command, platform, data
 (source, pictures, pixels, subpixels, bits_per_sample: 8, or 1 of black and white),
@@ -71,9 +72,16 @@ def measure_image(codec, float_network, item: Item, path: Path, options: argpars
     bound = None
     if options.importance_samples and not entry["ledger"]["colour_spaces_saved_bits"]:
         bound = importance_weighted_bits(codec, float_network, samples, options.importance_samples)
-    return {"picture": item.name, "width_pixels": width, "height_pixels": height,
-            "channels": samples.size // (height * width), "pixels": height * width, **entry,
-            "importance_weighted_bits": bound, "encode_seconds": seconds}
+    return {
+        "picture": item.name,
+        "width_pixels": width,
+        "height_pixels": height,
+        "channels": samples.size // (height * width),
+        "pixels": height * width,
+        **entry,
+        "importance_weighted_bits": bound,
+        "encode_seconds": seconds,
+    }
 
 
 @enough_memory()
@@ -84,9 +92,17 @@ def measure_archive(codec, float_network, items: Sequence[Item], path: Path, opt
     seconds = time.perf_counter() - start - reading.seconds
     _write(path, data)
     entry = _entry(codec, float_network, path, reading.digests, options)
-    pixels = sum(image.width * image.height for image in unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE ** 2).images)
-    return {"picture": "archive", "width_pixels": None, "height_pixels": None, "channels": None, "pixels": pixels,
-            **entry, "importance_weighted_bits": None, "encode_seconds": seconds}
+    pixels = sum(image.width * image.height for image in unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2).images)
+    return {
+        "picture": "archive",
+        "width_pixels": None,
+        "height_pixels": None,
+        "channels": None,
+        "pixels": pixels,
+        **entry,
+        "importance_weighted_bits": None,
+        "encode_seconds": seconds,
+    }
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -100,18 +116,32 @@ def _entry(codec, float_network, path: Path, digests: Sequence[bytes], options: 
 
     found: list[bytes] = []
     start = time.perf_counter()
-    measured = with_bar("decode", account, codec, path.read_bytes(), float_network, draws=options.draws,
-                        decoded=lambda image, samples: found.append(digest(samples)))
+    measured = with_bar(
+        "decode",
+        account,
+        codec,
+        path.read_bytes(),
+        float_network,
+        draws=options.draws,
+        decoded=lambda image, samples: found.append(digest(samples)),
+    )
     seconds = time.perf_counter() - start
     if found != list(digests):
         raise DriftError("other samples came back")
     ledger = measured.ledger.to_dict()
     integer = ledger["negative_elbo_bits"] + (ledger["integer_network_bits"] or 0.0)
-    return {"subpixels": ledger["subpixels"], "file": path.name, "file_bits": ledger["file_bits"],
-            "negative_elbo_bits": ledger["negative_elbo_bits"], "integer_negative_elbo_bits": integer,
-            "overhead": ledger["overhead"], "kl_bits": list(measured.kl_bits), "pixel_bits": measured.pixel_bits,
-            "ledger": {name: ledger[name] for name in ledger if name not in BESIDE_LEDGER},
-            "decode_seconds": seconds}
+    return {
+        "subpixels": ledger["subpixels"],
+        "file": path.name,
+        "file_bits": ledger["file_bits"],
+        "negative_elbo_bits": ledger["negative_elbo_bits"],
+        "integer_negative_elbo_bits": integer,
+        "overhead": ledger["overhead"],
+        "kl_bits": list(measured.kl_bits),
+        "pixel_bits": measured.pixel_bits,
+        "ledger": {name: ledger[name] for name in ledger if name not in BESIDE_LEDGER},
+        "decode_seconds": seconds,
+    }
 
 
 def importance_weighted_bits(codec, network, samples: np.ndarray, draws: int) -> float | None:
@@ -134,7 +164,7 @@ def importance_weighted_bits(codec, network, samples: np.ndarray, draws: int) ->
 
 def chain_lengths(count: int) -> list[int]:
     """1, 4, 16, ... and all, of which the last two are not close together."""
-    return [*takewhile(lambda length: 2 * length <= count, (4 ** power for power in range(count))), count]
+    return [*takewhile(lambda length: 2 * length <= count, (4**power for power in range(count))), count]
 
 
 def measure_chain(codec, items: Sequence[Item], images: Sequence[dict], path: Path, effort: int | None) -> dict:
@@ -145,22 +175,34 @@ def measure_chain(codec, items: Sequence[Item], images: Sequence[dict], path: Pa
     from nvae_codec.codec import MAX_CHUNK_PIXELS
 
     if len(items) == 1:
-        file_bits, promised = (sum(image[key] for image in images) / len(images) for key in (
-            "file_bits", "negative_elbo_bits"))
+        file_bits, promised = (
+            sum(image[key] for image in images) / len(images) for key in ("file_bits", "negative_elbo_bits")
+        )
     else:
         # Names in an archive differ, which those of pictures need not.
         reading = Reading([Item(f"{number:05}", item.load) for number, item in enumerate(items)])
-        data = with_bar("chain", codec.compress_archive, reading, len(items), chunk_pixels=MAX_CHUNK_PIXELS,
-                        effort=effort, verify=False)
+        data = with_bar(
+            "chain",
+            codec.compress_archive,
+            reading,
+            len(items),
+            chunk_pixels=MAX_CHUNK_PIXELS,
+            effort=effort,
+            verify=False,
+        )
         path.write_bytes(data)
-        content = unpack(path.read_bytes(), max_pixels=MAX_IMAGES * MAX_SIDE ** 2)
+        content = unpack(path.read_bytes(), max_pixels=MAX_IMAGES * MAX_SIDE**2)
         if [digest(picture.samples) for _, picture in codec.decompress_archive(content)] != reading.digests:
             raise DriftError("other samples came back")
         if len(content.chunks) > 1:
             raise ImageError("so many pictures are too large for one chunk; say with --chains how many there may be")
-        file_bits, promised = 8 * len(data), sum(image["negative_elbo_bits"] for image in images[:len(items)])
-    return {"pictures": len(items), "file_bits": file_bits, "negative_elbo_bits": promised,
-            "overhead": file_bits / promised - 1}
+        file_bits, promised = 8 * len(data), sum(image["negative_elbo_bits"] for image in images[: len(items)])
+    return {
+        "pictures": len(items),
+        "file_bits": file_bits,
+        "negative_elbo_bits": promised,
+        "overhead": file_bits / promised - 1,
+    }
 
 
 def total(images: Sequence[dict], archive: bool) -> dict:
@@ -170,15 +212,18 @@ def total(images: Sequence[dict], archive: bool) -> dict:
     """
     from nvae_codec.rate.ledger import Ledger
 
-    sums = {key: None if any(image[key] is None for image in images) else sum(image[key] for image in images)
-            for key in (*RATES, "pixels", "subpixels")}
+    sums = {
+        key: None if any(image[key] is None for image in images) else sum(image[key] for image in images)
+        for key in (*RATES, "pixels", "subpixels")
+    }
     result = {"files": len(images), **sums}
     for name in RATES:
         for unit in ("subpixel", "pixel"):
             key = f"{name}_per_{unit}"
             known = sums[name] is not None
-            result[f"{key}_mean_over_pictures"] = float(np.mean(
-                [image[name] / image[f"{unit}s"] for image in images])) if known and not archive else None
+            result[f"{key}_mean_over_pictures"] = (
+                float(np.mean([image[name] / image[f"{unit}s"] for image in images])) if known and not archive else None
+            )
             result[f"{key}_total_over_bytes"] = sums[name] / sums[f"{unit}s"] if known else None
     result["overhead_mean_over_pictures"] = None if archive else float(np.mean([image["overhead"] for image in images]))
     result["overhead_total_over_bytes"] = sums["file_bits"] / sums["negative_elbo_bits"] - 1
@@ -208,8 +253,17 @@ def confidence_interval(images: Sequence[dict]) -> list[float] | None:
     def overhead(file: np.ndarray, promised: np.ndarray, axis: int = -1) -> np.ndarray:
         return file.sum(axis=axis) / promised.sum(axis=axis) - 1
 
-    found = bootstrap(pairs, overhead, paired=True, vectorized=True, confidence_level=CONFIDENCE, n_resamples=RESAMPLES,
-                      batch=100, method="percentile", rng=np.random.default_rng(0))
+    found = bootstrap(
+        pairs,
+        overhead,
+        paired=True,
+        vectorized=True,
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        batch=100,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
     return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 
@@ -235,20 +289,36 @@ def measure(options: argparse.Namespace, command: str, folder: Path) -> dict:
         lengths = chain_lengths(most) if small and len(items) > 1 else []
     chains = []
     for length in tqdm([each for each in lengths if each <= len(items)], unit="chain", disable=None, leave=False):
-        chains.append(_named(f"the first {length}", measure_chain, codec, items[:length], images,
-                             files / f"chain-{length}.nvb", options.effort))
+        chains.append(
+            _named(
+                f"the first {length}",
+                measure_chain,
+                codec,
+                items[:length],
+                images,
+                files / f"chain-{length}.nvb",
+                options.effort,
+            )
+        )
     return {
         "kind": "rate",
         "schema_version": 1,
         "command": command,
         "platform": f"{platform.platform()}, Python {platform.python_version()}, nvae-codec {__version__}",
-        "data": {"source": source(options), "pictures": len(items),
-                 "pixels": sum(image["pixels"] for image in images),
-                 "subpixels": sum(image["subpixels"] for image in images),
-                 "bits_per_sample": 1 if codec.model.network.config.likelihood == "bernoulli" else 8},
+        "data": {
+            "source": source(options),
+            "pictures": len(items),
+            "pixels": sum(image["pixels"] for image in images),
+            "subpixels": sum(image["subpixels"] for image in images),
+            "bits_per_sample": 1 if codec.model.network.config.likelihood == "bernoulli" else 8,
+        },
         "model": {"name": codec.name, "fingerprint": codec.fingerprint, "float_network": float_network is not None},
-        "settings": {"archive": options.archive, "effort": options.effort, "draws": options.draws,
-                     "importance_samples": options.importance_samples},
+        "settings": {
+            "archive": options.archive,
+            "effort": options.effort,
+            "draws": options.draws,
+            "importance_samples": options.importance_samples,
+        },
         "images": images,
         "totals": total(images, options.archive),
         "chains": chains,
@@ -277,8 +347,10 @@ def write_results(folder: Path, document: dict) -> None:
     from .report import write_report
 
     (folder / RESULTS).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    rows = [{key: value for key, value in {**image, **image["ledger"]}.items() if not isinstance(value, list | dict)}
-            for image in document["images"]]
+    rows = [
+        {key: value for key, value in {**image, **image["ledger"]}.items() if not isinstance(value, list | dict)}
+        for image in document["images"]
+    ]
     with open(folder / "results.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
@@ -294,15 +366,28 @@ def describe(document: dict) -> str:
     """Tables for people: every image, if they are few, and all together."""
     images, totals = document["images"], document["totals"]
     head = ("picture", "bytes", "bits/sub-pixel", "negative ELBO", "overhead %")
-    rows = [(image["picture"], image["file_bits"] // 8, image["file_bits"] / image["subpixels"],
-             image["negative_elbo_bits"] / image["subpixels"], 100 * image["overhead"]) for image in images]
+    rows = [
+        (
+            image["picture"],
+            image["file_bits"] // 8,
+            image["file_bits"] / image["subpixels"],
+            image["negative_elbo_bits"] / image["subpixels"],
+            100 * image["overhead"],
+        )
+        for image in images
+    ]
     each = f"{table(head, rows)}\n\n" if 1 < len(rows) <= 100 else ""
-    sums = [(label, totals[f"{key}_per_{unit}_mean_over_pictures"], totals[f"{key}_per_{unit}_total_over_bytes"])
-            for unit in ("subpixel", "pixel") for key, label in (
-                ("importance_weighted_bits", f"importance-weighted bound, bits/{unit}"),
-                ("negative_elbo_bits", f"negative ELBO, bits/{unit}"),
-                ("integer_negative_elbo_bits", f"negative ELBO of the integers, bits/{unit}"),
-                ("file_bits", f"files, bits/{unit}")) if totals[key] is not None]
+    sums = [
+        (label, totals[f"{key}_per_{unit}_mean_over_pictures"], totals[f"{key}_per_{unit}_total_over_bytes"])
+        for unit in ("subpixel", "pixel")
+        for key, label in (
+            ("importance_weighted_bits", f"importance-weighted bound, bits/{unit}"),
+            ("negative_elbo_bits", f"negative ELBO, bits/{unit}"),
+            ("integer_negative_elbo_bits", f"negative ELBO of the integers, bits/{unit}"),
+            ("file_bits", f"files, bits/{unit}"),
+        )
+        if totals[key] is not None
+    ]
     interval = totals["overhead_total_confidence_interval"]
     reported = "" if interval is None else f" (95 % interval {100 * interval[0]:+.3f} to {100 * interval[1]:+.3f})"
     chains = [(f"{each['pictures']:,}", each["file_bits"] / 8, 100 * each["overhead"]) for each in document["chains"]]
@@ -311,7 +396,7 @@ def describe(document: dict) -> str:
     means = "" if mean is None else f"mean of the pictures {100 * mean:+.3f} %, "
     of_all = 100 * totals["overhead_total_over_bytes"]
     overheads = f"files over negative ELBO: {means}all bytes {of_all:+.3f} %{reported}"
-    if mean is None:                      # of an archive
+    if mean is None:  # of an archive
         rates = table(("all", "total over bytes"), [(label, of_all) for label, _, of_all in sums])
     else:
         rates = table(("all", "mean over pictures", "total over bytes"), sums)
@@ -345,8 +430,9 @@ def _run(options: argparse.Namespace, command: str) -> str:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, epilog=KEYS,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, epilog=KEYS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_items(parser)
     add = parser.add_argument
     add("--archive", action="store_true", help="all in one file, instead of a file each")
@@ -354,10 +440,18 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--float-network", type=Path, metavar="RUN", help="the run, or the checkpoint, that the model was made of")
     add("--effort", type=int, choices=range(1, 6), help="of the encoder  [as `compress` takes it]")
     add("--draws", type=count, default=1, metavar="N", help="of the latents, for the negative ELBO  [%(default)s]")
-    add("--importance-samples", type=count, metavar="K",
-        help="also the importance-weighted bound of K draws, of colour pictures that are made of whole tiles")
-    add("--chains", type=_lengths, metavar="N,N,...",
-        help="also archives of the first N pictures, in one chunk  [1,4,16,... and all, if the pictures are small]")
+    add(
+        "--importance-samples",
+        type=count,
+        metavar="K",
+        help="also the importance-weighted bound of K draws, of colour pictures that are made of whole tiles",
+    )
+    add(
+        "--chains",
+        type=_lengths,
+        metavar="N,N,...",
+        help="also archives of the first N pictures, in one chunk  [1,4,16,... and all, if the pictures are small]",
+    )
     add("-o", "--output-dir", type=Path, metavar="FOLDER", help="keep the files there, with the results and a report")
     return parser
 

@@ -5,6 +5,7 @@ the authors', none of them was measured here. Beside them stand, for a float net
 data set, its negative ELBO in the published and in the codable likelihood, and what a real archive of the same images
 takes. Without --run the reported figures are shown alone. Cells of which nothing is known stay empty.
 """
+
 import argparse
 import json
 import math
@@ -90,7 +91,7 @@ class Measured:
     dataset: str
     title: str
     run: str
-    model: str | None                     # the model file; None: no archive was made
+    model: str | None  # the model file; None: no archive was made
     sample_bits: int
     flow_cell_pairs_per_group: int
     images: int
@@ -142,14 +143,19 @@ def archive_size(codec, images: np.ndarray, path: Path) -> int:
 
     Raises DriftError if other samples come back, and OSError.
     """
-    reading = Reading([Item(f"{number:05}", lambda image=image: as_image(image))
-                       for number, image in enumerate(images)])
+    reading = Reading(
+        [Item(f"{number:05}", lambda image=image: as_image(image)) for number, image in enumerate(images)]
+    )
     data = with_bar("encode", codec.compress_archive, reading, len(images), verify=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    content = unpack(path.read_bytes(), max_pixels=MAX_IMAGES * MAX_SIDE ** 2)
-    decoded = with_bar("decode", lambda progress: [
-        digest(picture.samples) for _, picture in codec.decompress_archive(content, progress=progress)])
+    content = unpack(path.read_bytes(), max_pixels=MAX_IMAGES * MAX_SIDE**2)
+    decoded = with_bar(
+        "decode",
+        lambda progress: [
+            digest(picture.samples) for _, picture in codec.decompress_archive(content, progress=progress)
+        ],
+    )
     if decoded != reading.digests:
         raise DriftError(f"{path}: other samples came back")
     return path.stat().st_size
@@ -181,10 +187,18 @@ def measure_network(options: argparse.Namespace, folder: Path) -> Measured:
         raise ModelError(f"{options.run}: a Gaussian head has a density, which compares with no code length")
     name, images = held_out_images(options.dataset, options.data, config.image_size, options.images)
     if images.shape[1] != config.image_channels:
-        raise ImageError(f"{name} has images of {images.shape[1]} channels, but the network takes "
-                         f"{config.image_channels}")
-    result = with_bar("evaluate", evaluate, network.to(device), torch.from_numpy(images), samples=options.samples,
-                      batch_size=options.batch_size, seed=options.seed)
+        raise ImageError(
+            f"{name} has images of {images.shape[1]} channels, but the network takes {config.image_channels}"
+        )
+    result = with_bar(
+        "evaluate",
+        evaluate,
+        network.to(device),
+        torch.from_numpy(images),
+        samples=options.samples,
+        batch_size=options.batch_size,
+        seed=options.seed,
+    )
     nats = {
         "negative_elbo_published": result.negative_elbo_published,
         "negative_elbo_codable": result.negative_elbo,
@@ -203,8 +217,9 @@ def measure_network(options: argparse.Namespace, folder: Path) -> Measured:
     size = archive_size(codec, images, folder / ARCHIVE) if codec else None
     return Measured(
         dataset=name,
-        title=REPORTED[name].title if is_like else f"{DATASETS[name].title}, {config.image_size} x "
-                                                   f"{config.image_size}, {bits} bits",
+        title=REPORTED[name].title
+        if is_like
+        else f"{DATASETS[name].title}, {config.image_size} x {config.image_size}, {bits} bits",
         run=str(options.run),
         model=options.model,
         sample_bits=bits,
@@ -238,14 +253,28 @@ def report_table(document: dict) -> tuple[tuple[str, ...], list[tuple[str | int 
     """The head and the rows of a table of what results.json holds: the paper's data sets, each with the networks that
     were measured on it, then what the paper has no figure for. Empty cells are None.
     """
-    head = ("data set", "unit", "reported without flows", "reported with flows", "measured", "flows", "images",
-            "negative ELBO, published", "negative ELBO, codable", "file, bits/sub-pixel", "of them raw bits")
+    head = (
+        "data set",
+        "unit",
+        "reported without flows",
+        "reported with flows",
+        "measured",
+        "flows",
+        "images",
+        "negative ELBO, published",
+        "negative ELBO, codable",
+        "file, bits/sub-pixel",
+        "of them raw bits",
+    )
     rows, others = [], list(document["measured"])
     for entry in document["reported"]:
         in_nats = entry["without_flow_nats_per_image"] or entry["with_flow_nats_per_image"]
         unit = "nats_per_image" if in_nats else "bits_per_dim"
-        start = (entry["title"], unit.replace("_per_", "/"), *(
-            _figure(entry[f"{flow}_{unit}"], entry[f"{flow}_source"]) for flow in ("without_flow", "with_flow")))
+        start = (
+            entry["title"],
+            unit.replace("_per_", "/"),
+            *(_figure(entry[f"{flow}_{unit}"], entry[f"{flow}_source"]) for flow in ("without_flow", "with_flow")),
+        )
         mine = [row for row in others if all(row[key] == entry[key] for key in ("dataset", "sample_bits"))]
         others = [row for row in others if row not in mine]
         rows += [(*start, *_measured_cells(row, unit)) for row in mine] or [(*start, *[None] * 7)]
@@ -304,30 +333,49 @@ def _run(options: argparse.Namespace, command: str) -> str:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, epilog=KEYS,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, epilog=KEYS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--run", type=Path, metavar="RUN", help="the folder of a training run or of an imported network, or a "
-        "checkpoint, to be measured")
-    add("--model", metavar="NAME_OR_PATH", help="the integer model made of it, to make an archive with; of --run the "
-        "network that it was made of is then taken")
+    add(
+        "--run",
+        type=Path,
+        metavar="RUN",
+        help="the folder of a training run or of an imported network, or a checkpoint, to be measured",
+    )
+    add(
+        "--model",
+        metavar="NAME_OR_PATH",
+        help="the integer model made of it, to make an archive with; of --run the "
+        "network that it was made of is then taken",
+    )
     add("--dataset", metavar="NAME", help="whose test or validation images are measured, as `train` reads it")
     add("--data", type=Path, metavar="DIR", help="where the data set lies  [data/NAME]")
     add("--images", type=count, default=500, metavar="N", help="the first N held-out images  [%(default)s]")
     add("--samples", type=count, default=1, metavar="K", help="draws of the latents for each image  [%(default)s]")
     add("--batch-size", type=count, default=16, metavar="N", help="images at a time  [%(default)s]")
     add("--seed", type=_seed, default=0, metavar="N", help="of the noise  [%(default)s]")
-    add("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:N, or auto: a GPU where there is one "
-        "[%(default)s]")
-    add("--measured", type=Path, nargs="+", default=[], metavar="RESULTS.json", help="what this command measured "
-        "before, of other networks or data sets, to stand in the table too")
+    add(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="cpu, cuda, cuda:N, or auto: a GPU where there is one [%(default)s]",
+    )
+    add(
+        "--measured",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RESULTS.json",
+        help="what this command measured before, of other networks or data sets, to stand in the table too",
+    )
     add("-o", "--output-dir", type=Path, metavar="FOLDER", help=f"keep {RESULTS} and the archive there")
     return parser
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2 ** 32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2 ** 32 - 1}")
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
     return int(text)
 
 

@@ -1,4 +1,5 @@
 """Tables for people, in plain text."""
+
 from collections.abc import Sequence
 
 
@@ -24,8 +25,10 @@ def ledger_table(entry) -> str:
     text = table(("part", "bits", "bits/sub-pixel", "% of negative ELBO"), rows)
     if entry.colour_spaces_saved_bits:
         saved = entry.colour_spaces_saved_bits
-        text += (f"\nnegative ELBO if all RGB colours were possible: {entry.negative_elbo_bits + saved:,.0f} bits, "
-                 f"{(entry.negative_elbo_bits + saved) / entry.subpixels:.3f} bits/sub-pixel")
+        text += (
+            f"\nnegative ELBO if all RGB colours were possible: {entry.negative_elbo_bits + saved:,.0f} bits, "
+            f"{(entry.negative_elbo_bits + saved) / entry.subpixels:.3f} bits/sub-pixel"
+        )
     if entry.standard_error_bits is not None:
         text += f"\nstandard error of grid and direct coding together: {entry.standard_error_bits:,.0f} bits"
     return text

@@ -3,6 +3,7 @@
 Each way to execute a run is measured in a process of its own, on random images, by the training loop itself. Prints a
 Markdown table; --json FILE keeps the figures.
 """
+
 import argparse
 import dataclasses
 import json
@@ -28,7 +29,7 @@ WAYS = {
     "bf16, cells recomputed": dict(precision="bf16", recompute=True),
     "bf16, cells compiled": dict(precision="bf16", compile=True),
 }
-WARM_UP_REPORTS = 1                   # reports of a few steps each that do not count
+WARM_UP_REPORTS = 1  # reports of a few steps each that do not count
 
 
 def measure(preset: str, batch_size: int | None, device: str, steps: int, way: dict, settings: dict) -> dict:
@@ -45,8 +46,9 @@ def measure(preset: str, batch_size: int | None, device: str, steps: int, way: d
 
     config = replace(PRESETS[preset], settings)
     every = max(steps // 3, 1)
-    recipe = dataclasses.replace(RECIPES[preset], epochs=0, steps=4 * every, warm_up=steps,
-                                 batch_size=batch_size or RECIPES[preset].batch_size)
+    recipe = dataclasses.replace(
+        RECIPES[preset], epochs=0, steps=4 * every, warm_up=steps, batch_size=batch_size or RECIPES[preset].batch_size
+    )
     random = np.random.default_rng(0)
     shape = 4 * recipe.batch_size, config.image_channels, config.image_size, config.image_size
     levels = 2 if config.likelihood == "bernoulli" else 256
@@ -54,18 +56,24 @@ def measure(preset: str, batch_size: int | None, device: str, steps: int, way: d
     dataset = Dataset("random", images, images, config.image_size, config.image_channels)
     times = [time.perf_counter()]
     with TemporaryDirectory() as folder:
-        execution = Execution(device=device, report_every=every, save_every=10 ** 9, validation_images=1,
-                              tensorboard=False, **way)
+        execution = Execution(
+            device=device, report_every=every, save_every=10**9, validation_images=1, tensorboard=False, **way
+        )
         train(config, recipe, dataset, Path(folder), execution, lambda line: times.append(time.perf_counter()))
     # The last report waits for a checkpoint, and the first for compilation and the caches of a library.
-    counted = times[1 + WARM_UP_REPORTS:-1]
+    counted = times[1 + WARM_UP_REPORTS : -1]
     rate = recipe.batch_size * every * (len(counted) - 1) / (counted[-1] - counted[0])
     if choose_device(device).type == "cuda":
         peak = torch.cuda.max_memory_allocated()
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"images_per_second": rate, "first_report_seconds": times[1] - times[0], "peak_bytes": peak,
-            "batch_size": recipe.batch_size, "device": _name(choose_device(device).type)}
+    return {
+        "images_per_second": rate,
+        "first_report_seconds": times[1] - times[0],
+        "peak_bytes": peak,
+        "batch_size": recipe.batch_size,
+        "device": _name(choose_device(device).type),
+    }
 
 
 def _name(device: str) -> str:
@@ -82,33 +90,56 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, help="default: the recipe's")
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
     parser.add_argument("--steps", type=int, default=24, help="of every way, default: %(default)s")
-    parser.add_argument("--skip", nargs="+", choices=list(WAYS), metavar="WAY", default=[],
-                        help="ways to leave out, of these: " + "; ".join(WAYS))
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE",
-                        help="a field of the network, e.g. num_channels_enc=16")
+    parser.add_argument(
+        "--skip",
+        nargs="+",
+        choices=list(WAYS),
+        metavar="WAY",
+        default=[],
+        help="ways to leave out, of these: " + "; ".join(WAYS),
+    )
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a field of the network, e.g. num_channels_enc=16",
+    )
     parser.add_argument("--beside", type=int, default=0, help="busy programs that run beside")
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
-    parser.add_argument("--way", help=argparse.SUPPRESS)               # what a child process measures
+    parser.add_argument("--way", help=argparse.SUPPRESS)  # what a child process measures
     options = parser.parse_args()
     settings = dict(setting.split("=", 1) for setting in options.settings)
     if options.way:
         with busy_programs(options.beside):
-            print(json.dumps(measure(options.preset, options.batch_size, options.device, options.steps,
-                                     WAYS[options.way], settings)))
+            print(
+                json.dumps(
+                    measure(
+                        options.preset, options.batch_size, options.device, options.steps, WAYS[options.way], settings
+                    )
+                )
+            )
         return
 
     results = {}
     print("| way | images/s | first report, s | peak memory, MB |\n|---|---|---|---|")
     for way in (way for way in WAYS if way not in options.skip):
-        child = subprocess.run([sys.executable, "-m", "nvae_codec.eval.training_speed", "--way", way, *sys.argv[1:]],
-                               capture_output=True, text=True)
+        child = subprocess.run(
+            [sys.executable, "-m", "nvae_codec.eval.training_speed", "--way", way, *sys.argv[1:]],
+            capture_output=True,
+            text=True,
+        )
         if child.returncode:
             last = child.stderr.strip().splitlines()[-1:] or ["no message"]
             print(f"| {way} | failed: {last[0][:100]} | | |", flush=True)
             continue
         results[way] = figures = json.loads(child.stdout.splitlines()[-1])
-        print(f"| {way} | {figures['images_per_second']:.1f} | {figures['first_report_seconds']:.1f} | "
-              f"{figures['peak_bytes'] / 1e6:,.0f} |", flush=True)
+        print(
+            f"| {way} | {figures['images_per_second']:.1f} | {figures['first_report_seconds']:.1f} | "
+            f"{figures['peak_bytes'] / 1e6:,.0f} |",
+            flush=True,
+        )
     if not results:
         sys.exit("nothing could be measured")
     first = next(iter(results.values()))

@@ -1,4 +1,5 @@
 """Lossless neural image codec: `compress` a picture to bytes, `decompress` it back exactly."""
+
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,5 @@
 """Pictures to bytes and back: the one file that sees images, tiles, model, coder and container together."""
+
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -10,14 +11,7 @@ import numpy as np
 import torch
 
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import (
-    DEFAULT_MAX_PIXELS,
-    Chunk,
-    Container,
-    ImageEntry,
-    Metadata,
-    TileBatch,
-)
+from nvae_codec.bitstreams.container import DEFAULT_MAX_PIXELS, Chunk, Container, ImageEntry, Metadata, TileBatch
 from nvae_codec.coding.ans import check_coder
 from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, decode_version_1, encode_chains, max_joint_tiles
 from nvae_codec.colour.spaces import SPACES, find_space
@@ -31,20 +25,19 @@ from nvae_codec.integer.network import IntegerModel
 from nvae_codec.tiling import GREY, RGB, Layout, cut, join, tile_sizes
 
 Item = TypeVar("Item")
-Progress = Callable[[int, int], None]     # called with tiles done and tiles in all
+Progress = Callable[[int, int], None]  # called with tiles done and tiles in all
 
 # Tiles coded at once, at most: as many as a decoder takes, since a call to PyTorch or the coder has its price.
-JOINT_TILES, JOINT_PIXELS = 64, 2 ** 18
+JOINT_TILES, JOINT_PIXELS = 64, 2**18
 # Chunks coded at the same time. More would make larger batches where a chunk begins, tile by tile; but each has calls
 # to the coder of its own.
 LANES = 2
-BATCH_PIXELS = 2 ** 22                    # in tiles of chunks coded at the same time, unless one alone has more
-CHUNK_PIXELS = 2 ** 18                    # of an archive: what is decoded to get at a picture, and lost with a damage
+BATCH_PIXELS = 2**22  # in tiles of chunks coded at the same time, unless one alone has more
+CHUNK_PIXELS = 2**18  # of an archive: what is decoded to get at a picture, and lost with a damage
 # For direct coding. Time grows four- to tenfold from one effort to the next.
-EFFORTS = {1: Search(8), 2: Search(10), 3: Search(12), 4: Search(14, (1.1, 1.0)),
-           5: Search(16, (1.1, 1.0, 1.05, 1.15))}
-MIN_SHARING = 3                        # small images in a chunk that share a checksum; of two, each has half of one
-MAX_CHUNK_PIXELS = 2 ** 24                # many tiny pictures in a larger chunk would outgrow its header
+EFFORTS = {1: Search(8), 2: Search(10), 3: Search(12), 4: Search(14, (1.1, 1.0)), 5: Search(16, (1.1, 1.0, 1.05, 1.15))}
+MIN_SHARING = 3  # small images in a chunk that share a checksum; of two, each has half of one
+MAX_CHUNK_PIXELS = 2**24  # many tiny pictures in a larger chunk would outgrow its header
 
 
 def default_effort(tiles: int) -> int:
@@ -62,9 +55,9 @@ class Codec:
     def __init__(self, model: IntegerModel, fingerprint: str, name: str = "unnamed", path: Path | None = None):
         """`path` is that of the model file; it is needed for several `workers`."""
         check_coder()
-        self.model, self.fingerprint, self.name = model, fingerprint[:model_file.FINGERPRINT_DIGITS], name
+        self.model, self.fingerprint, self.name = model, fingerprint[: model_file.FINGERPRINT_DIGITS], name
         self._path = None if path is None else path.resolve()
-        self._joint_tiles = max(1, min(JOINT_TILES, JOINT_PIXELS // model.tile_side ** 2))
+        self._joint_tiles = max(1, min(JOINT_TILES, JOINT_PIXELS // model.tile_side**2))
 
     @classmethod
     def load(cls, model: str | Path | None = None, device: torch.device = CPU) -> "Codec":
@@ -93,8 +86,9 @@ class Codec:
         if needed != self.fingerprint:
             raise ModelError(f"the file was made with the model {needed}, not with {self.fingerprint} ({self.name})")
 
-    def compress(self, image, *, effort: int | None = None, verify: bool = True,
-                 progress: Progress | None = None) -> bytes:
+    def compress(
+        self, image, *, effort: int | None = None, verify: bool = True, progress: Progress | None = None
+    ) -> bytes:
         """The bytes of an .nvb file for a `Image`, a uint8 array [H, W] or [H, W, 3], or a Pillow image.
 
         `effort` is one of EFFORTS, or None for `default_effort`. `verify` decodes the result and compares it.
@@ -105,9 +99,17 @@ class Codec:
         self._check(picture)
         return self._pack(self._encode([[("", picture)]], effort, verify, progress or _ignore))
 
-    def compress_archive(self, items: Iterable[tuple[str, Image]], count: int = 0, *,
-                         chunk_pixels: int = CHUNK_PIXELS, effort: int | None = None, verify: bool = True,
-                         progress: Progress | None = None, workers: int = 1) -> bytes:
+    def compress_archive(
+        self,
+        items: Iterable[tuple[str, Image]],
+        count: int = 0,
+        *,
+        chunk_pixels: int = CHUNK_PIXELS,
+        effort: int | None = None,
+        verify: bool = True,
+        progress: Progress | None = None,
+        workers: int = 1,
+    ) -> bytes:
         """The bytes of an .nvb file for named pictures, in chunks of about `chunk_pixels`.
 
         A chunk is decoded as a whole, and damage is confined to it; a larger picture is a chunk of its own. Names are
@@ -118,8 +120,11 @@ class Codec:
         if not 1 <= chunk_pixels <= MAX_CHUNK_PIXELS:
             raise ValueError(f"chunk_pixels is 1 to {MAX_CHUNK_PIXELS}, not {chunk_pixels}")
         report, chunks, done = progress or _ignore, [], 0
-        batches = _batches(self._gather(items, chunk_pixels), LANES, lambda chunk: self._tile_pixels(
-            picture.samples.shape[:2] for _, picture in chunk))
+        batches = _batches(
+            self._gather(items, chunk_pixels),
+            LANES,
+            lambda chunk: self._tile_pixels(picture.samples.shape[:2] for _, picture in chunk),
+        )
 
         def part(batch: Sequence[Sequence[tuple[str, Image]]], *_) -> Progress:
             before, pictures = done, sum(map(len, batch))
@@ -151,19 +156,25 @@ class Codec:
         if chunk:
             yield chunk
 
-    def _share(self, method: str, calls: Iterable[tuple], workers: int,
-               progress: Callable[..., Progress]) -> Iterator[Iterable]:
+    def _share(
+        self, method: str, calls: Iterable[tuple], workers: int, progress: Callable[..., Progress]
+    ) -> Iterator[Iterable]:
         """What a method gives for the arguments of one call after the other; only here it tells how far a call is."""
         if workers > 1 and self._path is not None and self.model.network.device == CPU:
             yield from map_in_workers(self._path, self.fingerprint, method, calls, workers)
         else:
             for arguments in calls:
                 results = getattr(self, method)(*arguments, progress(*arguments))
-                del arguments             # or its pictures would be kept while the next ones are read
+                del arguments  # or its pictures would be kept while the next ones are read
                 yield results
 
-    def _encode(self, batch: Sequence[Sequence[tuple[str, Image]]], effort: int | None, verify: bool,
-                progress: Progress = _ignore) -> list[Chunk]:
+    def _encode(
+        self,
+        batch: Sequence[Sequence[tuple[str, Image]]],
+        effort: int | None,
+        verify: bool,
+        progress: Progress = _ignore,
+    ) -> list[Chunk]:
         """Chunks of named pictures, all at the same time."""
         parts = [[self._cut(picture.samples) for _, picture in chunk] for chunk in batch]
         modes = [[int(each.layout.modes[0]) for each in chunk] for chunk in parts]
@@ -178,14 +189,17 @@ class Codec:
         total = count * (1 + verify)
         with considerate():
             coded = encode_chains(self.model, tiles, self._joint_tiles, search, lambda done: progress(done, total))
-        chunks = [_chunk(pictures, of_chunk, *stack, search)
-                  for pictures, of_chunk, stack in zip(batch, modes, coded, strict=True)]
+        chunks = [
+            _chunk(pictures, of_chunk, *stack, search)
+            for pictures, of_chunk, stack in zip(batch, modes, coded, strict=True)
+        ]
         if verify:
             self._verify(batch, chunks, lambda done, _: progress(count + done, total))
         return chunks
 
-    def _verify(self, batch: Sequence[Sequence[tuple[str, Image]]], chunks: Sequence[Chunk],
-                progress: Progress) -> None:
+    def _verify(
+        self, batch: Sequence[Sequence[tuple[str, Image]]], chunks: Sequence[Chunk], progress: Progress
+    ) -> None:
         """Raises DriftError unless the chunks decode to these pictures."""
         try:
             everything = [(chunk, range(len(pictures))) for chunk, pictures in zip(chunks, batch, strict=True)]
@@ -202,8 +216,9 @@ class Codec:
         except ValueError as error:
             raise ImageError(str(error)) from error
 
-    def decompress(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS,
-                   progress: Progress | None = None) -> Image:
+    def decompress(
+        self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, progress: Progress | None = None
+    ) -> Image:
         """The picture in an .nvb file that holds just one; `progress` counts tiles.
 
         Raises BitstreamError for damaged bytes, ModelError if another model is needed, DriftError if the bytes are
@@ -216,8 +231,14 @@ class Codec:
         ((_, picture),) = self._decode([(content.chunks[0], [0])], progress or _ignore)
         return picture
 
-    def decompress_archive(self, content: Container, *, only: Collection[str] | None = None,
-                           progress: Progress | None = None, workers: int = 1) -> Iterator[tuple[ImageEntry, Image]]:
+    def decompress_archive(
+        self,
+        content: Container,
+        *,
+        only: Collection[str] | None = None,
+        progress: Progress | None = None,
+        workers: int = 1,
+    ) -> Iterator[tuple[ImageEntry, Image]]:
         """All pictures of what `container.unpack` or `container.recover` gave, or those of some names, in its order.
 
         `progress` counts pictures; `workers` are as in `compress_archive`. Raises as `decompress` does, and ImageError
@@ -226,12 +247,15 @@ class Codec:
         self.check_fingerprint(content.fingerprint.hex())
         if only is not None and (missing := set(only) - {image.name for image in content.images}):
             raise ImageError(f"the file holds no picture called {min(missing)}")
-        wanted = [[index for index, image in enumerate(chunk.images) if only is None or image.name in only]
-                  for chunk in content.chunks]
+        wanted = [
+            [index for index, image in enumerate(chunk.images) if only is None or image.name in only]
+            for chunk in content.chunks
+        ]
         needed = [(chunk, indices) for chunk, indices in zip(content.chunks, wanted, strict=True) if indices]
         total, done, report = sum(map(len, wanted)), 0, progress or _ignore
-        batches = _batches(iter(needed), LANES, lambda each: self._tile_pixels(
-            (image.height, image.width) for image in each[0].images))
+        batches = _batches(
+            iter(needed), LANES, lambda each: self._tile_pixels((image.height, image.width) for image in each[0].images)
+        )
 
         def part(batch: Sequence[tuple[Chunk, Sequence[int]]]) -> Progress:
             before, pictures = done, sum(len(indices) for _, indices in batch)
@@ -243,25 +267,41 @@ class Codec:
                 yield image, picture
             report(done, total)
 
-    def _decode(self, batch: Sequence[tuple[Chunk, Sequence[int]]],
-                progress: Progress = _ignore) -> Iterator[tuple[ImageEntry, Image]]:
+    def _decode(
+        self, batch: Sequence[tuple[Chunk, Sequence[int]]], progress: Progress = _ignore
+    ) -> Iterator[tuple[ImageEntry, Image]]:
         """The wanted pictures, by their numbers in each chunk, of chunks that are decoded at the same time."""
         chunks, wanted = zip(*batch, strict=True)
         layouts = [self.layout_of(chunk) for chunk in chunks]
-        first = [sum(self._num_tiles(image.height, image.width)
-                     for image in chunk.images[:_first_needed(chunk, indices)])
-                 for chunk, indices in zip(chunks, wanted, strict=True)]
+        first = [
+            sum(self._num_tiles(image.height, image.width) for image in chunk.images[: _first_needed(chunk, indices)])
+            for chunk, indices in zip(chunks, wanted, strict=True)
+        ]
         total = sum(layout.count for layout in layouts) - sum(first)
         words = [np.frombuffer(chunk.words, dtype="<u4") for chunk in chunks]
         with considerate():
             if chunks[0].version_1:
                 old = chunks[0].version_1
-                samples = [decode_version_1(self.model, words[0], old.initial_words, layouts[0], old.max_group,
-                                            lambda done: progress(done, total))]
+                samples = [
+                    decode_version_1(
+                        self.model,
+                        words[0],
+                        old.initial_words,
+                        layouts[0],
+                        old.max_group,
+                        lambda done: progress(done, total),
+                    )
+                ]
             else:
-                samples = decode_chains(self.model, words, [chunk.tile_batches for chunk in chunks], layouts,
-                                        [chunk.trellis_bits for chunk in chunks], first,
-                                        lambda done: progress(min(done, total), total))
+                samples = decode_chains(
+                    self.model,
+                    words,
+                    [chunk.tile_batches for chunk in chunks],
+                    layouts,
+                    [chunk.trellis_bits for chunk in chunks],
+                    first,
+                    lambda done: progress(min(done, total), total),
+                )
         for chunk, tiles, indices in zip(chunks, samples, wanted, strict=True):
             of_images = list(self.tiles_of(chunk, tiles))
             to_check = chunk.shared_crc32 is not None
@@ -290,11 +330,13 @@ class Codec:
     def check_size(self, height: int, width: int) -> None:
         """Raises ImageError for pictures that are too large or too narrow."""
         if max(height, width) > container.MAX_SIDE or min(height, width) < 1:
-            raise ImageError(f"a picture of {width} x {height} pixels cannot be coded; "
-                             f"a side has 1 to {container.MAX_SIDE:,} pixels")
+            raise ImageError(
+                f"a picture of {width} x {height} pixels cannot be coded; a side has 1 to {container.MAX_SIDE:,} pixels"
+            )
         if self._outgrows(self._num_tiles(height, width), height * width):
-            raise ImageError(f"a picture of {width} x {height} pixels is too narrow for tiles of "
-                             f"{self.model.tile_side} pixels")
+            raise ImageError(
+                f"a picture of {width} x {height} pixels is too narrow for tiles of {self.model.tile_side} pixels"
+            )
 
     def _check(self, picture: Image) -> None:
         self.check_size(*picture.samples.shape[:2])
@@ -324,7 +366,7 @@ class Codec:
 
     def _tile_pixels(self, shapes: Iterable[tuple[int, int]]) -> int:
         """Pixels in the tiles of pictures of some heights and widths: what they take in memory."""
-        return sum(self._num_tiles(*shape) for shape in shapes) * self.model.tile_side ** 2
+        return sum(self._num_tiles(*shape) for shape in shapes) * self.model.tile_side**2
 
     def _num_tiles(self, height: int, width: int) -> int:
         side = self.model.tile_side
@@ -332,7 +374,7 @@ class Codec:
 
     def _outgrows(self, num_tiles: int, pixels: int) -> bool:
         """Whether tiles need much more memory than their real pixels, and more than a large picture's would."""
-        return num_tiles * self.model.tile_side ** 2 > max(2 * pixels, DEFAULT_MAX_PIXELS)
+        return num_tiles * self.model.tile_side**2 > max(2 * pixels, DEFAULT_MAX_PIXELS)
 
     def _layout(self, height: int, width: int, mode: int) -> Layout:
         sizes = tile_sizes(height, width, self.model.tile_side)
@@ -345,8 +387,11 @@ class Codec:
         tiles = cut(samples, self.model.tile_side)
         if mode == GREY:
             tiles = np.repeat(tiles, 3, axis=1)
-        return Tiles(tiles, tiles if planes is samples else cut(planes, self.model.tile_side),
-                     self._layout(*samples.shape[:2], mode))
+        return Tiles(
+            tiles,
+            tiles if planes is samples else cut(planes, self.model.tile_side),
+            self._layout(*samples.shape[:2], mode),
+        )
 
 
 def _batches(items: Iterator[Item], most: int, pixels: Callable[[Item], int]) -> Iterator[list[Item]]:
@@ -363,8 +408,13 @@ def _batches(items: Iterator[Item], most: int, pixels: Callable[[Item], int]) ->
         yield batch
 
 
-def _chunk(pictures: Sequence[tuple[str, Image]], modes: Sequence[int], words: np.ndarray, tile_batches: Sequence,
-           search: Search) -> Chunk:
+def _chunk(
+    pictures: Sequence[tuple[str, Image]],
+    modes: Sequence[int],
+    words: np.ndarray,
+    tile_batches: Sequence,
+    search: Search,
+) -> Chunk:
     """A chunk as it is stored. Equal EXIF blocks or profiles of several pictures are stored once."""
     metadata: dict[Metadata, int] = {}
     entries = []
@@ -374,14 +424,20 @@ def _chunk(pictures: Sequence[tuple[str, Image]], modes: Sequence[int], words: n
         height, width = picture.samples.shape[:2]
         entries.append(ImageEntry(width, height, mode, 0, items, name))
     memory = search.memory if any(each.rec_groups for each in tile_batches) else 0
-    chunk = Chunk((), tuple(metadata), tuple(TileBatch(*each) for each in tile_batches), memory, words.astype("<u4").tobytes())
+    chunk = Chunk(
+        (), tuple(metadata), tuple(TileBatch(*each) for each in tile_batches), memory, words.astype("<u4").tobytes()
+    )
     samples = [picture.samples for _, picture in pictures]
     small = [each for each, entry in zip(samples, entries, strict=True) if entry.is_small]
     if len(small) >= MIN_SHARING:
         chunk = replace(chunk, shared_crc32=_checksum(small))
-    return replace(chunk, images=tuple(
-        replace(entry, samples_crc32=_checksum([each], chunk.checksum_bytes(entry)))
-        for entry, each in zip(entries, samples, strict=True)))
+    return replace(
+        chunk,
+        images=tuple(
+            replace(entry, samples_crc32=_checksum([each], chunk.checksum_bytes(entry)))
+            for entry, each in zip(entries, samples, strict=True)
+        ),
+    )
 
 
 def assemble(image: ImageEntry, tiles: np.ndarray, checksum_bytes: int) -> np.ndarray:
@@ -408,12 +464,14 @@ def check_small(chunk: Chunk, of_images: Iterable[tuple[ImageEntry, np.ndarray]]
     """Raises DriftError unless the small images of a chunk, of their tiles, have the checksum that they share."""
     small = [(image, tiles) for image, tiles in of_images if image.is_small]
     if _checksum(_joined(*each) for each in small) != chunk.shared_crc32:
-        raise DriftError(f"the {len(small)} decoded small pictures from {small[0][0].name} to {small[-1][0].name} "
-                         "do not have the checksum that the file gives for them together")
+        raise DriftError(
+            f"the {len(small)} decoded small pictures from {small[0][0].name} to {small[-1][0].name} "
+            "do not have the checksum that the file gives for them together"
+        )
 
 
 def _joined(image: ImageEntry, tiles: np.ndarray) -> np.ndarray:
-    return join(tiles[:, :image.channels], image.height, image.width)
+    return join(tiles[:, : image.channels], image.height, image.width)
 
 
 def _pixels_of_images(images: Sequence[ImageEntry]) -> int:

@@ -7,6 +7,7 @@ two threads on two processors, one of which is busy, take more than twice as lon
 
 How busy the processors are is measured anew every INTERVAL seconds of computing. Nothing but speed depends on it.
 """
+
 import os
 import re
 import threading
@@ -23,8 +24,8 @@ from nvae_codec.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-INTERVAL = 0.1                        # seconds: the system counts hundredths
-TOLERANCE = 0.3                       # of a processor that others may take without costing us a thread
+INTERVAL = 0.1  # seconds: the system counts hundredths
+TOLERANCE = 0.3  # of a processor that others may take without costing us a thread
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,14 @@ _meter = _Meter()
 _of_this_thread = threading.local()
 
 
-UNKNOWN = OSError, NotImplementedError, psutil.Error           # what psutil raises where a system does not tell
+UNKNOWN = OSError, NotImplementedError, psutil.Error  # what psutil raises where a system does not tell
 
 
 def _allowed() -> list[int]:
     """The numbers of the processors that this process may use."""
     try:
         return psutil.Process().cpu_affinity()
-    except (AttributeError, *UNKNOWN):                          # macOS has no such thing
+    except (AttributeError, *UNKNOWN):  # macOS has no such thing
         return list(range(os.cpu_count() or 1))
 
 
@@ -98,7 +99,7 @@ def _busy_seconds() -> float:
         times = psutil.cpu_times(percpu=True)
     except UNKNOWN:
         return time.process_time()
-    if max(allowed) < len(times):         # in some containers they have other numbers
+    if max(allowed) < len(times):  # in some containers they have other numbers
         times = [times[each] for each in allowed]
     kinds = ["user", "system", "irq", "softirq", "steal"]
     if hasattr(os, "nice") and os.nice(0) > 0:
@@ -119,7 +120,7 @@ def considerate() -> Iterator[None]:
     """
     import torch
 
-    if getattr(_of_this_thread, "limit", None) is not None:             # inside another one
+    if getattr(_of_this_thread, "limit", None) is not None:  # inside another one
         yield
         return
     with _meter.one_more_coder(torch.get_num_threads()) as limit, _limited(limit):

@@ -1,4 +1,5 @@
 """Everything a user can cause has one of these types; the terminal turns them into one sentence and exit status 1."""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 

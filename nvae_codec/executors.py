@@ -3,6 +3,7 @@
 A quarter of the work is the entropy coder's, which keeps Python to itself, so that threads would wait for each other;
 and the network on tiles of few pixels has too little to do for many of them.
 """
+
 import multiprocessing
 import os
 import signal
@@ -33,7 +34,7 @@ def map_in_workers(path: Path, fingerprint: str, method: str, calls: Iterable[tu
         try:
             for arguments in calls:
                 pending.append(_submit(pool, path, fingerprint, threads, method, arguments))
-                if len(pending) > workers:                              # one more than can be worked on
+                if len(pending) > workers:  # one more than can be worked on
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -50,12 +51,12 @@ def map_in_workers(path: Path, fingerprint: str, method: str, calls: Iterable[tu
 def _submit(pool: ProcessPoolExecutor, *arguments) -> Future:
     try:
         return pool.submit(_call, *arguments)
-    except OSError as error:              # a worker ended while another one was being started
+    except OSError as error:  # a worker ended while another one was being started
         raise BrokenProcessPool from error
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)                        # the first process tells when to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process tells when to end
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

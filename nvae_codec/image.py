@@ -2,6 +2,7 @@
 
 Pillow turns many kinds of picture into 8 bits without a word. Whatever it would have to change is refused here.
 """
+
 import io
 import math
 import re
@@ -190,7 +191,7 @@ def _opened(source: bytes | BinaryIO) -> pillow.Image:
         raise ImageError("the file is empty")
     file.seek(0)
     image = pillow.open(file, formats=tuple(READABLE))
-    if image.width * image.height > (pillow.MAX_IMAGE_PIXELS or math.inf):      # Pillow only warns, up to twice as many
+    if image.width * image.height > (pillow.MAX_IMAGE_PIXELS or math.inf):  # Pillow only warns, up to twice as many
         raise pillow.DecompressionBombError
     _check_plain(image)
     return image

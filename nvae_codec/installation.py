@@ -1,4 +1,5 @@
 """Whether the libraries that are installed are those that this package was tested with."""
+
 import importlib.metadata
 from collections.abc import Iterable
 
@@ -27,7 +28,7 @@ def check_versions(requirements: Iterable[str] | None = None) -> None:
 
 def _check(requirement: Requirement) -> None:
     name, needed = requirement.name, f"nvae-codec needs {requirement.name} {requirement.specifier}".rstrip()
-    how = f"`pip install \"{name}{requirement.specifier}\"` gets it"
+    how = f'`pip install "{name}{requirement.specifier}"` gets it'
     try:
         found = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

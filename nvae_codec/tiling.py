@@ -1,17 +1,18 @@
 """Cutting a picture into square tiles and joining them again; padding at the border; lattices of their pixels."""
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-GREY, RGB = 0, 1                         # modes; the others are RGB from `colour_spaces.SPACES`
+GREY, RGB = 0, 1  # modes; the others are RGB from `colour_spaces.SPACES`
 
 
 class Layout(NamedTuple):
     """What is known of N tiles before their samples are."""
 
-    sizes: np.ndarray                     # int64 [N, 2]: height and width of the real part
-    modes: np.ndarray                     # int64 [N]: GREY, RGB or another colour space
+    sizes: np.ndarray  # int64 [N, 2]: height and width of the real part
+    modes: np.ndarray  # int64 [N]: GREY, RGB or another colour space
 
     @property
     def count(self) -> int:
@@ -79,7 +80,7 @@ def real_pixels(sizes: np.ndarray, side: int) -> np.ndarray:
 
 def real_cells(sizes: np.ndarray, side: int, cells: int) -> np.ndarray:
     """Which of `cells` x `cells` equal squares of the tiles have real pixels in them, bool [N, cells, cells]."""
-    reached = -(-sizes * cells // side)                                 # rows and columns of squares, [N, 2]
+    reached = -(-sizes * cells // side)  # rows and columns of squares, [N, 2]
     index = np.arange(cells)
     return (index < reached[:, 0, None])[:, :, None] & (index < reached[:, 1, None])[:, None, :]
 
@@ -87,7 +88,7 @@ def real_cells(sizes: np.ndarray, side: int, cells: int) -> np.ndarray:
 def pad(tiles: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Tiles [N, C, H, W], H = W, with their padding as `cut` makes it, whatever it held before."""
     index = np.arange(tiles.shape[-1])
-    rows = np.minimum(index, sizes[:, 0, None] - 1)                     # [N, side]
+    rows = np.minimum(index, sizes[:, 0, None] - 1)  # [N, side]
     columns = np.minimum(index, sizes[:, 1, None] - 1)
     number = np.arange(len(tiles))[:, None, None]
     return np.ascontiguousarray(tiles[number, :, rows[:, :, None], columns[:, None, :]].transpose(0, 3, 1, 2))
@@ -102,7 +103,7 @@ class Lattice(NamedTuple):
 
     def of(self, values):
         """Its pixels of an array or tensor [..., H, W]: a view."""
-        return values[..., self.row::self.stride, self.column::self.stride]
+        return values[..., self.row :: self.stride, self.column :: self.stride]
 
     def sizes(self, sizes: np.ndarray) -> np.ndarray:
         """How many of its rows and columns lie in the real part of tiles of these sizes, int64 [N, 2]."""

@@ -1,23 +1,12 @@
 """What a chain of tiles costs, beside what it should by what was decoded of it."""
+
 import math
 
 import numpy as np
 
 from nvae_codec.coding.ans import WORD_BITS, Stack
-from nvae_codec.coding.bits_back import (
-    Search,
-    Tiles,
-    coded_cells,
-    decode_chains,
-    encode_chains,
-)
-from nvae_codec.coding.latents import (
-    MAX_STEP,
-    MEAN_BITS,
-    SIGMA_BITS,
-    nearest_points,
-    offsets_of,
-)
+from nvae_codec.coding.bits_back import Search, Tiles, coded_cells, decode_chains, encode_chains
+from nvae_codec.coding.latents import MAX_STEP, MEAN_BITS, SIGMA_BITS, nearest_points, offsets_of
 from nvae_codec.tiling import real_pixels
 
 MEMORY = 8
@@ -64,7 +53,7 @@ def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], rec_groups: i
             points = found >> (MAX_STEP - steps.astype(np.int64))[:, None, None]
             shift = offsets_of(points - model.unflow(group, state, points, coded), steps)
         mean = (posterior.mean - prior.mean) * 2.0 ** (SIGMA_BITS - MEAN_BITS) / prior.sigma
-        deviation, u, shift = posterior.sigma / prior.sigma, found / 2.0 ** MAX_STEP, shift / 2.0 ** MAX_STEP
+        deviation, u, shift = posterior.sigma / prior.sigma, found / 2.0**MAX_STEP, shift / 2.0**MAX_STEP
         nats = (np.square(u) - np.square((u - shift - mean) / deviation)) / 2 - np.log(deviation)
         latents[direct] += nats[:, active].sum() / math.log(2)
         state = model.update(group, state, found)
@@ -76,7 +65,7 @@ def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], rec_groups: i
 
 def account(model, tiles: Tiles, joint_tiles: int, search: Search, monkeypatch) -> dict[str, float]:
     """Bits of a chain of whole colour tiles: of its words, and what they should be by what was decoded."""
-    (words, tile_batches), = coded = encode_chains(model, [tiles], joint_tiles, search)
+    ((words, tile_batches),) = coded = encode_chains(model, [tiles], joint_tiles, search)
     index_bits, genuine = 0, Stack.pop_uniform_bits
 
     def counting(stack: Stack, count: int) -> np.ndarray:
@@ -89,8 +78,17 @@ def account(model, tiles: Tiles, joint_tiles: int, search: Search, monkeypatch) 
         patch.setattr(Stack, "pop_uniform_bits", counting)
         assert np.array_equal(decoded_chains(noting, coded, [tiles.layout], search.memory)[0], tiles.samples)
     ends = np.cumsum([each.tiles for each in tile_batches])
-    costs = np.array([realised_costs(model, tiles.part(slice(end - each.tiles, end)), offsets, each.rec_groups)
-                      for each, end, offsets in zip(tile_batches, ends, reversed(noting.tile_batches), strict=True)])
+    costs = np.array(
+        [
+            realised_costs(model, tiles.part(slice(end - each.tiles, end)), offsets, each.rec_groups)
+            for each, end, offsets in zip(tile_batches, ends, reversed(noting.tile_batches), strict=True)
+        ]
+    )
     pixels, drawn, direct = costs.sum(axis=0)
-    return {"words": WORD_BITS * len(words), "negative ELBO": pixels + drawn + direct, "index": index_bits,
-            "direct latents": direct, "direct tiles": sum(each.tiles for each in tile_batches if each.rec_groups)}
+    return {
+        "words": WORD_BITS * len(words),
+        "negative ELBO": pixels + drawn + direct,
+        "index": index_bits,
+        "direct latents": direct,
+        "direct tiles": sum(each.tiles for each in tile_batches if each.rec_groups),
+    }

@@ -1,4 +1,5 @@
 """Fixtures that several subjects share: a tiny network, and the model file made of it."""
+
 import gc
 import os
 from pathlib import Path
@@ -17,7 +18,7 @@ from nvae_codec.integer.ops import LIMIT_12_BITS
 from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
 
-gc.set_threshold(200_000, 50, 50)         # of the objects of networks few are garbage: to look for it takes a tenth
+gc.set_threshold(200_000, 50, 50)  # of the objects of networks few are garbage: to look for it takes a tenth
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

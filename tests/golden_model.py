@@ -4,6 +4,7 @@ It is no good at compressing. Its weights come from the coder's fixed generator,
 powers of two where a trained model has curves. Changing anything here breaks the golden streams, which must decode for
 ever.
 """
+
 import dataclasses
 from functools import cache
 
@@ -19,19 +20,37 @@ from nvae_codec.model.fingerprint import fingerprint
 
 GOLDEN = REPOSITORY / "bitstreams" / "golden"
 
-CONFIG = NVAEConfig(image_size=16, num_mixtures=2, architecture="res_mbconv", num_latent_scales=2,
-                    num_groups_per_scale=2, ada_groups=True, num_latent_per_group=2, num_channels_enc=4,
-                    num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=1, num_postprocess_blocks=1,
-                    num_postprocess_cells=1)
-CONFIGS = {"plain": CONFIG, "flows_5_bits": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5), "inactive": CONFIG,
-           "flows_5_bits_inactive": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5),
-           "wide": dataclasses.replace(CONFIG, image_size=64, num_latent_per_group=5),      # 5,120 latents in a group
-           "phases": dataclasses.replace(CONFIG, num_preprocess_blocks=2, num_postprocess_blocks=2, pixel_head="phases",
-                                         num_phase_channels=6),
-           "noise_filters": dataclasses.replace(CONFIG, pixel_head="phases", num_phase_channels=6, num_phase_noise_filters=4,
-                                          num_phase_interpolations=2),
-           "black_and_white": dataclasses.replace(CONFIG, image_channels=1, likelihood="bernoulli", pixel_head="phases",
-                                                  num_phase_channels=6)}
+CONFIG = NVAEConfig(
+    image_size=16,
+    num_mixtures=2,
+    architecture="res_mbconv",
+    num_latent_scales=2,
+    num_groups_per_scale=2,
+    ada_groups=True,
+    num_latent_per_group=2,
+    num_channels_enc=4,
+    num_channels_dec=4,
+    num_preprocess_blocks=1,
+    num_preprocess_cells=1,
+    num_postprocess_blocks=1,
+    num_postprocess_cells=1,
+)
+CONFIGS = {
+    "plain": CONFIG,
+    "flows_5_bits": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5),
+    "inactive": CONFIG,
+    "flows_5_bits_inactive": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5),
+    "wide": dataclasses.replace(CONFIG, image_size=64, num_latent_per_group=5),  # 5,120 latents in a group
+    "phases": dataclasses.replace(
+        CONFIG, num_preprocess_blocks=2, num_postprocess_blocks=2, pixel_head="phases", num_phase_channels=6
+    ),
+    "noise_filters": dataclasses.replace(
+        CONFIG, pixel_head="phases", num_phase_channels=6, num_phase_noise_filters=4, num_phase_interpolations=2
+    ),
+    "black_and_white": dataclasses.replace(
+        CONFIG, image_channels=1, likelihood="bernoulli", pixel_head="phases", num_phase_channels=6
+    ),
+}
 TABLE_BITS = 10
 
 
@@ -62,7 +81,7 @@ def golden_network(name: str = "plain") -> IntegerNetwork:
                 module.weight.mul_(module.mask.to(torch.int16))
             output: Output = module.output
             fan_in = module.weight[0].numel() if isinstance(module, Conv) else 1
-            quiet = 4 if "head" in name else 0                          # parameters of distributions stay moderate
+            quiet = 4 if "head" in name else 0  # parameters of distributions stay moderate
             output.shift.fill_(9 + quiet + fan_in.bit_length() // 2 if isinstance(module, Conv) else 10)
             output.bias.copy_(draw(output.bias.shape, 100_000))
             if output.activation:
@@ -76,12 +95,21 @@ def golden_network(name: str = "plain") -> IntegerNetwork:
 
     index = torch.arange(-32768, 32768)
     one = 1 << TABLE_BITS
-    for name, table in {"swish": index.clamp(min=0), "elu": index.clamp(min=-one), "relu": index.clamp(min=0),
-                        "sigmoid": ((index + 4 * one) * 2).clamp(0, 1 << 14)}.items():
+    for name, table in {
+        "swish": index.clamp(min=0),
+        "elu": index.clamp(min=-one),
+        "relu": index.clamp(min=0),
+        "sigmoid": ((index + 4 * one) * 2).clamp(0, 1 << 14),
+    }.items():
         network.activation_tables.register_buffer(f"{name}_{TABLE_BITS}", table.clamp(min=-32767).to(torch.int16))
     network.mean_table.copy_((index * 16).clamp(-(5 << 14), 5 << 14))
-    network.sigma_table.copy_(torch.where(index < 0, _halving(index.clamp(-6 << 10, 0).neg(), 1 << 20, 10),
-                                          (1 << 20) + (index << 10).clamp(max=20 << 20)))
+    network.sigma_table.copy_(
+        torch.where(
+            index < 0,
+            _halving(index.clamp(-6 << 10, 0).neg(), 1 << 20, 10),
+            (1 << 20) + (index << 10).clamp(max=20 << 20),
+        )
+    )
     if network.config.likelihood == "bernoulli":
         below = _halving(index.abs(), 1 << 23, 10).clamp(min=1)
         network.pixel_probability_table.copy_(torch.where(index < 0, below, (1 << 24) - below))

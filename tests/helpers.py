@@ -1,4 +1,5 @@
 """What tests of several subjects share: where things lie, random networks and images."""
+
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from nvae_codec.integer.network import IntegerModel
 from nvae_codec.model.config import PRESETS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SHARED = REPOSITORY.parent / "shared"                                  # images for testing, where there are any
-WAYS = kernels.candidates()           # of computing sums: not all of them are the fastest on any processor
+SHARED = REPOSITORY.parent / "shared"  # images for testing, where there are any
+WAYS = kernels.candidates()  # of computing sums: not all of them are the fastest on any processor
 NO_PRODUCTS = "sums of products of bytes are not exact here: oneDNN saturates them on processors without VNNI"
 
 
@@ -54,7 +55,7 @@ def outputs_digest(coder: IntegerModel, samples: np.ndarray, batch: int) -> list
     """Everything that the network gives for every tile, computed in batches."""
     results: list[list[bytes]] = [[] for _ in samples]
     for first in range(0, len(samples), batch):
-        part = samples[first:first + batch]
+        part = samples[first : first + batch]
         features, state = coder.features(part), coder.start(len(part))
         for group in range(coder.num_groups):
             normals = [coder.prior(group, state), coder.posterior(group, state, features)]
@@ -75,6 +76,7 @@ def change(path, name, edit, target):
     """A copy of a model file with one tensor edited and the fingerprint made right again, as a forger would."""
     from safetensors import safe_open
     from safetensors.torch import save_file
+
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
     tensors[name] = edit(tensors[name].clone() if name in tensors else None)

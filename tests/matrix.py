@@ -4,6 +4,7 @@ Each row runs the tests of exact arithmetic, of the coder, of golden streams and
 in which PyTorch and oneDNN compute as on another processor, in which networks compute with other kernels than the
 fastest here, or in which other versions of Python and of the libraries are installed.
 """
+
 import argparse
 import os
 import re
@@ -13,8 +14,11 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-EXACTNESS = ["tests/bitstreams/test_golden.py", "tests/model/test_phases.py",
-             *(f"tests/{folder}" for folder in ("integer", "likelihoods", "coding", "colour"))]
+EXACTNESS = [
+    "tests/bitstreams/test_golden.py",
+    "tests/model/test_phases.py",
+    *(f"tests/{folder}" for folder in ("integer", "likelihoods", "coding", "colour")),
+]
 BUNDLED = "tests/test_codec.py::test_bundled_models_load_and_name_themselves"
 KERNELS = "float64", "float32 by matrix products", "planes of 8 bits"
 
@@ -44,8 +48,10 @@ def rows(lowest: Path | None, newest: Path | None) -> dict[str, tuple[Path, dict
 
 
 def versions(python: Path) -> str:
-    code = ("import platform, numpy, torch; "
-            "print('Python', platform.python_version(), 'numpy', numpy.__version__, 'torch', torch.__version__)")
+    code = (
+        "import platform, numpy, torch; "
+        "print('Python', platform.python_version(), 'numpy', numpy.__version__, 'torch', torch.__version__)"
+    )
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -66,8 +72,11 @@ def main() -> None:
         done = subprocess.run(command, cwd=REPOSITORY, env=os.environ | variables, capture_output=True, text=True)
         counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
         bad = counts.get("failed", 0) + counts.get("error", 0)
-        print(f"| {name} | {counts.get('passed', 0)} | {bad} | {counts.get('skipped', 0)} | "
-              f"{time.monotonic() - start:.0f} | {versions(python)} |", flush=True)
+        print(
+            f"| {name} | {counts.get('passed', 0)} | {bad} | {counts.get('skipped', 0)} | "
+            f"{time.monotonic() - start:.0f} | {versions(python)} |",
+            flush=True,
+        )
         if done.returncode or bad or not counts.get("passed"):
             failed = True
             print(done.stdout[-5000:], done.stderr[-2000:], file=sys.stderr)

@@ -7,6 +7,7 @@ layer states the shapes of its tensors; `shapes` lists them.
 
 `config` is anything that has the fields of `NVAEConfig`. Scale 0 is the finest, group 0 the first that is generated.
 """
+
 import functools
 import itertools
 import math
@@ -33,7 +34,11 @@ OPERATIONS = {
     "mbconv_den": (["mconv_e3k5g8"], ["mconv_e6k5g0"], ["mconv_e6k5g0"], ["mconv_e3k5g8"]),
 }
 INVERTED = {  # expansion, side of the kernel, groups (0: depthwise)
-    "mconv_e6k5g0": (6, 5, 0), "mconv_e3k5g0": (3, 5, 0), "mconv_e3k5g8": (3, 5, 8), "mconv_e6k11g0": (6, 11, 0)}
+    "mconv_e6k5g0": (6, 5, 0),
+    "mconv_e3k5g0": (3, 5, 0),
+    "mconv_e3k5g8": (3, 5, 8),
+    "mconv_e6k11g0": (6, 11, 0),
+}
 
 
 @dataclass
@@ -43,9 +48,9 @@ class Run:
     keys: dict[str, Tensor]
     config: object
     training: bool
-    statistics: dict[str, Tensor] = field(default_factory=dict)   # of the batch norms, as they are after the step
-    weights: dict[str, Tensor] = field(default_factory=dict)      # of every convolution, as applied
-    gammas: dict[str, Tensor] = field(default_factory=dict)       # of every batch norm
+    statistics: dict[str, Tensor] = field(default_factory=dict)  # of the batch norms, as they are after the step
+    weights: dict[str, Tensor] = field(default_factory=dict)  # of every convolution, as applied
+    gammas: dict[str, Tensor] = field(default_factory=dict)  # of every batch norm
 
     def tensor(self, key: str, *shape: int) -> Tensor:
         tensor = self.keys[key]
@@ -81,12 +86,12 @@ class Group:
 class Results:
     logits: Tensor
     groups: list[Group]
-    kl: Tensor                                                    # [B, G], nats
-    kl_channels: Tensor                                           # [G, L], means over the batch
-    log_q: Tensor                                                 # [B], of the sample, all groups
-    log_p: Tensor                                                 # [B], of the sample, all groups
-    log_likelihood: Tensor                                        # [B], edge bins as they are
-    published_log_likelihood: Tensor                              # [B], edge bins as the release has them
+    kl: Tensor  # [B, G], nats
+    kl_channels: Tensor  # [G, L], means over the batch
+    log_q: Tensor  # [B], of the sample, all groups
+    log_p: Tensor  # [B], of the sample, all groups
+    log_likelihood: Tensor  # [B], edge bins as they are
+    published_log_likelihood: Tensor  # [B], edge bins as the release has them
     run: Run
 
 
@@ -110,17 +115,27 @@ def soft_clamp(x: Tensor) -> Tensor:
 
 
 def convolve(
-        x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1) -> Tensor:
+    x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
+) -> Tensor:
     """The sum over all taps of the input, shifted to the tap, times the tap's matrix; weight: [O, I/groups, k, k]."""
     batch, channels, height, width = x.shape
     outputs, inputs, side, _ = weight.shape
     padded = x.new_zeros(batch, channels, height + 2 * padding, width + 2 * padding)
-    padded[:, :, padding:padding + height, padding:padding + width] = x
+    padded[:, :, padding : padding + height, padding : padding + width] = x
     rows, columns = ((size + 2 * padding - dilation * (side - 1) - 1) // stride + 1 for size in (height, width))
-    taps = torch.stack([
-        padded[:, :, i * dilation:i * dilation + stride * (rows - 1) + 1:stride,
-               j * dilation:j * dilation + stride * (columns - 1) + 1:stride]
-        for i in range(side) for j in range(side)], dim=2).reshape(batch, groups, inputs, side * side, rows, columns)
+    taps = torch.stack(
+        [
+            padded[
+                :,
+                :,
+                i * dilation : i * dilation + stride * (rows - 1) + 1 : stride,
+                j * dilation : j * dilation + stride * (columns - 1) + 1 : stride,
+            ]
+            for i in range(side)
+            for j in range(side)
+        ],
+        dim=2,
+    ).reshape(batch, groups, inputs, side * side, rows, columns)
     matrix = weight.reshape(groups, outputs // groups, inputs, side * side)
     return torch.einsum("bgitrc,goit->bgorc", taps, matrix).reshape(batch, outputs, rows, columns)
 
@@ -149,15 +164,25 @@ def bilinear_twice(x: Tensor) -> Tensor:
 # Layers
 
 
-def conv(run: Run, name: str, x: Tensor, outputs: int, side: int, *, mask: Tensor | None = None, bias: bool = True,
-         groups: int = 1, **how: int) -> Tensor:
+def conv(
+    run: Run,
+    name: str,
+    x: Tensor,
+    outputs: int,
+    side: int,
+    *,
+    mask: Tensor | None = None,
+    bias: bool = True,
+    groups: int = 1,
+    **how: int,
+) -> Tensor:
     """A convolution with weight normalisation; the mask acts before it."""
     v = run.tensor(f"{name}.weight", outputs, x.shape[1] // groups, side, side)
     offset = run.tensor(f"{name}.bias", outputs) if bias else None
     gain = run.tensor(f"{name}.log_weight_norm", outputs, 1, 1, 1)
     if mask is not None:
         v = v * mask
-    norm = (v ** 2).sum(dim=(1, 2, 3), keepdim=True).sqrt()
+    norm = (v**2).sum(dim=(1, 2, 3), keepdim=True).sqrt()
     run.weights[name] = torch.exp(gain) * v / (norm + 1e-5)
     y = convolve(x, run.weights[name], groups=groups, **how)
     assert bias or f"{name}.bias" not in run.keys
@@ -171,16 +196,16 @@ def plain_conv(run: Run, name: str, x: Tensor, outputs: int, side: int, *, group
 
 
 def batch_norm(run: Run, name: str, x: Tensor) -> Tensor:
-    gamma, beta, mean, variance = (run.tensor(f"{name}.{part}", x.shape[1]) for part in (
-        "weight", "bias", "running_mean", "running_var"))
+    gamma, beta, mean, variance = (
+        run.tensor(f"{name}.{part}", x.shape[1]) for part in ("weight", "bias", "running_mean", "running_var")
+    )
     run.gammas[name] = gamma
     if run.training:
         count = x.shape[0] * x.shape[2] * x.shape[3]
         batch_mean = x.mean(dim=(0, 2, 3))
         batch_variance = ((x - batch_mean.reshape(1, -1, 1, 1)) ** 2).mean(dim=(0, 2, 3))
         run.statistics[f"{name}.running_mean"] = (0.95 * mean + 0.05 * batch_mean).detach()
-        run.statistics[f"{name}.running_var"] = (
-            0.95 * variance + 0.05 * batch_variance * count / (count - 1)).detach()
+        run.statistics[f"{name}.running_var"] = (0.95 * variance + 0.05 * batch_variance * count / (count - 1)).detach()
         run.statistics[f"{name}.num_batches_tracked"] = run.tensor(f"{name}.num_batches_tracked") + 1
         mean, variance = batch_mean, batch_variance
     scale = gamma / (variance + 1e-5).sqrt()
@@ -215,13 +240,14 @@ def residual_operation(run: Run, name: str, x: Tensor, kind: str, mode: str) -> 
     if mode == "up":
         x = nearest_twice(x)
     dilation = 2 if kind == WIDE else 1
-    return conv(run, f"{name}.conv_0", x, outputs, 3, stride=2 if mode == "down" else 1, padding=dilation,
-                dilation=dilation)
+    return conv(
+        run, f"{name}.conv_0", x, outputs, 3, stride=2 if mode == "down" else 1, padding=dilation, dilation=dilation
+    )
 
 
 def inverted_residual(run: Run, name: str, x: Tensor, kind: str, mode: str) -> Tensor:
     expansion, side, groups = INVERTED[kind]
-    first = 1 if mode == "up" else 0                              # index 0 is the enlargement, which has no tensors
+    first = 1 if mode == "up" else 0  # index 0 is the enlargement, which has no tensors
     part = [f"{name}.conv.{first + index}" for index in range(5)]
     if mode == "up":
         x = nearest_twice(x)
@@ -229,8 +255,16 @@ def inverted_residual(run: Run, name: str, x: Tensor, kind: str, mode: str) -> T
     x = batch_norm(run, f"{part[0]}.bn", x)
     x = plain_conv(run, f"{part[1]}.conv.0", x, hidden, 1)
     x = swish(batch_norm(run, f"{part[1]}.conv.1", x))
-    x = plain_conv(run, f"{part[2]}.conv.0", x, hidden, side, stride=2 if mode == "down" else 1,
-                   padding=(side - 1) // 2, groups=groups or hidden)
+    x = plain_conv(
+        run,
+        f"{part[2]}.conv.0",
+        x,
+        hidden,
+        side,
+        stride=2 if mode == "down" else 1,
+        padding=(side - 1) // 2,
+        groups=groups or hidden,
+    )
     x = swish(batch_norm(run, f"{part[2]}.conv.1", x))
     x = plain_conv(run, part[3], x, outputs, 1)
     return batch_norm(run, f"{part[4]}.bn", x)
@@ -242,8 +276,13 @@ def four_phases(run: Run, name: str, x: Tensor) -> Tensor:
     outputs = widened(x.shape[1], "down")
     quarter = outputs // 4
     widths = [quarter, quarter, quarter, outputs - 3 * quarter]
-    return torch.cat([conv(run, f"{name}.conv_{index}", phase, width, 1)
-                      for index, (phase, width) in enumerate(zip(phases, widths, strict=True), start=1)], dim=1)
+    return torch.cat(
+        [
+            conv(run, f"{name}.conv_{index}", phase, width, 1)
+            for index, (phase, width) in enumerate(zip(phases, widths, strict=True), start=1)
+        ],
+        dim=1,
+    )
 
 
 def cell(run: Run, name: str, x: Tensor, kinds: list[str], mode: str) -> Tensor:
@@ -271,7 +310,7 @@ def log_normal(z: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
 
 def kl_of_normals(q_mu: Tensor, q_sigma: Tensor, p_mu: Tensor, p_sigma: Tensor) -> Tensor:
     ratio = q_sigma / p_sigma
-    return 0.5 * (((q_mu - p_mu) / p_sigma) ** 2 + ratio ** 2) - 0.5 - torch.log(ratio)
+    return 0.5 * (((q_mu - p_mu) / p_sigma) ** 2 + ratio**2) - 0.5 - torch.log(ratio)
 
 
 def mixture_log_likelihood(logits: Tensor, x: Tensor, bits: int, published: bool) -> Tensor:
@@ -281,23 +320,25 @@ def mixture_log_likelihood(logits: Tensor, x: Tensor, bits: int, published: bool
     the density. Otherwise each of the 2**bits values has its own bin, and all masses together are 1.
     """
     components = logits.shape[1] // 10
-    levels = 2 ** bits - 1
+    levels = 2**bits - 1
     s = 2 * x - 1
 
     def block(colour: int, which: int) -> Tensor:
         start = components * (1 + 3 * colour + which)
-        return logits[:, start:start + components]
+        return logits[:, start : start + components]
 
     total = torch.log_softmax(logits[:, :components], dim=1)
     coefficients = [torch.tanh(block(colour, 2)) for colour in range(3)]
-    means = [block(0, 0),
-             block(1, 0) + coefficients[0] * s[:, 0:1],
-             block(2, 0) + coefficients[1] * s[:, 0:1] + coefficients[2] * s[:, 1:2]]
+    means = [
+        block(0, 0),
+        block(1, 0) + coefficients[0] * s[:, 0:1],
+        block(2, 0) + coefficients[1] * s[:, 0:1] + coefficients[2] * s[:, 1:2],
+    ]
     for colour in range(3):
-        target = s[:, colour:colour + 1]
+        target = s[:, colour : colour + 1]
         log_scale = block(colour, 1).clamp(min=-7)
         if not published:
-            log_scale = log_scale.clamp(max=4)          # as the codec's tables have it
+            log_scale = log_scale.clamp(max=4)  # as the codec's tables have it
         centre = (target - means[colour]) * torch.exp(-log_scale)
         half = torch.exp(-log_scale) / levels
         above, below = centre + half, centre - half
@@ -310,7 +351,7 @@ def mixture_log_likelihood(logits: Tensor, x: Tensor, bits: int, published: bool
         else:
             # sigma(a) - sigma(b) = sigma(a) sigma(-b) (1 - exp(b - a))
             inner = -softplus(-above) - softplus(below) + torch.log(-torch.expm1(-2 * half))
-            value = torch.round(levels * x[:, colour:colour + 1])
+            value = torch.round(levels * x[:, colour : colour + 1])
             is_lowest, is_highest = value == 0, value == levels
         total = total + torch.where(is_lowest, lowest, torch.where(is_highest, highest, inner))
     return torch.logsumexp(total, dim=1)
@@ -337,7 +378,8 @@ def flow_mask(layer: str, latents: int, mirrored: bool) -> Tensor:
     """Which taps a convolution of a flow cell has: only what comes earlier in raster order, or earlier channels."""
     hidden = 6 * latents
     outputs, inputs, side = {"first": (hidden, latents, 3), "depthwise": (hidden, 1, 5), "last": (latents, hidden, 1)}[
-        layer]
+        layer
+    ]
     mask = torch.zeros(outputs, inputs, side, side, dtype=torch.float64)
     middle = side // 2
     for o, i, row, column in itertools.product(range(outputs), range(inputs), range(side), range(side)):
@@ -363,8 +405,9 @@ def flow_cell(run: Run, name: str, z: Tensor, mirrored: bool) -> Tensor:
     latents = z.shape[1]
     hidden = 6 * latents
     h = elu(conv(run, f"{name}.conv.convz.0", z, hidden, 3, mask=mask("first"), bias=False, padding=1))
-    h = elu(conv(run, f"{name}.conv.convz.2", h, hidden, 5, mask=mask("depthwise"), bias=False, padding=2,
-                 groups=hidden))
+    h = elu(
+        conv(run, f"{name}.conv.convz.2", h, hidden, 5, mask=mask("depthwise"), bias=False, padding=2, groups=hidden)
+    )
     return z - conv(run, f"{name}.mu.conv_0", elu(h), latents, 1, mask=mask("last"))
 
 
@@ -385,16 +428,29 @@ def forward(keys: dict[str, Tensor], config, x: Tensor, noise: list[Tensor], tra
 
 def shapes(config) -> dict[str, tuple[int, ...]]:
     """Of all tensors that a network has, in the order of the release's checkpoints."""
+
     def place(key: str) -> tuple[int, int]:
         module, *rest = key.split(".")
         return modules.index(module), int(rest[0]) if rest and rest[0].isdigit() else 0
 
-    modules = ["prior_ftr0", "stem", "pre_process", "enc_tower", "enc0", "enc_sampler", "dec_sampler", "nf_cells",
-               "stem_decoder", "dec_tower", "post_process", "image_conditional"]
+    modules = [
+        "prior_ftr0",
+        "stem",
+        "pre_process",
+        "enc_tower",
+        "enc0",
+        "enc_sampler",
+        "dec_sampler",
+        "nf_cells",
+        "stem_decoder",
+        "dec_tower",
+        "post_process",
+        "image_conditional",
+    ]
     listing = Listing({}, config, training=True)
     x = torch.empty(2, config.image_channels, config.image_size, config.image_size, device="meta")
     evaluate(listing, x, [torch.empty((), device="meta")] * sum(groups_per_scale(config)))
-    return {key: listing.shapes[key] for key in sorted(listing.shapes, key=place)}    # in a module: as they come to use
+    return {key: listing.shapes[key] for key in sorted(listing.shapes, key=place)}  # in a module: as they come to use
 
 
 def evaluate(run: Run, x: Tensor, noise: list[Tensor]) -> Results:
@@ -403,7 +459,7 @@ def evaluate(run: Run, x: Tensor, noise: list[Tensor]) -> Results:
     counts = groups_per_scale(config)
     scales, groups = len(counts), sum(counts)
     latents = config.num_latent_per_group
-    coarsest = 2 ** (config.num_preprocess_blocks + scales - 1)   # in pixels of the image
+    coarsest = 2 ** (config.num_preprocess_blocks + scales - 1)  # in pixels of the image
 
     feature = conv(run, "stem", 2 * x - 1, config.num_channels_enc, 3, padding=1)
     index = itertools.count()
@@ -412,7 +468,7 @@ def evaluate(run: Run, x: Tensor, noise: list[Tensor]) -> Results:
             mode = "normal" if remaining else "down"
             feature = cell(run, f"pre_process.{next(index)}", feature, preprocess, mode)
 
-    remembered = []                                               # combiner and feature of all groups but the top one
+    remembered = []  # combiner and feature of all groups but the top one
     index = itertools.count()
     for scale, count in enumerate(counts if groups > 1 else []):
         for group in range(count):
@@ -461,7 +517,7 @@ def evaluate(run: Run, x: Tensor, noise: list[Tensor]) -> Results:
     outputs = {"bernoulli": 1, "gaussian": 6, "mixture": 10 * config.num_mixtures}[config.likelihood]
     logits = conv(run, "image_conditional.1", elu(stream), outputs, 3, padding=1)
 
-    kl_channels, log_q, log_p = [], [], []                        # per image and channel
+    kl_channels, log_q, log_p = [], [], []  # per image and channel
     for group in outcomes:
         q = log_normal(group.drawn, group.q_mu, group.q_sigma)
         p = log_normal(group.flowed, group.p_mu, group.p_sigma)
@@ -469,17 +525,25 @@ def evaluate(run: Run, x: Tensor, noise: list[Tensor]) -> Results:
         kl_channels.append((q - p if config.num_nf else integer).sum(dim=(2, 3)))
         log_q.append(q.sum(dim=(1, 2, 3)))
         log_p.append(p.sum(dim=(1, 2, 3)))
-    return Results(logits, outcomes, torch.stack([kl.sum(dim=1) for kl in kl_channels], dim=1),
-                   torch.stack([kl.detach().mean(dim=0) for kl in kl_channels]), sum(log_q), sum(log_p),
-                   log_likelihood(config, logits, x, published=False),
-                   log_likelihood(config, logits, x, published=True), run)
+    return Results(
+        logits,
+        outcomes,
+        torch.stack([kl.sum(dim=1) for kl in kl_channels], dim=1),
+        torch.stack([kl.detach().mean(dim=0) for kl in kl_channels]),
+        sum(log_q),
+        sum(log_p),
+        log_likelihood(config, logits, x, published=False),
+        log_likelihood(config, logits, x, published=True),
+        run,
+    )
 
 
 def draw(run: Run, config, group: int, raw_q: Tensor, raw_p: Tensor, noise: Tensor) -> Group:
     """Sample the posterior and let the flow cells of this group move the sample."""
     latents = config.num_latent_per_group
     (q_mu, q_sigma), (p_mu, p_sigma) = (
-        (soft_clamp(raw[:, :latents]), torch.exp(soft_clamp(raw[:, latents:])) + 0.01) for raw in (raw_q, raw_p))
+        (soft_clamp(raw[:, :latents]), torch.exp(soft_clamp(raw[:, latents:])) + 0.01) for raw in (raw_q, raw_p)
+    )
     drawn = z = q_mu + q_sigma * noise
     for pair in range(group * config.num_nf, (group + 1) * config.num_nf):
         z = flow_cell(run, f"nf_cells.{pair}.cell1", z, mirrored=False)
@@ -491,7 +555,8 @@ def draw(run: Run, config, group: int, raw_q: Tensor, raw_p: Tensor, noise: Tens
 
 
 def kl_coefficient(
-        step: int, total_steps: int, anneal: float = 0.3, constant: float = 1e-4, least: float = 1e-4) -> float:
+    step: int, total_steps: int, anneal: float = 0.3, constant: float = 1e-4, least: float = 1e-4
+) -> float:
     """`anneal` and `constant`: portions of the run."""
     return max(min((step - constant * total_steps) / (anneal * total_steps), 1), least)
 
@@ -500,7 +565,7 @@ def balancing_scales(config) -> list[float]:
     """One per group, coarsest first."""
     alphas = []
     for i, count in enumerate(reversed(groups_per_scale(config))):
-        alphas += [4 ** i / count] * count
+        alphas += [4**i / count] * count
     return [alpha / min(alphas) for alpha in alphas]
 
 
@@ -514,11 +579,11 @@ def balanced_kl(config, kl: Tensor, coefficient: float) -> Tensor:
 
 
 def normalise(vector: Tensor) -> Tensor:
-    return vector / max(float((vector ** 2).sum().sqrt()), 1e-3)
+    return vector / max(float((vector**2).sum().sqrt()), 1e-3)
 
 
 def spectral_regularisation(
-        weights: dict[str, Tensor], vectors: dict[str, tuple[Tensor, Tensor]], iterations: int,
+    weights: dict[str, Tensor], vectors: dict[str, tuple[Tensor, Tensor]], iterations: int
 ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
     """The sum of the largest singular values of all convolutions, by power iteration from `vectors` (u, v) on; with the
     vectors after it."""
@@ -547,11 +612,18 @@ class Loss:
     kl: Tensor
     spectral: Tensor
     batch_norm: Tensor
-    vectors: dict[str, tuple[Tensor, Tensor]]                     # after this step's power iterations
+    vectors: dict[str, tuple[Tensor, Tensor]]  # after this step's power iterations
 
 
-def loss(config, results: Results, coefficient: float, regularisation: float,
-         vectors: dict[str, tuple[Tensor, Tensor]], iterations: int, published: bool = False) -> Loss:
+def loss(
+    config,
+    results: Results,
+    coefficient: float,
+    regularisation: float,
+    vectors: dict[str, tuple[Tensor, Tensor]],
+    iterations: int,
+    published: bool = False,
+) -> Loss:
     likelihood = results.published_log_likelihood if published else results.log_likelihood
     reconstruction = -likelihood.mean()
     kl = balanced_kl(config, results.kl, coefficient).mean()
@@ -578,7 +650,7 @@ class Adamax:
         self.t += 1
         self.m = 0.9 * self.m + 0.1 * gradient
         self.u = torch.maximum(torch.as_tensor(0.999 * self.u, dtype=parameter.dtype), gradient.abs() + 1e-3)
-        return parameter - rate / (1 - 0.9 ** self.t) * self.m / self.u
+        return parameter - rate / (1 - 0.9**self.t) * self.m / self.u
 
 
 def learning_rates(epochs: int, warm_up_epochs: int, steps_per_epoch: int, base: float, least: float) -> list[float]:

@@ -1,4 +1,5 @@
 """The command line as tests call it, in this process or in one of its own, and what its help says."""
+
 import os
 import re
 import subprocess

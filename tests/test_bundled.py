@@ -1,4 +1,5 @@
 """The bundled model on real photographs: slow, and skipped where the pictures are not."""
+
 import numpy as np
 import pytest
 import torch
@@ -32,8 +33,10 @@ def test_a_chain_of_100_tiles_costs_its_negative_elbo(codec, tiles, monkeypatch)
     bits = account(codec.model, Tiles(tiles, tiles, layout), 16, EFFORTS[2], monkeypatch)
     promised, direct = bits["negative ELBO"], bits["direct latents"]
     overhead, bits_back = bits["words"] / promised - 1, bits["words"] / (promised - direct + bits["index"]) - 1
-    print(f"{overhead:+.3%} over a negative ELBO of {promised / tiles.size:.4f} bits per sub-pixel; {bits_back:+.3%} "
-          f"but for the direct groups of {bits['direct tiles']} tiles, {bits['index']} bits for a KL of {direct:.1f}")
+    print(
+        f"{overhead:+.3%} over a negative ELBO of {promised / tiles.size:.4f} bits per sub-pixel; {bits_back:+.3%} "
+        f"but for the direct groups of {bits['direct tiles']} tiles, {bits['index']} bits for a KL of {direct:.1f}"
+    )
     assert abs(bits_back) < 0.002
     assert overhead < 0.002
     # What latents say of so few tiles is the logarithm of a draw's density ratio, and may be less than nothing.

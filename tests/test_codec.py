@@ -1,4 +1,5 @@
 """The codec as a user of the library sees it: pictures of all sizes, archives, damaged files, other processes."""
+
 import io
 import math
 import os
@@ -53,10 +54,17 @@ def one_hot(height: int, width: int) -> np.ndarray:
 
 
 IMAGES = {
-    "one pixel": noise(1, 1, 3), "one grey pixel": noise(1, 1), "a row": noise(1, 40, 3), "a column": noise(37, 1),
-    "primes": noise(23, 31, 3), "one tile": noise(16, 16, 3), "a pixel more": noise(17, 17, 3),
-    "black": np.zeros((20, 20, 3), np.uint8), "white": np.full((20, 20), 255, np.uint8),
-    "gradient": np.add.outer(np.arange(40), np.arange(50)).astype(np.uint8), "checkerboard": checkerboard(33, 18),
+    "one pixel": noise(1, 1, 3),
+    "one grey pixel": noise(1, 1),
+    "a row": noise(1, 40, 3),
+    "a column": noise(37, 1),
+    "primes": noise(23, 31, 3),
+    "one tile": noise(16, 16, 3),
+    "a pixel more": noise(17, 17, 3),
+    "black": np.zeros((20, 20, 3), np.uint8),
+    "white": np.full((20, 20), 255, np.uint8),
+    "gradient": np.add.outer(np.arange(40), np.arange(50)).astype(np.uint8),
+    "checkerboard": checkerboard(33, 18),
     "one hot pixel": one_hot(18, 30),
 }
 
@@ -119,6 +127,7 @@ def test_progress_counts_both_passes(codec):
 
 # Models
 
+
 def test_a_file_names_its_model(codec, toy_model_path):
     data = codec.compress(noise(3, 3))
     assert container.peek_fingerprint(data).hex() == codec.fingerprint
@@ -131,7 +140,7 @@ def test_another_model_is_refused_before_decoding(codec):
     with pytest.raises(ModelError, match=codec.fingerprint):
         other.decompress(data)
     with pytest.raises(ModelError, match=codec.fingerprint):
-        Codec.for_stream(data)                                          # no bundled model is the toy
+        Codec.for_stream(data)  # no bundled model is the toy
 
 
 def test_unknown_names_are_refused(tmp_path):
@@ -151,6 +160,7 @@ def test_bundled_models_load_and_name_themselves():
 
 
 # Damage
+
 
 @pytest.fixture(scope="module")
 def small_file(codec) -> tuple[np.ndarray, bytes]:
@@ -198,13 +208,19 @@ def test_wrong_words_with_right_checksums_are_detected(codec, small_file, words)
 
 @pytest.mark.thorough
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 2 ** 32 - 1), st.integers(0, 600), st.lists(st.integers(0, 3), min_size=6, max_size=6),
-       st.integers(MIN_MEMORY, 12))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 600),
+    st.lists(st.integers(0, 3), min_size=6, max_size=6),
+    st.integers(MIN_MEMORY, 12),
+)
 def test_random_words_with_right_checksums_are_detected(codec, small_file, seed, count, direct, memory):
     """However the sets say that they are coded: nothing but an error that is foreseen."""
-    words = np.random.default_rng(seed).integers(1, 2 ** 32, count).astype("<u4").tobytes()
+    words = np.random.default_rng(seed).integers(1, 2**32, count).astype("<u4").tobytes()
     tile_batches, memory = tuple(TileBatch(1, groups) for groups in direct), memory if any(direct) else 0
-    data = repacked(small_file[1], dict(words=words, tile_batches=tile_batches, trellis_bits=memory), dict(width=33, height=20))
+    data = repacked(
+        small_file[1], dict(words=words, tile_batches=tile_batches, trellis_bits=memory), dict(width=33, height=20)
+    )
     with pytest.raises((BitstreamError, DriftError)):
         codec.decompress(data)
 
@@ -225,8 +241,11 @@ def test_tile_batches_that_do_not_suit_the_model_or_the_image_are_refused(codec)
     chunk, groups = container.unpack(data).chunks[0], codec.model.num_groups
     first, last = chunk.tile_batches[0], chunk.tile_batches[-1]
     assert first == TileBatch(1, groups) and chunk.trellis_bits == 12
-    for changes in (dict(tile_batches=(*chunk.tile_batches, last)), dict(tile_batches=chunk.tile_batches[:-1]),
-                    dict(tile_batches=(*chunk.tile_batches[:-1], TileBatch(last.tiles + 1, last.rec_groups)))):
+    for changes in (
+        dict(tile_batches=(*chunk.tile_batches, last)),
+        dict(tile_batches=chunk.tile_batches[:-1]),
+        dict(tile_batches=(*chunk.tile_batches[:-1], TileBatch(last.tiles + 1, last.rec_groups))),
+    ):
         with pytest.raises(BitstreamError, match="tiles of a chunk's sets"):
             codec.decompress(repacked(data, chunk=changes))
     with pytest.raises(BitstreamError, match="more direct groups than its model"):
@@ -234,8 +253,11 @@ def test_tile_batches_that_do_not_suit_the_model_or_the_image_are_refused(codec)
     for bits in (MIN_MEMORY - 1, MAX_MEMORY + 1):
         with pytest.raises(ValueError, match="number of trellis bits"):  # no file can say so
             repacked(data, chunk=dict(trellis_bits=bits))
-    for changes in (dict(tile_batches=(TileBatch(1, groups - 1), *chunk.tile_batches[1:])), dict(trellis_bits=11),
-                    dict(tile_batches=(*chunk.tile_batches[:-1], TileBatch(last.tiles, 1)))):
+    for changes in (
+        dict(tile_batches=(TileBatch(1, groups - 1), *chunk.tile_batches[1:])),
+        dict(trellis_bits=11),
+        dict(tile_batches=(*chunk.tile_batches[:-1], TileBatch(last.tiles, 1))),
+    ):
         with pytest.raises((BitstreamError, DriftError)):
             codec.decompress(repacked(data, chunk=changes))
 
@@ -254,7 +276,7 @@ def test_a_huge_claim_is_refused_before_memory_is_allocated(codec, small_file):
 def test_a_claim_of_too_many_tiles_is_refused(codec, small_file):
     """A line of pixels is small, its tiles are not."""
     with pytest.raises(BitstreamError, match="tiles"):
-        codec.decompress(repacked(small_file[1], image=dict(width=2 ** 24, height=1)))
+        codec.decompress(repacked(small_file[1], image=dict(width=2**24, height=1)))
 
 
 def test_the_limit_of_pixels_can_be_set(codec):
@@ -265,7 +287,7 @@ def test_the_limit_of_pixels_can_be_set(codec):
 
 
 def test_images_that_are_too_narrow_are_refused(codec):
-    line = np.zeros((1, 2 ** 24 - 100), dtype=np.uint8)
+    line = np.zeros((1, 2**24 - 100), dtype=np.uint8)
     with pytest.raises(ImageError, match="too narrow"):
         codec.compress(line)
     with pytest.raises(ImageError, match="line.png: .* too narrow"):
@@ -341,8 +363,9 @@ ICC, EXIF = bytes(range(256)) * 3, b"II*\0\x08\0\0\0\0\0\0\0\0\0"
 @pytest.fixture(scope="module")
 def album() -> dict[str, Image]:
     """14 pictures in 33 tiles; `big.png` has 12 of them."""
-    pictures = {f"holiday/{number}.png": Image(noise(5 + number, 30 - number, 3, seed=number), icc=ICC)
-                for number in range(10)}
+    pictures = {
+        f"holiday/{number}.png": Image(noise(5 + number, 30 - number, 3, seed=number), icc=ICC) for number in range(10)
+    }
     pictures["big.png"] = Image(noise(40, 60, 3), exif=EXIF, icc=ICC)
     pictures["notes.png"] = Image(checkerboard(9, 13), exif=EXIF)
     pictures["grey, one pixel.png"] = Image(noise(1, 1))
@@ -373,9 +396,14 @@ def from_photo_cd(samples: np.ndarray) -> np.ndarray:
 def test_images_from_other_colour_spaces_come_back(codec, monkeypatch):
     """Those that were JPEG files or Photo CD scans, also with clipped colours, beside others, in cut tiles."""
     smooth = np.asarray(pillow.fromarray(noise(9, 12, 3, seed=5)).resize((45, 37), pillow.Resampling.BICUBIC))
-    pictures = {"a.png": as_jpeg(smooth, 90), "b.png": smooth, "c.png": from_photo_cd(smooth // 2 + 64),
-                "d.png": smooth[:, :, 1].copy(), "e.png": from_photo_cd(noise(20, 21, 3) // 3 + 90),
-                "f.png": as_jpeg(noise(9, 8, 3), 30)}
+    pictures = {
+        "a.png": as_jpeg(smooth, 90),
+        "b.png": smooth,
+        "c.png": from_photo_cd(smooth // 2 + 64),
+        "d.png": smooth[:, :, 1].copy(),
+        "e.png": from_photo_cd(noise(20, 21, 3) // 3 + 90),
+        "f.png": as_jpeg(noise(9, 8, 3), 30),
+    }
     data = codec.compress_archive((name, Image(samples)) for name, samples in pictures.items())
     content = container.unpack(data)
     modes = [JPEG_RGB8, RGB8, PHOTO_CD_RGB8, GREY8, PHOTO_CD_RGB8, JPEG_RGB8]
@@ -404,7 +432,7 @@ def test_models_of_fewer_bits_and_of_black_and_white_know_no_other_colour_spaces
 
 
 # In one chunk; in several; every picture in one of its own.
-@pytest.mark.parametrize("chunk_pixels, num_chunks", [(2 ** 18, 1), (8 * 256, 5), (1, 14)])
+@pytest.mark.parametrize("chunk_pixels, num_chunks", [(2**18, 1), (8 * 256, 5), (1, 14)])
 def test_archives_come_back(codec, album, chunk_pixels, num_chunks):
     data = codec.compress_archive(album.items(), len(album), chunk_pixels=chunk_pixels)
     content = container.unpack(data)
@@ -437,10 +465,10 @@ def test_images_of_an_archive_share_a_stack(codec):
     (chunk,) = content.chunks
     assert sum(each.tiles for each in chunk.tile_batches if each.rec_groups) <= 2
     singly = [container.unpack(codec.compress(each, verify=False)).chunks[0].words for each in thumbnails.values()]
-    assert len(chunk.words) < sum(map(len, singly)) - 24 * 4            # a word less each
+    assert len(chunk.words) < sum(map(len, singly)) - 24 * 4  # a word less each
 
 
-@pytest.mark.parametrize("chunk_pixels", [2 ** 18, 8 * 256, 1])
+@pytest.mark.parametrize("chunk_pixels", [2**18, 8 * 256, 1])
 def test_some_images_of_an_archive(codec, album, chunk_pixels):
     data = codec.compress_archive(album.items(), chunk_pixels=chunk_pixels, verify=False)
     for names in (["holiday/0.png"], ["notes.png", "holiday/7.png"], list(album)[-1:], list(album), []):
@@ -466,8 +494,10 @@ def test_an_archive_is_not_one_image(codec, album):
     assert list(unpacked(codec, codec.compress(album["big.png"]))) == [""]
 
 
-@pytest.mark.parametrize("names, problem", [
-    (["a", "a"], "twice"), (["", "a"], "name"), (["../a"], "path"), (["/a"], "path"), (["a\\b"], "character")])
+@pytest.mark.parametrize(
+    "names, problem",
+    [(["a", "a"], "twice"), (["", "a"], "name"), (["../a"], "path"), (["/a"], "path"), (["a\\b"], "character")],
+)
 def test_archives_with_bad_names_are_refused(codec, names, problem):
     with pytest.raises(ImageError, match=problem):
         codec.compress_archive([(name, Image(noise(2, 2))) for name in names])
@@ -479,12 +509,17 @@ def test_an_empty_archive_is_refused(codec):
 
 
 @pytest.mark.parametrize("verify", [False, True])
-@pytest.mark.parametrize("chunk_pixels", [2 ** 18, 8 * 256, 1])
+@pytest.mark.parametrize("chunk_pixels", [2**18, 8 * 256, 1])
 def test_progress_of_an_archive_counts_images(codec, album, verify, chunk_pixels):
     many = {f"{copy}/{name}": picture for copy in "ab" for name, picture in album.items()}
     calls = []
-    codec.compress_archive(many.items(), len(many), chunk_pixels=chunk_pixels, verify=verify,
-                           progress=lambda done, total: calls.append((done, total)))
+    codec.compress_archive(
+        many.items(),
+        len(many),
+        chunk_pixels=chunk_pixels,
+        verify=verify,
+        progress=lambda done, total: calls.append((done, total)),
+    )
     assert calls == sorted(calls) and calls[-1] == (28, 28) and {total for _, total in calls} == {28}
     assert len({done for done, _ in calls}) > 2
 
@@ -505,12 +540,21 @@ def test_images_are_read_when_they_are_needed(codec):
 
     data = codec.compress_archive(pictures(), count, chunk_pixels=2 * 256, verify=False)
     assert len(unpacked(codec, data)) == count
-    at_once = 2 * codec_module.LANES                                    # two in a chunk
-    assert at_once <= most <= at_once + 3                               # and the next chunk, with one more
+    at_once = 2 * codec_module.LANES  # two in a chunk
+    assert at_once <= most <= at_once + 3  # and the next chunk, with one more
 
 
-@pytest.mark.parametrize("samples", [noise(5, 5).astype(np.uint16), noise(5, 5) / 255, np.zeros((5, 5, 4), np.uint8),
-                                     np.zeros((5, 5, 2), np.uint8), np.zeros((0, 5), np.uint8), "no picture"])
+@pytest.mark.parametrize(
+    "samples",
+    [
+        noise(5, 5).astype(np.uint16),
+        noise(5, 5) / 255,
+        np.zeros((5, 5, 4), np.uint8),
+        np.zeros((5, 5, 2), np.uint8),
+        np.zeros((0, 5), np.uint8),
+        "no picture",
+    ],
+)
 def test_what_is_no_image_never_becomes_an_archive(codec, samples):
     given = samples if isinstance(samples, str) else Image(samples)
     for verify in (False, True):
@@ -569,6 +613,7 @@ def test_archives_of_another_model_are_refused(codec, album):
 
 
 # Other processes and threads
+
 
 def coded_in_process(command: str, model, source, target, threads: str) -> None:
     script = """if True:

@@ -1,4 +1,5 @@
 """Threads follow what other programs leave of the processors; what is computed does not."""
+
 import dataclasses
 import json
 import threading
@@ -34,9 +35,22 @@ def four_processors(monkeypatch):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("limit, processors, taken, coders, expected", [
-    (2, 2, 0.0, 1, 2), (2, 2, 0.2, 1, 2), (2, 2, 0.5, 1, 1), (2, 2, 1.0, 1, 1), (2, 2, 2.0, 1, 1), (1, 8, 0.0, 1, 1),
-    (8, 16, 4.1, 1, 8), (8, 16, 10.0, 1, 6), (16, 16, 0.0, 4, 4), (2, 2, 0.0, 3, 1), (8, 1, 5.0, 1, 1)])
+@pytest.mark.parametrize(
+    "limit, processors, taken, coders, expected",
+    [
+        (2, 2, 0.0, 1, 2),
+        (2, 2, 0.2, 1, 2),
+        (2, 2, 0.5, 1, 1),
+        (2, 2, 1.0, 1, 1),
+        (2, 2, 2.0, 1, 1),
+        (1, 8, 0.0, 1, 1),
+        (8, 16, 4.1, 1, 8),
+        (8, 16, 10.0, 1, 6),
+        (16, 16, 0.0, 4, 4),
+        (2, 2, 0.0, 3, 1),
+        (8, 1, 5.0, 1, 1),
+    ],
+)
 def test_a_thread_for_every_processor_that_is_free(limit, processors, taken, coders, expected):
     assert affordable(limit, processors, taken, coders) == expected
 
@@ -119,6 +133,7 @@ def test_threads_can_be_kept(four_processors, count, expected):
         device.adjust()
         assert torch.get_num_threads() == 1
 
+
 def looks(monkeypatch, *given):
     """The meter's next looks, (time, busy, own), each at its time."""
     pending = [device._Look(*each) for each in given]
@@ -195,8 +210,9 @@ def test_training_keeps_the_threads_that_it_was_given(four_processors, tmp_path,
     """In its steps and in validation; without any they follow what others take."""
     found = []
     genuine = NVAE.forward
-    monkeypatch.setattr(NVAE, "forward", lambda *arguments: (found.append(torch.get_num_threads()),
-                                                             genuine(*arguments))[1])
+    monkeypatch.setattr(
+        NVAE, "forward", lambda *arguments: (found.append(torch.get_num_threads()), genuine(*arguments))[1]
+    )
     images = Whole(Arrays([np.zeros((4, 3, 16, 16), np.uint8)]), (3, 16, 16))
     recipe = dataclasses.replace(RECIPES["toy"], steps=2, warm_up=1, epochs=0, batch_size=2)
     four_processors[0] = 2.0

@@ -1,4 +1,5 @@
 """Processes that share an archive, and files made in one way that are decoded in every other."""
+
 import multiprocessing
 import os
 import subprocess
@@ -42,15 +43,17 @@ def path_12_bits(toy_integer_12, tmp_path_factory):
 def album() -> list[tuple[str, Image]]:
     """Some larger than a chunk of 4 tiles, some smaller, one grey, one with a profile."""
     sizes = [(16, 16), (50, 35), (9, 40), (33, 16), (16, 20), (20, 64), (5, 5)]
-    images = [smooth_tiles(1, 64, seed)[0].permute(1, 2, 0).numpy()[:height, :width]
-                for seed, (height, width) in enumerate(sizes)]
+    images = [
+        smooth_tiles(1, 64, seed)[0].permute(1, 2, 0).numpy()[:height, :width]
+        for seed, (height, width) in enumerate(sizes)
+    ]
     album = [(f"{number}.png", Image(np.ascontiguousarray(samples))) for number, samples in enumerate(images)]
     album[2] = ("grey.png", Image(np.ascontiguousarray(images[2][..., 0])))
     album[3] = ("profile.png", Image(album[3][1].samples, icc=b"profile" * 9))
     return album
 
 
-CHUNK = 4 * 16 ** 2
+CHUNK = 4 * 16**2
 
 
 def unpacked(codec: Codec, data: bytes, **options) -> list[tuple[str, Image]]:
@@ -60,14 +63,16 @@ def unpacked(codec: Codec, data: bytes, **options) -> list[tuple[str, Image]]:
 def same(some: list[tuple[str, Image]], others: list[tuple[str, Image]]) -> bool:
     return len(some) == len(others) and all(
         a == b and np.array_equal(x.samples, y.samples) and (x.exif, x.icc) == (y.exif, y.icc)
-        for (a, x), (b, y) in zip(some, others, strict=True))
+        for (a, x), (b, y) in zip(some, others, strict=True)
+    )
 
 
 def test_workers_make_the_same_bytes_and_images(path_12_bits, album):
     codec, reported = Codec.load(path_12_bits), []
     alone = codec.compress_archive(album, len(album), chunk_pixels=CHUNK)
-    shared = codec.compress_archive(album, len(album), chunk_pixels=CHUNK, workers=2,
-                                    progress=lambda done, total: reported.append((done, total)))
+    shared = codec.compress_archive(
+        album, len(album), chunk_pixels=CHUNK, workers=2, progress=lambda done, total: reported.append((done, total))
+    )
     assert shared == alone and len(unpack(alone).chunks) > 2 * codec_module.LANES
     assert reported[-1] == (len(album), len(album)) and len(reported) > 2 and reported == sorted(reported)
     assert same(unpacked(codec, alone, workers=2), album)
@@ -171,14 +176,24 @@ def test_large_archives_are_shared_out_among_threads(tmp_path, path_12_bits, alb
     reported = []
     for name in ("compress_archive", "decompress_archive"):
         genuine = getattr(Codec, name)
-        monkeypatch.setattr(Codec, name, lambda *arguments, genuine=genuine, workers=1, **options: (
-            reported.append(workers), genuine(*arguments, **options))[1])
+        monkeypatch.setattr(
+            Codec,
+            name,
+            lambda *arguments, genuine=genuine, workers=1, **options: (
+                reported.append(workers),
+                genuine(*arguments, **options),
+            )[1],
+        )
     paths = [tmp_path / name for name, _ in album]
     for path, (_, picture) in zip(paths, album, strict=True):
         path.write_bytes(write_image(picture))
     pixels = sum(picture.samples.shape[0] * picture.samples.shape[1] for _, picture in album)
-    for worker_pixels, threads, expected in ((pixels // 2, 2, 2), (pixels // 2, 1, 1), (pixels // 2, 9, 2),
-                                             (2 * pixels, 2, 1)):
+    for worker_pixels, threads, expected in (
+        (pixels // 2, 2, 2),
+        (pixels // 2, 1, 1),
+        (pixels // 2, 9, 2),
+        (2 * pixels, 2, 1),
+    ):
         monkeypatch.setattr(batch, "WORKER_PIXELS", worker_pixels)
         options = ["--model", path_12_bits, "--threads", threads, "-f"]
         archive = tmp_path / "set.nvb"
@@ -191,8 +206,15 @@ def test_large_archives_are_shared_out_among_threads(tmp_path, path_12_bits, alb
 FAST = [way for way in kernels.candidates().values() if not way.planes][-1]
 PRODUCTS, SLOW = Kernels(float32=True), kernels.REFERENCE
 # Kernels, threads, chunks at the same time, tiles at once.
-WAYS = [(FAST, 1, 2, 64), (FAST, 2, 2, 64), (PRODUCTS, 2, 2, 64), (SLOW, 2, 2, 64),
-        (FAST, 2, 1, 64), (PRODUCTS, 1, 3, 1), (SLOW, 2, 16, 5)]
+WAYS = [
+    (FAST, 1, 2, 64),
+    (FAST, 2, 2, 64),
+    (PRODUCTS, 2, 2, 64),
+    (SLOW, 2, 2, 64),
+    (FAST, 2, 1, 64),
+    (PRODUCTS, 1, 3, 1),
+    (SLOW, 2, 16, 5),
+]
 
 
 @contextmanager

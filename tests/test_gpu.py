@@ -2,6 +2,7 @@
 
 Without a GPU, PyTorch's fake tensors tell on which device every operation would take place; they have no values.
 """
+
 import copy
 import dataclasses
 
@@ -34,11 +35,22 @@ def pretends_to_have_a_gpu() -> bool:
 
 
 needs_fake_gpu = pytest.mark.skipif(not pretends_to_have_a_gpu(), reason="needs fake tensors as of PyTorch 2.9")
-PHASES = dataclasses.replace(PRESETS["toy"], architecture="res_bnswish", num_preprocess_blocks=2,
-                             num_postprocess_blocks=2, pixel_head="phases", num_phase_channels=8,
-                             num_phase_noise_filters=6, num_phase_interpolations=3)
-CONFIGS = {"toy": PRESETS["toy"], "flows": dataclasses.replace(PRESETS["toy"], num_nf=1), "phases": PHASES,
-           "separable": dataclasses.replace(PRESETS["toy"], architecture="mbconv_sep11")}
+PHASES = dataclasses.replace(
+    PRESETS["toy"],
+    architecture="res_bnswish",
+    num_preprocess_blocks=2,
+    num_postprocess_blocks=2,
+    pixel_head="phases",
+    num_phase_channels=8,
+    num_phase_noise_filters=6,
+    num_phase_interpolations=3,
+)
+CONFIGS = {
+    "toy": PRESETS["toy"],
+    "flows": dataclasses.replace(PRESETS["toy"], num_nf=1),
+    "phases": PHASES,
+    "separable": dataclasses.replace(PRESETS["toy"], architecture="mbconv_sep11"),
+}
 
 
 def network_of(config: NVAEConfig, limit: int) -> IntegerNetwork:
@@ -49,7 +61,7 @@ def network_of(config: NVAEConfig, limit: int) -> IntegerNetwork:
 def run_on_fake_gpu(network: IntegerNetwork) -> list[torch.Tensor]:
     """Everything that the network computes for two tiles."""
     config, network = network.config, copy.deepcopy(network)
-    matrix = ops.interpolation_matrix.__wrapped__                    # whose cache would keep tensors without values
+    matrix = ops.interpolation_matrix.__wrapped__  # whose cache would keep tensors without values
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True) as mode:
         patch.setattr(ops, "interpolation_matrix", matrix)
         network.kernels = Kernels(GPU, float32=True)
@@ -96,9 +108,17 @@ def test_a_network_moves_back():
 
 
 @pytest.mark.parametrize("command", ["compress one.png", "decompress two.nvb", "bench one.png"])
-@pytest.mark.parametrize("device, why", [("tpu", "there is no device 'tpu'; known are auto, cpu, cuda and cuda:N"),
-                                         pytest.param("cuda", "there is no usable GPU here", marks=pytest.mark.skipif(
-                                             torch.cuda.is_available(), reason="there is one"))])
+@pytest.mark.parametrize(
+    "device, why",
+    [
+        ("tpu", "there is no device 'tpu'; known are auto, cpu, cuda and cuda:N"),
+        pytest.param(
+            "cuda",
+            "there is no usable GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+)
 def test_devices_that_are_not_there_get_a_sentence(tmp_path, monkeypatch, command, device, why):
     import PIL.Image
 

@@ -1,4 +1,5 @@
 """Pictures: what is accepted comes back exactly, with its metadata; everything else is refused by name."""
+
 import io
 import re
 import struct
@@ -43,9 +44,7 @@ def camera_exif() -> bytes:
 
 
 # A block with a thumbnail folder, which TIFF has no place for: one tag, then a second folder of one tag.
-EXIF_WITH_THUMBNAIL = b"II*\0" + struct.pack(
-    "<IHHHI4sIHHHIII", 8, 1, 271, 2, 2, b"M\0\0\0", 26, 1, 259, 3, 1, 6, 0
-)
+EXIF_WITH_THUMBNAIL = b"II*\0" + struct.pack("<IHHHI4sIHHHIII", 8, 1, 271, 2, 2, b"M\0\0\0", 26, 1, 259, 3, 1, 6, 0)
 
 
 def saved(image: pillow.Image | np.ndarray, format: str, **options) -> bytes:
@@ -216,28 +215,35 @@ def test_the_images_by_hand_are_sound():
     assert read_image(png(2, 1, 8, 0, b"\0ab")).samples.tolist() == [[97, 98]]
 
 
-@pytest.mark.parametrize(("data", "reason"), [
-    (b"", "the file is empty"),
-    (b"a text", "no picture that can be read; known are PNG, JPEG, WebP, TIFF, BMP, PNM"),
-    (saved(pillow.new("P", (3, 3)), "GIF"), "no picture that can be read"),
-    (png(2, 2, 8, 0, b"\0ab"), "before the last row"),
-    (saved(RGB, "PNG")[:-12], "the PNG is cut short: its last chunk is missing or not whole"),
-    (saved(RGB, "PNG")[:-1], "the PNG is cut short: its last chunk is missing or not whole"),
-    (png(1, 1, 8, 0, b"\0a", extra=chunk(b"iCCP", b"name\0\0not deflated")), "ICC profile is damaged"),
-    (b"P5 40000 40000 255\n", "more than 89,478,485 pixels"),
-    (png(10000, 10000, 8, 0, b""), "more than 89,478,485 pixels"),
-])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"a text", "no picture that can be read; known are PNG, JPEG, WebP, TIFF, BMP, PNM"),
+        (saved(pillow.new("P", (3, 3)), "GIF"), "no picture that can be read"),
+        (png(2, 2, 8, 0, b"\0ab"), "before the last row"),
+        (saved(RGB, "PNG")[:-12], "the PNG is cut short: its last chunk is missing or not whole"),
+        (saved(RGB, "PNG")[:-1], "the PNG is cut short: its last chunk is missing or not whole"),
+        (png(1, 1, 8, 0, b"\0a", extra=chunk(b"iCCP", b"name\0\0not deflated")), "ICC profile is damaged"),
+        (b"P5 40000 40000 255\n", "more than 89,478,485 pixels"),
+        (png(10000, 10000, 8, 0, b""), "more than 89,478,485 pixels"),
+    ],
+)
 def test_what_is_no_whole_image_is_refused(data, reason):
     assert reason in refusal(data)
 
 
-@pytest.mark.parametrize("data", [
-    saved(RGB, "PNG", exif=camera_exif(), icc_profile=ICC),
-    saved(RGB, "WEBP", lossless=True),
-    saved(GREY, "TIFF"),
-    saved(GREY, "JPEG"),
-    saved(GREY, "PPM"),
-], ids=["png", "webp", "tiff", "jpeg", "pgm"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(RGB, "PNG", exif=camera_exif(), icc_profile=ICC),
+        saved(RGB, "WEBP", lossless=True),
+        saved(GREY, "TIFF"),
+        saved(GREY, "JPEG"),
+        saved(GREY, "PPM"),
+    ],
+    ids=["png", "webp", "tiff", "jpeg", "pgm"],
+)
 def test_every_truncation_is_refused(data):
     end = 2 if data.startswith(b"\xff\xd8") else 0  # without its end mark, a small JPEG still has all its samples
     for length in range(len(data) - end):
@@ -262,10 +268,18 @@ def test_pillows_warnings_stay_inside(recwarn):
 # Sizes, without decoding and at will.
 
 
-@pytest.mark.parametrize("data", [
-    saved(RGB, "PNG"), saved(GREY, "PNG"), saved(RGB, "WEBP", lossless=True), saved(GREY, "TIFF"), saved(RGB, "JPEG"),
-    saved(RGB, "BMP"), saved(GREY, "PPM"),
-])
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(RGB, "PNG"),
+        saved(GREY, "PNG"),
+        saved(RGB, "WEBP", lossless=True),
+        saved(GREY, "TIFF"),
+        saved(RGB, "JPEG"),
+        saved(RGB, "BMP"),
+        saved(GREY, "PPM"),
+    ],
+)
 def test_the_header_tells_the_shape(data):
     assert image_shape(data) == image_shape(io.BytesIO(data)) == read_image(data).samples.shape
 
@@ -283,7 +297,7 @@ def test_damage_behind_the_header_is_not_looked_for():
     assert image_shape(saved(RGB, "PNG")[:-20]) == RGB.shape
 
 
-@pytest.mark.parametrize("kind", sorted(OPENED - {"a transparent colour"}))    # declared behind the samples
+@pytest.mark.parametrize("kind", sorted(OPENED - {"a transparent colour"}))  # declared behind the samples
 def test_the_header_tells_what_is_refused(kind):
     with pytest.raises(ImageError, match="accepted are 8-bit grey and 8-bit RGB"):
         image_shape(REFUSED[kind])
@@ -321,7 +335,7 @@ def test_resized_images(samples):
 def test_no_pixel_is_skipped_when_a_image_shrinks():
     for row, column in ((0, 0), (3, 60), (31, 17)):
         spot = np.zeros((64, 64), np.uint8)
-        spot[row:row + 2, column:column + 2] = 255
+        spot[row : row + 2, column : column + 2] = 255
         assert resized(spot, 8, 8).any()
 
 
@@ -353,19 +367,22 @@ def test_arrays_and_pillow_images_are_images():
     assert np.array_equal(opened.samples, RGB) and (opened.exif, opened.icc) == (camera_exif(), ICC)
 
 
-@pytest.mark.parametrize(("image", "reason"), [
-    (RGB.astype(np.int16), "int16"),
-    (RGB.astype(bool), "bool"),
-    (RGB[..., :2], r"\[13, 17, 2\]"),
-    (RGB[0, 0], r"\[3\]"),
-    (RGB[:0], r"\[0, 17, 3\]"),
-    (RGB.tolist(), "a list is no picture"),
-    ("photo.png", "a str is no picture"),
-    (Image(None), "a NoneType is no picture"),
-    (pillow.new("RGBA", (3, 3)), "alpha"),
-    (pillow.open(io.BytesIO(REFUSED["16-bit picture"])), "16-bit"),
-    (pillow.new("RGB", (0, 3)), r"\[3, 0, 3\]"),
-])
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (RGB.astype(np.int16), "int16"),
+        (RGB.astype(bool), "bool"),
+        (RGB[..., :2], r"\[13, 17, 2\]"),
+        (RGB[0, 0], r"\[3\]"),
+        (RGB[:0], r"\[0, 17, 3\]"),
+        (RGB.tolist(), "a list is no picture"),
+        ("photo.png", "a str is no picture"),
+        (Image(None), "a NoneType is no picture"),
+        (pillow.new("RGBA", (3, 3)), "alpha"),
+        (pillow.open(io.BytesIO(REFUSED["16-bit picture"])), "16-bit"),
+        (pillow.new("RGB", (0, 3)), r"\[3, 0, 3\]"),
+    ],
+)
 def test_what_is_no_image_in_memory_is_refused(image, reason):
     with pytest.raises(ImageError, match=reason):
         as_image(image)

@@ -1,4 +1,5 @@
 """Libraries that are missing or too old get a sentence."""
+
 import importlib.metadata
 import subprocess
 import sys
@@ -34,15 +35,19 @@ def test_the_lowest_versions_are_those_that_are_declared():
     for requirement in map(Requirement, [*project["dependencies"], *extras["train"], *extras["eval"]]):
         (declared[requirement.name],) = {each.version for each in requirement.specifier if each.operator == ">="}
     assert {name: Version(each) for name, each in lowest.items()} == {
-        name: Version(each) for name, each in declared.items()}
+        name: Version(each) for name, each in declared.items()
+    }
 
 
-@pytest.mark.parametrize("requirement, reported", [
-    ("torch>=99", r"nvae-codec needs torch >=99, but version .* is installed; `pip install \"torch>=99\"` gets it"),
-    ("torch<2", "needs torch <2, but version"),
-    ("no-such-library>=1", "needs no-such-library >=1, which is not installed"),
-    ("no-such-library", "needs no-such-library, which is not installed"),
-])
+@pytest.mark.parametrize(
+    "requirement, reported",
+    [
+        ("torch>=99", r"nvae-codec needs torch >=99, but version .* is installed; `pip install \"torch>=99\"` gets it"),
+        ("torch<2", "needs torch <2, but version"),
+        ("no-such-library>=1", "needs no-such-library >=1, which is not installed"),
+        ("no-such-library", "needs no-such-library, which is not installed"),
+    ],
+)
 def test_what_does_not_suffice_is_named(requirement, reported):
     with pytest.raises(InstallationError, match=reported) as error:
         check_versions(["numpy", requirement])
@@ -61,15 +66,22 @@ def test_a_package_that_was_never_installed_asks_for_nothing(monkeypatch):
     check_versions()
 
 
-@pytest.mark.parametrize("command, status", [
-    ("import nvae_codec; nvae_codec.compress", 1), ("from nvae_codec.codec import Codec", 1),
-    ("from nvae_codec.training.loop import train", 1),
-    ("from nvae_codec.cli.main import cli; cli(['compress', 'a.png'])", 1),
-    ("from nvae_codec.cli.main import cli; cli(['compress', '--help'])", 0)])
+@pytest.mark.parametrize(
+    "command, status",
+    [
+        ("import nvae_codec; nvae_codec.compress", 1),
+        ("from nvae_codec.codec import Codec", 1),
+        ("from nvae_codec.training.loop import train", 1),
+        ("from nvae_codec.cli.main import cli; cli(['compress', 'a.png'])", 1),
+        ("from nvae_codec.cli.main import cli; cli(['compress', '--help'])", 0),
+    ],
+)
 def test_every_door_says_so_but_help(command, status, tmp_path):
     """Before anything is computed; the command as one sentence."""
-    script = ("import importlib.metadata as metadata\ngenuine = metadata.version\n"
-              f"metadata.version = lambda name: '2.0.1' if name == 'torch' else genuine(name)\n{command}")
+    script = (
+        "import importlib.metadata as metadata\ngenuine = metadata.version\n"
+        f"metadata.version = lambda name: '2.0.1' if name == 'torch' else genuine(name)\n{command}"
+    )
     (tmp_path / "a.png").write_bytes(write_image(Image(np.zeros((2, 2, 3), np.uint8))))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == status and ("but version 2.0.1 is installed" in done.stderr) == bool(status)
@@ -78,8 +90,7 @@ def test_every_door_says_so_but_help(command, status, tmp_path):
 
 def test_a_library_that_is_missing_is_a_sentence(tmp_path):
     (tmp_path / "a.png").write_bytes(write_image(Image(np.zeros((2, 2, 3), np.uint8))))
-    script = ("import sys; sys.modules['psutil'] = None\n"
-              "from nvae_codec.cli.main import cli; cli(['compress', 'a.png'])")
+    script = "import sys; sys.modules['psutil'] = None\nfrom nvae_codec.cli.main import cli; cli(['compress', 'a.png'])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and "nvae-codec: the library psutil is not installed" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,5 @@
 """What is shipped: the wheel that is built from the source archive, and the checkout itself."""
+
 import ast
 import importlib.metadata
 import os
@@ -17,7 +18,7 @@ import nvae_codec
 pytestmark = pytest.mark.thorough
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ["bitstreams", "nvae_codec", "eval", "cli"]     # folders of the checkout, each above the ones before it
+LAYERS = ["bitstreams", "nvae_codec", "eval", "cli"]  # folders of the checkout, each above the ones before it
 FOLDERS = {folder: "nvae_codec" if folder == "nvae_codec" else f"nvae_codec/{folder}" for folder in LAYERS}
 
 
@@ -68,8 +69,15 @@ def installed(wheel, tmp_path_factory):
 def expected_names():
     """Where the wheel must have every module, model and document of the folders."""
     for folder, package in FOLDERS.items():
-        for pattern in ("**/*.py", "py.typed", "models/*.safetensors", "models/*.md", "FORMAT.md", "schemas/*.json",
-                        "page/*"):
+        for pattern in (
+            "**/*.py",
+            "py.typed",
+            "models/*.safetensors",
+            "models/*.md",
+            "FORMAT.md",
+            "schemas/*.json",
+            "page/*",
+        ):
             for path in (ROOT / folder).glob(pattern):
                 relative = path.relative_to(ROOT / folder)
                 if relative.parts[0] != "golden":

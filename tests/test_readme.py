@@ -1,4 +1,5 @@
 """What the README shows is run."""
+
 import re
 from pathlib import Path
 
@@ -14,4 +15,5 @@ def test_python_examples_run(code):
 
 def test_every_command_shown_exists():
     from nvae_codec.cli.main import COMMANDS
+
     assert set(re.findall(r"^nvae-codec ([\w-]+)", README, flags=re.MULTILINE)) == set(COMMANDS)

@@ -1,4 +1,5 @@
 """Tiles: cut, padded, joined; which of their pixels and of their latents are real."""
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,4 +1,5 @@
 """A latent model of a few lines of integer arithmetic: with it the bits-back coder is tested in milliseconds."""
+
 import numpy as np
 
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
@@ -12,7 +13,7 @@ class ToyModel:
     tile_side = 8
     num_groups = 2
     components = 2
-    lattices = WHOLE,
+    lattices = (WHOLE,)
 
     def __init__(self):
         self.pixel_tables = PixelTables.compute()
@@ -41,7 +42,7 @@ class ToyModel:
         channels, side, _ = self.group_shape(group)
         block = 8 // side
         blocks = features[:, :channels].reshape(len(features), channels, side, block, side, block)
-        means = blocks.sum(axis=(3, 5)) // block ** 2
+        means = blocks.sum(axis=(3, 5)) // block**2
         prior = self.prior(group, state)
         mean = prior.mean + ((means - 128) << MEAN_BITS) // 64
         return IntegerNormal(mean, np.full_like(mean, (1 << SIGMA_BITS) // 5))
@@ -56,7 +57,7 @@ class ToyModel:
     def update(self, group, state, offsets):
         state = state.copy()
         repeat = 4 // offsets.shape[2]
-        state[:, :offsets.shape[1]] += offsets.repeat(repeat, axis=2).repeat(repeat, axis=3) * 10
+        state[:, : offsets.shape[1]] += offsets.repeat(repeat, axis=2).repeat(repeat, axis=3) * 10
         return state
 
     def pixel_phases(self, state, samples, sizes):
@@ -71,7 +72,7 @@ class ToyModel:
 
     def parameters(self, state):
         """What the latents alone say."""
-        wide = state.repeat(2, axis=2).repeat(2, axis=3)                # [B, 3, 8, 8]
+        wide = state.repeat(2, axis=2).repeat(2, axis=3)  # [B, 3, 8, 8]
         parameters = np.zeros((len(state), 10 * self.components, 8, 8), dtype=np.int64)
         parameters[:, 1] = 300
         for colour in range(3):
@@ -86,8 +87,15 @@ class ToyModel:
 class PhasedToyModel(ToyModel):
     """Pixels in seven phases; the first component of each lies where the pixel that was coded before it was."""
 
-    lattices = (Lattice(0, 0, 4), Lattice(2, 2, 4), Lattice(0, 2, 4), Lattice(2, 0, 4),
-                Lattice(1, 1, 2), Lattice(0, 1, 2), Lattice(1, 0, 2))
+    lattices = (
+        Lattice(0, 0, 4),
+        Lattice(2, 2, 4),
+        Lattice(0, 2, 4),
+        Lattice(2, 0, 4),
+        Lattice(1, 1, 2),
+        Lattice(0, 1, 2),
+        Lattice(1, 0, 2),
+    )
 
     def pixel_phases(self, state, samples, sizes):
         parameters = self.parameters(state)

@@ -4,6 +4,7 @@ constriction reports neither corrupt data nor a mean that is not a number, goes 
 and raises a BaseException for a bad standard deviation. So parameters are checked here before they get there; whether a
 stack held what was taken from it shows in the end, when it must be as it began.
 """
+
 import math
 from functools import cache
 
@@ -13,7 +14,7 @@ import numpy as np
 from nvae_codec.errors import BitstreamError, DriftError
 
 WORD_BITS = 32
-MASS_BITS = 24                            # the masses of a distribution sum to 2**24
+MASS_BITS = 24  # the masses of a distribution sum to 2**24
 # Words that stay below whatever is drawn.
 RESERVE_WORDS = 4
 
@@ -72,7 +73,7 @@ class Stack:
         words = self.words()
         if not len(words):
             return 0.0
-        below = int(words[-2]) / 2 ** WORD_BITS if len(words) > 1 else 0.0
+        below = int(words[-2]) / 2**WORD_BITS if len(words) > 1 else 0.0
         return WORD_BITS * (len(words) - 1) + math.log2(int(words[-1]) + below)
 
     @property
@@ -158,7 +159,7 @@ def _lower_edges(model: object, symbols: np.ndarray) -> np.ndarray:
     for symbol in symbols.tolist():
         coder = constriction.stream.stack.AnsCoder()
         coder.encode_reverse(symbol, model)
-        edges.append(int(coder.get_compressed().sum()))                 # one word, or none
+        edges.append(int(coder.get_compressed().sum()))  # one word, or none
     return np.array(edges)
 
 
@@ -174,8 +175,10 @@ def check_coder() -> None:
     stack.push_standard_normals(np.array([-4, 5]), 4.0, 32)
     stack.push_bits(np.array([1, 0, 1, 1]), np.array([0.9, 0.2, 0.5, 1e-6]))
     if stack.words().tolist() != _CHECK_WORDS:
-        raise DriftError("self-test failed: the installed version of constriction codes otherwise than the one that "
-                         "the file format is defined by (0.5)")
+        raise DriftError(
+            "self-test failed: the installed version of constriction codes otherwise than the one that "
+            "the file format is defined by (0.5)"
+        )
 
 
 def _integers(symbols: np.ndarray, low: int, high: int) -> np.ndarray:
@@ -201,11 +204,11 @@ def _tables_of_bits(probabilities: np.ndarray) -> np.ndarray:
     It gives the same words, in half the time. As in `_standard_normal`, masses are given less one.
     """
     of_zero = 1.0 - _probabilities(probabilities)
-    of_zero *= 2.0 ** MASS_BITS - 2
+    of_zero *= 2.0**MASS_BITS - 2
     np.floor(of_zero, out=of_zero)
-    tables = np.empty((len(of_zero), 2), dtype=np.float32)              # whole numbers below 2**24: exact
+    tables = np.empty((len(of_zero), 2), dtype=np.float32)  # whole numbers below 2**24: exact
     tables[:, 0] = of_zero
-    np.subtract(2.0 ** MASS_BITS - 2, of_zero, out=tables[:, 1], casting="same_kind")
+    np.subtract(2.0**MASS_BITS - 2, of_zero, out=tables[:, 1], casting="same_kind")
     return tables
 
 

@@ -11,6 +11,7 @@ the information, are the first to be drawn.
 Tiles of one stack can be coded in sets, as if they were one tile with more latents, and tiles of several stacks at the
 same time: that is how the network gets batches to work on. Its integers do not depend on what else is in a batch.
 """
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,10 +36,10 @@ from nvae_codec.errors import DriftError
 from nvae_codec.likelihoods.mixture import BinaryTable, PixelTables
 from nvae_codec.tiling import Lattice, Layout, channels_of, pad, real_cells, real_pixels
 
-RATE_FACTOR = 1.1                               # index bits of direct groups as a multiple of the KL: the best of 0.9 .. 1.3
-MAX_JOINT_TILES, MAX_JOINT_PIXELS = 64, 2 ** 18      # that are decoded at once: a file may ask for more than fits into memory
+RATE_FACTOR = 1.1  # index bits of direct groups as a multiple of the KL: the best of 0.9 .. 1.3
+MAX_JOINT_TILES, MAX_JOINT_PIXELS = 64, 2**18  # that are decoded at once: a file may ask for more than fits into memory
 _DRIFT = "after decoding, the coder is not in the state in which it began: this machine computes other probabilities"
-Progress = Callable[[int], None]          # called with the number of tiles done
+Progress = Callable[[int], None]  # called with the number of tiles done
 
 
 class LatentModel(Protocol):
@@ -47,10 +48,10 @@ class LatentModel(Protocol):
     For the same arguments every method must return the same integers on every machine, whatever else is in the batch.
     """
 
-    tile_side: int                        # pixels
+    tile_side: int  # pixels
     num_groups: int
     pixel_tables: PixelTables | BinaryTable
-    lattices: tuple[Lattice, ...]         # where the pixels of each phase lie: together, all pixels once
+    lattices: tuple[Lattice, ...]  # where the pixels of each phase lie: together, all pixels once
 
     def group_shape(self, group: int) -> tuple[int, int, int]:
         """Channels, height and width of a group of latents."""
@@ -100,8 +101,8 @@ class LatentModel(Protocol):
 class Tiles(NamedTuple):
     """N tiles. Those of grey pictures have three equal channels, of which only the first is coded."""
 
-    samples: np.ndarray                   # uint8 [N, 3, side, side], padded as `tiles.cut` does it: what a network sees
-    planes: np.ndarray                    # likewise, what is coded: `samples`, or planes of the tile's colour space
+    samples: np.ndarray  # uint8 [N, 3, side, side], padded as `tiles.cut` does it: what a network sees
+    planes: np.ndarray  # likewise, what is coded: `samples`, or planes of the tile's colour space
     layout: Layout
 
     def part(self, tiles: slice) -> "Tiles":
@@ -124,15 +125,18 @@ class TileBatch(NamedTuple):
 class Search:
     """How hard the encoder looks for the latents of direct groups."""
 
-    memory: int                           # the trellis has 2**memory states; a decoder must know it
-    rate_factors: tuple[float, ...] = (RATE_FACTOR,)   # index bits as multiples of the KL; what becomes shortest is taken
+    memory: int  # the trellis has 2**memory states; a decoder must know it
+    rate_factors: tuple[float, ...] = (
+        RATE_FACTOR,
+    )  # index bits as multiples of the KL; what becomes shortest is taken
 
 
-def encode(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], memory: int,
-           rate_factor: float = RATE_FACTOR) -> tuple[list[int], list[float]]:
+def encode(
+    model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], memory: int, rate_factor: float = RATE_FACTOR
+) -> tuple[list[int], list[float]]:
     """Put a set of tiles on each stack.
 
-    Direct groups are searched with a trellis of 2**`memory` states and `rate_factor` times as many index bits as the KL has.
+    Direct groups are searched with a trellis of 2**`memory` states and `rate_factor` times the KL's index bits.
     Returns of each set how many groups are coded direct, and about how many bits a stack must have so that none is.
     """
     tiles, lanes = Tiles.join(parts), _lanes([part.layout.count for part in parts])
@@ -158,8 +162,14 @@ def encode(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], 
         for number, lane in enumerate(lanes):
             if direct[number]:
                 # What a flow does to the posterior's mean stands for what it does to the posterior.
-                code = rec.choose(prior.part(lane, active), posterior.part(lane, active), moved[lane, active],
-                                      coded[lane], memory, rate_factor)
+                code = rec.choose(
+                    prior.part(lane, active),
+                    posterior.part(lane, active),
+                    moved[lane, active],
+                    coded[lane],
+                    memory,
+                    rate_factor,
+                )
                 offsets[lane, active] = code.offsets
                 codes[number].append(code)
             else:
@@ -173,13 +183,23 @@ def encode(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], 
             if group >= model.num_groups - direct[number]:
                 rec.push(stack, codes[number][group])
             else:
-                push_prior(stack, codes[number][group], model.steps(group)[model.active(group)],
-                           coded_cells(model, parts[number].layout, group))
+                push_prior(
+                    stack,
+                    codes[number][group],
+                    model.steps(group)[model.active(group)],
+                    coded_cells(model, parts[number].layout, group),
+                )
     return direct, needed
 
 
-def decode(model: LatentModel, stacks: Sequence[Stack], layouts: Sequence[Layout], direct: Sequence[int],
-           memory: Sequence[int], version_1: bool = False) -> list[np.ndarray]:
+def decode(
+    model: LatentModel,
+    stacks: Sequence[Stack],
+    layouts: Sequence[Layout],
+    direct: Sequence[int],
+    memory: Sequence[int],
+    version_1: bool = False,
+) -> list[np.ndarray]:
     """Take a set of tiles off each stack, which is then as `encode` found it.
 
     `direct` and `memory` are those of each set, as `encode` returned them or was given them. In `version_1` of the file
@@ -218,14 +238,20 @@ def decode(model: LatentModel, stacks: Sequence[Stack], layouts: Sequence[Layout
         drawn = model.unflow(group, state, points[group], coded)
         for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
             if group < first_rec[number]:
-                push_posterior(stack, drawn[lane, active], prior.part(lane, active), posterior.part(lane, active),
-                               model.steps(group)[active], coded[lane])
+                push_posterior(
+                    stack,
+                    drawn[lane, active],
+                    prior.part(lane, active),
+                    posterior.part(lane, active),
+                    model.steps(group)[active],
+                    coded[lane],
+                )
     return [samples[lane] for lane in lanes]
 
 
 def max_joint_tiles(side: int) -> int:
     """How many tiles of `side` pixels a decoder takes at once; it refuses files with larger sets."""
-    return max(1, min(MAX_JOINT_TILES, MAX_JOINT_PIXELS // side ** 2))
+    return max(1, min(MAX_JOINT_TILES, MAX_JOINT_PIXELS // side**2))
 
 
 def _lanes(counts: Sequence[int]) -> list[slice]:
@@ -247,12 +273,13 @@ def _push_pixels(model: LatentModel, stack: Stack, tiles: Tiles, lattice: Lattic
     for mode in reversed(np.unique(tiles.layout.modes).tolist()):
         coded = _coded_pixels(model, tiles.layout, lattice, mode)
         if coded.any():
-            planes = _at(lattice.of(tiles.planes[:, :channels_of(mode)]), coded)
+            planes = _at(lattice.of(tiles.planes[:, : channels_of(mode)]), coded)
             model.pixel_tables.push(stack, planes, _at(parameters, coded), SPACES.get(mode))
 
 
-def _pop_pixels(model: LatentModel, stack: Stack, layout: Layout, lattice: Lattice, parameters: np.ndarray,
-                samples: np.ndarray) -> None:
+def _pop_pixels(
+    model: LatentModel, stack: Stack, layout: Layout, lattice: Lattice, parameters: np.ndarray, samples: np.ndarray
+) -> None:
     """The inverse of `_push_pixels`, into `samples` uint8 [N, 3, side, side]; what was not coded stays as it is."""
     for mode in np.unique(layout.modes).tolist():
         coded = _coded_pixels(model, layout, lattice, mode)
@@ -271,7 +298,7 @@ def _coded_pixels(model: LatentModel, layout: Layout, lattice: Lattice, mode: in
 def _at(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     """[N, C, h, w] -> [C, count], at the pixels `where` [N, h, w]."""
     values = values.transpose(1, 0, 2, 3)
-    if where.all():                                                     # several times faster than to pick them
+    if where.all():  # several times faster than to pick them
         return values.reshape(len(values), -1)
     return np.ascontiguousarray(values[:, where])
 
@@ -281,7 +308,7 @@ class _Chain:
 
     def __init__(self, tiles: Tiles):
         self.tiles, self.stack, self.tile_batches, self.done = tiles, Stack(), [], 0
-        self.needed_per_pixel = None      # as `encode` said of the last set
+        self.needed_per_pixel = None  # as `encode` said of the last set
 
     @property
     def left(self) -> int:
@@ -290,15 +317,20 @@ class _Chain:
     def next_batch(self, most: int) -> Tiles:
         """So many tiles as the stack can draw the latents of, at least one."""
         affordable = 1
-        if self.needed_per_pixel is not None:                           # tiles at the border have fewer pixels
+        if self.needed_per_pixel is not None:  # tiles at the border have fewer pixels
             pixels = self.tiles.layout.part(slice(self.done, self.done + most)).pixels
             needed = np.cumsum(pixels) * self.needed_per_pixel
             affordable = max(1, int(np.searchsorted(needed, self.stack.available_bits, side="right")))
         return self.tiles.part(slice(self.done, self.done + affordable))
 
 
-def encode_chains(model: LatentModel, chains: Sequence[Tiles], joint_tiles: int, search: Search,
-                  progress: Progress = lambda done: None) -> list[tuple[np.ndarray, tuple[TileBatch, ...]]]:
+def encode_chains(
+    model: LatentModel,
+    chains: Sequence[Tiles],
+    joint_tiles: int,
+    search: Search,
+    progress: Progress = lambda done: None,
+) -> list[tuple[np.ndarray, tuple[TileBatch, ...]]]:
     """Code each chain of tiles on a stack of its own, all at the same time and `joint_tiles` tiles at once.
 
     Returns the stacks' words, uint32, and the sets, both in the order of encoding.
@@ -317,8 +349,9 @@ def encode_chains(model: LatentModel, chains: Sequence[Tiles], joint_tiles: int,
     return [(lane.stack.words(), tuple(lane.tile_batches)) for lane in lanes]
 
 
-def _encode_shortest(model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles],
-                     search: Search) -> list[tuple[Stack, int, float]]:
+def _encode_shortest(
+    model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], search: Search
+) -> list[tuple[Stack, int, float]]:
     """The best of several trials of `encode`: of each set the stack that it leaves, and what `encode` says of it."""
     found: list[tuple[Stack, int, float] | None] = [None] * len(stacks)
     open_batches = list(range(len(stacks)))
@@ -335,9 +368,15 @@ def _encode_shortest(model: LatentModel, stacks: Sequence[Stack], parts: Sequenc
     return found
 
 
-def decode_chains(model: LatentModel, words: Sequence[np.ndarray], tile_batches: Sequence[Sequence[TileBatch]],
-                  layouts: Sequence[Layout], memory: Sequence[int], first: Sequence[int] | None = None,
-                  progress: Progress = lambda done: None) -> list[np.ndarray]:
+def decode_chains(
+    model: LatentModel,
+    words: Sequence[np.ndarray],
+    tile_batches: Sequence[Sequence[TileBatch]],
+    layouts: Sequence[Layout],
+    memory: Sequence[int],
+    first: Sequence[int] | None = None,
+    progress: Progress = lambda done: None,
+) -> list[np.ndarray]:
     """The inverse of `encode_chains`: the samples of every chain, uint8 [N, 3, side, side].
 
     What was coded first lies lowest: with `first`, a tile of every chain, the sets before that tile are not decoded,
@@ -349,17 +388,26 @@ def decode_chains(model: LatentModel, words: Sequence[np.ndarray], tile_batches:
     ends = [np.cumsum([each.tiles for each in chain]) for chain in tile_batches]
     first, most = [0] * len(stacks) if first is None else first, max_joint_tiles(model.tile_side)
     for turn in reversed(range(max(map(len, tile_batches)))):
-        busy = [chain for chain in range(len(tile_batches)) if turn < len(tile_batches[chain]) and ends[chain][turn] > first[chain]]
-        places = {chain: slice(int(ends[chain][turn]) - tile_batches[chain][turn].tiles, int(ends[chain][turn]))
-                  for chain in busy}
+        busy = [
+            chain
+            for chain in range(len(tile_batches))
+            if turn < len(tile_batches[chain]) and ends[chain][turn] > first[chain]
+        ]
+        places = {
+            chain: slice(int(ends[chain][turn]) - tile_batches[chain][turn].tiles, int(ends[chain][turn]))
+            for chain in busy
+        }
         while busy:
             together = [busy.pop(0)]
             while busy and sum(tile_batches[chain][turn].tiles for chain in [*together, busy[0]]) <= most:
                 together.append(busy.pop(0))
-            decoded = decode(model, [stacks[chain] for chain in together],
-                             [layouts[chain].part(places[chain]) for chain in together],
-                             [tile_batches[chain][turn].rec_groups for chain in together],
-                             [memory[chain] for chain in together])
+            decoded = decode(
+                model,
+                [stacks[chain] for chain in together],
+                [layouts[chain].part(places[chain]) for chain in together],
+                [tile_batches[chain][turn].rec_groups for chain in together],
+                [memory[chain] for chain in together],
+            )
             for chain, tiles in zip(together, decoded, strict=True):
                 samples[chain][places[chain]] = tiles
                 done += len(tiles)
@@ -370,8 +418,14 @@ def decode_chains(model: LatentModel, words: Sequence[np.ndarray], tile_batches:
     return samples
 
 
-def decode_version_1(model: LatentModel, words: np.ndarray, initial_words: int, layout: Layout, max_group: int,
-                     progress: Progress = lambda done: None) -> np.ndarray:
+def decode_version_1(
+    model: LatentModel,
+    words: np.ndarray,
+    initial_words: int,
+    layout: Layout,
+    max_group: int,
+    progress: Progress = lambda done: None,
+) -> np.ndarray:
     """The samples, uint8 [N, 3, side, side], of a stack of version 1 of the file format.
 
     Such a stack began with words of the fixed generator, with which the first tiles' latents were drawn. Sets of 1, 1,

@@ -6,20 +6,21 @@ posterior N(mu_q, sigma_q**2) is N((mu_q - mu_p) / (sigma_p delta), sigma_q / (s
 come as the integers that the network puts out; all that is computed from them in floating point is one division of
 two exact numbers, and products with powers of two.
 """
+
 from dataclasses import dataclass
 
 import numpy as np
 
 from nvae_codec.coding.ans import Stack
 
-MEAN_BITS = 14                        # fractional bits of an integer mean
-SIGMA_BITS = 20                       # fractional bits of an integer standard deviation
-HALF_WIDTH = 8                        # of the grid, in prior deviations
-MAX_STEP = 8                          # finest grid: delta = 2**-8
-RATIO_BITS = 10                   # the posterior's deviation lies between 2**-10 and 2**10 steps of the grid
+MEAN_BITS = 14  # fractional bits of an integer mean
+SIGMA_BITS = 20  # fractional bits of an integer standard deviation
+HALF_WIDTH = 8  # of the grid, in prior deviations
+MAX_STEP = 8  # finest grid: delta = 2**-8
+RATIO_BITS = 10  # the posterior's deviation lies between 2**-10 and 2**10 steps of the grid
 
 
-Where = np.ndarray | slice | tuple         # picks latents out of [B, L, H, W], in ascending order of their places
+Where = np.ndarray | slice | tuple  # picks latents out of [B, L, H, W], in ascending order of their places
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ def offsets_of(points: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return points << (MAX_STEP - steps.astype(np.int64))[:, None, None]
 
 
-def posterior_on_grid(prior: IntegerNormal, posterior: IntegerNormal,
-                      step: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def posterior_on_grid(
+    prior: IntegerNormal, posterior: IntegerNormal, step: int | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of the posterior in units of the grid, float64, the same on every machine.
 
     A mean outside the grid is moved to its edge, a deviation outside 2**-10 .. 2**10 to that bound.
@@ -57,7 +59,7 @@ def posterior_on_grid(prior: IntegerNormal, posterior: IntegerNormal,
     # Both operands are integers below 2**53: the division is the only rounding.
     means = ((posterior.mean - prior.mean) << (SIGMA_BITS - MEAN_BITS + step)) / prior.sigma
     sigmas = (posterior.sigma << step) / prior.sigma
-    limit = 2.0 ** RATIO_BITS
+    limit = 2.0**RATIO_BITS
     return np.clip(means, -bound, bound), np.clip(sigmas, 1 / limit, limit)
 
 
@@ -80,8 +82,9 @@ def drawing_bits(prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarr
     return float(entropy + 6 * np.sqrt(sigmas.size) + 64)
 
 
-def pop_posterior(stack: Stack, prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray,
-                  coded: np.ndarray) -> np.ndarray:
+def pop_posterior(
+    stack: Stack, prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray, coded: np.ndarray
+) -> np.ndarray:
     """Draw a group's grid points k, int64 [B, L, H, W], from the posterior with the stack's bits.
 
     `steps` [L] belong to the channels. Points are drawn where `coded`, bool [B, H, W], and are 0 elsewhere.
@@ -93,8 +96,14 @@ def pop_posterior(stack: Stack, prior: IntegerNormal, posterior: IntegerNormal, 
     return points
 
 
-def push_posterior(stack: Stack, points: np.ndarray, prior: IntegerNormal, posterior: IntegerNormal,
-                   steps: np.ndarray, coded: np.ndarray) -> None:
+def push_posterior(
+    stack: Stack,
+    points: np.ndarray,
+    prior: IntegerNormal,
+    posterior: IntegerNormal,
+    steps: np.ndarray,
+    coded: np.ndarray,
+) -> None:
     """The inverse of `pop_posterior`."""
     for step, where in reversed(_by_step(steps, coded)):
         means, sigmas = posterior_on_grid(prior.at(where), posterior.at(where), step)
@@ -106,19 +115,19 @@ def pop_prior(stack: Stack, shape: tuple[int, ...], steps: np.ndarray, coded: np
     points = np.zeros(shape, dtype=np.int64)
     for step, where in _by_step(steps, coded):
         some = points[where]
-        points[where] = stack.pop_standard_normals(some.size, 2.0 ** step, half_width(step)).reshape(some.shape)
+        points[where] = stack.pop_standard_normals(some.size, 2.0**step, half_width(step)).reshape(some.shape)
     return points
 
 
 def push_prior(stack: Stack, points: np.ndarray, steps: np.ndarray, coded: np.ndarray) -> None:
     """Put a group's grid points on the stack with the prior, which is N(0, 1) in its own units whatever the latent."""
     for step, where in reversed(_by_step(steps, coded)):
-        stack.push_standard_normals(points[where], 2.0 ** step, half_width(step))
+        stack.push_standard_normals(points[where], 2.0**step, half_width(step))
 
 
 def _where(channels: np.ndarray, coded: np.ndarray) -> Where:
     """The latents of some channels, bool [L], that are coded."""
-    if coded.all():                                                     # no need to pick them one by one
+    if coded.all():  # no need to pick them one by one
         return np.s_[:] if channels.all() else np.s_[:, channels]
     return coded[:, None] & channels[:, None, None]
 

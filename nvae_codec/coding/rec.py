@@ -11,6 +11,7 @@ many index bits as its posteriors diverge from its priors (KL), the path's laten
 Latents of a tile come in a fixed random order, because a path can shift bits only among latents that are close to each
 other in it: where much and little informative ones alternate, each gets its share.
 """
+
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -19,26 +20,57 @@ import numpy as np
 from nvae_codec.coding.ans import Stack, generator_words
 from nvae_codec.coding.latents import HALF_WIDTH, MAX_STEP, MEAN_BITS, SIGMA_BITS, IntegerNormal
 
-BLOCK_LATENTS = 4096                      # that share a rate
+BLOCK_LATENTS = 4096  # that share a rate
 RATE_BITS = 5
 # (index bits, latents) of a step of the trellis, by rising ratio; each ratio is at most 4/3 of the one before.
-RATES = ((0, 1), (1, 32), (1, 24), (1, 20), (1, 16), (1, 14), (1, 12), (1, 10), (1, 8), (1, 7), (1, 6), (1, 5), (1, 4),
-         (2, 7), (1, 3), (2, 5), (1, 2), (3, 5), (2, 3), (4, 5), (1, 1), (5, 4), (3, 2), (7, 4), (2, 1), (5, 2), (3, 1),
-         (4, 1), (5, 1), (6, 1), (7, 1), (8, 1))
+RATES = (
+    (0, 1),
+    (1, 32),
+    (1, 24),
+    (1, 20),
+    (1, 16),
+    (1, 14),
+    (1, 12),
+    (1, 10),
+    (1, 8),
+    (1, 7),
+    (1, 6),
+    (1, 5),
+    (1, 4),
+    (2, 7),
+    (1, 3),
+    (2, 5),
+    (1, 2),
+    (3, 5),
+    (2, 3),
+    (4, 5),
+    (1, 1),
+    (5, 4),
+    (3, 2),
+    (7, 4),
+    (2, 1),
+    (5, 2),
+    (3, 1),
+    (4, 1),
+    (5, 1),
+    (6, 1),
+    (7, 1),
+    (8, 1),
+)
 LONGEST = max(latents for _, latents in RATES)
-GAIN_BITS, LARGEST_GAIN = 10, 2 ** 13     # resolution and range of a latent's gain: see `_best_paths`
-MIN_MEMORY, MAX_MEMORY = 8, 16             # that the file format allows
-FEW_BRANCHES = 8                          # that lead to a state
-SEARCH_BYTES = 2 ** 27                    # for the paths of the blocks that are searched at once
+GAIN_BITS, LARGEST_GAIN = 10, 2**13  # resolution and range of a latent's gain: see `_best_paths`
+MIN_MEMORY, MAX_MEMORY = 8, 16  # that the file format allows
+FEW_BRANCHES = 8  # that lead to a state
+SEARCH_BYTES = 2**27  # for the paths of the blocks that are searched at once
 
 
 @dataclass(frozen=True)
 class RecCode:
     """The latents of a group of B tiles, and what says so in the file."""
 
-    rates: np.ndarray                     # rows of RATES, of all blocks
-    bits: np.ndarray                      # index bits of all blocks, one after the other
-    offsets: np.ndarray                   # int64 [B, L, H, W], units of 2**-8 prior deviations
+    rates: np.ndarray  # rows of RATES, of all blocks
+    bits: np.ndarray  # index bits of all blocks, one after the other
+    offsets: np.ndarray  # int64 [B, L, H, W], units of 2**-8 prior deviations
 
 
 @cache
@@ -47,8 +79,8 @@ def codewords(memory: int) -> np.ndarray:
     if not MIN_MEMORY <= memory <= MAX_MEMORY:
         raise ValueError(f"a trellis of {memory} bits; {MIN_MEMORY} to {MAX_MEMORY} are allowed")
     count = LONGEST << memory
-    stack = Stack.seeded(count)           # a draw takes 24 bits at most
-    return stack.pop_standard_normals(count, 2.0 ** MAX_STEP, HALF_WIDTH << MAX_STEP).reshape(-1, LONGEST)
+    stack = Stack.seeded(count)  # a draw takes 24 bits at most
+    return stack.pop_standard_normals(count, 2.0**MAX_STEP, HALF_WIDTH << MAX_STEP).reshape(-1, LONGEST)
 
 
 @lru_cache(64)
@@ -57,16 +89,22 @@ def order(count: int) -> np.ndarray:
     return np.argsort(generator_words(count), kind="stable")
 
 
-def choose(prior: IntegerNormal, posterior: IntegerNormal, moved: np.ndarray, coded: np.ndarray, memory: int,
-           rate_factor: float = 1.0) -> RecCode:
+def choose(
+    prior: IntegerNormal,
+    posterior: IntegerNormal,
+    moved: np.ndarray,
+    coded: np.ndarray,
+    memory: int,
+    rate_factor: float = 1.0,
+) -> RecCode:
     """Find latents for a group, with `rate_factor` times as many index bits as its KL has.
 
     `moved`, offsets like those of the result, says where flow cells move the posterior; `coded`, bool [B, H, W], which
     latents are coded, the offsets of the others being 0. A decoder follows the bits, whatever they are; but the sums
     that decide about a path are of integers, so that at the same rate every library finds the same.
     """
-    means = (posterior.mean - prior.mean) * 2.0 ** (SIGMA_BITS - MEAN_BITS) / prior.sigma + moved * 2.0 ** -MAX_STEP
-    ratios = np.maximum(posterior.sigma / prior.sigma, 2.0 ** -10)
+    means = (posterior.mean - prior.mean) * 2.0 ** (SIGMA_BITS - MEAN_BITS) / prior.sigma + moved * 2.0**-MAX_STEP
+    ratios = np.maximum(posterior.sigma / prior.sigma, 2.0**-10)
     information = ((np.square(ratios) + np.square(means) - 1) / 2 - np.log(ratios)).reshape(-1)
     # log q(u) / p(u) = linear u + square u**2 + a constant. Where they are large, only their ratio matters.
     linear, square = means / np.square(ratios), (1 - 1 / np.square(ratios)) / 2
@@ -83,7 +121,7 @@ def choose(prior: IntegerNormal, posterior: IntegerNormal, moved: np.ndarray, co
             continue
         at_once = max(1, SEARCH_BYTES // (_num_steps(RATES[rate], length) << memory))
         for first in range(0, len(alike), at_once):
-            some = np.array(alike[first:first + at_once])
+            some = np.array(alike[first : first + at_once])
             here = np.stack([blocks[i] for i in some])
             found = _best_paths(*(values[here] for values in gains), *RATES[rate], memory)
             for i, bits in zip(some, found, strict=True):
@@ -116,7 +154,7 @@ def _blocks(shape: tuple[int, ...], coded: np.ndarray) -> list[np.ndarray]:
     for tile, cells in enumerate(coded):
         latents = tile * size + np.flatnonzero(np.repeat(cells[None], shape[1], axis=0))
         path = latents[order(len(latents))]
-        blocks += [path[start:start + BLOCK_LATENTS] for start in range(0, len(path), BLOCK_LATENTS)]
+        blocks += [path[start : start + BLOCK_LATENTS] for start in range(0, len(path), BLOCK_LATENTS)]
     return blocks
 
 
@@ -142,7 +180,7 @@ def _follow(bits: np.ndarray, rate: tuple[int, int], length: int, memory: int) -
         return np.zeros(length, dtype=np.int64)
     padded = np.concatenate([np.zeros(memory, dtype=np.int64), bits])
     ends = memory + bits_per_step * np.arange(1, len(bits) // bits_per_step + 1)
-    states = sum(padded[ends - 1 - place] << place for place in range(memory))         # the last bits, latest lowest
+    states = sum(padded[ends - 1 - place] << place for place in range(memory))  # the last bits, latest lowest
     return codewords(memory)[states, :latents_per_step].reshape(-1)[:length]
 
 
@@ -158,14 +196,14 @@ def _best_paths(linear: np.ndarray, square: np.ndarray, bits: int, latents: int,
     gains = np.concatenate([np.pad(values, padding).reshape(count, steps, latents) for values in (linear, square)], 2)
     u = codewords(memory)[:, :latents].astype(np.int64)
     powers = u << (GAIN_BITS - MAX_STEP), u * u >> (2 * MAX_STEP - GAIN_BITS)
-    table = np.concatenate(powers, axis=1).T.astype(np.float64)         # [2 latents, states]
+    table = np.concatenate(powers, axis=1).T.astype(np.float64)  # [2 latents, states]
     best = np.full((count, states), -np.inf)
     best[:, 0] = 0
     origins = np.empty((steps, count, states >> bits), dtype=np.uint8)
     for step in range(steps):
         # The states that differ in their oldest bits alone lead to the same next states.
         candidates = best.reshape(count, branches, states >> bits)
-        if branches <= FEW_BRANCHES:                                    # twice as fast as `argmax`
+        if branches <= FEW_BRANCHES:  # twice as fast as `argmax`
             reached = candidates[:, 0].copy()
             origins[step] = 0
             for branch in range(1, branches):
@@ -183,4 +221,3 @@ def _best_paths(linear: np.ndarray, square: np.ndarray, bits: int, latents: int,
         state = state >> bits
         state = state | origins[step, rows, state].astype(np.int64) << (memory - bits)
     return (chosen[:, :, None] >> np.arange(bits)[::-1] & 1).reshape(count, -1).astype(np.uint8)
-

@@ -12,6 +12,7 @@ pixels are RGB like any other.
 
 All numbers are integers, so that every machine has the same.
 """
+
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,18 +21,18 @@ import numpy as np
 from nvae_codec.tiling import RGB
 
 VALUES = 256
-FRACTION_BITS = 16                    # of what luma and chroma give to red, green and blue, in levels
-POSITION_BITS = 14                    # a level v lies at (2 v - 255) 2**14, as in `coding.pixels`
-DIRECTION_BITS = 14                   # of `ColourSpace.direction`
-FAR = 1 << 27                         # beyond all positions
-LOOKED_AT = 1000                      # pixels that show of almost every other picture that its colours are others
-SPREAD = 2654435761                   # takes them from all over a picture, whatever its width
-MIN_COLOURS = 16                   # that are not clipped: fewer may all be possible by chance
-MIN_WHOLE = 1 / 3                   # of the pixels whose red is not clipped, how many must not be at all
-REACH = 6                             # how far a clipped colour's red chroma is from the nearest of `lines`, at most
-BLOCK = 2 ** 20                       # pixels whose planes are found at once
+FRACTION_BITS = 16  # of what luma and chroma give to red, green and blue, in levels
+POSITION_BITS = 14  # a level v lies at (2 v - 255) 2**14, as in `coding.pixels`
+DIRECTION_BITS = 14  # of `ColourSpace.direction`
+FAR = 1 << 27  # beyond all positions
+LOOKED_AT = 1000  # pixels that show of almost every other picture that its colours are others
+SPREAD = 2654435761  # takes them from all over a picture, whatever its width
+MIN_COLOURS = 16  # that are not clipped: fewer may all be possible by chance
+MIN_WHOLE = 1 / 3  # of the pixels whose red is not clipped, how many must not be at all
+REACH = 6  # how far a clipped colour's red chroma is from the nearest of `lines`, at most
+BLOCK = 2**20  # pixels whose planes are found at once
 
-_EDGES = (2 * np.arange(VALUES + 1) - VALUES) << POSITION_BITS          # positions of the edges below samples 0 .. 256
+_EDGES = (2 * np.arange(VALUES + 1) - VALUES) << POSITION_BITS  # positions of the edges below samples 0 .. 256
 # Of what is rounded down to a level, the middle has the level's own position: twice the position of a number in 2**-16
 # levels, before it was rounded down, is that number less this.
 _MIDDLE = (1 << FRACTION_BITS - 1) + (255 << POSITION_BITS + 1)
@@ -63,7 +64,7 @@ class ColourSpace:
     def luma_of(self) -> np.ndarray:
         """The luma of a red and a red chroma, int64 [256, 256]; -1 where there is none, and where red is clipped."""
         red, given = np.arange(VALUES)[:, None], self.red_of_cr[None]
-        luma = -((given - (red << FRACTION_BITS)) // self.luma)         # the least that is not below this red
+        luma = -((given - (red << FRACTION_BITS)) // self.luma)  # the least that is not below this red
         exists = (luma >= 0) & (luma < VALUES) & (luma * self.luma + given >> FRACTION_BITS == red)
         return np.where(exists & self.is_inside(red), luma, -1)
 
@@ -82,7 +83,7 @@ class ColourSpace:
         """
         of_green, of_blue = self.direction
         grey = np.where(self.luma_of < 0, 0, self.luma_of) * self.luma
-        of_cb = (of_green * self.green_of_cb + of_blue * self.blue_of_cb).sum() // VALUES     # about the same of each
+        of_cb = (of_green * self.green_of_cb + of_blue * self.blue_of_cb).sum() // VALUES  # about the same of each
         level = of_green * (grey + self.green_of_cr) + of_blue * grey + of_cb
         line = (level - (of_green + of_blue) * _MIDDLE) >> DIRECTION_BITS + 1
         return np.where(self.luma_of < 0, 0, line)
@@ -115,8 +116,9 @@ class ColourSpace:
     def rgb(self, luma: np.ndarray, cb: np.ndarray, cr: np.ndarray) -> np.ndarray:
         """Samples uint8 [3, N] of luma and chroma, int64 [N]."""
         grey = self.luma * luma
-        levels = np.stack([grey + self.red_of_cr[cr], grey + self.green_of_cb[cb] + self.green_of_cr[cr],
-                           grey + self.blue_of_cb[cb]])
+        levels = np.stack(
+            [grey + self.red_of_cr[cr], grey + self.green_of_cb[cb] + self.green_of_cr[cr], grey + self.blue_of_cb[cb]]
+        )
         return (levels >> FRACTION_BITS).clip(0, 255).astype(np.uint8)
 
     def to_planes(self, samples: np.ndarray) -> np.ndarray | None:
@@ -126,7 +128,7 @@ class ColourSpace:
         """
         planes = samples.copy()
         for start in range(0, samples.shape[1], BLOCK):
-            block = planes[:, start:start + BLOCK]
+            block = planes[:, start : start + BLOCK]
             inside = self.is_inside(block[0])
             cb, cr = self.chroma(block[:, inside])
             if (cb < 0).any():
@@ -153,7 +155,7 @@ class ColourSpace:
         nearest, found = self._nearest_cr(colours)[:, None], np.full((2, colours.shape[1]), -1)
         whole = self.is_inside(colours[1:]).all(axis=0)
         found[:, whole] = self._search(colours[:, whole], nearest[whole])
-        if (found[0, whole] >= 0).all():                                # or else the clipped ones do not matter
+        if (found[0, whole] >= 0).all():  # or else the clipped ones do not matter
             reached = (nearest + sorted(range(-REACH, REACH + 1), key=abs)).clip(0, VALUES - 1)
             found[:, ~whole] = self._search(colours[:, ~whole], reached[~whole])
         return tuple(found[:, which.reshape(-1)])
@@ -211,10 +213,14 @@ def _bounds(level: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _jpeg() -> ColourSpace:
     """YCbCr of JFIF (ITU-T T.871), as libjpeg computes it: with factors of 16 bits, and chroma first."""
     chroma, half = np.arange(VALUES) - 128, 1 << FRACTION_BITS - 1
-    return ColourSpace("YCbCr of JPEG", 1 << FRACTION_BITS,
-                       red_of_cr=(91881 * chroma + half) >> FRACTION_BITS << FRACTION_BITS,
-                       green_of_cb=-22554 * chroma + half, green_of_cr=-46802 * chroma,
-                       blue_of_cb=(116130 * chroma + half) >> FRACTION_BITS << FRACTION_BITS)
+    return ColourSpace(
+        "YCbCr of JPEG",
+        1 << FRACTION_BITS,
+        red_of_cr=(91881 * chroma + half) >> FRACTION_BITS << FRACTION_BITS,
+        green_of_cb=-22554 * chroma + half,
+        green_of_cr=-46802 * chroma,
+        blue_of_cb=(116130 * chroma + half) >> FRACTION_BITS << FRACTION_BITS,
+    )
 
 
 def _photo_cd() -> ColourSpace:
@@ -224,11 +230,17 @@ def _photo_cd() -> ColourSpace:
     to red and 0.194 of what blue chroma gives to blue are taken off, each rounded down before.
     """
     red, blue = 119374 * (np.arange(VALUES) - 137), 145352 * (np.arange(VALUES) - 156)
-    return ColourSpace("PhotoYCC of Photo CD", 89024, red_of_cr=red, green_of_cb=-12714 * (blue >> FRACTION_BITS),
-                       green_of_cr=-33358 * (red >> FRACTION_BITS), blue_of_cb=blue)
+    return ColourSpace(
+        "PhotoYCC of Photo CD",
+        89024,
+        red_of_cr=red,
+        green_of_cb=-12714 * (blue >> FRACTION_BITS),
+        green_of_cr=-33358 * (red >> FRACTION_BITS),
+        blue_of_cb=blue,
+    )
 
 
-SPACES = {2: _jpeg(), 3: _photo_cd()}    # by their modes, in `tiles.Layout` and in files
+SPACES = {2: _jpeg(), 3: _photo_cd()}  # by their modes, in `tiles.Layout` and in files
 
 
 def find_space(samples: np.ndarray) -> tuple[int, np.ndarray]:

@@ -3,6 +3,7 @@
 Conversion leaves every channel coded, on the grid of a rule of thumb. `calibrate` measures other choices. All of them
 see the same images and the same draws, so that their figures differ by the choice alone.
 """
+
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,24 +20,24 @@ from nvae_codec.errors import ModelError
 from nvae_codec.integer.network import IntegerModel, IntegerNetwork
 from nvae_codec.model.config import NVAEConfig
 
-STRATA = 16                           # draws of every latent that its cost is the mean of
-PROBABILITY_BITS = 24                 # of the entropy coder, which leaves every point of a grid at least one unit
+STRATA = 16  # draws of every latent that its cost is the mean of
+PROBABILITY_BITS = 24  # of the entropy coder, which leaves every point of a grid at least one unit
 # Bits that are drawn from the stack come back, but until the stack holds so many, tiles are coded direct. That adds
 # about a 64th to what it codes, once in 2**18 pixels (a photograph, a chunk of an archive), which the tiles share. So
 # this is the price of a bit that a tile draws, for each of the tile's pixels.
-INITIAL_PRICE = 2.0 ** -6 / 2 ** 18
-TOLERANCE = 2e-4                      # what idle channels may add to the bits, as they spare the coder their latents
-SCANNED_BITS = (1e-4, 1e-3, 4e-3, 0.016, 0.0625, 0.25, 1.0)     # KL per latent below which channels are tried idle
-BISECTIONS = 8                        # around the best number of idle channels
-WEAKER, STRONGER = 8, 4               # channels on either side of where it ends which are tried singly, ...
-SINGLY = 64                           # ... in networks of so many: of more, one makes no difference that is measurable
-BLOCKS = 6                            # of groups whose grids are tried together, at most
+INITIAL_PRICE = 2.0**-6 / 2**18
+TOLERANCE = 2e-4  # what idle channels may add to the bits, as they spare the coder their latents
+SCANNED_BITS = (1e-4, 1e-3, 4e-3, 0.016, 0.0625, 0.25, 1.0)  # KL per latent below which channels are tried idle
+BISECTIONS = 8  # around the best number of idle channels
+WEAKER, STRONGER = 8, 4  # channels on either side of where it ends which are tried singly, ...
+SINGLY = 64  # ... in networks of so many: of more, one makes no difference that is measurable
+BLOCKS = 6  # of groups whose grids are tried together, at most
 BATCH_SIZE = 8
-LARGEST_FIGURE = 1e12                 # that is believed in a model file
-SLOW = 30                             # seconds between lines that tell of progress
+LARGEST_FIGURE = 1e12  # that is believed in a model file
+SLOW = 30  # seconds between lines that tell of progress
 
 Report = Callable[[str], None]
-PerChannel = tuple[tuple[float, ...], ...]            # [G][L]
+PerChannel = tuple[tuple[float, ...], ...]  # [G][L]
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,16 @@ class Measurement:
     """
 
     images: int
-    bits: float                           # of an image: its pixels, and the KL of channels that are coded
-    initial_bits: float                   # that the latents of an image are drawn with
-    kl: PerChannel                        # bits per latent
-    entropy: PerChannel                   # of the posterior: bits that drawing a latent takes
-    ratio: PerChannel                     # posterior deviation over prior deviation, geometric mean
+    bits: float  # of an image: its pixels, and the KL of channels that are coded
+    initial_bits: float  # that the latents of an image are drawn with
+    kl: PerChannel  # bits per latent
+    entropy: PerChannel  # of the posterior: bits that drawing a latent takes
+    ratio: PerChannel  # posterior deviation over prior deviation, geometric mean
     rec_overhead: float | None = None  # what coding a whole image direct adds, as a part of `bits`
 
     def to_dict(self) -> dict:
         """What JSON can hold, with six digits."""
+
         def short(value):
             if isinstance(value, tuple):
                 return [short(each) for each in value]
@@ -82,8 +84,14 @@ class Measurement:
         tables = (tuple(map(tuple, table)) for table in channels.tolist())
         return cls(images, *figures[:2], *tables, None if overhead is None else figures[2])
 
-def grid_bits(prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray, noise: Tensor,
-              flow: Callable[[np.ndarray], np.ndarray] = lambda points: points) -> tuple[np.ndarray, Tensor, Tensor]:
+
+def grid_bits(
+    prior: IntegerNormal,
+    posterior: IntegerNormal,
+    steps: np.ndarray,
+    noise: Tensor,
+    flow: Callable[[np.ndarray], np.ndarray] = lambda points: points,
+) -> tuple[np.ndarray, Tensor, Tensor]:
     """Draw latents: the points that the prior codes, int64 [B, L, H, W]; then their KL and entropy in bits, float64.
 
     A draw is where the posterior's distribution function has the value that the normal one has at `noise`, float64.
@@ -92,7 +100,7 @@ def grid_bits(prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray,
     """
     steps = steps.astype(np.int64)[:, None, None]
     means, sigmas = map(torch.from_numpy, posterior_on_grid(prior, posterior, steps))
-    prior_sigmas = torch.from_numpy(2.0 ** steps)
+    prior_sigmas = torch.from_numpy(2.0**steps)
     edge, zero = HALF_WIDTH * prior_sigmas, torch.zeros((), dtype=torch.float64)
 
     def draw(noise: Tensor) -> Tensor:
@@ -101,12 +109,12 @@ def grid_bits(prior: IntegerNormal, posterior: IntegerNormal, steps: np.ndarray,
     drawn = draw(noise)
     points = flow(drawn.numpy().astype(np.int64))
     shift = torch.from_numpy(points) - drawn
-    place = (torch.special.ndtr(noise) * STRATA % 1).clamp(1e-9, 1 - 1e-9)       # within its part of the interval
+    place = (torch.special.ndtr(noise) * STRATA % 1).clamp(1e-9, 1 - 1e-9)  # within its part of the interval
     kl, entropy = torch.zeros_like(noise), torch.zeros_like(noise)
     for stratum in range(STRATA):
         drawn = draw(torch.special.ndtri((place + stratum) / STRATA))
         information = -torch.log2(_masses(drawn, means, sigmas, edge))
-        coded = (drawn + shift + edge) % (2 * edge + 1) - edge                   # the grid of a flow is a ring
+        coded = (drawn + shift + edge) % (2 * edge + 1) - edge  # the grid of a flow is a ring
         kl -= torch.log2(_masses(coded, zero, prior_sigmas, edge)) + information
         entropy += information
     return points, kl / STRATA, entropy / STRATA
@@ -117,7 +125,7 @@ def _masses(points: Tensor, means: Tensor, sigmas: Tensor, edge: Tensor) -> Tens
     above = torch.special.ndtr((points + 0.5 - means) / sigmas)
     below = torch.special.ndtr((points - 0.5 - means) / sigmas)
     mass = torch.where(points == edge, 1.0, above) - torch.where(points == -edge, 0.0, below)
-    units = 2.0 ** PROBABILITY_BITS
+    units = 2.0**PROBABILITY_BITS
     return (mass * (units - (2 * edge + 1)) + 1) / units
 
 
@@ -137,7 +145,7 @@ def _batches(model: IntegerModel, samples: Tensor, seed: int) -> Iterator[_Batch
 def _measure(model: IntegerModel, batches: Iterable[_Batch]) -> tuple[Measurement, np.ndarray]:
     """The measurement, and the bits and initial bits of every image, [2, N]."""
     latents = np.array([math.prod(model.group_shape(group)[1:]) for group in range(model.num_groups)])
-    images, sums = [], np.zeros((3, *model.network.latent_steps.shape))          # over images and positions
+    images, sums = [], np.zeros((3, *model.network.latent_steps.shape))  # over images and positions
     for batch in batches:
         generator, state = torch.Generator().manual_seed(batch.seed), model.start(len(batch.samples))
         bits = np.zeros((2, len(batch.samples)))
@@ -182,9 +190,9 @@ def calibrate(network: IntegerNetwork, samples: Tensor, report: Report = lambda 
 
 @dataclass(frozen=True)
 class _Choice:
-    inactive: Tensor                          # [G, L], as is the next
+    inactive: Tensor  # [G, L], as is the next
     steps: Tensor
-    costs: np.ndarray                     # bits of every image
+    costs: np.ndarray  # bits of every image
     measurement: Measurement
 
     @property
@@ -204,20 +212,22 @@ class _Calibration:
         self.network, self.model, self.report = network, IntegerModel(network), report
         self.batches = list(_batches(self.model, samples, seed))
         self.dimensions = samples[0].numel()
-        self.price = INITIAL_PRICE * self.model.tile_side ** 2
+        self.price = INITIAL_PRICE * self.model.tile_side**2
         self.tried: dict[bytes, _Choice] = {}
         self.reported = time.monotonic()
 
     def run(self) -> None:
         rule = self.measure(torch.zeros_like(self.network.latent_inactive), self.network.latent_steps.clone())
         chosen = self.choose_grids(self.choose_inactive(rule))
-        if chosen.cost > rule.cost:                                     # then it was the tolerance that allowed it
+        if chosen.cost > rule.cost:  # then it was the tolerance that allowed it
             chosen = min(self.tried.values(), key=lambda choice: choice.cost)
         self.install(chosen.inactive, chosen.steps)
         before, after, inactive = rule.measurement, chosen.measurement, int(chosen.inactive.sum())
-        self.report(f"latent channels: {inactive} of {chosen.inactive.numel()} idle; {before.bits / self.dimensions:.4f} "
-                    f"became {after.bits / self.dimensions:.4f} bits/dim on {after.images} training images, and the "
-                    f"{before.initial_bits:,.0f} bits that an image is drawn with {after.initial_bits:,.0f}")
+        self.report(
+            f"latent channels: {inactive} of {chosen.inactive.numel()} idle; {before.bits / self.dimensions:.4f} "
+            f"became {after.bits / self.dimensions:.4f} bits/dim on {after.images} training images, and the "
+            f"{before.initial_bits:,.0f} bits that an image is drawn with {after.initial_bits:,.0f}"
+        )
 
     def install(self, inactive: Tensor, steps: Tensor) -> None:
         self.network.latent_inactive.copy_(inactive)
@@ -258,7 +268,7 @@ class _Calibration:
         for _ in range(BISECTIONS):
             counts = sorted(found)
             place = counts.index(best())
-            gaps = pairwise(counts[max(place - 1, 0):place + 2])        # on either side of the best
+            gaps = pairwise(counts[max(place - 1, 0) : place + 2])  # on either side of the best
             low, high = max(gaps, key=lambda gap: gap[1] - gap[0], default=(0, 0))
             if high - low < 2:
                 break
@@ -266,7 +276,7 @@ class _Calibration:
         count = max(filter(is_good, found))
         chosen = found[count]
         if len(order) <= SINGLY:
-            for channel in order[max(count - WEAKER, 0):count + STRONGER].tolist():
+            for channel in order[max(count - WEAKER, 0) : count + STRONGER].tolist():
                 inactive = chosen.inactive.clone()
                 inactive.view(-1)[channel] ^= 1
                 tried = self.measure(inactive, rule.steps)

@@ -9,6 +9,7 @@ by conversion.
 What the integer network carries with 16 bits is not rounded: raw outputs and parameters of pixels. Nor are weights,
 means, the decoder's first tensor and what is resized, where the integers are fine enough.
 """
+
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +30,8 @@ from nvae_codec.model.ops import (  # noqa: F401 - the leaves that need no round
     Upsample,
 )
 
-LIMIT = 2047                          # largest magnitude of an activation, in units of its last bit
-FINER = 5                             # scales so many powers of two finer than what holds the largest are tried
+LIMIT = 2047  # largest magnitude of an activation, in units of its last bit
+FINER = 5  # scales so many powers of two finer than what holds the largest are tried
 
 
 class Rounding(nn.Module):
@@ -42,11 +43,11 @@ class Rounding(nn.Module):
     def __init__(self):
         super().__init__()
         self.register_buffer("bits", torch.zeros((), dtype=torch.int16))
-        self._number: int | None = None   # the same: to ask a GPU for it in every step would be to wait for it
+        self._number: int | None = None  # the same: to ask a GPU for it in every step would be to wait for it
         self._choosing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.float()                     # bfloat16 has fewer digits
+        x = x.float()  # bfloat16 has fewer digits
         if self._choosing:
             self.bits.fill_(_best_bits(x))
             self._number = None
@@ -54,7 +55,7 @@ class Rounding(nn.Module):
 
     def again(self, x: Tensor) -> Tensor:
         """Rounded as what was passed before, whatever is being chosen."""
-        if self._number is None:          # tensors without data, as in an estimate of memory, have none
+        if self._number is None:  # tensors without data, as in an estimate of memory, have none
             self._number = 0 if self.bits.is_meta else int(self.bits)
         return _Round.apply(x, self._number)
 
@@ -68,7 +69,7 @@ class _Round(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, bits: int) -> Tensor:
-        ctx.limit = LIMIT * 2.0 ** -bits
+        ctx.limit = LIMIT * 2.0**-bits
         y = _rounded(x, bits)
         ctx.save_for_backward(y)
         return y
@@ -76,16 +77,16 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         (y,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(gradient, y, -ctx.limit, ctx.limit), None     # 0 from the limits on
+        return torch.ops.aten.hardtanh_backward(gradient, y, -ctx.limit, ctx.limit), None  # 0 from the limits on
 
 
 def _rounded(x: Tensor, bits: int) -> Tensor:
-    return x.mul(2.0 ** bits).round_().clamp_(-LIMIT, LIMIT).mul_(2.0 ** -bits)
+    return x.mul(2.0**bits).round_().clamp_(-LIMIT, LIMIT).mul_(2.0**-bits)
 
 
 def _best_bits(x: Tensor) -> int:
     """Fractional bits with the least squared error: of those that hold the largest value, and of a few more."""
-    coarsest = math.floor(math.log2(LIMIT / max(x.abs().max().item(), 2.0 ** -20)))
+    coarsest = math.floor(math.log2(LIMIT / max(x.abs().max().item(), 2.0**-20)))
 
     def error(bits: int) -> float:
         return (_rounded(x, bits) - x).square().mean().item()
@@ -129,7 +130,7 @@ def _activated(rounding: Rounding, x: Tensor, activation: str | None) -> Tensor:
     if activation is None:
         return x
     x = ops.ACTIVATIONS[activation](x)
-    return x if activation == "sigmoid" else rounding.again(x)          # gates are finer
+    return x if activation == "sigmoid" else rounding.again(x)  # gates are finer
 
 
 class Conv(ops.Conv):
@@ -138,7 +139,7 @@ class Conv(ops.Conv):
         self.rounding: Rounding | None = Rounding()
 
     def _finished(self, x: Tensor) -> Tensor:
-        if self.rounding is None:         # a raw output
+        if self.rounding is None:  # a raw output
             return super()._finished(x)
         return _activated(self.rounding, x if self.norm_out is None else self.norm_out(x), self.activation)
 

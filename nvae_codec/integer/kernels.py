@@ -17,6 +17,7 @@ int32. Processors with instructions for that (VNNI) and GPUs are faster so, othe
 Before any other way than the reference is used on a device, it is compared with the reference on random and extreme
 operands (`is_exact`); `fastest` chooses among those that pass.
 """
+
 import math
 import platform
 import time
@@ -28,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EXACT_BELOW = {torch.float32: 2.0 ** 24, torch.float64: 2.0 ** 53}
+EXACT_BELOW = {torch.float32: 2.0**24, torch.float64: 2.0**53}
 LARGEST_EXACT = EXACT_BELOW[torch.float64]
 
 
@@ -56,8 +57,9 @@ class Kernels:
             return torch.float64
         raise ValueError(f"sums up to {bound:g} have no carrier")
 
-    def convolve(self, x: Tensor, weight: Tensor, offset: Tensor, *, stride: int = 1, dilation: int = 1,
-                 groups: int = 1) -> Tensor:
+    def convolve(
+        self, x: Tensor, weight: Tensor, offset: Tensor, *, stride: int = 1, dilation: int = 1, groups: int = 1
+    ) -> Tensor:
         """Cross-correlation [B, O, H', W'] of x [B, I, H, W] and weight [O, I / groups, k, k], plus `offset` [O].
 
         Padding with zeros keeps the side. Operands are of one type. Exact if for every output the sum of |weight| times
@@ -69,8 +71,9 @@ class Kernels:
                 x = x.contiguous(memory_format=torch.channels_last)
                 return torch.mkldnn_convolution(x, weight, offset, padding, [stride] * 2, [dilation] * 2, groups)
             if not _products_keep_bits():
-                return self.convolve(x.double(), weight.double(), offset.double(), stride=stride, dilation=dilation,
-                                     groups=groups).float()
+                return self.convolve(
+                    x.double(), weight.double(), offset.double(), stride=stride, dilation=dilation, groups=groups
+                ).float()
         return _sums(x.contiguous(), weight.contiguous(), stride, dilation, groups).add_(offset.view(-1, 1, 1))
 
 
@@ -111,9 +114,9 @@ def _products_keep_bits() -> bool:
     return keeps_bits("mkldnn", "matmul") and keeps_bits("cuda", "matmul")
 
 
-HIGHEST_IN_PLANES = 127 * 256 + 127        # of weights: both digits from -128 to 127
-MAX_PRODUCTS_IN_PLANES = 2 ** 31 // 128 ** 2 - 1  # products in a sum
-_MULTIPLE = 8                             # of the sides of matrices, which GPUs want
+HIGHEST_IN_PLANES = 127 * 256 + 127  # of weights: both digits from -128 to 127
+MAX_PRODUCTS_IN_PLANES = 2**31 // 128**2 - 1  # products in a sum
+_MULTIPLE = 8  # of the sides of matrices, which GPUs want
 
 
 def weight_planes(weight: Tensor) -> Tensor | None:
@@ -123,14 +126,15 @@ def weight_planes(weight: Tensor) -> Tensor | None:
     """
     if weight.abs().max() > HIGHEST_IN_PLANES or weight[0].numel() > MAX_PRODUCTS_IN_PLANES:
         return None
-    matrix = weight.permute(2, 3, 1, 0).flatten(0, 2).to(torch.int16)                   # [k k I, O]
+    matrix = weight.permute(2, 3, 1, 0).flatten(0, 2).to(torch.int16)  # [k k I, O]
     matrix = F.pad(matrix, (0, -matrix.shape[1] % _MULTIPLE, 0, -matrix.shape[0] % _MULTIPLE))
     high = (matrix + 128) >> 8
     return torch.cat([high, matrix - (high << 8)], dim=1).to(torch.int8).contiguous()
 
 
-def convolve_in_planes(x: Tensor, planes: Tensor, correction: Tensor, size: int, *, stride: int = 1,
-                       dilation: int = 1) -> Tensor:
+def convolve_in_planes(
+    x: Tensor, planes: Tensor, correction: Tensor, size: int, *, stride: int = 1, dilation: int = 1
+) -> Tensor:
     """`convolve` without its offset, of integers up to 32767 in magnitude: float64 [B, O, H', W'].
 
     `planes` are those of a weight with sides of `size`; `correction` float64 [O], 128 times the sum of its values, is
@@ -141,13 +145,18 @@ def convolve_in_planes(x: Tensor, planes: Tensor, correction: Tensor, size: int,
     height, width = (-(-(side - 2 * padding) // stride) for side in x.shape[1:3])
     sums = []
     for plane in ((x >> 8).to(torch.int8), ((x & 255) - 128).to(torch.int8)):
-        taps = [plane[:, row:row + stride * (height - 1) + 1:stride, column:column + stride * (width - 1) + 1:stride]
-                for row in range(0, size * dilation, dilation) for column in range(0, size * dilation, dilation)]
-        matrix = torch.cat(taps, dim=3).flatten(0, 2)                                   # [B H' W', k k I]
+        taps = [
+            plane[
+                :, row : row + stride * (height - 1) + 1 : stride, column : column + stride * (width - 1) + 1 : stride
+            ]
+            for row in range(0, size * dilation, dilation)
+            for column in range(0, size * dilation, dilation)
+        ]
+        matrix = torch.cat(taps, dim=3).flatten(0, 2)  # [B H' W', k k I]
         matrix = F.pad(matrix, (0, planes.shape[0] - matrix.shape[1], 0, max(2 * _MULTIPLE + 1 - len(matrix), 0)))
-        sums.append(torch._int_mm(matrix, planes)[:len(x) * height * width].double().chunk(2, dim=1))
+        sums.append(torch._int_mm(matrix, planes)[: len(x) * height * width].double().chunk(2, dim=1))
     (high_high, high_low), (low_high, low_low) = sums
-    total = high_high.mul_(256).add_(high_low).add_(low_high).mul_(256).add_(low_low)[:, :len(correction)]
+    total = high_high.mul_(256).add_(high_low).add_(low_high).mul_(256).add_(low_low)[:, : len(correction)]
     return total.add_(correction).view(len(x), height, width, -1).permute(0, 3, 1, 2)
 
 
@@ -156,20 +165,22 @@ def _planes_are_exact(device: torch.device) -> bool:
 
     Without VNNI they may not: oneDNN for such processors adds up pairs of products in 16 bits, which saturate.
     """
-    generator, limits = torch.Generator().manual_seed(0), (32767, HIGHEST_IN_PLANES)        # of x, of the weight
+    generator, limits = torch.Generator().manual_seed(0), (32767, HIGHEST_IN_PLANES)  # of x, of the weight
     for channels, out_channels, size, stride, dilation, groups in CHECKED:
         if groups > 1:
             continue
         shapes = (2, channels, 8, 8), (out_channels, channels, size, size)
-        random = [torch.randint(-limit, limit + 1, shape, generator=generator).double()
-                  for limit, shape in zip(limits, shapes, strict=True)]
+        random = [
+            torch.randint(-limit, limit + 1, shape, generator=generator).double()
+            for limit, shape in zip(limits, shapes, strict=True)
+        ]
         extreme = [each.sign() * limit for limit, each in zip(limits, random, strict=True)]
         for x, weight in random, extreme, [each.abs() for each in extreme]:
             how = dict(stride=stride, dilation=dilation)
             planes, correction = (each.to(device) for each in (weight_planes(weight), 128 * weight.sum(dim=(1, 2, 3))))
             try:
                 found = convolve_in_planes(x.to(device), planes, correction, size, **how)
-            except (RuntimeError, AttributeError):                      # a build of PyTorch without such products
+            except (RuntimeError, AttributeError):  # a build of PyTorch without such products
                 return False
             if not torch.equal(found.cpu(), REFERENCE.convolve(x, weight, torch.zeros(out_channels).double(), **how)):
                 return False
@@ -178,13 +189,16 @@ def _planes_are_exact(device: torch.device) -> bool:
 
 def _planes_win_a_trial(device: torch.device) -> bool:
     generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randint(-HIGHEST_IN_PLANES, HIGHEST_IN_PLANES + 1, shape, generator=generator).double()
-                 for shape in ((2, 32, 16, 16), (32, 32, 3, 3)))
+    x, weight = (
+        torch.randint(-HIGHEST_IN_PLANES, HIGHEST_IN_PLANES + 1, shape, generator=generator).double()
+        for shape in ((2, 32, 16, 16), (32, 32, 3, 3))
+    )
     offset = torch.zeros(32, dtype=torch.float64, device=device)
     planes, correction = (each.to(device) for each in (weight_planes(weight), 128 * weight.sum(dim=(1, 2, 3))))
     x, weight = x.to(device), weight.to(device)
-    return (_seconds(lambda: convolve_in_planes(x, planes, correction, 3))
-            < _seconds(lambda: Kernels(device).convolve(x, weight, offset)))
+    return _seconds(lambda: convolve_in_planes(x, planes, correction, 3)) < _seconds(
+        lambda: Kernels(device).convolve(x, weight, offset)
+    )
 
 
 def _seconds(call: Callable[[], Tensor]) -> float:
@@ -192,7 +206,7 @@ def _seconds(call: Callable[[], Tensor]) -> float:
     found = []
     for _ in range(3):
         start = time.perf_counter()
-        call().sum().item()               # which waits for a GPU
+        call().sum().item()  # which waits for a GPU
         found.append(time.perf_counter() - start)
     return min(found)
 
@@ -204,7 +218,7 @@ def interpolate(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """
     if x.dtype == torch.float32 and not _products_keep_bits():
         return interpolate(x.double(), rows.double(), columns.double()).float()
-    batch, channels, height, width = x.shape                            # channels come last: no copy, if they lie so
+    batch, channels, height, width = x.shape  # channels come last: no copy, if they lie so
     x = torch.matmul(rows, x.permute(0, 2, 3, 1).reshape(batch, height, width * channels))
     x = torch.matmul(columns, x.view(batch * len(rows), width, channels))
     return x.view(batch, len(rows), len(columns), channels).permute(0, 3, 1, 2)
@@ -216,8 +230,13 @@ def _has_onednn() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
 
 
-CHECKED = (                           # (in channels, out channels, kernel size, stride, dilation, groups)
-    (32, 32, 3, 1, 1, 1), (32, 64, 3, 2, 1, 1), (35, 32, 1, 1, 1, 1), (16, 16, 3, 1, 2, 1), (16, 16, 5, 1, 1, 16))
+CHECKED = (  # (in channels, out channels, kernel size, stride, dilation, groups)
+    (32, 32, 3, 1, 1, 1),
+    (32, 64, 3, 2, 1, 1),
+    (35, 32, 1, 1, 1, 1),
+    (16, 16, 3, 1, 2, 1),
+    (16, 16, 5, 1, 1, 16),
+)
 
 
 @cache
@@ -253,18 +272,18 @@ def _sums(x: Tensor, weight: Tensor, stride: int, dilation: int, groups: int) ->
         x = x[..., ::stride, ::stride].reshape(batch, channels, -1)
         return torch.matmul(weight.view(out_channels, in_channels), x).view(batch, out_channels, out_height, out_width)
     padding = dilation * (size // 2)
-    if in_channels == 1 and out_channels == groups:                     # depthwise: no matrix product serves it
+    if in_channels == 1 and out_channels == groups:  # depthwise: no matrix product serves it
         padded = F.pad(x, (padding,) * 4)
         total = torch.zeros(batch, channels, out_height, out_width, dtype=x.dtype, device=x.device)
         for row in range(size):
             for column in range(size):
                 top, left = row * dilation, column * dilation
-                view = padded[..., top:top + height:stride, left:left + width:stride]
+                view = padded[..., top : top + height : stride, left : left + width : stride]
                 total.addcmul_(view, weight[:, 0, row, column].view(-1, 1, 1))
         return total
     if stride == 1 and groups == 1:
         return _convolve_by_taps(x, weight, dilation, padding)
-    columns = F.unfold(x, size, dilation=dilation, padding=padding, stride=stride)          # [B, I * k * k, H' * W']
+    columns = F.unfold(x, size, dilation=dilation, padding=padding, stride=stride)  # [B, I * k * k, H' * W']
     columns = columns.view(batch, groups, in_channels * size * size, -1)
     matrix = weight.view(groups, out_channels // groups, -1)
     return torch.matmul(matrix, columns).view(batch, out_channels, out_height, out_width)
@@ -279,13 +298,13 @@ def _convolve_by_taps(x: Tensor, weight: Tensor, dilation: int, padding: int) ->
     batch, _, height, width = x.shape
     out_channels, _, size, _ = weight.shape
     row = width + 2 * padding
-    flat = F.pad(x, (padding, padding, padding, padding + 1)).flatten(2)        # one row more: the last view ends there
-    taps = weight.permute(2, 3, 0, 1).contiguous()                              # [k, k, O, I]
+    flat = F.pad(x, (padding, padding, padding, padding + 1)).flatten(2)  # one row more: the last view ends there
+    taps = weight.permute(2, 3, 0, 1).contiguous()  # [k, k, O, I]
     total = torch.zeros(batch, out_channels, height * row, dtype=x.dtype, device=x.device)
     for tap in range(size * size):
         offset = (tap // size * row + tap % size) * dilation
         matrix = taps[tap // size, tap % size].expand(batch, -1, -1)
-        torch.baddbmm(total, matrix, flat[:, :, offset:offset + height * row], out=total)
+        torch.baddbmm(total, matrix, flat[:, :, offset : offset + height * row], out=total)
     return total.view(batch, out_channels, height, row)[..., :width].contiguous()
 
 
@@ -297,5 +316,5 @@ def look_up(table: Tensor, index: Tensor, start: Tensor | int) -> Tensor:
     positions = index.to(torch.int32).add_(start)
     if positions.is_contiguous():
         return torch.index_select(table, 0, positions.view(-1)).view(index.shape)
-    positions = positions.permute(0, 2, 3, 1)                           # channels last, most likely
+    positions = positions.permute(0, 2, 3, 1)  # channels last, most likely
     return torch.index_select(table, 0, positions.reshape(-1)).view(positions.shape).permute(0, 3, 1, 2)

@@ -1,4 +1,5 @@
 """Model files: a `model.safetensors` holds all that coding needs, as integers, with the configuration as metadata."""
+
 import json
 import re
 from pathlib import Path
@@ -21,21 +22,29 @@ FORMAT = "nvae-codec model 1"
 SUFFIX = ".safetensors"
 DEFAULT_MODEL = "photo"
 BUNDLED = Path(__file__).resolve().parents[1] / "models"
-FINGERPRINT_DIGITS = 16               # hexadecimal digits of the fingerprint that an .nvb file carries
+FINGERPRINT_DIGITS = 16  # hexadecimal digits of the fingerprint that an .nvb file carries
 _TABLE = re.compile(r"activation_tables\.(swish|elu|relu|sigmoid)_-?\d+")
 
 
-def serialise(network: IntegerNetwork, notes: dict[str, str] | None = None, measurement: Measurement | None = None,
-              origin: NVAE | None = None) -> bytes:
+def serialise(
+    network: IntegerNetwork,
+    notes: dict[str, str] | None = None,
+    measurement: Measurement | None = None,
+    origin: NVAE | None = None,
+) -> bytes:
     """The bytes of a model file.
 
     `notes` are free texts about the model (data, licences, figures), `origin` is the float network that it was made of.
     The fingerprint leaves out these and `measurement`.
     """
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {"format": FORMAT, "config": json.dumps(network.config.to_dict(), sort_keys=True),
-                "fingerprint": fingerprint(network.config, tensors), "self_test": IntegerModel(network).digest(),
-                **{f"note_{key}": text for key, text in (notes or {}).items()}}
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(network.config.to_dict(), sort_keys=True),
+        "fingerprint": fingerprint(network.config, tensors),
+        "self_test": IntegerModel(network).digest(),
+        **{f"note_{key}": text for key, text in (notes or {}).items()},
+    }
     if measurement is not None:
         metadata["channels"] = json.dumps(measurement.to_dict())
     if origin is not None:
@@ -53,8 +62,9 @@ def _read(path: Path) -> tuple[dict[str, str], NVAEConfig, dict[str, torch.Tenso
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a readable safetensors file") from error
     if metadata.get("format") != FORMAT or not {"fingerprint", "self_test"} <= set(metadata):
-        raise ModelError(f"{path}: not a model file of this version ({FORMAT}); "
-                         "`nvae-codec export` makes one from a training run")
+        raise ModelError(
+            f"{path}: not a model file of this version ({FORMAT}); `nvae-codec export` makes one from a training run"
+        )
     try:
         config = NVAEConfig.from_dict(json.loads(metadata.get("config", "")))
     except (ValueError, RecursionError) as error:
@@ -121,8 +131,9 @@ def resolve(model: str | Path | None) -> Path:
         return path
     if (found := bundled(str(model))) is None:
         known = ", ".join(sorted(file.stem for file in BUNDLED.glob(f"*{SUFFIX}"))) or "none"
-        raise ModelError(f"no bundled model is called {model}; there are: {known} "
-                         f"(a path to a {SUFFIX} file is accepted too)")
+        raise ModelError(
+            f"no bundled model is called {model}; there are: {known} (a path to a {SUFFIX} file is accepted too)"
+        )
     return found
 
 
@@ -137,8 +148,10 @@ def find(short_fingerprint: str) -> Path:
     for path in sorted(BUNDLED.glob(f"*{SUFFIX}")):
         if _read(path)[0]["fingerprint"][:FINGERPRINT_DIGITS] == short_fingerprint:
             return path
-    raise ModelError(f"the file needs the model with the fingerprint {short_fingerprint}, "
-                     "which is not among the bundled ones; give it with --model")
+    raise ModelError(
+        f"the file needs the model with the fingerprint {short_fingerprint}, "
+        "which is not among the bundled ones; give it with --model"
+    )
 
 
 def describe(path: Path) -> dict:
@@ -157,12 +170,18 @@ def describe(path: Path) -> dict:
         raise ModelError(f"{path}: damaged: its measurements are not JSON") from error
     except ModelError as error:
         raise ModelError(f"{path}: damaged: {error}") from error
-    content = {"bytes": path.stat().st_size, "fingerprint": metadata["fingerprint"][:FINGERPRINT_DIGITS],
-               "tile_side": config.image_size, "architecture": config.architecture, "latent_groups": config.num_groups,
-               "latents_per_tile": config.num_latents, "weights": weights,
-               "latent_channels": sum(group["channels"] for group in groups),
-               "active_channels": sum(group["active"] for group in groups),
-               "initial_bits": measured and round(measured.initial_bits)}
+    content = {
+        "bytes": path.stat().st_size,
+        "fingerprint": metadata["fingerprint"][:FINGERPRINT_DIGITS],
+        "tile_side": config.image_size,
+        "architecture": config.architecture,
+        "latent_groups": config.num_groups,
+        "latents_per_tile": config.num_latents,
+        "weights": weights,
+        "latent_channels": sum(group["channels"] for group in groups),
+        "active_channels": sum(group["active"] for group in groups),
+        "initial_bits": measured and round(measured.initial_bits),
+    }
     if measured and measured.rec_overhead is not None:
         content["rec_overhead"] = measured.rec_overhead
     notes = {key.removeprefix("note_"): text for key, text in sorted(metadata.items()) if key.startswith("note_")}
@@ -177,11 +196,21 @@ def _latent_groups(config: NVAEConfig, tensors: dict[str, torch.Tensor], measure
     groups = []
     for group, scale in enumerate(config.scale_of_group):
         side, active = config.side(scale), np.flatnonzero(inactive[group].numpy() == 0)
-        row = {"side": side, "channels": shape[1], "active": len(active), "active_channels": active.tolist(),
-               "steps": steps[group].tolist(), "kl_bits_per_latent": None, "sigma_ratio": None,
-               "initial_bits": None}
+        row = {
+            "side": side,
+            "channels": shape[1],
+            "active": len(active),
+            "active_channels": active.tolist(),
+            "steps": steps[group].tolist(),
+            "kl_bits_per_latent": None,
+            "sigma_ratio": None,
+            "initial_bits": None,
+        }
         if measured:
-            row |= {"kl_bits_per_latent": list(measured.kl[group]), "sigma_ratio": list(measured.ratio[group]),
-                    "initial_bits": round(side ** 2 * sum(measured.entropy[group][channel] for channel in active))}
+            row |= {
+                "kl_bits_per_latent": list(measured.kl[group]),
+                "sigma_ratio": list(measured.ratio[group]),
+                "initial_bits": round(side**2 * sum(measured.entropy[group][channel] for channel in active)),
+            }
         groups.append(row)
     return groups

@@ -1,4 +1,5 @@
 """The integer network as the coder sees it: conversion from a float network, and a `LatentModel` over it."""
+
 from collections.abc import Iterator
 from functools import partial
 from hashlib import sha256
@@ -44,14 +45,14 @@ from nvae_codec.model.nvae import NVAE, Noise, default_noise, unit_range
 from nvae_codec.model.phases import join
 from nvae_codec.tiling import Lattice, known_pixels
 
-FLOW_FINENESS = 2                     # flow cells' shifts are rounded to the grid, so it is four times as fine for them
+FLOW_FINENESS = 2  # flow cells' shifts are rounded to the grid, so it is four times as fine for them
 MIXTURE_TABLES = {"weight": 1 << 14, "inverse_scale": (11 << 10) + 1, "coefficient": 1 << 16, "sigmoid": (1 << 16) + 1}
 BINARY_TABLES = {"probability": 1 << 16}
 
 
 def normal_tables() -> dict[str, Tensor]:
     """Tables int32 [65536] from raw values of 16 bits, 10 of them fractional, to means and sigmas."""
-    normal = Normal.from_raw(INDEX * 2.0 ** -RAW_BITS, INDEX * 2.0 ** -RAW_BITS)
+    normal = Normal.from_raw(INDEX * 2.0**-RAW_BITS, INDEX * 2.0**-RAW_BITS)
     return {"mean": fixed_point(normal.mean, MEAN_BITS), "sigma": fixed_point(normal.sigma, SIGMA_BITS)}
 
 
@@ -169,8 +170,12 @@ class IntegerNetwork(Hierarchy):
     def normal(self, raw: tuple[Tensor, Tensor]) -> IntegerNormal:
         """The distributions that raw integers [B, L, H, W] stand for."""
         tables = self.mean_table, self.sigma_table
-        return IntegerNormal(*(look_up(table, part.cpu().contiguous(), 32768).long().numpy()
-                               for table, part in zip(tables, raw, strict=True)))
+        return IntegerNormal(
+            *(
+                look_up(table, part.cpu().contiguous(), 32768).long().numpy()
+                for table, part in zip(tables, raw, strict=True)
+            )
+        )
 
     def _coded(self, group: int) -> np.ndarray:
         """0 for idle channels, 1 for the others, int64 [L, 1, 1]."""
@@ -189,8 +194,16 @@ class IntegerNetwork(Hierarchy):
         limit = int(self.activation_limit)
         return torch.from_numpy(np.clip(rounded, -limit, limit).astype(np.float64)).to(self.device)
 
-    def shifted(self, group: int, cell: FlowCell, prior: IntegerNormal, points: np.ndarray,
-                start: np.ndarray, sign: int, coded: np.ndarray) -> np.ndarray:
+    def shifted(
+        self,
+        group: int,
+        cell: FlowCell,
+        prior: IntegerNormal,
+        points: np.ndarray,
+        start: np.ndarray,
+        sign: int,
+        coded: np.ndarray,
+    ) -> np.ndarray:
         """Points `start` moved by `sign` times what a flow cell says of `points`, all int64 [B, L, H, W].
 
         The shift is rounded to the grid, and the grid is a ring: moved over one end, a point comes in at the other. So
@@ -243,7 +256,7 @@ def convert(model: NVAE, samples: Tensor, noise: Noise | None = None, limit: int
                 bits = max(min(fitting_bits(HEADROOM * largest, limit), SIGMA_BITS), 0)
                 exact.latent_bits[group] = bits
                 exact.latent_steps[group] = choose_steps(prior, posterior, FLOW_FINENESS if model.config.num_nf else 0)
-                scale = torch.full((z.shape[1],), 2.0 ** -bits, dtype=torch.float64)
+                scale = torch.full((z.shape[1],), 2.0**-bits, dtype=torch.float64)
                 for cell, before in zip(exact.flows[group], path, strict=False):
                     cell(Traced(before, scale, Range.symmetric(limit, len(scale))))
                 z = path[-1]
@@ -266,9 +279,9 @@ def choose_steps(prior: Normal, posterior: Normal, finer: int = 0) -> Tensor:
     grid twice as fine saves 0.2 % of a long chain and costs an initial bit more for each latent of the first tile.
     `finer` halves the spacing so many times.
     """
-    ratio = (posterior.sigma / prior.sigma).transpose(0, 1).flatten(1)      # [L, B * H * W]
-    if ratio.shape[1] > 2 ** 20:                                            # torch.quantile has a limit
-        ratio = ratio[:, ::-(-ratio.shape[1] // 2 ** 20)]
+    ratio = (posterior.sigma / prior.sigma).transpose(0, 1).flatten(1)  # [L, B * H * W]
+    if ratio.shape[1] > 2**20:  # torch.quantile has a limit
+        ratio = ratio[:, :: -(-ratio.shape[1] // 2**20)]
     typical = torch.quantile(ratio, 0.1, dim=1)
     return (torch.round(-torch.log2(typical)) + finer).clamp(0, MAX_STEP).to(torch.int16)
 
@@ -365,7 +378,7 @@ class IntegerModel:
     def digest(self) -> str:
         """SHA-256 of all outputs of the network for a fixed tile and fixed points: what a machine must reproduce."""
         digest = sha256()
-        index = np.arange(3 * self.tile_side ** 2, dtype=np.int64)
+        index = np.arange(3 * self.tile_side**2, dtype=np.int64)
         samples = (index * index * 2654435761 >> 7 & 255).astype(np.uint8).reshape(1, 3, self.tile_side, self.tile_side)
         if not self.pixel_tables.can_code(samples[0, 0]):
             samples = np.where(samples & 128, WHITE, BLACK).astype(np.uint8)
@@ -384,5 +397,7 @@ class IntegerModel:
     def check(self, expected: str) -> None:
         """Self-test. Raises DriftError if this machine does not compute what the one that converted the model did."""
         if self.digest() != expected:
-            raise DriftError("self-test failed: this machine does not compute the integers that the model was made "
-                             "with; nothing was coded")
+            raise DriftError(
+                "self-test failed: this machine does not compute the integers that the model was made "
+                "with; nothing was coded"
+            )

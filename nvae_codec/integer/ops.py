@@ -13,6 +13,7 @@ batch on their way through the network: it chooses scales and fills the buffers.
 model is loaded, with the ranges of the tensors on their way: it derives the operands and proves, by interval
 arithmetic, that no sum can leave the integers that its carrier holds. `forward` computes on integers.
 """
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,18 +36,18 @@ from nvae_codec.integer.kernels import (
 )
 from nvae_codec.model import ops as float_layers
 
-LIMIT = 32767                         # largest magnitude of weights, raw outputs, and activations of wide networks
-LIMIT_12_BITS = fake_quant.LIMIT          # of activations of narrow networks
-WEIGHT_SUM = 0.9 * EXACT_BELOW[torch.float32]         # that a narrow network's weights make use of; biases get the rest
-RAW_BITS = 10                         # fractional bits of raw means and log standard deviations
-GATE_BITS = 14                        # fractional bits of the squeeze-and-excitation gate, which is at most 1
-RESIZE_BITS, NARROW_RESIZE_BITS = 14, 6       # fractional bits of interpolation weights
-RECIPROCAL_BITS = 24                  # fractional bits of 1 / (height * width) in a mean
+LIMIT = 32767  # largest magnitude of weights, raw outputs, and activations of wide networks
+LIMIT_12_BITS = fake_quant.LIMIT  # of activations of narrow networks
+WEIGHT_SUM = 0.9 * EXACT_BELOW[torch.float32]  # that a narrow network's weights make use of; biases get the rest
+RAW_BITS = 10  # fractional bits of raw means and log standard deviations
+GATE_BITS = 14  # fractional bits of the squeeze-and-excitation gate, which is at most 1
+RESIZE_BITS, NARROW_RESIZE_BITS = 14, 6  # fractional bits of interpolation weights
+RECIPROCAL_BITS = 24  # fractional bits of 1 / (height * width) in a mean
 RESIDUAL_FACTOR_BITS = 16
-RESIDUAL_FACTOR = round(float_layers.RESIDUAL_SCALE * 2 ** RESIDUAL_FACTOR_BITS)
-NARROW_FACTOR_BITS, NARROW_SHIFT = 15, 11     # of narrow networks: see `Residual`
-HEADROOM = 1.5                        # activations may be so many times the calibration images' before they saturate
-MAX_BITS = 40                         # most fractional bits of anything
+RESIDUAL_FACTOR = round(float_layers.RESIDUAL_SCALE * 2**RESIDUAL_FACTOR_BITS)
+NARROW_FACTOR_BITS, NARROW_SHIFT = 15, 11  # of narrow networks: see `Residual`
+HEADROOM = 1.5  # activations may be so many times the calibration images' before they saturate
+MAX_BITS = 40  # most fractional bits of anything
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Traced:
 
 def fitting_bits(largest: float, limit: int) -> int:
     """Most fractional bits with which magnitudes up to `largest` stay within `limit`."""
-    return min(math.floor(math.log2(limit / max(largest, 2.0 ** -20))), MAX_BITS)
+    return min(math.floor(math.log2(limit / max(largest, 2.0**-20))), MAX_BITS)
 
 
 def _per_channel(values: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ INDEX = torch.arange(-32768, 32768, dtype=torch.float64)
 
 def fixed_point(values: Tensor, bits: int) -> Tensor:
     """Rounded to integers of 32 bits, `bits` of them fractional."""
-    return torch.round(values * 2.0 ** bits).clamp(-2 ** 31, 2 ** 31 - 1).to(torch.int32)
+    return torch.round(values * 2.0**bits).clamp(-(2**31), 2**31 - 1).to(torch.int32)
 
 
 @cache
@@ -158,8 +159,10 @@ class Op(nn.Module):
         try:
             return self.kernels.carrier(bound)
         except ValueError as error:
-            raise ModelError("a sum of the integer network could reach 2**53: "
-                             "its weights or scales are not those of a converted model") from error
+            raise ModelError(
+                "a sum of the integer network could reach 2**53: "
+                "its weights or scales are not those of a converted model"
+            ) from error
 
 
 class Output(nn.Module):
@@ -176,7 +179,7 @@ class Output(nn.Module):
         self.register_buffer("shift", torch.zeros(channels, dtype=torch.int16))
         if activation:
             self.register_buffer("table_bits", torch.zeros((), dtype=torch.int16))
-        self.table: Tensor | None = None              # float64 [65536]; set by the network, which owns the tables
+        self.table: Tensor | None = None  # float64 [65536]; set by the network, which owns the tables
         self._limit = LIMIT
 
     @property
@@ -192,7 +195,7 @@ class Output(nn.Module):
         bits = fixed_bits
         if bits is None:
             bits = torch.full_like(sum_bits, fitting_bits(HEADROOM * before.abs().max().item(), limit))
-        self.bias.copy_(torch.round(bias.double() * 2.0 ** sum_bits))
+        self.bias.copy_(torch.round(bias.double() * 2.0**sum_bits))
         self.shift.copy_(sum_bits - bits)
         if self.activation:
             self.table_bits.copy_(bits[0])
@@ -212,14 +215,14 @@ class Output(nn.Module):
             raise ModelError("a shift of the integer network is out of range")
         # The sum with its bias and the half, counted in the finest place among them.
         finest = torch.clamp(shift, min=1)
-        bound = ((sums.largest() + self.bias.double().abs()) * 2.0 ** (finest - shift) + 2.0 ** finest).max().item()
-        self._limit, factor, offset = limit, 2.0 ** -shift, self.bias.double() * 2.0 ** -shift + 0.5
+        bound = ((sums.largest() + self.bias.double().abs()) * 2.0 ** (finest - shift) + 2.0**finest).max().item()
+        self._limit, factor, offset = limit, 2.0**-shift, self.bias.double() * 2.0**-shift + 0.5
         results = Range(torch.floor(sums.low * factor + offset), torch.floor(sums.high * factor + offset))
         return bound, factor, offset, results.clamped(limit)
 
     def part_of_table(self, dtype: torch.dtype) -> Tensor:
         """The table for arguments from -limit to limit."""
-        return self.table[LIMIT + 1 - self._limit:LIMIT + 2 + self._limit].to(dtype)
+        return self.table[LIMIT + 1 - self._limit : LIMIT + 2 + self._limit].to(dtype)
 
     def after_table(self, arguments: Range) -> Range:
         """The range of the results for these arguments; of wide networks, whose tables are long, for all arguments."""
@@ -248,8 +251,10 @@ def sums_of_products(weight: Tensor, x: Range) -> Range:
     shape = (-1, weight.shape[1], *[1] * (weight.dim() - 2))
     low, high = x.low.clamp(max=0).view(shape), x.high.clamp(min=0).view(shape)
     positive, negative = weight.clamp(min=0), weight.clamp(max=0)
-    return Range((positive * low + negative * high).flatten(1).sum(dim=1),
-                 (positive * high + negative * low).flatten(1).sum(dim=1))
+    return Range(
+        (positive * low + negative * high).flatten(1).sum(dim=1),
+        (positive * high + negative * low).flatten(1).sum(dim=1),
+    )
 
 
 def _quantise_weight(weight: Tensor, bias: Tensor, largest_sum: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -258,14 +263,14 @@ def _quantise_weight(weight: Tensor, bias: Tensor, largest_sum: Tensor | None = 
     The bias limits the bits too, and so do the sums of products, in narrow networks: `largest_sum` [O].
     """
     weight = weight.double()
-    largest = weight.abs().flatten(1).amax(dim=1).clamp(min=2.0 ** -MAX_BITS)
+    largest = weight.abs().flatten(1).amax(dim=1).clamp(min=2.0**-MAX_BITS)
     bits = torch.floor(torch.log2(LIMIT / largest))
-    bias_bits = torch.floor(torch.log2(2.0 ** MAX_BITS / bias.double().abs().clamp(min=1.0)))
+    bias_bits = torch.floor(torch.log2(2.0**MAX_BITS / bias.double().abs().clamp(min=1.0)))
     bits = torch.minimum(bits, bias_bits).clamp(max=MAX_BITS)
     if largest_sum is not None:
         largest_sum = largest_sum + bias.double().abs()
-        bits = torch.minimum(bits, torch.floor(torch.log2(WEIGHT_SUM / largest_sum.clamp(min=2.0 ** -MAX_BITS))))
-    integers = torch.round(weight * (2.0 ** bits).view(-1, *[1] * (weight.dim() - 1))).clamp(-LIMIT, LIMIT)
+        bits = torch.minimum(bits, torch.floor(torch.log2(WEIGHT_SUM / largest_sum.clamp(min=2.0**-MAX_BITS))))
+    integers = torch.round(weight * (2.0**bits).view(-1, *[1] * (weight.dim() - 1))).clamp(-LIMIT, LIMIT)
     return integers.to(torch.int16), bits.long()
 
 
@@ -282,22 +287,32 @@ class Conv(Op):
     such a weight is the sum of two planes, and float32 carries the sums of each.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1,
-                 dilation: int = 1, groups: int = 1, activation: str | None = None, mask: Tensor | None = None,
-                 **only_float):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        activation: str | None = None,
+        mask: Tensor | None = None,
+        **only_float,
+    ):
         super().__init__()
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.mask = mask
         shape = out_channels, in_channels // groups, kernel_size, kernel_size
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.int16))
         self.output = Output(out_channels, activation)
-        self.fixed_bits: Tensor | None = None         # prescribed fractional bits of the result, [O]
+        self.fixed_bits: Tensor | None = None  # prescribed fractional bits of the result, [O]
 
     @torch.no_grad()
     def convert(self, twin: float_layers.Conv, x: Traced) -> Traced:
-        weight = twin.effective_weight().double()                       # [O, I / groups, k, k]
+        weight = twin.effective_weight().double()  # [O, I / groups, k, k]
         bias = torch.zeros(len(weight), dtype=torch.float64) if twin.bias is None else twin.bias.double()
-        if twin.norm_in is not None:                                    # kernel size 1, no groups: no padding between
+        if twin.norm_in is not None:  # kernel size 1, no groups: no padding between
             factor, offset = _affine(twin.norm_in)
             bias = bias + (weight * offset.view(1, -1, 1, 1)).sum(dim=(1, 2, 3))
             weight = weight * factor.view(1, -1, 1, 1)
@@ -390,11 +405,22 @@ class Conv(Op):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._bytes is None:
-            total = self.kernels.convolve(x.to(self._weight.dtype), self._weight, self._offset, stride=self.stride,
-                                          dilation=self.dilation, groups=self.groups)
+            total = self.kernels.convolve(
+                x.to(self._weight.dtype),
+                self._weight,
+                self._offset,
+                stride=self.stride,
+                dilation=self.dilation,
+                groups=self.groups,
+            )
         else:
-            total = convolve_in_planes(x, self._bytes, self._correction, self.weight.shape[-1], stride=self.stride,
-                                       dilation=self.dilation).mul_(self._factor).add_(self._bias)
+            total = (
+                convolve_in_planes(
+                    x, self._bytes, self._correction, self.weight.shape[-1], stride=self.stride, dilation=self.dilation
+                )
+                .mul_(self._factor)
+                .add_(self._bias)
+            )
         if self._has_planes and self._in_float32:
             high, low = total.chunk(2, dim=1)
             whole = torch.floor(high)
@@ -439,7 +465,7 @@ class Activate(Op):
         values = look_up(self._table, self.output.rounded(arguments * self._weight + self._offset), self._start)[:, 0]
         if values.numel() > torch.iinfo(torch.int32).max:
             raise ModelError("the integer network has too many channels for tables of their own")
-        if (values == values[0]).all():                                 # one table, which stays in the fastest cache
+        if (values == values[0]).all():  # one table, which stays in the fastest cache
             self._table, self._start = values[0].contiguous(), self.limit
         else:
             starts = torch.arange(len(values), dtype=torch.int32) * len(arguments) + self.limit
@@ -490,13 +516,13 @@ class Resize(Op):
         return Traced(twin(x.value), x.scale, self.prepare(x.range))
 
     def prepare(self, x: Range) -> Range:
-        return x                          # the weights of a point are positive and sum to one
+        return x  # the weights of a point are positive and sum to one
 
     def forward(self, x: Tensor) -> Tensor:
         bits = NARROW_RESIZE_BITS if self.narrow else RESIZE_BITS
         # The weights of a point sum to one, in fixed point.
         dtype = self.kernels.carrier(2.0 ** (2 * bits) * (self.limit + 1))
-        rows, columns = (interpolation_matrix(side, bits).to(x.device, dtype) * 2.0 ** -bits for side in x.shape[2:])
+        rows, columns = (interpolation_matrix(side, bits).to(x.device, dtype) * 2.0**-bits for side in x.shape[2:])
         return interpolate(x.to(dtype), rows, columns).add_(0.5).floor_().to(self.dtype)
 
 
@@ -518,7 +544,7 @@ class Mean(Op):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("gain", torch.zeros((), dtype=torch.int16))      # log2 of input scale over result scale
+        self.register_buffer("gain", torch.zeros((), dtype=torch.int16))  # log2 of input scale over result scale
 
     @torch.no_grad()
     def convert(self, twin: float_layers.Mean, x: Traced) -> Traced:
@@ -532,7 +558,7 @@ class Mean(Op):
     def prepare(self, x: Range) -> Range:
         if not 0 <= int(self.gain) <= 8:
             raise ModelError("a gain of the integer network is out of range")
-        gain = 1.01 * 2.0 ** int(self.gain)               # the reciprocal of an area of less than 2**18 is as exact
+        gain = 1.01 * 2.0 ** int(self.gain)  # the reciprocal of an area of less than 2**18 is as exact
         return Range(x.low.clamp(max=0) * gain - 1, x.high.clamp(min=0) * gain + 1).clamped(self.limit)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -560,7 +586,7 @@ class _Addition(Op):
         for name, scale in (("left_shift", left), ("right_shift", right)):
             shift = (-torch.log2(scale)).round() - bits
             self.register_buffer(name, (shift if len(shift.unique()) > 1 else shift[:1]).to(torch.int16))
-        return torch.full_like(left, 2.0 ** -bits)
+        return torch.full_like(left, 2.0**-bits)
 
     def _prepare(self, left: Range, right: Range, dropped: int = 0) -> Range:
         """`dropped` bits are off the right operand already."""
@@ -570,19 +596,22 @@ class _Addition(Op):
         # Both terms and the half, counted in units of the finest place among them.
         left_shift, right_shift = self.left_shift.double(), self.right_shift.double() - dropped
         finest = max(left_shift.max().item(), right_shift.max().item(), 1.0)
-        factors = 2.0 ** -left_shift, 2.0 ** -right_shift
-        largest = sum((each.largest() * factor).max().item()
-                      for each, factor in zip((left, right), factors, strict=True))
-        self._sums = self._carrier((largest + 1) * 2.0 ** finest)
+        factors = 2.0**-left_shift, 2.0**-right_shift
+        largest = sum(
+            (each.largest() * factor).max().item() for each, factor in zip((left, right), factors, strict=True)
+        )
+        self._sums = self._carrier((largest + 1) * 2.0**finest)
         self._left, self._right = (_per_channel(factor).to(self._sums) for factor in factors)
         # One factor for all channels is a number, which takes fewer passes.
         self._numbers = tuple(factor.item() for factor in factors) if all(len(each) == 1 for each in factors) else None
-        low, high = (torch.floor(a * factors[0] + b * factors[1] + 0.5)
-                     for a, b in ((left.low, right.low), (left.high, right.high)))
+        low, high = (
+            torch.floor(a * factors[0] + b * factors[1] + 0.5)
+            for a, b in ((left.low, right.low), (left.high, right.high))
+        )
         return Range(low, high).clamped(self.limit)
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
-        for name in ("left_shift", "right_shift"):                      # their lengths are the model file's
+        for name in ("left_shift", "right_shift"):  # their lengths are the model file's
             if prefix + name in state_dict:
                 self.register_buffer(name, torch.zeros_like(state_dict[prefix + name], dtype=torch.int16))
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -592,8 +621,9 @@ class _Addition(Op):
         if self._numbers is None:
             total = torch.addcmul(left * self._left, right, self._right)
         else:
-            total = torch.add(left if self._numbers[0] == 1 else left * self._numbers[0], right.to(self._sums),
-                              alpha=self._numbers[1])
+            total = torch.add(
+                left if self._numbers[0] == 1 else left * self._numbers[0], right.to(self._sums), alpha=self._numbers[1]
+            )
         return total.add_(0.5).floor_().clamp_(-self.limit, self.limit).to(self.dtype)
 
 
@@ -608,9 +638,9 @@ class Residual(_Addition):
     def convert(self, twin: float_layers.Residual, skip: Traced, branch: Traced, gate: Traced | None = None) -> Traced:
         values = (skip.value, branch.value) if gate is None else (skip.value, branch.value, gate.value)
         if self.narrow:
-            right = branch.scale * 2.0 ** -NARROW_FACTOR_BITS
+            right = branch.scale * 2.0**-NARROW_FACTOR_BITS
         else:
-            right = branch.scale * 2.0 ** -RESIDUAL_FACTOR_BITS * (1 if gate is None else gate.scale)
+            right = branch.scale * 2.0**-RESIDUAL_FACTOR_BITS * (1 if gate is None else gate.scale)
         value = twin(*values)
         scale = self._choose(twin, value, skip.scale, right)
         return Traced(value, scale, self.prepare(skip.range, branch.range, None if gate is None else gate.range))
@@ -618,7 +648,7 @@ class Residual(_Addition):
     def prepare(self, skip: Range, branch: Range, gate: Range | None = None) -> Range:
         self._dropped = max(int(self.right_shift.min()) - NARROW_SHIFT, 0) if self.narrow else 0
         # The product of 15 and 14 bits and the factor's 13 bits, or of 11 bits and 12.
-        largest = self._factor(torch.tensor(2.0 ** GATE_BITS))
+        largest = self._factor(torch.tensor(2.0**GATE_BITS))
         if gate is None and not self.narrow:
             largest = torch.tensor(float(RESIDUAL_FACTOR))
         products = Range(branch.low.clamp(max=0) * largest.item(), branch.high.clamp(min=0) * largest.item())
@@ -661,8 +691,11 @@ class Concat(Op):
         super().__init__()
 
     def convert(self, twin: float_layers.Concat, *parts: Traced) -> Traced:
-        return Traced(twin(*(part.value for part in parts)), torch.cat([part.scale for part in parts]),
-                      self.prepare(*(part.range for part in parts)))
+        return Traced(
+            twin(*(part.value for part in parts)),
+            torch.cat([part.scale for part in parts]),
+            self.prepare(*(part.range for part in parts)),
+        )
 
     def prepare(self, *parts: Range) -> Range:
         return Range.join(parts)
@@ -681,8 +714,8 @@ class Start(Op):
     @torch.no_grad()
     def convert(self, twin: float_layers.Start, batch_size: int) -> Traced:
         bits = fitting_bits(twin.value.abs().max().item(), self.limit)
-        self.value.copy_(torch.round(twin.value.double() * 2.0 ** bits))
-        scale = torch.full((len(self.value),), 2.0 ** -bits, dtype=torch.float64)
+        self.value.copy_(torch.round(twin.value.double() * 2.0**bits))
+        scale = torch.full((len(self.value),), 2.0**-bits, dtype=torch.float64)
         return Traced(twin(batch_size), scale, self.prepare(batch_size))
 
     def forward(self, batch_size: int) -> Tensor:
@@ -704,11 +737,12 @@ class ImageInput(Op):
 
     def __init__(self, num_x_bits: int):
         super().__init__()
-        self.levels = 2 ** num_x_bits - 1
+        self.levels = 2**num_x_bits - 1
 
     def convert(self, twin: float_layers.ImageInput, x: Tensor) -> Traced:
-        return Traced(twin(x), torch.full((x.shape[1],), 1 / self.levels, dtype=torch.float64),
-                      self.prepare(x.shape[1]))
+        return Traced(
+            twin(x), torch.full((x.shape[1],), 1 / self.levels, dtype=torch.float64), self.prepare(x.shape[1])
+        )
 
     def prepare(self, channels: int) -> Range:
         return Range.symmetric(self.levels, channels)
@@ -722,12 +756,11 @@ class RawNormal(Op):
 
     def convert(self, twin: float_layers.RawNormal, output: Traced, prior=None) -> tuple[Traced, Traced]:
         values = twin(output.value) if prior is None else twin(output.value, tuple(part.value for part in prior))
-        scale = torch.full((values[0].shape[1],), 2.0 ** -RAW_BITS, dtype=torch.float64)
-        return tuple(Traced(value, scale, each)
-                     for value, each in zip(values, self.prepare(output.range), strict=True))
+        scale = torch.full((values[0].shape[1],), 2.0**-RAW_BITS, dtype=torch.float64)
+        return tuple(Traced(value, scale, each) for value, each in zip(values, self.prepare(output.range), strict=True))
 
     def prepare(self, output: Range, prior=None) -> tuple[Range, Range]:
-        return (Range.symmetric(LIMIT, len(output.low) // 2),) * 2      # no sums of products follow
+        return (Range.symmetric(LIMIT, len(output.low) // 2),) * 2  # no sums of products follow
 
     def forward(self, output: Tensor, prior: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         mean, log_sigma = output.chunk(2, dim=1)
@@ -744,9 +777,11 @@ class StandardNormal(Op):
         self.latents = latents
 
     def convert(self, twin: float_layers.StandardNormal, stream: Traced) -> tuple[Traced, Traced]:
-        scale = torch.full((self.latents,), 2.0 ** -RAW_BITS, dtype=torch.float64)
-        return tuple(Traced(value, scale, each)
-                     for value, each in zip(twin(stream.value), self.prepare(stream.range), strict=True))
+        scale = torch.full((self.latents,), 2.0**-RAW_BITS, dtype=torch.float64)
+        return tuple(
+            Traced(value, scale, each)
+            for value, each in zip(twin(stream.value), self.prepare(stream.range), strict=True)
+        )
 
     def prepare(self, stream: Range) -> tuple[Range, Range]:
         return (Range.symmetric(0, self.latents),) * 2

@@ -1,12 +1,13 @@
 """Diagonal normal distributions of the latents. All results are in nats."""
+
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-CLAMP = 5.0                           # raw values are soft-clamped to (-5, 5)
-SIGMA_FLOOR = 0.01                    # added to the standard deviation
+CLAMP = 5.0  # raw values are soft-clamped to (-5, 5)
+SIGMA_FLOOR = 0.01  # added to the standard deviation
 
 
 def soft_clamp(raw: Tensor) -> Tensor:
@@ -37,4 +38,4 @@ class Normal:
     def kl(self, prior: "Normal") -> Tensor:
         """KL(self || prior), elementwise."""
         ratio = self.sigma / prior.sigma
-        return 0.5 * (((self.mean - prior.mean) / prior.sigma) ** 2 + ratio ** 2) - 0.5 - ratio.log()
+        return 0.5 * (((self.mean - prior.mean) / prior.sigma) ** 2 + ratio**2) - 0.5 - ratio.log()

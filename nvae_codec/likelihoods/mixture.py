@@ -18,6 +18,7 @@ Of pictures that come from another colour space not all colours are possible (`n
 samples are coded but `planes`: red as above, then the two chroma, whose distributions follow from those of green and
 blue (`ChromaMixture`).
 """
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,21 +36,21 @@ from nvae_codec.tiling import GREY, RGB
 LOGIT_BITS = 10
 MEAN_BITS = 12
 LOG_SCALE_BITS = 10
-COEFFICIENT_BITS = 10                 # before tanh
+COEFFICIENT_BITS = 10  # before tanh
 
 LOG_SCALE_MIN, LOG_SCALE_MAX = -7, 4
 NUM_LOG_SCALES = ((LOG_SCALE_MAX - LOG_SCALE_MIN) << LOG_SCALE_BITS) + 1
-LOGIT_RANGE = 16                      # components that many nats below the best one have weight 0
-UNIT_BITS = 14                        # distances are counted in 1 / ((2**b - 1) 2**14): all terms are integers
-WEIGHT_BITS = 20                      # weight of the best component
-INVERSE_SCALE_BITS = 12               # inverse scales are stored times 2**(12 + b) / (2**b - 1)
-ARGUMENT_BITS = 12                    # resolution of the sigmoid's argument
-ARGUMENT_RANGE = 16                   # beyond it the sigmoid is 0 or 1
+LOGIT_RANGE = 16  # components that many nats below the best one have weight 0
+UNIT_BITS = 14  # distances are counted in 1 / ((2**b - 1) 2**14): all terms are integers
+WEIGHT_BITS = 20  # weight of the best component
+INVERSE_SCALE_BITS = 12  # inverse scales are stored times 2**(12 + b) / (2**b - 1)
+ARGUMENT_BITS = 12  # resolution of the sigmoid's argument
+ARGUMENT_RANGE = 16  # beyond it the sigmoid is 0 or 1
 SIGMOID_BITS = 24
-FLOOR = 1 << 20                       # added to every value's mass, which keeps each above 2**-28
-BINARY_BITS = 24                      # resolution of the probability of white
+FLOOR = 1 << 20  # added to every value's mass, which keeps each above 2**-28
+BINARY_BITS = 24  # resolution of the probability of white
 BLACK, WHITE = 0, 255
-GREEN, BLUE = 1, 2                    # colours after red
+GREEN, BLUE = 1, 2  # colours after red
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ class PixelTables:
     Element i of each is the value below, rounded to nearest.
     """
 
-    weight: np.ndarray                # exp(-i / 2**10) * 2**20
-    inverse_scale: np.ndarray         # exp(7 - i / 2**10) * 2**(12 + b) / (2**b - 1)
-    coefficient: np.ndarray           # tanh((i - 2**15) / 2**10) * 2**14
-    sigmoid: np.ndarray               # sigmoid(i / 2**12) * 2**24, for arguments from 0 to 16
-    num_bits: int = 8                 # b
-    residual: bool = False            # see above
+    weight: np.ndarray  # exp(-i / 2**10) * 2**20
+    inverse_scale: np.ndarray  # exp(7 - i / 2**10) * 2**(12 + b) / (2**b - 1)
+    coefficient: np.ndarray  # tanh((i - 2**15) / 2**10) * 2**14
+    sigmoid: np.ndarray  # sigmoid(i / 2**12) * 2**24, for arguments from 0 to 16
+    num_bits: int = 8  # b
+    residual: bool = False  # see above
 
     kind = "8-bit grey or RGB pictures"
 
@@ -78,8 +79,10 @@ class PixelTables:
         """The tables as the mixture looks them up."""
         # sigmoid(-x) = 1 - sigmoid(x), exactly so in integers; they are at most 2**24, which float32 holds.
         both = np.concatenate([(1 << SIGMOID_BITS) - self.sigmoid[:0:-1], self.sigmoid])
-        floats = (torch.from_numpy(table.astype(np.float64))
-                  for table in (np.append(self.weight, 0), self.inverse_scale, self.coefficient))
+        floats = (
+            torch.from_numpy(table.astype(np.float64))
+            for table in (np.append(self.weight, 0), self.inverse_scale, self.coefficient)
+        )
         return _Tensors(*floats, torch.from_numpy(both.astype(np.float32)))
 
     @property
@@ -90,13 +93,17 @@ class PixelTables:
     @classmethod
     def compute(cls, num_bits: int = 8) -> "PixelTables":
         """The tables, by floating point: to be done once, at conversion, and stored."""
-        logits = np.arange(LOGIT_RANGE << LOGIT_BITS) / 2 ** LOGIT_BITS
-        log_scales = LOG_SCALE_MIN + np.arange(NUM_LOG_SCALES) / 2 ** LOG_SCALE_BITS
-        coefficients = np.arange(-2 ** 15, 2 ** 15) / 2 ** COEFFICIENT_BITS
-        arguments = np.arange((ARGUMENT_RANGE << ARGUMENT_BITS) + 1) / 2 ** ARGUMENT_BITS
-        one = 2 ** (INVERSE_SCALE_BITS + num_bits) / (2 ** num_bits - 1)
-        tables = (np.exp(-logits) * 2 ** WEIGHT_BITS, np.exp(-log_scales) * one,
-                  np.tanh(coefficients) * 2 ** UNIT_BITS, 2 ** SIGMOID_BITS / (1 + np.exp(-arguments)))
+        logits = np.arange(LOGIT_RANGE << LOGIT_BITS) / 2**LOGIT_BITS
+        log_scales = LOG_SCALE_MIN + np.arange(NUM_LOG_SCALES) / 2**LOG_SCALE_BITS
+        coefficients = np.arange(-(2**15), 2**15) / 2**COEFFICIENT_BITS
+        arguments = np.arange((ARGUMENT_RANGE << ARGUMENT_BITS) + 1) / 2**ARGUMENT_BITS
+        one = 2 ** (INVERSE_SCALE_BITS + num_bits) / (2**num_bits - 1)
+        tables = (
+            np.exp(-logits) * 2**WEIGHT_BITS,
+            np.exp(-log_scales) * one,
+            np.tanh(coefficients) * 2**UNIT_BITS,
+            2**SIGMOID_BITS / (1 + np.exp(-arguments)),
+        )
         return cls(*(np.rint(table).astype(np.int64) for table in tables), num_bits)
 
     def can_code(self, samples: np.ndarray) -> bool:
@@ -155,10 +162,11 @@ class PixelTables:
         """
         num_arguments = (ARGUMENT_RANGE << ARGUMENT_BITS) + 1
         for name, table, length, low, high in (
-                ("weight", self.weight, LOGIT_RANGE << LOGIT_BITS, 0, 1 << WEIGHT_BITS),
-                ("inverse_scale", self.inverse_scale, NUM_LOG_SCALES, 1, 1 << 24),
-                ("coefficient", self.coefficient, 2 ** 16, -1 << UNIT_BITS, 1 << UNIT_BITS),
-                ("sigmoid", self.sigmoid, num_arguments, 1 << (SIGMOID_BITS - 1), 1 << SIGMOID_BITS)):
+            ("weight", self.weight, LOGIT_RANGE << LOGIT_BITS, 0, 1 << WEIGHT_BITS),
+            ("inverse_scale", self.inverse_scale, NUM_LOG_SCALES, 1, 1 << 24),
+            ("coefficient", self.coefficient, 2**16, -1 << UNIT_BITS, 1 << UNIT_BITS),
+            ("sigmoid", self.sigmoid, num_arguments, 1 << (SIGMOID_BITS - 1), 1 << SIGMOID_BITS),
+        ):
             if table.shape != (length,) or table.min() < low or table.max() > high:
                 return f"the table {name} has a wrong length or a value out of range"
         if self.weight[0] != 1 << WEIGHT_BITS or (np.diff(self.sigmoid) < 0).any():
@@ -169,10 +177,10 @@ class PixelTables:
 class _Tensors(NamedTuple):
     """Integers in floats, float64 but for the last."""
 
-    weight: Tensor                        # with a zero at the end
+    weight: Tensor  # with a zero at the end
     inverse_scale: Tensor
     coefficient: Tensor
-    sigmoid: Tensor                       # of arguments of both signs, float32
+    sigmoid: Tensor  # of arguments of both signs, float32
 
 
 class Mixture:
@@ -185,7 +193,7 @@ class Mixture:
     def __init__(self, parameters: np.ndarray, tables: PixelTables):
         components = len(parameters) // 10
         integers = torch.from_numpy(parameters).to(torch.int32)
-        self._logits = integers[:components]                            # [M, N]
+        self._logits = integers[:components]  # [M, N]
         # [colour, M, N] each
         self._means, self._log_scales, self._coefficients = integers[components:].view(3, 3, components, -1).unbind(1)
         self._tables, self._num_bits, self._largest = tables, tables.num_bits, (1 << tables.num_bits) - 1
@@ -195,8 +203,9 @@ class Mixture:
         """The distributions of the first colour."""
         below = self._logits.amax(dim=0) - self._logits
         weights = _look_up(self._tensors.weight, below)
-        return ColourDistribution([], self._centres(0, []), self._inverse_scales(0), weights, self._sigmoid,
-                                  self._num_bits)
+        return ColourDistribution(
+            [], self._centres(0, []), self._inverse_scales(0), weights, self._sigmoid, self._num_bits
+        )
 
     def following(self, distribution: "ColourDistribution", values: np.ndarray) -> "ColourDistribution":
         """The distributions of the colour after that of `distribution`, given the samples `values` [N] of this one.
@@ -204,26 +213,32 @@ class Mixture:
         A component stands for all three colours at once, so the colours before say which components are likely.
         """
         known = [*distribution.known, self._positions(values)]
-        return ColourDistribution(known, self._centres(len(known), known), self._inverse_scales(len(known)),
-                                  distribution.responsibilities(values), self._sigmoid, self._num_bits)
+        return ColourDistribution(
+            known,
+            self._centres(len(known), known),
+            self._inverse_scales(len(known)),
+            distribution.responsibilities(values),
+            self._sigmoid,
+            self._num_bits,
+        )
 
     def _positions(self, values: np.ndarray) -> Tensor:
         """Samples [N] in the units of `ColourDistribution`, float64."""
-        return torch.from_numpy((2.0 * values - self._largest) * 2.0 ** UNIT_BITS)
+        return torch.from_numpy((2.0 * values - self._largest) * 2.0**UNIT_BITS)
 
     def _centres(self, colour: int, known: list[Tensor]) -> Tensor:
         """The means of a colour, float64 [M, N], given positions [N] or [M, N] of those before, in the same units."""
         centres = self._means[colour].double().mul_(self._largest << (UNIT_BITS - MEAN_BITS))
         for term, positions in enumerate(known):
-            if self._tables.residual:                                   # |coefficient * distance| < 2**14 * 2**26
+            if self._tables.residual:  # |coefficient * distance| < 2**14 * 2**26
                 positions = positions - self._centres(term, [])
-            centres += (self._slopes(colour, term) * positions).mul_(2.0 ** -UNIT_BITS).floor_()
+            centres += (self._slopes(colour, term) * positions).mul_(2.0**-UNIT_BITS).floor_()
         return centres
 
     def _slopes(self, colour: int, term: int) -> Tensor:
         """How a colour's means depend on a colour before it, float64 [M, N] in 2**-14."""
         # Of the three coefficients the first is green's, the others are blue's.
-        return _look_up(self._tensors.coefficient, self._coefficients[colour + term - 1] + 2 ** 15)
+        return _look_up(self._tensors.coefficient, self._coefficients[colour + term - 1] + 2**15)
 
     def _inverse_scales(self, colour: int) -> Tensor:
         """As in `PixelTables`, float64 [M, N]."""
@@ -239,8 +254,15 @@ def _look_up(table: Tensor, index: Tensor) -> Tensor:
 class ColourDistribution:
     """Distributions of one colour of N pixels; see `Mixture`. Arrays are float64 [M, N]."""
 
-    def __init__(self, known: list[Tensor], centres: Tensor, inverse_scales: Tensor, weights: Tensor, sigmoid: Tensor,
-                 num_bits: int):
+    def __init__(
+        self,
+        known: list[Tensor],
+        centres: Tensor,
+        inverse_scales: Tensor,
+        weights: Tensor,
+        sigmoid: Tensor,
+        num_bits: int,
+    ):
         """`known` are the positions of the colours before; `centres` are in units of 1 / ((2**b - 1) 2**14);
         `sigmoid` is the table for arguments of both signs."""
         self.known, self._num_bits, self._num_values = known, num_bits, 1 << num_bits
@@ -284,9 +306,9 @@ class ColourDistribution:
         low = self._sigmoids(values).mul_(values != 0)
         high = self._sigmoids(values + 1).masked_fill_(values == self._num_values - 1, float(1 << SIGMOID_BITS))
         # One more than the component's mass: never all zero, however far from every component a sample lies.
-        products = high.double().sub_(low).add_(1).mul_(self._weights)                 # below 2**45
+        products = high.double().sub_(low).add_(1).mul_(self._weights)  # below 2**45
         # One division of integers, and a product with a power of two.
-        return products.div_(products.amax(dim=0)).mul_(2.0 ** WEIGHT_BITS).floor_()
+        return products.div_(products.amax(dim=0)).mul_(2.0**WEIGHT_BITS).floor_()
 
     @property
     def total(self) -> np.ndarray:
@@ -351,37 +373,42 @@ class ChromaMixture(Mixture):
         of_green, of_blue = self._space.direction
         clipped = torch.from_numpy(~self._space.is_inside(red))
         green = self._centres(GREEN, [self._positions(red)])
-        blue = self._centres(BLUE, [self._positions(red), green])       # where green is at its mean
+        blue = self._centres(BLUE, [self._positions(red), green])  # where green is at its mean
         green_scale, blue_scale = self._inverse_scales(GREEN), self._inverse_scales(BLUE)
         blue_on_green = self._slopes(BLUE, GREEN)
-        across = (of_green * green + of_blue * blue).mul_(2.0 ** -DIRECTION_BITS).floor_()
+        across = (of_green * green + of_blue * blue).mul_(2.0**-DIRECTION_BITS).floor_()
         # The deviation across has two parts: what comes with green, blue's share in it included, and blue's own. Times
         # both inverse scales these are `with_green` and `by_blue`, and all is the root of their squares' sum.
         with_green = blue_on_green * of_blue + (of_green << UNIT_BITS)
-        with_green = with_green.mul_(blue_scale).mul_(2.0 ** -UNIT_BITS).floor_()
+        with_green = with_green.mul_(blue_scale).mul_(2.0**-UNIT_BITS).floor_()
         by_blue = of_blue * green_scale
-        squared = with_green * with_green + by_blue * by_blue           # rounds three times
-        both = torch.from_numpy(np.sqrt(squared.numpy()))               # rounds; PyTorch's root might be less precise
-        scale_across = (green_scale * blue_scale).mul_(2.0 ** DIRECTION_BITS).div_(both).floor_()      # rounds
-        scale_along = (both / -of_green).floor_()                       # rounds
-        blue_on_line = (blue_on_green * with_green).mul_(blue_scale)    # rounds, as do the next two lines
-        blue_on_line = blue_on_line + (by_blue * green_scale).mul_(2.0 ** UNIT_BITS)
-        blue_on_line = blue_on_line.mul_(2.0 ** DIRECTION_BITS).div_(squared).floor_()                 # below 2**17
+        squared = with_green * with_green + by_blue * by_blue  # rounds three times
+        both = torch.from_numpy(np.sqrt(squared.numpy()))  # rounds; PyTorch's root might be less precise
+        scale_across = (green_scale * blue_scale).mul_(2.0**DIRECTION_BITS).div_(both).floor_()  # rounds
+        scale_along = (both / -of_green).floor_()  # rounds
+        blue_on_line = (blue_on_green * with_green).mul_(blue_scale)  # rounds, as do the next two lines
+        blue_on_line = blue_on_line + (by_blue * green_scale).mul_(2.0**UNIT_BITS)
+        blue_on_line = blue_on_line.mul_(2.0**DIRECTION_BITS).div_(squared).floor_()  # below 2**17
         given = _GivenRed(red, clipped, blue, torch.where(clipped, blue_scale, scale_along), across, blue_on_line)
         edges = torch.from_numpy(self._space.edges_of_cr)
         places, row = _places_of(edges).view(-1), torch.from_numpy(red) * edges.shape[1]
-        return PlaneDistribution(given, lambda above: places.index_select(0, row + above),
-                                 torch.where(clipped, green, across), torch.where(clipped, green_scale, scale_across),
-                                 weights, self._sigmoid)
+        return PlaneDistribution(
+            given,
+            lambda above: places.index_select(0, row + above),
+            torch.where(clipped, green, across),
+            torch.where(clipped, green_scale, scale_across),
+            weights,
+            self._sigmoid,
+        )
 
     def _blue_chroma(self, given: "_GivenRed", cr: np.ndarray, weights: Tensor) -> "PlaneDistribution":
         """`cr` is green where red is clipped."""
         line = torch.from_numpy(self._space.lines[given.red, cr].astype(np.float64))
-        centres = given.blue + (given.blue_on_line * (line - given.across)).mul_(2.0 ** -UNIT_BITS).floor_()
+        centres = given.blue + (given.blue_on_line * (line - given.across)).mul_(2.0**-UNIT_BITS).floor_()
         if given.clipped.any():
             given_green = self._centres(BLUE, [self._positions(given.red), self._positions(cr)])
             centres = torch.where(given.clipped, given_green, centres)
-        luma = self._space.luma_of[given.red, cr].clip(min=0)           # which is 0 where red is clipped
+        luma = self._space.luma_of[given.red, cr].clip(min=0)  # which is 0 where red is clipped
         grey, edges = torch.from_numpy(self._space.luma * luma), torch.from_numpy(self._space.edges_of_cb)
         twice, row = edges.view(-1), given.clipped.long() * edges.shape[1]
 
@@ -399,19 +426,26 @@ def _places_of(positions: Tensor) -> Tensor:
 class _GivenRed(NamedTuple):
     """What the distributions of blue chroma take from those of red chroma; Tensors but the first are float64 [M, N]."""
 
-    red: np.ndarray                       # int64 [N]
-    clipped: Tensor                       # whether it is, bool [N]
-    blue: Tensor                          # centres where green is at its mean
-    blue_scale: Tensor                    # inverse, given the line
-    across: Tensor                        # centres across the lines
-    blue_on_line: Tensor                  # how blue's depend on the line's distance from them, in 2**-14
+    red: np.ndarray  # int64 [N]
+    clipped: Tensor  # whether it is, bool [N]
+    blue: Tensor  # centres where green is at its mean
+    blue_scale: Tensor  # inverse, given the line
+    across: Tensor  # centres across the lines
+    blue_on_line: Tensor  # how blue's depend on the line's distance from them, in 2**-14
 
 
 class PlaneDistribution(ColourDistribution):
     """Distributions of one plane after red. What a value takes of them is not equally wide for all values."""
 
-    def __init__(self, given_red: _GivenRed, places: Callable[[Tensor], Tensor], centres: Tensor,
-                 inverse_scales: Tensor, weights: Tensor, sigmoid: Tensor):
+    def __init__(
+        self,
+        given_red: _GivenRed,
+        places: Callable[[Tensor], Tensor],
+        centres: Tensor,
+        inverse_scales: Tensor,
+        weights: Tensor,
+        sigmoid: Tensor,
+    ):
         """`places` takes the values above edges, int64 [N], and says where these are, as `_places_of` does."""
         super().__init__([], centres, inverse_scales, weights, sigmoid, 8)
         self.given_red, self._place = given_red, places
@@ -436,23 +470,23 @@ class BinaryTable:
     Where pictures come from a data set they may also be 0 and 1. The table is part of a model file.
     """
 
-    probability: np.ndarray           # of white: sigmoid((i - 2**15) / 2**10) * 2**24, int64 [65536], 1 .. 2**24 - 1
+    probability: np.ndarray  # of white: sigmoid((i - 2**15) / 2**10) * 2**24, int64 [65536], 1 .. 2**24 - 1
 
-    modes = GREY,                     # of the tiles that can be coded
+    modes = (GREY,)  # of the tiles that can be coded
     kind = "pictures of black and white alone, which are grey samples of 0 and 255"
-    num_bits = 8                      # of the samples, which are 0 and 255
+    num_bits = 8  # of the samples, which are 0 and 255
     low_bits = 0
 
     @classmethod
     def compute(cls) -> "BinaryTable":
         """By floating point: to be done once, at conversion, and stored."""
-        logits = np.arange(-2 ** 15, 2 ** 15) / 2 ** LOGIT_BITS
-        one = 2 ** BINARY_BITS
+        logits = np.arange(-(2**15), 2**15) / 2**LOGIT_BITS
+        one = 2**BINARY_BITS
         return cls(np.rint(one / (1 + np.exp(-logits))).astype(np.int64).clip(1, one - 1))
 
     def problem(self) -> str | None:
         """Why this table cannot be used, if so."""
-        if self.probability.shape != (2 ** 16,) or not 0 < self.probability.min() <= self.probability.max() < 2 ** 24:
+        if self.probability.shape != (2**16,) or not 0 < self.probability.min() <= self.probability.max() < 2**24:
             return "the table probability has a wrong length or a value out of range"
         return None
 
@@ -465,7 +499,7 @@ class BinaryTable:
         return (samples[:, :1] != BLACK).astype(np.uint8)
 
     def _probabilities(self, parameters: np.ndarray) -> np.ndarray:
-        return self.probability[parameters[0].astype(np.int64) + 2 ** 15] * 2.0 ** -BINARY_BITS
+        return self.probability[parameters[0].astype(np.int64) + 2**15] * 2.0**-BINARY_BITS
 
     def push(self, stack: Stack, samples: np.ndarray, parameters: np.ndarray, space: None = None) -> None:
         """Push samples uint8 [1, N], with `parameters` [1, N]; there is no colour space."""

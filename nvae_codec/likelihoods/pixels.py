@@ -3,6 +3,7 @@
 x is [B, C, H, W] in [0, 1]; the output of the decoder is [B, `config.num_output_channels`, H, W]. All results are in
 nats.
 """
+
 import math
 
 import torch
@@ -35,7 +36,7 @@ def centre_mixture(bias: Tensor) -> None:
     """
     components = bias.shape[0] // 10
     bias.zero_()
-    slots = bias[components:].view(3, 3, components)                    # colour, parameter, component
+    slots = bias[components:].view(3, 3, components)  # colour, parameter, component
     slots[:, 0] = torch.linspace(-0.8, 0.8, components) if components > 1 else 0.0
     slots[:, 1] = -2.0
 
@@ -47,17 +48,23 @@ def condition_means(means: Tensor, coefficients: Tensor, s: Tensor, *, residual:
     blue's on red, the blue slot's is blue's on green. With `residual` it is not on the sample itself but on its
     distance from the component's mean before any such shift.
     """
-    red, green = s[:, 0:1], s[:, 1:2]                                   # [B, 1, H, W]
+    red, green = s[:, 0:1], s[:, 1:2]  # [B, 1, H, W]
     if residual:
         red, green = red - means[:, 0], green - means[:, 1]
-    shift = torch.stack([torch.zeros_like(means[:, 0]),
-                         coefficients[:, 0] * red,
-                         coefficients[:, 1] * red + coefficients[:, 2] * green], dim=1)
+    shift = torch.stack(
+        [
+            torch.zeros_like(means[:, 0]),
+            coefficients[:, 0] * red,
+            coefficients[:, 1] * red + coefficients[:, 2] * green,
+        ],
+        dim=1,
+    )
     return means + shift
 
 
-def mixture_log_prob(output: Tensor, x: Tensor, num_x_bits: int = 8, *, published: bool = False,
-                     residual: bool = False) -> Tensor:
+def mixture_log_prob(
+    output: Tensor, x: Tensor, num_x_bits: int = 8, *, published: bool = False, residual: bool = False
+) -> Tensor:
     """log p(x | z) per pixel, [B, H, W], of the discretised mixture of logistics.
 
     As it stands the distribution is normalised. `published` gives the value that the NVAE release computes: every
@@ -65,12 +72,12 @@ def mixture_log_prob(output: Tensor, x: Tensor, num_x_bits: int = 8, *, publishe
     than one; and narrow bins are approximated by the density. For comparing figures only: no code can reach it.
     `residual`: see `condition_means`.
     """
-    levels = 2 ** num_x_bits - 1
+    levels = 2**num_x_bits - 1
     s = 2 * x - 1
     logits, means, log_scales, coefficients = split_mixture(output)
     log_scales = log_scales.clamp(LOG_SCALE_FLOOR, None if published else LOG_SCALE_CEILING)
     means = condition_means(means, coefficients.tanh(), s, residual=residual)
-    s = s.unsqueeze(2)                                                  # [B, 3, 1, H, W]
+    s = s.unsqueeze(2)  # [B, 3, 1, H, W]
     centred = s - means
     inverse_scale = torch.exp(-log_scales)
     upper = inverse_scale * (centred + 1 / levels)
@@ -104,18 +111,19 @@ def log_prob(config: NVAEConfig, output: Tensor, x: Tensor, *, published: bool =
     """log p(x | z) of every image, [B]: the sum over all pixels but those of a frame."""
     found = log_prob_of_pixels(config, output, x, published=published)
     if config.frame:
-        found = found[:, config.frame:-config.frame, config.frame:-config.frame]
+        found = found[:, config.frame : -config.frame, config.frame : -config.frame]
     return found.sum(dim=(1, 2))
 
 
 def num_dimensions(config: NVAEConfig) -> int:
     """Sub-pixels of an image that the likelihood scores: bits/dim = nats / (ln 2 * num_dimensions)."""
     side = config.image_size - 2 * config.frame
-    return config.image_channels * side ** 2
+    return config.image_channels * side**2
 
 
-def sample(config: NVAEConfig, output: Tensor, generator: torch.Generator | None = None,
-           temperature: float = 1.0) -> Tensor:
+def sample(
+    config: NVAEConfig, output: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0
+) -> Tensor:
     """Images [B, C, H, W] in [0, 1] drawn from the head; not rounded to levels.
 
     Of the Bernoulli head it is the probabilities, as in the release; of one of phases, which must know what the earlier
@@ -139,11 +147,13 @@ def sample(config: NVAEConfig, output: Tensor, generator: torch.Generator | None
 
     chosen = (logits / temperature - torch.log(-torch.log(uniform(logits.shape)))).argmax(dim=1, keepdim=True)
     index = chosen.unsqueeze(1).expand(-1, 3, -1, -1, -1)
-    mean, log_scale, coefficient = (part.gather(2, index).squeeze(2) for part in
-                                    (means, log_scales.clamp(LOG_SCALE_FLOOR, LOG_SCALE_CEILING), coefficients.tanh()))
+    mean, log_scale, coefficient = (
+        part.gather(2, index).squeeze(2)
+        for part in (means, log_scales.clamp(LOG_SCALE_FLOOR, LOG_SCALE_CEILING), coefficients.tanh())
+    )
     u = uniform(mean.shape)
     raw = mean + log_scale.exp() / temperature * (u.log() - torch.log1p(-u))
-    centre = mean if config.has_phases else torch.zeros_like(mean)      # as in `condition_means`
+    centre = mean if config.has_phases else torch.zeros_like(mean)  # as in `condition_means`
     red = raw[:, 0].clamp(-1, 1)
     green = (raw[:, 1] + coefficient[:, 0] * (red - centre[:, 0])).clamp(-1, 1)
     blue = raw[:, 2] + coefficient[:, 1] * (red - centre[:, 0]) + coefficient[:, 2] * (green - centre[:, 1])

@@ -2,6 +2,7 @@
 
 `ops` is a module that offers the classes of `nvae_codec.model.ops` by name.
 """
+
 from types import ModuleType
 
 from torch import Tensor, nn
@@ -16,22 +17,34 @@ def residual_operation(ops: ModuleType, primitive: str, c_in: int, c_out: int, m
     upsample = [ops.Upsample()] if mode == UP else []
     stride = 2 if mode == DOWN else 1
     if primitive.startswith("mconv"):
-        expansion, kernel_size, groups = {"mconv_e6k5g0": (6, 5, 0), "mconv_e3k5g0": (3, 5, 0),
-                                          "mconv_e3k5g8": (3, 5, 8), "mconv_e6k11g0": (6, 11, 0)}[primitive]
+        expansion, kernel_size, groups = {
+            "mconv_e6k5g0": (6, 5, 0),
+            "mconv_e3k5g0": (3, 5, 0),
+            "mconv_e3k5g8": (3, 5, 8),
+            "mconv_e6k11g0": (6, 11, 0),
+        }[primitive]
         hidden = expansion * c_in
         if groups and hidden % groups:
             raise ModelError(f"{primitive} convolves in {groups} groups, which do not divide a cell of {c_in} channels")
         plain = dict(bias=False, weight_norm=False, norm_out=True)
-        return [*upsample,
-                ops.Conv(c_in, hidden, norm_in=True, activation="swish", **plain),
-                ops.Conv(hidden, hidden, kernel_size, stride=stride, groups=groups or hidden, activation="swish",
-                            **plain),
-                ops.Conv(hidden, c_out, **plain)]
-    activation, norm = {"res_elu": ("elu", False), "res_bnelu": ("elu", True), "res_bnswish": ("swish", True),
-                        "res_bnswish5": ("swish", True)}[primitive]
+        return [
+            *upsample,
+            ops.Conv(c_in, hidden, norm_in=True, activation="swish", **plain),
+            ops.Conv(hidden, hidden, kernel_size, stride=stride, groups=groups or hidden, activation="swish", **plain),
+            ops.Conv(hidden, c_out, **plain),
+        ]
+    activation, norm = {
+        "res_elu": ("elu", False),
+        "res_bnelu": ("elu", True),
+        "res_bnswish": ("swish", True),
+        "res_bnswish5": ("swish", True),
+    }[primitive]
     dilation = 2 if primitive == "res_bnswish5" else 1
-    return [ops.Activate(c_in, activation, norm=norm), *upsample,
-            ops.Conv(c_in, c_out, 3, stride=stride, dilation=dilation, data_init=primitive == "res_elu")]
+    return [
+        ops.Activate(c_in, activation, norm=norm),
+        *upsample,
+        ops.Conv(c_in, c_out, 3, stride=stride, dilation=dilation, data_init=primitive == "res_elu"),
+    ]
 
 
 class SqueezeExcite(nn.Module):
@@ -80,8 +93,9 @@ class UpSkip(nn.Module):
 class Cell(nn.Module):
     """skip(x) + 0.1 * gate * branch(x). A down cell doubles the channels and halves the side, an up cell undoes it."""
 
-    def __init__(self, ops: ModuleType, c_in: int, primitives: tuple[str, ...], mode: str = NORMAL,
-                 use_se: bool = True):
+    def __init__(
+        self, ops: ModuleType, c_in: int, primitives: tuple[str, ...], mode: str = NORMAL, use_se: bool = True
+    ):
         super().__init__()
         c_out = {NORMAL: c_in, DOWN: 2 * c_in, UP: c_in // 2}[mode]
         self.skip = nn.Identity() if mode == NORMAL else {DOWN: DownSkip, UP: UpSkip}[mode](ops, c_in, c_out)

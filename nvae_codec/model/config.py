@@ -1,4 +1,5 @@
 """The shape of a network: `NVAEConfig`, the presets of the paper, and our own small ones."""
+
 import dataclasses
 from dataclasses import dataclass
 
@@ -24,12 +25,29 @@ LIKELIHOODS = ("mixture", "bernoulli", "gaussian")
 PIXEL_HEADS = ("independent", "phases")
 
 # No network is larger. A configuration read from a file could otherwise ask for any amount of memory or time.
-LARGEST = {"image_size": 1024, "image_channels": 3, "num_x_bits": 8, "num_mixtures": 64, "num_latent_scales": 8,
-           "num_groups_per_scale": 64, "min_groups_per_scale": 64, "num_latent_per_group": 256,
-           "num_channels_enc": 1024, "num_preprocess_blocks": 8, "num_preprocess_cells": 16,
-           "num_cell_per_cond_enc": 16, "num_channels_dec": 1024, "num_postprocess_blocks": 8,
-           "num_postprocess_cells": 16, "num_cell_per_cond_dec": 16, "num_nf": 16, "num_phase_channels": 512,
-           "num_phase_cells": 16, "num_phase_noise_filters": 256, "num_phase_interpolations": 64}
+LARGEST = {
+    "image_size": 1024,
+    "image_channels": 3,
+    "num_x_bits": 8,
+    "num_mixtures": 64,
+    "num_latent_scales": 8,
+    "num_groups_per_scale": 64,
+    "min_groups_per_scale": 64,
+    "num_latent_per_group": 256,
+    "num_channels_enc": 1024,
+    "num_preprocess_blocks": 8,
+    "num_preprocess_cells": 16,
+    "num_cell_per_cond_enc": 16,
+    "num_channels_dec": 1024,
+    "num_postprocess_blocks": 8,
+    "num_postprocess_cells": 16,
+    "num_cell_per_cond_dec": 16,
+    "num_nf": 16,
+    "num_phase_channels": 512,
+    "num_phase_cells": 16,
+    "num_phase_noise_filters": 256,
+    "num_phase_interpolations": 64,
+}
 
 
 @dataclass(frozen=True)
@@ -45,15 +63,15 @@ class NVAEConfig:
     image_channels: int = 3
     likelihood: str = "mixture"
     num_x_bits: int = 8
-    num_mixtures: int = 10                # components of the mixture of logistics
+    num_mixtures: int = 10  # components of the mixture of logistics
     architecture: str = "res_mbconv"
-    use_se: bool = True                   # squeeze-and-excitation in every cell
-    res_dist: bool = True                 # the posterior is residual to the prior
+    use_se: bool = True  # squeeze-and-excitation in every cell
+    res_dist: bool = True  # the posterior is residual to the prior
     num_latent_scales: int = 1
-    num_groups_per_scale: int = 10        # of the finest scale
-    ada_groups: bool = False              # halve the number of groups at every coarser scale ...
-    min_groups_per_scale: int = 1         # ... but never below this
-    num_latent_per_group: int = 20        # channels of a latent group
+    num_groups_per_scale: int = 10  # of the finest scale
+    ada_groups: bool = False  # halve the number of groups at every coarser scale ...
+    min_groups_per_scale: int = 1  # ... but never below this
+    num_latent_per_group: int = 20  # channels of a latent group
     num_channels_enc: int = 32
     num_preprocess_blocks: int = 2
     num_preprocess_cells: int = 3
@@ -62,14 +80,14 @@ class NVAEConfig:
     num_postprocess_blocks: int = 2
     num_postprocess_cells: int = 3
     num_cell_per_cond_dec: int = 1
-    num_nf: int = 0                       # pairs of flow cells per group
+    num_nf: int = 0  # pairs of flow cells per group
     # Not in the paper. "phases", in place of the postprocess: pixels are not independent given the latents but come
     # phase by phase, each given those before (`nvae_codec.model.phases`). The next four are of no effect without.
     pixel_head: str = "independent"
     num_phase_channels: int = 32
-    num_phase_cells: int = 1              # per phase
-    num_phase_noise_filters: int = 0            # filters for texture and noise, before every phase; 0: none
-    num_phase_interpolations: int = 1     # of a phase's neighbours, which components of a mixture take in turn
+    num_phase_cells: int = 1  # per phase
+    num_phase_noise_filters: int = 0  # filters for texture and noise, before every phase; 0: none
+    num_phase_interpolations: int = 1  # of a phase's neighbours, which components of a mixture take in turn
     # Not in the paper: activations are rounded in training as integers of 12 bits (`nvae_codec.integer.fake_quant`).
     rounded_activations: bool = False
 
@@ -82,8 +100,14 @@ class NVAEConfig:
             raise ModelError(f"unknown likelihood {self.likelihood!r}; known: {', '.join(LIKELIHOODS)}")
         if self.pixel_head not in PIXEL_HEADS:
             raise ModelError(f"unknown pixel head {self.pixel_head!r}; known: {', '.join(PIXEL_HEADS)}")
-        may_be_zero = {"num_nf", "num_cell_per_cond_enc", "num_cell_per_cond_dec", "num_preprocess_blocks",
-                       "num_postprocess_blocks", "num_phase_noise_filters"}
+        may_be_zero = {
+            "num_nf",
+            "num_cell_per_cond_enc",
+            "num_cell_per_cond_dec",
+            "num_preprocess_blocks",
+            "num_postprocess_blocks",
+            "num_phase_noise_filters",
+        }
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type in (int, "int") and (type(value) is not int or value < (field.name not in may_be_zero)):
@@ -93,16 +117,21 @@ class NVAEConfig:
             if field.type in (bool, "bool") and type(value) is not bool:
                 raise ModelError(f"{field.name} = {value!r} is neither true nor false")
         if self.num_postprocess_blocks != self.num_preprocess_blocks:
-            raise ModelError("preprocess and postprocess blocks must be equally many, "
-                             "or the output has another size than the input")
+            raise ModelError(
+                "preprocess and postprocess blocks must be equally many, or the output has another size than the input"
+            )
         if self.image_size % 2 ** (self.num_preprocess_blocks + self.num_latent_scales - 1):
-            raise ModelError(f"an image side of {self.image_size} cannot be halved "
-                             f"{self.num_preprocess_blocks + self.num_latent_scales - 1} times")
+            raise ModelError(
+                f"an image side of {self.image_size} cannot be halved "
+                f"{self.num_preprocess_blocks + self.num_latent_scales - 1} times"
+            )
         if self.image_channels not in (1, 3) or (self.image_channels == 1) != (self.likelihood == "bernoulli"):
             raise ModelError("the Bernoulli head is for one channel, the other heads are for three")
         if self.has_phases and (self.likelihood == "gaussian" or not self.num_preprocess_blocks):
-            raise ModelError("a head of phases has no Gaussian likelihood, and needs a preprocess block: it begins "
-                             "with as many pixels as the finest latents have")
+            raise ModelError(
+                "a head of phases has no Gaussian likelihood, and needs a preprocess block: it begins "
+                "with as many pixels as the finest latents have"
+            )
         if not self.has_phases and any(getattr(self, name) != getattr(NVAEConfig, name) for name in OF_PHASES):
             raise ModelError(f"{', '.join(sorted(OF_PHASES - {'pixel_head'}))} go with pixel_head=phases")
         if not 1 <= self.num_x_bits <= 8:
@@ -167,8 +196,10 @@ class NVAEConfig:
         if self.likelihood == "gaussian":
             return "its Gaussian likelihood is a density, not a distribution of samples"
         if self.frame:
-            return (f"its images have a frame of {self.frame} pixels that its likelihood leaves out; a network of the "
-                    "images as they are, like that of the preset mnist-small, has none")
+            return (
+                f"its images have a frame of {self.frame} pixels that its likelihood leaves out; a network of the "
+                "images as they are, like that of the preset mnist-small, has none"
+            )
         return None
 
     def to_dict(self) -> dict:
@@ -183,47 +214,150 @@ class NVAEConfig:
         return cls(**values)
 
 
-OF_PHASES = {"pixel_head", "num_phase_channels", "num_phase_cells", "num_phase_noise_filters",
-             "num_phase_interpolations"}  # fields without effect for another head
+OF_PHASES = {
+    "pixel_head",
+    "num_phase_channels",
+    "num_phase_cells",
+    "num_phase_noise_filters",
+    "num_phase_interpolations",
+}  # fields without effect for another head
 
 _PUBLISHED = dict(num_cell_per_cond_enc=2, num_cell_per_cond_dec=2)
 _ONE_BLOCK = dict(num_preprocess_blocks=1, num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2)
-_256 = dict(image_size=256, num_x_bits=5, num_latent_scales=5, num_groups_per_scale=16, ada_groups=True,
-            min_groups_per_scale=4, num_channels_enc=30, num_channels_dec=30, num_nf=2)
+_256 = dict(
+    image_size=256,
+    num_x_bits=5,
+    num_latent_scales=5,
+    num_groups_per_scale=16,
+    ada_groups=True,
+    min_groups_per_scale=4,
+    num_channels_enc=30,
+    num_channels_dec=30,
+    num_nf=2,
+)
 
 PRESETS: dict[str, NVAEConfig] = {
     # The six of the paper (NVAE, table 6, and the released configurations).
-    "mnist": NVAEConfig(image_size=32, image_channels=1, likelihood="bernoulli", num_latent_scales=2,
-                        num_groups_per_scale=10, ada_groups=True, **_PUBLISHED),
-    "cifar10": NVAEConfig(image_size=32, num_groups_per_scale=30, num_channels_enc=128, num_channels_dec=128, num_nf=1,
-                          **_ONE_BLOCK, **_PUBLISHED),
-    "celeba64": NVAEConfig(image_size=64, num_latent_scales=3, num_groups_per_scale=20, ada_groups=True,
-                           num_channels_enc=64, num_channels_dec=64, num_nf=1, **_ONE_BLOCK, **_PUBLISHED),
-    "imagenet32": NVAEConfig(image_size=32, num_groups_per_scale=28, num_channels_enc=192, num_channels_dec=192,
-                             num_nf=1, **_ONE_BLOCK, **_PUBLISHED),
+    "mnist": NVAEConfig(
+        image_size=32,
+        image_channels=1,
+        likelihood="bernoulli",
+        num_latent_scales=2,
+        num_groups_per_scale=10,
+        ada_groups=True,
+        **_PUBLISHED,
+    ),
+    "cifar10": NVAEConfig(
+        image_size=32,
+        num_groups_per_scale=30,
+        num_channels_enc=128,
+        num_channels_dec=128,
+        num_nf=1,
+        **_ONE_BLOCK,
+        **_PUBLISHED,
+    ),
+    "celeba64": NVAEConfig(
+        image_size=64,
+        num_latent_scales=3,
+        num_groups_per_scale=20,
+        ada_groups=True,
+        num_channels_enc=64,
+        num_channels_dec=64,
+        num_nf=1,
+        **_ONE_BLOCK,
+        **_PUBLISHED,
+    ),
+    "imagenet32": NVAEConfig(
+        image_size=32,
+        num_groups_per_scale=28,
+        num_channels_enc=192,
+        num_channels_dec=192,
+        num_nf=1,
+        **_ONE_BLOCK,
+        **_PUBLISHED,
+    ),
     "celebahq256": NVAEConfig(**_256, **_ONE_BLOCK, **_PUBLISHED),
     "ffhq256": NVAEConfig(**_256, **_ONE_BLOCK, **_PUBLISHED),
     # Ours.
-    "cifar10-small": NVAEConfig(image_size=32, architecture="res_bnswish", num_mixtures=5, num_latent_scales=3,
-                                num_groups_per_scale=3, ada_groups=True, num_latent_per_group=4, num_channels_enc=32,
-                                num_channels_dec=32, num_preprocess_blocks=0, num_postprocess_blocks=0),
+    "cifar10-small": NVAEConfig(
+        image_size=32,
+        architecture="res_bnswish",
+        num_mixtures=5,
+        num_latent_scales=3,
+        num_groups_per_scale=3,
+        ada_groups=True,
+        num_latent_per_group=4,
+        num_channels_enc=32,
+        num_channels_dec=32,
+        num_preprocess_blocks=0,
+        num_postprocess_blocks=0,
+    ),
     # Few latents, at 1/16 of the image's side, and pixels in phases: what is near is told by the pixels around.
-    "photo": NVAEConfig(image_size=64, architecture="res_bnswish", num_mixtures=5, num_latent_scales=2,
-                        num_groups_per_scale=1, num_latent_per_group=4, num_channels_enc=4,
-                        num_channels_dec=4, num_preprocess_blocks=4, num_preprocess_cells=1,
-                        num_postprocess_blocks=4, num_postprocess_cells=1, pixel_head="phases",
-                        num_phase_cells=2, num_phase_noise_filters=16, num_phase_interpolations=5),
-    "tiny": NVAEConfig(image_size=32, architecture="res_bnswish", num_mixtures=5, num_latent_scales=2,
-                       num_groups_per_scale=1, num_latent_per_group=4, num_channels_enc=8,
-                       num_channels_dec=8, num_preprocess_blocks=3, num_preprocess_cells=1, num_postprocess_blocks=3,
-                       num_postprocess_cells=1, pixel_head="phases", num_phase_cells=2, num_phase_noise_filters=16,
-                       num_phase_interpolations=5),
-    "mnist-small": NVAEConfig(image_size=28, image_channels=1, likelihood="bernoulli", architecture="res_bnswish",
-                              num_latent_scales=1, num_groups_per_scale=2, num_latent_per_group=4, num_channels_enc=16,
-                              num_channels_dec=16, num_preprocess_blocks=2, num_preprocess_cells=1,
-                              num_postprocess_blocks=2, num_postprocess_cells=1, pixel_head="phases",
-                              num_phase_cells=2),
-    "toy": NVAEConfig(image_size=16, num_mixtures=2, num_latent_scales=2, num_groups_per_scale=2, ada_groups=True,
-                      num_latent_per_group=2, num_channels_enc=4, num_channels_dec=4, num_preprocess_blocks=1,
-                      num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2),
+    "photo": NVAEConfig(
+        image_size=64,
+        architecture="res_bnswish",
+        num_mixtures=5,
+        num_latent_scales=2,
+        num_groups_per_scale=1,
+        num_latent_per_group=4,
+        num_channels_enc=4,
+        num_channels_dec=4,
+        num_preprocess_blocks=4,
+        num_preprocess_cells=1,
+        num_postprocess_blocks=4,
+        num_postprocess_cells=1,
+        pixel_head="phases",
+        num_phase_cells=2,
+        num_phase_noise_filters=16,
+        num_phase_interpolations=5,
+    ),
+    "tiny": NVAEConfig(
+        image_size=32,
+        architecture="res_bnswish",
+        num_mixtures=5,
+        num_latent_scales=2,
+        num_groups_per_scale=1,
+        num_latent_per_group=4,
+        num_channels_enc=8,
+        num_channels_dec=8,
+        num_preprocess_blocks=3,
+        num_preprocess_cells=1,
+        num_postprocess_blocks=3,
+        num_postprocess_cells=1,
+        pixel_head="phases",
+        num_phase_cells=2,
+        num_phase_noise_filters=16,
+        num_phase_interpolations=5,
+    ),
+    "mnist-small": NVAEConfig(
+        image_size=28,
+        image_channels=1,
+        likelihood="bernoulli",
+        architecture="res_bnswish",
+        num_latent_scales=1,
+        num_groups_per_scale=2,
+        num_latent_per_group=4,
+        num_channels_enc=16,
+        num_channels_dec=16,
+        num_preprocess_blocks=2,
+        num_preprocess_cells=1,
+        num_postprocess_blocks=2,
+        num_postprocess_cells=1,
+        pixel_head="phases",
+        num_phase_cells=2,
+    ),
+    "toy": NVAEConfig(
+        image_size=16,
+        num_mixtures=2,
+        num_latent_scales=2,
+        num_groups_per_scale=2,
+        ada_groups=True,
+        num_latent_per_group=2,
+        num_channels_enc=4,
+        num_channels_dec=4,
+        num_preprocess_blocks=1,
+        num_preprocess_cells=2,
+        num_postprocess_blocks=1,
+        num_postprocess_cells=2,
+    ),
 }

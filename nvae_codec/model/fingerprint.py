@@ -1,4 +1,5 @@
 """What networks are told apart by."""
+
 import json
 from hashlib import sha256
 

@@ -7,6 +7,7 @@ Groups are numbered in decoder order, coarsest first.
 Source: Vahdat and Kautz, "NVAE: A Deep Hierarchical Variational Autoencoder", NeurIPS 2020. Where the published
 checkpoints behave otherwise than the paper says, the checkpoints are followed; such places say "release".
 """
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -25,8 +26,8 @@ from nvae_codec.tiling import WHOLE, Lattice
 class State:
     """The decoder's stream before a group is known, and the raw prior of that group."""
 
-    stream: Any                           # [B, C, H, W]
-    raw_prior: Any                        # None after the last group
+    stream: Any  # [B, C, H, W]
+    raw_prior: Any  # None after the last group
 
 
 class Hierarchy(nn.Module):
@@ -45,8 +46,9 @@ class Hierarchy(nn.Module):
         def cells(channels: int, count: int, primitives: tuple[str, ...]) -> nn.Sequential:
             return nn.Sequential(*(cell(channels, primitives) for _ in range(count)))
 
-        def blocks(count: int, cells_per_block: int, channels: int, primitives: tuple[str, ...],
-                   mode: str) -> nn.Sequential:
+        def blocks(
+            count: int, cells_per_block: int, channels: int, primitives: tuple[str, ...], mode: str
+        ) -> nn.Sequential:
             """In every block the last cell goes down, or the first one up."""
             sequence = []
             for _ in range(count):
@@ -65,33 +67,43 @@ class Hierarchy(nn.Module):
         self.stem = ops.Conv(config.image_channels, c_enc, 3)
         self.preprocess = blocks(config.num_preprocess_blocks, config.num_preprocess_cells, c_enc, pre, DOWN)
         towers = not config.is_vanilla
-        self.encoder_cells = nn.ModuleList(                              # by group
-            cells(c_enc * config.multiplier(s), config.num_cell_per_cond_enc if towers else 0, enc) for s in scales)
-        self.encoder_downs = nn.ModuleList(                              # by scale
-            cell(c_enc * config.multiplier(s), enc, DOWN) for s in range(config.num_latent_scales - 1))
-        self.encoder_top = nn.Sequential(ops.Activate(c_enc * top, "elu"),
-                                         ops.Conv(c_enc * top, c_enc * top, activation="elu"))
+        self.encoder_cells = nn.ModuleList(  # by group
+            cells(c_enc * config.multiplier(s), config.num_cell_per_cond_enc if towers else 0, enc) for s in scales
+        )
+        self.encoder_downs = nn.ModuleList(  # by scale
+            cell(c_enc * config.multiplier(s), enc, DOWN) for s in range(config.num_latent_scales - 1)
+        )
+        self.encoder_top = nn.Sequential(
+            ops.Activate(c_enc * top, "elu"), ops.Conv(c_enc * top, c_enc * top, activation="elu")
+        )
 
         # Top-down: the latents, coarse to fine.
         self.start_op = ops.Start(c_dec * top, config.side(config.num_latent_scales - 1))
         self.first_prior = ops.StandardNormal(latents)
-        self.prior_heads = nn.ModuleList(                                # by group, from the second
-            nn.Sequential(ops.Activate(c_dec * config.multiplier(s), "elu"),
-                          ops.Conv(c_dec * config.multiplier(s), 2 * latents)) for s in scales[1:])
+        self.prior_heads = nn.ModuleList(  # by group, from the second
+            nn.Sequential(
+                ops.Activate(c_dec * config.multiplier(s), "elu"), ops.Conv(c_dec * config.multiplier(s), 2 * latents)
+            )
+            for s in scales[1:]
+        )
         self.posterior_heads = nn.ModuleList(ops.Conv(c_enc * config.multiplier(s), 2 * latents, 3) for s in scales)
         self.prior_raw = nn.ModuleList(ops.RawNormal() for _ in scales[1:])
         self.posterior_raw = nn.ModuleList(ops.RawNormal() for _ in scales)
         self.flows = nn.ModuleList(flow_cells(ops, latents, config.num_nf) for _ in scales)
-        self.encoder_combiners = nn.ModuleList(                          # by group, from the second
-            ops.Conv(c_dec * config.multiplier(s), c_enc * config.multiplier(s)) for s in scales[1:])
+        self.encoder_combiners = nn.ModuleList(  # by group, from the second
+            ops.Conv(c_dec * config.multiplier(s), c_enc * config.multiplier(s)) for s in scales[1:]
+        )
         self.encoder_sums = nn.ModuleList(ops.Sum() for _ in scales[1:])
         self.decoder_concats = nn.ModuleList(ops.Concat() for _ in scales if towers)
         self.decoder_combiners = nn.ModuleList(
-            ops.Conv(c_dec * config.multiplier(s) + latents, c_dec * config.multiplier(s)) for s in scales if towers)
-        self.decoder_cells = nn.ModuleList(                              # by group, from the second
-            cells(c_dec * config.multiplier(s), config.num_cell_per_cond_dec, dec) for s in scales[1:])
-        self.decoder_ups = nn.ModuleList(                                # by scale, from the second finest
-            cell(c_dec * config.multiplier(s), dec, UP) for s in range(1, config.num_latent_scales))
+            ops.Conv(c_dec * config.multiplier(s) + latents, c_dec * config.multiplier(s)) for s in scales if towers
+        )
+        self.decoder_cells = nn.ModuleList(  # by group, from the second
+            cells(c_dec * config.multiplier(s), config.num_cell_per_cond_dec, dec) for s in scales[1:]
+        )
+        self.decoder_ups = nn.ModuleList(  # by scale, from the second finest
+            cell(c_dec * config.multiplier(s), dec, UP) for s in range(1, config.num_latent_scales)
+        )
         # Without towers the latent is all that there is.
         self.vanilla_stem = None if towers else ops.Conv(latents, c_enc * top)
 
@@ -102,15 +114,14 @@ class Hierarchy(nn.Module):
             self.phases = PhaseHead(ops, config, width)
         else:
             self.postprocess = blocks(config.num_postprocess_blocks, config.num_postprocess_cells, width, post, UP)
-            c_out = width // 2 ** config.num_postprocess_blocks
-            self.image_head = nn.Sequential(ops.Activate(c_out, "elu"),
-                                            ops.Conv(c_out, config.num_output_channels, 3))
+            c_out = width // 2**config.num_postprocess_blocks
+            self.image_head = nn.Sequential(ops.Activate(c_out, "elu"), ops.Conv(c_out, config.num_output_channels, 3))
 
     def features(self, x) -> list:
         """What the encoder knows of the images, a tensor for every group in decoder order."""
         stream = self.preprocess(self.stem(self.image_input(x)))
         found = []
-        for group in reversed(range(self.config.num_groups)):            # encoder order: finest first
+        for group in reversed(range(self.config.num_groups)):  # encoder order: finest first
             scale = self.config.scale_of_group[group]
             stream = self.encoder_cells[group](stream)
             found.append(stream if group else self.encoder_top(stream))

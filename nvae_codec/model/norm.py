@@ -1,4 +1,5 @@
 """Batch normalisation, with the swish that follows it: little memory in training, statistics over all processes."""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPSILON = 1e-5
-MOMENTUM = 0.05                       # weight of a batch's statistics in the running ones
+MOMENTUM = 0.05  # weight of a batch's statistics in the running ones
 
 _frozen: ContextVar[bool] = ContextVar("frozen", default=False)
 
@@ -82,7 +83,8 @@ class _Normalise(torch.autograd.Function):
         # The kernels of some devices want both in one memory format.
         gradient = gradient.contiguous(memory_format=_memory_format(x))
         gradients = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, None, None, mean, inverse, True, EPSILON, [True, True, True])
+            gradient, x, weight, None, None, mean, inverse, True, EPSILON, [True, True, True]
+        )
         return *gradients, None, None
 
 
@@ -91,7 +93,7 @@ class _NormaliseJointly(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, swish, updated, processes):
-        integer = x.to(weight.dtype)                        # low precision would spoil the statistics
+        integer = x.to(weight.dtype)  # low precision would spoil the statistics
         var, mean = torch.var_mean(integer, dim=(0, 2, 3), correction=0)
         own = torch.cat([mean, var, mean.new_tensor([x.numel() // x.shape[1]])])
         parts = [torch.empty_like(own) for _ in range(dist.get_world_size(processes))]

@@ -1,4 +1,5 @@
 """The float network: a hierarchy of float leaves, its ELBO, and samples from its prior."""
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,12 +27,12 @@ class Elbo:
     negative; of others it is exact.
     """
 
-    outputs: tuple[Tensor, ...]           # of the image head, a tensor for each phase
-    log_likelihood: Tensor                # [B]
-    kl: Tensor                            # [B, G]
-    kl_channels: Tensor                   # [G, L], mean over the images, without gradient
-    normals: tuple[tuple[Normal, Normal], ...]    # (posterior, prior) of every group
-    latents: tuple[tuple[Tensor, Tensor], ...]    # of every group before and after its flow cells
+    outputs: tuple[Tensor, ...]  # of the image head, a tensor for each phase
+    log_likelihood: Tensor  # [B]
+    kl: Tensor  # [B, G]
+    kl_channels: Tensor  # [G, L], mean over the images, without gradient
+    normals: tuple[tuple[Normal, Normal], ...]  # (posterior, prior) of every group
+    latents: tuple[tuple[Tensor, Tensor], ...]  # of every group before and after its flow cells
 
     @property
     def output(self) -> Tensor:
@@ -46,14 +47,17 @@ class Elbo:
     @property
     def log_q(self) -> Tensor:
         """Log density of the latents under the posterior, [B]; the flow cells keep volumes and so do not enter."""
-        return sum(posterior.log_prob(drawn).sum(dim=(1, 2, 3))
-                   for (posterior, _), (drawn, _) in zip(self.normals, self.latents, strict=True))
+        return sum(
+            posterior.log_prob(drawn).sum(dim=(1, 2, 3))
+            for (posterior, _), (drawn, _) in zip(self.normals, self.latents, strict=True)
+        )
 
     @property
     def log_p(self) -> Tensor:
         """Log density of the latents under the prior, [B]."""
-        return sum(prior.log_prob(z).sum(dim=(1, 2, 3))
-                   for (_, prior), (_, z) in zip(self.normals, self.latents, strict=True))
+        return sum(
+            prior.log_prob(z).sum(dim=(1, 2, 3)) for (_, prior), (_, z) in zip(self.normals, self.latents, strict=True)
+        )
 
     @property
     def log_weight(self) -> Tensor:
@@ -74,7 +78,7 @@ def unit_range(config: NVAEConfig, samples: Tensor) -> Tensor:
     """
     if config.likelihood == "bernoulli":
         return (samples[:, :1] != 0).float()
-    return (samples >> (8 - config.num_x_bits)).float() / (2 ** config.num_x_bits - 1)
+    return (samples >> (8 - config.num_x_bits)).float() / (2**config.num_x_bits - 1)
 
 
 class NVAE(Hierarchy):
@@ -82,7 +86,7 @@ class NVAE(Hierarchy):
 
     def __init__(self, config: NVAEConfig):
         super().__init__(config, fake_quant if config.rounded_activations else ops)
-        if config.rounded_activations:                 # what leaves the network has 16 bits
+        if config.rounded_activations:  # what leaves the network has 16 bits
             for layer in [*self.latent_heads(), *(cell.last for cell in self.flow_cells()), *self.output_layers()]:
                 layer.rounding = None
         if self.phases is not None:
@@ -96,7 +100,7 @@ class NVAE(Hierarchy):
 
     def pixel_phases(self, state: State, known: Callable[[Lattice], Tensor]) -> Iterator[Tensor]:
         """As in the hierarchy, but never in low precision: bright pixels' means need more digits than bfloat16 has."""
-        if self.phases is not None:       # its layers see to it themselves
+        if self.phases is not None:  # its layers see to it themselves
             yield from super().pixel_phases(state, known)
             return
         stream = self.postprocess(state.stream)
@@ -116,7 +120,7 @@ class NVAE(Hierarchy):
             drawn = posterior.sample(noise(group, posterior.mean.shape))
             z = self.flow(group, drawn)
             density = posterior.log_prob(drawn) - prior.log_prob(z) if self.config.num_nf else posterior.kl(prior)
-            by_channel = density.sum(dim=(2, 3))                        # [B, L]
+            by_channel = density.sum(dim=(2, 3))  # [B, L]
             kl.append(by_channel.sum(dim=1))
             kl_channels.append(by_channel.detach().mean(dim=0))
             normals.append((posterior, prior))
@@ -124,12 +128,13 @@ class NVAE(Hierarchy):
             state = self.update(group, state, z)
         outputs = tuple(self.pixel_phases(state, lambda lattice: lattice.of(x)))
         given, targets = outputs[0], x
-        if len(outputs) > 1:              # end to end: cheaper than to where they belong
+        if len(outputs) > 1:  # end to end: cheaper than to where they belong
             given = torch.cat([output.flatten(2) for output in outputs], dim=2).unsqueeze(3)
             targets = torch.cat([lattice.of(x).flatten(2) for lattice in self.lattices], dim=2).unsqueeze(3)
         log_likelihood = likelihoods.log_prob(self.config, given, targets, published=published)
-        return Elbo(outputs, log_likelihood, torch.stack(kl, dim=1), torch.stack(kl_channels), tuple(normals),
-                    tuple(latents))
+        return Elbo(
+            outputs, log_likelihood, torch.stack(kl, dim=1), torch.stack(kl_channels), tuple(normals), tuple(latents)
+        )
 
     @torch.no_grad()
     def sample(self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
@@ -142,7 +147,7 @@ class NVAE(Hierarchy):
             prior = Normal.from_raw(*self.prior(group, state), temperature)
             z = prior.sample(default_noise(prior.mean, generator)(group, prior.mean.shape))
             state = self.update(group, state, z)
-        side, levels = self.config.image_size, 2 ** self.config.num_input_bits - 1
+        side, levels = self.config.image_size, 2**self.config.num_input_bits - 1
         images = torch.empty(count, self.config.image_channels, side, side, device=state.stream.device)
         phases = self.pixel_phases(state, lambda lattice: torch.round(lattice.of(images) * levels) / levels)
         for lattice, output in zip(self.lattices, phases, strict=True):

@@ -4,6 +4,7 @@
 (`cells.py`, `phases.py`, `hierarchy.py`) is written in terms of these leaves alone and computes on no tensor itself, so
 that one forward pass serves both networks. All tensors are [B, C, H, W].
 """
+
 import math
 from contextlib import AbstractContextManager, nullcontext
 
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from nvae_codec.model.norm import BatchNorm
 
 ACTIVATIONS = {"swish": F.silu, "elu": F.elu, "relu": F.relu, "sigmoid": torch.sigmoid}
-WEIGHT_NORM_EPSILON = 1e-5            # added to the norm, outside the square root
-RESIDUAL_SCALE = 0.1                  # weight of a cell's branch against its skip connection
+WEIGHT_NORM_EPSILON = 1e-5  # added to the norm, outside the square root
+RESIDUAL_SCALE = 0.1  # weight of a cell's branch against its skip connection
 
 
 def _normalised(norm: BatchNorm | None, x: Tensor, activation: str | None) -> Tensor:
@@ -37,21 +38,36 @@ class Conv(nn.Module):
     initial effective weight. `precise`: never in low precision, whatever autocast says.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1, *, stride: int = 1,
-                 dilation: int = 1, groups: int = 1, bias: bool = True, weight_norm: bool = True,
-                 norm_in: bool = False, norm_out: bool = False, activation: str | None = None,
-                 regularised: bool = True, data_init: bool = False, mask: Tensor | None = None, gain: float = 1.0,
-                 precise: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        weight_norm: bool = True,
+        norm_in: bool = False,
+        norm_out: bool = False,
+        activation: str | None = None,
+        regularised: bool = True,
+        data_init: bool = False,
+        mask: Tensor | None = None,
+        gain: float = 1.0,
+        precise: bool = False,
+    ):
         super().__init__()
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.padding = dilation * (kernel_size // 2)
         self.activation, self.regularised, self.data_init = activation, regularised, data_init
         self.precise = precise
-        self._measure = False             # set by initialise_from_data for the next forward pass
+        self._measure = False  # set by initialise_from_data for the next forward pass
         self.norm_in = BatchNorm(in_channels) if norm_in else None
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
         self.register_buffer("mask", mask, persistent=False)
-        bound = 1 / math.sqrt(in_channels // groups * kernel_size ** 2)
+        bound = 1 / math.sqrt(in_channels // groups * kernel_size**2)
         nn.init.uniform_(self.weight, -bound, bound)
         self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
         self.log_gain = nn.Parameter(torch.log(gain * (_norm(self._masked()).detach() + 0.01))) if weight_norm else None

@@ -11,6 +11,7 @@ latents and the phases before. The idea is that of Reed et al., "Parallel Multis
 In a mixture's component, green and blue depend on how far the colours before are off their means (`residual` in
 `nvae_codec.likelihoods.pixels`): what the neighbours say of the means then serves all colours.
 """
+
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -25,25 +26,27 @@ from nvae_codec.tiling import Lattice
 
 # What the phases' pixels are to the known ones, as taps of a 3 x 3 kernel around the same square's first pixel:
 # (plane of the level, row, column). Planes: the known pixels, then the phases before. Opposite ones come in pairs.
-NEIGHBOURS = (((0, 1, 1), (0, 2, 2), (0, 1, 2), (0, 2, 1)),             # the centre: corners
-              ((0, 1, 1), (0, 1, 2), (1, 0, 1), (1, 1, 1)),             # the middle of a row: left, right, above, below
-              ((0, 1, 1), (0, 2, 1), (1, 1, 0), (1, 1, 1)))             # of a column: above, below, left, right
-FIRST_LOG_SCALES = -4.5, -2.5             # of the untrained components, from the narrowest to the widest
-FIRST_SPREAD = 0.02                       # of their means around the neighbours' mean
-FIRST_CORRELATION = 0.85                  # of a colour's residual with that of the colour before
-FIRST_LOGIT = 3.0                         # of white, where all known neighbours are white
+NEIGHBOURS = (
+    ((0, 1, 1), (0, 2, 2), (0, 1, 2), (0, 2, 1)),  # the centre: corners
+    ((0, 1, 1), (0, 1, 2), (1, 0, 1), (1, 1, 1)),  # the middle of a row: left, right, above, below
+    ((0, 1, 1), (0, 2, 1), (1, 1, 0), (1, 1, 1)),
+)  # of a column: above, below, left, right
+FIRST_LOG_SCALES = -4.5, -2.5  # of the untrained components, from the narrowest to the widest
+FIRST_SPREAD = 0.02  # of their means around the neighbours' mean
+FIRST_CORRELATION = 0.85  # of a colour's residual with that of the colour before
+FIRST_LOGIT = 3.0  # of white, where all known neighbours are white
 # What a sensor compares the newest known pixels with, likewise.
 AROUND = ((0, 0, 1), (0, 1, 0), (0, 1, 2), (0, 2, 1)), *NEIGHBOURS[:2]
-FILTERED = (1 / 3, 1 / 3, 1 / 3), (-4, 4, 0), (0, -4, 4)    # brightness, and differences of colours, which are smaller
-FIRST_FILTER_GAIN = 32.0              # of the filters: a level, 1/128 of the network's input, becomes 1/4 or 1
-FIRST_BRANCH, FIRST_HEAD = 0.3, 0.1       # factors on the first weights of cells and of what they add to the means
+FILTERED = (1 / 3, 1 / 3, 1 / 3), (-4, 4, 0), (0, -4, 4)  # brightness, and differences of colours, which are smaller
+FIRST_FILTER_GAIN = 32.0  # of the filters: a level, 1/128 of the network's input, becomes 1/4 or 1
+FIRST_BRANCH, FIRST_HEAD = 0.3, 0.1  # factors on the first weights of cells and of what they add to the means
 
 
 def lattices(levels: int) -> tuple[Lattice, ...]:
     """Where the pixels of every phase lie, in the order of coding; `levels` of three after the first."""
-    found = [Lattice(0, 0, 2 ** levels)]
+    found = [Lattice(0, 0, 2**levels)]
     for level in reversed(range(levels)):
-        half = 2 ** level
+        half = 2**level
         found += [Lattice(half, half, 2 * half), Lattice(0, half, 2 * half), Lattice(half, 0, 2 * half)]
     return tuple(found)
 
@@ -63,9 +66,11 @@ class PhaseCell(nn.Module):
     def __init__(self, ops: ModuleType, channels: int):
         super().__init__()
         plain = dict(weight_norm=False, regularised=False)
-        self.branch = nn.Sequential(ops.Activate(channels, "swish"),
-                                    ops.Conv(channels, channels, 3, activation="swish", **plain),
-                                    ops.Conv(channels, channels, 3, **plain))
+        self.branch = nn.Sequential(
+            ops.Activate(channels, "swish"),
+            ops.Conv(channels, channels, 3, activation="swish", **plain),
+            ops.Conv(channels, channels, 3, **plain),
+        )
         self.join = ops.Sum()
 
     def forward(self, x):
@@ -113,8 +118,9 @@ class NoiseFilters(nn.Module):
         super().__init__()
         plain = dict(weight_norm=False, regularised=False)
         self.concat = ops.Concat(precise=True) if planes > 1 else None
-        self.filters = ops.Conv(planes * config.image_channels, config.num_phase_noise_filters, 3, activation="swish",
-                                   precise=True, **plain)
+        self.filters = ops.Conv(
+            planes * config.image_channels, config.num_phase_noise_filters, 3, activation="swish", precise=True, **plain
+        )
         self.last = ops.Conv(config.num_phase_noise_filters, config.num_phase_channels, 3, **plain)
         self.sum = ops.Sum()
 
@@ -134,7 +140,9 @@ class Level(nn.Module):
         self.phases = nn.ModuleList(Phase(ops, config, planes) for planes in (1, 2, 3))
         self.additions = nn.ModuleList(ops.Conv(colours, channels, 3, **plain) for _ in range(2))
         self.sums = nn.ModuleList(ops.Sum() for _ in range(2))
-        self.noise_filters = nn.ModuleList(NoiseFilters(ops, config, planes) for planes in (1, 2, 3) if config.num_phase_noise_filters)
+        self.noise_filters = nn.ModuleList(
+            NoiseFilters(ops, config, planes) for planes in (1, 2, 3) if config.num_phase_noise_filters
+        )
 
 
 class PhaseHead(nn.Module):
@@ -164,7 +172,7 @@ class PhaseHead(nn.Module):
         for number, level in enumerate(self.levels):
             if number:
                 features = self.ups[number - 1](features)
-            here = self.lattices[1 + 3 * number:4 + 3 * number]
+            here = self.lattices[1 + 3 * number : 4 + 3 * number]
             planes = [self.input(known(Lattice(0, 0, here[0].stride)))]
             features = level.combine(level.concat(features, planes[0]))
             for noise_filter in level.noise_filters[:1]:
@@ -175,7 +183,7 @@ class PhaseHead(nn.Module):
                 if index < 2:
                     planes.append(self.input(known(here[index])))
                     features = level.sums[index](features, level.additions[index](planes[-1]))
-                    for noise_filter in level.noise_filters[index + 1:index + 2]:
+                    for noise_filter in level.noise_filters[index + 1 : index + 2]:
                         features = noise_filter(features, planes)
 
 
@@ -193,13 +201,15 @@ def initialise_phases(head: PhaseHead, config: NVAEConfig) -> None:
             phase.interpolate.weight.zero_()
             phase.interpolate.bias.zero_()
             weights = phase.interpolate.weight.view(interpolations, colours, -1, 3, 3)
-            for number, weight in enumerate(weights):                   # [colours, planes * colours, 3, 3]
+            for number, weight in enumerate(weights):  # [colours, planes * colours, 3, 3]
                 near = {1: taps[:2], 2: taps[2:]}.get(number, taps)
                 for plane, row, column in near:
                     for colour in range(colours):
                         weight[colour, colours * plane + colour, row, column] = 1 / len(near)
-        for noise_filter, around in zip(level.noise_filters, AROUND, strict=False):      # which is empty where there are none
-            noise_filter.last.weight.zero_()                                  # it says nothing yet
+        for noise_filter, around in zip(
+            level.noise_filters, AROUND, strict=False
+        ):  # which is empty where there are none
+            noise_filter.last.weight.zero_()  # it says nothing yet
             noise_filter.last.bias.zero_()
             _initialise_filters(noise_filter.filters, around, colours)
     for last in head.heads():
@@ -213,12 +223,12 @@ def initialise_phases(head: PhaseHead, config: NVAEConfig) -> None:
     centre_mixture(head.first.head.bias)
     for last in head.heads()[1:]:
         last.bias.zero_()
-        last.weight[:, -interpolations * colours:] = 0
-        bias = last.bias[components:].view(3, 3, components)            # colour, parameter, component; as is the next
+        last.weight[:, -interpolations * colours :] = 0
+        bias = last.bias[components:].view(3, 3, components)  # colour, parameter, component; as is the next
         weight = last.weight[components:].view(3, 3, components, -1)
         bias[:, 0] = torch.linspace(-FIRST_SPREAD, FIRST_SPREAD, components) if components > 1 else 0.0
         bias[:, 1] = torch.linspace(*FIRST_LOG_SCALES, components) if components > 1 else sum(FIRST_LOG_SCALES) / 2
-        bias[0, 2] = bias[2, 2] = torch.atanh(torch.tensor(FIRST_CORRELATION))      # green on red, blue on green
+        bias[0, 2] = bias[2, 2] = torch.atanh(torch.tensor(FIRST_CORRELATION))  # green on red, blue on green
         weight[:, 0] *= FIRST_HEAD
         for component in range(components):
             for colour in range(colours):
@@ -230,7 +240,7 @@ def _initialise_filters(filters: nn.Module, around: tuple[tuple[int, int, int], 
     newest = filters.weight.shape[1] // colours - 1
     kinds = FILTERED if colours == 3 else [(1.0,)]
     filters.bias.zero_()
-    for number, weight in enumerate(filters.weight):                    # [planes * colours, 3, 3]
+    for number, weight in enumerate(filters.weight):  # [planes * colours, 3, 3]
         kind, sign = kinds[number // 2 % len(kinds)], 1 - 2 * (number % 2)
         for colour, part in enumerate(kind):
             weight[colours * newest + colour, 1, 1] += sign * part * FIRST_FILTER_GAIN

@@ -1,4 +1,5 @@
 """The negative ELBO of an integer network, and what the conversion cost against the float network."""
+
 import math
 from dataclasses import dataclass
 
@@ -19,19 +20,20 @@ from nvae_codec.tiling import GREY, RGB, Lattice, Layout, known_pixels, real_cel
 
 def _real(normal: IntegerNormal) -> Normal:
     """The same distributions in floats."""
-    return Normal(torch.from_numpy(normal.mean * 2.0 ** -MEAN_BITS),
-                  torch.from_numpy(normal.sigma * 2.0 ** -SIGMA_BITS))
+    return Normal(torch.from_numpy(normal.mean * 2.0**-MEAN_BITS), torch.from_numpy(normal.sigma * 2.0**-SIGMA_BITS))
 
 
-def integer_negative_elbo(network: IntegerNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *,
-                          inactive: bool = False) -> np.ndarray:
+def integer_negative_elbo(
+    network: IntegerNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *, inactive: bool = False
+) -> np.ndarray:
     """Negative ELBO of tiles uint8 [B, 3, side, side], nats [B]: the sum of `integer_rates`."""
     return integer_rates(network, samples, noise, layout, inactive=inactive)[0].sum(axis=1)
 
 
 @torch.inference_mode()
-def integer_rates(network: IntegerNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *,
-                  inactive: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def integer_rates(
+    network: IntegerNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *, inactive: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """KL of every group, coarsest first, and -log p(x | z) of tiles uint8 [B, 3, side, side], nats [B, groups + 1].
 
     Besides, nats [B]: by how much it would be more if all RGB colours were possible, not only those of the tiles' own
@@ -58,14 +60,14 @@ def integer_rates(network: IntegerNetwork, samples: Tensor, noise: Noise, layout
         drawn = torch.where(coded, posterior.sample(noise(group, posterior.mean.shape).double()), prior.mean)
         z = drawn
         for cell in network.flows[group]:
-            z = z - torch.where(coded, cell(rounded(group, z)) * 2.0 ** -RAW_BITS, 0)
+            z = z - torch.where(coded, cell(rounded(group, z)) * 2.0**-RAW_BITS, 0)
         density = posterior.log_prob(drawn) - prior.log_prob(z) if network.config.num_nf else posterior.kl(prior)
         nats[:, group] = torch.where(coded, density, 0).sum(dim=(1, 2, 3)).numpy()
         state = network.update(group, state, rounded(group, z))
     parameters = model.pixels(state, samples.numpy(), layout.sizes)
     saved = np.zeros(len(samples))
     for index, real in enumerate(real_pixels(layout.sizes, model.tile_side)):
-        pixels, of_pixels = samples[index, :layout.channels[index]].numpy()[:, real], parameters[index][:, real]
+        pixels, of_pixels = samples[index, : layout.channels[index]].numpy()[:, real], parameters[index][:, real]
         information = model.pixel_tables.information(pixels, of_pixels).sum()
         if space := SPACES.get(int(layout.modes[index])):
             coded = model.pixel_tables.information(space.to_planes(pixels), of_pixels, space).sum()

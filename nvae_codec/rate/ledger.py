@@ -9,6 +9,7 @@ more draw: single parts are uncertain by about the standard error that the ledge
 Where a picture comes from another colour space (`nvae_codec.colour.spaces`), the negative ELBO is that of the possible
 colours, and the ledger says beside it what it would be of all.
 """
+
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -33,32 +34,32 @@ from nvae_codec.rate.elbo import float_negative_elbo, integer_negative_elbo, int
 from nvae_codec.tiling import Layout
 from nvae_codec.training.checkpoint import CONVERTED, load_network
 
-BATCH_TILES, BATCH_PIXELS = 8, 2 ** 15    # of tiles that are measured at once, at most
-MIN_MASS = 2.0 ** -24                   # what the coder rounds smaller probabilities up to
+BATCH_TILES, BATCH_PIXELS = 8, 2**15  # of tiles that are measured at once, at most
+MIN_MASS = 2.0**-24  # what the coder rounds smaller probabilities up to
 
 
 @dataclass(frozen=True)
 class Ledger:
     """Bits of a file, by cause. Those of the parts after the first are what they add, and may be negative."""
 
-    negative_elbo_bits: float             # of the float network if that is known, or else of the integer network
-    integer_network_bits: float | None    # integers in place of floats; None if the float network is not known
-    inactive_channels_bits: float             # channels at rest
-    grid_bits: float                      # latents on a grid, in sets of tiles that are coded with bits-back alone
-    rec_bits: float             # latents coded direct or on a grid, in the other sets; no bits are initial
-    coder_bits: float                     # words of the stacks over the information in what was coded
+    negative_elbo_bits: float  # of the float network if that is known, or else of the integer network
+    integer_network_bits: float | None  # integers in place of floats; None if the float network is not known
+    inactive_channels_bits: float  # channels at rest
+    grid_bits: float  # latents on a grid, in sets of tiles that are coded with bits-back alone
+    rec_bits: float  # latents coded direct or on a grid, in the other sets; no bits are initial
+    coder_bits: float  # words of the stacks over the information in what was coded
     headers_and_checksums_bits: int
     metadata_bits: int
     file_bits: int
-    standard_error_bits: float | None     # of grid and direct coding together; None where too few sets say
-    colour_spaces_saved_bits: float       # by which the negative ELBO would be more if all RGB colours were possible
+    standard_error_bits: float | None  # of grid and direct coding together; None where too few sets say
+    colour_spaces_saved_bits: float  # by which the negative ELBO would be more if all RGB colours were possible
     subpixels: int
 
     @property
     def parts(self) -> dict[str, float]:
         """What adds up to the file, by the names of the fields."""
         names = [field.name for field in fields(self)]
-        parts = {name: getattr(self, name) for name in names[:names.index("file_bits")]}
+        parts = {name: getattr(self, name) for name in names[: names.index("file_bits")]}
         return {name: bits for name, bits in parts.items() if bits is not None}
 
     @property
@@ -97,20 +98,23 @@ def load_float_network(path: Path, codec: Codec) -> NVAE:
 
 def _check_origin(network: NVAE, codec: Codec) -> None:
     if network.config != codec.model.network.config:
-        raise ModelError(f"this is not the float network that the model {codec.name} was made of: "
-                         "it has another configuration")
+        raise ModelError(
+            f"this is not the float network that the model {codec.name} was made of: it has another configuration"
+        )
     origin = codec.model.origin
     if origin is not None and fingerprint(network.config, network.state_dict()) != origin:
-        raise ModelError(f"this is not the float network that the model {codec.name} was made of: it has other "
-                         f"weights or statistics; the one that was exported last is {CONVERTED} in the run's folder")
+        raise ModelError(
+            f"this is not the float network that the model {codec.name} was made of: it has other "
+            f"weights or statistics; the one that was exported last is {CONVERTED} in the run's folder"
+        )
 
 
 class Account(NamedTuple):
     """What is known of a file once it has been measured."""
 
     ledger: Ledger
-    kl_bits: tuple[float, ...]            # of every group of latents in the integer network, coarsest first
-    pixel_bits: float                     # -log2 p(x | z) there; the negative ELBO of coded channels is the sum of both
+    kl_bits: tuple[float, ...]  # of every group of latents in the integer network, coarsest first
+    pixel_bits: float  # -log2 p(x | z) there; the negative ELBO of coded channels is the sum of both
 
 
 def ledger(codec: Codec, data: bytes, float_network: NVAE | None = None, **options) -> Ledger:
@@ -118,9 +122,16 @@ def ledger(codec: Codec, data: bytes, float_network: NVAE | None = None, **optio
     return account(codec, data, float_network, **options).ledger
 
 
-def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, draws: int = 1, seed: int = 0,
-            progress: Callable[[int, int], None] = lambda done, total: None,
-            decoded: Callable[[ImageEntry, np.ndarray], None] = lambda image, samples: None) -> Account:
+def account(
+    codec: Codec,
+    data: bytes,
+    float_network: NVAE | None = None,
+    *,
+    draws: int = 1,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    decoded: Callable[[ImageEntry, np.ndarray], None] = lambda image, samples: None,
+) -> Account:
     """Measure an .nvb file, however large, which is decoded for it.
 
     `decoded` is given every picture, samples uint8 [H, W] or [H, W, 3], in the file's order. `float_network` is the one
@@ -133,7 +144,7 @@ def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, dra
     """
     if draws < 1:
         raise ValueError(f"a ledger takes at least one draw, not {draws}")
-    content = container.unpack(data, max_pixels=container.MAX_IMAGES * container.MAX_SIDE ** 2)
+    content = container.unpack(data, max_pixels=container.MAX_IMAGES * container.MAX_SIDE**2)
     codec.check_fingerprint(content.fingerprint.hex())
     if content.version == 1:
         raise BitstreamError("a ledger is for files of version 2; decompress this one and compress it again")
@@ -144,8 +155,9 @@ def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, dra
     costs = _measure(codec, content, float_network, draws, seed, progress, decoded)
     negative_elbo = float(costs.known.sum())
     if not 0 < negative_elbo < math.inf:
-        raise ModelError(f"the network's negative ELBO of these pictures is {negative_elbo:g} bits, to which no file "
-                         "can be compared")
+        raise ModelError(
+            f"the network's negative ELBO of these pictures is {negative_elbo:g} bits, to which no file can be compared"
+        )
     excess, uses_rec = costs.information - costs.inactive, costs.rec_groups > 0
     group_bits = costs.groups.sum(axis=0).tolist()
     words_bits = 8 * sum(len(chunk.words) for chunk in content.chunks)
@@ -162,7 +174,8 @@ def account(codec: Codec, data: bytes, float_network: NVAE | None = None, *, dra
         file_bits=8 * len(data),
         standard_error_bits=_standard_error(excess[~uses_rec], costs.tiles[~uses_rec], costs.tiles.sum()),
         colour_spaces_saved_bits=float(costs.saved.sum()),
-        subpixels=sum(image.width * image.height * image.channels for image in content.images))
+        subpixels=sum(image.width * image.height * image.channels for image in content.images),
+    )
     return Account(entry, tuple(group_bits[:-1]), group_bits[-1])
 
 
@@ -171,12 +184,12 @@ class _Costs(NamedTuple):
 
     tiles: np.ndarray
     rec_groups: np.ndarray
-    information: np.ndarray               # in the latents and pixels that were coded
-    known: np.ndarray                     # negative ELBO of the float network, or of the integer network without one
-    drawn: np.ndarray                     # of the integer network with all channels drawn
-    inactive: np.ndarray                   # of the integer network with its idle channels at rest
-    saved: np.ndarray                     # by which all three would be more if all RGB colours were possible
-    groups: np.ndarray                    # the last one's parts, [sets, groups + 1]: every group's KL, pixels
+    information: np.ndarray  # in the latents and pixels that were coded
+    known: np.ndarray  # negative ELBO of the float network, or of the integer network without one
+    drawn: np.ndarray  # of the integer network with all channels drawn
+    inactive: np.ndarray  # of the integer network with its idle channels at rest
+    saved: np.ndarray  # by which all three would be more if all RGB colours were possible
+    groups: np.ndarray  # the last one's parts, [sets, groups + 1]: every group's KL, pixels
 
 
 def _standard_error(excess: np.ndarray, tiles: np.ndarray, all_tiles: int) -> float | None:
@@ -187,7 +200,7 @@ def _standard_error(excess: np.ndarray, tiles: np.ndarray, all_tiles: int) -> fl
     if len(excess) < 2:
         return None
     sigmas = excess - tiles * excess.sum() / tiles.sum()
-    variance = (np.square(sigmas) / tiles).sum() / (len(excess) - 1)         # of a tile
+    variance = (np.square(sigmas) / tiles).sum() / (len(excess) - 1)  # of a tile
     return float(np.sqrt(variance * all_tiles))
 
 
@@ -196,7 +209,7 @@ class _MeteredStack(Stack):
 
     def __init__(self, words: np.ndarray):
         super().__init__(words)
-        self.information = 0.0            # bits
+        self.information = 0.0  # bits
 
     def pop_standard_normals(self, count: int, sigma: float, half_width: int) -> np.ndarray:
         points = super().pop_standard_normals(count, sigma, half_width)
@@ -214,8 +227,9 @@ class _MeteredStack(Stack):
         return bits
 
 
-def _normal_information(points: np.ndarray, means: np.ndarray | float, sigmas: np.ndarray | float,
-                        half_width: int) -> float:
+def _normal_information(
+    points: np.ndarray, means: np.ndarray | float, sigmas: np.ndarray | float, half_width: int
+) -> float:
     """-log2 of the probabilities of integers whose distributions are normal ones, rounded.
 
     The means lie between the outermost points, to which all that is beyond them belongs.
@@ -230,11 +244,18 @@ def _normal_information(points: np.ndarray, means: np.ndarray | float, sigmas: n
 
 
 @considerate()
-def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws: int, seed: int,
-             progress: Callable[[int, int], None], decoded: Callable[[ImageEntry, np.ndarray], None]) -> _Costs:
+def _measure(
+    codec: Codec,
+    content: Container,
+    float_network: NVAE | None,
+    draws: int,
+    seed: int,
+    progress: Callable[[int, int], None],
+    decoded: Callable[[ImageEntry, np.ndarray], None],
+) -> _Costs:
     """The costs of all chunks' sets, in the order of coding."""
     layouts = [codec.layout_of(chunk) for chunk in content.chunks]
-    together = max(1, min(BATCH_TILES, BATCH_PIXELS // codec.model.tile_side ** 2))
+    together = max(1, min(BATCH_TILES, BATCH_PIXELS // codec.model.tile_side**2))
     done, total = 0, (1 + draws) * sum(layout.count for layout in layouts)
 
     def count(tiles: int) -> None:
@@ -251,13 +272,15 @@ def _measure(codec: Codec, content: Container, float_network: NVAE | None, draws
             check_small(chunk, of_images)
         for image, tiles in of_images:
             decoded(image, assemble(image, tiles, chunk.checksum_bytes(image)))
-        generator = torch.Generator().manual_seed((seed + zlib.crc32(samples)) % 2 ** 32)
+        generator = torch.Generator().manual_seed((seed + zlib.crc32(samples)) % 2**32)
         bits = np.zeros((4 + codec.model.num_groups + 1, layout.count))
         for start in range(0, layout.count, together):
             part = slice(start, start + together)
             for _ in range(draws):
-                bits[:, part] += _negative_elbos(codec, samples[part], layout.part(part), float_network,
-                                                 same_noise(generator)) / draws
+                bits[:, part] += (
+                    _negative_elbos(codec, samples[part], layout.part(part), float_network, same_noise(generator))
+                    / draws
+                )
                 count(len(samples[part]))
         tiles, rec_groups = np.array(chunk.tile_batches).T
         of_batches = np.add.reduceat(bits, np.cumsum(tiles) - tiles, axis=1)
@@ -271,8 +294,9 @@ def _decode(codec: Codec, chunk: Chunk, layout: Layout, count: Callable[[int], N
     samples, information, end = [], [], layout.count
     for each in reversed(chunk.tile_batches):
         before = stack.information
-        (decoded,) = decode(codec.model, [stack], [layout.part(slice(end - each.tiles, end))], [each.rec_groups],
-                            [chunk.trellis_bits])
+        (decoded,) = decode(
+            codec.model, [stack], [layout.part(slice(end - each.tiles, end))], [each.rec_groups], [chunk.trellis_bits]
+        )
         samples.append(decoded)
         information.append(stack.information - before)
         end -= each.tiles
@@ -282,15 +306,16 @@ def _decode(codec: Codec, chunk: Chunk, layout: Layout, count: Callable[[int], N
     return np.concatenate(samples[::-1]), np.array(information[::-1])
 
 
-def _negative_elbos(codec: Codec, samples: np.ndarray, layout: Layout, float_network: NVAE | None,
-                    noise: Noise) -> np.ndarray:
+def _negative_elbos(
+    codec: Codec, samples: np.ndarray, layout: Layout, float_network: NVAE | None, noise: Noise
+) -> np.ndarray:
     """Bits of every tile, [4 + groups + 1, B], as in the last five of `_Costs`."""
     network, tiles = codec.model.network, torch.from_numpy(samples)
     parts, saved = integer_rates(network, tiles, noise, layout, inactive=True)
     inactive = parts.sum(axis=1)
     drawn = integer_negative_elbo(network, tiles, noise, layout) if network.latent_inactive.any() else inactive
     known = drawn if float_network is None else float_negative_elbo(float_network, tiles, noise, layout) - saved
-    low_bits = codec.model.pixel_tables.low_bits * layout.pixels * layout.channels   # coded as they are
+    low_bits = codec.model.pixel_tables.low_bits * layout.pixels * layout.channels  # coded as they are
     parts[:, -1] += low_bits * np.log(2)
     negative_elbos = np.stack([known, drawn, inactive]) / np.log(2) + low_bits
     return np.concatenate([negative_elbos, saved[None] / np.log(2), parts.T / np.log(2)])

@@ -1,4 +1,5 @@
 """Checkpoints of a training run: written whole, read without unpickling anything but tensors and plain values."""
+
 import os
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from nvae_codec.errors import ModelError
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
 
-FILE_NAME = "checkpoint.pt"           # in the folder of a run
-CONVERTED = "converted.pt"            # there too: the float network that the last export made a model of
+FILE_NAME = "checkpoint.pt"  # in the folder of a run
+CONVERTED = "converted.pt"  # there too: the float network that the last export made a model of
 
 
 def save_checkpoint(path: Path, model: NVAE, **more) -> None:
@@ -24,7 +25,7 @@ def save_checkpoint(path: Path, model: NVAE, **more) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:              # torch makes a RuntimeError of what a full disk gives
+    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of what a full disk gives
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
@@ -39,7 +40,7 @@ def load_checkpoint(path: Path) -> dict:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:        # whatever a damaged pickle makes its reader stumble over
+    except Exception as error:  # whatever a damaged pickle makes its reader stumble over
         raise ModelError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
     if not isinstance(values, dict) or not {"config", "model"} <= set(values):
         raise ModelError(f"{path}: not a checkpoint of this program")
@@ -66,5 +67,5 @@ def load_weights(path: Path, model: torch.nn.Module, weights) -> None:
     """Put the state that the checkpoint at `path` holds into a module. Raises ModelError if it does not fit."""
     try:
         model.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:        # other names or shapes, or no dictionary
+    except (RuntimeError, TypeError, AttributeError) as error:  # other names or shapes, or no dictionary
         raise ModelError(f"{path}: the weights do not fit the network that the checkpoint describes") from error

@@ -1,4 +1,5 @@
 """Training by several processes, one for each GPU, as `torchrun` starts them on one machine or many."""
+
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,8 +74,9 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     except (ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        raise ModelError(f"the other {size - 1} processes of WORLD_SIZE cannot be joined ({reason}); torchrun starts "
-                         "them all") from error
+        raise ModelError(
+            f"the other {size - 1} processes of WORLD_SIZE cannot be joined ({reason}); torchrun starts them all"
+        ) from error
     try:
         yield Processes(chosen, dist.get_rank(), dist.get_world_size())
     finally:

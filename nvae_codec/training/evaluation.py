@@ -1,4 +1,5 @@
 """The float network on given images: negative ELBO, importance-weighted bound, statistics of its batch norms."""
+
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,13 +29,13 @@ class Evaluation:
 
     config: NVAEConfig
     images: int
-    samples: int                          # draws per image
-    negative_elbo: float                  # mean over the draws
+    samples: int  # draws per image
+    negative_elbo: float  # mean over the draws
     negative_elbo_published: float
-    importance_weighted: float            # -log of the mean importance weight (Burda et al. 2016, eq. 8)
+    importance_weighted: float  # -log of the mean importance weight (Burda et al. 2016, eq. 8)
     importance_weighted_published: float
-    reconstruction: float                 # -log p(x | z)
-    kl: tuple[float, ...]                 # per group, coarsest first
+    reconstruction: float  # -log p(x | z)
+    kl: tuple[float, ...]  # per group, coarsest first
 
     def bits(self, nats: float) -> float:
         """`nats` of one image in bits/dim."""
@@ -43,9 +44,16 @@ class Evaluation:
 
 @considerate()
 @torch.inference_mode()
-@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)               # 32 bits, not the 19 of TF32
-def evaluate(network: NVAE, images: Tensor, *, samples: int = 1, batch_size: int = 16, seed: int = 0,
-             progress: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # 32 bits, not the 19 of TF32
+def evaluate(
+    network: NVAE,
+    images: Tensor,
+    *,
+    samples: int = 1,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
     """Evaluate `network`, in evaluation mode, on images uint8 [N, C, H, W] with `samples` draws of the latents each.
 
     The noise depends on `seed` and `batch_size` alone. `progress` is called with draws done and to do.
@@ -64,15 +72,19 @@ def evaluate(network: NVAE, images: Tensor, *, samples: int = 1, batch_size: int
             published = likelihoods.log_prob(network.config, elbo.output, x, published=True)
             difference = published - elbo.log_likelihood
             log_weights[draw] = torch.stack([elbo.log_weight, elbo.log_weight + difference])
-            totals += torch.cat([torch.stack([elbo.negative, elbo.negative - difference, -elbo.log_likelihood]),
-                                 elbo.kl.T]).double().sum(dim=1)
+            totals += (
+                torch.cat([torch.stack([elbo.negative, elbo.negative - difference, -elbo.log_likelihood]), elbo.kl.T])
+                .double()
+                .sum(dim=1)
+            )
             done += len(x)
             progress(done, len(images) * samples)
         weighted -= (torch.logsumexp(log_weights, dim=0) - math.log(samples)).sum(dim=1)
     mean, published, reconstruction, *kl = (totals / (len(images) * samples)).tolist()
     bound, bound_published = (weighted / len(images)).tolist()
-    return Evaluation(network.config, len(images), samples, mean, published, bound, bound_published, reconstruction,
-                      tuple(kl))
+    return Evaluation(
+        network.config, len(images), samples, mean, published, bound, bound_published, reconstruction, tuple(kl)
+    )
 
 
 @torch.no_grad()
@@ -85,7 +97,7 @@ def estimate_batch_norm(network: NVAE, batches: Iterable[Tensor], seed: int = 0)
     try:
         for index, batch in enumerate(batches):
             for norm in norms:
-                norm.momentum = 1 / (index + 1)          # a plain mean
+                norm.momentum = 1 / (index + 1)  # a plain mean
             x = unit_range(network.config, batch.to(device))
             network(x, default_noise(x, generator))
     finally:

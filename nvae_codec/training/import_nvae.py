@@ -1,4 +1,5 @@
 """Import of checkpoints in the format of the NVAE release."""
+
 import argparse
 import dataclasses
 from collections.abc import Iterator
@@ -14,21 +15,38 @@ from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.ops import Conv, Upsample
 from nvae_codec.training.recipe import Recipe
 
-DATASETS = {                          # image side and channels of the release's data sets
-    "mnist": (32, 1), "omniglot": (32, 1), "cifar10": (32, 3), "celeba_64": (64, 3), "imagenet_32": (32, 3),
-    "imagenet_64": (64, 3), "celeba_256": (256, 3), "ffhq": (256, 3), "lsun_bedroom_128": (128, 3),
-    "lsun_bedroom_256": (256, 3), "lsun_church_64": (64, 3), "lsun_church_128": (128, 3)}
-FALLBACKS = {"ada_groups": False, "min_groups_per_scale": 1, "num_mixture_dec": 10}    # early files lack these options
-ALIAS = ".weight_normalized"          # a second name of a plain convolution's weight; early files lack it
-RECIPE_OPTIONS = {                    # field of a recipe -> option of the release
-    "epochs": "epochs", "warm_up": "warmup_epochs", "batch_size": "batch_size",
-    "learning_rate": "learning_rate", "learning_rate_min": "learning_rate_min",
-    "weight_decay": "weight_decay", "norm_regularisation": "weight_decay_norm",
-    "kl_anneal_portion": "kl_anneal_portion", "kl_const_portion": "kl_const_portion",
-    "kl_const_coefficient": "kl_const_coeff", "seed": "seed"}
-COUNT_LIMIT = 10_000                  # no option of a network that anybody trained comes near it
+DATASETS = {  # image side and channels of the release's data sets
+    "mnist": (32, 1),
+    "omniglot": (32, 1),
+    "cifar10": (32, 3),
+    "celeba_64": (64, 3),
+    "imagenet_32": (32, 3),
+    "imagenet_64": (64, 3),
+    "celeba_256": (256, 3),
+    "ffhq": (256, 3),
+    "lsun_bedroom_128": (128, 3),
+    "lsun_bedroom_256": (256, 3),
+    "lsun_church_64": (64, 3),
+    "lsun_church_128": (128, 3),
+}
+FALLBACKS = {"ada_groups": False, "min_groups_per_scale": 1, "num_mixture_dec": 10}  # early files lack these options
+ALIAS = ".weight_normalized"  # a second name of a plain convolution's weight; early files lack it
+RECIPE_OPTIONS = {  # field of a recipe -> option of the release
+    "epochs": "epochs",
+    "warm_up": "warmup_epochs",
+    "batch_size": "batch_size",
+    "learning_rate": "learning_rate",
+    "learning_rate_min": "learning_rate_min",
+    "weight_decay": "weight_decay",
+    "norm_regularisation": "weight_decay_norm",
+    "kl_anneal_portion": "kl_anneal_portion",
+    "kl_const_portion": "kl_const_portion",
+    "kl_const_coefficient": "kl_const_coeff",
+    "seed": "seed",
+}
+COUNT_LIMIT = 10_000  # no option of a network that anybody trained comes near it
 
-ModulePairs = Iterator[tuple[str, str]]    # (path of one of our modules, prefix of its keys in the release)
+ModulePairs = Iterator[tuple[str, str]]  # (path of one of our modules, prefix of its keys in the release)
 
 
 def load_published(path: str | Path) -> NVAE:
@@ -49,8 +67,14 @@ def config_from_published(args: argparse.Namespace, arch_instance: dict) -> NVAE
     if not isinstance(args, argparse.Namespace):
         raise ModelError("the checkpoint's options are not a namespace")
     options = FALLBACKS | vars(args)
-    otherwise = {"image_size", "image_channels", "likelihood", "num_mixtures", "architecture",
-                 "rounded_activations"} | OF_PHASES
+    otherwise = {
+        "image_size",
+        "image_channels",
+        "likelihood",
+        "num_mixtures",
+        "architecture",
+        "rounded_activations",
+    } | OF_PHASES
     shared = [field.name for field in dataclasses.fields(NVAEConfig) if field.name not in otherwise]
     for name in (*shared, "dataset", "arch_instance", "num_mixture_dec"):
         if name not in options:
@@ -66,9 +90,14 @@ def config_from_published(args: argparse.Namespace, arch_instance: dict) -> NVAE
     _check_operations(architecture, arch_instance)
     image_size, image_channels = DATASETS[dataset]
     likelihood = "bernoulli" if image_channels == 1 else "gaussian" if options["num_mixture_dec"] == 1 else "mixture"
-    return NVAEConfig(image_size=image_size, image_channels=image_channels, likelihood=likelihood,
-                      num_mixtures=options["num_mixture_dec"], architecture=architecture,
-                      **{name: options[name] for name in shared})
+    return NVAEConfig(
+        image_size=image_size,
+        image_channels=image_channels,
+        likelihood=likelihood,
+        num_mixtures=options["num_mixture_dec"],
+        architecture=architecture,
+        **{name: options[name] for name in shared},
+    )
 
 
 def load_published_run(path: str | Path) -> tuple[NVAE, str, Recipe]:
@@ -78,8 +107,15 @@ def load_published_run(path: str | Path) -> tuple[NVAE, str, Recipe]:
     fields = {ours: options[theirs] for ours, theirs in RECIPE_OPTIONS.items() if theirs in options}
     annealed = options.get("weight_decay_norm_anneal") is True
     try:
-        return network, options["dataset"], Recipe(**{"epochs": 1} | fields | {
-            "norm_regularisation_first": options.get("weight_decay_norm_init", 0.0) if annealed else 0.0})
+        return (
+            network,
+            options["dataset"],
+            Recipe(
+                **{"epochs": 1}
+                | fields
+                | {"norm_regularisation_first": options.get("weight_decay_norm_init", 0.0) if annealed else 0.0}
+            ),
+        )
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
 
@@ -90,10 +126,10 @@ def published_keys(model: NVAE) -> dict[str, tuple[str, tuple[int, ...]]]:
     keys = {}
     for ours, theirs in _network_modules(model):
         module = model.get_submodule(ours)
-        linear = isinstance(module, Conv) and not module.regularised    # there a matrix, here a 1 x 1 convolution
+        linear = isinstance(module, Conv) and not module.regularised  # there a matrix, here a 1 x 1 convolution
         for tensors in (module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
             for name, tensor in tensors:
-                if name != "mask":    # derived, in no file
+                if name != "mask":  # derived, in no file
                     key = ".".join(part for part in (theirs, renamed.get(name, name)) if part)
                     keys[key] = f"{ours}.{name}", tuple(tensor.shape[:2] if linear else tensor.shape)
     return keys
@@ -108,7 +144,7 @@ def _read(path: str | Path) -> dict:
             values = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror or error}") from error
-    except Exception as error:        # whatever a damaged pickle makes its reader stumble over
+    except Exception as error:  # whatever a damaged pickle makes its reader stumble over
         raise ModelError(f"not a readable checkpoint ({type(error).__name__})") from error
     if not isinstance(values, dict) or not {"args", "arch_instance", "state_dict"} <= values.keys():
         raise ModelError("not a checkpoint of the NVAE release: it must hold args, arch_instance and state_dict")
@@ -118,15 +154,24 @@ def _read(path: str | Path) -> dict:
 def _check_operations(architecture: str, arch_instance: dict) -> None:
     """The file spells out the operations of its architecture key; they must be the ones that we build for that key."""
     preprocess, encoder, decoder, postprocess = ARCHITECTURES[architecture]
-    expected = {"normal_pre": preprocess, "down_pre": preprocess, "normal_enc": encoder, "down_enc": encoder,
-                "normal_dec": decoder, "up_dec": decoder, "normal_post": postprocess, "up_post": postprocess}
+    expected = {
+        "normal_pre": preprocess,
+        "down_pre": preprocess,
+        "normal_enc": encoder,
+        "down_enc": encoder,
+        "normal_dec": decoder,
+        "up_dec": decoder,
+        "normal_post": postprocess,
+        "up_post": postprocess,
+    }
     if not isinstance(arch_instance, dict) or arch_instance.keys() - {"ar_nn"} != expected.keys():
         raise ModelError(f"arch_instance must name the operations of {', '.join(expected)}")
     for position, operations in expected.items():
         found = arch_instance[position]
         if not isinstance(found, list) or tuple(map(str, found)) != operations:
-            raise ModelError(f"the operations of {position} are {found}, "
-                             f"but architecture {architecture} has {', '.join(operations)}")
+            raise ModelError(
+                f"the operations of {position} are {found}, but architecture {architecture} has {', '.join(operations)}"
+            )
 
 
 def _network(config: NVAEConfig, weights: dict) -> NVAE:
@@ -137,9 +182,9 @@ def _network(config: NVAEConfig, weights: dict) -> NVAE:
     cells += config.num_groups * 2 * config.num_nf
     if not config.is_vanilla:
         cells += config.num_groups * (config.num_cell_per_cond_enc + 1 + config.num_cell_per_cond_dec)
-    if cells > len(found):            # so that damaged options cannot make us build for hours
+    if cells > len(found):  # so that damaged options cannot make us build for hours
         raise ModelError(f"the options describe {cells} cells and groups, but there are only {len(found)} tensors")
-    with torch.device("meta"):        # shapes are compared before any memory is taken
+    with torch.device("meta"):  # shapes are compared before any memory is taken
         shapes = NVAE(config)
     keys = published_keys(shapes)
     for what, names in (("lack", keys.keys() - found.keys()), ("have an unknown tensor", found.keys() - keys.keys())):
@@ -151,7 +196,7 @@ def _network(config: NVAEConfig, weights: dict) -> NVAE:
         _check_tensor(key, found[key], shape)
         # A copy: nothing of the file's other tensors, the optimiser's for example, stays in memory.
         state[ours] = found[key].detach().reshape(state[ours].shape).clone(memory_format=torch.contiguous_format)
-    model = NVAE(config)              # derived tensors, the masks of flow cells, need their values
+    model = NVAE(config)  # derived tensors, the masks of flow cells, need their values
     model.load_state_dict(state, assign=True)
     return model.eval()
 
@@ -184,7 +229,7 @@ def _network_modules(model: NVAE) -> ModulePairs:
     yield "encoder_top.1", "enc0.1"
     for group in range(config.num_groups):
         yield f"posterior_heads.{group}", f"enc_sampler.{group}"
-        for index in range(2 * config.num_nf):                          # plain and mirrored cells in turn
+        for index in range(2 * config.num_nf):  # plain and mirrored cells in turn
             cell = f"nf_cells.{group * config.num_nf + index // 2}.cell{index % 2 + 1}"
             for name, key in (("first", "conv.convz.0"), ("depthwise", "conv.convz.2"), ("last", "mu.conv_0")):
                 yield f"flows.{group}.{index}.{name}", f"{cell}.{key}"
@@ -214,7 +259,7 @@ def _encoder_index(config: NVAEConfig, group: int) -> int:
 
 def _down_index(config: NVAEConfig, scale: int) -> int:
     """Index in the encoder tower of the down cell that leaves `scale`."""
-    return sum(config.groups_per_scale[:scale + 1]) * (config.num_cell_per_cond_enc + 1) + scale
+    return sum(config.groups_per_scale[: scale + 1]) * (config.num_cell_per_cond_enc + 1) + scale
 
 
 def _decoder_index(config: NVAEConfig, group: int) -> int:
@@ -224,7 +269,7 @@ def _decoder_index(config: NVAEConfig, group: int) -> int:
 
 def _up_index(config: NVAEConfig, scale: int) -> int:
     """Index in the decoder tower of the up cell that enters `scale`."""
-    groups, completed = sum(config.groups_per_scale[scale + 1:]), config.num_latent_scales - 2 - scale
+    groups, completed = sum(config.groups_per_scale[scale + 1 :]), config.num_latent_scales - 2 - scale
     return groups * (config.num_cell_per_cond_dec + 1) - config.num_cell_per_cond_dec + completed
 
 
@@ -234,8 +279,7 @@ def _cell_modules(cell: Cell, ours: str, theirs: str) -> ModulePairs:
             yield f"{ours}.skip.convs.{index}", f"{theirs}.skip.conv_{index + 1}"
     if isinstance(cell.skip, UpSkip):
         yield f"{ours}.skip.conv", f"{theirs}.skip.1"
-    leaves = {f"{ours}.branch.{index}": op for index, op in enumerate(cell.branch)
-              if not isinstance(op, Upsample)}
+    leaves = {f"{ours}.branch.{index}": op for index, op in enumerate(cell.branch) if not isinstance(op, Upsample)}
     names = list(leaves)
     if isinstance(leaves[names[0]], Conv):
         # An upsampling has an index of its own in the release.

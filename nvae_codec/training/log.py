@@ -1,4 +1,5 @@
 """What a run tells: lines for people, `stats.jsonl`, curves for TensorBoard, sample grids; and when it has failed."""
+
 import json
 import math
 import time
@@ -18,7 +19,7 @@ from nvae_codec.training.objective import Loss
 from nvae_codec.training.recipe import Schedule
 from nvae_codec.training.sampling import image_grid
 
-ACTIVE_KL = 0.1                       # nats of a channel per image above which it counts as active
+ACTIVE_KL = 0.1  # nats of a channel per image above which it counts as active
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 TERMS = ("loss", "reconstruction", "kl", "spectral", "batch_norm", "gradient_norm")
 
@@ -29,12 +30,21 @@ class Log:
     Values stay on their device until a status is due, since fetching them would make the device wait.
     """
 
-    def __init__(self, folder: Path, config: NVAEConfig, schedule: Schedule, first_step: int, world: Processes,
-                 report: Callable[[str], None], *, tensorboard: bool = True):
+    def __init__(
+        self,
+        folder: Path,
+        config: NVAEConfig,
+        schedule: Schedule,
+        first_step: int,
+        world: Processes,
+        report: Callable[[str], None],
+        *,
+        tensorboard: bool = True,
+    ):
         self.folder, self.config, self.schedule, self.first_step = folder, config, schedule, first_step
         self.world, self.report = world, report
-        self.recorded: list[Tensor] = []      # a vector for every step since the last status
-        self.checked = 0                      # of them
+        self.recorded: list[Tensor] = []  # a vector for every step since the last status
+        self.checked = 0  # of them
         self.channels = torch.zeros(0)
         self.step = self.last_saved = first_step
         self.began = time.monotonic()
@@ -46,54 +56,66 @@ class Log:
     def record(self, loss: Loss, gradient_norm: Tensor) -> None:
         """Keep what a step gave, as means over all processes."""
         terms = (loss.total, loss.reconstruction, loss.kl, loss.spectral, loss.batch_norm, gradient_norm)
-        vector = torch.cat([torch.stack([term.detach().float() for term in terms]),
-                            loss.elbo.kl.detach().float().mean(dim=0)])
+        vector = torch.cat(
+            [torch.stack([term.detach().float() for term in terms]), loss.elbo.kl.detach().float().mean(dim=0)]
+        )
         self.recorded.append(self.world.mean(vector))
         self.channels = loss.elbo.kl_channels
         self.step += 1
 
     def check(self, *, skips: bool = False) -> None:
         """Raises ModelError if a value recorded is not finite; `skips`: steps of infinite gradients are left out."""
-        new = self.recorded[self.checked:]
-        for index, values in enumerate(torch.stack(new)[:, :len(TERMS)].tolist() if new else []):
+        new = self.recorded[self.checked :]
+        for index, values in enumerate(torch.stack(new)[:, : len(TERMS)].tolist() if new else []):
             if all(map(math.isfinite, values[:-1] if skips else values)):
                 continue
-            step = self.step - len(new) + index + 1       # the first is step 1, as in a status
-            reported = ", ".join(f"{name.replace('_', ' ')} {value:.6g}" for name, value in zip(TERMS, values, strict=True))
+            step = self.step - len(new) + index + 1  # the first is step 1, as in a status
+            reported = ", ".join(
+                f"{name.replace('_', ' ')} {value:.6g}" for name, value in zip(TERMS, values, strict=True)
+            )
             kept = f"the checkpoint of step {self.last_saved} stays" if self.last_saved else "there is no checkpoint"
             raise ModelError(
-                f"step {step}: not all is finite ({reported}); {kept}. What helps: a larger norm_regularisation, or one "
-                "that comes down from a large norm_regularisation_first; a lower learning_rate, above all with small "
-                "batches. Going on from the checkpoint with the same recipe seldom does.")
+                f"step {step}: not all is finite ({reported}); {kept}. What helps: a larger norm_regularisation, or one"
+                " that comes down from a large norm_regularisation_first; a lower learning_rate, above all with small "
+                "batches. Going on from the checkpoint with the same recipe seldom does."
+            )
         self.checked = len(self.recorded)
 
     def status(self, loss_scale: float) -> dict:
         """Means over the steps since the last status; their names are the keys in `stats.jsonl`."""
         values = torch.stack(self.recorded)
-        mean = values.masked_fill(~values.isfinite(), torch.nan).nanmean(dim=0).tolist()    # fp16 skips some steps
+        mean = values.masked_fill(~values.isfinite(), torch.nan).nanmean(dim=0).tolist()  # fp16 skips some steps
         self.recorded, self.checked = [], 0
-        kl, last = mean[len(TERMS):], self.step - 1
+        kl, last = mean[len(TERMS) :], self.step - 1
         active = (self.world.mean(self.channels) > ACTIVE_KL).sum(dim=1).tolist()
         rate = (self.step - self.first_step) / max(time.monotonic() - self.began, 1e-9)
-        return {"step": self.step, "negative_elbo_bits_per_dim": bits_per_dimension(self.config, mean[1] + sum(kl)),
-                **dict(zip(TERMS, mean, strict=False)),
-                "kl_bits_per_dim": [bits_per_dimension(self.config, value) for value in kl],
-                "active_channels": active, "kl_coefficient": self.schedule.kl_coefficient(last),
-                "norm_regularisation": self.schedule.norm_regularisation(last),
-                "learning_rate": self.schedule.learning_rate(last), "loss_scale": loss_scale,
-                "images_per_second": rate * self.schedule.recipe.batch_size * self.world.size,
-                "seconds_left": (self.schedule.total_steps - self.step) / rate}
+        return {
+            "step": self.step,
+            "negative_elbo_bits_per_dim": bits_per_dimension(self.config, mean[1] + sum(kl)),
+            **dict(zip(TERMS, mean, strict=False)),
+            "kl_bits_per_dim": [bits_per_dimension(self.config, value) for value in kl],
+            "active_channels": active,
+            "kl_coefficient": self.schedule.kl_coefficient(last),
+            "norm_regularisation": self.schedule.norm_regularisation(last),
+            "learning_rate": self.schedule.learning_rate(last),
+            "loss_scale": loss_scale,
+            "images_per_second": rate * self.schedule.recipe.batch_size * self.world.size,
+            "seconds_left": (self.schedule.total_steps - self.step) / rate,
+        }
 
     def write(self, status: dict) -> None:
         """Tell a status."""
         if not self.world.is_main:
             return
-        line = "  ".join((
-            f"step {status['step']}/{self.schedule.total_steps}",
-            f"{status['negative_elbo_bits_per_dim']:.4f} bits/dim",
-            f"{sum(status['active_channels'])} channels active",
-            f"{status['images_per_second']:.1f} images/s",
-            f"{_duration(status['seconds_left'])} left"))
+        line = "  ".join(
+            (
+                f"step {status['step']}/{self.schedule.total_steps}",
+                f"{status['negative_elbo_bits_per_dim']:.4f} bits/dim",
+                f"{sum(status['active_channels'])} channels active",
+                f"{status['images_per_second']:.1f} images/s",
+                f"{_duration(status['seconds_left'])} left",
+            )
+        )
         if "validation_bits_per_dim" in status:
             line += f"  validation {status['validation_bits_per_dim']:.4f}"
         with open(self.folder / "stats.jsonl", "a") as file:

@@ -1,4 +1,5 @@
 """The training loop, on one device or by several processes: one function, read from top to bottom."""
+
 import copy
 import dataclasses
 from collections.abc import Callable
@@ -30,11 +31,11 @@ from nvae_codec.training.log import Log
 from nvae_codec.training.objective import Loss, Objective
 from nvae_codec.training.recipe import Recipe, Schedule
 
-ADAMAX_EPSILON = 1e-3                 # of the release, far larger than Adamax's usual one
+ADAMAX_EPSILON = 1e-3  # of the release, far larger than Adamax's usual one
 ADAM_BETAS = 0.9, 0.99
-FIRST_LOSS_SCALE = 2.0 ** 10          # of float16
-SMALLEST_LOSS_SCALE = 2.0 ** -20      # reached after 30 steps without finite gradients, more or less
-KINDS_OF_CELLS = 128                  # that are compiled: shapes, in training and not; torch's own limit is 8
+FIRST_LOSS_SCALE = 2.0**10  # of float16
+SMALLEST_LOSS_SCALE = 2.0**-20  # reached after 30 steps without finite gradients, more or less
+KINDS_OF_CELLS = 128  # that are compiled: shapes, in training and not; torch's own limit is 8
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -42,19 +43,19 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Execution:
     """How a run is executed. None of it changes what is computed, but for rounding."""
 
-    device: str = "auto"                  # auto: a GPU where there is one
-    precision: str = "auto"               # of PRECISIONS; auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU
-    channels_last: bool = True            # memory format of activations
-    fused_norm: bool = True               # batch norm and swish as one, see `nvae_codec.model.norm`
-    recompute: bool = False               # keep the inputs of cells alone and compute the rest again: memory for time
-    compile: bool = False                 # torch.compile of every cell
-    threads: int = 0                      # exactly so many; 0: as many as other programs leave processors for,
-                                          # unless cells are compiled, which would be anew for another number
-    workers: int = 0                      # processes that read and cut pictures ahead, per training process
-    report_every: int = 50                # steps
-    save_every: int = 0                   # steps; 0: a hundredth of the run, at least 50
-    sample_every: int = 10                # checkpoints
-    validation_images: int = 0            # 0: 256, of images larger than 64 x 64 fewer, at least 16
+    device: str = "auto"  # auto: a GPU where there is one
+    precision: str = "auto"  # of PRECISIONS; auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU
+    channels_last: bool = True  # memory format of activations
+    fused_norm: bool = True  # batch norm and swish as one, see `nvae_codec.model.norm`
+    recompute: bool = False  # keep the inputs of cells alone and compute the rest again: memory for time
+    compile: bool = False  # torch.compile of every cell
+    threads: int = 0  # exactly so many; 0: as many as other programs leave processors for,
+    # unless cells are compiled, which would be anew for another number
+    workers: int = 0  # processes that read and cut pictures ahead, per training process
+    report_every: int = 50  # steps
+    save_every: int = 0  # steps; 0: a hundredth of the run, at least 50
+    sample_every: int = 10  # checkpoints
+    validation_images: int = 0  # 0: 256, of images larger than 64 x 64 fewer, at least 16
     tensorboard: bool = True
 
     def __post_init__(self):
@@ -62,9 +63,17 @@ class Execution:
             raise ModelError(f"unknown precision {self.precision!r}; known: auto, {', '.join(PRECISIONS)}")
 
 
-def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path, execution: Execution = Execution(),
-          report: Callable[[str], None] = lambda line: None, on_start: Callable[[], None] = lambda: None,
-          stop: Callable[[], bool] = lambda: False, start: NVAE | None = None) -> NVAE:
+def train(
+    config: NVAEConfig,
+    recipe: Recipe,
+    dataset: Dataset,
+    run_folder: Path,
+    execution: Execution = Execution(),
+    report: Callable[[str], None] = lambda line: None,
+    on_start: Callable[[], None] = lambda: None,
+    stop: Callable[[], bool] = lambda: False,
+    start: NVAE | None = None,
+) -> NVAE:
     """Train a network of `config` by `recipe`; continue from the checkpoint in `run_folder` if there is one.
 
     Otherwise begin with the weights of `start`, a network of the same configuration, or else with random ones.
@@ -82,22 +91,33 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             report = silent
         shape = config.image_channels, config.image_size, config.image_size
         if dataset.training.shape != shape:
-            raise ModelError(f"the network is for images of {_words(*shape)}, and {dataset.name} has "
-                             f"{_words(*dataset.training.shape)}")
+            raise ModelError(
+                f"the network is for images of {_words(*shape)}, and {dataset.name} has "
+                f"{_words(*dataset.training.shape)}"
+            )
         recipe.check_suits(config)
         if start is not None:
             check_start(start.config, config)
         torch.manual_seed(recipe.seed)
-        torch.backends.cudnn.benchmark = True             # all steps have the same shapes
+        torch.backends.cudnn.benchmark = True  # all steps have the same shapes
         network = NVAE(config)
         checkpoint = run_folder / FILE_NAME
         values = _resumed(checkpoint, config, recipe, world) if checkpoint.exists() else {}
         first_step = values.get("step", 0)
         if not world.agree(first_step):
-            raise ModelError(f"{run_folder}: not every process sees the same checkpoint there; all machines must share "
-                             "the folder")
-        batches = Batches(dataset.training, recipe.batch_size, recipe.seed, first_step=first_step, rank=world.rank,
-                          world_size=world.size, workers=execution.workers, parts=recipe.parts)
+            raise ModelError(
+                f"{run_folder}: not every process sees the same checkpoint there; all machines must share the folder"
+            )
+        batches = Batches(
+            dataset.training,
+            recipe.batch_size,
+            recipe.seed,
+            first_step=first_step,
+            rank=world.rank,
+            world_size=world.size,
+            workers=execution.workers,
+            parts=recipe.parts,
+        )
         if not world.agree(len(dataset.training)):
             raise ModelError("not every process finds as many training images; all must read the same data")
         schedule = Schedule(recipe, batches.steps_per_epoch)
@@ -106,16 +126,19 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
         if not values:
             if start is None:
                 if config.rounded_activations:
-                    raise ModelError("a narrow network begins with the weights of a trained one (--from), whose "
-                                     "activations tell how to round them")
+                    raise ModelError(
+                        "a narrow network begins with the weights of a trained one (--from), whose "
+                        "activations tell how to round them"
+                    )
                 _initialise(network, recipe, dataset)
             else:
                 _take_weights(start, network, recipe, dataset)
         network.to(world.device)
         average = copy.deepcopy(network).requires_grad_(False) if recipe.average else None
         precision = precision_of(execution, world.device)
-        objective = Objective(network, recipe.seed, spectral=recipe.spectral, precision=precision,
-                              processes=world.group).to(world.device)
+        objective = Objective(
+            network, recipe.seed, spectral=recipe.spectral, precision=precision, processes=world.group
+        ).to(world.device)
         optimizer = _optimizer(network, recipe)
         scaler = torch.amp.GradScaler(world.device.type, FIRST_LOSS_SCALE, enabled=precision is torch.float16)
         _execute_as(execution, network)
@@ -129,21 +152,25 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
                 _match_layouts(optimizer)
                 # Of a run in another precision it is empty: that may change from one part of a run to the next.
                 scaler.load_state_dict(values["scaler"] or scaler.state_dict())
-            except Exception as error:    # both take the form of their dictionaries for granted
+            except Exception as error:  # both take the form of their dictionaries for granted
                 raise ModelError(f"{checkpoint}: the state of the training does not fit the network") from error
-            values.clear()                # gigabytes, of a large network
+            values.clear()  # gigabytes, of a large network
             report(f"continuing from step {first_step}")
         objective.train()
         parallel: torch.nn.Module = objective
         if world.size > 1:
-            parallel = DistributedDataParallel(objective, broadcast_buffers=False, gradient_as_bucket_view=True,
-                                               find_unused_parameters=config.is_vanilla)
+            parallel = DistributedDataParallel(
+                objective,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=config.is_vanilla,
+            )
 
         if world.is_main:
             run_folder.mkdir(parents=True, exist_ok=True)
             on_start()
         log = Log(run_folder, config, schedule, first_step, world, report, tensorboard=execution.tensorboard)
-        fitting = max(16, min(2 ** 20 // config.image_size ** 2, 256))
+        fitting = max(16, min(2**20 // config.image_size**2, 256))
         validation = fixed_batch(dataset.validation, execution.validation_images or fitting)
         if not len(validation):
             report("no images are held out, so nothing is validated")
@@ -158,15 +185,19 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
                 group["lr"] = schedule.learning_rate(step)
 
             # Loss and gradient
-            loss: Loss = parallel(x, step_noise(x, recipe.seed, step, world.rank), schedule.kl_coefficient(step),
-                                  schedule.norm_regularisation(step))
+            loss: Loss = parallel(
+                x,
+                step_noise(x, recipe.seed, step, world.rank),
+                schedule.kl_coefficient(step),
+                schedule.norm_regularisation(step),
+            )
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss.total).backward()
             scaler.unscale_(optimizer)
             gradient_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_gradient or torch.inf)
             log.record(loss, gradient_norm)
-            del loss                      # or its latents and logits would stay through the next forward pass
-            if world.device.type == "cpu":        # on a GPU this would wait for it in every step
+            del loss  # or its latents and logits would stay through the next forward pass
+            if world.device.type == "cpu":  # on a GPU this would wait for it in every step
                 log.check(skips=scaler.is_enabled())
             scaler.step(optimizer)
             scaler.update()
@@ -180,15 +211,25 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             if saving or done % execution.report_every == 0:
                 log.check(skips=scaler.is_enabled())
                 if scaler.is_enabled() and scaler.get_scale() < SMALLEST_LOSS_SCALE:
-                    raise ModelError(f"step {done}: gradients stay infinite however small the loss is scaled; the "
-                                     "precision bf16 or fp32 has no such limit, and a lower learning_rate may help")
+                    raise ModelError(
+                        f"step {done}: gradients stay infinite however small the loss is scaled; the "
+                        "precision bf16 or fp32 has no such limit, and a lower learning_rate may help"
+                    )
                 status = log.status(scaler.get_scale())
                 if saving and world.is_main:
                     averaged = {} if average is None else {"average": average.state_dict()}
                     spectral = {} if objective.spectral is None else objective.spectral.state_dict()
-                    save_checkpoint(checkpoint, network, optimizer=optimizer.state_dict(), scaler=scaler.state_dict(),
-                                    spectral=spectral, recipe=recipe.to_dict(), world_size=world.size, step=done,
-                                    **averaged)
+                    save_checkpoint(
+                        checkpoint,
+                        network,
+                        optimizer=optimizer.state_dict(),
+                        scaler=scaler.state_dict(),
+                        spectral=spectral,
+                        recipe=recipe.to_dict(),
+                        world_size=world.size,
+                        step=done,
+                        **averaged,
+                    )
                     shown = (network if average is None else average).eval()
                     if len(validation) and not stopping:
                         result = evaluate(shown, validation, batch_size=recipe.batch_size)
@@ -203,14 +244,16 @@ def train(config: NVAEConfig, recipe: Recipe, dataset: Dataset, run_folder: Path
             if stopping:
                 break
         log.close()
-        for module in network.modules():      # as it is executed is no part of it: a copy would call this one's cells
+        for module in network.modules():  # as it is executed is no part of it: a copy would call this one's cells
             vars(module).pop("forward", None)
         return (network if average is None else average).cpu().eval()
 
 
 def check_start(start: NVAEConfig, config: NVAEConfig) -> None:
     """Raises ModelError unless a network can begin with the weights of another, which may be one that is not narrow."""
-    as_it_begins = dataclasses.replace(start, rounded_activations=start.rounded_activations or config.rounded_activations)
+    as_it_begins = dataclasses.replace(
+        start, rounded_activations=start.rounded_activations or config.rounded_activations
+    )
     if changed := _differences(dataclasses.asdict(as_it_begins), dataclasses.asdict(config)):
         raise ModelError(f"the network to begin with has {changed}; only one of the same configuration will do")
 
@@ -247,8 +290,9 @@ def _resumed(path: Path, config: NVAEConfig, recipe: Recipe, world: Processes) -
     if not isinstance(values.get("step"), int) or not {"optimizer", "scaler", "spectral", "recipe"} <= set(values):
         raise ModelError(f"{path}: holds a network but not the state of its training, so no run can continue from it")
     if changed := _differences(values["recipe"], recipe.to_dict()):
-        raise ModelError(f"{path}: the run there has {changed}; continue it with what it began with, or choose another "
-                         "folder")
+        raise ModelError(
+            f"{path}: the run there has {changed}; continue it with what it began with, or choose another folder"
+        )
     if values.get("world_size") != world.size:
         raise ModelError(f"{path}: the run there is by {values.get('world_size')} processes, not {world.size}")
     return values
@@ -261,8 +305,9 @@ def _words(channels: int, height: int, width: int) -> str:
 def _differences(before, now: dict) -> str:
     """In which values a configuration that was stored differs from one given, in words."""
     before = before if isinstance(before, dict) else {}
-    return ", ".join(f"{name} = {before.get(name)}, not {value}" for name, value in now.items()
-                     if before.get(name) != value)
+    return ", ".join(
+        f"{name} = {before.get(name)}, not {value}" for name, value in now.items() if before.get(name) != value
+    )
 
 
 def _initialise(network: NVAE, recipe: Recipe, dataset: Dataset) -> None:
@@ -282,7 +327,7 @@ def _take_weights(start: NVAE, network: NVAE, recipe: Recipe, dataset: Dataset) 
     network.load_state_dict(start.state_dict(), strict=chosen)
     if not chosen:
         # Of one process's images, in all processes.
-        count = min(max(16, 2 ** 18 // network.config.image_size ** 2), 256, len(dataset.training))
+        count = min(max(16, 2**18 // network.config.image_size**2), 256, len(dataset.training))
         samples = next(iter(Batches(dataset.training, count, recipe.seed, parts=recipe.parts)))
         with torch.no_grad(), fake_quant.choosing_scales(network.eval()):
             x = unit_range(network.config, samples)
@@ -318,11 +363,17 @@ def recompute_cells(network: NVAE, on_input: Callable[[Tensor], object] = lambda
 
     `on_input` is called with what is kept.
     """
+
     def recomputing(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         on_input(x)
         # Batch norms must not count a batch a second time.
-        return recomputed(forward, x, use_reentrant=False, preserve_rng_state=False,
-                          context_fn=lambda: (nullcontext(), frozen_statistics()))
+        return recomputed(
+            forward,
+            x,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), frozen_statistics()),
+        )
 
     for module in network.modules():
         if isinstance(module, Cell | PhaseCell):

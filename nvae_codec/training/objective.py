@@ -1,4 +1,5 @@
 """What training minimises: negative ELBO, its KL warmed up and balanced, spectral norms and batch-norm scales."""
+
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -13,9 +14,9 @@ from nvae_codec.model.ops import Conv
 from nvae_codec.training.distributed import mean_over
 
 FIRST_POWER_ITERATIONS = 40
-POWER_ITERATIONS = 4                  # in every later step
-SMALLEST_NORM = 1e-3                  # by which a vector of the power iteration is divided
-DEAD_NORM = 1e-20                     # of such a vector: it would stay zero for ever
+POWER_ITERATIONS = 4  # in every later step
+SMALLEST_NORM = 1e-3  # by which a vector of the power iteration is divided
+DEAD_NORM = 1e-20  # of such a vector: it would stay zero for ever
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class Loss:
     """The terms of a step's loss, scalars: nats, means over the images of this process."""
 
     total: Tensor
-    reconstruction: Tensor                # -log p(x | z)
-    kl: Tensor                            # warmed up and balanced
-    spectral: Tensor                      # sum of the spectral norms, before its coefficient
-    batch_norm: Tensor                    # sum of the largest scales, before its coefficient
+    reconstruction: Tensor  # -log p(x | z)
+    kl: Tensor  # warmed up and balanced
+    spectral: Tensor  # sum of the spectral norms, before its coefficient
+    batch_norm: Tensor  # sum of the largest scales, before its coefficient
     elbo: Elbo
 
 
@@ -38,8 +39,15 @@ class Objective(nn.Module):
     `precision` is the type of autocast in the network; None: none.
     """
 
-    def __init__(self, network: NVAE, seed: int = 1, *, spectral: bool = True, precision: torch.dtype | None = None,
-                 processes: dist.ProcessGroup | None = None):
+    def __init__(
+        self,
+        network: NVAE,
+        seed: int = 1,
+        *,
+        spectral: bool = True,
+        precision: torch.dtype | None = None,
+        processes: dist.ProcessGroup | None = None,
+    ):
         super().__init__()
         self.network = network
         self.spectral = SpectralRegularisation(network, seed) if spectral else None
@@ -62,12 +70,11 @@ class Objective(nn.Module):
 def balancing_scales(config: NVAEConfig) -> Tensor:
     """alpha of every group in decoder order: 4**i / n for scale i from the coarsest, with n groups; least value 1."""
     counts = config.groups_per_scale[::-1]
-    alphas = torch.cat([torch.full((n,), 4.0 ** i / n, dtype=torch.float64) for i, n in enumerate(counts)])
+    alphas = torch.cat([torch.full((n,), 4.0**i / n, dtype=torch.float64) for i, n in enumerate(counts)])
     return alphas / alphas.min()
 
 
-def balanced_kl(kl: Tensor, coefficient: float, alphas: Tensor,
-                processes: dist.ProcessGroup | None = None) -> Tensor:
+def balanced_kl(kl: Tensor, coefficient: float, alphas: Tensor, processes: dist.ProcessGroup | None = None) -> Tensor:
     """KL term of the loss per image [B] from the KL per image and group [B, G].
 
     While the coefficient is below 1, groups that carry more are weighted more, so that none collapses early (NVAE,
@@ -102,7 +109,7 @@ class SpectralRegularisation(nn.Module):
         for name, module in network.named_modules():
             if isinstance(module, Conv) and module.regularised:
                 by_shape.setdefault(tuple(module.weight.flatten(1).shape), []).append((name, module))
-        self._groups = list(by_shape.values())           # not registered: they are the network's
+        self._groups = list(by_shape.values())  # not registered: they are the network's
         self._started = False
         generator = torch.Generator().manual_seed(seed)
         for index, ((rows, columns), members) in enumerate(by_shape.items()):
@@ -116,10 +123,10 @@ class SpectralRegularisation(nn.Module):
         self._started = True
         total = 0.0
         for index, members in enumerate(self._groups):
-            matrices = torch.stack([conv.effective_weight().flatten(1) for _, conv in members])      # [N, O, K]
+            matrices = torch.stack([conv.effective_weight().flatten(1) for _, conv in members])  # [N, O, K]
             u, v = getattr(self, f"u{index}"), getattr(self, f"v{index}")
             with torch.no_grad():
-                for vectors in (u, v):    # those of a matrix that was almost zero for long
+                for vectors in (u, v):  # those of a matrix that was almost zero for long
                     dead = vectors.norm(dim=1, keepdim=True) < DEAD_NORM
                     vectors.copy_(torch.where(dead, vectors.shape[1] ** -0.5, vectors))
                 for _ in range(iterations):
@@ -131,8 +138,11 @@ class SpectralRegularisation(nn.Module):
 
     def vectors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The vectors (u, v) of every convolution, by its name in the network."""
-        return {name: (getattr(self, f"u{index}")[position], getattr(self, f"v{index}")[position])
-                for index, members in enumerate(self._groups) for position, (name, _) in enumerate(members)}
+        return {
+            name: (getattr(self, f"u{index}")[position], getattr(self, f"v{index}")[position])
+            for index, members in enumerate(self._groups)
+            for position, (name, _) in enumerate(members)
+        }
 
     def get_extra_state(self) -> bool:
         return self._started

@@ -1,4 +1,5 @@
 """How each preset is trained: `Recipe`, its schedules, and the recipes of the presets."""
+
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -19,28 +20,28 @@ class Recipe:
     with rates that change from step to step. Raises ModelError for values that make no sense.
     """
 
-    epochs: int = 0                       # one of these two is 0
+    epochs: int = 0  # one of these two is 0
     steps: int = 0
-    warm_up: int = 5                      # of the learning rate, in the same unit
-    batch_size: int = 32                  # images per process
-    optimizer: str = "adamax"             # or adam, which is not in the paper
+    warm_up: int = 5  # of the learning rate, in the same unit
+    batch_size: int = 32  # images per process
+    optimizer: str = "adamax"  # or adam, which is not in the paper
     learning_rate: float = 1e-2
     learning_rate_min: float = 1e-4
     weight_decay: float = 3e-4
-    norm_regularisation: float = 1e-2     # lambda, of spectral norms and batch-norm scales; beside nats per image
-    norm_regularisation_first: float = 0.0    # at the start, annealed to the other as the KL term grows; 0: constant
-    spectral: bool = True                 # regularise the spectral norms, too; without, batch-norm scales alone
-    kl_anneal_portion: float = 0.3        # part of the run over which the KL coefficient grows to 1
-    kl_const_portion: float = 1e-4        # part of the run before that
-    kl_const_coefficient: float = 1e-4    # and the coefficient then
-    clip_gradient: float = 0.0            # largest norm of the gradient; 0: any. Not in the paper
-    centre_mixture: bool = False          # start from `nvae_codec.likelihoods.pixels.centre_mixture`. Not in the paper
-    average: float = 0.0                  # decay of an exponential moving average of the weights; 0: none. Likewise
-    smaller: float = 0.0                  # part of the images that are crops of pictures at half their size. Likewise
-    noise: float = 0.0                    # part that gets noise, other in each colour. Likewise
-    half_chroma: float = 0.0              # part whose colours lose half of their resolution. Likewise
-    rounded_colours: float = 0.0          # part whose colours are those of a JPEG file or a Photo CD. Likewise
-    seed: int = 1                         # 0 ... 2^32 - 1
+    norm_regularisation: float = 1e-2  # lambda, of spectral norms and batch-norm scales; beside nats per image
+    norm_regularisation_first: float = 0.0  # at the start, annealed to the other as the KL term grows; 0: constant
+    spectral: bool = True  # regularise the spectral norms, too; without, batch-norm scales alone
+    kl_anneal_portion: float = 0.3  # part of the run over which the KL coefficient grows to 1
+    kl_const_portion: float = 1e-4  # part of the run before that
+    kl_const_coefficient: float = 1e-4  # and the coefficient then
+    clip_gradient: float = 0.0  # largest norm of the gradient; 0: any. Not in the paper
+    centre_mixture: bool = False  # start from `nvae_codec.likelihoods.pixels.centre_mixture`. Not in the paper
+    average: float = 0.0  # decay of an exponential moving average of the weights; 0: none. Likewise
+    smaller: float = 0.0  # part of the images that are crops of pictures at half their size. Likewise
+    noise: float = 0.0  # part that gets noise, other in each colour. Likewise
+    half_chroma: float = 0.0  # part whose colours lose half of their resolution. Likewise
+    rounded_colours: float = 0.0  # part whose colours are those of a JPEG file or a Photo CD. Likewise
+    seed: int = 1  # 0 ... 2^32 - 1
 
     def __post_init__(self):
         positive = {"batch_size", "learning_rate"}
@@ -56,11 +57,12 @@ class Recipe:
             raise ModelError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
         if (self.epochs == 0) == (self.steps == 0):
             raise ModelError("the length of a run is given either in epochs or in steps")
-        if self.seed >= 2 ** 32:
+        if self.seed >= 2**32:
             raise ModelError(f"seed = {self.seed} is not below 2^32")
         if self.learning_rate_min > self.learning_rate:
-            raise ModelError(f"learning_rate_min = {self.learning_rate_min} is above learning_rate = "
-                             f"{self.learning_rate}")
+            raise ModelError(
+                f"learning_rate_min = {self.learning_rate_min} is above learning_rate = {self.learning_rate}"
+            )
         if self.norm_regularisation_first and not self.norm_regularisation:
             raise ModelError("norm_regularisation cannot be annealed to 0")
         for name, part in self.parts.items():
@@ -132,8 +134,15 @@ class Schedule:
 
 
 _LARGE = dict(batch_size=4, norm_regularisation_first=1.0)
-_PHASES = dict(warm_up=200, optimizer="adam", learning_rate=2e-3, learning_rate_min=1e-5, weight_decay=0.0,
-               kl_anneal_portion=0.1, spectral=False)
+_PHASES = dict(
+    warm_up=200,
+    optimizer="adam",
+    learning_rate=2e-3,
+    learning_rate_min=1e-5,
+    weight_decay=0.0,
+    kl_anneal_portion=0.1,
+    spectral=False,
+)
 
 # By preset (`nvae_codec.model.config.PRESETS`); the data set that each is for has the same name where there is one.
 RECIPES: dict[str, Recipe] = {
@@ -145,11 +154,21 @@ RECIPES: dict[str, Recipe] = {
     "celebahq256": Recipe(epochs=300, **_LARGE),
     "ffhq256": Recipe(epochs=200, learning_rate=8e-3, norm_regularisation=1e-1, **_LARGE),
     # Ours.
-    "cifar10-small": Recipe(steps=30_000, warm_up=200, batch_size=32, learning_rate=6e-3, learning_rate_min=1e-5,
-                            kl_anneal_portion=0.1, clip_gradient=2000, centre_mixture=True, spectral=False),
+    "cifar10-small": Recipe(
+        steps=30_000,
+        warm_up=200,
+        batch_size=32,
+        learning_rate=6e-3,
+        learning_rate_min=1e-5,
+        kl_anneal_portion=0.1,
+        clip_gradient=2000,
+        centre_mixture=True,
+        spectral=False,
+    ),
     # Gradients of a head of phases are nearly always clipped: Adam then sees directions alone.
-    "photo": Recipe(steps=7_500, batch_size=16, clip_gradient=4000, half_chroma=0.25,
-                    **_PHASES | {"learning_rate": 7e-4}),
+    "photo": Recipe(
+        steps=7_500, batch_size=16, clip_gradient=4000, half_chroma=0.25, **_PHASES | {"learning_rate": 7e-4}
+    ),
     "tiny": Recipe(steps=8_000, batch_size=16, clip_gradient=1000, **_PHASES | {"learning_rate": 1e-3}),
     "mnist-small": Recipe(steps=8_000, batch_size=32, clip_gradient=20, **_PHASES),
     "toy": Recipe(steps=300, warm_up=20, batch_size=8, learning_rate=4e-3, learning_rate_min=1e-5, centre_mixture=True),

@@ -1,4 +1,5 @@
 """A training run as a whole: the network, its recipe and its data, resolved and written down in the run's folder."""
+
 import dataclasses
 import json
 import math
@@ -31,13 +32,19 @@ class Data:
 
     def __post_init__(self):
         percent = self.validation_percent
-        if not (isinstance(self.dataset, str) and isinstance(self.root, str) and isinstance(self.fit, str)
-                and type(percent) in (int, float) and math.isfinite(percent)):
+        if not (
+            isinstance(self.dataset, str)
+            and isinstance(self.root, str)
+            and isinstance(self.fit, str)
+            and type(percent) in (int, float)
+            and math.isfinite(percent)
+        ):
             raise ModelError("a run's data are described by three texts and a percentage")
 
     def open(self, side: int, report: Callable[[str], None] = lambda line: None) -> Dataset:
-        return open_dataset(self.dataset, self.root, side=side, fit=self.fit,
-                            validation_percent=self.validation_percent, report=report)
+        return open_dataset(
+            self.dataset, self.root, side=side, fit=self.fit, validation_percent=self.validation_percent, report=report
+        )
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,12 @@ class Run:
         return self if root is None else dataclasses.replace(self, data=dataclasses.replace(self.data, root=str(root)))
 
     def to_dict(self) -> dict:
-        return {"network": self.network.to_dict(), "recipe": self.recipe.to_dict(),
-                "data": dataclasses.asdict(self.data), "start": self.start}
+        return {
+            "network": self.network.to_dict(),
+            "recipe": self.recipe.to_dict(),
+            "data": dataclasses.asdict(self.data),
+            "start": self.start,
+        }
 
     def save(self, folder: Path) -> None:
         """Write `config.json`, whole or not at all."""
@@ -85,8 +96,12 @@ class Run:
         path = folder / FILE_NAME
         try:
             values = json.loads(path.read_text())
-            return cls(NVAEConfig.from_dict(values["network"]), Recipe(**values["recipe"]), Data(**values["data"]),
-                       values.get("start", ""))
+            return cls(
+                NVAEConfig.from_dict(values["network"]),
+                Recipe(**values["recipe"]),
+                Data(**values["data"]),
+                values.get("start", ""),
+            )
         except OSError as error:
             raise ModelError(f"{folder}: not the folder of a training run: it has no {FILE_NAME}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -121,7 +136,7 @@ def estimate_memory(config: NVAEConfig, recipe: Recipe, execution: Execution, lo
         x = torch.empty(recipe.batch_size, config.image_channels, config.image_size, config.image_size)
     network = objective.network
     if objective.spectral is not None:
-        objective.spectral.set_extra_state(True)          # a later step: the first one iterates for long
+        objective.spectral.set_extra_state(True)  # a later step: the first one iterates for long
     for module in network.modules():
         if hasattr(module, "fused"):
             module.fused = execution.fused_norm
@@ -140,6 +155,10 @@ def estimate_memory(config: NVAEConfig, recipe: Recipe, execution: Execution, lo
         objective(x, lambda group, shape: torch.empty(shape, device="meta"), 0.5, 1.0)
     parameters = sum(parameter.nbytes for parameter in network.parameters())
     activations = sum(storage.nbytes() for storage in kept.values())
-    return {"parameters": parameters, "gradients": parameters, "optimiser": 2 * parameters,
-            "average": parameters if recipe.average else 0,
-            "activations": activations // 2 if low_precision else activations}
+    return {
+        "parameters": parameters,
+        "gradients": parameters,
+        "optimiser": 2 * parameters,
+        "average": parameters if recipe.average else 0,
+        "activations": activations // 2 if low_precision else activations,
+    }

@@ -1,4 +1,5 @@
 """Images drawn from a float network, and the readjustment of batch norms that low temperatures need."""
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,9 +11,14 @@ READJUSTMENT_BATCHES, READJUSTMENT_BATCH_SIZE = 500, 16
 
 
 @considerate()
-def readjust_batch_norm(network: NVAE, temperature: float, generator: torch.Generator | None = None,
-                        batches: int = READJUSTMENT_BATCHES, batch_size: int = READJUSTMENT_BATCH_SIZE,
-                        progress=lambda done, total: None) -> None:
+def readjust_batch_norm(
+    network: NVAE,
+    temperature: float,
+    generator: torch.Generator | None = None,
+    batches: int = READJUSTMENT_BATCHES,
+    batch_size: int = READJUSTMENT_BATCH_SIZE,
+    progress=lambda done, total: None,
+) -> None:
     """Let the decoder's batch norms follow what the prior gives at `temperature` (NVAE, section 4 and appendix).
 
     Cooler latents than those of training have other statistics. Afterwards the network is for sampling alone.
@@ -33,5 +39,5 @@ def image_grid(images: Tensor, columns: int) -> np.ndarray:
     grid = np.zeros((rows * height, columns * width, channels), dtype=np.uint8)
     for index, image in enumerate(levels):
         top, left = index // columns * height, index % columns * width
-        grid[top:top + height, left:left + width] = image.transpose(1, 2, 0)
+        grid[top : top + height, left : left + width] = image.transpose(1, 2, 0)
     return grid[:, :, 0] if channels == 1 else grid

@@ -1,4 +1,5 @@
 """Frozen streams decode to their pictures for ever, on every machine."""
+
 import json
 from hashlib import sha256
 
@@ -16,15 +17,20 @@ STREAMS = sorted((model, name) for model, content in MODELS.items() for name in 
 
 # Height, width and channels of the pictures in each stream.
 SHAPES = {
-    "v2_one_pixel": [(1, 1, 3)], "v2_rgb_60x50": [(50, 60, 3)],
+    "v2_one_pixel": [(1, 1, 3)],
+    "v2_rgb_60x50": [(50, 60, 3)],
     "v2_archive": [(1, 1), (4, 4, 3), (16, 16, 3), (40, 20), (33, 17, 3)],
-    "v2_flows_5_bits_37x40": [(40, 37, 3)], "v2_inactive_50x40": [(40, 50, 3)],
+    "v2_flows_5_bits_37x40": [(40, 37, 3)],
+    "v2_inactive_50x40": [(40, 50, 3)],
     "v2_mixed_batches": [(9, 20), (20, 9, 3), (16, 16), (30, 20, 3)],
-    "v2_flows_inactive_mixed_batches": [(9, 20), (20, 9, 3), (16, 16)], "v2_wide_70x64": [(64, 70, 3)],
-    "v2_phases_37x20": [(20, 37, 3)], "v2_phases_archive": [(9, 20), (1, 1, 3), (20, 9, 3), (16, 16)],
+    "v2_flows_inactive_mixed_batches": [(9, 20), (20, 9, 3), (16, 16)],
+    "v2_wide_70x64": [(64, 70, 3)],
+    "v2_phases_37x20": [(20, 37, 3)],
+    "v2_phases_archive": [(9, 20), (1, 1, 3), (20, 9, 3), (16, 16)],
     "v2_black_and_white": [(28, 28), (1, 1), (20, 37)],
     "v2_noise_filters_many": [(9, 20), (20, 9, 3), (64, 65, 3), (5, 5, 3), (16, 16)],
-    "v2_colour_spaces": [(19, 21, 3), (9, 20), (23, 18, 3), (20, 9, 3)]}
+    "v2_colour_spaces": [(19, 21, 3), (9, 20), (23, 18, 3), (20, 9, 3)],
+}
 
 
 def golden_images(name: str) -> list[Image]:

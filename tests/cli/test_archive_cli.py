@@ -1,4 +1,5 @@
 """Archives at the terminal: what goes in comes out, under which names, and what is said of what does not."""
+
 import json
 import os
 import shutil
@@ -35,7 +36,7 @@ UNPACKED = [
     "photos/a.jpg.png", "photos/a.png.png", "photos/grey.png", "photos/sub/a.png", "photos/sub/deep er/ünï.png",
     "photos/sub/grey.png", "photos/tiff.png", "logo.png",
 ]  # fmt: skip
-OPTIONS = ["--effort", 1, "--no-verify", "--chunk-pixels", 4 * 16 ** 2]
+OPTIONS = ["--effort", 1, "--no-verify", "--chunk-pixels", 4 * 16**2]
 
 
 def fill(folder: Path) -> None:
@@ -58,8 +59,18 @@ def made(tmp_path_factory, toy_model_path) -> Path:
     """A folder with pictures, and set.nvb that holds them. Not to be changed."""
     folder = tmp_path_factory.mktemp("made")
     fill(folder)
-    result = invoke("compress", folder / "photos", folder / "logo.png", "--archive", "-o", folder / "set.nvb", "--json",
-                    *OPTIONS, "--model", toy_model_path)
+    result = invoke(
+        "compress",
+        folder / "photos",
+        folder / "logo.png",
+        "--archive",
+        "-o",
+        folder / "set.nvb",
+        "--json",
+        *OPTIONS,
+        "--model",
+        toy_model_path,
+    )
     assert result.exit_code == 0, result.stderr
     (folder / "report.json").write_text(result.stdout)
     (folder / "report.txt").write_text(result.stderr)
@@ -89,7 +100,7 @@ def damaged(data: bytes, number: int, before: int = 0) -> bytes:
     """The file with a bit of a chunk's words changed, or of what lies so many bytes before them."""
     words = unpack(data).chunks[number].words
     place = data.index(words) - before
-    return data[:place] + bytes([data[place] ^ 16]) + data[place + 1:]
+    return data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :]
 
 
 def chunk_names(data: bytes) -> list[list[str]]:
@@ -118,16 +129,34 @@ def test_what_is_reported_is_what_is_documented(here, toy_model_path):
     rate = {"bits_per_subpixel": 8 * size / subpixels, "model": toy_model_path.stem}
     inputs = sum(os.path.getsize(name) for name in IMAGES)
     paths = {"inputs": report["inputs"], "output": report["output"]}
-    assert report == paths | {"input_bytes": inputs, "output_bytes": size, "verified": False,
-                              "seconds": report["seconds"]} | sizes | rate
+    assert (
+        report
+        == paths
+        | {"input_bytes": inputs, "output_bytes": size, "verified": False, "seconds": report["seconds"]}
+        | sizes
+        | rate
+    )
     assert [Path(path).name for path in (*report["inputs"], report["output"])] == ["photos", "logo.png", "set.nvb"]
 
     result = invoke("decompress", "set.nvb", "--json", "-q", "--model", toy_model_path)
     back = json.loads(result.stdout)
     assert list(back) == documented_keys("decompress")[1] and result.stderr == ""
     outputs = sum(os.path.getsize(f"set/{name}") for name in UNPACKED)
-    assert back == {"input": "set.nvb", "output": "set", "input_bytes": size, "output_bytes": outputs, "verified": True,
-                    "seconds": back["seconds"], "lost": [], "lost_chunks": 0} | sizes | rate
+    assert (
+        back
+        == {
+            "input": "set.nvb",
+            "output": "set",
+            "input_bytes": size,
+            "output_bytes": outputs,
+            "verified": True,
+            "seconds": back["seconds"],
+            "lost": [],
+            "lost_chunks": 0,
+        }
+        | sizes
+        | rate
+    )
 
 
 def test_some_come_out_alone_under_the_same_names(here, toy_model_path):
@@ -221,14 +250,20 @@ def test_hidden_files_are_passed_over_and_the_folder_gives_its_name(here, monkey
     assert names == ["sub/a.png", "sub/deep er/ünï.webp", "sub/grey.pgm"]
 
 
-@pytest.mark.parametrize(("names", "expected"), [
-    (["a.jpg", "b.b.png", "c", ".png", "d."], ["a.png", "b.b.png", "c.png", ".png.png", "d..png"]),
-    (["a.jpg", "b/a.png"], ["a.png", "b/a.png"]),
-    (["a.jpg", "a.png", "b.jpg"], ["a.jpg.png", "a.png.png", "b.png"]),
-    (["a.jpg", "a.png", "a.jpg.jpg"], ["a.jpg.png", "a.png.png", "a.jpg.jpg.png"]),  # the last gives way to the first
-    (["a.jpg", "a.jpg/b.png"], ["a.png", "a.jpg/b.png"]),
-    (["a.jpg", "a.png/b.png"], ["a.jpg.png", "a.png/b.png"]),
-])
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.jpg", "b.b.png", "c", ".png", "d."], ["a.png", "b.b.png", "c.png", ".png.png", "d..png"]),
+        (["a.jpg", "b/a.png"], ["a.png", "b/a.png"]),
+        (["a.jpg", "a.png", "b.jpg"], ["a.jpg.png", "a.png.png", "b.png"]),
+        (
+            ["a.jpg", "a.png", "a.jpg.jpg"],
+            ["a.jpg.png", "a.png.png", "a.jpg.jpg.png"],
+        ),  # the last gives way to the first
+        (["a.jpg", "a.jpg/b.png"], ["a.png", "a.jpg/b.png"]),
+        (["a.jpg", "a.png/b.png"], ["a.jpg.png", "a.png/b.png"]),
+    ],
+)
 def test_names_on_disk(names, expected):
     paths = file_paths(dict.fromkeys(names, ".png"))
     assert list(paths) == names and list(paths.values()) == list(map(PurePosixPath, expected))
@@ -240,29 +275,41 @@ def test_a_name_that_must_be_a_file_and_a_folder_is_refused():
         file_paths(dict.fromkeys(names, ".png"))
 
 
-@pytest.mark.parametrize(("arguments", "status", "reason"), [
-    (["photos"], 2, "--archive makes one file of all pictures: give its name with -o FILE"),
-    (["photos", "--output-dir", "out"], 2, "give its name with -o FILE"),
-    (["photos", "-", "-o", "x.nvb"], 2, "Standard input has no name"),
-    (["photos", "missing.png", "-o", "x.nvb"], 1, "nvae-codec: missing.png: there is no such file"),
-    (["empty", "-o", "x.nvb"], 1, "nvae-codec: empty: there is no picture file in this folder"),
-    (["photos", "-o", "set.nvb"], 1, "nvae-codec: set.nvb: exists already; -f overwrites it"),
-    (["photos", "-o", "empty"], 1, "nvae-codec: empty: is a folder"),
-    (["photos", "-o", "photos/a.png", "-f"], 2, "photos/a.png would be both an input and an output"),
-    (["photos", "-o", "-", "--json"], 2, "--json"),
-    (["photos/a.png", "photos/sub/a.png", "-o", "x.nvb"], 1,
-     "nvae-codec: photos/a.png and photos/sub/a.png would both be called a.png in the archive; names are kept apart"),
-    (["photos", "photos/../photos", "-o", "x.nvb"], 1, "would both be called photos/a.jpg"),
-    (["photos", "bad\\name.png", "-o", "x.nvb"], 1,
-     "nvae-codec: bad\\name.png: a name in an archive has no backslash, no control character "),
-    (["photos", "new\nline.png", "-o", "x.nvb"], 1,
-     "nvae-codec: new\\nline.png: a name in an archive has no backslash, no control character "),
-    (["photos", os.fsdecode(b"\xff.png"), "-o", "x.nvb"], 1, "a name in an archive must be valid UTF-8"),
-    (["photos", "fifo.png", "-o", "x.nvb"], 1, "nvae-codec: fifo.png: is no regular file"),
-    (["photos", "alpha.png", "logo.png", "-o", "x.nvb"], 1, "nvae-codec: alpha.png: this is an RGB picture"),
-    (["photos", "photos/readme.txt", "-o", "x.nvb"], 1, "nvae-codec: photos/readme.txt: this is no picture"),
-    (["photos", "empty.png", "-o", "x.nvb"], 1, "nvae-codec: empty.png: the file is empty"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "status", "reason"),
+    [
+        (["photos"], 2, "--archive makes one file of all pictures: give its name with -o FILE"),
+        (["photos", "--output-dir", "out"], 2, "give its name with -o FILE"),
+        (["photos", "-", "-o", "x.nvb"], 2, "Standard input has no name"),
+        (["photos", "missing.png", "-o", "x.nvb"], 1, "nvae-codec: missing.png: there is no such file"),
+        (["empty", "-o", "x.nvb"], 1, "nvae-codec: empty: there is no picture file in this folder"),
+        (["photos", "-o", "set.nvb"], 1, "nvae-codec: set.nvb: exists already; -f overwrites it"),
+        (["photos", "-o", "empty"], 1, "nvae-codec: empty: is a folder"),
+        (["photos", "-o", "photos/a.png", "-f"], 2, "photos/a.png would be both an input and an output"),
+        (["photos", "-o", "-", "--json"], 2, "--json"),
+        (
+            ["photos/a.png", "photos/sub/a.png", "-o", "x.nvb"],
+            1,
+            "nvae-codec: photos/a.png and photos/sub/a.png would both be called a.png in the archive; names are kept",
+        ),
+        (["photos", "photos/../photos", "-o", "x.nvb"], 1, "would both be called photos/a.jpg"),
+        (
+            ["photos", "bad\\name.png", "-o", "x.nvb"],
+            1,
+            "nvae-codec: bad\\name.png: a name in an archive has no backslash, no control character ",
+        ),
+        (
+            ["photos", "new\nline.png", "-o", "x.nvb"],
+            1,
+            "nvae-codec: new\\nline.png: a name in an archive has no backslash, no control character ",
+        ),
+        (["photos", os.fsdecode(b"\xff.png"), "-o", "x.nvb"], 1, "a name in an archive must be valid UTF-8"),
+        (["photos", "fifo.png", "-o", "x.nvb"], 1, "nvae-codec: fifo.png: is no regular file"),
+        (["photos", "alpha.png", "logo.png", "-o", "x.nvb"], 1, "nvae-codec: alpha.png: this is an RGB picture"),
+        (["photos", "photos/readme.txt", "-o", "x.nvb"], 1, "nvae-codec: photos/readme.txt: this is no picture"),
+        (["photos", "empty.png", "-o", "x.nvb"], 1, "nvae-codec: empty.png: the file is empty"),
+    ],
+)
 def test_what_cannot_become_an_archive_is_refused_before_any_work(here, no_codec, arguments, status, reason):
     os.mkdir("empty")
     os.mkfifo("fifo.png")
@@ -290,7 +337,9 @@ def test_a_image_too_narrow_for_the_model_is_refused_before_any_is_coded(here, m
     monkeypatch.setattr(Codec, "compress_archive", lambda *arguments, **options: pytest.fail("coding has begun"))
     Path("photos/zz.pgm").write_bytes(b"P5 1 9000000 255\n" + bytes(9_000_000))
     reported = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb", *OPTIONS, "--model", toy_model_path))
-    assert reported == ("nvae-codec: photos/zz.pgm: a picture of 1 x 9000000 pixels is too narrow for tiles of 16 pixels\n")
+    assert reported == (
+        "nvae-codec: photos/zz.pgm: a picture of 1 x 9000000 pixels is too narrow for tiles of 16 pixels\n"
+    )
     assert not os.path.exists("x.nvb")
 
 
@@ -302,7 +351,7 @@ def test_a_image_that_is_damaged_behind_its_header_leaves_no_archive(here, toy_m
     assert reported.startswith("nvae-codec: photos/cut.png: the PNG is cut short") and reported.count("\n") == 1
     assert Path("set.nvb").read_bytes() == before
     Path("photos/cut.png").unlink()
-    Path("photos/long.png").write_bytes(write_image(Image(np.zeros((1, 2 ** 20), np.uint8), bytes(2 ** 24 + 1))))
+    Path("photos/long.png").write_bytes(write_image(Image(np.zeros((1, 2**20), np.uint8), bytes(2**24 + 1))))
     reported = failure(invoke("compress", "photos", *options))
     assert reported.startswith("nvae-codec: photos/long.png: ") and "EXIF" in reported
 
@@ -352,26 +401,29 @@ def test_names_do_not_get_at_the_terminal(here):
 # What is refused before decoding.
 
 
-@pytest.mark.parametrize(("arguments", "status", "reason"), [
-    (["set.nvb"], 1, "nvae-codec: set/logo.png: exists already; -f overwrites it"),
-    (["set.nvb", "--output-dir", "logo.png"], 1, "logo.png: is a file where a folder is needed"),
-    (["set.nvb", "--output-dir", "blocked"], 1, "blocked/photos: is a file where a folder is needed"),
-    (["set.nvb", "--output-dir", "taken"], 1, "taken/photos/tiff.png: is a folder, not a file"),
-    (["set.nvb", "-o", "x.png"], 2, "-o is for one picture, but set.nvb has 8 to unpack; choose one with --only"),
-    (["set.nvb", "--only", "logo.png", "-o", "photos/a.png"], 1, "photos/a.png: exists already"),
-    (["set.nvb", "set.nvb", "--only", "logo.png"], 2, "--only is for one input"),
-    (["set.nvb", "--only", "a.png"], 1, "called a.png; close to it are photos/a.png, photos/sub/a.png, logo.png\n"),
-    (["set.nvb", "--only", "photos/grey.png"], 1, "photos/grey.png; close to it are photos/grey.PNG, "),
-    (["set.nvb", "--only", "zzzz"], 1, "set.nvb: holds no picture called zzzz; `nvae-codec info --list` shows"),
-    (["one.nvb", "--only", "logo.png"], 1, "one.nvb: holds one picture without a name"),
-    (["broken.nvb", "--only", "logo.png"], 1, "do not match their checksum; --recover saves"),
-    (["set.nvb", "--format", "webp", "--output-dir", "x"], 1, "photos/grey.PNG: .webp cannot hold grey exactly"),
-    (["set.nvb", "--format", "bmp", "--output-dir", "x"], 1, "ünï.webp: .bmp cannot hold this picture's EXIF"),
-    (["set.nvb", "--format", "jpg"], 2, "'jpg' is not one of"),
-    (["set.nvb", "-t", "--output-dir", "x"], 2, "no meaning"),
-    (["set"], 1, "is a folder"),
-    (["nosuffix"], 2, "nosuffix is an archive whose name has no suffix"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "status", "reason"),
+    [
+        (["set.nvb"], 1, "nvae-codec: set/logo.png: exists already; -f overwrites it"),
+        (["set.nvb", "--output-dir", "logo.png"], 1, "logo.png: is a file where a folder is needed"),
+        (["set.nvb", "--output-dir", "blocked"], 1, "blocked/photos: is a file where a folder is needed"),
+        (["set.nvb", "--output-dir", "taken"], 1, "taken/photos/tiff.png: is a folder, not a file"),
+        (["set.nvb", "-o", "x.png"], 2, "-o is for one picture, but set.nvb has 8 to unpack; choose one with --only"),
+        (["set.nvb", "--only", "logo.png", "-o", "photos/a.png"], 1, "photos/a.png: exists already"),
+        (["set.nvb", "set.nvb", "--only", "logo.png"], 2, "--only is for one input"),
+        (["set.nvb", "--only", "a.png"], 1, "called a.png; close to it are photos/a.png, photos/sub/a.png, logo.png\n"),
+        (["set.nvb", "--only", "photos/grey.png"], 1, "photos/grey.png; close to it are photos/grey.PNG, "),
+        (["set.nvb", "--only", "zzzz"], 1, "set.nvb: holds no picture called zzzz; `nvae-codec info --list` shows"),
+        (["one.nvb", "--only", "logo.png"], 1, "one.nvb: holds one picture without a name"),
+        (["broken.nvb", "--only", "logo.png"], 1, "do not match their checksum; --recover saves"),
+        (["set.nvb", "--format", "webp", "--output-dir", "x"], 1, "photos/grey.PNG: .webp cannot hold grey exactly"),
+        (["set.nvb", "--format", "bmp", "--output-dir", "x"], 1, "ünï.webp: .bmp cannot hold this picture's EXIF"),
+        (["set.nvb", "--format", "jpg"], 2, "'jpg' is not one of"),
+        (["set.nvb", "-t", "--output-dir", "x"], 2, "no meaning"),
+        (["set"], 1, "is a folder"),
+        (["nosuffix"], 2, "nosuffix is an archive whose name has no suffix"),
+    ],
+)
 def test_what_stands_in_the_way_is_told_before_decoding(here, no_codec, arguments, status, reason):
     data = Path("set.nvb").read_bytes()
     Path("nosuffix").write_bytes(data)
@@ -463,8 +515,10 @@ def test_testing_archives_writes_nothing(here, toy_model_path):
     assert (report["output"], report["output_bytes"], report["pictures"]) == (None, None, 8)
     some = invoke("decompress", "-t", "set.nvb", "--only", "logo.png", "--json", "-q", "--model", toy_model_path)
     assert json.loads(some.stdout)["pictures"] == 1
-    for names, reported in ((["logo.png"], "logo.png of set.nvb is whole: 1 picture, "),
-                        (["logo.png", "photos/a.jpg"], "photos/a.jpg, logo.png of set.nvb are whole: 2 pictures, ")):
+    for names, reported in (
+        (["logo.png"], "logo.png of set.nvb is whole: 1 picture, "),
+        (["logo.png", "photos/a.jpg"], "photos/a.jpg, logo.png of set.nvb are whole: 2 pictures, "),
+    ):
         only = [option for name in names for option in ("--only", name)]
         line = invoke("decompress", "-t", "set.nvb", *only, "--model", toy_model_path).stderr
         assert line.startswith(reported) and "bytes" not in line
@@ -483,8 +537,9 @@ def test_what_is_whole_of_a_damaged_file_is_recovered(here, toy_model_path):
         result = invoke("decompress", "set.nvb", "--recover", "--json", "--output-dir", out, "--model", toy_model_path)
         assert result.exit_code == 1
         complaint, line = result.stderr.splitlines()
-        assert complaint == ("nvae-codec: set.nvb: damaged: the coded words do not match their checksum; lost: "
-                             + ", ".join(names))
+        assert complaint == (
+            "nvae-codec: set.nvb: damaged: the coded words do not match their checksum; lost: " + ", ".join(names)
+        )
         report = json.loads(result.stdout)
         assert list(report) == documented_keys("decompress")[1] and line.startswith(f"{out}: {8 - len(names)} picture")
         assert (report["lost"], report["lost_chunks"], report["bits_per_subpixel"]) == (names, 1, None)
@@ -556,12 +611,15 @@ def test_recovering_what_is_whole_or_hopeless(here, toy_model_path):
 
 
 @pytest.mark.parametrize("name", ["set", "logo"])
-@pytest.mark.parametrize("damage", [
-    lambda data: b"x" + data[1:],
-    lambda data: data[:6] + b"\3" + data[7:],
-    lambda data: data + b"trailing",
-    lambda data: b"before" + data,
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"x" + data[1:],
+        lambda data: data[:6] + b"\3" + data[7:],
+        lambda data: data + b"trailing",
+        lambda data: b"before" + data,
+    ],
+)
 def test_damage_around_the_chunks_loses_nothing(here, toy_model_path, name, damage):
     assert invoke("compress", "logo.png", "--effort", 1, "--model", toy_model_path).exit_code == 0
     Path("bad.nvb").write_bytes(damage(Path(f"{name}.nvb").read_bytes()))
@@ -587,8 +645,12 @@ def test_a_lost_image_and_one_that_is_whole_in_a_search(here, toy_model_path):
 
 
 def test_names_that_the_system_cannot_write_are_refused_in_a_sentence(here):
-    environment = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX",
-                                "PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "LC_ALL": "POSIX",
+        "PYTHONPATH": str(REPOSITORY),
+    }
     _, reported = spawn("decompress", "set.nvb", env=environment).communicate(timeout=60)
     assert reported.startswith(b"nvae-codec: set.nvb: photos/sub/deep er/") and reported.count(b"\n") == 1
     assert b"here names of files are in ascii" in reported and not os.path.exists("set")
@@ -604,11 +666,14 @@ def test_a_damaged_archive_does_not_stop_a_batch(here, toy_model_path):
 
 def test_a_image_that_decodes_to_something_else_is_named_and_other_chunks_go_on(here, toy_model_path):
     content = unpack(Path("set.nvb").read_bytes())
-    number, chunk = next((number, chunk) for number, chunk in enumerate(content.chunks)
-                         if len(chunk.images) > 1 and chunk.shared_crc32 is None)
+    number, chunk = next(
+        (number, chunk)
+        for number, chunk in enumerate(content.chunks)
+        if len(chunk.images) > 1 and chunk.shared_crc32 is None
+    )
     second = replace(chunk.images[1], samples_crc32=chunk.images[1].samples_crc32 ^ 1)
     wrong = replace(chunk, images=(chunk.images[0], second, *chunk.images[2:]))
-    chunks = (*content.chunks[:number], wrong, *content.chunks[number + 1:])
+    chunks = (*content.chunks[:number], wrong, *content.chunks[number + 1 :])
     Path("set.nvb").write_bytes(pack(replace(content, chunks=chunks)))
     result = invoke("decompress", "set.nvb", "--json", "--model", toy_model_path)
     lost = [image.name for image in chunk.images[1:]]
@@ -625,7 +690,7 @@ def test_small_images_that_decode_to_something_else_are_lost_together(here, toy_
     content = unpack(Path("set.nvb").read_bytes())
     number, chunk = next((number, chunk) for number, chunk in enumerate(content.chunks) if chunk.shared_crc32)
     wrong = replace(chunk, shared_crc32=chunk.shared_crc32 ^ 1)
-    chunks = (*content.chunks[:number], wrong, *content.chunks[number + 1:])
+    chunks = (*content.chunks[:number], wrong, *content.chunks[number + 1 :])
     Path("set.nvb").write_bytes(pack(replace(content, chunks=chunks)))
     result = invoke("decompress", "set.nvb", "--json", "--model", toy_model_path)
     lost = [image.name for image in chunk.images]
@@ -652,10 +717,10 @@ def test_too_little_memory_is_a_sentence_and_does_not_stop_a_batch(here, monkeyp
 
     def greedy(self, content, **options):
         given.append(content)
-        return torch.empty(2 ** 55) if len(given) == 1 else decode(self, content, **options)
+        return torch.empty(2**55) if len(given) == 1 else decode(self, content, **options)
 
     monkeypatch.setattr(Codec, "decompress_archive", greedy)
-    monkeypatch.setattr(Codec, "compress_archive", lambda *arguments, **options: torch.empty(2 ** 55))
+    monkeypatch.setattr(Codec, "compress_archive", lambda *arguments, **options: torch.empty(2**55))
     shortage = "there is not enough memory; a machine with more is needed"
     Path("same.nvb").write_bytes(Path("set.nvb").read_bytes())
     result = invoke("decompress", "-t", "set.nvb", "same.nvb", "--model", toy_model_path)
@@ -666,10 +731,10 @@ def test_too_little_memory_is_a_sentence_and_does_not_stop_a_batch(here, monkeyp
     assert reported == f"nvae-codec: {shortage}\n"
 
 
-@pytest.mark.parametrize(("error", "told"), [
-    (KeyboardInterrupt(), "Aborted!"),
-    (OSError(28, "No space left on device"), ": No space left on device"),
-])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(KeyboardInterrupt(), "Aborted!"), (OSError(28, "No space left on device"), ": No space left on device")],
+)
 def test_an_interruption_leaves_whole_images_only(here, monkeypatch, toy_model_path, error, reported):
     replaced, replace_file = [], os.replace
 

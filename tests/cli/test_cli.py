@@ -1,4 +1,5 @@
 """The command line: what it writes where, with which exit status, and that every mistake is one sentence."""
+
 import io
 import json
 import os
@@ -24,12 +25,36 @@ from nvae_codec.integer.calibrate import Measurement
 GOLDEN = REPOSITORY / "bitstreams" / "golden"
 SAMPLES = np.random.default_rng(5).integers(0, 256, (20, 30, 3), np.uint8)
 REPORT_KEYS = [
-    "input", "output", "input_bytes", "output_bytes", "width", "height", "channels", "bits_per_subpixel", "seconds",
-    "model", "verified",
+    "input",
+    "output",
+    "input_bytes",
+    "output_bytes",
+    "width",
+    "height",
+    "channels",
+    "bits_per_subpixel",
+    "seconds",
+    "model",
+    "verified",
 ]
 INFO_KEYS = [
-    "file", "bytes", "version", "width", "height", "channels", "colours_from", "bits_per_subpixel", "model",
-    "fingerprint", "exif_bytes", "icc_bytes", "chunks", "sets", "rec_groups", "trellis_bits", "payload_bytes",
+    "file",
+    "bytes",
+    "version",
+    "width",
+    "height",
+    "channels",
+    "colours_from",
+    "bits_per_subpixel",
+    "model",
+    "fingerprint",
+    "exif_bytes",
+    "icc_bytes",
+    "chunks",
+    "sets",
+    "rec_groups",
+    "trellis_bits",
+    "payload_bytes",
 ]
 ONE_BATCH = (TileBatch(1, 0),)
 
@@ -119,9 +144,11 @@ def test_results_are_verified_and_sought_for_as_the_options_say(photos, toy_mode
     assert [default_effort(tiles) for tiles in (1, 7, 8, 31, 32, 999)] == [3, 3, 2, 2, 1, 1]
 
 
-@pytest.mark.parametrize("arguments", [
-    ["compress", "a.png"], ["decompress", "a.nvb"], ["train"], ["evaluate-elbo", "run"], ["sample", "run"],
-], ids=lambda arguments: arguments[0])
+@pytest.mark.parametrize(
+    "arguments",
+    [["compress", "a.png"], ["decompress", "a.nvb"], ["train"], ["evaluate-elbo", "run"], ["sample", "run"]],
+    ids=lambda arguments: arguments[0],
+)
 def test_numbers_of_threads_have_limits(photos, arguments):
     for threads in (0, 1025):
         assert f"'--threads': {threads} is not in the range" in failure(invoke(*arguments, "--threads", threads), 2)
@@ -148,8 +175,16 @@ def test_json_has_the_documented_keys(photos, toy_model_path):
     assert list(first) == list(second) == REPORT_KEYS
     size = os.path.getsize("a.nvb")
     assert first | {"seconds": 0} == {
-        "input": "a.png", "output": "a.nvb", "input_bytes": os.path.getsize("a.png"), "output_bytes": size, "width": 30,
-        "height": 20, "channels": 3, "bits_per_subpixel": 8 * size / 1800, "seconds": 0, "model": toy_model_path.stem,
+        "input": "a.png",
+        "output": "a.nvb",
+        "input_bytes": os.path.getsize("a.png"),
+        "output_bytes": size,
+        "width": 30,
+        "height": 20,
+        "channels": 3,
+        "bits_per_subpixel": 8 * size / 1800,
+        "seconds": 0,
+        "model": toy_model_path.stem,
         "verified": False,
     }
     assert second["channels"] == 1 and first["seconds"] > 0
@@ -192,25 +227,50 @@ def test_the_help_names_the_keys(command):
 
 
 def test_info_tells_what_a_stream_holds(photos):
-    Path("a.nvb").write_bytes(pack(Container(bytes(range(8)), (Chunk(
-        (ImageEntry(30, 20, RGB8, 0, (0, 1)),),
-        (Metadata(EXIF, b"II*\0"), Metadata(ICC, bytes(500))),
-        (TileBatch(1, 7), *3 * [TileBatch(1, 0)]),
-        12,
-        bytes(40),
-    ),))))
+    Path("a.nvb").write_bytes(
+        pack(
+            Container(
+                bytes(range(8)),
+                (
+                    Chunk(
+                        (ImageEntry(30, 20, RGB8, 0, (0, 1)),),
+                        (Metadata(EXIF, b"II*\0"), Metadata(ICC, bytes(500))),
+                        (TileBatch(1, 7), *3 * [TileBatch(1, 0)]),
+                        12,
+                        bytes(40),
+                    ),
+                ),
+            )
+        )
+    )
     size = os.path.getsize("a.nvb")
     report = json.loads(invoke("info", "--json", "a.nvb").stdout)
     assert list(report) == INFO_KEYS == documented_keys("info")[0]
     assert list(report.values()) == [
-        "a.nvb", size, 2, 30, 20, 3, None, 8 * size / 1800, None, "0001020304050607", 4, 500, 1, 4, [7, 0, 0, 0], 12, 40
+        "a.nvb",
+        size,
+        2,
+        30,
+        20,
+        3,
+        None,
+        8 * size / 1800,
+        None,
+        "0001020304050607",
+        4,
+        500,
+        1,
+        4,
+        [7, 0, 0, 0],
+        12,
+        40,
     ]
     text = invoke("info", "a.nvb").stdout
     assert text.startswith(f"a.nvb:\n  bytes: {size}\n  version: 2\n  width: 30\n") and "model: unknown" in text
     assert "\n  rec groups: 7, 0 (3 times)\n" in text
-    assert json.loads(invoke("info", "--json", "--list", "a.nvb").stdout) == report | {"images": [
-        {"name": None, "width": 30, "height": 20, "channels": 3, "colours_from": None, "chunk": 1}
-    ]}
+    assert json.loads(invoke("info", "--json", "--list", "a.nvb").stdout) == report | {
+        "images": [{"name": None, "width": 30, "height": 20, "channels": 3, "colours_from": None, "chunk": 1}]
+    }
     damaged = invoke("info", "a.png", "a.nvb", "-", input=b"")
     assert damaged.exit_code == 1 and damaged.stdout == text
     first, second = damaged.stderr.splitlines()
@@ -272,9 +332,10 @@ def test_a_bad_file_does_not_stop_a_batch(photos, toy_model_path):
     assert not os.path.exists("none")
 
 
-@pytest.mark.parametrize(("command", "names"), [
-    ("compress", ["a.png", "b.png"]), ("decompress", ["a.nvb", "b.nvb"]), ("info", ["a.nvb", "b.nvb"]),
-])
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [("compress", ["a.png", "b.png"]), ("decompress", ["a.nvb", "b.nvb"]), ("info", ["a.nvb", "b.nvb"])],
+)
 def test_an_unreadable_file_does_not_stop_a_batch(photos, toy_model_path, monkeypatch, command, names):
     assert invoke("compress", "a.png", "b.png", "--model", toy_model_path).exit_code == 0
     access, read_bytes = os.access, Path.read_bytes
@@ -324,20 +385,23 @@ def test_too_little_memory_for_a_model_is_no_damage(photos, toy_model_path, monk
     assert reported == "nvae-codec: there is not enough memory; a machine with more is needed\n"
 
 
-@pytest.mark.parametrize(("arguments", "status", "reason"), [
-    (["compress"], 2, "Missing argument"),
-    (["compress", "a.png", "--level", "9"], 2, "No such option"),
-    (["squeeze", "a.png"], 2, "No such command"),
-    (["compress", "a.png", "b.png", "-o", "x.nvb"], 2, "-o is for one input"),
-    (["compress", "a.png", "-o", "a.png"], 2, "both an input and an output"),
-    (["compress", "."], 1, "is a folder; give the files in it, or --archive for one file of them all"),
-    (["compress", "a.png", "-o", "-", "--json"], 2, "--json"),
-    (["compress", "a.png", "--chunk-pixels", "9"], 2, "--chunk-pixels is for an --archive"),
-    (["compress", "a.png", "missing.png"], 1, "nvae-codec: missing.png: there is no such file"),
-    (["decompress", "a.png", "-o", "b.png"], 1, "nvae-codec: b.png: exists already; -f overwrites it"),
-    (["decompress", "missing.nvb", "-t"], 1, "nvae-codec: missing.nvb: there is no such file"),
-    (["info", "."], 1, "is a folder"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "status", "reason"),
+    [
+        (["compress"], 2, "Missing argument"),
+        (["compress", "a.png", "--level", "9"], 2, "No such option"),
+        (["squeeze", "a.png"], 2, "No such command"),
+        (["compress", "a.png", "b.png", "-o", "x.nvb"], 2, "-o is for one input"),
+        (["compress", "a.png", "-o", "a.png"], 2, "both an input and an output"),
+        (["compress", "."], 1, "is a folder; give the files in it, or --archive for one file of them all"),
+        (["compress", "a.png", "-o", "-", "--json"], 2, "--json"),
+        (["compress", "a.png", "--chunk-pixels", "9"], 2, "--chunk-pixels is for an --archive"),
+        (["compress", "a.png", "missing.png"], 1, "nvae-codec: missing.png: there is no such file"),
+        (["decompress", "a.png", "-o", "b.png"], 1, "nvae-codec: b.png: exists already; -f overwrites it"),
+        (["decompress", "missing.nvb", "-t"], 1, "nvae-codec: missing.nvb: there is no such file"),
+        (["info", "."], 1, "is a folder"),
+    ],
+)
 def test_mistakes_have_their_exit_status_before_any_work(photos, monkeypatch, arguments, status, reason):
     monkeypatch.setitem(sys.modules, "nvae_codec.codec", None)  # whoever began to work would fail to import it
     assert reason in failure(invoke(*arguments), status)
@@ -352,12 +416,15 @@ def test_existing_outputs_are_overwritten_by_force_alone(photos, toy_model_path)
     assert Path("a.nvb").read_bytes() != b"old"
 
 
-@pytest.mark.parametrize(("command", "data", "reason"), [
-    ("compress", b"", "standard input: the file is empty"),
-    ("compress", b"words", "standard input: this is no picture"),
-    ("decompress", b"", "standard input: truncated"),
-    ("decompress", b"words", "standard input: not an .nvb file"),
-])
+@pytest.mark.parametrize(
+    ("command", "data", "reason"),
+    [
+        ("compress", b"", "standard input: the file is empty"),
+        ("compress", b"words", "standard input: this is no picture"),
+        ("decompress", b"", "standard input: truncated"),
+        ("decompress", b"words", "standard input: not an .nvb file"),
+    ],
+)
 def test_what_stdin_cannot_be(toy_model_path, command, data, reason):
     assert failure(invoke(command, "-", "--model", toy_model_path, input=data)).startswith(f"nvae-codec: {reason}")
 
@@ -385,12 +452,15 @@ def test_interruptions_end_with_status_1(photos, monkeypatch):
     assert failure(invoke("info", "a.png")).strip() == "Aborted!"
 
 
-@pytest.mark.parametrize(("error", "text"), [
-    (MemoryError(), "a.png: there is not enough memory"),
-    (BitstreamError("damaged: why"), "a.png: damaged: why"),
-    (OSError("torn"), "a.png: torn"),
-    (PermissionError(13, "Permission denied", "b.nvb"), "b.nvb: Permission denied"),
-])
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (MemoryError(), "a.png: there is not enough memory"),
+        (BitstreamError("damaged: why"), "a.png: damaged: why"),
+        (OSError("torn"), "a.png: torn"),
+        (PermissionError(13, "Permission denied", "b.nvb"), "b.nvb: Permission denied"),
+    ],
+)
 def test_failures_are_one_sentence(error, text):
     assert main.sentence(error, "a.png") == text
 
@@ -443,8 +513,10 @@ def test_a_closed_pipe_is_silent_and_a_full_disk_one_sentence(photos, toy_model_
     os.close(writing)
     with open("/dev/full", "wb") as device:
         full = spawn("compress", "a.png", "-o", "-", "--model", toy_model_path, stdout=device)
-        printed = [spawn("info", "--list", GOLDEN / "rgb_37x20.nvb", stdout=device),
-                   spawn("compress", "a.png", "--json", "-q", "--model", toy_model_path, stdout=device)]
+        printed = [
+            spawn("info", "--list", GOLDEN / "rgb_37x20.nvb", stdout=device),
+            spawn("compress", "a.png", "--json", "-q", "--model", toy_model_path, stdout=device),
+        ]
     assert closed.communicate()[1] == b"" and closed.returncode == 1
     assert full.communicate()[1] == b"nvae-codec: standard output: No space left on device\n" and full.returncode == 1
     for process in printed:

@@ -1,4 +1,5 @@
 """Output files are whole or not there, and what could not end well is refused before any work."""
+
 import io
 import os
 import resource
@@ -146,16 +147,19 @@ def test_permissions_are_the_umasks_or_those_of_the_old_file(tmp_path):
 # Names and refusals.
 
 
-@pytest.mark.parametrize(("name", "target"), [
-    ("a.png", "a.nvb"),
-    ("a.b.png", "a.b.nvb"),
-    ("a", "a.nvb"),
-    (".png", ".png.nvb"),
-    ("-a b\n.png", "-a b\n.nvb"),
-    ("ünï©ode", "ünï©ode.nvb"),
-    (os.fsdecode(b"\xff.png"), os.fsdecode(b"\xff.nvb")),
-    ("x" * 251 + ".png", "x" * 251 + ".nvb"),
-])
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("a.png", "a.nvb"),
+        ("a.b.png", "a.b.nvb"),
+        ("a", "a.nvb"),
+        (".png", ".png.nvb"),
+        ("-a b\n.png", "-a b\n.nvb"),
+        ("ünï©ode", "ünï©ode.nvb"),
+        (os.fsdecode(b"\xff.png"), os.fsdecode(b"\xff.nvb")),
+        ("x" * 251 + ".png", "x" * 251 + ".nvb"),
+    ],
+)
 def test_outputs_have_the_inputs_name_with_another_suffix(tmp_path, name, target):
     source = tmp_path / name
     source.write_bytes(b"read")
@@ -182,36 +186,42 @@ def photos(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("sources", "options", "reason"), [
-    (["a.png", "b.nvb"], {"output": "x.nvb"}, "-o is for one input"),
-    (["a.png"], {"output": "x.nvb", "folder": "folder"}, "exclude each other"),
-    (["a.png", "a.jpg"], {}, "a.png and a.jpg would both become a.nvb"),
-    (["a.png", "folder/../a.jpg"], {"force": True}, "would both become"),
-    (["a.png", "a.png"], {}, "a.png and a.png would both become"),
-    (["-", "-"], {}, "standard input and standard input would both become standard output"),
-    (["b.nvb"], {"force": True}, "b.nvb would be both an input and an output"),
-    (["a.png"], {"output": "folder/../a.png", "force": True}, "both an input and an output"),
-    (["a.png"], {"output": "link.nvb", "force": True}, "both an input and an output"),
-    (["-"], {"folder": "folder"}, "Standard input has no name"),
-    (["a.png"], {"output": "-", "as_json": True}, "--json and the output"),
-])
+@pytest.mark.parametrize(
+    ("sources", "options", "reason"),
+    [
+        (["a.png", "b.nvb"], {"output": "x.nvb"}, "-o is for one input"),
+        (["a.png"], {"output": "x.nvb", "folder": "folder"}, "exclude each other"),
+        (["a.png", "a.jpg"], {}, "a.png and a.jpg would both become a.nvb"),
+        (["a.png", "folder/../a.jpg"], {"force": True}, "would both become"),
+        (["a.png", "a.png"], {}, "a.png and a.png would both become"),
+        (["-", "-"], {}, "standard input and standard input would both become standard output"),
+        (["b.nvb"], {"force": True}, "b.nvb would be both an input and an output"),
+        (["a.png"], {"output": "folder/../a.png", "force": True}, "both an input and an output"),
+        (["a.png"], {"output": "link.nvb", "force": True}, "both an input and an output"),
+        (["-"], {"folder": "folder"}, "Standard input has no name"),
+        (["a.png"], {"output": "-", "as_json": True}, "--json and the output"),
+    ],
+)
 def test_command_lines_that_contradict_themselves_are_usage_errors(photos, sources, options, reason):
     with pytest.raises(click.UsageError) as error:
         plan_by_name(sources, options)
     assert reason in error.value.message
 
 
-@pytest.mark.parametrize(("sources", "options", "reason"), [
-    (["a.png", "missing.png"], {}, "no such file: 'missing.png'"),
-    (["a.png", "folder"], {}, "is a folder; give the files in it: 'folder'"),
-    (["a.png", "done.png"], {}, "exists already; -f overwrites it: 'done.nvb'"),
-    (["a.png"], {"output": "done.nvb"}, "exists already"),
-    (["a.png"], {"output": "folder", "force": True}, "is a folder; --output-dir takes one: 'folder'"),
-    (["a.png"], {"output": "missing/a.nvb"}, "no such folder: 'missing'"),
-    (["a.png"], {"folder": "b.nvb"}, "is a file where a folder is needed: 'b.nvb'"),
-    (["a.png"], {"folder": "b.nvb/new/er"}, "is a file where a folder is needed: 'b.nvb'"),
-    (["x" * 300], {}, "File name too long"),
-])
+@pytest.mark.parametrize(
+    ("sources", "options", "reason"),
+    [
+        (["a.png", "missing.png"], {}, "no such file: 'missing.png'"),
+        (["a.png", "folder"], {}, "is a folder; give the files in it: 'folder'"),
+        (["a.png", "done.png"], {}, "exists already; -f overwrites it: 'done.nvb'"),
+        (["a.png"], {"output": "done.nvb"}, "exists already"),
+        (["a.png"], {"output": "folder", "force": True}, "is a folder; --output-dir takes one: 'folder'"),
+        (["a.png"], {"output": "missing/a.nvb"}, "no such folder: 'missing'"),
+        (["a.png"], {"folder": "b.nvb"}, "is a file where a folder is needed: 'b.nvb'"),
+        (["a.png"], {"folder": "b.nvb/new/er"}, "is a file where a folder is needed: 'b.nvb'"),
+        (["x" * 300], {}, "File name too long"),
+    ],
+)
 def test_files_that_stand_in_the_way_are_failures(photos, sources, options, reason):
     before = sorted(os.listdir())
     with pytest.raises(OSError) as error:

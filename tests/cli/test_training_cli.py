@@ -1,4 +1,5 @@
 """`train`, `export`, `import-nvae`, `evaluate-elbo` and `sample`, as somebody meets them who has never seen them."""
+
 import itertools
 import json
 import math
@@ -57,9 +58,11 @@ def content(folder: str | Path) -> dict[str, bytes | str]:
 
     Model files by their fingerprint, as safetensors shuffles their notes.
     """
-    return {str(path.relative_to(folder)):
-            model_file.load(path)[1] if path.suffix == ".safetensors" else path.read_bytes()
-            for path in sorted(Path(folder).rglob("*")) if path.is_file() and "tensorboard" not in path.parts}
+    return {
+        str(path.relative_to(folder)): model_file.load(path)[1] if path.suffix == ".safetensors" else path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file() and "tensorboard" not in path.parts
+    }
 
 
 def sentence(result) -> str:
@@ -107,6 +110,7 @@ def place(workshop, tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def no_reading(monkeypatch):
     """Let the test fail if data are read."""
+
     def read(*_, **__):
         pytest.fail("data were read")
 
@@ -120,11 +124,18 @@ def test_what_a_run_tells_and_leaves(workshop):
     result, run = workshop.result, workshop.folder / "run"
     assert result.stdout == ""
     assert re.findall(r"step (\d)/6 ", result.stderr) == ["2", "3", "4", "6"]
-    assert result.stderr.count("held out by a hash") == 1                 # the data are opened once
+    assert result.stderr.count("held out by a hash") == 1  # the data are opened once
     assert "bits/dim (" in result.stderr and result.stderr.endswith("wrote run/model.safetensors and model.md\n")
     assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoint.pt", "config.json", "converted.pt", "model.md", "model.safetensors", "samples", "stats.jsonl",
-        "tensorboard"]
+        "checkpoint.pt",
+        "config.json",
+        "converted.pt",
+        "model.md",
+        "model.safetensors",
+        "samples",
+        "stats.jsonl",
+        "tensorboard",
+    ]
     assert [path.name for path in (run / "samples").iterdir()] == ["step-6.png"]
     assert list((run / "tensorboard").iterdir())
     described = Run.load(run)
@@ -132,12 +143,23 @@ def test_what_a_run_tells_and_leaves(workshop):
     assert described.data == Data("folder", str(workshop.folder / "pictures"), "crop", 5.0)
     assert described.recipe == replace(RECIPES["toy"], steps=6, warm_up=0)
     lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
-    assert [(line["step"], "validation_bits_per_dim" in line) for line in lines] \
-        == [(2, False), (3, True), (4, False), (6, True)]
+    assert [(line["step"], "validation_bits_per_dim" in line) for line in lines] == [
+        (2, False),
+        (3, True),
+        (4, False),
+        (6, True),
+    ]
     card = (run / "model.md").read_text()
     fingerprint = model_file.load(run / "model.safetensors")[1]
-    for part in ("# model\n", f"`{fingerprint[:16]}`", f"{lines[-1]['validation_bits_per_dim']:.4f} bits/dim after 6",
-                 "6 steps of 8 images", "`folder`", "held-out image", "licence the model may be used"):
+    for part in (
+        "# model\n",
+        f"`{fingerprint[:16]}`",
+        f"{lines[-1]['validation_bits_per_dim']:.4f} bits/dim after 6",
+        "6 steps of 8 images",
+        "`folder`",
+        "held-out image",
+        "licence the model may be used",
+    ):
         assert part in card
 
 
@@ -201,16 +223,23 @@ def test_a_run_with_rounded_activations_makes_a_narrow_model(place):
     assert same_image(picture, "back.png")
     assert "narrow = True, not False" in sentence(invoke(*TOY, "--run", "third", "--from", "narrow"))
     assert "begins with the weights of a trained one (--from)" in sentence(
-        invoke(*TOY, "--run", "third", "--set", "rounded_activations=true"))
+        invoke(*TOY, "--run", "third", "--set", "rounded_activations=true")
+    )
     assert not os.path.exists("third/checkpoint.pt")
 
 
-@pytest.mark.parametrize(("arguments", "reason"), [
-    (["--from", "nowhere"], "nowhere: cannot be read"),
-    (["--from", "pictures/00.png"], "pictures/00.png: not a readable checkpoint"),
-    (["--from", "run", "--set", "num_mixtures=3"], "the network to begin with has num_mixtures = 2, not 3"),
-    (["--from", "run", "--set", "pixel_head=phases", "--set", "num_phase_noise_filters=2"], "has pixel_head = independent"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--from", "nowhere"], "nowhere: cannot be read"),
+        (["--from", "pictures/00.png"], "pictures/00.png: not a readable checkpoint"),
+        (["--from", "run", "--set", "num_mixtures=3"], "the network to begin with has num_mixtures = 2, not 3"),
+        (
+            ["--from", "run", "--set", "pixel_head=phases", "--set", "num_phase_noise_filters=2"],
+            "has pixel_head = independent",
+        ),
+    ],
+)
 def test_runs_that_cannot_begin_with_another(place, no_reading, arguments, reason):
     assert reason in sentence(invoke(*TOY, "--run", "second", *arguments))
     assert not os.path.exists("second/checkpoint.pt")
@@ -224,8 +253,18 @@ def test_changes_for_colour_images_alone(place, no_reading, name):
 
 def test_colours_of_half_the_resolution_are_for_even_sides(place, no_reading):
     odd = ["image_size=33", "num_preprocess_blocks=0", "num_postprocess_blocks=0", "num_latent_scales=1"]
-    reported = sentence(invoke("train", "--preset", "toy", *(part for each in odd for part in ("--set", each)),
-                           "--run", "x", "--set", "half_chroma=0.5"))
+    reported = sentence(
+        invoke(
+            "train",
+            "--preset",
+            "toy",
+            *(part for each in odd for part in ("--set", each)),
+            "--run",
+            "x",
+            "--set",
+            "half_chroma=0.5",
+        )
+    )
     assert reported == "half_chroma is for images with an even side"
 
 
@@ -236,8 +275,12 @@ def test_smaller_images_are_for_crops(place):
 
 
 def test_colours_of_half_the_resolution(place):
-    assert invoke(*TOY, "--run", "half", "--no-export", "--steps", 1, "--set", "half_chroma=1", "--set",
-                  "smaller=1").exit_code == 0
+    assert (
+        invoke(
+            *TOY, "--run", "half", "--no-export", "--steps", 1, "--set", "half_chroma=1", "--set", "smaller=1"
+        ).exit_code
+        == 0
+    )
 
 
 def test_without_export(place):
@@ -271,21 +314,39 @@ def no_estimate(monkeypatch):
     monkeypatch.setattr("nvae_codec.model.nvae.NVAE", lambda _: torch.nn.Identity())
 
 
-@pytest.mark.parametrize(("arguments", "run", "network", "data"), [
-    ([], "runs/photo", "photo", ("folder", "data/folder", "crop", 5.0)),
-    (["--preset", "toy", "--data", "my/pictures"], "runs/toy", "toy", ("folder", "my/pictures", "crop", 5.0)),
-    (["--preset", "cifar10-small"], "runs/cifar10-small", "cifar10-small", ("cifar10", "data/cifar10", "crop", 5.0)),
-    (["--preset", "ffhq256"], "runs/ffhq256", "ffhq256", ("ffhq256", "data/ffhq256", "crop", 10.0)),
-    (["--dataset", "ffhq", "--validation", 3], "runs/ffhq256", "ffhq256", ("ffhq256", "data/ffhq256", "crop", 3.0)),
-    (["--dataset", "celebahq256", "--run", "x"], "x", "celebahq256", ("celebahq256", "data/celebahq256", "crop", 10.0)),
-    (["--dataset", "cifar100"], "runs/cifar10", "cifar10", ("cifar100", "data/cifar100", "crop", 5.0)),
-    (["--dataset", "omniglot"], "runs/mnist", "mnist", ("omniglot", "data/omniglot", "crop", 5.0)),
-    (["--dataset", "imagenet64"], "runs/celeba64", "celeba64", ("imagenet64", "data/imagenet64", "crop", 5.0)),
-    (["--preset", "cifar10", "--dataset", "folder", "--fit", "resize", "-o", "x"], "x", "cifar10",
-     ("folder", "data/folder", "resize", 5.0)),
-])
-def test_data_tile_batch_preset_and_folder_follow_from_each_other(no_estimate, tmp_path, monkeypatch, arguments, run, network,
-                                                           data):
+@pytest.mark.parametrize(
+    ("arguments", "run", "network", "data"),
+    [
+        ([], "runs/photo", "photo", ("folder", "data/folder", "crop", 5.0)),
+        (["--preset", "toy", "--data", "my/pictures"], "runs/toy", "toy", ("folder", "my/pictures", "crop", 5.0)),
+        (
+            ["--preset", "cifar10-small"],
+            "runs/cifar10-small",
+            "cifar10-small",
+            ("cifar10", "data/cifar10", "crop", 5.0),
+        ),
+        (["--preset", "ffhq256"], "runs/ffhq256", "ffhq256", ("ffhq256", "data/ffhq256", "crop", 10.0)),
+        (["--dataset", "ffhq", "--validation", 3], "runs/ffhq256", "ffhq256", ("ffhq256", "data/ffhq256", "crop", 3.0)),
+        (
+            ["--dataset", "celebahq256", "--run", "x"],
+            "x",
+            "celebahq256",
+            ("celebahq256", "data/celebahq256", "crop", 10.0),
+        ),
+        (["--dataset", "cifar100"], "runs/cifar10", "cifar10", ("cifar100", "data/cifar100", "crop", 5.0)),
+        (["--dataset", "omniglot"], "runs/mnist", "mnist", ("omniglot", "data/omniglot", "crop", 5.0)),
+        (["--dataset", "imagenet64"], "runs/celeba64", "celeba64", ("imagenet64", "data/imagenet64", "crop", 5.0)),
+        (
+            ["--preset", "cifar10", "--dataset", "folder", "--fit", "resize", "-o", "x"],
+            "x",
+            "cifar10",
+            ("folder", "data/folder", "resize", 5.0),
+        ),
+    ],
+)
+def test_data_tile_batch_preset_and_folder_follow_from_each_other(
+    no_estimate, tmp_path, monkeypatch, arguments, run, network, data
+):
     monkeypatch.chdir(tmp_path)
     values = resolved(*arguments)
     assert values["run"] == run and values["network"] == PRESETS[network].to_dict()
@@ -295,18 +356,23 @@ def test_data_tile_batch_preset_and_folder_follow_from_each_other(no_estimate, t
     assert not os.listdir()
 
 
-@pytest.mark.parametrize(("arguments", "changes"), [
-    (["--epochs", 10], {"epochs": 10, "steps": 0, "warm_up": 0}),           # 100 epochs of warm-up would be all
-    (["--steps", 100_000], {"steps": 100_000}),
-    (["--steps", 90], {"steps": 90, "warm_up": 2}),
-    (["--steps", 90, "--set", "warm_up=30"], {"steps": 90, "warm_up": 30}),
-    (["--preset", "cifar10", "--steps", 8000], {"epochs": 0, "steps": 8000, "warm_up": 100}),
-    (["--preset", "cifar10", "--epochs", 20], {"epochs": 20}),
-    (["--preset", "cifar10", "--set", "epochs=20"], {"epochs": 20}),
-    (["--batch-size", 3, "--learning-rate", 0.5, "--seed", 9], {"batch_size": 3, "learning_rate": 0.5, "seed": 9}),
-    (["--set", "average=0.5", "--set", "spectral=True", "--set", "clip_gradient=1e3"],
-     {"average": 0.5, "spectral": True, "clip_gradient": 1000.0}),
-])
+@pytest.mark.parametrize(
+    ("arguments", "changes"),
+    [
+        (["--epochs", 10], {"epochs": 10, "steps": 0, "warm_up": 0}),  # 100 epochs of warm-up would be all
+        (["--steps", 100_000], {"steps": 100_000}),
+        (["--steps", 90], {"steps": 90, "warm_up": 2}),
+        (["--steps", 90, "--set", "warm_up=30"], {"steps": 90, "warm_up": 30}),
+        (["--preset", "cifar10", "--steps", 8000], {"epochs": 0, "steps": 8000, "warm_up": 100}),
+        (["--preset", "cifar10", "--epochs", 20], {"epochs": 20}),
+        (["--preset", "cifar10", "--set", "epochs=20"], {"epochs": 20}),
+        (["--batch-size", 3, "--learning-rate", 0.5, "--seed", 9], {"batch_size": 3, "learning_rate": 0.5, "seed": 9}),
+        (
+            ["--set", "average=0.5", "--set", "spectral=True", "--set", "clip_gradient=1e3"],
+            {"average": 0.5, "spectral": True, "clip_gradient": 1000.0},
+        ),
+    ],
+)
 def test_options_change_the_recipe(no_estimate, arguments, changes):
     before = RECIPES["cifar10" if "cifar10" in arguments else "photo"].to_dict()
     assert resolved(*arguments)["recipe"] == before | changes
@@ -355,60 +421,74 @@ def test_help_names_everything():
     for name in NEW_COMMANDS:
         command = main.cli.get_command(None, name)
         assert all(parameter.help for parameter in command.params if isinstance(parameter, click.Option)), name
-        assert re.search(rf"^  {name} +\w.*\.$", overview, re.MULTILINE)         # one line, not cut short
+        assert re.search(rf"^  {name} +\w.*\.$", overview, re.MULTILINE)  # one line, not cut short
         assert not re.search(r"\w\.\.\.$", overview, re.MULTILINE)
 
 
 # What is refused before any work
 
 
-@pytest.mark.parametrize(("arguments", "reason"), [
-    (["--preset", "huge"], "There is no preset huge; there are mnist, cifar10, "),
-    (["--dataset", "lsun"], "There is no data set lsun; there are mnist, omniglot, "),
-    (["--epochs", 2, "--steps", 2], "--epochs and --steps exclude each other"),
-    (["--steps", 0], "'--steps'"),
-    (["--batch-size", 0], "'--batch-size'"),
-    (["--learning-rate", 0], "'--learning-rate'"),
-    (["--validation", 100], "'--validation'"),
-    (["--seed", -1], "'--seed'"),
-    (["--seed", 2 ** 32], "'--seed'"),
-    (["--precision", "fp8"], "'--precision'"),
-    (["--set", "steps"], "A --set has the form NAME=VALUE"),
-    (["--set", "=3"], "Neither network nor recipe has ''"),
-    (["--set", "bach_size=3"], "Neither network nor recipe has 'bach_size'; --dry-run prints what they have"),
-    (["--set", "device=cpu"], "Neither network nor recipe has 'device'"),
-    (["--set", "batch_size=many"], "batch_size = 'many' is not a whole number"),
-    (["--set", "batch_size=1.5"], "batch_size = '1.5' is not a whole number"),
-    (["--set", "average=some"], "average = 'some' is not a number"),
-    (["--set", "average=1"], "the decay of the average must be below 1"),
-    (["--set", "learning_rate=nan"], "learning_rate = nan makes no recipe"),
-    (["--set", "spectral=maybe"], "spectral = 'maybe' is not true or false"),
-    (["--set", f"seed={2 ** 32}"], "seed = 4294967296 is not below 2^32"),
-    (["--set", "epochs=3"], "either in epochs or in steps"),
-    (["--set", "num_latent_scales=8"], "an image side of 64 cannot be halved 11 times"),
-    (["--set", "likelihood=poisson"], "unknown likelihood 'poisson'"),
-    (["--set", "num_x_bits=9"], "num_x_bits = 9"),
-    (["--preset", "toy", "--dataset", "cifar10"],
-     "The images of cifar10 have colours and a side of 32 pixels, but the network takes colours and a side of 16"),
-    (["--preset", "cifar10", "--dataset", "mnist"], "The images of mnist have grey levels"),
-    (["--preset", "mnist", "--dataset", "folder"], "The images of folder have colours, but the network takes grey"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--preset", "huge"], "There is no preset huge; there are mnist, cifar10, "),
+        (["--dataset", "lsun"], "There is no data set lsun; there are mnist, omniglot, "),
+        (["--epochs", 2, "--steps", 2], "--epochs and --steps exclude each other"),
+        (["--steps", 0], "'--steps'"),
+        (["--batch-size", 0], "'--batch-size'"),
+        (["--learning-rate", 0], "'--learning-rate'"),
+        (["--validation", 100], "'--validation'"),
+        (["--seed", -1], "'--seed'"),
+        (["--seed", 2**32], "'--seed'"),
+        (["--precision", "fp8"], "'--precision'"),
+        (["--set", "steps"], "A --set has the form NAME=VALUE"),
+        (["--set", "=3"], "Neither network nor recipe has ''"),
+        (["--set", "bach_size=3"], "Neither network nor recipe has 'bach_size'; --dry-run prints what they have"),
+        (["--set", "device=cpu"], "Neither network nor recipe has 'device'"),
+        (["--set", "batch_size=many"], "batch_size = 'many' is not a whole number"),
+        (["--set", "batch_size=1.5"], "batch_size = '1.5' is not a whole number"),
+        (["--set", "average=some"], "average = 'some' is not a number"),
+        (["--set", "average=1"], "the decay of the average must be below 1"),
+        (["--set", "learning_rate=nan"], "learning_rate = nan makes no recipe"),
+        (["--set", "spectral=maybe"], "spectral = 'maybe' is not true or false"),
+        (["--set", f"seed={2**32}"], "seed = 4294967296 is not below 2^32"),
+        (["--set", "epochs=3"], "either in epochs or in steps"),
+        (["--set", "num_latent_scales=8"], "an image side of 64 cannot be halved 11 times"),
+        (["--set", "likelihood=poisson"], "unknown likelihood 'poisson'"),
+        (["--set", "num_x_bits=9"], "num_x_bits = 9"),
+        (
+            ["--preset", "toy", "--dataset", "cifar10"],
+            "images of cifar10 have colours and a side of 32 pixels, but the network takes colours and a side of 16",
+        ),
+        (["--preset", "cifar10", "--dataset", "mnist"], "The images of mnist have grey levels"),
+        (["--preset", "mnist", "--dataset", "folder"], "The images of folder have colours, but the network takes grey"),
+    ],
+)
 def test_contradictions_in_training(tmp_path, monkeypatch, no_reading, arguments, reason):
     monkeypatch.chdir(tmp_path)
     assert reason in " ".join(failure(invoke("train", *arguments), 2).split())
     assert not os.listdir()
 
 
-@pytest.mark.parametrize(("arguments", "reason"), [
-    ([], "data/folder: there is no such folder. Put 8-bit RGB pictures "),
-    (["--dataset", "cifar10", "--data", "nowhere"], "nowhere: there is no such folder. Download the Python or the "),
-    (["--device", "tpu"], "there is no device 'tpu'; known are auto, cpu, cuda and cuda:N"),
-    (["--device", "cuda:999"], ""),
-    (["--data", "pictures", "--preset", "toy", "--run", "a.txt"], "a.txt: a file, not the folder of a run"),
-    (["--data", "pictures", "--preset", "toy", "--run", "a.txt/run"], "a.txt/run: Not a directory"),
-    (["--data", "pictures", "--preset", "toy", "--batch-size", 100], "training images are too few for a batch of 100"),
-    (["--data", "pictures"], "pictures: no picture of at least 64 x 64 RGB pixels to train on"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "data/folder: there is no such folder. Put 8-bit RGB pictures "),
+        (
+            ["--dataset", "cifar10", "--data", "nowhere"],
+            "nowhere: there is no such folder. Download the Python or the ",
+        ),
+        (["--device", "tpu"], "there is no device 'tpu'; known are auto, cpu, cuda and cuda:N"),
+        (["--device", "cuda:999"], ""),
+        (["--data", "pictures", "--preset", "toy", "--run", "a.txt"], "a.txt: a file, not the folder of a run"),
+        (["--data", "pictures", "--preset", "toy", "--run", "a.txt/run"], "a.txt/run: Not a directory"),
+        (
+            ["--data", "pictures", "--preset", "toy", "--batch-size", 100],
+            "training images are too few for a batch of 100",
+        ),
+        (["--data", "pictures"], "pictures: no picture of at least 64 x 64 RGB pixels to train on"),
+    ],
+)
 def test_what_cannot_be_trained(place, arguments, reason):
     shutil.rmtree("run")
     Path("a.txt").write_text("text")
@@ -416,14 +496,19 @@ def test_what_cannot_be_trained(place, arguments, reason):
     assert sorted(os.listdir()) == ["a.txt", "pictures"]
 
 
-@pytest.mark.parametrize(("arguments", "reason"), [
-    (["--steps", 7], "run: the run there has steps = 6, not 7; continue it with what it began with"),
-    (["--set", "num_mixtures=3"], "num_mixtures = 2, not 3"),
-    (["--validation", 50], "validation_percent = 5.0, not 50.0"),
-    (["--fit", "resize"], "fit = crop, not resize"),
-    (["--learning-rate", 1, "--batch-size", 2, "--seed", 3, "--set", "num_nf=1"],
-     "num_nf = 0, not 1, batch_size = 8, not 2, learning_rate = 0.004, not 1.0, and 1 more differ; "),
-])
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--steps", 7], "run: the run there has steps = 6, not 7; continue it with what it began with"),
+        (["--set", "num_mixtures=3"], "num_mixtures = 2, not 3"),
+        (["--validation", 50], "validation_percent = 5.0, not 50.0"),
+        (["--fit", "resize"], "fit = crop, not resize"),
+        (
+            ["--learning-rate", 1, "--batch-size", 2, "--seed", 3, "--set", "num_nf=1"],
+            "num_nf = 0, not 1, batch_size = 8, not 2, learning_rate = 0.004, not 1.0, and 1 more differ; ",
+        ),
+    ],
+)
 def test_the_run_there_is_another_one(place, no_reading, arguments, reason):
     before = content("run")
     assert reason in sentence(invoke(*TOY, "--run", "run", *arguments))
@@ -476,10 +561,28 @@ def test_a_network_that_cannot_code_says_so_first(place):
         Path(f"digits/{split}").mkdir(parents=True)
         for index in range(3):
             pillow.new("L", (28, 28), 80 * index).save(f"digits/{split}/{index}.png")
-    small = ["num_channels_enc=2", "num_channels_dec=2", "num_groups_per_scale=1", "num_latent_scales=1",
-             "num_cell_per_cond_enc=1", "num_cell_per_cond_dec=1"]
-    result = invoke("train", "--preset", "mnist", "--data", "digits", "--run", "grey", "--steps", 1, "--batch-size", 2,
-                    *itertools.chain.from_iterable(("--set", setting) for setting in small))
+    small = [
+        "num_channels_enc=2",
+        "num_channels_dec=2",
+        "num_groups_per_scale=1",
+        "num_latent_scales=1",
+        "num_cell_per_cond_enc=1",
+        "num_cell_per_cond_dec=1",
+    ]
+    result = invoke(
+        "train",
+        "--preset",
+        "mnist",
+        "--data",
+        "digits",
+        "--run",
+        "grey",
+        "--steps",
+        1,
+        "--batch-size",
+        2,
+        *itertools.chain.from_iterable(("--set", setting) for setting in small),
+    )
     assert result.exit_code == 0, result.stderr
     assert result.stderr.startswith("note: no model file will be made of this network: ")
     assert not list(Path("grey").glob("model*"))
@@ -496,8 +599,10 @@ def test_an_export_that_fails_at_the_end_of_training(place, monkeypatch):
 
     monkeypatch.setattr(export_command, "export_run", fail)
     reported = sentence(invoke(*TOY, "--run", "other", "--steps", 1))
-    assert reported == ("the run is complete, but there is no model file: integers change too much; `nvae-codec export "
-                    "other` tries again")
+    assert reported == (
+        "the run is complete, but there is no model file: integers change too much; `nvae-codec export "
+        "other` tries again"
+    )
     assert Path("other/checkpoint.pt").exists()
 
 
@@ -521,11 +626,17 @@ def test_training_machines_may_lack_the_entropy_coder(place):
         cli(sys.argv[1:], prog_name="nvae-codec")
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-c", script, *TOY, "--run", "other", "--steps", "1"], env=environment,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *TOY, "--run", "other", "--steps", "1"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     first, *_, last = done.stderr.splitlines()
-    assert first == ("note: no model file will be made here, as the package constriction is missing; "
-                     "`nvae-codec export other` makes one where it is installed")
+    assert first == (
+        "note: no model file will be made here, as the package constriction is missing; "
+        "`nvae-codec export other` makes one where it is installed"
+    )
     assert "step 1/1 " in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
     assert last == "nvae-codec: an export needs the package constriction: pip install constriction"
     assert done.returncode == 1 and not list(Path("other").glob("model*"))
@@ -543,9 +654,11 @@ def test_a_full_disk_leaves_the_old_checkpoint(place):
 
 
 def test_too_little_memory_is_a_sentence():
-    with pytest.raises(ModelError, match="^there is not enough memory; smaller batches help$"), \
-            batch.enough_memory("smaller batches help"):
-        torch.empty(2 ** 55)
+    with (
+        pytest.raises(ModelError, match="^there is not enough memory; smaller batches help$"),
+        batch.enough_memory("smaller batches help"),
+    ):
+        torch.empty(2**55)
     with pytest.raises(ModelError, match="not enough memory"), batch.enough_memory(""):
         raise torch.OutOfMemoryError("CUDA out of memory.")
     with pytest.raises(RuntimeError, match="something else"), batch.enough_memory(""):
@@ -555,8 +668,10 @@ def test_too_little_memory_is_a_sentence():
 def test_a_missing_compiler_is_a_sentence():
     from torch._dynamo.exc import BackendCompilerFailed
 
-    with pytest.raises(ModelError, match=r"does not work here \(.*no compiler.*\); train without --compile$"), \
-            train_command._working_compiler():
+    with (
+        pytest.raises(ModelError, match=r"does not work here \(.*no compiler.*\); train without --compile$"),
+        train_command._working_compiler(),
+    ):
         raise BackendCompilerFailed(print, RuntimeError("no compiler\nand a long story"), None)
     with pytest.raises(RuntimeError, match="something else"), train_command._working_compiler():
         raise RuntimeError("something else")
@@ -627,8 +742,19 @@ def test_several_processes_stop_at_once(monkeypatch, heeded):
 @pytest.mark.slow
 def test_two_processes(place):
     """As torchrun starts them; it takes --run for its own, hence -o."""
-    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "nvae_codec.cli", *TOY, "-o", "two",
-               "--batch-size", "4"]
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "nvae_codec.cli",
+        *TOY,
+        "-o",
+        "two",
+        "--batch-size",
+        "4",
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "", done.stderr
@@ -646,8 +772,22 @@ def test_two_processes(place):
 def test_export_of_a_run(place):
     save_images(place / "others", 3, seed=7)
     before = content("run")
-    result = invoke("export", "run", "-o", "mine.safetensors", "--check", "others", "--images", 5, "--threads", 1,
-                    "--note", "about=my holidays", "--note", "licence=mine=alone")
+    result = invoke(
+        "export",
+        "run",
+        "-o",
+        "mine.safetensors",
+        "--check",
+        "others",
+        "--images",
+        5,
+        "--threads",
+        1,
+        "--note",
+        "about=my holidays",
+        "--note",
+        "licence=mine=alone",
+    )
     assert result.exit_code == 0 and result.stdout == ""
     assert "negative ELBO on 6 held-out images: float " in result.stderr
     assert result.stderr.endswith("wrote mine.safetensors and mine.md\n")
@@ -719,18 +859,21 @@ def test_the_data_of_a_run_may_have_moved(place):
     assert sentence(invoke("export", "run", "-f", "--check", "nowhere")).startswith("nowhere: there is no such folder")
 
 
-@pytest.mark.parametrize(("arguments", "status", "reason"), [
-    (["-o", "new.model"], 2, "must end in .safetensors"),
-    (["-o", "-"], 2, "must end in .safetensors"),
-    (["--note", "text"], 2, "KEY=TEXT"),
-    (["--note", "=text"], 2, "KEY=TEXT"),
-    (["--note", "a=b\nc"], 2, "printable"),
-    (["--note", os.fsdecode(b"a=\xff")], 2, "printable"),
-    (["--images", "1"], 2, "'--images'"),
-    (["--tolerance", "-1"], 2, "'--tolerance'"),
-    (["-o", "no/new.safetensors"], 1, "no: there is no such folder"),
-    (["-o", "folder.safetensors"], 1, "folder.safetensors: is a folder, not a file"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "status", "reason"),
+    [
+        (["-o", "new.model"], 2, "must end in .safetensors"),
+        (["-o", "-"], 2, "must end in .safetensors"),
+        (["--note", "text"], 2, "KEY=TEXT"),
+        (["--note", "=text"], 2, "KEY=TEXT"),
+        (["--note", "a=b\nc"], 2, "printable"),
+        (["--note", os.fsdecode(b"a=\xff")], 2, "printable"),
+        (["--images", "1"], 2, "'--images'"),
+        (["--tolerance", "-1"], 2, "'--tolerance'"),
+        (["-o", "no/new.safetensors"], 1, "no: there is no such folder"),
+        (["-o", "folder.safetensors"], 1, "folder.safetensors: is a folder, not a file"),
+    ],
+)
 def test_contradictions_in_exports(place, no_reading, arguments, status, reason):
     os.mkdir("folder.safetensors")
     assert reason in failure(invoke("export", "run", *arguments), status)
@@ -780,7 +923,11 @@ def spoil(how: str) -> str:
         torch.save(load_checkpoint(checkpoint) | {"config": {"image_size": -1}}, checkpoint)
         return "run/checkpoint.pt: a network configuration must have exactly the keys "
     changed = {
-        "no JSON": b"{", "no text": b"\xff\xfe", "a list": b"[]", "deep": b"[" * 100_000, "no data": b'{"network": {}}',
+        "no JSON": b"{",
+        "no text": b"\xff\xfe",
+        "a list": b"[]",
+        "deep": b"[" * 100_000,
+        "no data": b'{"network": {}}',
         "a new field": json.dumps(values | {"recipe": values["recipe"] | {"luck": 1}}).encode(),
         "odd data": json.dumps(values | {"data": values["data"] | {"root": 5}}).encode(),
         "odd network": json.dumps(values | {"network": values["network"] | {"image_size": 7}}).encode(),
@@ -790,19 +937,43 @@ def spoil(how: str) -> str:
     return "run/config.json: "
 
 
-@pytest.mark.parametrize("how", ["absent", "file", "no config", "no checkpoint", "code", "cut", "other zip", "empty",
-                                 "other network", "no network", "no JSON", "no text", "a list", "deep", "no data",
-                                 "a new field", "odd data", "odd network", "odd recipe"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "absent",
+        "file",
+        "no config",
+        "no checkpoint",
+        "code",
+        "cut",
+        "other zip",
+        "empty",
+        "other network",
+        "no network",
+        "no JSON",
+        "no text",
+        "a list",
+        "deep",
+        "no data",
+        "a new field",
+        "odd data",
+        "odd network",
+        "odd recipe",
+    ],
+)
 def test_runs_that_are_none(place, monkeypatch, how):
     expected = spoil(how)
     before = sorted(os.listdir()), content("run")
-    for command in (["export", "run", "-o", "new.safetensors"], ["evaluate-elbo", "run"],
-                    ["sample", "run", "-o", "a.png"]):
+    for command in (
+        ["export", "run", "-o", "new.safetensors"],
+        ["evaluate-elbo", "run"],
+        ["sample", "run", "-o", "a.png"],
+    ):
         if command[0] == "sample" and expected.startswith("run/config.json") or how == "no config":
-            continue                                      # it needs the checkpoint alone
+            continue  # it needs the checkpoint alone
         assert sentence(invoke(*command)).startswith(expected), command
         assert (sorted(os.listdir()), content("run")) == before
-    if how in ("code", "cut", "other zip", "empty"):      # nor does training begin anew over it
+    if how in ("code", "cut", "other zip", "empty"):  # nor does training begin anew over it
         assert sentence(invoke(*TOY, "--run", "run")).startswith(expected)
         assert content("run") == before[1]
     assert not os.path.exists("ran")
@@ -844,11 +1015,14 @@ def test_import_of_a_release_checkpoint(tmp_path, monkeypatch):
     assert content("run") == before
 
 
-@pytest.mark.parametrize(("name", "expected", "note"), [
-    ("ffhq", Data("ffhq256", "data/ffhq256", "crop", 10.0), ""),
-    ("celeba_64", Data("celeba64", "data/celeba64"), ""),
-    ("lsun_church_64", Data("folder", "data/folder", "resize"), "note: lsun_church_64 is none of the data sets"),
-])
+@pytest.mark.parametrize(
+    ("name", "expected", "note"),
+    [
+        ("ffhq", Data("ffhq256", "data/ffhq256", "crop", 10.0), ""),
+        ("celeba_64", Data("celeba64", "data/celeba64"), ""),
+        ("lsun_church_64", Data("folder", "data/folder", "resize"), "note: lsun_church_64 is none of the data sets"),
+    ],
+)
 def test_imported_networks_have_their_data_set(tmp_path, monkeypatch, name, expected, note):
     monkeypatch.chdir(tmp_path)
     save_published(Path("theirs.pt"), dataset=name, num_groups_per_scale=1)
@@ -859,18 +1033,23 @@ def test_imported_networks_have_their_data_set(tmp_path, monkeypatch, name, expe
 
 def test_what_cannot_be_imported(place):
     torch.save({"args": Shell(), "arch_instance": {}, "state_dict": {}}, "code.pt")
-    for source, reason in (("nowhere.pt", "nowhere.pt: cannot be read: No such file"), ("pictures", "pictures: "),
-                           ("pictures/01.png", "pictures/01.png: not a readable checkpoint"),
-                           ("code.pt", "code.pt: not a readable checkpoint"),
-                           ("run/checkpoint.pt", "run/checkpoint.pt: not a checkpoint of the NVAE release")):
+    for source, reason in (
+        ("nowhere.pt", "nowhere.pt: cannot be read: No such file"),
+        ("pictures", "pictures: "),
+        ("pictures/01.png", "pictures/01.png: not a readable checkpoint"),
+        ("code.pt", "code.pt: not a readable checkpoint"),
+        ("run/checkpoint.pt", "run/checkpoint.pt: not a checkpoint of the NVAE release"),
+    ):
         assert sentence(invoke("import-nvae", source, "-o", "new")).startswith(reason)
     assert not os.path.exists("new") and not os.path.exists("ran")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the reference checkpoints are not here")
-@pytest.mark.parametrize(("name", "data", "parameters"), [
-    ("c10_flow", "cifar10", 600_900), ("c10_noflow", "cifar10", 485_512), ("mnist", "mnist", 572_866)])
+@pytest.mark.parametrize(
+    ("name", "data", "parameters"),
+    [("c10_flow", "cifar10", 600_900), ("c10_noflow", "cifar10", 485_512), ("mnist", "mnist", 572_866)],
+)
 def test_reference_checkpoints_on_their_data(tmp_path, monkeypatch, name, data, parameters):
     monkeypatch.chdir(tmp_path)
     result = invoke("import-nvae", SHARED / "reference" / f"{name}.pt", "-o", "run", "--data", SHARED / "data" / data)
@@ -898,8 +1077,18 @@ def test_figures_of_a_network(place):
     assert list(report) == ["images", "samples", "dimensions", "latents", "nats", "bits_per_dim"]
     assert (report["images"], report["samples"], report["dimensions"], report["latents"]) == (6, 3, 768, 288)
     nats, bits = report["nats"], report["bits_per_dim"]
-    assert list(nats) == list(bits) == ["negative_elbo", "negative_elbo_published", "importance_weighted",
-                                        "importance_weighted_published", "reconstruction", "kl"]
+    assert (
+        list(nats)
+        == list(bits)
+        == [
+            "negative_elbo",
+            "negative_elbo_published",
+            "importance_weighted",
+            "importance_weighted_published",
+            "reconstruction",
+            "kl",
+        ]
+    )
     flat = [(*values.values(),) for values in (nats, bits)]
     for in_nats, in_bits in zip(*([*values[:-1], *values[-1]] for values in flat), strict=True):
         assert in_bits == pytest.approx(in_nats / (768 * math.log(2)))
@@ -918,28 +1107,39 @@ def test_figures_for_people(place):
     assert first == f"{2 * held_out} validation images, draws for each: 1"
     assert header.split() == ["nats/image", "bits/dim"]
     assert [row[:48].strip() for row in rows] == [
-        "negative ELBO", "negative ELBO, published likelihood", "importance-weighted bound",
-        "importance-weighted bound, published likelihood", "reconstruction", "KL of group 0, side 4",
-        "KL of group 1, side 8", "KL of group 2, side 8"]
+        "negative ELBO",
+        "negative ELBO, published likelihood",
+        "importance-weighted bound",
+        "importance-weighted bound, published likelihood",
+        "reconstruction",
+        "KL of group 0, side 4",
+        "KL of group 1, side 8",
+        "KL of group 2, side 8",
+    ]
     for row in rows:
         nats, bits = map(float, row[48:].split())
         assert bits == pytest.approx(nats / (768 * math.log(2)), abs=1e-4)
 
 
-@pytest.mark.parametrize("arguments", [["--images", 0], ["--samples", 0], ["--batch-size", 0], ["--seed", 2 ** 32]])
+@pytest.mark.parametrize("arguments", [["--images", 0], ["--samples", 0], ["--batch-size", 0], ["--seed", 2**32]])
 def test_contradictions_in_evaluations(place, no_reading, arguments):
     assert arguments[0] in failure(invoke("evaluate-elbo", "run", *arguments), 2)
 
 
 def test_samples(place):
     before = content("run")
-    for name, more in (("a.png", []), ("b.png", []), ("c.png", ["--seed", 1]), ("d.png", ["--readjust", 2]),
-                       ("e.png", ["--temperature", 0.1])):
+    for name, more in (
+        ("a.png", []),
+        ("b.png", []),
+        ("c.png", ["--seed", 1]),
+        ("d.png", ["--readjust", 2]),
+        ("e.png", ["--temperature", 0.1]),
+    ):
         result = invoke("sample", "run", "-o", name, "--count", 5, *more)
         assert (result.exit_code, result.stdout, result.stderr) == (0, "", f"wrote {name}\n")
         assert pillow.open(name).size == (48, 32)
     pictures = [np.asarray(pillow.open(f"{name}.png")) for name in "abcde"]
-    assert np.array_equal(pictures[0], pictures[1]) and not pictures[0][16:, 32:].any()      # 5 of 6 places
+    assert np.array_equal(pictures[0], pictures[1]) and not pictures[0][16:, 32:].any()  # 5 of 6 places
     assert not any(np.array_equal(pictures[0], other) for other in pictures[2:])
     assert invoke("sample", "run", "-o", "wide.ppm", "--count", 3, "--columns", 3).exit_code == 0
     assert pillow.open("wide.ppm").size == (48, 16)
@@ -951,15 +1151,18 @@ def test_samples(place):
     assert pillow.open("run/samples.png").size == (16, 16)
 
 
-@pytest.mark.parametrize(("arguments", "status", "reason"), [
-    (["-o", "a.jpg"], 2, "The suffix of -o chooses the format; it can be .png, "),
-    (["-o", "-"], 2, "The suffix of -o"),
-    (["--count", "0"], 2, "'--count'"),
-    (["--temperature", "0"], 2, "'--temperature'"),
-    (["--seed", "-1"], 2, "'--seed'"),
-    (["-o", "no/a.png"], 1, "no: there is no such folder"),
-    (["--device", "gpu"], 1, "there is no device 'gpu'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "status", "reason"),
+    [
+        (["-o", "a.jpg"], 2, "The suffix of -o chooses the format; it can be .png, "),
+        (["-o", "-"], 2, "The suffix of -o"),
+        (["--count", "0"], 2, "'--count'"),
+        (["--temperature", "0"], 2, "'--temperature'"),
+        (["--seed", "-1"], 2, "'--seed'"),
+        (["-o", "no/a.png"], 1, "no: there is no such folder"),
+        (["--device", "gpu"], 1, "there is no device 'gpu'"),
+    ],
+)
 def test_contradictions_in_sampling(place, arguments, status, reason):
     assert reason in failure(invoke("sample", "run", *arguments), status)
     assert sorted(os.listdir()) == ["pictures", "run"] and not os.path.exists("run/samples.png")

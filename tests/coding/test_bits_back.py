@@ -1,4 +1,5 @@
 """Tiles on stacks, with a toy model: several stacks at once, direct groups, chains, and files of version 1."""
+
 import math
 
 import numpy as np
@@ -19,12 +20,7 @@ from nvae_codec.coding.bits_back import (
     encode,
     encode_chains,
 )
-from nvae_codec.coding.latents import (
-    MAX_STEP,
-    IntegerNormal,
-    half_width,
-    posterior_on_grid,
-)
+from nvae_codec.coding.latents import MAX_STEP, IntegerNormal, half_width, posterior_on_grid
 from nvae_codec.colour.spaces import SPACES, find_space
 from nvae_codec.errors import BitstreamError, DriftError
 from nvae_codec.tiling import GREY, RGB, Layout, cut, real_pixels, tile_sizes
@@ -42,8 +38,10 @@ def tiles_of(image: np.ndarray, side: int = 8) -> Tiles:
     sizes = tile_sizes(*image.shape[:2], side)
     mode, planes = (GREY, image) if image.ndim == 2 else find_space(image)
     repeats = 3 // cut(image, side).shape[1]
-    return Tiles(*(np.repeat(cut(each, side), repeats, axis=1) for each in (image, planes)),
-                 Layout(sizes, np.full(len(sizes), mode)))
+    return Tiles(
+        *(np.repeat(cut(each, side), repeats, axis=1) for each in (image, planes)),
+        Layout(sizes, np.full(len(sizes), mode)),
+    )
 
 
 def toy_tiles(height: int, width: int, seed: int = 0, grey: bool = False) -> Tiles:
@@ -55,8 +53,9 @@ def mixed_tiles(seed: int = 0) -> Tiles:
     """Grey and colour, of all colour spaces, whole and partial tiles, in no order: 18."""
     luma, cb, cr = toy_image(7, 17, seed).reshape(-1, 3).T.astype(int) + [[60], [90], [70]]
     from_elsewhere = [tiles_of(space.rgb(luma, cb, cr).T.reshape(7, 17, 3)) for space in SPACES.values()]
-    tiles = Tiles.join([toy_tiles(17, 10, seed), toy_tiles(9, 11, seed + 1, grey=True), *from_elsewhere,
-                        toy_tiles(8, 16, seed + 2)])
+    tiles = Tiles.join(
+        [toy_tiles(17, 10, seed), toy_tiles(9, 11, seed + 1, grey=True), *from_elsewhere, toy_tiles(8, 16, seed + 2)]
+    )
     assert set(tiles.layout.modes) == {GREY, RGB, *SPACES}
     order = np.random.default_rng(seed).permutation(tiles.layout.count)
     return tiles.part(order)
@@ -64,13 +63,16 @@ def mixed_tiles(seed: int = 0) -> Tiles:
 
 # Sets of tiles
 
+
 @pytest.mark.parametrize("kind", [ToyModel, PhasedToyModel])
 @pytest.mark.parametrize("words", [0, 3, 8, 9, 10, 11, 12, 13, 14, 20, 200])
 def test_decoding_undoes_encoding_word_for_word(words, kind):
     """Of several stacks that hold little or much, and so have other groups coded direct."""
     model, amounts = kind(), [words, 0, 11, 600, 9]
-    parts = [mixed_tiles(seed).part(slice(start, end))
-             for seed, (start, end) in enumerate([(0, 1), (2, 5), (1, 2), (0, 12), (7, 8)])]
+    parts = [
+        mixed_tiles(seed).part(slice(start, end))
+        for seed, (start, end) in enumerate([(0, 1), (2, 5), (1, 2), (0, 12), (7, 8)])
+    ]
     stacks = [Stack.seeded(amount) for amount in amounts]
     direct, needed = encode(model, stacks, parts, MEMORY)
     assert direct[1] == model.num_groups and direct[3] == 0
@@ -107,8 +109,13 @@ def test_stacks_do_not_see_each_other(kind):
         assert np.array_equal(alone.words(), words[number])
     for chosen in ([0], [2, 0], [1, 2]):
         stacks = [Stack(words[number]) for number in chosen]
-        decoded = decode(model, stacks, [parts[number].layout for number in chosen],
-                         [direct[number] for number in chosen], [MEMORY] * len(chosen))
+        decoded = decode(
+            model,
+            stacks,
+            [parts[number].layout for number in chosen],
+            [direct[number] for number in chosen],
+            [MEMORY] * len(chosen),
+        )
         for number, samples, stack in zip(chosen, decoded, stacks, strict=True):
             assert np.array_equal(samples, parts[number].samples)
             assert np.array_equal(stack.words(), generator_words(amounts[number])[::-1])
@@ -127,6 +134,7 @@ def test_stacks_may_have_trellises_of_different_sizes():
 
 def test_direct_tiles_need_no_posterior():
     """To decode a tile of which all groups are direct takes one half of the network."""
+
     class Half(ToyModel):
         def features(self, samples):
             raise AssertionError("not needed")
@@ -202,8 +210,8 @@ def test_inactive_channels_have_no_say():
             return normal
 
     tiles = mixed_tiles()
-    (words, tile_batches), = encode_chains(ToyModel(), [tiles], 2, SEARCH)
-    (same_words, same_batches), = encode_chains(Otherwise(), [tiles], 2, SEARCH)
+    ((words, tile_batches),) = encode_chains(ToyModel(), [tiles], 2, SEARCH)
+    ((same_words, same_batches),) = encode_chains(Otherwise(), [tiles], 2, SEARCH)
     assert np.array_equal(words, same_words) and tile_batches == same_batches
 
 
@@ -219,21 +227,25 @@ def test_a_group_may_be_inactive_altogether():
 
 # Chains
 
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1), (8, 8), (9, 8), (17, 31), (64, 40)])
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("joint_tiles", [1, 4])
 def test_images_of_any_size_come_back(shape, grey, joint_tiles):
     model, tiles = ToyModel(), toy_tiles(*shape, grey=grey)
-    (words, tile_batches), = coded = encode_chains(model, [tiles], joint_tiles, SEARCH)
+    ((words, tile_batches),) = coded = encode_chains(model, [tiles], joint_tiles, SEARCH)
     assert sum(each.tiles for each in tile_batches) == tiles.layout.count
     assert all(1 <= each.tiles <= joint_tiles and 0 <= each.rec_groups <= 2 for each in tile_batches)
-    assert tile_batches[0] == TileBatch(1, 2)                                     # from an empty stack nothing can be drawn
+    assert tile_batches[0] == TileBatch(1, 2)  # from an empty stack nothing can be drawn
     assert np.array_equal(decoded_chains(model, coded, [tiles.layout])[0], tiles.samples)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 26), st.integers(1, 26), st.booleans()), min_size=1, max_size=5),
-       st.integers(1, 20), st.integers(0, 1000))
+@given(
+    st.lists(st.tuples(st.integers(1, 26), st.integers(1, 26), st.booleans()), min_size=1, max_size=5),
+    st.integers(1, 20),
+    st.integers(0, 1000),
+)
 def test_chains_of_any_images_come_back(images, joint_tiles, seed):
     model = ToyModel()
     chains = [toy_tiles(height, width, seed + number, grey) for number, (height, width, grey) in enumerate(images)]
@@ -254,15 +266,18 @@ def test_tile_batches_are_as_large_as_the_stack_can_feed():
     assert sum(large) == 64 and sum(small) == 9 and sum(narrow) == 5
     assert large[:3] == [1, 4, 4] and large[3] in (6, 12) and large[-2] == 12
     assert small == [1, 4, 4]
-    assert len(narrow) > 2                                              # its tiles leave too little for all at once
+    assert len(narrow) > 2  # its tiles leave too little for all at once
     for _, tile_batches in coded:
         assert [each.rec_groups for each in tile_batches] == [2] + [0] * (len(tile_batches) - 1)
 
 
 def test_full_tiles_are_not_thought_to_need_as_little_as_the_partial_ones_before():
     tiles = Tiles.join([*(toy_tiles(2, 2, seed) for seed in range(6)), toy_tiles(40, 24)])
-    (_, tile_batches), = encode_chains(ToyModel(), [tiles], 12, SEARCH)
-    assert max(each.tiles for each in tile_batches if each.rec_groups) == 1 and max(each.tiles for each in tile_batches) > 4
+    ((_, tile_batches),) = encode_chains(ToyModel(), [tiles], 12, SEARCH)
+    assert (
+        max(each.tiles for each in tile_batches if each.rec_groups) == 1
+        and max(each.tiles for each in tile_batches) > 4
+    )
 
 
 @pytest.mark.parametrize("joint_tiles", [1, 2])
@@ -272,13 +287,13 @@ def test_words_do_not_depend_on_chains_coded_at_the_same_time(joint_tiles):
     together = encode_chains(model, chains, 3 * joint_tiles, SEARCH)
     assert len({len(tile_batches) for _, tile_batches in together}) == 1
     for chain, (words, tile_batches) in zip(chains, together, strict=True):
-        (alone, same_batches), = encode_chains(model, [chain], joint_tiles, SEARCH)
+        ((alone, same_batches),) = encode_chains(model, [chain], joint_tiles, SEARCH)
         assert np.array_equal(words, alone) and tile_batches == same_batches
 
 
 def test_single_tiles_have_the_same_words_beside_any_chains():
     model, chain = ToyModel(), toy_tiles(30, 30)
-    (alone, _), = encode_chains(model, [chain], 1, SEARCH)
+    ((alone, _),) = encode_chains(model, [chain], 1, SEARCH)
     beside, _ = encode_chains(model, [chain, toy_tiles(9, 50)], 1, SEARCH)
     assert np.array_equal(alone, beside[0])
 
@@ -289,8 +304,9 @@ def test_what_was_coded_first_can_be_left_out(first):
     coded = encode_chains(model, chains, 6, SEARCH)
     words, tile_batches = zip(*coded, strict=True)
     calls = []
-    samples, others = decode_chains(model, words, tile_batches, [chain.layout for chain in chains], [MEMORY] * 2, [first, 2],
-                                    calls.append)
+    samples, others = decode_chains(
+        model, words, tile_batches, [chain.layout for chain in chains], [MEMORY] * 2, [first, 2], calls.append
+    )
     assert np.array_equal(samples[first:], chains[0].samples[first:])
     assert np.array_equal(others[2:], chains[1].samples[2:])
     ends = np.cumsum([each.tiles for each in tile_batches[0]])
@@ -319,7 +335,7 @@ def test_the_best_of_several_searches_is_taken():
         encode(model, [stack], [tile], MEMORY, rate_factor)
         sizes[rate_factor] = stack.bits
     assert len(set(sizes.values())) == 4
-    (words, tile_batches), = coded = encode_chains(model, [tile], 1, Search(MEMORY, rate_factors))
+    ((words, tile_batches),) = coded = encode_chains(model, [tile], 1, Search(MEMORY, rate_factors))
     assert Stack(words).bits == min(sizes.values())
     assert np.array_equal(decoded_chains(model, coded, [tile.layout])[0], tile.samples)
     # Of every chain for itself, and where nothing is direct any more, too.
@@ -331,6 +347,7 @@ def test_the_best_of_several_searches_is_taken():
 
 
 # What a chain costs
+
 
 @pytest.mark.parametrize("joint_tiles", [1, 16])
 def test_a_chain_of_100_tiles_costs_its_negative_elbo(joint_tiles, monkeypatch):
@@ -344,6 +361,7 @@ def test_a_chain_of_100_tiles_costs_its_negative_elbo(joint_tiles, monkeypatch):
 
 
 # What must be noticed
+
 
 class Drifting(ToyModel):
     """Posteriors that differ by 2**-14: the pixels still come out right."""
@@ -374,7 +392,7 @@ def test_a_chain_of_several_that_does_not_end_empty_is_noticed():
 def test_another_trellis_or_another_set_is_noticed():
     """Samples are wrong, or there is an error."""
     model, tiles = ToyModel(), toy_tiles(24, 24)
-    (words, tile_batches), = encode_chains(model, [tiles], 4, SEARCH)
+    ((words, tile_batches),) = encode_chains(model, [tiles], 4, SEARCH)
     direct = tuple(TileBatch(each.tiles, 2 - each.rec_groups) for each in tile_batches)
     merged = (TileBatch(tile_batches[0].tiles + tile_batches[1].tiles, tile_batches[0].rec_groups), *tile_batches[2:])
     for memory, other in ((9, tile_batches), (MEMORY, direct), (MEMORY, merged)):
@@ -385,8 +403,13 @@ def test_another_trellis_or_another_set_is_noticed():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 300), st.integers(0, 2 ** 32 - 1), st.lists(
-    st.tuples(st.integers(1, 4), st.integers(0, 2)), min_size=1, max_size=4), st.integers(8, 12), st.booleans())
+@given(
+    st.integers(0, 300),
+    st.integers(0, 2**32 - 1),
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2)), min_size=1, max_size=4),
+    st.integers(8, 12),
+    st.booleans(),
+)
 def test_random_words_end_in_samples_or_an_error(count, seed, tile_batches, memory, grey):
     """Nothing else, and not never."""
     random = np.random.default_rng(seed)
@@ -394,24 +417,28 @@ def test_random_words_end_in_samples_or_an_error(count, seed, tile_batches, memo
     number = sum(each.tiles for each in tile_batches)
     mode = GREY if grey else random.choice([RGB, *SPACES])
     layout = Layout(random.integers(1, 9, (number, 2)), np.full(number, mode))
-    words = random.integers(1, 2 ** 32, count, dtype=np.uint32)
+    words = random.integers(1, 2**32, count, dtype=np.uint32)
     try:
-        samples, = decode_chains(ToyModel(), [words], [tile_batches], [layout], [memory])
+        (samples,) = decode_chains(ToyModel(), [words], [tile_batches], [layout], [memory])
     except (DriftError, BitstreamError):
         return
     assert samples.shape == (number, 3, 8, 8) and samples.dtype == np.uint8
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10 ** 6), st.sampled_from(["flip", "cut", "cut below", "more"]))
+@given(st.integers(0, 10**6), st.sampled_from(["flip", "cut", "cut below", "more"]))
 def test_damaged_words_end_in_other_samples_or_an_error(place, damage):
     model, tiles = ToyModel(), toy_tiles(16, 24)
-    (words, tile_batches), = encode_chains(model, [tiles], 2, SEARCH)
+    ((words, tile_batches),) = encode_chains(model, [tiles], 2, SEARCH)
     place, words = place % len(words), words.copy()
     if damage == "flip":
         words[place] ^= 1 << place % 32
-    damaged = {"flip": words, "cut": words[:place], "cut below": words[place + 1:],
-               "more": np.append(words, np.uint32(place + 1))}[damage]
+    damaged = {
+        "flip": words,
+        "cut": words[:place],
+        "cut below": words[place + 1 :],
+        "more": np.append(words, np.uint32(place + 1)),
+    }[damage]
     try:
         samples = decoded_chains(model, [(damaged, tile_batches)], [tiles.layout])[0]
     except (DriftError, BitstreamError):
@@ -420,6 +447,7 @@ def test_damaged_words_end_in_other_samples_or_an_error(place, damage):
 
 
 # Version 1 of the file format
+
 
 class AllActive(ToyModel):
     """Channels could not be idle then."""
@@ -459,7 +487,7 @@ def encode_version_1(model, samples: np.ndarray, sizes: np.ndarray, max_group: i
         model.pixel_tables.push(stack, samples[some].transpose(1, 0, 2, 3)[:, real], parameters)
         for points, steps in reversed(groups):
             for step in np.unique(steps)[::-1]:
-                stack.push_standard_normals(points[:, steps == step], 2.0 ** step, half_width(int(step)))
+                stack.push_standard_normals(points[:, steps == step], 2.0**step, half_width(int(step)))
     untouched = lowest - RESERVE_WORDS
     return stack.words()[untouched:], supply - untouched
 
@@ -486,10 +514,16 @@ def test_damaged_stacks_of_version_1_are_noticed():
 
     flipped = words.copy()
     flipped[len(words) // 2] ^= 4
-    random = np.random.default_rng(6).integers(1, 2 ** 32, 3000, dtype=np.uint32)
+    random = np.random.default_rng(6).integers(1, 2**32, 3000, dtype=np.uint32)
     for culprit, each, initial, max_group in (
-            (AllDrifting(), words, initial_words, 4), (model, words, initial_words + 1, 4),
-            (model, words, initial_words, 1), (model, words[1:], initial_words, 4), (model, flipped, initial_words, 4),
-            (model, words[:20], initial_words, 4), (model, words[:3], initial_words, 4), (model, random, 100, 4)):
+        (AllDrifting(), words, initial_words, 4),
+        (model, words, initial_words + 1, 4),
+        (model, words, initial_words, 1),
+        (model, words[1:], initial_words, 4),
+        (model, flipped, initial_words, 4),
+        (model, words[:20], initial_words, 4),
+        (model, words[:3], initial_words, 4),
+        (model, random, 100, 4),
+    ):
         with pytest.raises((DriftError, BitstreamError)):
             decode_version_1(culprit, each, initial, tiles.layout, max_group)

@@ -1,4 +1,5 @@
 """Latents on the prior's grid: where they lie, what is drawn, and which of them are coded."""
+
 import math
 
 import numpy as np
@@ -31,7 +32,7 @@ def random_normal(random: np.random.Generator, shape: tuple[int, ...]) -> Intege
 
 
 def constant(shape: tuple[int, ...], mean: float, sigma: float) -> IntegerNormal:
-    return IntegerNormal(np.full(shape, round(mean * 2 ** MEAN_BITS)), np.full(shape, round(sigma * 2 ** SIGMA_BITS)))
+    return IntegerNormal(np.full(shape, round(mean * 2**MEAN_BITS)), np.full(shape, round(sigma * 2**SIGMA_BITS)))
 
 
 def everywhere(shape: tuple[int, ...]) -> np.ndarray:
@@ -46,7 +47,7 @@ def test_posteriors_on_the_grid_are_the_quotients_within_bounds():
     exact = (posterior.mean - prior.mean) * 2.0 ** (SIGMA_BITS - MEAN_BITS) / prior.sigma * 8
     assert np.allclose(means, exact.clip(-64, 64), rtol=1e-15)
     assert np.abs(means).max() <= half_width(3) == 64
-    assert np.allclose(sigmas, (posterior.sigma / prior.sigma * 8).clip(2.0 ** -10, 2.0 ** 10), rtol=1e-15)
+    assert np.allclose(sigmas, (posterior.sigma / prior.sigma * 8).clip(2.0**-10, 2.0**10), rtol=1e-15)
 
 
 def test_steps_may_differ_by_channel():
@@ -62,8 +63,12 @@ def test_steps_may_differ_by_channel():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(0, MAX_STEP), min_size=0, max_size=4), st.integers(0, 2 ** 32 - 1), st.floats(0, 1),
-       st.integers(0, 60))
+@given(
+    st.lists(st.integers(0, MAX_STEP), min_size=0, max_size=4),
+    st.integers(0, 2**32 - 1),
+    st.floats(0, 1),
+    st.integers(0, 60),
+)
 def test_coded_latents_come_back(steps, seed, share, words):
     """Those that are not coded are 0 and leave no trace on the stack; fewer words than are needed do no harm."""
     random = np.random.default_rng(seed)
@@ -104,7 +109,7 @@ def test_points_popped_follow_the_posterior():
     prior, posterior = constant(shape, 0, 1), constant(shape, 1.5, 0.25)
     points = pop_posterior(Stack.seeded(40_000), prior, posterior, np.array([4]), everywhere(shape)) / 16
     assert abs(points.mean() - 1.5) < 0.006
-    assert abs(points.std() - math.sqrt(0.25 ** 2 + 1 / 12 / 256)) < 0.004
+    assert abs(points.std() - math.sqrt(0.25**2 + 1 / 12 / 256)) < 0.004
 
 
 def test_offsets_are_in_units_of_the_finest_grid():
@@ -115,8 +120,8 @@ def test_offsets_are_in_units_of_the_finest_grid():
 def test_nearest_points():
     shape, steps = (1, 4, 1, 1), np.array([2, 2, 0, 8])
     prior = IntegerNormal(np.full(shape, 1 << MEAN_BITS), np.full(shape, 2 << SIGMA_BITS))
-    means = [1 + 2 * 0.3, 1 - 2 * 0.3, 100, 1 + 2 * 7.9995]             # in prior deviations: 0.3, -0.3, far, 7.9995
-    posterior = IntegerNormal(np.array([round(mean * 2 ** MEAN_BITS) for mean in means]).reshape(shape), prior.sigma)
+    means = [1 + 2 * 0.3, 1 - 2 * 0.3, 100, 1 + 2 * 7.9995]  # in prior deviations: 0.3, -0.3, far, 7.9995
+    posterior = IntegerNormal(np.array([round(mean * 2**MEAN_BITS) for mean in means]).reshape(shape), prior.sigma)
     assert nearest_points(prior, posterior, steps).ravel().tolist() == [1, -1, 8, 2048]
 
 
@@ -128,11 +133,11 @@ def test_drawing_takes_no_more_bits_than_foreseen(mean, deviation):
     prior, posterior = constant(shape, 0, 1), constant(shape, 0, deviation / 8)
     random = np.random.default_rng(7)
     spacings = random.uniform(-5, 5, shape) if mean is None else np.full(shape, mean)
-    posterior = IntegerNormal(np.rint(spacings / 8 * 2 ** MEAN_BITS).astype(np.int64), posterior.sigma)
+    posterior = IntegerNormal(np.rint(spacings / 8 * 2**MEAN_BITS).astype(np.int64), posterior.sigma)
     coded = random.random((1, 50, 50)) < 0.8
     foreseen = drawing_bits(prior, posterior, steps, coded)
     latents = 2 * np.count_nonzero(coded)
-    stack = Stack(random.integers(1, 2 ** 32, 4000, dtype=np.uint32))
+    stack = Stack(random.integers(1, 2**32, 4000, dtype=np.uint32))
     pop_posterior(stack, prior, posterior, steps, coded)
     taken = WORD_BITS * (4000 - stack.height)
     assert taken <= foreseen + WORD_BITS

@@ -1,4 +1,5 @@
 """The ANS stack: the words of fixed messages, what is refused, and bits that were never pushed."""
+
 import math
 
 import constriction
@@ -22,8 +23,11 @@ def push_message(stack: Stack) -> None:
 
 
 def pop_message(stack: Stack) -> list[list[int]]:
-    return [stack.pop_bits(PROBABILITIES).tolist(), stack.pop_standard_normals(2, 4.0, 32).tolist(),
-            stack.pop_normals(MEANS, SIGMAS, 32).tolist()]
+    return [
+        stack.pop_bits(PROBABILITIES).tolist(),
+        stack.pop_standard_normals(2, 4.0, 32).tolist(),
+        stack.pop_normals(MEANS, SIGMAS, 32).tolist(),
+    ]
 
 
 def test_generator_is_splitmix64():
@@ -47,7 +51,7 @@ def test_a_stack_begins_and_ends_empty():
     stack = Stack()
     assert stack.height == 0 and stack.words().tolist() == [] and stack.available_bits == 0
     push_message(stack)
-    assert 0 < WORD_BITS * stack.height < 24 + 20 + 2 * WORD_BITS       # the bit of probability 1e-6 takes 20 bits
+    assert 0 < WORD_BITS * stack.height < 24 + 20 + 2 * WORD_BITS  # the bit of probability 1e-6 takes 20 bits
     assert pop_message(Stack(stack.words())) == [[1, 0, 1, 1], [-4, 5], [3, -7, 0]]
     assert pop_message(stack) == [[1, 0, 1, 1], [-4, 5], [3, -7, 0]]
     assert stack.height == 0 and stack.words().tolist() == []
@@ -60,8 +64,12 @@ def test_an_empty_message_takes_nothing():
     stack.push_normals(nothing, nothing, nothing, 8)
     stack.push_standard_normals(nothing, 1.0, 8)
     assert stack.height == 0
-    assert not [*stack.pop_bits(nothing), *stack.pop_uniform_bits(0), *stack.pop_normals(nothing, nothing, 8),
-                *stack.pop_standard_normals(0, 1.0, 8)]
+    assert not [
+        *stack.pop_bits(nothing),
+        *stack.pop_uniform_bits(0),
+        *stack.pop_normals(nothing, nothing, 8),
+        *stack.pop_standard_normals(0, 1.0, 8),
+    ]
     assert stack.height == 0
 
 
@@ -95,7 +103,7 @@ def test_a_copy_is_a_stack_of_its_own():
     copy = stack.copy()
     push_message(copy)
     assert np.array_equal(stack.words(), generator_words(6)[::-1]) and copy.words().tolist() == GOLDEN_WORDS
-    with pytest.raises(BitstreamError):                                 # it has the reserve, too
+    with pytest.raises(BitstreamError):  # it has the reserve, too
         stack.copy().pop_uniform_bits(64)
     assert Stack().copy().height == 0
 
@@ -106,7 +114,7 @@ def test_available_bits_leave_the_reserve(count):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 40), st.integers(0, 200), st.integers(0, 2 ** 32 - 1))
+@given(st.integers(0, 40), st.integers(0, 200), st.integers(0, 2**32 - 1))
 def test_pushing_what_was_popped_restores_the_words(words, count, seed):
     """Also where it was popped beyond the end of the words."""
     random = np.random.default_rng(seed)
@@ -122,9 +130,18 @@ def test_pushing_what_was_popped_restores_the_words(words, count, seed):
     assert np.array_equal(stack.words(), generator_words(words)[::-1])
 
 
-@pytest.mark.parametrize("means, sigmas", [
-    ([math.nan], [1.0]), ([0.0], [math.nan]), ([0.0], [0.0]), ([0.0], [-1.0]), ([0.0], [math.inf]), ([math.inf], [1.0]),
-    ([0.0, 0.0], [1.0])])
+@pytest.mark.parametrize(
+    "means, sigmas",
+    [
+        ([math.nan], [1.0]),
+        ([0.0], [math.nan]),
+        ([0.0], [0.0]),
+        ([0.0], [-1.0]),
+        ([0.0], [math.inf]),
+        ([math.inf], [1.0]),
+        ([0.0, 0.0], [1.0]),
+    ],
+)
 def test_bad_parameters_never_reach_the_library(means, sigmas):
     stack = Stack.seeded(20)
     with pytest.raises(ValueError):
@@ -158,7 +175,7 @@ def test_a_stack_with_a_reserve_is_an_error_once_it_is_exhausted():
     with pytest.raises(BitstreamError, match="end before"):
         for _ in range(100):
             stack.pop_standard_normals(10, 16.0, 128)
-    assert RESERVE_WORDS - 3 <= stack.height < RESERVE_WORDS            # at once: ten symbols have about two words
+    assert RESERVE_WORDS - 3 <= stack.height < RESERVE_WORDS  # at once: ten symbols have about two words
 
 
 def test_a_stack_without_a_reserve_can_be_popped_for_ever():
@@ -172,19 +189,27 @@ def test_bits_take_the_words_of_a_bernoulli_distribution():
     """Tables of two masses stand in for constriction's own, which golden streams were made with."""
     random = np.random.default_rng(0)
     extreme = 10.0 ** -random.uniform(0.01, 12, 2000)
-    probabilities = np.concatenate([random.uniform(0.001, 0.999, 4000), extreme, 1 - extreme, [2.0 ** -24, 1e-300]])
+    probabilities = np.concatenate([random.uniform(0.001, 0.999, 4000), extreme, 1 - extreme, [2.0**-24, 1e-300]])
     bits = (random.random(len(probabilities)) < probabilities).astype(np.int32)
     stack = Stack.seeded(100)
     coder = constriction.stream.stack.AnsCoder(stack.words())
-    for flipped in (bits, 1 - bits):                                    # what is likely, and what is not
+    for flipped in (bits, 1 - bits):  # what is likely, and what is not
         stack.push_bits(flipped, probabilities)
         coder.encode_reverse(flipped, constriction.stream.model.Bernoulli(perfect=False), probabilities)
     assert np.array_equal(stack.words(), coder.get_compressed())
 
 
-@pytest.mark.parametrize("words, reserve", [
-    ([1, 2, 3, 0], 0), ([0], 0), ([], RESERVE_WORDS), ([1], RESERVE_WORDS), ([1, 2, 3], RESERVE_WORDS),
-    ([1, 2, 3, 0], RESERVE_WORDS)])
+@pytest.mark.parametrize(
+    "words, reserve",
+    [
+        ([1, 2, 3, 0], 0),
+        ([0], 0),
+        ([], RESERVE_WORDS),
+        ([1], RESERVE_WORDS),
+        ([1, 2, 3], RESERVE_WORDS),
+        ([1, 2, 3, 0], RESERVE_WORDS),
+    ],
+)
 def test_words_that_are_no_stack_are_refused(words, reserve):
     with pytest.raises(BitstreamError):
         Stack(np.array(words, dtype=np.uint32), reserve)
@@ -193,7 +218,10 @@ def test_words_that_are_no_stack_are_refused(words, reserve):
 def test_the_self_test_passes_and_notices_another_coder(monkeypatch):
     check_coder()
     genuine = Stack.push_standard_normals
-    monkeypatch.setattr(Stack, "push_standard_normals", lambda self, symbols, sigma, half_width: genuine(
-        self, symbols, sigma + 1e-4, half_width))
+    monkeypatch.setattr(
+        Stack,
+        "push_standard_normals",
+        lambda self, symbols, sigma, half_width: genuine(self, symbols, sigma + 1e-4, half_width),
+    )
     with pytest.raises(DriftError, match="self-test"):
         check_coder()

@@ -1,4 +1,5 @@
 """Colour spaces that pictures come from: the colours that they give, and the pictures that are known by these."""
+
 import io
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_other_colours_are_told(space):
     random = np.random.default_rng(3)
     cb, cr = (each.ravel() for each in np.meshgrid(np.arange(256), np.arange(256)))
     possible = np.zeros((256, 256, 256), dtype=bool)
-    for luma in range(50, 130):           # which is that of the colours below
+    for luma in range(50, 130):  # which is that of the colours below
         possible[tuple(space.rgb(np.full(len(cb), luma), cb, cr))] = True
     red, green, blue = colours = random.integers(90, 110, (3, 3000))
     chroma = np.stack(space.chroma(colours.astype(np.uint8)))
@@ -97,14 +98,27 @@ def test_jpegs_colours_are_those_of_its_standard():
     """Within what 16 bits round, those of ITU-T T.871, section 7."""
     luma, cb, cr = np.random.default_rng(4).integers(0, 256, (3, 100_000))
     red, green, blue = SPACES[JPEG].rgb(luma, cb, cr).astype(float)
-    for found, exact in ((red, luma + 1.402 * (cr - 128)), (blue, luma + 1.772 * (cb - 128)),
-                         (green, luma - (0.114 * 1.772 * (cb - 128) + 0.299 * 1.402 * (cr - 128)) / 0.587)):
+    for found, exact in (
+        (red, luma + 1.402 * (cr - 128)),
+        (blue, luma + 1.772 * (cb - 128)),
+        (green, luma - (0.114 * 1.772 * (cb - 128) + 0.299 * 1.402 * (cr - 128)) / 0.587),
+    ):
         assert np.abs(found - exact.clip(0, 255)).max() <= 0.51
 
 
-@pytest.mark.parametrize("options", [
-    dict(quality=30), dict(quality=75), dict(quality=90), dict(quality=95, subsampling=0), dict(quality=100),
-    dict(quality=85, subsampling=1), dict(quality=90, progressive=True)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(quality=30),
+        dict(quality=75),
+        dict(quality=90),
+        dict(quality=95, subsampling=0),
+        dict(quality=100),
+        dict(quality=85, subsampling=1),
+        dict(quality=90, progressive=True),
+    ],
+    ids=str,
+)
 def test_what_a_jpeg_file_decodes_to_is_known(options):
     samples = as_jpeg(photograph(), **options)
     mode, planes = find_space(samples)
@@ -124,7 +138,7 @@ def test_other_images_are_not():
     changed[50, 60] = samples[50, 60] // 2 + [40, 41, 43]
     made_smaller = np.asarray(Image.fromarray(samples).resize((60, 45), Image.Resampling.LANCZOS))
     drawn = np.zeros((40, 40, 3), dtype=np.uint8)
-    drawn[10:20] = 77                     # possible colours, but few
+    drawn[10:20] = 77  # possible colours, but few
     for other in (photograph(), changed, made_smaller, drawn, np.full((30, 30, 3), 255, dtype=np.uint8)):
         mode, planes = find_space(other)
         assert mode == RGB and planes is other

@@ -1,4 +1,5 @@
 """`bench`: the stages' seconds are those of the codec that users have."""
+
 import json
 
 import numpy as np
@@ -65,8 +66,9 @@ def test_operators_and_the_coders_calls_are_profiled(images, toy_model_path):
     found = {each["operator"]: each for each in report["profile"]}
     seconds = [each["seconds"] for each in report["profile"]]
     assert {"aten::matmul", "push_bits", "pop_normals"} <= set(found) and found["push_bits"]["calls"] >= 3
-    assert seconds == sorted(seconds, reverse=True) and all(set(each) == {"operator", "calls", "seconds"}
-                                                            for each in report["profile"])
+    assert seconds == sorted(seconds, reverse=True) and all(
+        set(each) == {"operator", "calls", "seconds"} for each in report["profile"]
+    )
     assert "push_bits" in invoke("bench", images[0], "--model", toy_model_path, "--profile").stdout
 
 
@@ -77,6 +79,9 @@ def test_workers_and_data_sets(images, toy_model_path):
     assert report["peak_memory_bytes"] is None
     assert "together" in invoke("bench", *images, "--archive", "--workers", 2, *options).stdout
     for arguments, reported in (
-            (["--workers", 2, *images], "archive"), ([], "--dataset"), (["--data", ".", *images], "--dataset"),
-            (["--dataset", "cifar10", *images], "PICTURES")):
+        (["--workers", 2, *images], "archive"),
+        ([], "--dataset"),
+        (["--data", ".", *images], "--dataset"),
+        (["--dataset", "cifar10", *images], "PICTURES"),
+    ):
         assert reported in failure(invoke("bench", *arguments), status=2)

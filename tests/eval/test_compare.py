@@ -1,4 +1,5 @@
 """Real files of several codecs, measured side by side: `eval compare`, its figure, and the demo."""
+
 import csv
 import json
 import multiprocessing
@@ -94,15 +95,19 @@ def test_the_efforts_of_jpeg_xl_are_three():
 def test_few_bits_are_exact_in_the_best_way(bits, shape, name, tmp_path):
     codec, samples = BASELINES[name], photograph(shape) >> (8 - bits)
     result = measure.measure(codec, samples, "picture", tmp_path / "file", bits)
-    small, shifted = (len(codec.encode(np.repeat(given[..., None], 3, axis=2) if "as RGB" in result.fed_as else given))
-                      for given in (samples, samples << (8 - bits)))
+    small, shifted = (
+        len(codec.encode(np.repeat(given[..., None], 3, axis=2) if "as RGB" in result.fed_as else given))
+        for given in (samples, samples << (8 - bits))
+    )
     assert result.size_bytes <= min(small, shifted)
     assert any(way in result.fed_as for way in ("small integers", "shifted up", f"declared as {bits} bits"))
 
 
 def test_grey_is_one_channel_where_there_is_such_a_thing(tmp_path):
-    fed_as = {name: measure.measure(codec, photograph((9, 40)), "", tmp_path / name).fed_as
-              for name, codec in BASELINES.items()}
+    fed_as = {
+        name: measure.measure(codec, photograph((9, 40)), "", tmp_path / name).fed_as
+        for name, codec in BASELINES.items()
+    }
     assert fed_as == dict.fromkeys(BASELINES, "grey") | {"webp": "grey as RGB"}
 
 
@@ -190,17 +195,23 @@ def test_a_lossy_baseline_is_caught_in_a_solid_archive(tmp_path):
 def test_avif_is_left_out_where_it_is_not_exact(monkeypatch, tmp_path, capsys):
     """Of black pictures even a lossy one is exact."""
     monkeypatch.setitem(BASELINES, "avif", LOSSY["avif"])
-    paths = [save(tmp_path / "black.png", np.zeros((20, 20, 3), np.uint8)),
-             save(tmp_path / "real.png", photograph((20, 20, 3)))]
+    paths = [
+        save(tmp_path / "black.png", np.zeros((20, 20, 3), np.uint8)),
+        save(tmp_path / "real.png", photograph((20, 20, 3))),
+    ]
     arguments = [*map(str, paths), "--model", "none", "--baselines", "png,avif", "--solid", "-o", str(tmp_path / "out")]
     assert compare.main(arguments) == 0
     document = document_in(tmp_path / "out")
     reason = "real.png: avif gave back other samples"
     assert document["left_out"] == [
         {"codec": "avif", "picture": "real.png", "reason": reason},
-        {"codec": "avif", "picture": "solid archive", "reason": "solid archive: avif gave back other samples"}]
+        {"codec": "avif", "picture": "solid archive", "reason": "solid archive: avif gave back other samples"},
+    ]
     assert [(row["picture"], row["codec"]) for row in document["results"]] == [
-        ("black.png", "png"), ("black.png", "avif"), ("real.png", "png")]
+        ("black.png", "png"),
+        ("black.png", "avif"),
+        ("real.png", "png"),
+    ]
     assert [(row["codec"], row["pictures"]) for row in document["totals"]] == [("png", 2), ("avif", 1)]
     assert [row["codec"] for row in document["solid_archives"]] == ["png"]
     assert [point.codec for point in pareto.points_of(document, "encode")] == ["png"]
@@ -213,8 +224,9 @@ def test_totals_over_bytes_and_means_over_images():
     large = measure.Result("l", 4, 5, 1, "c", "grey", 10, 4.0, 4.0, 3.0, 4.0)
     other, memory = replace(small, codec="d"), {"c": measure.Memory(10, 20), "d": measure.Memory(30, 40)}
     first, second = measure.totals([small, other, large], memory)
-    assert first == measure.Total("c", 2, 16, 6.0, 8 * 16 / (6 + 20), 14.0, 8 * 16 / (2 + 20), 4.0, 6.0,
-                                  26 / 4.0 / 1e6, 26 / 6.0 / 1e6, 10, 20)
+    assert first == measure.Total(
+        "c", 2, 16, 6.0, 8 * 16 / (6 + 20), 14.0, 8 * 16 / (2 + 20), 4.0, 6.0, 26 / 4.0 / 1e6, 26 / 6.0 / 1e6, 10, 20
+    )
     assert (second.codec, second.pictures, second.bits_per_subpixel_mean_over_images) == ("d", 1, 8.0)
 
 
@@ -228,15 +240,22 @@ def document_in(folder):
 def without_measurements(document):
     """The same but for what differs from run to run: seconds, speeds and memory."""
     if isinstance(document, dict):
-        return {key: without_measurements(value) for key, value in document.items()
-                if not key.endswith(("_seconds", "_per_second", "_memory_bytes"))}
+        return {
+            key: without_measurements(value)
+            for key, value in document.items()
+            if not key.endswith(("_seconds", "_per_second", "_memory_bytes"))
+        }
     return list(map(without_measurements, document)) if isinstance(document, list) else document
 
 
 def test_the_schema_is_strict():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    objects = [SCHEMA, SCHEMA["properties"]["data"], SCHEMA["properties"]["settings"],
-               *(SCHEMA["$defs"][name] for name in ("result", "total", "left_out", "solid_archive"))]
+    objects = [
+        SCHEMA,
+        SCHEMA["properties"]["data"],
+        SCHEMA["properties"]["settings"],
+        *(SCHEMA["$defs"][name] for name in ("result", "total", "left_out", "solid_archive")),
+    ]
     for each in objects:
         assert each["additionalProperties"] is False and set(each["required"]) == set(each["properties"])
 
@@ -252,8 +271,14 @@ def test_comparison_of_two_images_across_processes(toy_model_path, pictures, tmp
 
     document = document_in(out)
     assert document["command"].startswith(f"python -m nvae_codec.eval.compare {pictures} --model ")
-    assert document["data"] == {"source": str(pictures), "names": ["a.PNG", "b.png"], "pictures": 2, "pixels": 960,
-                                "subpixels": 1920, "bits_per_sample": 8}
+    assert document["data"] == {
+        "source": str(pictures),
+        "names": ["a.PNG", "b.png"],
+        "pictures": 2,
+        "pixels": 960,
+        "subpixels": 1920,
+        "bits_per_sample": 8,
+    }
     assert set(document["settings"]["codecs"]) == {"nvae-codec", "jxl", "png"}
     assert document["settings"]["across_processes"] is True
     assert (document["settings"]["encode_threads"], document["settings"]["decode_threads"]) == (1, 2)
@@ -283,7 +308,7 @@ def test_comparison_of_two_images_across_processes(toy_model_path, pictures, tmp
         assert 1e6 < total["idle_memory_bytes"] <= total["peak_memory_bytes"]
         assert total["encode_raw_megabytes_per_second"] == pytest.approx(1920e-6 / total["encode_seconds"])
     assert not multiprocessing.active_children()
-    for number, name in enumerate(("a.PNG", "b.png"), 1):      # the same bytes from every process
+    for number, name in enumerate(("a.PNG", "b.png"), 1):  # the same bytes from every process
         data = measure.nvae_codec(str(toy_model_path)).encode(measure.read_samples(pictures / name))
         assert (out / "files" / f"{number:04}-{Path(name).stem}.nvb").read_bytes() == data
     sizes = [file.stat().st_size for file in (out / "files").iterdir()]
@@ -368,16 +393,19 @@ def test_a_solid_archive_is_in_as_few_pieces_as_possible(bits, tmp_path):
     memory = measure.Memory(1, 2)
     for codec, pieces in ((low, 3), (BASELINES["png"], 1)):
         encoded = measure.encode_solid(codec, pictures, tmp_path / "solid", bits)
-        row = measure.solid_archive(codec, pictures, encoded, measure.decode_solid(codec, pictures, encoded, bits),
-                                    memory)
+        row = measure.solid_archive(
+            codec, pictures, encoded, measure.decode_solid(codec, pictures, encoded, bits), memory
+        )
         assert (row.pieces, row.pictures, row.codec) == (pieces, 3, "png")
-        assert row.size_bytes == sum((tmp_path / f"solid-{number:04}.png").stat().st_size
-                                     for number in range(1, pieces + 1))
+        assert row.size_bytes == sum(
+            (tmp_path / f"solid-{number:04}.png").stat().st_size for number in range(1, pieces + 1)
+        )
 
 
-@pytest.mark.parametrize(("count", "max_side", "size"), [
-    (7, 999, (3 * 12, 3 * 10, 3)), (6, 999, (2 * 12, 3 * 10, 3)), (1, 999, (12, 10, 3)), (7, 25, (4 * 12, 2 * 10, 3)),
-])
+@pytest.mark.parametrize(
+    ("count", "max_side", "size"),
+    [(7, 999, (3 * 12, 3 * 10, 3)), (6, 999, (2 * 12, 3 * 10, 3)), (1, 999, (12, 10, 3)), (7, 25, (4 * 12, 2 * 10, 3))],
+)
 def test_a_solid_archive_of_images_of_one_size_is_a_mosaic(count, max_side, size):
     pictures = [(str(number), photograph((12, 10, 3), number)) for number in range(count)]
     pieces = measure._pieces(replace(BASELINES["png"], max_side=max_side), pictures)
@@ -386,10 +414,10 @@ def test_a_solid_archive_of_images_of_one_size_is_a_mosaic(count, max_side, size
     columns = size[1] // 10
     for number, (_, samples) in enumerate(pictures):
         row, column = divmod(number, columns)
-        mosaic_here = mosaic[12 * row:12 * row + 12, 10 * column:10 * column + 10]
+        mosaic_here = mosaic[12 * row : 12 * row + 12, 10 * column : 10 * column + 10]
         assert np.array_equal(mosaic_here, samples)
         mosaic_here[:] = 0
-    assert not mosaic.any()                                                   # the cells that are left over
+    assert not mosaic.any()  # the cells that are left over
 
 
 def test_why_there_is_no_solid_archive(pictures, tmp_path, capsys):
@@ -402,8 +430,20 @@ def test_why_there_is_no_solid_archive(pictures, tmp_path, capsys):
 
 
 def test_five_bits(tower, tmp_path):
-    arguments = [str(tower), "--model", "none", "--baselines", "png,jxl-e3", "--bits", "5", "--images", "2", "--solid",
-                 "-o", str(tmp_path / "out")]
+    arguments = [
+        str(tower),
+        "--model",
+        "none",
+        "--baselines",
+        "png,jxl-e3",
+        "--bits",
+        "5",
+        "--images",
+        "2",
+        "--solid",
+        "-o",
+        str(tmp_path / "out"),
+    ]
     assert compare.main(arguments) == 0
     document = document_in(tmp_path / "out")
     assert document["data"]["bits_per_sample"] == 5
@@ -419,8 +459,9 @@ def test_a_model_for_other_bits_is_left_out(tmp_path):
     opening = partial(compare.open_baseline, replace(BASELINES["png"], name="nvae-codec", bits=8))
     measured = compare.Measured()
     compare.measure_codec(opening, [compare.Item("a", lambda: photograph((4, 4)) >> 3)], 5, tmp_path, True, measured)
-    assert measured.left_out == [{"codec": "nvae-codec", "picture": None,
-                                  "reason": "its model is for 8 bits, not for 5"}]
+    assert measured.left_out == [
+        {"codec": "nvae-codec", "picture": None, "reason": "its model is for 8 bits, not for 5"}
+    ]
     assert not measured.results and not measured.solid_archives and not list(tmp_path.iterdir())
 
 
@@ -446,16 +487,28 @@ def test_memory_is_that_of_the_process(tmp_path):
 
 
 def test_the_front_has_what_no_other_codec_beats():
-    points = [pareto.Point("slow and small", 3, 1), pareto.Point("beaten", 3.5, 0.9), pareto.Point("fast", 4, 10),
-              pareto.Point("as small, slower", 3, 0.5), pareto.Point("as fast, larger", 5, 10)]
+    points = [
+        pareto.Point("slow and small", 3, 1),
+        pareto.Point("beaten", 3.5, 0.9),
+        pareto.Point("fast", 4, 10),
+        pareto.Point("as small, slower", 3, 0.5),
+        pareto.Point("as fast, larger", 5, 10),
+    ]
     assert [point.codec for point in pareto.front(points)] == ["slow and small", "fast"]
     assert pareto.front([]) == []
 
 
 def test_the_figure_names_every_codec_and_is_the_same_each_time():
-    rows = [{"codec": name, "pictures": 2, "bits_per_subpixel_total_over_bytes": rate,
-             "encode_raw_megabytes_per_second": speed, "decode_raw_megabytes_per_second": 10 * speed}
-            for name, rate, speed in (("ours", 2.9, 0.1), ("jxl", 3.1, 1.0), ("png & co", 4.2, 5.0))]
+    rows = [
+        {
+            "codec": name,
+            "pictures": 2,
+            "bits_per_subpixel_total_over_bytes": rate,
+            "encode_raw_megabytes_per_second": speed,
+            "decode_raw_megabytes_per_second": 10 * speed,
+        }
+        for name, rate, speed in (("ours", 2.9, 0.1), ("jxl", 3.1, 1.0), ("png & co", 4.2, 5.0))
+    ]
     document = {"data": {"pictures": 2}, "totals": [*rows, {**rows[0], "codec": "partial", "pictures": 1}]}
     text = pareto.figure(document)
     assert text == pareto.figure(document)
@@ -469,8 +522,14 @@ def test_the_figure_names_every_codec_and_is_the_same_each_time():
 def test_help_is_quick_and_explains_every_key():
     code = "import sys; from nvae_codec.eval import compare; assert not {'torch', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-    for each in (SCHEMA, SCHEMA["properties"]["data"], SCHEMA["properties"]["settings"], SCHEMA["$defs"]["result"],
-                 SCHEMA["$defs"]["left_out"], SCHEMA["$defs"]["solid_archive"]):
+    for each in (
+        SCHEMA,
+        SCHEMA["properties"]["data"],
+        SCHEMA["properties"]["settings"],
+        SCHEMA["$defs"]["result"],
+        SCHEMA["$defs"]["left_out"],
+        SCHEMA["$defs"]["solid_archive"],
+    ):
         assert all(key in compare.KEYS for key in each["properties"])
 
 
@@ -502,9 +561,17 @@ def test_an_unknown_baseline_is_a_usage_error(pictures, capsys):
     assert "unknown: flif; known are png, webp, jxl" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["a.png", "--dataset", "cifar10"], ["a.png", "--data", "here"],
-                                       ["a.png", "--model", "none", "--baselines", ""], ["a.png", "--bits", "9"]],
-                         ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["a.png", "--dataset", "cifar10"],
+        ["a.png", "--data", "here"],
+        ["a.png", "--model", "none", "--baselines", ""],
+        ["a.png", "--bits", "9"],
+    ],
+    ids=" ".join,
+)
 def test_options_that_contradict_each_other(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         compare.main(arguments, prog="nvae-codec eval compare")

@@ -2,6 +2,7 @@
 
 The tests of its tools run where it is installed, apart from this project's own environment: `docs/evaluation.md`.
 """
+
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from nvae_codec.eval import compressai_bench, compressai_results
 from nvae_codec.eval.compressai_results import document
 from nvae_codec.image import Image, write_image
 
-KEYS = ["psnr-rgb", "ms-ssim-rgb", "bpp", "encoding_time", "decoding_time"]     # of CompressAI's own files
+KEYS = ["psnr-rgb", "ms-ssim-rgb", "bpp", "encoding_time", "decoding_time"]  # of CompressAI's own files
 
 
 def compared(bits: int = 8, **totals: float) -> dict:
@@ -26,8 +27,16 @@ def compared(bits: int = 8, **totals: float) -> dict:
         "kind": "compare",
         "data": {"bits_per_sample": bits},
         "settings": {"codecs": {codec: "1.0, best" for codec in totals}},
-        "totals": [{"codec": codec, "pictures": 4, "bits_per_pixel_mean_over_images": rate, "encode_seconds": 8.0,
-                    "decode_seconds": 2.0} for codec, rate in totals.items()],
+        "totals": [
+            {
+                "codec": codec,
+                "pictures": 4,
+                "bits_per_pixel_mean_over_images": rate,
+                "encode_seconds": 8.0,
+                "decode_seconds": 2.0,
+            }
+            for codec, rate in totals.items()
+        ],
     }
 
 
@@ -44,21 +53,35 @@ def converted(capsys, *arguments: object) -> tuple[int, str, str]:
 def test_the_document_of_a_lossless_codec():
     """Of infinite quality, unless it is told that it is drawn elsewhere."""
     exact = document("ours", "about it", [9.0, 8.5], [1, 2], [3.0, 4.0])
-    assert exact == {"name": "ours", "description": "about it", "results": {
-        "psnr-rgb": [math.inf] * 2, "ms-ssim-rgb": [1.0] * 2, "bpp": [9.0, 8.5], "encoding_time": [1.0, 2.0],
-        "decoding_time": [3.0, 4.0]}}
+    assert exact == {
+        "name": "ours",
+        "description": "about it",
+        "results": {
+            "psnr-rgb": [math.inf] * 2,
+            "ms-ssim-rgb": [1.0] * 2,
+            "bpp": [9.0, 8.5],
+            "encoding_time": [1.0, 2.0],
+            "decoding_time": [3.0, 4.0],
+        },
+    }
     assert list(exact["results"]) == KEYS
     drawn = document("ours", "about it", [9.0], [1.0], [3.0], drawn_at_db=50)
     assert drawn["name"] == "ours (lossless, drawn at 50 dB)" and drawn["results"]["psnr-rgb"] == [50.0]
     assert -10 * math.log10(1 - drawn["results"]["ms-ssim-rgb"][0]) == pytest.approx(50)
 
 
-@pytest.mark.parametrize(("columns", "height", "reason"), [
-    (([], [], []), None, "equally many"), (([9.0], [1.0, 2.0], [1.0]), None, "equally many"),
-    (([-1.0], [1.0], [1.0]), None, "bpp must hold positive numbers"),
-    (([9.0], [math.nan], [1.0]), None, "encoding_time must hold positive"),
-    (([9.0], [1.0], [None]), None, "decoding_time must hold positive"),
-    (([9.0], [1.0], [1.0]), 0, "height"), (([9.0], [1.0], [1.0]), 200, "height")])
+@pytest.mark.parametrize(
+    ("columns", "height", "reason"),
+    [
+        (([], [], []), None, "equally many"),
+        (([9.0], [1.0, 2.0], [1.0]), None, "equally many"),
+        (([-1.0], [1.0], [1.0]), None, "bpp must hold positive numbers"),
+        (([9.0], [math.nan], [1.0]), None, "encoding_time must hold positive"),
+        (([9.0], [1.0], [None]), None, "decoding_time must hold positive"),
+        (([9.0], [1.0], [1.0]), 0, "height"),
+        (([9.0], [1.0], [1.0]), 200, "height"),
+    ],
+)
 def test_no_document_of_other_numbers(columns, height, reason):
     with pytest.raises(ValueError, match=reason):
         document("ours", "", *columns, drawn_at_db=height)
@@ -70,8 +93,9 @@ def test_a_file_for_each_codec(tmp_path, capsys):
     status, out, err = converted(capsys, first, second, "-o", tmp_path / "out")
     paths = [tmp_path / "out" / f"{codec}.json" for codec in ("ours", "png", "jxl")]
     assert (status, out, err) == (0, "".join(f"{path}\n" for path in paths), "")
-    assert json.loads(paths[1].read_text()) == document("png", "png 1.0, best, lossless, 4 pictures", [13.5], [2.0],
-                                                        [0.5])
+    assert json.loads(paths[1].read_text()) == document(
+        "png", "png 1.0, best, lossless, 4 pictures", [13.5], [2.0], [0.5]
+    )
     status, _, _ = converted(capsys, first, "--drawn-at", 48, "-o", tmp_path / "drawn")
     drawn = json.loads((tmp_path / "drawn" / "ours.json").read_text(), parse_constant=pytest.fail)
     assert status == 0 and drawn["name"] == "ours (lossless, drawn at 48 dB)"
@@ -84,11 +108,15 @@ def test_what_cannot_be_converted_is_said_in_a_sentence(tmp_path, capsys):
     (out / "ours.json").touch()
     none = "not a results.json of nvae_codec.eval.compare"
     for given, reason in (
-            ([save(tmp_path / "list.json", [])], none), ([save(tmp_path / "kind.json", {"kind": "rate"})], none),
-            ([save(tmp_path / "empty.json", compared())], none),
-            ([save(tmp_path / "nothing.json", compared(ours=-1))], none), ([tmp_path / "none"], "No such file"),
-            ([save(tmp_path / "five.json", compared(5, ours=9.0))], "of samples of 5 bits"),
-            ([good, good], "ours is in another file too"), ([good], "ours.json: is there already")):
+        ([save(tmp_path / "list.json", [])], none),
+        ([save(tmp_path / "kind.json", {"kind": "rate"})], none),
+        ([save(tmp_path / "empty.json", compared())], none),
+        ([save(tmp_path / "nothing.json", compared(ours=-1))], none),
+        ([tmp_path / "none"], "No such file"),
+        ([save(tmp_path / "five.json", compared(5, ours=9.0))], "of samples of 5 bits"),
+        ([good, good], "ours is in another file too"),
+        ([good], "ours.json: is there already"),
+    ):
         status, reported, err = converted(capsys, *given, "-o", out)
         assert (status, reported, err.count("\n")) == (1, "", 1) and reason in err
         assert err.startswith("nvae_codec.eval.compressai_results: ")
@@ -102,8 +130,9 @@ def test_what_cannot_be_converted_is_said_in_a_sentence(tmp_path, capsys):
 def test_without_compressai_the_extra_is_named(monkeypatch, capsys):
     monkeypatch.setattr(compressai_bench, "find_spec", lambda name: None)
     assert compressai_bench.main(["nvaecodec", "pictures"]) == 1
-    assert capsys.readouterr().err == ("nvae_codec.eval.compressai_bench: CompressAI comes with the extra: "
-                                       "pip install 'nvae-codec[compressai]'\n")
+    assert capsys.readouterr().err == (
+        "nvae_codec.eval.compressai_bench: CompressAI comes with the extra: pip install 'nvae-codec[compressai]'\n"
+    )
 
 
 # Its own tools
@@ -112,8 +141,12 @@ def test_without_compressai_the_extra_is_named(monkeypatch, capsys):
 def command(*arguments: object) -> str:
     """The output of a module that must succeed, in a process of its own."""
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": path, "MPLBACKEND": "agg"})
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "MPLBACKEND": "agg"},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -169,8 +202,15 @@ def test_where_its_plot_draws_them(tmp_path, metric):
 
 def test_its_bench_drives_our_codec(theirs, images, toy_model_path, tmp_path):
     """With the infinite quality that it computes itself; two jobs at a time find the same."""
-    start = ["nvae_codec.eval.compressai_bench", "nvaecodec", images, "--metrics", "psnr-rgb", "--model",
-             toy_model_path]
+    start = [
+        "nvae_codec.eval.compressai_bench",
+        "nvaecodec",
+        images,
+        "--metrics",
+        "psnr-rgb",
+        "--model",
+        toy_model_path,
+    ]
     text = command(*start, "-q", "0,1")
     reported = json.loads(text)
     assert reported["name"] == "nvae-codec" and "lossless, model toy" in reported["description"]
@@ -192,9 +232,11 @@ def test_its_bench_drives_our_codec(theirs, images, toy_model_path, tmp_path):
 def test_what_its_bench_cannot_do_is_said_in_a_sentence(images, toy_model_path, capsys, monkeypatch):
     pytest.importorskip("compressai")
     start = ["nvaecodec", str(images), "--metrics", "psnr-rgb", "--model"]
-    for arguments, reason in (([*start, str(toy_model_path), "-q", "75"], "-q is the encoder's effort here, 0 to 5"),
-                              ([*start, "missing.safetensors"], "missing.safetensors"),
-                              (["nvaecodec", "nowhere"], "No such directory: nowhere")):
+    for arguments, reason in (
+        ([*start, str(toy_model_path), "-q", "75"], "-q is the encoder's effort here, 0 to 5"),
+        ([*start, "missing.safetensors"], "missing.safetensors"),
+        (["nvaecodec", "nowhere"], "No such directory: nowhere"),
+    ):
         assert compressai_bench.main(arguments) == 1
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1 and reason in err

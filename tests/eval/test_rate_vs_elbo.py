@@ -1,4 +1,5 @@
 """`eval rate` and the report: real files beside the negative ELBO, and what is told of them."""
+
 import csv
 import json
 import re
@@ -104,7 +105,7 @@ def test_totals_and_their_interval(measured):
     assert totals["file_bits_per_pixel_mean_over_pictures"] == pytest.approx(3 * (file_bits / subpixels).mean())
     assert totals["overhead_total_over_bytes"] == pytest.approx(file_bits.sum() / promised.sum() - 1)
     assert totals["overhead_mean_over_pictures"] == pytest.approx((file_bits / promised - 1).mean())
-    assert totals["importance_weighted_bits"] is None                   # of one picture it is not known
+    assert totals["importance_weighted_bits"] is None  # of one picture it is not known
     low, high = totals["overhead_total_confidence_interval"]
     assert (file_bits / promised - 1).min() <= low < totals["overhead_total_over_bytes"] < high
     assert high <= (file_bits / promised - 1).max()
@@ -123,8 +124,9 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     for _ in range(60):
         promised = random.uniform(500, 1500, 40)
         files_bits = promised * random.normal(1.02, 0.01, 40)
-        low, high = rate_vs_elbo.confidence_interval([
-            {"file_bits": file, "negative_elbo_bits": each} for file, each in zip(files_bits, promised, strict=True)])
+        low, high = rate_vs_elbo.confidence_interval(
+            [{"file_bits": file, "negative_elbo_bits": each} for file, each in zip(files_bits, promised, strict=True)]
+        )
         held += low <= 0.02 <= high
     assert 50 <= held <= 60
     assert rate_vs_elbo.confidence_interval([{"file_bits": 1, "negative_elbo_bits": 1}]) is None
@@ -157,7 +159,7 @@ def test_chains_are_archives_of_one_chunk(measured, model):
     assert [chain["pictures"] for chain in document["chains"]] == [1, 2, 4, 5]
     for chain in document["chains"][1:]:
         data = (measured / "files" / f"chain-{chain['pictures']}.nvb").read_bytes()
-        promised = sum(image["negative_elbo_bits"] for image in document["images"][:chain["pictures"]])
+        promised = sum(image["negative_elbo_bits"] for image in document["images"][: chain["pictures"]])
         assert chain["file_bits"] == 8 * len(data) and chain["negative_elbo_bits"] == pytest.approx(promised)
         found = rate_vs_elbo.unpack(data)
         assert len(found.chunks) == 1 and len(list(codec.decompress_archive(found))) == chain["pictures"]
@@ -190,8 +192,10 @@ def test_an_archive_is_one_image(pictures, model, tmp_path):
     document = document_in(tmp_path / "out")
     check(document)
     (image,) = document["images"]
-    assert document["data"]["pictures"] == 5 and image["file_bits"] == 8 * (
-        tmp_path / "out" / "files" / "archive.nvb").stat().st_size
+    assert (
+        document["data"]["pictures"] == 5
+        and image["file_bits"] == 8 * (tmp_path / "out" / "files" / "archive.nvb").stat().st_size
+    )
     totals = document["totals"]
     assert totals["overhead_total_confidence_interval"] is None and image["width_pixels"] is None
     assert totals["files"] == 1 and totals["overhead_mean_over_pictures"] is None
@@ -212,8 +216,13 @@ def test_other_samples_and_mistakes_are_told(pictures, model, tmp_path, monkeypa
     monkeypatch.undo()
     assert rate_vs_elbo.main([str(tmp_path / "nothing.png"), *options]) == 1
     assert "nothing.png: No such file" in capsys.readouterr().err
-    for arguments in ([], ["--importance-samples", "3", str(pictures)], ["--chains", "0", str(pictures)],
-                      [str(pictures), "--data", "."], ["--archive", "--chains", "1,2", str(pictures)]):
+    for arguments in (
+        [],
+        ["--importance-samples", "3", str(pictures)],
+        ["--chains", "0", str(pictures)],
+        [str(pictures), "--data", "."],
+        ["--archive", "--chains", "1,2", str(pictures)],
+    ):
         with pytest.raises(SystemExit, match="2"):
             rate_vs_elbo.main(arguments)
     (tmp_path / "out" / "results.json").write_text("{}")
@@ -222,6 +231,7 @@ def test_other_samples_and_mistakes_are_told(pictures, model, tmp_path, monkeypa
 
 
 # The page
+
 
 class Page(HTMLParser):
     """Its elements are closed in order, and it fetches nothing."""
@@ -278,7 +288,7 @@ def test_all_kinds_of_results_stand_on_one_page(measured, pictures, tmp_path):
     folders = [str(measured), str(tmp_path / "codecs"), str(tmp_path / "paper")]
     assert report.main([*folders, "-o", str(tmp_path / "all.html")]) == 0
     page, text = read_page(tmp_path / "all.html")
-    assert "nvae-codec, model" in text                                  # among the codecs: its files are the same
+    assert "nvae-codec, model" in text  # among the codecs: its files are the same
     assert page.figures == 5 and "jpegls" in text and "Vahdat" in text and "FFHQ" in text
     alone, _ = read_page(tmp_path / "codecs" / "report.html")
     assert alone.figures == 1
@@ -295,15 +305,21 @@ def test_the_page_begins_with_the_least_of_the_others(model, tmp_path):
     assert rate_vs_elbo.main([*ours, "-o", str(tmp_path / "each")]) == 0
     assert rate_vs_elbo.main([*ours, "--archive", "-o", str(tmp_path / "archive")]) == 0
     assert rate_vs_elbo.main([*ours, "--crop", "8", "-o", str(tmp_path / "crops")]) == 0
-    assert compare.main([str(folder), "--model", "none", "--baselines", "png,jxl-e3", "--solid",
-                         "-o", str(tmp_path / "codecs")]) == 0
+    assert (
+        compare.main(
+            [str(folder), "--model", "none", "--baselines", "png,jxl-e3", "--solid", "-o", str(tmp_path / "codecs")]
+        )
+        == 0
+    )
     documents = [document_in(tmp_path / name) for name in ("each", "archive", "crops", "codecs")]
     rows = {row[1].rpartition(", ")[2]: row for row in rows_of(report.render(documents))}
     assert set(rows) == {"a file each", "one archive"}
     assert all("cats &amp; dogs, 3 pictures" in row[1] for row in rows.values())
     codecs = documents[-1]
-    for how, size, other in (("a file each", documents[0]["totals"]["file_bits"] // 8, codecs["totals"]),
-                             ("one archive", documents[1]["totals"]["file_bits"] // 8, codecs["solid_archives"])):
+    for how, size, other in (
+        ("a file each", documents[0]["totals"]["file_bits"] // 8, codecs["totals"]),
+        ("one archive", documents[1]["totals"]["file_bits"] // 8, codecs["solid_archives"]),
+    ):
         least = min(other, key=lambda row: row["size_bytes"])
         assert rows[how][2] == f"{size:,}" and rows[how][6:8] == [least["codec"], f"{least['size_bytes']:,}"]
         assert float(rows[how][9]) == pytest.approx(100 * (size / least["size_bytes"] - 1), abs=6e-4)

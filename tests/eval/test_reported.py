@@ -1,4 +1,5 @@
 """The paper's figures beside measured ones: what is quoted, what is measured, what stays empty."""
+
 import dataclasses
 import json
 import math
@@ -44,8 +45,10 @@ def place(tmp_path_factory) -> Path:
     network = save_run(folder / "run", image_size=32)
     exact = convert(network, smooth_tiles(4, 32))
     (folder / "mine.safetensors").write_bytes(model_file.serialise(exact, origin=network))
-    for name, splits in (("cifar10", {"train": TILES[:2], "test": TILES[2:]}),
-                         ("mnist", {"train": TILES[:, :1, :28, :28], "test": TILES[:2, :1, :28, :28]})):
+    for name, splits in (
+        ("cifar10", {"train": TILES[:2], "test": TILES[2:]}),
+        ("mnist", {"train": TILES[:, :1, :28, :28], "test": TILES[:2, :1, :28, :28]}),
+    ):
         (folder / name).mkdir()
         for split, images in splits.items():
             np.save(folder / name / f"{split}.npy", images.numpy())
@@ -68,8 +71,11 @@ def results(folder: Path) -> dict:
     jsonschema.Draft202012Validator(SCHEMA).validate(document)
     text = re.sub(r"\([^)]*\)", "", " ".join(reported._parser("reported").format_help().split()))
     keys = [[key.strip() for key in found.split(",")] for found in re.findall(r"has the keys ([\w, ]+?)\.", text)]
-    assert keys == [list(document), list(document["reported"][0]), [
-        field.name for field in dataclasses.fields(reported.Measured)]]
+    assert keys == [
+        list(document),
+        list(document["reported"][0]),
+        [field.name for field in dataclasses.fields(reported.Measured)],
+    ]
     assert all(list(row) == keys[2] for row in document["measured"])
     return document
 
@@ -78,8 +84,11 @@ def rows_of(text: str) -> dict[str, list[str]]:
     """The cells of each row by its first, empty ones too."""
     _, rule, *lines = text.splitlines()
     ends = [match.span() for match in re.finditer("-+", rule)]
-    return {line[:ends[0][1]].strip(): [line[start:end].strip() for start, end in ends[1:]]
-            for line in lines if not line.startswith("*")}
+    return {
+        line[: ends[0][1]].strip(): [line[start:end].strip() for start, end in ends[1:]]
+        for line in lines
+        if not line.startswith("*")
+    }
 
 
 def test_the_schema_is_a_strict_one():
@@ -95,11 +104,21 @@ def test_reported_figures_alone(tmp_path, capsys):
     assert document["measured"] == [] and document["command"].startswith("python -m nvae_codec.eval.reported -o ")
     rows = {row["dataset"]: row for row in document["reported"]}
     quoted = {name: (row["without_flow_bits_per_dim"], row["with_flow_bits_per_dim"]) for name, row in rows.items()}
-    assert quoted == {"mnist": (None, None), "cifar10": (2.93, 2.91), "imagenet32": (None, 3.92),
-                      "celeba64": (2.04, 2.03), "celebahq256": (None, 0.70), "ffhq256": (0.71, 0.69)}
+    assert quoted == {
+        "mnist": (None, None),
+        "cifar10": (2.93, 2.91),
+        "imagenet32": (None, 3.92),
+        "celeba64": (2.04, 2.03),
+        "celebahq256": (None, 0.70),
+        "ffhq256": (0.71, 0.69),
+    }
     assert (rows["mnist"]["without_flow_nats_per_image"], rows["mnist"]["with_flow_nats_per_image"]) == (78.01, 78.19)
-    confirmed = {(name, flow) for name, row in rows.items() for flow in ("without_flow", "with_flow")
-                 if (row[f"{flow}_source"] or "").startswith("confirmed")}
+    confirmed = {
+        (name, flow)
+        for name, row in rows.items()
+        for flow in ("without_flow", "with_flow")
+        if (row[f"{flow}_source"] or "").startswith("confirmed")
+    }
     assert confirmed == {("cifar10", "with_flow"), ("celebahq256", "with_flow")}
     assert rows["imagenet32"]["without_flow_source"] is None
     told = rows_of(out)
@@ -107,33 +126,64 @@ def test_reported_figures_alone(tmp_path, capsys):
     assert told["ImageNet 32 x 32"] == ["bits/dim", "", "3.92*"] + [""] * 7
     assert told["MNIST"][0] == "nats/image"
     assert out.endswith("* from memory of the paper's Table 1, to be checked there\n")
-    assert run(capsys)[:2] == (0, out)                     # no folder is needed to look at it
+    assert run(capsys)[:2] == (0, out)  # no folder is needed to look at it
 
 
 def test_a_network_with_its_files(tmp_path, capsys):
-    status, out, err = run(capsys, "--run", "run", "--model", "mine.safetensors", "--dataset", "cifar10", "--data",
-                           "cifar10", "--images", 2, "--samples", 3, "--seed", 7, "-o", tmp_path / "out")
+    status, out, err = run(
+        capsys,
+        "--run",
+        "run",
+        "--model",
+        "mine.safetensors",
+        "--dataset",
+        "cifar10",
+        "--data",
+        "cifar10",
+        "--images",
+        2,
+        "--samples",
+        3,
+        "--seed",
+        7,
+        "-o",
+        tmp_path / "out",
+    )
     assert (status, err) == (0, "")
     (row,) = results(tmp_path / "out")["measured"]
     images = TILES[2:4]
     expected = evaluate(save_run(tmp_path / "again", image_size=32), images, samples=3, seed=7)
-    for name, nats in (("negative_elbo_published", expected.negative_elbo_published),
-                       ("negative_elbo_codable", expected.negative_elbo),
-                       ("importance_weighted_published", expected.importance_weighted_published),
-                       ("importance_weighted_codable", expected.importance_weighted)):
+    for name, nats in (
+        ("negative_elbo_published", expected.negative_elbo_published),
+        ("negative_elbo_codable", expected.negative_elbo),
+        ("importance_weighted_published", expected.importance_weighted_published),
+        ("importance_weighted_codable", expected.importance_weighted),
+    ):
         assert row[f"{name}_nats_per_image"] == pytest.approx(nats, rel=1e-5)
         assert row[f"{name}_bits_per_dim"] == pytest.approx(nats / math.log(2) / 3072, rel=1e-5)
     data = (tmp_path / "out" / "archive.nvb").read_bytes()
-    decoded = [picture.samples for _, picture in Codec.load("mine.safetensors").decompress_archive(
-        container.unpack(data))]
+    decoded = [
+        picture.samples for _, picture in Codec.load("mine.safetensors").decompress_archive(container.unpack(data))
+    ]
     assert np.array_equal(np.stack(decoded), images.numpy().transpose(0, 2, 3, 1))
     assert row["file_size_bytes"] == len(data) and row["file_bits_per_subpixel"] == 8 * len(data) / 6144
     assert row["file_raw_bits_per_subpixel"] == 0 and row["draws_per_image"] == 3
     assert (row["images"], row["dimensions"], row["sample_bits"], row["flow_cell_pairs_per_group"]) == (2, 3072, 8, 0)
-    figures = [row["negative_elbo_published_bits_per_dim"], row["negative_elbo_codable_bits_per_dim"],
-               row["file_bits_per_subpixel"]]
-    assert rows_of(out)["CIFAR-10"] == ["bits/dim", "2.93*", "2.91", "run", "no", "2", *(
-        f"{figure:.3f}" for figure in figures), "0"]
+    figures = [
+        row["negative_elbo_published_bits_per_dim"],
+        row["negative_elbo_codable_bits_per_dim"],
+        row["file_bits_per_subpixel"],
+    ]
+    assert rows_of(out)["CIFAR-10"] == [
+        "bits/dim",
+        "2.93*",
+        "2.91",
+        "run",
+        "no",
+        "2",
+        *(f"{figure:.3f}" for figure in figures),
+        "0",
+    ]
 
 
 def test_mnist_is_in_nats_and_other_depths_have_rows_of_their_own(tmp_path, capsys):
@@ -143,21 +193,54 @@ def test_mnist_is_in_nats_and_other_depths_have_rows_of_their_own(tmp_path, caps
     save_run(tmp_path / "small")
     first, second, third = (tmp_path / name for name in ("1", "2", "3"))
     assert run(capsys, "--run", tmp_path / "grey", "--dataset", "mnist", "--data", "mnist", "-o", first)[0] == 0
-    assert run(capsys, "--run", tmp_path / "coarse", "--dataset", "cifar10", "--data", "cifar10", "--measured",
-               first / "results.json", "-o", second)[0] == 0
+    assert (
+        run(
+            capsys,
+            "--run",
+            tmp_path / "coarse",
+            "--dataset",
+            "cifar10",
+            "--data",
+            "cifar10",
+            "--measured",
+            first / "results.json",
+            "-o",
+            second,
+        )[0]
+        == 0
+    )
     Path(tmp_path, "pictures").mkdir()
     for split in ("train", "test"):
         np.save(tmp_path / "pictures" / f"{split}.npy", TILES[:, :, :16, :16].numpy())
-    status, out, err = run(capsys, "--run", tmp_path / "small", "--dataset", "folder", "--data", tmp_path / "pictures",
-                           "--measured", second / "results.json", "-o", third)
+    status, out, err = run(
+        capsys,
+        "--run",
+        tmp_path / "small",
+        "--dataset",
+        "folder",
+        "--data",
+        tmp_path / "pictures",
+        "--measured",
+        second / "results.json",
+        "-o",
+        third,
+    )
     assert (status, err) == (0, "")
     grey, coarse, small = results(third)["measured"]
     assert (grey["dataset"], grey["dimensions"], grey["sample_bits"], grey["flow_cell_pairs_per_group"]) == (
-        "mnist", 784, 1, 1)
+        "mnist",
+        784,
+        1,
+        1,
+    )
     told = rows_of(out)
     assert told["MNIST"][:5] == ["nats/image", "78.01*", "78.19*", str(tmp_path / "grey"), "yes"]
-    assert told["MNIST"][6:] == [f"{grey['negative_elbo_published_nats_per_image']:.3f}",
-                                 f"{grey['negative_elbo_codable_nats_per_image']:.3f}", "", ""]
+    assert told["MNIST"][6:] == [
+        f"{grey['negative_elbo_published_nats_per_image']:.3f}",
+        f"{grey['negative_elbo_codable_nats_per_image']:.3f}",
+        "",
+        "",
+    ]
     assert told["CIFAR-10"][3:] == [""] * 7
     assert told["CIFAR-10, 32 x 32, 5 bits"][:4] == ["bits/dim", "", "", str(tmp_path / "coarse")]
     assert told["any kind, 16 x 16, 8 bits"][:4] == ["bits/dim", "", "", str(tmp_path / "small")]
@@ -176,24 +259,31 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path, capsys):
     (tmp_path / "results.json").touch()
     given = ["--dataset", "cifar10", "--data", "cifar10"]
     for arguments, reason in (
-            (["--run", "missing", *given], "missing: cannot be read"),
-            (["--run", "run", "--dataset", "cifar"], "there is no data set 'cifar'; there are mnist"),
-            (["--run", "run", "--dataset", "cifar10", "--data", "none"], "none: there is no such folder"),
-            (["--run", "run", "--dataset", "mnist", "--data", "mnist"], "1 channels, but the network takes 3"),
-            (["--run", tmp_path / "small", *given], "cifar10 has images of 32 x 32, but the network takes 16 x 16"),
-            (["--run", tmp_path / "small", "--model", "mine.safetensors", *given], "this is not the float network"),
-            (["--run", tmp_path / "density", *given], "a Gaussian head has a density"),
-            (["--run", "run", "--device", "tpu", *given], "there is no device 'tpu'"),
-            (["--measured", tmp_path / "other.json"], "other.json: not a results.json of this command"),
-            (["--measured", tmp_path / "rows.json"], "rows.json: not a results.json of this command"),
-            (["--measured", "none.json"], "none.json: No such file or directory"),
-            (["-o", tmp_path], "holds a results.json already; choose another folder"),
-            (["-o", "mine.safetensors"], "mine.safetensors: is a file, not a folder")):
+        (["--run", "missing", *given], "missing: cannot be read"),
+        (["--run", "run", "--dataset", "cifar"], "there is no data set 'cifar'; there are mnist"),
+        (["--run", "run", "--dataset", "cifar10", "--data", "none"], "none: there is no such folder"),
+        (["--run", "run", "--dataset", "mnist", "--data", "mnist"], "1 channels, but the network takes 3"),
+        (["--run", tmp_path / "small", *given], "cifar10 has images of 32 x 32, but the network takes 16 x 16"),
+        (["--run", tmp_path / "small", "--model", "mine.safetensors", *given], "this is not the float network"),
+        (["--run", tmp_path / "density", *given], "a Gaussian head has a density"),
+        (["--run", "run", "--device", "tpu", *given], "there is no device 'tpu'"),
+        (["--measured", tmp_path / "other.json"], "other.json: not a results.json of this command"),
+        (["--measured", tmp_path / "rows.json"], "rows.json: not a results.json of this command"),
+        (["--measured", "none.json"], "none.json: No such file or directory"),
+        (["-o", tmp_path], "holds a results.json already; choose another folder"),
+        (["-o", "mine.safetensors"], "mine.safetensors: is a file, not a folder"),
+    ):
         status, out, err = run(capsys, *arguments)
         assert (status, out, err.count("\n")) == (1, "", 1)
         assert err.startswith("nvae_codec.eval.reported: ") and reason in err
-    for arguments in (["--run", "run"], ["--dataset", "cifar10"], ["--model", "x"], ["--data", "x"],
-                      ["--run", "run", *given, "--images", 0], ["--run", "run", *given, "--seed", 2 ** 32]):
+    for arguments in (
+        ["--run", "run"],
+        ["--dataset", "cifar10"],
+        ["--model", "x"],
+        ["--data", "x"],
+        ["--run", "run", *given, "--images", 0],
+        ["--run", "run", *given, "--seed", 2**32],
+    ):
         with pytest.raises(SystemExit) as end:
             run(capsys, *arguments)
         assert end.value.code == 2
@@ -201,8 +291,20 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path, capsys):
 
 
 def test_other_samples_and_figures_that_are_none_end_it(tmp_path, capsys, monkeypatch):
-    given = ["--run", "run", "--model", "mine.safetensors", "--dataset", "cifar10", "--data", "cifar10", "--images",
-             1, "-o", tmp_path / "out"]
+    given = [
+        "--run",
+        "run",
+        "--model",
+        "mine.safetensors",
+        "--dataset",
+        "cifar10",
+        "--data",
+        "cifar10",
+        "--images",
+        1,
+        "-o",
+        tmp_path / "out",
+    ]
     genuine = Codec.decompress_archive
 
     def wrong(self, *arguments, **options):

@@ -1,4 +1,5 @@
 """Idle channels and grids: what is measured is what the coder spends, and what is chosen is worth it."""
+
 import copy
 import dataclasses
 import json
@@ -64,7 +65,7 @@ def useful(network) -> int:
 
 
 def cost(measured: Measurement, network: IntegerNetwork) -> float:
-    return measured.bits + INITIAL_PRICE * network.config.image_size ** 2 * measured.initial_bits
+    return measured.bits + INITIAL_PRICE * network.config.image_size**2 * measured.initial_bits
 
 
 def made_useless(network: IntegerNetwork, group: int, channel: int) -> None:
@@ -78,12 +79,14 @@ def made_useless(network: IntegerNetwork, group: int, channel: int) -> None:
 
 # What grids cost
 
+
 def normals(count: int, deviation: float) -> tuple[IntegerNormal, IntegerNormal]:
     """Priors N(0, 1), and posteriors of a deviation with means as far away as goes with it."""
-    means = np.random.default_rng(0).normal(0, math.sqrt(1 - deviation ** 2), (1, 1, 1, count))
+    means = np.random.default_rng(0).normal(0, math.sqrt(1 - deviation**2), (1, 1, 1, count))
     prior = IntegerNormal(np.zeros((1, 1, 1, count), dtype=np.int64), np.full((1, 1, 1, count), 1 << SIGMA_BITS))
-    return prior, IntegerNormal((means * 2 ** MEAN_BITS).astype(np.int64),
-                                np.full((1, 1, 1, count), round(deviation * 2 ** SIGMA_BITS)))
+    return prior, IntegerNormal(
+        (means * 2**MEAN_BITS).astype(np.int64), np.full((1, 1, 1, count), round(deviation * 2**SIGMA_BITS))
+    )
 
 
 def noise(count: int) -> torch.Tensor:
@@ -94,7 +97,7 @@ def exact_kl(prior: IntegerNormal, posterior: IntegerNormal) -> float:
     """Mean bits per latent without a grid."""
     ratio = posterior.sigma / prior.sigma
     distance = (posterior.mean - prior.mean) * 2.0 ** (SIGMA_BITS - MEAN_BITS) / prior.sigma
-    return float(((distance ** 2 + ratio ** 2 - 1) / 2 - np.log(ratio)).mean() / math.log(2))
+    return float(((distance**2 + ratio**2 - 1) / 2 - np.log(ratio)).mean() / math.log(2))
 
 
 @pytest.mark.parametrize("deviation", [0.05, 0.3, 0.9])
@@ -117,7 +120,7 @@ def test_a_grid_costs_what_the_coder_spends(deviation, step):
     stack = Stack.seeded(30_000)
     drawn = stack.pop_normals(*posterior_on_grid(prior, posterior, step), half_width(step))
     assert 32 * (30_000 - stack.height) == pytest.approx(float(entropy.sum()), rel=0.01)
-    stack.push_standard_normals(drawn, 2.0 ** step, half_width(step))
+    stack.push_standard_normals(drawn, 2.0**step, half_width(step))
     assert 32 * (stack.height - 30_000) == pytest.approx(float(kl.sum()), rel=0.02, abs=200)
 
 
@@ -141,7 +144,7 @@ def test_figures_add_up(network, useful):
     network.latent_inactive[2, useful] = 1
     rest = measure(network, TILES)
     assert rest.initial_bits < figures.initial_bits and rest.bits > 1.02 * figures.bits
-    assert rest.kl[2][useful] == pytest.approx(figures.kl[2][useful])      # as if it were coded
+    assert rest.kl[2][useful] == pytest.approx(figures.kl[2][useful])  # as if it were coded
     network.latent_inactive.fill_(1)
     assert measure(network, TILES).initial_bits == 0
 
@@ -151,12 +154,15 @@ def test_fine_grids_cost_the_negative_elbo(network):
     network.latent_steps.fill_(6)
     for inactive in (0, 1):
         network.latent_inactive[0] = inactive
-        without = sum(integer_negative_elbo(network, batch, same_noise(torch.Generator().manual_seed(index)),
-                                            inactive=True).sum() for index, batch in enumerate(TILES.split(8)))
+        without = sum(
+            integer_negative_elbo(network, batch, same_noise(torch.Generator().manual_seed(index)), inactive=True).sum()
+            for index, batch in enumerate(TILES.split(8))
+        )
         assert measure(network, TILES).bits == pytest.approx(without / len(TILES) / math.log(2), rel=1e-4)
 
 
 # What is chosen
+
 
 def test_a_useless_channel_becomes_inactive_and_a_useful_one_does_not(network, useful):
     made_useless(network, 1, 0)
@@ -191,8 +197,11 @@ class Imagined(_Calibration):
     def measure(self, inactive, steps, kl=()):
         self.count += 1
         random = np.random.default_rng(self.count)
-        costs = self.cost_of(inactive.numpy(), steps.numpy()) + random.normal(0, self.noise, 1000) if self.noise else \
-            np.full(10, self.cost_of(inactive.numpy(), steps.numpy()))
+        costs = (
+            self.cost_of(inactive.numpy(), steps.numpy()) + random.normal(0, self.noise, 1000)
+            if self.noise
+            else np.full(10, self.cost_of(inactive.numpy(), steps.numpy()))
+        )
         return _Choice(inactive, steps, costs, Measurement(10, 0.0, 0.0, kl, (), ()))
 
 
@@ -205,7 +214,7 @@ def test_grids_follow_the_cost_in_steps_of_one_and_in_bounds(groups):
     inactive[0, 1] = 1
     chosen = imagined.choose_grids(imagined.measure(inactive, torch.full_like(inactive, 2)))
     assert chosen.steps[:, 0].tolist() == best[:, 0].clip(max=4).tolist()
-    assert chosen.steps[0, 1] == 2                                          # of an idle channel
+    assert chosen.steps[0, 1] == 2  # of an idle channel
     assert imagined.count <= 1 + 3 * 6
     for end, away in ((0, -5), (8, 20)):
         imagined = Imagined(lambda inactive, steps, away=away: 1000 + np.abs(steps - away).sum())
@@ -220,12 +229,13 @@ def test_grids_stay_where_differences_are_noise():
     assert moved <= 0.5
 
 
-@pytest.mark.parametrize("channels, worthless", [(20, 0), (20, 1), (20, 13), (20, 20), (720, 1), (720, 400),
-                                                 (720, 719)])
+@pytest.mark.parametrize(
+    "channels, worthless", [(20, 0), (20, 1), (20, 13), (20, 20), (720, 1), (720, 400), (720, 719)]
+)
 def test_inactive_channels_are_those_that_do_not_pay(channels, worthless):
     """Each costs or saves 1 of 10,000 bits. The tolerance is 2 bits; single channels are looked at among few."""
     kl = np.geomspace(1e-5, 0.9, channels)
-    order = np.random.default_rng(0).permutation(channels)                  # where the channel of rank i lies
+    order = np.random.default_rng(0).permutation(channels)  # where the channel of rank i lies
     pays = np.empty(channels)
     pays[order] = np.where(np.arange(channels) < worthless, -1, 1)
     placed = np.empty(channels)
@@ -276,6 +286,7 @@ def test_calibration_is_repeatable(network):
 
 # Networks and model files with idle channels
 
+
 def with_inactive_channels(network: IntegerNetwork) -> IntegerNetwork:
     """One channel of the first group, and all of the second. The third has two grids."""
     network.latent_steps[2] = torch.tensor([3, 1])
@@ -323,7 +334,9 @@ def test_flow_cells_leave_inactive_channels_alone_and_do_not_look_at_them():
 def inactive_path(network, tmp_path) -> Path:
     """A model file of a network with idle channels, and with measurements."""
     path = tmp_path / "idle.safetensors"
-    path.write_bytes(model_file.serialise(with_inactive_channels(network), {"about": "idle"}, measure(network, TILES[:4])))
+    path.write_bytes(
+        model_file.serialise(with_inactive_channels(network), {"about": "idle"}, measure(network, TILES[:4]))
+    )
     return path
 
 
@@ -339,7 +352,7 @@ def test_a_model_file_keeps_inactive_channels(network, inactive_path):
 @pytest.mark.parametrize("flows", [False, True])
 def test_images_through_a_model_with_inactive_channels(network, flows):
     network = golden_network("flows_5_bits") if flows else network
-    for inactive in (0, 1):                   # the second time all channels are idle
+    for inactive in (0, 1):  # the second time all channels are idle
         with_inactive_channels(network).latent_inactive[2] = inactive
         codec = Codec(IntegerModel(network), "0" * 64)
         for shape in ((40, 56, 3), (3, 5)):
@@ -347,14 +360,16 @@ def test_images_through_a_model_with_inactive_channels(network, flows):
             assert np.array_equal(codec.decompress(codec.compress(image)).samples, image)
 
 
-@pytest.mark.parametrize("edit", [lambda t: t * 2, lambda t: t * -1, lambda t: t.int(), lambda t: t[:-1],
-                                  lambda t: None])
+@pytest.mark.parametrize(
+    "edit", [lambda t: t * 2, lambda t: t * -1, lambda t: t.int(), lambda t: t[:-1], lambda t: None]
+)
 def test_tampered_inactive_channels_are_refused(inactive_path, tmp_path, edit):
     with pytest.raises((ModelError, DriftError)):
         model_file.load(change(inactive_path, "latent_inactive", edit, tmp_path / "m.safetensors"))
 
 
 # What is told of it
+
 
 def test_measurements_survive_json(network):
     figures = dataclasses.replace(measure(network, TILES[:4]), rec_overhead=0.0125)
@@ -364,10 +379,23 @@ def test_measurements_survive_json(network):
     assert np.array(reported["kl"]) == pytest.approx(np.array(figures.kl), rel=1e-5)
 
 
-@pytest.mark.parametrize("key, value", [
-    ("kl", [[1.0, 2.0]]), ("kl", [[1.0, 2.0], [1.0, 2.0], [1.0]]), ("ratio", None), ("entropy", "text"),
-    ("bits", math.nan), ("initial_bits", None), ("images", "many"), ("rec_overhead", math.inf), ("kl", 10 ** 400),
-    ("rec_overhead", []), ("initial_bits", 1e300), ("entropy", [[1e308, 1.0], [1.0, 1.0]])])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("kl", [[1.0, 2.0]]),
+        ("kl", [[1.0, 2.0], [1.0, 2.0], [1.0]]),
+        ("ratio", None),
+        ("entropy", "text"),
+        ("bits", math.nan),
+        ("initial_bits", None),
+        ("images", "many"),
+        ("rec_overhead", math.inf),
+        ("kl", 10**400),
+        ("rec_overhead", []),
+        ("initial_bits", 1e300),
+        ("entropy", [[1e308, 1.0], [1.0, 1.0]]),
+    ],
+)
 def test_measurements_that_are_none_are_refused(network, tmp_path, key, value):
     figures = measure(network, TILES[:1]).to_dict()
     with pytest.raises(ModelError):
@@ -381,6 +409,7 @@ def test_measurements_that_are_none_are_refused(network, tmp_path, key, value):
 def test_a_model_file_with_damaged_measurements_is_not_described(toy_model_path, tmp_path, text):
     from safetensors import safe_open
     from safetensors.torch import save_file
+
     with safe_open(toy_model_path, framework="pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
     path = tmp_path / "m.safetensors"

@@ -1,4 +1,5 @@
 """Networks that round their activations in training: which grid, which gradients, and that integers follow them."""
+
 import dataclasses
 
 import pytest
@@ -19,9 +20,16 @@ from nvae_codec.training.loop import Execution, train
 from nvae_codec.training.recipe import RECIPES
 from nvae_codec.training.run import estimate_memory
 
-PHASES = dataclasses.replace(PRESETS["toy"], architecture="res_bnswish", num_preprocess_blocks=2,
-                             num_postprocess_blocks=2, pixel_head="phases", num_phase_channels=8,
-                             num_phase_noise_filters=6, num_phase_interpolations=3)
+PHASES = dataclasses.replace(
+    PRESETS["toy"],
+    architecture="res_bnswish",
+    num_preprocess_blocks=2,
+    num_postprocess_blocks=2,
+    pixel_head="phases",
+    num_phase_channels=8,
+    num_phase_noise_filters=6,
+    num_phase_interpolations=3,
+)
 QUICK = Execution(device="cpu", tensorboard=False, report_every=1, save_every=2)
 
 
@@ -30,7 +38,7 @@ def plain_and_narrow(config: NVAEConfig, seed: int = 0) -> tuple[NVAE, NVAE]:
     torch.manual_seed(seed)
     plain = NVAE(config)
     randomise_batch_norm(plain)
-    for module in plain.modules():                  # squeeze-and-excitation would begin almost linear
+    for module in plain.modules():  # squeeze-and-excitation would begin almost linear
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.normal_(module.weight, std=0.1)
     narrow = NVAE(dataclasses.replace(config, rounded_activations=True))
@@ -43,11 +51,15 @@ def plain_and_narrow(config: NVAEConfig, seed: int = 0) -> tuple[NVAE, NVAE]:
 
 
 def roundings(network: torch.nn.Module) -> dict[str, int]:
-    return {name.removesuffix(".rounding"): int(module.bits) for name, module in network.named_modules()
-            if isinstance(module, Rounding)}
+    return {
+        name.removesuffix(".rounding"): int(module.bits)
+        for name, module in network.named_modules()
+        if isinstance(module, Rounding)
+    }
 
 
 # One activation
+
 
 def test_values_are_on_the_grid_and_saturate():
     op = Rounding()
@@ -67,7 +79,7 @@ def test_gradients_pass_where_nothing_saturates():
 def test_it_is_pytorchs_own_fake_quantisation():
     op, x = Rounding(), 30 * torch.randn(10_000, generator=torch.Generator().manual_seed(0))
     op.bits.fill_(6)
-    expected = torch.fake_quantize_per_tensor_affine(x, 2.0 ** -6, 0, -2047, 2047)
+    expected = torch.fake_quantize_per_tensor_affine(x, 2.0**-6, 0, -2047, 2047)
     assert torch.equal(op(x), expected) and (expected != x).any()
 
 
@@ -85,7 +97,7 @@ def test_the_scale_has_the_least_squared_error(tail):
         errors[bits] = (other(x) - x).square().mean().item()
     assert errors[int(op.bits)] == min(errors.values())
     chosen = int(op.bits)
-    op(1000 * x)                                  # nothing is chosen any more
+    op(1000 * x)  # nothing is chosen any more
     assert int(op.bits) == chosen
 
 
@@ -103,19 +115,32 @@ def test_results_of_an_activation_have_the_unit_of_its_argument():
 
 # A network
 
-@pytest.mark.parametrize("config", [
-    *(dataclasses.replace(PRESETS["toy"], architecture=each, num_channels_enc=8, num_channels_dec=8)
-      for each in ARCHITECTURES), dataclasses.replace(PRESETS["toy"], num_nf=1), PHASES],
-    ids=[*ARCHITECTURES, "flows", "phases"])
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(
+            dataclasses.replace(PRESETS["toy"], architecture=each, num_channels_enc=8, num_channels_dec=8)
+            for each in ARCHITECTURES
+        ),
+        dataclasses.replace(PRESETS["toy"], num_nf=1),
+        PHASES,
+    ],
+    ids=[*ARCHITECTURES, "flows", "phases"],
+)
 def test_integers_have_the_scales_of_training_and_cost_next_to_nothing(config):
     _, narrow = plain_and_narrow(config)
     exact = convert(narrow, smooth_tiles(8, 16, seed=2), limit=LIMIT_12_BITS)
     bits = roundings(narrow)
     assert len(bits) == sum(isinstance(module, Rounding) for module in narrow.modules()) > 20
     leaves = dict(exact.named_modules())
-    with_tables = {name: int(leaves[name].output.table_bits) for name in bits
-                   if isinstance(leaves[name], integer_ops.Activate)
-                   or isinstance(leaves[name], integer_ops.Conv) and leaves[name].output.activation}
+    with_tables = {
+        name: int(leaves[name].output.table_bits)
+        for name in bits
+        if isinstance(leaves[name], integer_ops.Activate)
+        or isinstance(leaves[name], integer_ops.Conv)
+        and leaves[name].output.activation
+    }
     assert with_tables == {name: bits[name] for name in with_tables} and with_tables
     assert abs(compare(narrow, exact, smooth_tiles(16, 16, seed=5)).relative) < 2e-3
 
@@ -145,9 +170,11 @@ def test_a_wide_twin_has_scales_of_its_own():
     plain, narrow = plain_and_narrow(PHASES)
     tiles = smooth_tiles(8, 16, seed=2)
     of_narrow, of_plain = (convert(network, tiles, limit=LIMIT) for network in (narrow, plain))
-    difference = max(abs(int(mine.output.table_bits) - int(other.output.table_bits))
-                     for mine, other in zip(of_narrow.leaves(), of_plain.leaves(), strict=True)
-                     if isinstance(mine, integer_ops.Activate))
+    difference = max(
+        abs(int(mine.output.table_bits) - int(other.output.table_bits))
+        for mine, other in zip(of_narrow.leaves(), of_plain.leaves(), strict=True)
+        if isinstance(mine, integer_ops.Activate)
+    )
     assert difference <= 1
 
 
@@ -155,10 +182,12 @@ def test_a_wide_twin_has_scales_of_its_own():
 
 # Training
 
+
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    training, validation = (Whole(Arrays([smooth_tiles(count, 16, seed=count).numpy()]), (3, 16, 16))
-                            for count in (32, 8))
+    training, validation = (
+        Whole(Arrays([smooth_tiles(count, 16, seed=count).numpy()]), (3, 16, 16)) for count in (32, 8)
+    )
     return Dataset("tiles", training, validation, 16, 3)
 
 
@@ -181,8 +210,10 @@ def test_a_12_bit_network_begins_with_a_trained_one_and_keeps_its_scales(dataset
 
 def test_the_memory_of_a_12_bit_network_is_estimated_without_weights():
     recipe, execution = RECIPES["toy"], Execution(device="cpu")
-    plain, narrow = (estimate_memory(dataclasses.replace(PHASES, rounded_activations=each), recipe, execution, False)
-                     for each in (False, True))
+    plain, narrow = (
+        estimate_memory(dataclasses.replace(PHASES, rounded_activations=each), recipe, execution, False)
+        for each in (False, True)
+    )
     assert plain["parameters"] == narrow["parameters"]
     assert plain["activations"] < narrow["activations"] < 3 * plain["activations"]
 

@@ -1,4 +1,5 @@
 """The integer twins of flow cells and of networks for fewer than 8 bits: undone exactly, at the price of the floats."""
+
 import dataclasses
 
 import numpy as np
@@ -20,8 +21,12 @@ from nvae_codec.rate.elbo import compare
 from nvae_codec.tiling import RGB, Layout
 from nvae_codec.training.import_nvae import load_published
 
-KINDS = {"flows": dict(num_nf=1), "more flows, 5 bits": dict(num_nf=2, num_x_bits=5), "7 bits": dict(num_x_bits=7),
-         "1 bit": dict(num_x_bits=1)}
+KINDS = {
+    "flows": dict(num_nf=1),
+    "more flows, 5 bits": dict(num_nf=2, num_x_bits=5),
+    "7 bits": dict(num_x_bits=7),
+    "1 bit": dict(num_x_bits=1),
+}
 
 
 def network(**changes) -> NVAE:
@@ -46,7 +51,7 @@ def twins(request) -> tuple[NVAE, IntegerNetwork]:
 def coded(adapter: IntegerModel, samples: np.ndarray) -> tuple[np.ndarray, tuple]:
     """Words and sets of whole colour tiles, which come back."""
     layout = Layout(np.full((len(samples), 2), adapter.tile_side), np.full(len(samples), RGB))
-    (words, tile_batches), = encode_chains(adapter, [Tiles(samples, samples, layout)], 4, Search(8))
+    ((words, tile_batches),) = encode_chains(adapter, [Tiles(samples, samples, layout)], 4, Search(8))
     assert np.array_equal(decode_chains(adapter, [words], [tile_batches], [layout], [8])[0], samples)
     return words, tile_batches
 
@@ -81,7 +86,7 @@ def check_flows_are_undone(adapter: IntegerModel, coded_share: float) -> int:
         shape = 3, *adapter.group_shape(group)
         random = np.random.default_rng(group)
         points = random.integers(-widths, widths + 1, shape)
-        points[0] = np.where(random.integers(0, 2, shape[1:]), widths, -widths)         # at both ends of the ring
+        points[0] = np.where(random.integers(0, 2, shape[1:]), widths, -widths)  # at both ends of the ring
         coded_cells = random.random((3, *shape[2:])) < coded_share
         is_coded = np.zeros(shape, dtype=bool)
         is_coded[:, adapter.active(group)] = coded_cells[:, None]
@@ -91,9 +96,14 @@ def check_flows_are_undone(adapter: IntegerModel, coded_share: float) -> int:
         assert np.array_equal(adapter.unflow(group, state, moved, coded_cells), points)
         num_moved += np.count_nonzero(moved != points)
         # An image's shifts do not depend on the images beside it.
-        alone = adapter.flow(group, dataclasses.replace(
-            state, stream=state.stream[1:2], raw_prior=tuple(part[1:2] for part in state.raw_prior)), points[1:2],
-            coded_cells[1:2])
+        alone = adapter.flow(
+            group,
+            dataclasses.replace(
+                state, stream=state.stream[1:2], raw_prior=tuple(part[1:2] for part in state.raw_prior)
+            ),
+            points[1:2],
+            coded_cells[1:2],
+        )
         assert np.array_equal(alone, moved[1:2])
         state = adapter.update(group, state, offsets_of(moved, adapter.steps(group)))
     return num_moved
@@ -134,8 +144,9 @@ def test_a_flow_cell_that_looks_ahead_is_refused():
 
 
 def test_networks_for_bits_alone_cannot_code():
-    config = NVAEConfig(image_size=16, image_channels=1, likelihood="bernoulli", num_preprocess_blocks=1,
-                        num_postprocess_blocks=1)
+    config = NVAEConfig(
+        image_size=16, image_channels=1, likelihood="bernoulli", num_preprocess_blocks=1, num_postprocess_blocks=1
+    )
     assert "its images have a frame of 2 pixels" in config.obstacle_to_coding
     assert all(PRESETS[name].obstacle_to_coding is None for name in PRESETS if name != "mnist")
 
@@ -150,7 +161,7 @@ def test_reference_checkpoint_with_flows():
     tiles = []
     for path in sorted((SHARED / "data" / "kodak").glob("*.png")):
         samples = read_image(path.read_bytes()).samples
-        tiles += [samples[128 * i:128 * i + side, 96 * i:96 * i + side].transpose(2, 0, 1) for i in range(3)]
+        tiles += [samples[128 * i : 128 * i + side, 96 * i : 96 * i + side].transpose(2, 0, 1) for i in range(3)]
     samples = torch.from_numpy(np.stack(tiles))
     exact = convert(model, samples[:32])
     measured = compare(model, exact, samples[32:64])

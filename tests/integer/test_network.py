@@ -1,4 +1,5 @@
 """The integer twin: always exact, close to the float network, and refused where its bounds do not hold."""
+
 import dataclasses
 import os
 import subprocess
@@ -46,17 +47,29 @@ def int64_convolution(x: np.ndarray, weight: np.ndarray, stride: int, dilation: 
     for row in range(size):
         for column in range(size):
             top, left = row * dilation, column * dilation
-            view = padded[:, :, top:top + height:stride, left:left + width:stride]
+            view = padded[:, :, top : top + height : stride, left : left + width : stride]
             view = view.reshape(batch, groups, per_group, *view.shape[2:])
             result += np.einsum("bgihw,goi->bgohw", view, weight[..., row, column])
     return result.reshape(batch, out, *result.shape[3:])
 
 
-FASTEST = kernels.fastest             # the genuine one: an option of the tests replaces it
+FASTEST = kernels.fastest  # the genuine one: an option of the tests replaces it
 needs_onednn = pytest.mark.skipif("float32 by oneDNN" not in WAYS, reason="oneDNN is used on x86 alone")
-CONVOLUTIONS = [(1, 1, 1, 1, 7, 5), (1, 2, 1, 1, 4, 6), (3, 1, 1, 1, 6, 9), (3, 2, 1, 1, 5, 4), (3, 1, 2, 1, 4, 4),
-                (5, 1, 1, 6, 6, 6), (5, 2, 1, 6, 6, 6), (11, 1, 1, 4, 4, 4), (5, 1, 1, 2, 6, 8), (5, 2, 1, 4, 8, 8),
-                (3, 1, 1, 1, 32, 32), (3, 1, 1, 1, 16, 64), (3, 2, 1, 1, 64, 32)]
+CONVOLUTIONS = [
+    (1, 1, 1, 1, 7, 5),
+    (1, 2, 1, 1, 4, 6),
+    (3, 1, 1, 1, 6, 9),
+    (3, 2, 1, 1, 5, 4),
+    (3, 1, 2, 1, 4, 4),
+    (5, 1, 1, 6, 6, 6),
+    (5, 2, 1, 6, 6, 6),
+    (11, 1, 1, 4, 4, 4),
+    (5, 1, 1, 2, 6, 8),
+    (5, 2, 1, 4, 8, 8),
+    (3, 1, 1, 1, 32, 32),
+    (3, 1, 1, 1, 16, 64),
+    (3, 2, 1, 1, 64, 32),
+]
 
 
 @pytest.fixture(params=[*(name for name, way in WAYS.items() if not way.planes), "fewer bits asked for"])
@@ -76,7 +89,7 @@ def test_convolution_is_exact(kernel, size, stride, dilation, groups, channels, 
     largest = kernels.EXACT_BELOW[dtype] - 2
     random = np.random.default_rng(size * 100 + stride * 10 + groups)
     limit = LIMIT if dtype == torch.float64 else LIMIT_12_BITS
-    top = int(min(largest // (limit * (channels // groups) * size ** 2), LIMIT))
+    top = int(min(largest // (limit * (channels // groups) * size**2), LIMIT))
     for height, width in ((8, 8), (7, 10), (1, 1), (32, 32)):
         x = random.integers(-limit, limit + 1, (2, channels, height, width))
         weight = random.integers(-top, top + 1, (out, channels // groups, size, size))
@@ -91,8 +104,9 @@ def test_convolution_is_exact(kernel, size, stride, dilation, groups, channels, 
 
 @needs_products_of_bytes
 @pytest.mark.parametrize("extreme", ["no", "equal", "signs"])
-@pytest.mark.parametrize("size, stride, dilation, groups, channels, out",
-                         [each for each in CONVOLUTIONS if each[3] == 1])
+@pytest.mark.parametrize(
+    "size, stride, dilation, groups, channels, out", [each for each in CONVOLUTIONS if each[3] == 1]
+)
 def test_convolution_in_planes_of_bytes_is_exact(size, stride, dilation, groups, channels, out, extreme):
     """All 16 bits of the input, all weights that can be in planes, batches smaller than matrices may be."""
     random = np.random.default_rng(size * 100 + stride * 10)
@@ -104,8 +118,14 @@ def test_convolution_in_planes_of_bytes_is_exact(size, stride, dilation, groups,
         if extreme == "signs":
             x[..., ::2], weight[::2] = -LIMIT, -kernels.HIGHEST_IN_PLANES
         as_float = torch.from_numpy(weight).double()
-        found = kernels.convolve_in_planes(torch.from_numpy(x).double(), kernels.weight_planes(as_float),
-                                           128 * as_float.sum(dim=(1, 2, 3)), size, stride=stride, dilation=dilation)
+        found = kernels.convolve_in_planes(
+            torch.from_numpy(x).double(),
+            kernels.weight_planes(as_float),
+            128 * as_float.sum(dim=(1, 2, 3)),
+            size,
+            stride=stride,
+            dilation=dilation,
+        )
         assert np.array_equal(found.numpy(), int64_convolution(x, weight, stride, dilation, groups))
 
 
@@ -153,8 +173,9 @@ def test_files_are_the_same_whatever_computes_them(width, request, tmp_path, eac
 
 def test_products_that_saturate_are_noticed(monkeypatch):
     """Without VNNI, bytes of which one is unsigned are multiplied and added up in pairs, in 16 bits."""
+
     def saturating(x, y):
-        unsigned = (x.int() + 128).unfold(1, 2, 2)[:, :, None] * y.int().unfold(0, 2, 2)[None]      # [M, K / 2, N, 2]
+        unsigned = (x.int() + 128).unfold(1, 2, 2)[:, :, None] * y.int().unfold(0, 2, 2)[None]  # [M, K / 2, N, 2]
         pairs = unsigned.sum(dim=-1).clamp(-32768, 32767)
         return (pairs.sum(dim=1) - 128 * y.int().sum(dim=0)).int()
 
@@ -181,12 +202,12 @@ def test_operands_may_be_scaled_by_powers_of_two(how):
 
 
 def test_sums_are_carried_by_the_type_that_holds_them():
-    bounds = {1: torch.float32, 2 ** 24 - 1: torch.float32, 2 ** 24: torch.float64, 2 ** 53 - 1: torch.float64}
+    bounds = {1: torch.float32, 2**24 - 1: torch.float32, 2**24: torch.float64, 2**53 - 1: torch.float64}
     assert {bound: Kernels(float32=True).carrier(bound) for bound in bounds} == bounds
     assert {REFERENCE.carrier(bound) for bound in bounds} == {torch.float64}
     for way in WAYS.values():
         with pytest.raises(ValueError, match="no carrier"):
-            way.carrier(2 ** 53)
+            way.carrier(2**53)
 
 
 def test_on_processors_float32_is_exact():
@@ -202,7 +223,7 @@ def test_a_convolution_that_rounds_is_noticed_and_not_used(monkeypatch):
     right = torch.mkldnn_convolution
     monkeypatch.setattr(kernels, "is_exact", kernels.is_exact.__wrapped__)
     assert kernels.is_exact(WAYS["float32 by oneDNN"]) and FASTEST.__wrapped__().onednn
-    monkeypatch.setattr(torch, "mkldnn_convolution", lambda *operands: right(*operands) * (1 + 2.0 ** -20))
+    monkeypatch.setattr(torch, "mkldnn_convolution", lambda *operands: right(*operands) * (1 + 2.0**-20))
     assert not kernels.is_exact(WAYS["float32 by oneDNN"])
     seconds = iter([1.0, 2.0])
     monkeypatch.setattr(kernels, "_seconds", lambda call: next(seconds))
@@ -214,8 +235,11 @@ def test_a_convolution_that_rounds_is_noticed_and_not_used(monkeypatch):
 def test_where_all_of_float32_rounds_everything_is_float64(monkeypatch):
     right = Kernels.convolve
     monkeypatch.setattr(kernels, "is_exact", kernels.is_exact.__wrapped__)
-    monkeypatch.setattr(Kernels, "convolve", lambda how, *operands, **options:
-                        right(how, *operands, **options) * (1 + how.float32 * 2.0 ** -20))
+    monkeypatch.setattr(
+        Kernels,
+        "convolve",
+        lambda how, *operands, **options: right(how, *operands, **options) * (1 + how.float32 * 2.0**-20),
+    )
     fastest = FASTEST.__wrapped__()
     assert not fastest.float32 and fastest.carrier(1) == torch.float64
 
@@ -257,14 +281,16 @@ def test_results_round_to_nearest_with_ties_up():
     bound, factor, offset, result = output.prepare(Range.symmetric(402, 1), 100)
     assert bound >= 402 and factor.tolist() == [0.25] and offset.tolist() == [0.5]
     assert (result.low.tolist(), result.high.tolist()) == ([-100], [100])
-    total = torch.tensor([-6.0, -5, -2, -1, 0, 1, 2, 3, 5, 6, 2 ** 40, -2 ** 40]).double() * factor + offset
+    total = torch.tensor([-6.0, -5, -2, -1, 0, 1, 2, 3, 5, 6, 2**40, -(2**40)]).double() * factor + offset
     assert output.rounded(total).tolist() == [-1, -1, 0, 0, 0, 0, 1, 1, 1, 2, 100, -100]
 
 
 @pytest.mark.parametrize("how", [way for way in WAYS.values() if way.float32])
 @pytest.mark.parametrize("extreme", [False, True])
-@pytest.mark.parametrize("shift, bias_bits, in_float32", [
-    (12, 20, True), (10, 14, True), (0, 10, False), (14, 38, False), (30, 20, False), (-2, 5, False)])
+@pytest.mark.parametrize(
+    "shift, bias_bits, in_float32",
+    [(12, 20, True), (10, 14, True), (0, 10, False), (14, 38, False), (30, 20, False), (-2, 5, False)],
+)
 def test_raw_outputs_of_12_bit_networks_are_sums_of_two_planes(shift, bias_bits, in_float32, extreme, how):
     """Against 64-bit integers, whether float32 holds all that is added up or only the planes."""
     random = np.random.default_rng(shift + 100)
@@ -275,7 +301,7 @@ def test_raw_outputs_of_12_bit_networks_are_sums_of_two_planes(shift, bias_bits,
     if extreme:
         weight, x = np.where(weight < 0, -LIMIT, LIMIT), np.where(x < 0, -LIMIT_12_BITS, LIMIT_12_BITS)
         weight[:3], x[0] = LIMIT, LIMIT_12_BITS
-    bias = random.integers(-2 ** bias_bits, 2 ** bias_bits, 9)
+    bias = random.integers(-(2**bias_bits), 2**bias_bits, 9)
     conv.weight.copy_(torch.from_numpy(weight))
     conv.output.bias.copy_(torch.from_numpy(bias))
     conv.output.shift.fill_(shift)
@@ -306,7 +332,7 @@ def test_interpolation_is_bilinear_with_aligned_corners(side):
     assert (matrix.sum(dim=1) == 1 << integer_ops.RESIZE_BITS).all() and (matrix >= 0).all()
     x = torch.randint(-LIMIT, LIMIT + 1, (2, 3, side, side)).double()
     expected = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-    assert (Resize()(x) - expected).abs().max() < 0.5 + 2 * 65535 * 2.0 ** -integer_ops.RESIZE_BITS
+    assert (Resize()(x) - expected).abs().max() < 0.5 + 2 * 65535 * 2.0**-integer_ops.RESIZE_BITS
 
 
 def forward(model: NVAE, exact, samples: torch.Tensor, seed: int = 0):
@@ -318,11 +344,15 @@ def forward(model: NVAE, exact, samples: torch.Tensor, seed: int = 0):
         features, state = model.features(samples.float() / 255), model.start(len(samples))
         integer_features, integer_state = exact.features(samples), exact.start(len(samples))
         for group in range(model.config.num_groups):
-            pairs = [(Normal.from_raw(*model.prior(group, state)), coder.prior(group, integer_state)),
-                     (Normal.from_raw(*model.posterior(group, state, features)),
-                      coder.posterior(group, integer_state, integer_features))]
+            pairs = [
+                (Normal.from_raw(*model.prior(group, state)), coder.prior(group, integer_state)),
+                (
+                    Normal.from_raw(*model.posterior(group, state, features)),
+                    coder.posterior(group, integer_state, integer_features),
+                ),
+            ]
             for normal, integers in pairs:
-                mean, sigma = integers.mean / 2 ** MEAN_BITS, integers.sigma / 2 ** SIGMA_BITS
+                mean, sigma = integers.mean / 2**MEAN_BITS, integers.sigma / 2**SIGMA_BITS
                 worst["mean"] = max(worst["mean"], np.abs(mean - normal.mean.numpy()).max())
                 worst["log_sigma"] = max(worst["log_sigma"], np.abs(np.log(sigma / normal.sigma.numpy())).max())
             z = pairs[1][0].sample(torch.randn(pairs[1][0].mean.shape, generator=generator))
@@ -333,11 +363,11 @@ def forward(model: NVAE, exact, samples: torch.Tensor, seed: int = 0):
         output = model.pixels(state, lambda lattice: lattice.of(x))
         exact_output = coder.pixels(integer_state, samples.numpy(), whole)
     logits = slice(0, model.config.num_mixtures)
-    worst["logits"] = np.abs(exact_output[:, logits] / 2 ** 10 - output[:, logits].numpy()).max()
+    worst["logits"] = np.abs(exact_output[:, logits] / 2**10 - output[:, logits].numpy()).max()
     return worst
 
 
-WIDTHS = {LIMIT: 0.02, LIMIT_12_BITS: 0.2}                               # what means and logarithms may be off by
+WIDTHS = {LIMIT: 0.02, LIMIT_12_BITS: 0.2}  # what means and logarithms may be off by
 
 
 @pytest.mark.parametrize("limit", WIDTHS)
@@ -345,8 +375,14 @@ WIDTHS = {LIMIT: 0.02, LIMIT_12_BITS: 0.2}                               # what 
 @pytest.mark.parametrize("use_se, res_dist", [(True, True), (False, False)])
 def test_every_architecture_converts(architecture, use_se, res_dist, limit):
     torch.manual_seed(0)
-    config = dataclasses.replace(PRESETS["toy"], architecture=architecture, use_se=use_se, res_dist=res_dist,
-                                 num_channels_enc=8, num_channels_dec=8)
+    config = dataclasses.replace(
+        PRESETS["toy"],
+        architecture=architecture,
+        use_se=use_se,
+        res_dist=res_dist,
+        num_channels_enc=8,
+        num_channels_dec=8,
+    )
     model = NVAE(config)
     randomise_batch_norm(model)
     samples = smooth_tiles(4, 16)
@@ -431,16 +467,23 @@ def test_the_same_integers_in_a_fresh_process(toy_integer_12, tmp_path):
     path_12_bits = tmp_path / "narrow.safetensors"
     path_12_bits.write_bytes(model_file.serialise(toy_integer_12))
     model, _ = model_file.load(path_12_bits)
-    script = ("import sys, torch; torch.set_num_threads(1); torch.backends.mkldnn.enabled = False\n"
-              "from pathlib import Path; from nvae_codec.integer import model_file\n"
-              "print(model_file.load(Path(sys.argv[1]), self_test=False)[0].digest())")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ONEDNN_MAX_CPU_ISA": "SSE41",
-                   "PYTHONHASHSEED": "7"}
+    script = (
+        "import sys, torch; torch.set_num_threads(1); torch.backends.mkldnn.enabled = False\n"
+        "from pathlib import Path; from nvae_codec.integer import model_file\n"
+        "print(model_file.load(Path(sys.argv[1]), self_test=False)[0].digest())"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "PYTHONHASHSEED": "7",
+    }
     output = subprocess.check_output([sys.executable, "-c", script, path_12_bits], env=environment, text=True)
     assert output.strip() == model.digest()
 
 
 # Model files
+
 
 def test_model_file_gives_the_same_network(toy_integer, toy_model_path):
     model, fingerprint = model_file.load(toy_model_path)
@@ -477,31 +520,34 @@ def test_a_flipped_bit_in_a_model_file_is_noticed(toy_model_path, tmp_path):
 
 
 def raised_bias(bias):
-    return bias + 2 ** 53
+    return bias + 2**53
 
 
-@pytest.mark.parametrize("name, edit", [
-    ("stem.output.bias", raised_bias),
-    ("stem.output.bias", lambda t: t * 0 - 2 ** 63),
-    ("stem.output.shift", lambda t: t + 90),
-    ("stem.output.shift", lambda t: t * 0 - 2 ** 15),
-    ("stem.weight", lambda t: t.int()),
-    ("stem.weight", lambda t: t.float()),
-    ("sigma_table", lambda t: t.double() + 0.5),
-    ("stem.weight", lambda t: t[:-1]),
-    ("stem.weight", lambda t: None),
-    ("sigma_table", lambda t: t * 0),
-    ("mean_table", lambda t: t * 100),
-    ("mean_table", lambda t: t * 0 - 2 ** 31),
-    ("activation_tables.relu_0", lambda t: torch.zeros(65536, dtype=torch.int16)),
-    ("latent_steps", lambda t: t + 100),
-    ("latent_inactive", lambda t: torch.full((3, 2), 2, dtype=torch.int16)),
-    ("latent_inactive", lambda t: torch.zeros(1, dtype=torch.int16)),
-    ("activation_limit", lambda t: torch.tensor(2000, dtype=torch.int16)),
-    ("latent_bits", lambda t: t - 100),
-    ("pixel_sigmoid_table", lambda t: t.flip(0)),
-    ("decoder_cells.0.0.join.left_shift", lambda t: t.repeat(5)),
-])
+@pytest.mark.parametrize(
+    "name, edit",
+    [
+        ("stem.output.bias", raised_bias),
+        ("stem.output.bias", lambda t: t * 0 - 2**63),
+        ("stem.output.shift", lambda t: t + 90),
+        ("stem.output.shift", lambda t: t * 0 - 2**15),
+        ("stem.weight", lambda t: t.int()),
+        ("stem.weight", lambda t: t.float()),
+        ("sigma_table", lambda t: t.double() + 0.5),
+        ("stem.weight", lambda t: t[:-1]),
+        ("stem.weight", lambda t: None),
+        ("sigma_table", lambda t: t * 0),
+        ("mean_table", lambda t: t * 100),
+        ("mean_table", lambda t: t * 0 - 2**31),
+        ("activation_tables.relu_0", lambda t: torch.zeros(65536, dtype=torch.int16)),
+        ("latent_steps", lambda t: t + 100),
+        ("latent_inactive", lambda t: torch.full((3, 2), 2, dtype=torch.int16)),
+        ("latent_inactive", lambda t: torch.zeros(1, dtype=torch.int16)),
+        ("activation_limit", lambda t: torch.tensor(2000, dtype=torch.int16)),
+        ("latent_bits", lambda t: t - 100),
+        ("pixel_sigmoid_table", lambda t: t.flip(0)),
+        ("decoder_cells.0.0.join.left_shift", lambda t: t.repeat(5)),
+    ],
+)
 def test_a_tampered_model_file_is_refused(toy_model_path, tmp_path, name, edit):
     with pytest.raises(ModelError):
         model_file.load(change(toy_model_path, name, edit, tmp_path / "m.safetensors"))
@@ -520,7 +566,10 @@ def test_inactive_channels_are_kept_in_the_model_file_and_rest_at_the_mean(toy_i
     offsets = np.random.default_rng(0).integers(-2048, 2049, (2, *model.group_shape(0)))
     inactive = offsets.copy()
     inactive[:, 1] = 0
-    for mean, (some, others) in (("at rest", (inactive, inactive)), ("not", (model_file.load(toy_model_path)[0], inactive))):
+    for mean, (some, others) in (
+        ("at rest", (inactive, inactive)),
+        ("not", (model_file.load(toy_model_path)[0], inactive)),
+    ):
         first = some.prior(1, some.update(0, some.start(2), offsets))
         second = others.prior(1, others.update(0, others.start(2), inactive))
         assert np.array_equal(first.mean, second.mean) == (mean == "at rest")
@@ -548,6 +597,7 @@ def test_weights_that_are_not_numbers_are_refused(toy_network):
 
 # Real pictures
 
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "data" / "kodak").is_dir(), reason="the Kodak pictures are not here")
 def test_a_published_checkpoint_converts():
@@ -556,6 +606,7 @@ def test_a_published_checkpoint_converts():
     The integer network's negative ELBO is within 0.1 % of the float network's.
     """
     from nvae_codec.training.import_nvae import load_published
+
     model = load_published(SHARED / "reference" / "c10_noflow.pt")
     picture = read_image((SHARED / "data" / "kodak" / "kodim05.png").read_bytes()).samples
     tiles = torch.from_numpy(cut(picture, model.config.image_size))

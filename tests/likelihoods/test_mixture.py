@@ -1,4 +1,5 @@
 """Pixels: the mixture in integers, against the float likelihood, and on the stack."""
+
 import dataclasses
 import math
 
@@ -42,7 +43,7 @@ def test_probabilities_of_all_values_sum_to_one(extreme, tables):
         assert masses.shape == (256, 400)
         assert (masses >= FLOOR).all()
         assert np.array_equal(masses.sum(axis=0), distribution.total)
-        assert distribution.total.max() < 2 ** 53
+        assert distribution.total.max() < 2**53
 
 
 @pytest.mark.parametrize("tables", [TABLES, RESIDUAL], ids=["plain", "residual"])
@@ -51,14 +52,15 @@ def test_information_is_that_of_the_float_likelihood(tables):
     random = np.random.default_rng(3)
     components, count = 4, 3000
     parameters = random_parameters(random, components, count)
-    samples = tables.pop(Stack.seeded(40_000), 3, parameters)   # decoding random bits draws from the mixture
+    samples = tables.pop(Stack.seeded(40_000), 3, parameters)  # decoding random bits draws from the mixture
     information = tables.information(samples, parameters)
     fractional_bits = np.array([10] * components + ([12] * components + [10] * 2 * components) * 3)
     output = torch.from_numpy(parameters / 2.0 ** fractional_bits[:, None])
-    expected = -mixture_log_prob(output[None, :, None], torch.from_numpy(samples / 255.0)[None, :, None],
-                                 residual=tables.residual)
+    expected = -mixture_log_prob(
+        output[None, :, None], torch.from_numpy(samples / 255.0)[None, :, None], residual=tables.residual
+    )
     expected = expected.numpy().ravel() / math.log(2)
-    assert np.abs(information - expected).mean() < 0.05                 # single pixels: edges and scales are rounded
+    assert np.abs(information - expected).mean() < 0.05  # single pixels: edges and scales are rounded
     assert abs(information.sum() / expected.sum() - 1) < 1e-4
 
 
@@ -81,7 +83,7 @@ def test_pixels_cost_their_information():
     random = np.random.default_rng(5)
     parameters = random_parameters(random, 2, 4000)
     stack = Stack.seeded(30_000)
-    samples = TABLES.pop(stack, 3, parameters)                  # decoding random bits draws from the model
+    samples = TABLES.pop(stack, 3, parameters)  # decoding random bits draws from the model
     fresh = Stack()
     TABLES.push(fresh, samples, parameters)
     information = TABLES.information(samples, parameters).sum()
@@ -106,7 +108,7 @@ def test_probabilities_of_all_planes_sum_to_one(space, extreme, tables):
         masses = np.diff([distribution.cumulative(np.full(400, edge)) for edge in range(257)], axis=0)
         assert (masses >= FLOOR).all()
         assert np.array_equal(masses.sum(axis=0), distribution.total)
-        assert distribution.total.max() < 2 ** 53
+        assert distribution.total.max() < 2**53
         if plane == 1:
             absent = (space.luma_of[planes[0]] < 0).T & space.is_inside(planes[0])
             # The first and the last, where there is no room, reach to the ends of all that sigmoids hold.
@@ -126,8 +128,9 @@ def test_where_red_is_clipped_planes_are_green_and_blue(space, tables):
     mixture, in_space = Mixture(parameters, tables), ChromaMixture(parameters, tables, space)
     distribution, of_plane = mixture.red(), in_space.red()
     for values in planes[:2]:
-        distribution, of_plane = (each.following(before, values) for each, before in (
-            (mixture, distribution), (in_space, of_plane)))
+        distribution, of_plane = (
+            each.following(before, values) for each, before in ((mixture, distribution), (in_space, of_plane))
+        )
         for edge in range(0, 257, 4):
             expected, found = (each.cumulative(np.full(300, edge)) for each in (distribution, of_plane))
             assert np.array_equal(found[clipped], expected[clipped])
@@ -169,33 +172,38 @@ def by_the_page(tables: PixelTables, mode: int, parameters: np.ndarray, red: int
     def line(cr: int) -> int:
         y = luma_of(cr)
         middle = sum(d_green * c[i] + d_blue * f[i] for i in whole) // 256
-        return 0 if y is None else (d_green * (luma * y + d[cr]) + d_blue * luma * y + middle
-                                    - (d_green + d_blue) * 2 ** 23) >> 15
+        return (
+            0
+            if y is None
+            else (d_green * (luma * y + d[cr]) + d_blue * luma * y + middle - (d_green + d_blue) * 2**23) >> 15
+        )
 
     there = [cr for cr in whole if luma_of(cr) is not None]
 
     def edge_of_cr(edge: int) -> int:
         if edge <= there[0]:
-            return -2 ** 27
+            return -(2**27)
         if edge > there[-1]:
-            return 2 ** 27
+            return 2**27
         return (line([i for i in there if i < edge][-1]) + line([i for i in there if i >= edge][0])) >> 1
 
     def edge_of_cb(edge: int) -> int:
-        return (luma * (luma_of(cr) or 0) + ((f[max(edge - 1, 0)] + f[min(edge, 255)]) >> 1) - 2 ** 23) >> 1
+        return (luma * (luma_of(cr) or 0) + ((f[max(edge - 1, 0)] + f[min(edge, 255)]) >> 1) - 2**23) >> 1
 
     def sigmoid(t: int) -> int:
-        return int(tables.sigmoid[min(t, 65536)]) if t >= 0 else 2 ** 24 - int(tables.sigmoid[min(-t, 65536)])
+        return int(tables.sigmoid[min(t, 65536)]) if t >= 0 else 2**24 - int(tables.sigmoid[min(-t, 65536)])
 
     def masses(edges: list[int], centres: list[int], scales: list[int], weights: list[int]) -> tuple[list[int], list]:
-        s = [[0, *(sigmoid(((edge - z) * scale + 2 ** 21) >> 22) for edge in edges[1:256]), 2 ** 24]
-             for z, scale in zip(centres, scales, strict=True)]
+        s = [
+            [0, *(sigmoid(((edge - z) * scale + 2**21) >> 22) for edge in edges[1:256]), 2**24]
+            for z, scale in zip(centres, scales, strict=True)
+        ]
         sums = [sum(w * each[edge] for w, each in zip(weights, s, strict=True)) for edge in range(257)]
-        return [edge * 2 ** 20 + each for edge, each in enumerate(sums)], s
+        return [edge * 2**20 + each for edge, each in enumerate(sums)], s
 
     def following(weights: list[int], s: list[list[int]], value: int) -> list[int]:
         r = [w * (each[value + 1] - each[value] + 1) for w, each in zip(weights, s, strict=True)]
-        return [math.floor(each / max(r) * 2 ** 20) for each in r]
+        return [math.floor(each / max(r) * 2**20) for each in r]
 
     components = len(parameters) // 10
     logits, rest = parameters[:components].tolist(), parameters[components:].reshape(3, 3, components).tolist()
@@ -214,12 +222,12 @@ def by_the_page(tables: PixelTables, mode: int, parameters: np.ndarray, red: int
         z_blue = mean[2][i] + ((slopes[1][i] * (position - tables.residual * mean[0][i])) >> 14)
         z_blue += (slopes[2][i] * (z_green - tables.residual * mean[1][i])) >> 14
         a_green, a_blue, slope = scale[1][i], scale[2][i], slopes[2][i]
-        p, q = ((slope * d_blue + d_green * 2 ** 14) * a_blue) >> 14, d_blue * a_green
+        p, q = ((slope * d_blue + d_green * 2**14) * a_blue) >> 14, d_blue * a_green
         square = float(p) * float(p) + float(q) * float(q)
         root = math.sqrt(square)
-        k = math.floor((float(slope * p) * a_blue + float(q * a_green) * 2 ** 14) * 2 ** 14 / square)
+        k = math.floor((float(slope * p) * a_blue + float(q * a_green) * 2**14) * 2**14 / square)
         z = (d_green * z_green + d_blue * z_blue) >> 14
-        of_cr.append((z, math.floor(float(a_green * a_blue) * 2 ** 14 / root)))
+        of_cr.append((z, math.floor(float(a_green * a_blue) * 2**14 / root)))
         of_cb.append((z_blue + ((k * (line(cr) - z)) >> 14), math.floor(root / -d_green)))
     found, s = masses([edge_of_cr(edge) for edge in range(257)], *zip(*of_cr, strict=True), weights)
     weights = following(weights, s, cr)
@@ -237,7 +245,7 @@ def test_planes_are_coded_as_the_page_says(mode, extreme, tables):
     samples = samples[:, space.is_inside(samples[0])][:, :7]
     planes = space.to_planes(samples)
     mixture = ChromaMixture(parameters, tables, space)
-    planes[1, 0] = np.flatnonzero(space.luma_of[planes[0, 0]] < 0)[0]   # of which there are no colours
+    planes[1, 0] = np.flatnonzero(space.luma_of[planes[0, 0]] < 0)[0]  # of which there are no colours
     of_cr = mixture.following(mixture.red(), planes[0])
     of_cb = mixture.following(of_cr, planes[1])
     for index in range(7):
@@ -252,9 +260,9 @@ def narrow_parameters(random: np.random.Generator, count: int) -> np.ndarray:
     slots = parameters[2:].reshape(3, 3, 2, count)
     centre = random.normal(0, 1000, count)
     slots[:, 0] = centre + random.normal(0, 60, (3, 2, count))
-    slots[:, 1] = np.log(random.uniform(0.5, 3, (3, 2, count)) / 127.5) * 2 ** 10
-    slots[0, 1] += 1000                                                 # red is not known so well
-    slots[:, 2] = np.arctanh(random.uniform(0, 0.9, (3, 2, count))) * 2 ** 10
+    slots[:, 1] = np.log(random.uniform(0.5, 3, (3, 2, count)) / 127.5) * 2**10
+    slots[0, 1] += 1000  # red is not known so well
+    slots[:, 2] = np.arctanh(random.uniform(0, 0.9, (3, 2, count))) * 2**10
     parameters[:2] = random.normal(0, 800, (2, count))
     return parameters.round().clip(-32767, 32767).astype(np.int64)
 
@@ -268,8 +276,8 @@ def bits_among_possible(planes: np.ndarray, parameters: np.ndarray, space: Colou
         cr, cb = (each.ravel() for each in np.meshgrid(np.flatnonzero(luma_of >= 0), np.arange(256), indexing="ij"))
         colours = np.unique(space.rgb(luma_of[cr], cb, cr), axis=1)
         near = (np.abs(colours.astype(int) - int(red)) < 40).all(axis=0)
-        colours = np.concatenate([space.to_samples(planes[:, index:index + 1]), colours[:, near]], axis=1)
-        bits = RESIDUAL.information(colours, np.repeat(parameters[:, index:index + 1], colours.shape[1], axis=1))
+        colours = np.concatenate([space.to_samples(planes[:, index : index + 1]), colours[:, near]], axis=1)
+        bits = RESIDUAL.information(colours, np.repeat(parameters[:, index : index + 1], colours.shape[1], axis=1))
         found.append(bits[0] + np.log2((2.0 ** -bits[1:]).sum()))
     return np.array(found)
 
@@ -294,8 +302,10 @@ def test_chroma_cost_what_they_should(space):
     of_red = -np.log2((red.cumulative(values + 1) - red.cumulative(values)) / red.total)
     coded = RESIDUAL.information(planes, parameters, space) - of_red
     as_rgb, least = RESIDUAL.information(samples, parameters) - of_red, bits_among_possible(planes, parameters, space)
-    print(f"{space.name}: {len(coded)} pixels, given red, {as_rgb.mean():.3f} bits as RGB, {coded.mean():.3f} in the "
-          f"space, {least.mean():.3f} without what is impossible")
+    print(
+        f"{space.name}: {len(coded)} pixels, given red, {as_rgb.mean():.3f} bits as RGB, {coded.mean():.3f} in the "
+        f"space, {least.mean():.3f} without what is impossible"
+    )
     assert len(coded) == 100
     assert coded.mean() < least.mean() * 1.02 + 0.02
 
@@ -339,5 +349,5 @@ def test_black_and_white_is_known_when_seen():
     assert not table.can_code(np.array([[0, 254]], dtype=np.uint8)) and not table.can_code(image // 255)
     assert TABLES.can_code(image) and TABLES.can_code(np.zeros((2, 2, 3), dtype=np.uint8))
     assert table.problem() is None
-    for wrong in (table.probability[1:], table.probability * 0, table.probability + 2 ** 24):
+    for wrong in (table.probability[1:], table.probability * 0, table.probability + 2**24):
         assert "probability" in BinaryTable(wrong).problem()

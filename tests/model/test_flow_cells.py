@@ -1,4 +1,5 @@
 """Flow cells: what each value depends on, volumes, inverses, and the KL of a draw that has passed them."""
+
 import dataclasses
 import itertools
 import math
@@ -14,9 +15,20 @@ from nvae_codec.model.flows import HIDDEN, FlowCell, causal_mask, flow_cells
 from nvae_codec.model.nvae import NVAE, default_noise
 
 TINY = NVAEConfig(
-    image_size=8, num_mixtures=1, num_latent_scales=2, num_groups_per_scale=2, ada_groups=True, num_latent_per_group=2,
-    num_channels_enc=4, num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=1, num_postprocess_blocks=1,
-    num_postprocess_cells=1, num_nf=2)
+    image_size=8,
+    num_mixtures=1,
+    num_latent_scales=2,
+    num_groups_per_scale=2,
+    ada_groups=True,
+    num_latent_per_group=2,
+    num_channels_enc=4,
+    num_channels_dec=4,
+    num_preprocess_blocks=1,
+    num_preprocess_cells=1,
+    num_postprocess_blocks=1,
+    num_postprocess_cells=1,
+    num_nf=2,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -62,6 +74,7 @@ def shift_away(*cells: FlowCell):
         for cell in cells:
             z = z - cell(z)
         return z
+
     return flow
 
 
@@ -74,6 +87,7 @@ def in_reach(latents: int, height: int, width: int) -> torch.Tensor:
     From the taps: hidden channels of block i see all channels at earlier taps of a 3 x 3 kernel and channels below i at
     its centre, then themselves at a 5 x 5 kernel's earlier taps and centre; mu of channel c sees the blocks up to c.
     """
+
     def before(side: int) -> list[tuple[int, int]]:
         reach = range(-(side // 2), side // 2 + 1)
         return [tap for tap in itertools.product(reach, reach) if tap < (0, 0)]
@@ -98,10 +112,10 @@ def in_reach(latents: int, height: int, width: int) -> torch.Tensor:
 def test_what_a_shift_depends_on(latents, mirrored):
     """Exactly what comes before: nothing more, or there is no inverse; nothing less, or the cell is not NVAE's."""
     cell = lively(FlowCell(ops, latents, mirrored))
-    height, width = 5, 8                                          # wider than the reach, so that its end is seen
+    height, width = 5, 8  # wider than the reach, so that its end is seen
     depends = jacobian(cell, draw(1, latents, height, width)).abs() > 0
     expected = in_reach(latents, height, width)
-    if mirrored:                                                  # positions turn about, channels do not
+    if mirrored:  # positions turn about, channels do not
         expected = expected.flip(0, 1, 3, 4)
     assert torch.equal(depends, expected.view(depends.shape))
     assert depends.any()
@@ -109,8 +123,9 @@ def test_what_a_shift_depends_on(latents, mirrored):
 
 def test_a_mirrored_cell_is_a_plain_one_of_the_turned_image():
     plain, mirrored = lively(FlowCell(ops, 3, False)), lively(FlowCell(ops, 3, True))
-    mirrored.load_state_dict({name: tensor.flip(2, 3) if tensor.ndim == 4 else tensor
-                              for name, tensor in plain.state_dict().items()})
+    mirrored.load_state_dict(
+        {name: tensor.flip(2, 3) if tensor.ndim == 4 else tensor for name, tensor in plain.state_dict().items()}
+    )
     z = draw(2, 3, 5, 6)
     torch.testing.assert_close(mirrored(z.flip(2, 3)), plain(z).flip(2, 3), rtol=1e-12, atol=1e-12)
     assert not torch.allclose(mirrored(z), plain(z))
@@ -138,7 +153,7 @@ def test_masked_weights_have_no_say():
         assert (conv.weight.grad[hidden] == 0).all() and (conv.weight.grad[~hidden] != 0).all()
         assert (conv.effective_weight()[hidden] == 0).all()
         with torch.no_grad():
-            conv.weight[hidden] = 1e3                             # nor have they a part in the norms
+            conv.weight[hidden] = 1e3  # nor have they a part in the norms
     assert torch.equal(cell(z), before)
 
 
@@ -149,7 +164,7 @@ def test_masked_weights_have_no_say():
 def test_jacobian_is_triangular_with_ones(mirrored):
     cell = lively(FlowCell(ops, 3, mirrored))
     matrix = jacobian(shift_away(cell), draw(1, 3, 4, 4))
-    if mirrored:                                                  # the order of what comes first: last position first
+    if mirrored:  # the order of what comes first: last position first
         places = torch.arange(48).view(16, 3).flip(0).flatten()
         matrix = matrix[places][:, places]
     assert torch.equal(matrix.diagonal(), torch.ones(48, dtype=torch.float64))
@@ -281,8 +296,12 @@ def test_without_shifts_the_estimate_averages_to_the_exact_kl():
     plain = NVAE(dataclasses.replace(config, num_nf=0)).double().eval()
     plain.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if "flows" not in name})
     with torch.no_grad():
-        integer = plain(x[:5], lambda group, shape: ((elbo.latents[group][0] - elbo.normals[group][0].mean)
-                                                   / elbo.normals[group][0].sigma)[:5])
+        integer = plain(
+            x[:5],
+            lambda group, shape: (
+                (elbo.latents[group][0] - elbo.normals[group][0].mean) / elbo.normals[group][0].sigma
+            )[:5],
+        )
     torch.testing.assert_close(integer.kl, closed[:5], rtol=1e-9, atol=1e-9)
 
 
@@ -315,5 +334,5 @@ def test_one_latent_group_has_its_flows_too():
     config = dataclasses.replace(TINY, num_latent_scales=1, num_groups_per_scale=1)
     model = lively_network(config)
     with torch.no_grad():
-        (drawn, flowed), = model(images(config)).latents
+        ((drawn, flowed),) = model(images(config)).latents
     assert config.is_vanilla and not torch.allclose(drawn, flowed, atol=0.01)

@@ -1,4 +1,5 @@
 """Batch norm: the same as PyTorch's, with less kept for the backward pass; and the joint batch of several processes."""
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -118,8 +119,12 @@ def test_two_processes_normalise_as_one(tmp_path):
     module, x = norm().train(), images().requires_grad_()
     y = module(x, swish=True)
     of_x, of_weight, of_bias = torch.autograd.grad(y, (x, module.weight, module.bias), images(seed=1))
-    together = [torch.cat([first[0], second[0]]), torch.cat([first[1], second[1]]), first[2] + second[2],
-                first[3] + second[3]]
+    together = [
+        torch.cat([first[0], second[0]]),
+        torch.cat([first[1], second[1]]),
+        first[2] + second[2],
+        first[3] + second[3],
+    ]
     for found, expected in zip(together, (y, of_x, of_weight, of_bias), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
     for part in (first, second):

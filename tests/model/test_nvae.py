@@ -1,4 +1,5 @@
 """The float network: its shapes, its arithmetic against formulas and published figures, and its errors."""
+
 import dataclasses
 import functools
 import itertools
@@ -21,9 +22,19 @@ from nvae_codec.model.norm import BatchNorm
 from nvae_codec.model.nvae import NVAE, default_noise
 
 TINY = NVAEConfig(
-    image_size=8, num_mixtures=2, num_latent_scales=2, num_groups_per_scale=2, ada_groups=True, num_latent_per_group=2,
-    num_channels_enc=8, num_channels_dec=8, num_preprocess_blocks=1, num_preprocess_cells=2, num_postprocess_blocks=1,
-    num_postprocess_cells=2)
+    image_size=8,
+    num_mixtures=2,
+    num_latent_scales=2,
+    num_groups_per_scale=2,
+    ada_groups=True,
+    num_latent_per_group=2,
+    num_channels_enc=8,
+    num_channels_dec=8,
+    num_preprocess_blocks=1,
+    num_preprocess_cells=2,
+    num_postprocess_blocks=1,
+    num_postprocess_cells=2,
+)
 
 
 def tiny(**changes) -> NVAEConfig:
@@ -45,7 +56,7 @@ def count(model: NVAE) -> int:
 
 
 def images(config: NVAEConfig, batch: int = 2, seed: int = 0) -> torch.Tensor:
-    levels = 2 if config.likelihood == "bernoulli" else 2 ** config.num_x_bits
+    levels = 2 if config.likelihood == "bernoulli" else 2**config.num_x_bits
     shape = (batch, config.image_channels, config.image_size, config.image_size)
     return torch.randint(0, levels, shape, generator=torch.Generator().manual_seed(seed)) / (levels - 1)
 
@@ -55,8 +66,11 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     random = torch.Generator().manual_seed(seed)
     for name, tensor in module.state_dict().items():
         if tensor.dtype.is_floating_point:
-            tensor.copy_(torch.rand(tensor.shape, generator=random) + 0.5 if name.endswith("running_var") else
-                         tensor + 0.3 * torch.randn(tensor.shape, generator=random))
+            tensor.copy_(
+                torch.rand(tensor.shape, generator=random) + 0.5
+                if name.endswith("running_var")
+                else tensor + 0.3 * torch.randn(tensor.shape, generator=random)
+            )
     return module.double()
 
 
@@ -67,13 +81,16 @@ def assert_exact(computed: torch.Tensor, expected: torch.Tensor) -> None:
 # Shapes
 
 
-@pytest.mark.parametrize("changes, counts", [
-    (dict(num_latent_scales=2, num_groups_per_scale=10, ada_groups=True), (10, 5)),
-    (dict(num_latent_scales=3, num_groups_per_scale=20, ada_groups=True), (20, 10, 5)),
-    (dict(num_latent_scales=5, num_groups_per_scale=16, ada_groups=True, min_groups_per_scale=4), (16, 8, 4, 4, 4)),
-    (dict(num_latent_scales=5, num_groups_per_scale=16, ada_groups=True, min_groups_per_scale=1), (16, 8, 4, 2, 1)),
-    (dict(num_latent_scales=3, num_groups_per_scale=7, ada_groups=False), (7, 7, 7)),
-])
+@pytest.mark.parametrize(
+    "changes, counts",
+    [
+        (dict(num_latent_scales=2, num_groups_per_scale=10, ada_groups=True), (10, 5)),
+        (dict(num_latent_scales=3, num_groups_per_scale=20, ada_groups=True), (20, 10, 5)),
+        (dict(num_latent_scales=5, num_groups_per_scale=16, ada_groups=True, min_groups_per_scale=4), (16, 8, 4, 4, 4)),
+        (dict(num_latent_scales=5, num_groups_per_scale=16, ada_groups=True, min_groups_per_scale=1), (16, 8, 4, 2, 1)),
+        (dict(num_latent_scales=3, num_groups_per_scale=7, ada_groups=False), (7, 7, 7)),
+    ],
+)
 def test_groups_per_scale(changes, counts):
     assert NVAEConfig(image_size=256, **changes).groups_per_scale == counts
 
@@ -165,7 +182,7 @@ def run_and_learn(config: NVAEConfig) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
     assert torch.isfinite(elbo.negative).all()
-    assert config.num_nf or (elbo.kl > 0).all()                             # that of one draw can be negative
+    assert config.num_nf or (elbo.kl > 0).all()  # that of one draw can be negative
 
 
 @pytest.mark.parametrize("pairs", [0, 1])
@@ -203,16 +220,28 @@ def test_low_precision_leaves_the_distributions_in_float32():
 # Configurations that make no network
 
 
-@pytest.mark.parametrize("changes, cause", [
-    (dict(architecture="res_mbconv9"), "architecture"), (dict(likelihood="laplace"), "likelihood"),
-    (dict(num_channels_enc=0), "num_channels_enc"), (dict(num_latent_per_group=-1), "num_latent_per_group"),
-    (dict(num_groups_per_scale=2.0), "num_groups_per_scale"), (dict(num_mixtures=True), "num_mixtures"),
-    (dict(num_nf=-1), "num_nf"), (dict(use_se=1), "use_se"), (dict(ada_groups=None), "ada_groups"),
-    (dict(num_preprocess_blocks=2), "equally many"), (dict(image_size=10), "halved 2 times"),
-    (dict(num_latent_scales=4), "halved 4 times"), (dict(image_channels=1), "Bernoulli"),
-    (dict(image_channels=3, likelihood="bernoulli"), "Bernoulli"), (dict(image_channels=4), "channel"),
-    (dict(num_x_bits=9), "num_x_bits"), (dict(num_x_bits=0), "num_x_bits"),
-])
+@pytest.mark.parametrize(
+    "changes, cause",
+    [
+        (dict(architecture="res_mbconv9"), "architecture"),
+        (dict(likelihood="laplace"), "likelihood"),
+        (dict(num_channels_enc=0), "num_channels_enc"),
+        (dict(num_latent_per_group=-1), "num_latent_per_group"),
+        (dict(num_groups_per_scale=2.0), "num_groups_per_scale"),
+        (dict(num_mixtures=True), "num_mixtures"),
+        (dict(num_nf=-1), "num_nf"),
+        (dict(use_se=1), "use_se"),
+        (dict(ada_groups=None), "ada_groups"),
+        (dict(num_preprocess_blocks=2), "equally many"),
+        (dict(image_size=10), "halved 2 times"),
+        (dict(num_latent_scales=4), "halved 4 times"),
+        (dict(image_channels=1), "Bernoulli"),
+        (dict(image_channels=3, likelihood="bernoulli"), "Bernoulli"),
+        (dict(image_channels=4), "channel"),
+        (dict(num_x_bits=9), "num_x_bits"),
+        (dict(num_x_bits=0), "num_x_bits"),
+    ],
+)
 def test_configuration_errors(changes, cause):
     with pytest.raises(ModelError, match=cause):
         dataclasses.replace(TINY, **changes)
@@ -292,8 +321,10 @@ def skip(cell: Cell, x: torch.Tensor, mode: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("mode", [NORMAL, DOWN, UP])
-@pytest.mark.parametrize("primitive, expansion, kernel, groups", [
-    ("mconv_e6k5g0", 6, 5, 48), ("mconv_e3k5g0", 3, 5, 24), ("mconv_e3k5g8", 3, 5, 8), ("mconv_e6k11g0", 6, 11, 48)])
+@pytest.mark.parametrize(
+    "primitive, expansion, kernel, groups",
+    [("mconv_e6k5g0", 6, 5, 48), ("mconv_e3k5g0", 3, 5, 24), ("mconv_e3k5g8", 3, 5, 8), ("mconv_e6k11g0", 6, 11, 48)],
+)
 def test_inverted_residual_cell(primitive, expansion, kernel, groups, mode, training):
     cell = randomise(Cell(ops, 8, (primitive,), mode)).train(training)
     x = torch.randn(3, 8, 6, 4, generator=torch.Generator().manual_seed(2)).double()
@@ -312,9 +343,16 @@ def test_inverted_residual_cell(primitive, expansion, kernel, groups, mode, trai
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("mode", [NORMAL, DOWN, UP])
-@pytest.mark.parametrize("primitives", [
-    ("res_elu", "res_elu"), ("res_bnelu", "res_bnelu"), ("res_bnswish", "res_bnswish"),
-    ("res_bnswish5", "res_bnswish"), ("res_bnswish", "res_bnswish5")])
+@pytest.mark.parametrize(
+    "primitives",
+    [
+        ("res_elu", "res_elu"),
+        ("res_bnelu", "res_bnelu"),
+        ("res_bnswish", "res_bnswish"),
+        ("res_bnswish5", "res_bnswish"),
+        ("res_bnswish", "res_bnswish5"),
+    ],
+)
 def test_residual_cell(primitives, mode, training):
     cell = randomise(Cell(ops, 6, primitives, mode, use_se=False)).train(training)
     assert cell.gate is None
@@ -326,8 +364,13 @@ def test_residual_cell(primitives, mode, training):
         t = swish(t) if "swish" in primitive else F.elu(t)
         first = conv is leaves[1]
         dilation = 2 if primitive == "res_bnswish5" else 1
-        t = weight_norm_conv(conv, twice(t) if first and mode == UP else t, stride=2 if first and mode == DOWN else 1,
-                             padding=dilation, dilation=dilation)
+        t = weight_norm_conv(
+            conv,
+            twice(t) if first and mode == UP else t,
+            stride=2 if first and mode == DOWN else 1,
+            padding=dilation,
+            dilation=dilation,
+        )
     assert_exact(cell(x), skip(cell, x, mode) + 0.1 * t)
 
 
@@ -448,9 +491,15 @@ def test_other_architectures_ask_for_no_data():
 # Distributions
 
 
-@pytest.mark.parametrize("raw, mean, sigma, log_density", [
-    ((0, 0), 0, 1.010000000, -1.169061396), ((3, -2), 2.685247835, 0.159606792, -76.440381474),
-    ((-12, 12), -4.918374288, 136.790067405, -5.838229423), ((1.5, -8), 1.456563062, 0.019968324, -714.761649350)])
+@pytest.mark.parametrize(
+    "raw, mean, sigma, log_density",
+    [
+        ((0, 0), 0, 1.010000000, -1.169061396),
+        ((3, -2), 2.685247835, 0.159606792, -76.440381474),
+        ((-12, 12), -4.918374288, 136.790067405, -5.838229423),
+        ((1.5, -8), 1.456563062, 0.019968324, -714.761649350),
+    ],
+)
 def test_normal(raw, mean, sigma, log_density):
     raw = torch.tensor(raw, dtype=torch.float64)
     normal = Normal.from_raw(*raw)
@@ -458,7 +507,7 @@ def test_normal(raw, mean, sigma, log_density):
     for value, expected in zip(computed, (mean, sigma, log_density), strict=True):
         assert abs(value.item() - expected) < 1e-9
     cold = Normal.from_raw(*raw, temperature=0.6)
-    assert cold.mean == normal.mean and cold.sigma == 0.6 * normal.sigma        # after the floor
+    assert cold.mean == normal.mean and cold.sigma == 0.6 * normal.sigma  # after the floor
     assert normal.sample(torch.tensor(-2.0)) == normal.mean - 2 * normal.sigma
 
 
@@ -489,17 +538,27 @@ LOG_SCALES = ((-2, -1), (-1, -4), (-3, -9))
 COEFFICIENTS = ((0.5, -0.3), (-0.5, 1.0), (0.2, 2.0))
 
 
-@pytest.mark.parametrize("bits, values, expected", [
-    (8, (128, 100, 200), -18.043944904), (8, (0, 1, 2), -46.834596817), (8, (253, 253, 253), -36.614308424),
-    (8, (254, 254, 254), -28.089781621), (8, (255, 255, 255), -28.356982780),
-    (5, (31, 30, 0), -30.485042180), (5, (16, 9, 20), -7.540950585)])
+@pytest.mark.parametrize(
+    "bits, values, expected",
+    [
+        (8, (128, 100, 200), -18.043944904),
+        (8, (0, 1, 2), -46.834596817),
+        (8, (253, 253, 253), -36.614308424),
+        (8, (254, 254, 254), -28.089781621),
+        (8, (255, 255, 255), -28.356982780),
+        (5, (31, 30, 0), -30.485042180),
+        (5, (16, 9, 20), -7.540950585),
+    ],
+)
 def test_published_mixture(bits, values, expected):
-    slots = [(*mean, *log_scale, *coefficient)
-             for mean, log_scale, coefficient in zip(MEANS, LOG_SCALES, COEFFICIENTS, strict=True)]
+    slots = [
+        (*mean, *log_scale, *coefficient)
+        for mean, log_scale, coefficient in zip(MEANS, LOG_SCALES, COEFFICIENTS, strict=True)
+    ]
     output = torch.tensor([*LOGITS, *itertools.chain(*slots)], dtype=torch.float64).view(1, 20, 1, 1)
-    x = torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) / (2 ** bits - 1)
+    x = torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) / (2**bits - 1)
     assert abs(mixture_log_prob(output, x, bits, published=True).item() - expected) < 1e-9
-    if values != (254, 254, 254):     # elsewhere the two differ by the approximation of narrow bins only
+    if values != (254, 254, 254):  # elsewhere the two differ by the approximation of narrow bins only
         assert abs(mixture_log_prob(output, x, bits).item() - expected) < 2e-3
 
 
@@ -518,7 +577,7 @@ def probabilities(output: torch.Tensor, bits: int, colour: int, *, published: bo
     The means of the other two lie so far outside that their mass is 1 at an edge, 0 or the top value; they are put
     there, at each of the four pairs of edges.
     """
-    levels, results = 2 ** bits - 1, []
+    levels, results = 2**bits - 1, []
     others = [c for c in range(3) if c != colour]
     for edges in itertools.product((0, 1), repeat=2):
         given = output.clone()
@@ -541,7 +600,7 @@ def test_mixture_sums_to_one(bits, colour):
 
 @pytest.mark.parametrize("bits", [1, 2, 5])
 def test_mixture_sums_to_one_over_all_colours(bits):
-    grid = torch.cartesian_prod(*[torch.arange(2 ** bits, dtype=torch.float64)] * 3) / (2 ** bits - 1)
+    grid = torch.cartesian_prod(*[torch.arange(2**bits, dtype=torch.float64)] * 3) / (2**bits - 1)
     for seed in range(3):
         output = random_mixture(seed, 3, 1).expand(len(grid), -1, -1, -1)
         assert abs(mixture_log_prob(output, grid.view(-1, 3, 1, 1), bits).exp().sum().item() - 1) < 1e-11
@@ -566,7 +625,7 @@ def test_published_mixture_counts_the_top_twice_at_8_bits():
 def test_gradients_are_finite_however_wide_a_component():
     """Beyond what the coder can say, a scale has no gradient, rather than one that is not a number."""
     output = torch.zeros(1, 20, 1, 1)
-    output[0, [4, 5]] = torch.tensor([-2.0, 200.0]).view(2, 1, 1)       # log-scales of red
+    output[0, [4, 5]] = torch.tensor([-2.0, 200.0]).view(2, 1, 1)  # log-scales of red
     output.requires_grad_()
     (gradient,) = torch.autograd.grad(likelihoods.mixture_log_prob(output, torch.full((1, 3, 1, 1), 0.3)).sum(), output)
     assert torch.isfinite(gradient).all() and gradient[0, 4] != 0 and gradient[0, 5] == 0
@@ -597,7 +656,7 @@ def test_other_heads():
     random = torch.Generator().manual_seed(0)
     output, x = torch.randn(2, 1, 8, 8, generator=random).double(), images(bernoulli).double()
     p = 1 / (1 + torch.exp(-output))
-    inside = torch.log(torch.where(x == 1, p, 1 - p))[:, :, 2:6, 2:6]          # the frame does not count
+    inside = torch.log(torch.where(x == 1, p, 1 - p))[:, :, 2:6, 2:6]  # the frame does not count
     expected = inside.sum(dim=(1, 2, 3))
     assert_exact(likelihoods.log_prob(bernoulli, output, x), expected)
     assert likelihoods.num_dimensions(bernoulli) == 16 and likelihoods.num_dimensions(PRESETS["mnist"]) == 784
@@ -627,8 +686,8 @@ def test_samples(likelihood, temperature):
 def test_samples_of_the_mixture_follow_the_component_and_the_colours_before():
     output = torch.zeros(1, 20, 64, 64, dtype=torch.float64)
     logits, means, log_scales, coefficients = likelihoods.split_mixture(output)
-    logits[:, 0], logits[:, 1] = 40, -40                          # the second component never
-    log_scales.fill_(-9)                                          # clamped to -7
+    logits[:, 0], logits[:, 1] = 40, -40  # the second component never
+    log_scales.fill_(-9)  # clamped to -7
     means[:, :, 1] = 5
     for colour, (mean, coefficient) in enumerate(((0.5, 0.4), (-0.2, -0.7), (0.1, 0.9))):
         means[:, colour, 0], coefficients[:, colour, 0] = mean, math.atanh(coefficient)
@@ -637,7 +696,7 @@ def test_samples_of_the_mixture_follow_the_component_and_the_colours_before():
     assert red == pytest.approx(0.5, abs=2e-4)
     assert green == pytest.approx(-0.2 + 0.4 * 0.5, abs=2e-4)
     assert blue == pytest.approx(0.1 - 0.7 * 0.5 + 0.9 * 0, abs=2e-4)
-    deviation = math.exp(-7) * math.pi / math.sqrt(3)             # of a logistic variable
+    deviation = math.exp(-7) * math.pi / math.sqrt(3)  # of a logistic variable
     assert drawn[:, 0].std().item() == pytest.approx(deviation, rel=0.05)
     # The head's temperature divides the scale, as in the release.
     half = likelihoods.sample(TINY, output, torch.Generator().manual_seed(0), temperature=0.5) * 2 - 1

@@ -3,6 +3,7 @@
 All in float64, so that a formula that differs cannot hide in rounding. What is asserted is TOLERANCE; what is found is
 seldom above 1e-13 (`pytest -rP` shows it).
 """
+
 import argparse
 import dataclasses
 from dataclasses import dataclass
@@ -27,23 +28,41 @@ from nvae_codec.training.loop import ADAMAX_EPSILON, Execution, step_noise
 from nvae_codec.training.objective import Objective
 from nvae_codec.training.recipe import RECIPES, Recipe, Schedule
 
-TOLERANCE = 1e-10                     # of a tensor's largest value
-SMALL_GRADIENT = 1e-3                 # of the network's largest: the least scale of a gradient's error
-RATE = 1e-2                           # of learning
+TOLERANCE = 1e-10  # of a tensor's largest value
+SMALL_GRADIENT = 1e-3  # of the network's largest: the least scale of a gradient's error
+RATE = 1e-2  # of learning
 
 SMALL = NVAEConfig(
-    image_size=16, num_mixtures=3, num_latent_scales=2, num_groups_per_scale=2, ada_groups=True, num_latent_per_group=3,
-    num_channels_enc=8, num_channels_dec=8, num_preprocess_blocks=1, num_preprocess_cells=2, num_postprocess_blocks=1,
-    num_postprocess_cells=2)
+    image_size=16,
+    num_mixtures=3,
+    num_latent_scales=2,
+    num_groups_per_scale=2,
+    ada_groups=True,
+    num_latent_per_group=3,
+    num_channels_enc=8,
+    num_channels_dec=8,
+    num_preprocess_blocks=1,
+    num_preprocess_cells=2,
+    num_postprocess_blocks=1,
+    num_postprocess_cells=2,
+)
 NARROW = dict(num_channels_enc=4, num_channels_dec=4)
 CONFIGURATIONS = {
     "default": dict(),
     "two pairs of flow cells": dict(num_nf=2),
     "one scale, res_bnswish, flow cells": dict(
-        architecture="res_bnswish", num_latent_scales=1, num_groups_per_scale=3, num_nf=1, use_se=False),
+        architecture="res_bnswish", num_latent_scales=1, num_groups_per_scale=3, num_nf=1, use_se=False
+    ),
     "bernoulli": dict(
-        NARROW, image_size=32, image_channels=1, likelihood="bernoulli", num_preprocess_blocks=2,
-        num_postprocess_blocks=2, num_preprocess_cells=1, num_postprocess_cells=1),
+        NARROW,
+        image_size=32,
+        image_channels=1,
+        likelihood="bernoulli",
+        num_preprocess_blocks=2,
+        num_postprocess_blocks=2,
+        num_preprocess_cells=1,
+        num_postprocess_cells=1,
+    ),
     "gaussian": dict(NARROW, likelihood="gaussian", num_mixtures=1, num_cell_per_cond_enc=2, num_cell_per_cond_dec=2),
     "5 bits, mbconv_sep": dict(NARROW, num_x_bits=5, architecture="mbconv_sep", num_cell_per_cond_dec=2),
     "1 bit, res_bnelu": dict(num_x_bits=1, architecture="res_bnelu"),
@@ -55,10 +74,17 @@ CONFIGURATIONS = {
     "res_elu, which has no batch norm": dict(NARROW, architecture="res_elu"),
     "odd widths, posterior by itself": dict(num_channels_enc=5, num_channels_dec=7, res_dist=False),
     "three scales from the image's own, uneven widths": dict(
-        num_channels_enc=8, num_channels_dec=4, num_latent_scales=3, num_groups_per_scale=4, num_preprocess_blocks=0,
-        num_postprocess_blocks=0, architecture="res35_mbconv"),
+        num_channels_enc=8,
+        num_channels_dec=4,
+        num_latent_scales=3,
+        num_groups_per_scale=4,
+        num_preprocess_blocks=0,
+        num_postprocess_blocks=0,
+        architecture="res35_mbconv",
+    ),
     "three scales of equally many groups": dict(
-        NARROW, num_latent_scales=3, num_groups_per_scale=2, ada_groups=False, num_x_bits=7),
+        NARROW, num_latent_scales=3, num_groups_per_scale=2, ada_groups=False, num_x_bits=7
+    ),
     "one latent group": dict(num_latent_scales=1, num_groups_per_scale=1, num_nf=1, num_channels_enc=4),
 }
 
@@ -84,13 +110,23 @@ def test_second_program_gives_the_outputs_of_the_release(name, draw):
     noise = [expected[f"{draw}/g{group:02}/eps"] for group in range(config.num_groups)]
     results = second_nvae.forward(keys, config, expected["x"], noise, training=False)
     likelihood = results.published_log_likelihood
-    computed = {"logits": results.logits, "kl_per_group": results.kl, "log_q": results.log_q, "log_p": results.log_p,
-                "recon_loss": -likelihood, "nelbo": results.kl.sum(dim=1) - likelihood,
-                "log_iw": likelihood + results.log_p - results.log_q}
+    computed = {
+        "logits": results.logits,
+        "kl_per_group": results.kl,
+        "log_q": results.log_q,
+        "log_p": results.log_p,
+        "recon_loss": -likelihood,
+        "nelbo": results.kl.sum(dim=1) - likelihood,
+        "log_iw": likelihood + results.log_p - results.log_q,
+    }
     if draw == "mean":
         for index, group in enumerate(results.groups):
-            computed |= {f"g{index:02}/q_mu": group.q_mu, f"g{index:02}/q_sigma": group.q_sigma,
-                         f"g{index:02}/p_mu": group.p_mu, f"g{index:02}/p_sigma": group.p_sigma}
+            computed |= {
+                f"g{index:02}/q_mu": group.q_mu,
+                f"g{index:02}/q_sigma": group.q_sigma,
+                f"g{index:02}/p_mu": group.p_mu,
+                f"g{index:02}/p_sigma": group.p_sigma,
+            }
     for key, value in computed.items():
         largest = expected[f"{draw}/{key}"].abs().max()
         torch.testing.assert_close(value, expected[f"{draw}/{key}"], rtol=0, atol=5e-6 * largest)
@@ -119,7 +155,7 @@ class Twins:
 
     objective: Objective
     optimizer: torch.optim.Optimizer
-    names: dict[str, tuple[str, tuple[int, ...]]]                 # key of the release -> our name, shape there
+    names: dict[str, tuple[str, tuple[int, ...]]]  # key of the release -> our name, shape there
     keys: dict[str, Tensor]
     vectors: dict[str, tuple[Tensor, Tensor]]
     second_optimizer: dict[str, Adamax]
@@ -136,7 +172,8 @@ def twins(config: NVAEConfig, *, randomised: bool = True) -> Twins:
                     parameter.add_(0.3 * torch.randn_like(parameter))
     objective = Objective(network.double()).double().train()
     optimizer = torch.optim.Adamax(
-        network.parameters(), lr=RATE, eps=ADAMAX_EPSILON, weight_decay=Recipe(steps=1).weight_decay)
+        network.parameters(), lr=RATE, eps=ADAMAX_EPSILON, weight_decay=Recipe(steps=1).weight_decay
+    )
     names, state = published_keys(network), network.state_dict()
     parameters = dict(network.named_parameters())
     keys = {key: state[ours].clone().reshape(shape) for key, (ours, shape) in names.items()}
@@ -158,8 +195,17 @@ def batch(config: NVAEConfig, seed: int, size: int = 3) -> tuple[Tensor, list[Te
     samples[0, :, 0, :4] = torch.tensor([0, 1, 254, 255], dtype=torch.uint8)
     if config.likelihood == "bernoulli":
         samples //= 128
-    noise = [torch.randn(size, config.num_latent_per_group, config.side(scale), config.side(scale), generator=generator,
-                         dtype=torch.float64) for scale in config.scale_of_group]
+    noise = [
+        torch.randn(
+            size,
+            config.num_latent_per_group,
+            config.side(scale),
+            config.side(scale),
+            generator=generator,
+            dtype=torch.float64,
+        )
+        for scale in config.scale_of_group
+    ]
     return unit_range(config, samples).double(), noise
 
 
@@ -179,8 +225,9 @@ class Comparison:
         self.worst[kind] = max(self.worst.get(kind, 0.0), error / scale if error else 0.0)
 
 
-def compare_step(pair: Twins, seed: int, coefficient: float, regularisation: float, iterations: int,
-                 compare: Comparison) -> None:
+def compare_step(
+    pair: Twins, seed: int, coefficient: float, regularisation: float, iterations: int, compare: Comparison
+) -> None:
     """One step by both programs, everything compared."""
     network, config = pair.objective.network, pair.objective.network.config
     x, noise = batch(config, seed)
@@ -205,9 +252,16 @@ def compare_step(pair: Twins, seed: int, coefficient: float, regularisation: flo
     published = likelihoods.log_prob(config, loss.elbo.output, x, published=True)
     compare("published likelihood", published, results.published_log_likelihood)
     for group, ((q, p), (drawn, flowed), twin) in enumerate(
-            zip(loss.elbo.normals, loss.elbo.latents, results.groups, strict=True)):
-        for value, expected in ((q.mean, twin.q_mu), (q.sigma, twin.q_sigma), (p.mean, twin.p_mu),
-                                (p.sigma, twin.p_sigma), (drawn, twin.drawn), (flowed, twin.flowed)):
+        zip(loss.elbo.normals, loss.elbo.latents, results.groups, strict=True)
+    ):
+        for value, expected in (
+            (q.mean, twin.q_mu),
+            (q.sigma, twin.q_sigma),
+            (p.mean, twin.p_mu),
+            (p.sigma, twin.p_sigma),
+            (drawn, twin.drawn),
+            (flowed, twin.flowed),
+        ):
             compare("latents", value, expected, f"group {group}")
     for term in ("reconstruction", "kl", "spectral", "batch_norm", "total"):
         compare(f"loss: {term}", getattr(loss, term), getattr(second, term))
@@ -251,8 +305,14 @@ def test_two_steps(name):
 
 def test_first_step_of_all():
     """From the network as it is initialised, where all scales of a batch norm are its largest."""
-    compare_step(twins(SMALL, randomised=False), seed=5, coefficient=1e-4, regularisation=1.0, iterations=40,
-                 compare=Comparison())
+    compare_step(
+        twins(SMALL, randomised=False),
+        seed=5,
+        coefficient=1e-4,
+        regularisation=1.0,
+        iterations=40,
+        compare=Comparison(),
+    )
 
 
 def test_step_with_a_convolution_of_almost_no_weight():
@@ -281,7 +341,7 @@ def test_mixture_far_from_the_samples(bits):
     """
     generator = torch.Generator().manual_seed(bits)
     output = 8 * torch.randn(2, 50, 16, 16, generator=generator, dtype=torch.float64)
-    levels = 2 ** bits
+    levels = 2**bits
     samples = torch.randint(0, levels, (2, 3, 16, 16), generator=generator)
     samples[:, :, 0] = torch.tensor([0, 1, levels - 2, levels - 1]).repeat(4).clamp(min=0)
     x = samples.double() / (levels - 1)
@@ -292,8 +352,11 @@ def test_mixture_far_from_the_samples(bits):
     expected.sum().backward()
     compare("value", value, expected)
     compare("gradient", first.grad, second.grad)
-    compare("published", likelihoods.mixture_log_prob(output, x, bits, published=True),
-            second_nvae.mixture_log_likelihood(output, x, bits, published=True))
+    compare(
+        "published",
+        likelihoods.mixture_log_prob(output, x, bits, published=True),
+        second_nvae.mixture_log_likelihood(output, x, bits, published=True),
+    )
     print(compare.worst)
 
 
@@ -307,8 +370,17 @@ def test_run_of_three_steps(changes, tmp_path, monkeypatch):
     The three steps have the KL coefficients 1e-4, 2/3 and 1.
     """
     config = dataclasses.replace(SMALL, **NARROW, image_size=8, **changes)
-    recipe = Recipe(steps=3, warm_up=0, batch_size=4, learning_rate=4e-3, learning_rate_min=1e-3, kl_anneal_portion=0.5,
-                    norm_regularisation=0.1, norm_regularisation_first=1.0, seed=7)
+    recipe = Recipe(
+        steps=3,
+        warm_up=0,
+        batch_size=4,
+        learning_rate=4e-3,
+        learning_rate_min=1e-3,
+        kl_anneal_portion=0.5,
+        norm_regularisation=0.1,
+        norm_regularisation_first=1.0,
+        seed=7,
+    )
     arrays = np.random.default_rng(4).integers(0, 256, (9, 3, 8, 8), np.uint8)
     images = Whole(Arrays([arrays]), (3, 8, 8))
     execution = Execution(device="cpu", precision="fp32", tensorboard=False, validation_images=2)
@@ -330,12 +402,14 @@ def test_run_of_three_steps(changes, tmp_path, monkeypatch):
     vectors = second_vectors(Objective(network, recipe.seed).double(), names)
     optimizer = {key: Adamax() for key, (ours, _) in names.items() if ours in parameters}
     batches = Batches(images, recipe.batch_size, recipe.seed)
-    for step, rate in enumerate((4e-3, 2.5e-3, 1e-3)):            # a cosine in two strides
+    for step, rate in enumerate((4e-3, 2.5e-3, 1e-3)):  # a cosine in two strides
         x = unit_range(config, batches.batch(step))
         draw = step_noise(x, recipe.seed, step)
         sides = map(config.side, config.scale_of_group)
-        noise = [draw(group, torch.Size([4, config.num_latent_per_group, side, side])).double()
-                 for group, side in enumerate(sides)]
+        noise = [
+            draw(group, torch.Size([4, config.num_latent_per_group, side, side])).double()
+            for group, side in enumerate(sides)
+        ]
         beta = second_nvae.kl_coefficient(step, 3, anneal=0.5)
         regularisation = second_nvae.annealed_regularisation(1.0, 0.1, beta)
         for key in optimizer:
@@ -358,20 +432,29 @@ def test_run_of_three_steps(changes, tmp_path, monkeypatch):
 # Schedules
 
 
-@pytest.mark.parametrize("recipe, steps_per_epoch", [
-    (RECIPES["cifar10"], 195), (RECIPES["imagenet32"], 20), (RECIPES["ffhq256"], 10),
-    (Recipe(epochs=9, warm_up=2, learning_rate=3e-3, learning_rate_min=2e-5), 3), (Recipe(epochs=4, warm_up=0), 2)])
+@pytest.mark.parametrize(
+    "recipe, steps_per_epoch",
+    [
+        (RECIPES["cifar10"], 195),
+        (RECIPES["imagenet32"], 20),
+        (RECIPES["ffhq256"], 10),
+        (Recipe(epochs=9, warm_up=2, learning_rate=3e-3, learning_rate_min=2e-5), 3),
+        (Recipe(epochs=4, warm_up=0), 2),
+    ],
+)
 def test_learning_rates(recipe, steps_per_epoch):
     """The closed form is what the release's scheduler arrives at from step to step."""
     expected = second_nvae.learning_rates(
-        recipe.epochs, recipe.warm_up, steps_per_epoch, recipe.learning_rate, recipe.learning_rate_min)
+        recipe.epochs, recipe.warm_up, steps_per_epoch, recipe.learning_rate, recipe.learning_rate_min
+    )
     schedule = Schedule(recipe, steps_per_epoch)
     assert schedule.total_steps == len(expected)
     assert [schedule.learning_rate(step) for step in range(len(expected))] == pytest.approx(expected, rel=1e-9, abs=0)
 
 
-@pytest.mark.parametrize("epoch, expected", [
-    (5, 9.98974359e-3), (6, 9.98958640e-3), (100, 8.63763019e-3), (398, 1.00157192e-4), (399, 1e-4)])
+@pytest.mark.parametrize(
+    "epoch, expected", [(5, 9.98974359e-3), (6, 9.98958640e-3), (100, 8.63763019e-3), (398, 1.00157192e-4), (399, 1e-4)]
+)
 def test_learning_rates_of_the_published_cifar10_run(epoch, expected):
     schedule = Schedule(RECIPES["cifar10"], 195)
     for step in (195 * epoch, 195 * epoch + 194):
@@ -404,8 +487,12 @@ def test_masks_of_two_latent_channels():
     plain, mirrored = (FlowCell(ops, 2, mirror) for mirror in (False, True))
     first = plain.first.mask
     assert first.shape == (12, 2, 3, 3)
-    assert [rows(first[o, i]) for o, i in ((0, 0), (0, 1), (6, 0), (6, 1))] \
-        == ["111/100/000", "111/100/000", "111/110/000", "111/100/000"]
+    assert [rows(first[o, i]) for o, i in ((0, 0), (0, 1), (6, 0), (6, 1))] == [
+        "111/100/000",
+        "111/100/000",
+        "111/110/000",
+        "111/100/000",
+    ]
     assert rows(mirrored.first.mask[6, 0]) == "000/011/111"
     assert rows(plain.depthwise.mask[0, 0]) == "11111/11111/11100/00000/00000"
     assert plain.last.mask.flatten(1).tolist() == [[1] * 6 + [0] * 6, [1] * 12]
@@ -428,4 +515,4 @@ def test_initial_gains():
         norm = (conv.weight * conv.mask).square().sum(dim=(1, 2, 3)).sqrt()
         expected = factor * norm * (norm + 0.01) / (norm + 1e-5)
         found = conv.effective_weight().square().sum(dim=(1, 2, 3)).sqrt()
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)      # the gain is found in float32
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)  # the gain is found in float32

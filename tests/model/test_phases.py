@@ -1,4 +1,5 @@
 """The head of phases: where its pixels lie, what they may depend on, how it begins, and that it codes exactly."""
+
 import dataclasses
 import math
 from functools import cache
@@ -25,11 +26,23 @@ from nvae_codec.model.phases import join, lattices
 from nvae_codec.rate.elbo import compare, float_negative_elbo, integer_negative_elbo, same_noise, whole
 from nvae_codec.tiling import GREY, RGB, WHOLE, Layout, cut, known_pixels, real_pixels
 
-BINARY = dataclasses.replace(PRESETS["mnist-small"], image_size=16, num_channels_enc=4, num_channels_dec=4,
-                             num_phase_channels=8, num_phase_cells=1)
+BINARY = dataclasses.replace(
+    PRESETS["mnist-small"],
+    image_size=16,
+    num_channels_enc=4,
+    num_channels_dec=4,
+    num_phase_channels=8,
+    num_phase_cells=1,
+)
 SENSING_BINARY = dataclasses.replace(BINARY, num_phase_noise_filters=4, num_phase_interpolations=3)
-CONFIG = dataclasses.replace(PRESETS["toy"], architecture="res_bnswish", num_preprocess_blocks=2,
-                             num_postprocess_blocks=2, pixel_head="phases", num_phase_channels=8)
+CONFIG = dataclasses.replace(
+    PRESETS["toy"],
+    architecture="res_bnswish",
+    num_preprocess_blocks=2,
+    num_postprocess_blocks=2,
+    pixel_head="phases",
+    num_phase_channels=8,
+)
 SENSING = dataclasses.replace(CONFIG, num_phase_noise_filters=6, num_phase_interpolations=3)
 
 
@@ -43,9 +56,11 @@ def network(config: NVAEConfig = CONFIG, seed: int = 0) -> NVAE:
     return model
 
 
-@pytest.fixture(scope="module", params=[(CONFIG, LIMIT), (CONFIG, LIMIT_12_BITS), (SENSING, LIMIT),
-                                        (SENSING, LIMIT_12_BITS)],
-                ids=["wide", "narrow", "sensing", "sensing, narrow"])
+@pytest.fixture(
+    scope="module",
+    params=[(CONFIG, LIMIT), (CONFIG, LIMIT_12_BITS), (SENSING, LIMIT), (SENSING, LIMIT_12_BITS)],
+    ids=["wide", "narrow", "sensing", "sensing, narrow"],
+)
 def coder(request) -> IntegerModel:
     config, limit = request.param
     return IntegerModel(convert(network(config), smooth_tiles(4, 16), limit=limit))
@@ -60,16 +75,17 @@ def a_state(model: IntegerModel, count: int) -> State:
 
 # Where the pixels lie
 
+
 @pytest.mark.parametrize("levels", range(1, 6))
 def test_every_pixel_is_in_one_phase(levels):
-    found = np.zeros((2 ** levels * 3, 2 ** levels * 2), dtype=int)
+    found = np.zeros((2**levels * 3, 2**levels * 2), dtype=int)
     for number, lattice in enumerate(lattices(levels), 1):
         lattice.of(found)[:] += number
     assert sorted(set(found.ravel())) == list(range(1, 3 * levels + 2))
-    assert (found[::2 ** levels, ::2 ** levels] == 1).all()
+    assert (found[:: 2**levels, :: 2**levels] == 1).all()
     # From one level to the next the known pixels become four times as many.
     for level in range(levels + 1):
-        assert (found <= 1 + 3 * level).sum() == 6 * 4 ** level
+        assert (found <= 1 + 3 * level).sum() == 6 * 4**level
 
 
 @pytest.mark.parametrize("levels", range(1, 5))
@@ -80,8 +96,11 @@ def test_joining_puts_the_phases_where_they_belong(levels):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 3), st.lists(st.tuples(st.integers(1, 16), st.integers(1, 16)), min_size=1, max_size=4),
-       st.integers(0, 2 ** 32 - 1))
+@given(
+    st.integers(1, 3),
+    st.lists(st.tuples(st.integers(1, 16), st.integers(1, 16)), min_size=1, max_size=4),
+    st.integers(0, 2**32 - 1),
+)
 def test_known_pixels_are_the_real_ones_and_follow_from_them(levels, sizes, seed):
     """Whatever the padding holds, encoder and decoder see the same."""
     random, sizes = np.random.default_rng(seed), np.array(sizes)
@@ -95,13 +114,14 @@ def test_known_pixels_are_the_real_ones_and_follow_from_them(levels, sizes, seed
         rows, columns = lattice.sizes(sizes).T
         for tile, height, width in zip(known, rows, columns, strict=True):
             if height and width:
-                assert (tile[:, height:] == tile[:, height - 1:height]).all()
-                assert (tile[:, :, width:] == tile[:, :, width - 1:width]).all()
+                assert (tile[:, height:] == tile[:, height - 1 : height]).all()
+                assert (tile[:, :, width:] == tile[:, :, width - 1 : width]).all()
             else:
                 assert not tile.any()
 
 
 # What they may depend on
+
 
 def test_parameters_do_not_depend_on_their_own_or_later_pixels(coder):
     """Of the float network and of both integer ones; and do depend on those before."""
@@ -120,8 +140,8 @@ def test_parameters_do_not_depend_on_their_own_or_later_pixels(coder):
         changed = samples.copy()
         lattice.of(changed)[:] = 255 - lattice.of(changed)
         for old, new in zip(before, outputs(changed), strict=True):
-            assert all(np.array_equal(*pair) for pair in zip(old[:number + 1], new[:number + 1], strict=True))
-            later = [np.array_equal(*pair) for pair in zip(old[number + 1:], new[number + 1:], strict=True)]
+            assert all(np.array_equal(*pair) for pair in zip(old[: number + 1], new[: number + 1], strict=True))
+            later = [np.array_equal(*pair) for pair in zip(old[number + 1 :], new[number + 1 :], strict=True)]
             assert not any(later), "all later phases know these pixels"
 
 
@@ -139,6 +159,7 @@ def test_the_decoder_reads_pixels_only_when_their_phases_are_decoded(coder):
 
 # How it begins
 
+
 @pytest.mark.parametrize("changes", [{}, {"num_phase_noise_filters": 6, "num_phase_interpolations": 4}])
 def test_an_untrained_head_interpolates(changes):
     """Every component lies around a mean of the nearest pixels: on a plane, at the pixel itself."""
@@ -151,7 +172,7 @@ def test_an_untrained_head_interpolates(changes):
     means = output[:, 5:].view(1, 3, 3, 5, 16, 16)[:, :, 0].mean(dim=2)
     inner = (means - (2 * x - 1))[..., 1:12, 1:12].abs()
     first = torch.zeros(11, 11, dtype=torch.bool)
-    first[3::4, 3::4] = True                                            # of the first phase nothing is known
+    first[3::4, 3::4] = True  # of the first phase nothing is known
     assert inner[..., ~first].max() < 0.15 and inner[..., ~first].mean() < 0.04
 
 
@@ -214,7 +235,7 @@ def test_a_colour_follows_the_residual_of_the_one_before():
 
     def most_likely(red: float) -> float:
         green = []
-        for value in levels:                                            # blue is summed out
+        for value in levels:  # blue is summed out
             all_blues = torch.stack([torch.full((256,), red), value.expand(256), levels]).T.reshape(256, 3, 1, 1)
             given = mixture_log_prob(output.expand(256, -1, -1, -1), all_blues, residual=True)
             green.append(torch.logsumexp(given.view(-1), 0))
@@ -226,6 +247,7 @@ def test_a_colour_follows_the_residual_of_the_one_before():
 
 
 # Sensors
+
 
 def sensed(planes: list[torch.Tensor]) -> torch.Tensor:
     """What the filters of untrained sensors say of planes, before their activation."""
@@ -244,7 +266,7 @@ def test_noise_filters_do_not_see_what_is_smooth_and_see_single_levels(planes):
     smooth = sensed(known)
     for levels, changed in ((4, [0, 1, 2]), (1, [0])):
         off = known[-1].clone()
-        off[0, changed, 6, 6] += 2 * levels / 255                       # the network's input is twice as wide
+        off[0, changed, 6, 6] += 2 * levels / 255  # the network's input is twice as wide
         difference = sensed([*known[:-1], off]) - smooth
         assert difference[..., 4, 4].abs().max() > 0.8
     assert smooth.abs().max() < 0.7 * 0.8
@@ -253,8 +275,9 @@ def test_noise_filters_do_not_see_what_is_smooth_and_see_single_levels(planes):
 def test_noise_filters_come_in_both_signs_for_brightness_and_both_colours():
     filters = network(SENSING).phases.levels[1].noise_filters[0].filters.weight.detach()
     brightness = 32 / 3
-    expected = torch.tensor([3 * [brightness], 3 * [-brightness], [-128, 128, 0], [128, -128, 0], [0, -128, 128],
-                             [0, 128, -128]])
+    expected = torch.tensor(
+        [3 * [brightness], 3 * [-brightness], [-128, 128, 0], [128, -128, 0], [0, -128, 128], [0, 128, -128]]
+    )
     assert (filters[:, :, 1, 1] - expected).abs().max() < 0.5
 
 
@@ -272,6 +295,7 @@ def test_noise_filters_see_noise_in_low_precision():
 
 # The integer twin
 
+
 def test_integers_cost_little(coder):
     comparison = compare(network(coder.network.config), coder.network, smooth_tiles(8, 16, seed=2))
     # Where sensors of no training widen the tails, the coder's smallest mass is worth a little.
@@ -286,8 +310,10 @@ def test_partial_tiles_cost_the_same_in_floats_and_in_integers(config):
     samples = smooth_tiles(4, 16, seed=5)
     layout = Layout(np.array([[16, 16], [7, 16], [16, 1], [5, 6]]), np.full(4, RGB))
     noise = same_noise(torch.Generator().manual_seed(0))
-    floats, integers = float_negative_elbo(model, samples, noise, layout), integer_negative_elbo(exact, samples, noise,
-                                                                                                  layout)
+    floats, integers = (
+        float_negative_elbo(model, samples, noise, layout),
+        integer_negative_elbo(exact, samples, noise, layout),
+    )
     assert np.abs(integers / floats - 1).max() < 2e-3
     assert (integers < integer_negative_elbo(exact, samples, noise, whole(samples)) + 1e-9).all()
 
@@ -305,7 +331,7 @@ def codec_12_bits(config: NVAEConfig) -> Codec:
 def test_images_of_any_size_come_back(config, shape, grey, bits):
     codec = codec_12_bits(dataclasses.replace(config, num_x_bits=bits))
     samples = np.random.default_rng(1).integers(0, 256, shape if grey else (*shape, 3)).astype(np.uint8)
-    (_, picture), = codec.decompress_archive(unpack(codec.compress(Image(samples))))
+    ((_, picture),) = codec.decompress_archive(unpack(codec.compress(Image(samples))))
     assert np.array_equal(picture.samples, samples)
 
 
@@ -321,11 +347,12 @@ def test_tiles_of_a_batch_do_not_see_each_other(coder):
     sizes = np.full((len(samples), 2), 16)
     together = coder.pixels(a_state(coder, len(samples)), samples, sizes)
     for index in range(len(samples)):
-        alone = coder.pixels(a_state(coder, 1), samples[index:index + 1], sizes[:1])
+        alone = coder.pixels(a_state(coder, 1), samples[index : index + 1], sizes[:1])
         assert np.array_equal(alone[0], together[index])
 
 
 # Pictures of black and white
+
 
 def binary_tiles(count: int, seed: int = 0) -> torch.Tensor:
     """0 and 1, [count, 1, 16, 16]: blobs."""
@@ -353,7 +380,7 @@ def test_black_and_white_costs_the_same_in_floats_and_in_integers(config):
 def test_black_and_white_comes_back(config, shape):
     codec = binary_codec(config=config)
     samples = np.random.default_rng(2).integers(0, 2, shape).astype(np.uint8) * 255
-    (_, picture), = codec.decompress_archive(unpack(codec.compress(Image(samples))))
+    ((_, picture),) = codec.decompress_archive(unpack(codec.compress(Image(samples))))
     assert np.array_equal(picture.samples, samples)
 
 
@@ -385,12 +412,19 @@ def test_networks_with_a_frame_cannot_code():
 
 # Configurations
 
-@pytest.mark.parametrize("changes, why", [
-    ({"pixel_head": "rows"}, "unknown pixel head 'rows'"), ({"pixel_head": 3}, "must be texts"),
-    ({"likelihood": "gaussian"}, "no Gaussian"), ({"num_phase_cells": 0}, "num_phase_cells"),
-    ({"num_preprocess_blocks": 0, "num_postprocess_blocks": 0}, "needs a preprocess block"),
-    ({"num_phase_channels": 100_000}, "more than this program allows"),
-    ({"pixel_head": "independent"}, "go with pixel_head=phases")])
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({"pixel_head": "rows"}, "unknown pixel head 'rows'"),
+        ({"pixel_head": 3}, "must be texts"),
+        ({"likelihood": "gaussian"}, "no Gaussian"),
+        ({"num_phase_cells": 0}, "num_phase_cells"),
+        ({"num_preprocess_blocks": 0, "num_postprocess_blocks": 0}, "needs a preprocess block"),
+        ({"num_phase_channels": 100_000}, "more than this program allows"),
+        ({"pixel_head": "independent"}, "go with pixel_head=phases"),
+    ],
+)
 def test_configurations_that_make_no_head_are_refused(changes, why):
     with pytest.raises(ModelError, match=why):
         dataclasses.replace(CONFIG, **changes)

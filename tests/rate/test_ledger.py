@@ -1,4 +1,5 @@
 """Ledgers: parts that add up to the file, each of them where its cause is; at the terminal and over many pictures."""
+
 import copy
 import dataclasses
 import io
@@ -50,7 +51,7 @@ def network(**changes) -> NVAE:
     randomise_batch_norm(model)
     with torch.no_grad():
         for head in model.posterior_heads:
-            head.bias[model.config.num_latent_per_group:] -= 2
+            head.bias[model.config.num_latent_per_group :] -= 2
         for cells in model.flows:
             for cell in cells:
                 cell.last.bias.normal_(0, 0.5)
@@ -100,9 +101,12 @@ def differences(first: Ledger, second: Ledger) -> dict[str, float]:
 
 # The parts
 
-ALBUM = {"a/one.png": Image(picture(20, 33), icc=bytes(range(256)) * 2), "a/dot.png": Image(picture(1, 1)),
-         "grey.png": Image(picture(17, 40)[:, :, 1].copy(), exif=b"II*\0\x08\0\0\0"),
-         "b.png": Image(picture(40, 30))}
+ALBUM = {
+    "a/one.png": Image(picture(20, 33), icc=bytes(range(256)) * 2),
+    "a/dot.png": Image(picture(1, 1)),
+    "grey.png": Image(picture(17, 40)[:, :, 1].copy(), exif=b"II*\0\x08\0\0\0"),
+    "b.png": Image(picture(40, 30)),
+}
 
 
 def check_sum(entry: Ledger, data: bytes) -> None:
@@ -166,7 +170,8 @@ def test_the_float_network_is_the_first_part_if_it_is_known(codec, file, floats,
     assert 0 < abs(entry.integer_network_bits) < 1e-3 * entry.negative_elbo_bits
     assert without.negative_elbo_bits == pytest.approx(entry.negative_elbo_bits + entry.integer_network_bits)
     assert without.parts == {"negative_elbo_bits": without.negative_elbo_bits} | {
-        name: bits for name, bits in entry.parts.items() if name not in ("negative_elbo_bits", "integer_network_bits")}
+        name: bits for name, bits in entry.parts.items() if name not in ("negative_elbo_bits", "integer_network_bits")
+    }
 
 
 def test_metadata_and_names_are_told_apart_from_headers(codec):
@@ -175,8 +180,10 @@ def test_metadata_and_names_are_told_apart_from_headers(codec):
     changes = differences(plain, described)
     assert changes.pop("metadata_bits") == 8 * len(icc)
     assert list(changes) == ["headers_and_checksums_bits"] and 0 < changes.pop("headers_and_checksums_bits") < 8 * 16
-    short, long = (ledger(codec, codec.compress_archive([(name, Image(samples))], **QUICK))
-                   for name in ("a.png", "abcdefghijklm.png"))
+    short, long = (
+        ledger(codec, codec.compress_archive([(name, Image(samples))], **QUICK))
+        for name in ("a.png", "abcdefghijklm.png")
+    )
     assert differences(short, long) == {"headers_and_checksums_bits": 8 * 12}
     assert short.metadata_bits == 0
 
@@ -189,7 +196,7 @@ def test_inactive_channels(exact, file, entry, floats):
     inactive = ledger(codec, data, floats)
     assert entry.inactive_channels_bits == 0
     assert not {"negative_elbo_bits", "integer_network_bits"} & set(differences(entry, inactive))
-    assert inactive.inactive_channels_bits < -20 * entry.standard_error_bits        # their information is told no more
+    assert inactive.inactive_channels_bits < -20 * entry.standard_error_bits  # their information is told no more
     saved = 8 * len(data) - entry.file_bits
     assert inactive.inactive_channels_bits == pytest.approx(saved, abs=4 * entry.standard_error_bits)
 
@@ -230,6 +237,7 @@ def test_draws_follow_from_the_images(codec, floats, monkeypatch):
 
 # What the parts are made of
 
+
 def test_information_is_what_the_coder_spends():
     """Also at the ends of the grid, to which all beyond them belongs, and where a mean lies there."""
     count, width = 20_000, 8
@@ -251,23 +259,26 @@ def test_information_is_what_the_coder_spends():
 
 
 def test_impossible_points_have_the_information_that_the_coder_gives_them():
-    far = ledger_module._normal_information(np.array([8, 0]), np.array([-8.0, 0.0]), np.full(2, 2.0 ** -10), 8)
+    far = ledger_module._normal_information(np.array([8, 0]), np.array([-8.0, 0.0]), np.full(2, 2.0**-10), 8)
     assert far == pytest.approx(24)
 
 
 def test_the_standard_error_is_that_of_tile_batches():
     """Its square is right in the mean, for sets of any sizes."""
     random, tiles = np.random.default_rng(0), np.array([1, 1, 2, 5, 8])
-    squares = [ledger_module._standard_error(7.0 * tiles + 3.0 * np.sqrt(tiles) * random.normal(size=5), tiles, 20) ** 2
-               for _ in range(4000)]
-    assert np.mean(squares) == pytest.approx(3.0 ** 2 * 20, rel=0.05)
+    squares = [
+        ledger_module._standard_error(7.0 * tiles + 3.0 * np.sqrt(tiles) * random.normal(size=5), tiles, 20) ** 2
+        for _ in range(4000)
+    ]
+    assert np.mean(squares) == pytest.approx(3.0**2 * 20, rel=0.05)
     assert ledger_module._standard_error(np.ones(1), np.ones(1), 5) is None
 
 
 def test_draws_are_independent_and_more_of_them_more_certain(codec):
     data = codec.compress(picture(32, 32), **QUICK)
-    once, often = ([ledger(codec, data, draws=draws, seed=seed).negative_elbo_bits for seed in range(8)]
-                   for draws in (1, 9))
+    once, often = (
+        [ledger(codec, data, draws=draws, seed=seed).negative_elbo_bits for seed in range(8)] for draws in (1, 9)
+    )
     assert np.std(often) < 0.7 * np.std(once)
     assert ledger(codec, data, seed=3) == ledger(codec, data, seed=3)
 
@@ -276,7 +287,7 @@ def test_totals(entry):
     total = Ledger.total([entry, entry, dataclasses.replace(entry, file_bits=entry.file_bits + 8)])
     assert total.file_bits == 3 * entry.file_bits + 8 and total.subpixels == 3 * entry.subpixels
     assert total.integer_network_bits == pytest.approx(3 * entry.integer_network_bits)
-    assert total.standard_error_bits == pytest.approx(3 ** 0.5 * entry.standard_error_bits)
+    assert total.standard_error_bits == pytest.approx(3**0.5 * entry.standard_error_bits)
     assert list(total.to_dict()) == [field.name for field in dataclasses.fields(Ledger)] + ["overhead"]
     unknown = dataclasses.replace(entry, integer_network_bits=None, standard_error_bits=None)
     both = Ledger.total([unknown, dataclasses.replace(unknown, standard_error_bits=1.0)])
@@ -294,6 +305,7 @@ def test_progress_counts_tiles_and_draws(codec, file):
 
 
 # What is refused
+
 
 def test_files_of_version_1_are_refused():
     data = (GOLDEN / "rgb_37x20.nvb").read_bytes()
@@ -375,6 +387,7 @@ def test_a_model_knows_the_network_that_it_was_made_of(exact, floats, tmp_path):
 
 # At the terminal
 
+
 @pytest.fixture(scope="module")
 def model_path(exact, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model") / "mine.safetensors"
@@ -419,10 +432,19 @@ def test_a_table_lies_under_the_line_of_its_file(photos, model_path, run_path):
     starts = [number for number, line in enumerate(lines) if not line.startswith("  ")]
     assert [lines[start].partition(":")[0] for start in starts] == ["photos/a.nvb", "photos/b.nvb"]
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-        rows = table_rows(lines[start + 1:end])
+        rows = table_rows(lines[start + 1 : end])
         size = 8 * os.path.getsize(lines[start].partition(":")[0])
-        assert list(rows) == ["negative ELBO of the float network", "integer network", "idle channels", "grid",
-                              "direct coding", "coder", "headers and checksums", "metadata", "file"]
+        assert list(rows) == [
+            "negative ELBO of the float network",
+            "integer network",
+            "idle channels",
+            "grid",
+            "direct coding",
+            "coder",
+            "headers and checksums",
+            "metadata",
+            "file",
+        ]
         assert rows.pop("file") == size == pytest.approx(sum(rows.values()), abs=len(rows))
 
 
@@ -472,10 +494,15 @@ def test_a_float_network_that_does_not_fit_is_refused_before_any_coding(photos, 
     monkeypatch.setattr(Codec, "compress", None)
     monkeypatch.setattr(Codec, "compress_archive", None)
     save_checkpoint(Path("other.pt"), network(num_channels_dec=8))
-    for name, reason in (("other.pt", "the model mine was made of"), ("missing", "cannot be read"),
-                         ("grey.png", "not a readable checkpoint")):
+    for name, reason in (
+        ("other.pt", "the model mine was made of"),
+        ("missing", "cannot be read"),
+        ("grey.png", "not a readable checkpoint"),
+    ):
         for archive in ([], ["--archive", "-o", "set.nvb"]):
-            reported = failure(invoke("compress", "photos/a.png", *archive, *options(model_path, "--float-network", name)))
+            reported = failure(
+                invoke("compress", "photos/a.png", *archive, *options(model_path, "--float-network", name))
+            )
             assert reported.startswith(f"nvae-codec: {name}: ") and reason in reported and reported.count("\n") == 1
     assert not list(Path().rglob("*.nvb"))
 
@@ -484,17 +511,18 @@ def test_grey_images_are_refused_before_they_are_coded_if_there_is_a_float_netwo
     given = options(model_path, "--float-network", run_path)
     result = invoke("compress", "grey.png", "photos/b.png", "--json", *given)
     assert result.exit_code == 1 and [json.loads(line)["input"] for line in result.stdout.splitlines()] == [
-        "photos/b.png"]
+        "photos/b.png"
+    ]
     assert result.stderr.startswith("nvae-codec: grey.png: a float network has no likelihood for grey pictures")
     assert not os.path.exists("grey.nvb")
     reported = failure(invoke("compress", "photos", "grey.png", "--archive", "-o", "set.nvb", *given))
     assert reported.startswith("nvae-codec: grey.png: a float network") and reported.count("\n") == 1
 
 
-@pytest.mark.parametrize(("error", "reason"), [
-    (DriftError("why"), "why"),
-    (MemoryError(), "there is not enough memory; a machine with more is needed"),
-])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(DriftError("why"), "why"), (MemoryError(), "there is not enough memory; a machine with more is needed")],
+)
 def test_a_ledger_that_fails_leaves_the_file(photos, model_path, monkeypatch, error, reason):
     def fail(*_, **__):
         raise error
@@ -507,14 +535,16 @@ def test_a_ledger_that_fails_leaves_the_file(photos, model_path, monkeypatch, er
 
 # Over many pictures
 
+
 def evaluated(capsys, *arguments: object) -> tuple[int, str, str]:
     status = evaluation.main(list(map(str, arguments)))
     return status, *capsys.readouterr()
 
 
 def test_images_can_be_cut_and_left_out(photos, model_path, capsys):
-    status, _, _ = evaluated(capsys, "photos", "--images", 1, "--crop", 5, "--effort", 1, "--model", model_path, "-o",
-                             "out")
+    status, _, _ = evaluated(
+        capsys, "photos", "--images", 1, "--crop", 5, "--effort", 1, "--model", model_path, "-o", "out"
+    )
     (path,) = Path("out/files").glob("*.nvb")
     back = Codec.load(model_path).decompress(path.read_bytes()).samples
     assert status == 0 and np.array_equal(back, picture(20, 33)[7:12, 14:19])
@@ -534,30 +564,42 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
     save_checkpoint(Path("other.pt"), network(num_channels_dec=8))
     grey = "grey.png: a float network has no likelihood for grey pictures"
     for arguments, reason in (
-            (["photos", "bad.png"], "bad.png: this is no picture"),
-            (["missing.png"], "rate_vs_elbo: missing.png: No such file or directory"),
-            (["photos", "-o", "done"], "done: holds a results.json already; choose another folder"),
-            (["photos", "-o", "grey.png"], "grey.png: is a file, not a folder"),
-            (["photos", "grey.png", "--float-network", run_path], grey),
-            (["photos", "--float-network", "other.pt"], "other.pt: this is not the float network"),
-            (["photos", "twins", "--archive"], "two pictures are called a.png"),
-            (["--dataset", "photos"], "no data set 'photos' of images of one size; there are mnist"),
-            (["--dataset", "folder"], "no data set 'folder' of images of one size")):
+        (["photos", "bad.png"], "bad.png: this is no picture"),
+        (["missing.png"], "rate_vs_elbo: missing.png: No such file or directory"),
+        (["photos", "-o", "done"], "done: holds a results.json already; choose another folder"),
+        (["photos", "-o", "grey.png"], "grey.png: is a file, not a folder"),
+        (["photos", "grey.png", "--float-network", run_path], grey),
+        (["photos", "--float-network", "other.pt"], "other.pt: this is not the float network"),
+        (["photos", "twins", "--archive"], "two pictures are called a.png"),
+        (["--dataset", "photos"], "no data set 'photos' of images of one size; there are mnist"),
+        (["--dataset", "folder"], "no data set 'folder' of images of one size"),
+    ):
         status, out, err = evaluated(capsys, *arguments, "--model", model_path)
         assert status == 1 and out == "" and err.count("\n") == 1
         assert err.startswith("nvae_codec.eval.rate_vs_elbo: ") and reason in err
-    for arguments in ([], ["photos", "--dataset", "cifar10"], ["photos", "--data", "x"], ["photos", "--draws", 0],
-                      ["photos", "--images", -1], ["photos", "--crop", "1.5"]):
+    for arguments in (
+        [],
+        ["photos", "--dataset", "cifar10"],
+        ["photos", "--data", "x"],
+        ["photos", "--draws", 0],
+        ["photos", "--images", -1],
+        ["photos", "--crop", "1.5"],
+    ):
         with pytest.raises(SystemExit) as end:
             evaluated(capsys, *arguments)
         assert end.value.code == 2
 
 
-@pytest.mark.parametrize(("error", "reason"), [
-    (ImageError("why"), "why"),
-    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "there is not enough memory; a machine with more is "
-                                                                 "needed"),
-])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ImageError("why"), "why"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "there is not enough memory; a machine with more is needed",
+        ),
+    ],
+)
 def test_failures_name_their_image_and_leave_no_folder(photos, model_path, capsys, monkeypatch, error, reason):
     def refuse(self, image, **_):
         raise error
@@ -572,8 +614,9 @@ def test_a_data_set(photos, model_path, capsys):
     Path("set").mkdir()
     for split, images in (("train", tiles[:2]), ("test", tiles[2:])):
         np.save(f"set/{split}.npy", images)
-    status, _, err = evaluated(capsys, "--dataset", "cifar10", "--data", "set", "--archive", "--effort", 1, "--model",
-                               model_path, "-o", "out")
+    status, _, err = evaluated(
+        capsys, "--dataset", "cifar10", "--data", "set", "--archive", "--effort", 1, "--model", model_path, "-o", "out"
+    )
     assert status == 0, err
     content = container.unpack(Path("out/files/archive.nvb").read_bytes())
     decoded = [each.samples for _, each in Codec.load(model_path).decompress_archive(content)]
@@ -595,13 +638,15 @@ def test_no_extra_and_no_torch_are_needed_to_begin():
 
 # Pictures of black and white
 
+
 @pytest.fixture
 def digits(tmp_path, monkeypatch) -> tuple[Path, Path]:
     """A model for black and white and the run of its float network, beside three images as MNIST has them."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(3)
-    config = dataclasses.replace(PRESETS["mnist-small"], num_channels_enc=4, num_channels_dec=4, num_phase_channels=4,
-                                 num_phase_cells=1)
+    config = dataclasses.replace(
+        PRESETS["mnist-small"], num_channels_enc=4, num_channels_dec=4, num_phase_channels=4, num_phase_cells=1
+    )
     floats = NVAE(config).eval()
     exact = convert(floats, (smooth_tiles(4, 28)[:, :1] > 120).to(torch.uint8))
     model, run = Path("digits.safetensors"), Path("run")
@@ -616,12 +661,18 @@ def digits(tmp_path, monkeypatch) -> tuple[Path, Path]:
 
 def test_black_and_white_of_a_data_tile_batch_is_measured(digits, capsys):
     model, run = digits
-    status, _, err = evaluated(capsys, "--dataset", "mnist", "--data", ".", "--archive", "--model", model,
-                               "--float-network", run, "-o", "out")
+    status, _, err = evaluated(
+        capsys, "--dataset", "mnist", "--data", ".", "--archive", "--model", model, "--float-network", run, "-o", "out"
+    )
     assert status == 0, err
     found = json.loads(Path("out/results.json").read_text())
-    assert found["data"] == {"source": "mnist", "pictures": 3, "pixels": 3 * 784, "subpixels": 3 * 784,
-                             "bits_per_sample": 1}
+    assert found["data"] == {
+        "source": "mnist",
+        "pictures": 3,
+        "pixels": 3 * 784,
+        "subpixels": 3 * 784,
+        "bits_per_sample": 1,
+    }
     floats, integers = (found["totals"][f"{which}negative_elbo_bits"] for which in ("", "integer_"))
     assert abs(integers / floats - 1) < 1e-3 and found["totals"]["file_bits"] > floats
     content = container.unpack(Path("out/files/archive.nvb").read_bytes())

@@ -1,4 +1,5 @@
 """Training pictures made smaller, with noise, with colours of half the resolution or of another space."""
+
 import itertools
 import math
 
@@ -22,7 +23,7 @@ from nvae_codec.training.data.images import Arrays, Batches, Crops, Whole
 from nvae_codec.training.recipe import CHANGES_OF_IMAGES, Recipe
 
 BT_601 = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
-MIDDLE = 1 << 6                       # pictures around it are not clipped
+MIDDLE = 1 << 6  # pictures around it are not clipped
 
 
 def muted(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -46,7 +47,7 @@ def by_pillow(image: np.ndarray, kind: int) -> np.ndarray:
 def test_it_is_what_an_image_library_makes(kind):
     image = muted(20, 36)
     off = np.abs(with_half_chroma(image, kind) - by_pillow(image, kind))
-    assert off.max() < 2.5 and off.mean() < 0.4          # a step of blue chroma, 1.77, and rounding
+    assert off.max() < 2.5 and off.mean() < 0.4  # a step of blue chroma, 1.77, and rounding
 
 
 @pytest.mark.parametrize("kind", range(KINDS))
@@ -56,13 +57,13 @@ def test_brightness_stays_and_colour_is_shared(kind):
     assert after.dtype == np.uint8 and after.shape == image.shape
     luma = [np.einsum("j,jhw->hw", BT_601[0], each) for each in (image, after)]
     assert np.abs(luma[0] - luma[1]).max() < 1.5
-    if kind & 4:                          # within a square the colours differ by rounding alone
+    if kind & 4:  # within a square the colours differ by rounding alone
         top, left = kind & 1, kind >> 1 & 1
         difference = after[0].astype(int) - after[1]
-        inside = difference[top:16 - top, left:24 - left]
+        inside = difference[top : 16 - top, left : 24 - left]
         squares = inside.reshape(inside.shape[0] // 2, 2, inside.shape[1] // 2, 2)
         assert np.ptp(squares, axis=(1, 3)).max() <= 1
-        shifted = difference[1 - top:15 + top, left:24 - left]
+        shifted = difference[1 - top : 15 + top, left : 24 - left]
         assert np.ptp(shifted.reshape(shifted.shape[0] // 2, 2, -1), axis=1).max() > 10
 
 
@@ -94,7 +95,7 @@ def test_colours_are_the_nearest_of_a_space(mode):
     assert np.abs(off).max() <= 3 and 0.3 < off.std() < 0.9 and np.abs(off.mean(axis=(1, 2))).max() < 0.1
     planes = find_space(as_image(after))[1].reshape(-1, 3).T.astype(np.int64)
     cr, cb, luma = planes[1], planes[2], space.luma_of[planes[0], planes[1]]
-    furthest = 0                          # no colour one step away is much nearer: by more than rounding down explains
+    furthest = 0  # no colour one step away is much nearer: by more than rounding down explains
     for step in itertools.product((-1, 0, 1), repeat=3):
         other = space.rgb(luma + step[0], cb + step[1], cr + step[2]).astype(float)
         nearer = np.sqrt(((off.reshape(3, -1)) ** 2).sum(0)) - np.sqrt(((other - image.reshape(3, -1)) ** 2).sum(0))
@@ -118,7 +119,7 @@ def test_there_are_no_other_kinds(kind):
 def test_noise_is_as_wide_as_it_says_and_other_in_each_colour():
     image = np.full((3, 64, 64), 100, dtype=np.uint8)
     off = with_noise(image, 1.5, np.random.default_rng(0)).astype(float) - 100
-    assert np.allclose(off.std(axis=(1, 2)), math.sqrt(1.5 ** 2 + 1 / 12), atol=0.05) and abs(off.mean()) < 0.05
+    assert np.allclose(off.std(axis=(1, 2)), math.sqrt(1.5**2 + 1 / 12), atol=0.05) and abs(off.mean()) < 0.05
     assert np.abs(np.corrcoef(off.reshape(3, -1)) - np.eye(3)).max() < 0.06
     assert np.array_equal(with_noise(image, 0, np.random.default_rng(0)), image)
     assert with_noise(np.full((3, 9, 9), 255, dtype=np.uint8), 9, np.random.default_rng(0)).max() == 255
@@ -166,10 +167,16 @@ def test_a_part_of_the_crops_is_of_smaller_images():
     # Columns rise by 3: at half the size by 6.
     slope = np.broadcast_to(3 * np.arange(60, dtype=np.uint8), (3, 40, 60))
     images = Crops(Arrays([np.stack(10 * [slope])]), 8)
-    steps = np.concatenate([np.abs(np.diff(Batches(images, 8, 5, parts={"smaller": 0.25}).batch(step).numpy()
-                                           .astype(int), axis=3))[:, 0, 0, 0] for step in range(40)])
+    steps = np.concatenate(
+        [
+            np.abs(np.diff(Batches(images, 8, 5, parts={"smaller": 0.25}).batch(step).numpy().astype(int), axis=3))[
+                :, 0, 0, 0
+            ]
+            for step in range(40)
+        ]
+    )
     assert set(steps) == {3, 6} and 0.15 < (steps == 6).mean() < 0.35
-    narrow = Crops(Arrays([np.stack(10 * [slope[:, :15]])]), 8)               # too narrow for that
+    narrow = Crops(Arrays([np.stack(10 * [slope[:, :15]])]), 8)  # too narrow for that
     assert (np.abs(np.diff(Batches(narrow, 8, 5, parts={"smaller": 1.0}).batch(0).numpy().astype(int))) == 3).all()
     validation = images.item(3, smaller=True)
     assert np.array_equal(validation, images.item(3))

@@ -1,4 +1,5 @@
 """The preset `cifar10-small` from CIFAR-10 to a decoded picture, by the commands that a user gives."""
+
 import json
 import subprocess
 import sys
@@ -24,8 +25,25 @@ def run(*arguments: str) -> None:
 def test_from_images_to_a_file_and_back(seed, tmp_path):
     """300 steps: the loss falls, nothing is infinite, and the model file codes images that it has not seen."""
     folder = tmp_path / "run"
-    run("train", "--dataset", "cifar10", "--preset", "cifar10-small", "--data", str(DATA), "--run", str(folder),
-        "--steps", "300", "--set", "warm_up=30", "--seed", str(seed), "--report-every", "25")
+    run(
+        "train",
+        "--dataset",
+        "cifar10",
+        "--preset",
+        "cifar10-small",
+        "--data",
+        str(DATA),
+        "--run",
+        str(folder),
+        "--steps",
+        "300",
+        "--set",
+        "warm_up=30",
+        "--seed",
+        str(seed),
+        "--report-every",
+        "25",
+    )
     stats = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
     losses = [status["loss"] for status in stats]
     bits = [status["negative_elbo_bits_per_dim"] for status in stats]

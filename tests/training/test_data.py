@@ -1,4 +1,5 @@
 """Training images: every data set from small files, what is left out and held out, items, and batches that repeat."""
+
 import gzip
 import io
 import itertools
@@ -84,10 +85,24 @@ def refused(*arguments, **options) -> str:
 
 
 def test_folders_and_archives(tmp_path):
-    folder(tmp_path, {"deeper/one.PNG": flat(9, 12, 1), "notes.txt": b"no picture", "._one.png": b"of a Mac",
-                      "._more.tar": b"of a Mac"})
-    archive(tmp_path / "more.tar", {"a/two.png": flat(8, 8, 2), "a/readme": b"no picture", "three.png": flat(20, 9, 3),
-                                    "a/._two.png": b"of a Mac"})
+    folder(
+        tmp_path,
+        {
+            "deeper/one.PNG": flat(9, 12, 1),
+            "notes.txt": b"no picture",
+            "._one.png": b"of a Mac",
+            "._more.tar": b"of a Mac",
+        },
+    )
+    archive(
+        tmp_path / "more.tar",
+        {
+            "a/two.png": flat(8, 8, 2),
+            "a/readme": b"no picture",
+            "three.png": flat(20, 9, 3),
+            "a/._two.png": b"of a Mac",
+        },
+    )
     found = open_dataset("folder", tmp_path, side=8, validation_percent=0)
     assert levels(found.training) == [2, 3, 3, 1] and len(found.validation) == 0
     assert (found.name, found.image_size, found.image_channels) == ("folder", 8, 3)
@@ -103,8 +118,10 @@ def test_images_are_in_the_order_of_their_names(tmp_path):
 
 
 def test_what_is_left_out_is_counted_and_damage_is_named(tmp_path):
-    folder(tmp_path, {"damaged.png": flat(9, 9)[:60], "grey.png": png(noise(9, 9)), "narrow.png": flat(9, 7),
-                      "low.png": flat(7, 9)})
+    folder(
+        tmp_path,
+        {"damaged.png": flat(9, 9)[:60], "grey.png": png(noise(9, 9)), "narrow.png": flat(9, 7), "low.png": flat(7, 9)},
+    )
     lines = []
     assert "no picture of at least 8 x 8 RGB pixels" in refused("folder", tmp_path, side=8, report=lines.append)
     assert any(line.startswith("left out damaged.png: the PNG is cut short") for line in lines)
@@ -127,14 +144,16 @@ def test_progress_is_reported(tmp_path, monkeypatch):
     folder(tmp_path, {f"{number}.png": flat(8, 8) for number in range(50)})
     lines = []
     open_dataset("folder", tmp_path, side=8, report=lines.append)
-    assert [line for line in lines if line.endswith("files read")] == ["20 of 50 picture files read",
-                                                                       "40 of 50 picture files read"]
+    assert [line for line in lines if line.endswith("files read")] == [
+        "20 of 50 picture files read",
+        "40 of 50 picture files read",
+    ]
 
 
 def test_a_damaged_archive_is_refused(tmp_path):
     whole = archive(tmp_path / "whole.tar", {"a.png": flat(9, 9), "b.png": flat(40, 40)})
     (tmp_path / "whole.tar").unlink()
-    for damaged in (b"", b"no archive", whole[:700], whole[:1536 + 20]):
+    for damaged in (b"", b"no archive", whole[:700], whole[: 1536 + 20]):
         (tmp_path / "damaged.tar").write_bytes(damaged)
         assert "damaged.tar: not a whole, uncompressed tar archive" in refused("folder", tmp_path, side=8)
 
@@ -148,7 +167,7 @@ def test_a_twentieth_is_held_out_by_name():
 
 def test_held_out_images_are_not_trained_on(tmp_path):
     files = {f"{number}.png": flat(8, 8, number) for number in range(100)}
-    archive(tmp_path / "train-0.tar", files)              # a word that makes one split makes none
+    archive(tmp_path / "train-0.tar", files)  # a word that makes one split makes none
     lines = []
     found = open_dataset("folder", tmp_path, side=8, validation_percent=20, report=lines.append)
     held_out = [int(name[:-4]) for name in files if is_validation(name, 20)]
@@ -164,16 +183,19 @@ def test_of_a_few_images_one_is_held_out(tmp_path):
     assert len(open_dataset("folder", tmp_path, side=8, validation_percent=0).validation) == 0
 
 
-@pytest.mark.parametrize(("places", "training", "validation"), [
-    (["train/a", "validation"], [0], [1]),
-    (["train", "train/b", "val"], [0, 1], [2]),
-    (["training", "valid", "test"], [0], [1]),            # test pictures are left alone
-    (["Train_A", "CIFAR-test"], [0], [1]),
-    (["x/train", "x/test", "x/other"], [0], [1]),
-    (["restrain", "contest"], None, None),                # words, not letters
-    (["train", "more"], None, None),
-    (["test", "more"], None, None),
-])
+@pytest.mark.parametrize(
+    ("places", "training", "validation"),
+    [
+        (["train/a", "validation"], [0], [1]),
+        (["train", "train/b", "val"], [0, 1], [2]),
+        (["training", "valid", "test"], [0], [1]),  # test pictures are left alone
+        (["Train_A", "CIFAR-test"], [0], [1]),
+        (["x/train", "x/test", "x/other"], [0], [1]),
+        (["restrain", "contest"], None, None),  # words, not letters
+        (["train", "more"], None, None),
+        (["test", "more"], None, None),
+    ],
+)
 def test_names_of_folders_tell_the_splits_apart(tmp_path, places, training, validation):
     for number, place in enumerate(places):
         folder(tmp_path, {f"{place}/train test {number}.png": flat(8, 8, number)})
@@ -203,7 +225,7 @@ def test_crops_are_parts_of_images_or_their_mirror_images():
     mirrored = {window[:, :, ::-1].tobytes() for window in windows}
     images = Crops(Arrays([picture[None]]), 8)
     random = np.random.default_rng(0)
-    crops = [images.item(0, draw.tolist()) for draw in random.integers(2 ** 63, size=(400, 3))]
+    crops = [images.item(0, draw.tolist()) for draw in random.integers(2**63, size=(400, 3))]
     assert {crop.tobytes() for crop in crops} == plain | mirrored
     assert 150 < sum(crop.tobytes() in plain for crop in crops) < 250
 
@@ -214,8 +236,11 @@ def test_images_count_by_their_area_and_are_tiled_for_validation(tmp_path):
     folder(tmp_path, {f"{number}.png": png(picture) for number, picture in enumerate(pictures)})
     images = open_dataset("folder", tmp_path, side=8, validation_percent=0).training
     assert len(images) == 1 + 225 // 64 + 442 // 64 == 10
-    expected = [pictures[0], *3 * [pictures[1][:8, :8]],
-                *(pictures[2][row:row + 8, column:column + 8] for row in (0, 8) for column in (0, 8, 16))]
+    expected = [
+        pictures[0],
+        *3 * [pictures[1][:8, :8]],
+        *(pictures[2][row : row + 8, column : column + 8] for row in (0, 8) for column in (0, 8, 16)),
+    ]
     assert np.array_equal(items(images), planes(np.stack(expected)))
     found = {images._image(index) for index in range(10)}
     assert found == {0, 1, 2}
@@ -239,7 +264,7 @@ def test_binarised_pixels_have_their_grey_level_as_probability():
     drawn = images.item(0, [123, 4, 5])
     assert drawn.dtype == np.uint8 and set(np.unique(drawn)) == {0, 1}
     expected = grey[0, :, 0] / 255
-    assert np.allclose(drawn.mean(axis=2)[0], expected, atol=0.012)      # six standard deviations
+    assert np.allclose(drawn.mean(axis=2)[0], expected, atol=0.012)  # six standard deviations
     assert drawn[0, 0].max() == 0 and drawn[0, 5].min() == 1
     assert np.array_equal(images.item(0, [123, 4, 5]), drawn)
     assert not np.array_equal(images.item(0, [124, 4, 5]), drawn)
@@ -258,7 +283,7 @@ def test_an_epoch_shows_every_item_once_in_another_order():
     for batch in itertools.islice(batches, 4):
         assert batch.dtype == torch.uint8 and batch.shape == (2, 3, 4, 4)
     corners = [batch[:, 0, 0].amin(dim=1).tolist() for batch in itertools.islice(batches, 30)]
-    epochs = [sum(corners[first:first + 3], []) for first in range(0, 30, 3)]
+    epochs = [sum(corners[first : first + 3], []) for first in range(0, 30, 3)]
     for epoch in epochs:
         assert len(set(epoch)) == 6 and set(epoch) <= set(range(7))
     assert len(set(map(tuple, epochs))) == 10
@@ -279,14 +304,16 @@ def test_batches_depend_on_seed_and_step_alone():
     assert not Batches(images, 8, seed=2).batch(0).equal(straight[0])
     same = Batches(Crops(Arrays([np.stack(40 * [noise(3, 40, 40)])]), 4), 8, seed=1)
     crops = [crop.numpy().tobytes() for step in range(20) for crop in same.batch(step)]
-    assert len(set(crops)) > 150                          # other crops in every batch
+    assert len(set(crops)) > 150  # other crops in every batch
     assert Batches(images, 8, seed=-1).batch(0).shape == (8, 3, 4, 4)
 
 
 @pytest.mark.parametrize("kind", ["crops", "binarised"])
 def test_processes_share_what_one_would_see(kind):
-    images = {"crops": Crops(Arrays([noise(21, 3, 9, 11)]), 4),
-              "binarised": Binarised(Arrays([noise(126, 1, 5, 5)]), (1, 5, 5))}[kind]
+    images = {
+        "crops": Crops(Arrays([noise(21, 3, 9, 11)]), 4),
+        "binarised": Binarised(Arrays([noise(126, 1, 5, 5)]), (1, 5, 5)),
+    }[kind]
     alone = Batches(images, 12, seed=3)
     three = [Batches(images, 4, seed=3, rank=rank, world_size=3) for rank in range(3)]
     assert {batches.steps_per_epoch for batches in (alone, *three)} == {10}
@@ -300,7 +327,7 @@ def test_steps_of_an_epoch_are_those_of_the_release():
     two = [Batches(images, 3, 0, rank=rank, world_size=2) for rank in range(2)]
     assert [batches.steps_per_epoch for batches in two] == [2, 2]
     corners = [int(batches.batch(step)[row, 0, 0].min()) for step in range(2) for batches in two for row in range(3)]
-    assert corners[11] == corners[0] and sorted(corners[:11]) == list(range(11))     # the twelfth is the first again
+    assert corners[11] == corners[0] and sorted(corners[:11]) == list(range(11))  # the twelfth is the first again
 
 
 def test_too_few_images_are_refused_in_a_sentence():
@@ -369,7 +396,7 @@ def test_a_image_damaged_later_is_replaced_named_once_and_counted(tmp_path, work
 
     def report(line):
         lines.append(line)
-        print(line, flush=True)                           # to be seen even if a worker does it
+        print(line, flush=True)  # to be seen even if a worker does it
 
     images = open_dataset("folder", tmp_path, side=8, validation_percent=0, cache_bytes=0, report=report).training
     lines.clear()
@@ -381,7 +408,7 @@ def test_a_image_damaged_later_is_replaced_named_once_and_counted(tmp_path, work
     assert list(images.unreadable) == [1, 2]
     damaged = (tmp_path / "1.png").read_bytes()
     (tmp_path / "1.png").write_bytes(flat(8, 16, 1))
-    assert 1 not in levels(images)                        # for the whole of a run
+    assert 1 not in levels(images)  # for the whole of a run
 
     (tmp_path / "1.png").write_bytes(damaged)
     lines.clear()
@@ -413,8 +440,10 @@ def test_mnist_from_its_idx_files(tmp_path):
     images = {"train": noise(7, 28, 28), "t10k": noise(3, 28, 28, seed=1)}
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    content = {split: struct.pack(">4s3I", b"\0\0\x08\3", len(array), 28, 28) + array.tobytes()
-               for split, array in images.items()}
+    content = {
+        split: struct.pack(">4s3I", b"\0\0\x08\3", len(array), 28, 28) + array.tobytes()
+        for split, array in images.items()
+    }
     (raw / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content["train"]))
     assert "the other of the two files of images is not" in refused("mnist", tmp_path, side=32)
     test = raw / "t10k-images-idx3-ubyte"
@@ -424,7 +453,7 @@ def test_mnist_from_its_idx_files(tmp_path):
         assert (len(found.training), len(found.validation), found.image_channels) == (7, 3, 1)
     stored = found.training.pictures[6]
     assert stored.shape == (1, 32, 32) and np.array_equal(stored[0, 2:-2, 2:-2], images["train"][6])
-    assert stored.sum() == images["train"][6].sum(dtype=np.int64)          # zeros all around
+    assert stored.sum() == images["train"][6].sum(dtype=np.int64)  # zeros all around
     item = found.training.item(6, [1, 2, 3])
     assert item.shape == (1, 32, 32) and item.max() == 1 and not item[:, :2].any() and not item[:, :, -2:].any()
     assert fixed_batch(found.validation, 9).shape == (3, 1, 32, 32)
@@ -442,8 +471,9 @@ def test_omniglot_from_its_matlab_file(tmp_path):
 
     def save(**changes):
         # Values are written a little above v / 255: they are rounded down.
-        values = {key: ((array + 0.7).clip(0, 255) / 255).transpose(2, 1, 0).reshape(784, -1)
-                  for key, array in images.items()}
+        values = {
+            key: ((array + 0.7).clip(0, 255) / 255).transpose(2, 1, 0).reshape(784, -1) for key, array in images.items()
+        }
         scipy_io.savemat(path, values | {"target": np.zeros((50, 5))} | changes)
 
     save()
@@ -461,16 +491,31 @@ def test_omniglot_from_its_matlab_file(tmp_path):
     assert "chardata.mat: cannot be read as a MATLAB file" in refused("omniglot", tmp_path, side=32)
 
 
-@pytest.mark.parametrize(("name", "place", "labels", "training", "test"), [
-    ("cifar10", "cifar-10-batches-bin", 1, [f"data_batch_{number}.bin" for number in range(1, 6)], "test_batch.bin"),
-    ("cifar100", "cifar-100-binary", 2, ["train.bin"], "test.bin"),
-])
+@pytest.mark.parametrize(
+    ("name", "place", "labels", "training", "test"),
+    [
+        (
+            "cifar10",
+            "cifar-10-batches-bin",
+            1,
+            [f"data_batch_{number}.bin" for number in range(1, 6)],
+            "test_batch.bin",
+        ),
+        ("cifar100", "cifar-100-binary", 2, ["train.bin"], "test.bin"),
+    ],
+)
 def test_cifar_from_its_binary_files(tmp_path, name, place, labels, training, test):
     images = noise(14, 3, 32, 32)
     records = np.concatenate([np.full((14, labels), 9, np.uint8), images.reshape(14, -1)], axis=1)
     each = 10 // len(training)
-    folder(tmp_path, {f"{place}/{file}": records[number * each:(number + 1) * each].tobytes()
-                      for number, file in enumerate(training)} | {f"{place}/{test}": records[10:].tobytes()})
+    folder(
+        tmp_path,
+        {
+            f"{place}/{file}": records[number * each : (number + 1) * each].tobytes()
+            for number, file in enumerate(training)
+        }
+        | {f"{place}/{test}": records[10:].tobytes()},
+    )
     found = open_dataset(name, tmp_path, side=32)
     assert np.array_equal(items(found.training), images[:10])
     assert np.array_equal(items(found.validation), images[10:])
@@ -509,10 +554,13 @@ class Exploding:
         return Path.write_text, (self.path, "opened")
 
 
-@pytest.mark.parametrize(("name", "place", "files"), [
-    ("cifar10", "cifar-10-batches-py", [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]),
-    ("cifar100", "cifar-100-python", ["train", "test"]),
-])
+@pytest.mark.parametrize(
+    ("name", "place", "files"),
+    [
+        ("cifar10", "cifar-10-batches-py", [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]),
+        ("cifar100", "cifar-100-python", ["train", "test"]),
+    ],
+)
 def test_pickles_other_than_the_published_ones_are_not_opened(tmp_path, name, place, files):
     pytest.importorskip("torchvision")
     trace = tmp_path / "trace"
@@ -597,8 +645,10 @@ def test_columns_of_images_in_archives(tmp_path):
     images = noise(13, 32, 32, 3)
     column = {"lossless": write_image(Image(images[:6].reshape(-1, 32, 3)), ".webp")}
     archive(tmp_path / "train-0.tar", {"00000.webp": column["lossless"], "00006.png": png(images[6])})
-    archive(tmp_path / "test.tar", {"00000.png": png(images[7:].reshape(-1, 32, 3)), "wide.png": flat(32, 64),
-                                    "odd.png": flat(65, 32)})
+    archive(
+        tmp_path / "test.tar",
+        {"00000.png": png(images[7:].reshape(-1, 32, 3)), "wide.png": flat(32, 64), "odd.png": flat(65, 32)},
+    )
     lines = []
     found = open_dataset("cifar10", tmp_path, side=32, report=lines.append)
     assert np.array_equal(items(found.training), planes(images[:7]))
@@ -606,13 +656,19 @@ def test_columns_of_images_in_archives(tmp_path):
     assert "2 of 5 picture files left out: 2 not 32 x 32 or a column of such pictures" in lines
     assert found.training.pictures.name(5) == "00000.webp#5" and found.training.pictures.name(6) == "00006.png"
     alone = open_dataset("cifar10", tmp_path / "train-0.tar", side=32, validation_percent=30)
-    assert len(alone.training) + len(alone.validation) == 7 and 1 <= len(alone.validation) <= 5    # images, not files
+    assert len(alone.training) + len(alone.validation) == 7 and 1 <= len(alone.validation) <= 5  # images, not files
 
 
 def test_grey_columns_for_a_grey_set(tmp_path):
     images = noise(5, 28, 28)
-    folder(tmp_path, {"train/a.png": png(images[:3].reshape(-1, 28)), "train/colour.png": flat(28, 28),
-                      "test/b.png": png(images[3:].reshape(-1, 28))})
+    folder(
+        tmp_path,
+        {
+            "train/a.png": png(images[:3].reshape(-1, 28)),
+            "train/colour.png": flat(28, 28),
+            "test/b.png": png(images[3:].reshape(-1, 28)),
+        },
+    )
     lines = []
     found = open_dataset("omniglot", tmp_path, side=32, report=lines.append)
     assert np.array_equal(found.training.pictures[2][0, 2:-2, 2:-2], images[2])
@@ -692,16 +748,19 @@ def test_raw_images_from_lmdb(tmp_path, subdir):
     images, large = noise(13, 64, 64, 3), noise(128, 128, 3)
     write_lmdb(tmp_path / "train.lmdb", [image.tobytes() for image in images[:11]], subdir=subdir)
     assert "validation.lmdb: not there" in refused("imagenet64", tmp_path, side=64)
-    write_lmdb(tmp_path / "validation.lmdb", [*(image.tobytes() for image in images[11:]), large.tobytes()],
-               subdir=subdir)
+    write_lmdb(
+        tmp_path / "validation.lmdb", [*(image.tobytes() for image in images[11:]), large.tobytes()], subdir=subdir
+    )
     found = open_dataset("imagenet64", tmp_path, side=64)
-    again = open_dataset("imagenet64", tmp_path, side=64)                  # one process may have both
+    again = open_dataset("imagenet64", tmp_path, side=64)  # one process may have both
     assert np.array_equal(items(found.training), planes(images[:11]))
     assert np.array_equal(items(again.validation)[:2], planes(images[11:]))
     shrunk = resized_by_pillow(large, (0, 0, 128, 128), (64, 64))
     assert np.array_equal(found.validation.item(2), shrunk.transpose(2, 0, 1))
-    assert equal(itertools.islice(Batches(found.training, 4, 0, workers=2), 6),
-                 itertools.islice(Batches(again.training, 4, 0), 6))
+    assert equal(
+        itertools.islice(Batches(found.training, 4, 0, workers=2), 6),
+        itertools.islice(Batches(again.training, 4, 0), 6),
+    )
 
 
 def test_faces_from_lmdb_are_image_files(tmp_path):
@@ -754,9 +813,14 @@ def test_what_cannot_be_asked_for():
     assert set(ALIASES.values()) <= set(DATASETS) and not set(ALIASES) & set(DATASETS)
 
 
-@pytest.mark.parametrize(("name", "file", "package"), [
-    ("ffhq", "train.lmdb", "lmdb"), ("omniglot", "chardata.mat", "scipy.io"),
-    ("cifar10", "cifar-10-batches-py", "torchvision.datasets")])
+@pytest.mark.parametrize(
+    ("name", "file", "package"),
+    [
+        ("ffhq", "train.lmdb", "lmdb"),
+        ("omniglot", "chardata.mat", "scipy.io"),
+        ("cifar10", "cifar-10-batches-py", "torchvision.datasets"),
+    ],
+)
 def test_a_missing_package_is_named(tmp_path, monkeypatch, name, file, package):
     monkeypatch.setitem(sys.modules, package, None)
     (tmp_path / "validation.lmdb").mkdir()
@@ -766,12 +830,15 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, name, file, package):
         (tmp_path / file).mkdir()
     side = 256 if name == "ffhq" else 32
     assert f"needs the package {package.partition('.')[0]}: pip install 'nvae-codec[train]'" in refused(
-        name, tmp_path, side=side)
+        name, tmp_path, side=side
+    )
 
 
 def test_no_optional_package_is_needed_to_import_the_modules():
-    code = ("import sys; sys.modules |= dict.fromkeys(['lmdb', 'scipy', 'torchvision', 'constriction'])\n"
-            "import nvae_codec.training.data.catalogue")
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(['lmdb', 'scipy', 'torchvision', 'constriction'])\n"
+        "import nvae_codec.training.data.catalogue"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
@@ -782,7 +849,7 @@ def test_no_optional_package_is_needed_to_import_the_modules():
 def test_mnist_and_cifar10_as_they_were_published():
     mnist = open_dataset("mnist", SHARED / "data" / "mnist", side=32)
     assert (len(mnist.training), len(mnist.validation)) == (60_000, 10_000)
-    assert 0.09 < fixed_batch(mnist.training, 2000).float().mean() < 0.11   # 0.1307 of 28 x 28 pixels
+    assert 0.09 < fixed_batch(mnist.training, 2000).float().mean() < 0.11  # 0.1307 of 28 x 28 pixels
     cifar10 = open_dataset("cifar10", SHARED / "data" / "cifar10", side=32)
     assert (len(cifar10.training), len(cifar10.validation)) == (50_000, 10_000)
     means = fixed_batch(cifar10.training, 5000).double().mean(dim=(0, 2, 3)) / 255

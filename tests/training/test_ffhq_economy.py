@@ -1,4 +1,5 @@
 """The paper's largest network, 6,005,760 latents for an image of 256 x 256: what its latents cost a single file."""
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from nvae_codec.model.nvae import NVAE
 from nvae_codec.rate.ledger import ledger
 from nvae_codec.training.evaluation import estimate_batch_norm
 
-SPEAKING = 4                              # channels of each group that say something, of 20
+SPEAKING = 4  # channels of each group that say something, of 20
 
 
 @pytest.mark.slow
@@ -23,7 +24,7 @@ def test_a_single_image_of_the_ffhq_preset_needs_no_initial_bits():
     latents = network.config.num_latent_per_group
     with torch.no_grad():
         for head in network.posterior_heads:
-            for first in (SPEAKING, latents + SPEAKING):                # means, then logarithms of deviations
+            for first in (SPEAKING, latents + SPEAKING):  # means, then logarithms of deviations
                 silent = slice(first, first + latents - SPEAKING)
                 head.log_gain[silent] = -40.0
                 head.bias[silent] = 0.0
@@ -37,10 +38,12 @@ def test_a_single_image_of_the_ffhq_preset_needs_no_initial_bits():
     data = codec.compress(image, verify=False)
     assert np.array_equal(codec.decompress(data).samples, image)
     entry = ledger(codec, data, network)
-    low_bits = 3 * image.size                                         # the network models 5 of 8 bits
+    low_bits = 3 * image.size  # the network models 5 of 8 bits
     modelled = entry.negative_elbo_bits - low_bits
-    print(f"\n{len(data):,} bytes; negative ELBO of the modelled bits {modelled / 1e6:.4f} Mbit; initial bits 0; "
-          f"idle channels {entry.inactive_channels_bits / modelled:+.4%}; direct coding "
-          f"{entry.rec_bits / 1e6:+.4f} Mbit ({entry.rec_bits / modelled:+.2%})")
-    assert entry.inactive_channels_bits < 0.002 * modelled                  # less than nothing: at rest they make no noise
+    print(
+        f"\n{len(data):,} bytes; negative ELBO of the modelled bits {modelled / 1e6:.4f} Mbit; initial bits 0; "
+        f"idle channels {entry.inactive_channels_bits / modelled:+.4%}; direct coding "
+        f"{entry.rec_bits / 1e6:+.4f} Mbit ({entry.rec_bits / modelled:+.2%})"
+    )
+    assert entry.inactive_channels_bits < 0.002 * modelled  # less than nothing: at rest they make no noise
     assert entry.rec_bits < 0.3e6

@@ -3,6 +3,7 @@
 What the release's network computes, and the names and shapes of its tensors, are those of `second_nvae.py`; the names
 are checked against the list of 400 keys at the end of this file.
 """
+
 import argparse
 import re
 from collections import OrderedDict
@@ -19,16 +20,12 @@ from nvae_codec.likelihoods.pixels import mixture_log_prob
 from nvae_codec.model.config import PRESETS, NVAEConfig
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.ops import Conv
-from nvae_codec.training.import_nvae import (
-    config_from_published,
-    load_published,
-    load_published_run,
-    published_keys,
-)
+from nvae_codec.training.import_nvae import config_from_published, load_published, load_published_run, published_keys
 from nvae_codec.training.recipe import Recipe
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 TOLERANCE = 1e-5
+
 
 # Of random tensors, by the last part of their names.
 def images_and_noise(config: NVAEConfig) -> tuple[torch.Tensor, list]:
@@ -36,8 +33,9 @@ def images_and_noise(config: NVAEConfig) -> tuple[torch.Tensor, list]:
     random = torch.Generator().manual_seed(5)
     x = torch.randint(0, 256, (2, config.image_channels, config.image_size, config.image_size), generator=random) / 255
     sides = map(config.side, config.scale_of_group)
-    return x.double(), [torch.randn(2, config.num_latent_per_group, side, side, generator=random).double()
-                        for side in sides]
+    return x.double(), [
+        torch.randn(2, config.num_latent_per_group, side, side, generator=random).double() for side in sides
+    ]
 
 
 def saved(values, tmp_path: Path) -> Path:
@@ -93,16 +91,27 @@ def test_reference_checkpoints(name, draw):
 
     with torch.no_grad():
         elbo = model(x, recorded, published=True)
-    computed = {"kl_per_group": elbo.kl, "logits": elbo.output, "recon_loss": -elbo.log_likelihood,
-                "nelbo": elbo.negative, "log_q": elbo.log_q, "log_p": elbo.log_p, "log_iw": elbo.log_weight}
+    computed = {
+        "kl_per_group": elbo.kl,
+        "logits": elbo.output,
+        "recon_loss": -elbo.log_likelihood,
+        "nelbo": elbo.negative,
+        "log_q": elbo.log_q,
+        "log_p": elbo.log_p,
+        "log_iw": elbo.log_weight,
+    }
     if name != "mnist":
         computed["log_px_map"] = mixture_log_prob(elbo.output, x, published=True)
     if draw == "mean":
         for group, (q, p) in enumerate(elbo.normals):
-            computed |= {f"g{group:02d}/q_mu": q.mean, f"g{group:02d}/q_sigma": q.sigma,
-                         f"g{group:02d}/p_mu": p.mean, f"g{group:02d}/p_sigma": p.sigma}
+            computed |= {
+                f"g{group:02d}/q_mu": q.mean,
+                f"g{group:02d}/q_sigma": q.sigma,
+                f"g{group:02d}/p_mu": p.mean,
+                f"g{group:02d}/p_sigma": p.sigma,
+            }
     kept = {key.removeprefix(f"{draw}/") for key in expected if key.startswith(f"{draw}/") and not key.endswith("/eps")}
-    assert kept - {"log_px_map"} == computed.keys() - {"log_px_map"}      # nothing of the reference is left unchecked
+    assert kept - {"log_px_map"} == computed.keys() - {"log_px_map"}  # nothing of the reference is left unchecked
     for key, value in computed.items():
         assert_close(value, expected[f"{draw}/{key}"], f"{name} {draw}/{key}")
 
@@ -112,8 +121,9 @@ def test_reference_checkpoints_have_the_keys_that_we_expect(name):
     with torch.serialization.safe_globals([argparse.Namespace]):
         values = torch.load(reference(f"{name}.pt"), map_location="cpu", weights_only=True)
     second = made_up(values["args"])
-    assert [(key, value.shape, value.dtype) for key, value in values["state_dict"].items()] \
-        == [(key, value.shape, value.dtype) for key, value in second["state_dict"].items()]
+    assert [(key, value.shape, value.dtype) for key, value in values["state_dict"].items()] == [
+        (key, value.shape, value.dtype) for key, value in second["state_dict"].items()
+    ]
     assert values["arch_instance"] == second["arch_instance"]
 
 
@@ -124,7 +134,7 @@ def test_reference_checkpoints_as_runs(name, dataset):
     assert of == dataset and network.config.num_nf == (2 if name == "c10_flow" else 0)
     alone = load_published(path).state_dict()
     assert all(torch.equal(tensor, alone[key]) for key, tensor in network.state_dict().items())
-    assert recipe == Recipe(epochs=200, batch_size=200)                   # the release's defaults are otherwise ours
+    assert recipe == Recipe(epochs=200, batch_size=200)  # the release's defaults are otherwise ours
 
 
 # Against the second network
@@ -150,12 +160,14 @@ CASES = {
     **{key: dict(arch_instance=key) for key in second_nvae.OPERATIONS},
     "no_gate": dict(use_se=False),
     "not_residual": dict(res_dist=False),
-    "three_scales": dict(num_latent_scales=3, num_groups_per_scale=5, ada_groups=True, num_cell_per_cond_enc=2,
-                         num_cell_per_cond_dec=3),
+    "three_scales": dict(
+        num_latent_scales=3, num_groups_per_scale=5, ada_groups=True, num_cell_per_cond_enc=2, num_cell_per_cond_dec=3
+    ),
     "no_cells": dict(num_cell_per_cond_enc=0, num_cell_per_cond_dec=0),
     "no_blocks": dict(num_preprocess_blocks=0, num_postprocess_blocks=0, num_groups_per_scale=1),
-    "two_blocks": dict(num_preprocess_blocks=2, num_postprocess_blocks=2, num_preprocess_cells=1,
-                       num_postprocess_cells=3),
+    "two_blocks": dict(
+        num_preprocess_blocks=2, num_postprocess_blocks=2, num_preprocess_cells=1, num_postprocess_cells=3
+    ),
     "widths": dict(num_channels_enc=6, num_channels_dec=10),
     "bernoulli": dict(dataset="omniglot"),
     "gaussian": dict(num_mixture_dec=1),
@@ -164,8 +176,9 @@ CASES = {
     "two_pairs_of_flows": dict(num_nf=2, num_latent_scales=3, num_groups_per_scale=3, ada_groups=True),
     "vanilla_flows": dict(num_nf=1, num_latent_scales=1, num_groups_per_scale=1),
     "vanilla": dict(num_latent_scales=1, num_groups_per_scale=1),
-    "vanilla_two_blocks": dict(num_latent_scales=1, num_groups_per_scale=1, num_preprocess_blocks=2,
-                               num_postprocess_blocks=2),
+    "vanilla_two_blocks": dict(
+        num_latent_scales=1, num_groups_per_scale=1, num_preprocess_blocks=2, num_postprocess_blocks=2
+    ),
 }
 
 
@@ -191,15 +204,27 @@ def test_import_computes_what_the_second_network_does(case, tmp_path):
         elbo = model(x, lambda group, shape: noise[group])
     torch.testing.assert_close(elbo.output, expected.logits, rtol=1e-9, atol=1e-9)
     for (q, p), (_, z), group in zip(elbo.normals, elbo.latents, expected.groups, strict=True):
-        for computed, value in ((q.mean, group.q_mu), (q.sigma, group.q_sigma), (p.mean, group.p_mu),
-                                (p.sigma, group.p_sigma), (z, group.flowed)):
+        for computed, value in (
+            (q.mean, group.q_mu),
+            (q.sigma, group.q_sigma),
+            (p.mean, group.p_mu),
+            (p.sigma, group.p_sigma),
+            (z, group.flowed),
+        ):
             torch.testing.assert_close(computed, value, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name, changes, keys, parameters, towers", [
-    ("mnist", {}, 2016, 1269, (45, 44)), ("cifar10", {}, 3838, 2566, (89, 88)),
-    ("cifar10", {"num_nf": 0}, 3418, 2146, (89, 88)), ("celeba64", {}, 4596, 3072, (106, 105)),
-    ("imagenet32", {}, 3586, 2398, (83, 82)), ("ffhq256", {}, 5354, 3746, (111, 110))])
+@pytest.mark.parametrize(
+    "name, changes, keys, parameters, towers",
+    [
+        ("mnist", {}, 2016, 1269, (45, 44)),
+        ("cifar10", {}, 3838, 2566, (89, 88)),
+        ("cifar10", {"num_nf": 0}, 3418, 2146, (89, 88)),
+        ("celeba64", {}, 4596, 3072, (106, 105)),
+        ("imagenet32", {}, 3586, 2398, (83, 82)),
+        ("ffhq256", {}, 5354, 3746, (111, 110)),
+    ],
+)
 def test_numbers_of_keys_of_the_presets(name, changes, keys, parameters, towers):
     """The published figures."""
     config = PRESETS[name]
@@ -224,23 +249,46 @@ def test_options_that_early_files_lack_have_fallbacks():
     assert config_from_published(args, operations) == config_from_published(options(), operations)
 
 
-@pytest.mark.parametrize("dataset, size, channels", [
-    ("mnist", 32, 1), ("omniglot", 32, 1), ("cifar10", 32, 3), ("celeba_64", 64, 3), ("imagenet_32", 32, 3),
-    ("imagenet_64", 64, 3), ("celeba_256", 256, 3), ("ffhq", 256, 3), ("lsun_bedroom_128", 128, 3),
-    ("lsun_bedroom_256", 256, 3), ("lsun_church_64", 64, 3), ("lsun_church_128", 128, 3)])
+@pytest.mark.parametrize(
+    "dataset, size, channels",
+    [
+        ("mnist", 32, 1),
+        ("omniglot", 32, 1),
+        ("cifar10", 32, 3),
+        ("celeba_64", 64, 3),
+        ("imagenet_32", 32, 3),
+        ("imagenet_64", 64, 3),
+        ("celeba_256", 256, 3),
+        ("ffhq", 256, 3),
+        ("lsun_bedroom_128", 128, 3),
+        ("lsun_bedroom_256", 256, 3),
+        ("lsun_church_64", 64, 3),
+        ("lsun_church_128", 128, 3),
+    ],
+)
 def test_data_sets(dataset, size, channels):
     config = config_from_published(options(dataset=dataset), positions("res_mbconv"))
     assert (config.image_size, config.image_channels) == (size, channels)
     assert config.likelihood == ("mixture" if channels == 3 else "bernoulli")
 
 
-@pytest.mark.parametrize("changes, cause", [
-    (dict(dataset="stacked_mnist"), "unknown data set 'stacked_mnist'"), (dict(dataset=["cifar10"]), "dataset"),
-    (dict(arch_instance="res_mbconv9"), "unknown architecture 'res_mbconv9'"), (dict(use_se=None), "use_se"),
-    (dict(num_groups_per_scale=10**12), "num_groups_per_scale"), (dict(num_latent_scales=7), "halved 7 times"),
-    (dict(num_channels_enc="16"), "num_channels_enc"), (dict(num_channels_dec=16.0), "num_channels_dec"),
-    (dict(num_latent_per_group=0), "num_latent_per_group"), (dict(num_mixture_dec=torch.ones(2)), "num_mixture_dec"),
-    (dict(num_preprocess_blocks=2), "equally many"), (dict(num_x_bits=9), "num_x_bits")])
+@pytest.mark.parametrize(
+    "changes, cause",
+    [
+        (dict(dataset="stacked_mnist"), "unknown data set 'stacked_mnist'"),
+        (dict(dataset=["cifar10"]), "dataset"),
+        (dict(arch_instance="res_mbconv9"), "unknown architecture 'res_mbconv9'"),
+        (dict(use_se=None), "use_se"),
+        (dict(num_groups_per_scale=10**12), "num_groups_per_scale"),
+        (dict(num_latent_scales=7), "halved 7 times"),
+        (dict(num_channels_enc="16"), "num_channels_enc"),
+        (dict(num_channels_dec=16.0), "num_channels_dec"),
+        (dict(num_latent_per_group=0), "num_latent_per_group"),
+        (dict(num_mixture_dec=torch.ones(2)), "num_mixture_dec"),
+        (dict(num_preprocess_blocks=2), "equally many"),
+        (dict(num_x_bits=9), "num_x_bits"),
+    ],
+)
 def test_options_that_make_no_network(changes, cause):
     with pytest.raises(ModelError, match=cause):
         config_from_published(options(**changes), positions("res_mbconv"))
@@ -273,12 +321,35 @@ def test_the_recipe_of_a_checkpoint(small, tmp_path):
     """Of every option of the release the field that it becomes, and our value where a file lacks one."""
     _, dataset, recipe = load_published_run(saved(small, tmp_path))
     assert dataset == "cifar10" and recipe == Recipe(epochs=200, batch_size=200, learning_rate=0.01)
-    options = dict(dataset="celeba_64", epochs=7, warmup_epochs=2, batch_size=9, learning_rate=0.5,
-                   learning_rate_min=0.25, weight_decay=0.125, weight_decay_norm=3.0, weight_decay_norm_init=4.0,
-                   kl_anneal_portion=0.75, kl_const_portion=0.0625, kl_const_coeff=0.03125, seed=6)
-    expected = Recipe(epochs=7, warm_up=2, batch_size=9, learning_rate=0.5, learning_rate_min=0.25, weight_decay=0.125,
-                      norm_regularisation=3.0, norm_regularisation_first=4.0, kl_anneal_portion=0.75,
-                      kl_const_portion=0.0625, kl_const_coefficient=0.03125, seed=6)
+    options = dict(
+        dataset="celeba_64",
+        epochs=7,
+        warmup_epochs=2,
+        batch_size=9,
+        learning_rate=0.5,
+        learning_rate_min=0.25,
+        weight_decay=0.125,
+        weight_decay_norm=3.0,
+        weight_decay_norm_init=4.0,
+        kl_anneal_portion=0.75,
+        kl_const_portion=0.0625,
+        kl_const_coeff=0.03125,
+        seed=6,
+    )
+    expected = Recipe(
+        epochs=7,
+        warm_up=2,
+        batch_size=9,
+        learning_rate=0.5,
+        learning_rate_min=0.25,
+        weight_decay=0.125,
+        norm_regularisation=3.0,
+        norm_regularisation_first=4.0,
+        kl_anneal_portion=0.75,
+        kl_const_portion=0.0625,
+        kl_const_coefficient=0.03125,
+        seed=6,
+    )
     values = made_up(argparse.Namespace(**vars(small["args"]) | options | {"weight_decay_norm_anneal": True}))
     assert load_published_run(saved(values, tmp_path))[1:] == ("celeba_64", expected)
     values["args"].weight_decay_norm_anneal = False
@@ -286,9 +357,17 @@ def test_the_recipe_of_a_checkpoint(small, tmp_path):
     assert constant.norm_regularisation_first == 0 and constant.norm_regularisation == 3
 
 
-@pytest.mark.parametrize("changes", [
-    dict(epochs="many"), dict(epochs=0), dict(learning_rate=float("nan")), dict(batch_size=-1), dict(seed=2 ** 32),
-    dict(weight_decay_norm_anneal=True, weight_decay_norm_init=[1.0])])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(epochs="many"),
+        dict(epochs=0),
+        dict(learning_rate=float("nan")),
+        dict(batch_size=-1),
+        dict(seed=2**32),
+        dict(weight_decay_norm_anneal=True, weight_decay_norm_init=[1.0]),
+    ],
+)
 def test_options_that_make_no_recipe(small, tmp_path, changes):
     args = argparse.Namespace(**vars(small["args"]) | changes)
     path = saved(small | {"args": args}, tmp_path)
@@ -322,8 +401,12 @@ def test_keys_and_tensors_must_fit(small, tmp_path):
     def refused(**changes) -> str:
         return refusal(saved(small | {"state_dict": OrderedDict(small["state_dict"], **changes)}, tmp_path))
 
-    for key in ("stem.bias", "prior_ftr0", "dec_tower.1._ops.0.conv.0.bn.num_batches_tracked",
-                "enc_tower.7.se.se.2.weight"):
+    for key in (
+        "stem.bias",
+        "prior_ftr0",
+        "dec_tower.1._ops.0.conv.0.bn.num_batches_tracked",
+        "enc_tower.7.se.se.2.weight",
+    ):
         weights = OrderedDict(small["state_dict"])
         tensor = weights.pop(key)
         assert f"lack {key}" in refusal(saved(small | {"state_dict": weights}, tmp_path))
@@ -344,9 +427,17 @@ def test_keys_and_tensors_must_fit(small, tmp_path):
 
 
 def test_options_and_weights_must_fit_each_other(small, tmp_path):
-    for changes in (dict(num_channels_enc=5), dict(num_groups_per_scale=3), dict(num_cell_per_cond_dec=2),
-                    dict(use_se=False), dict(num_latent_per_group=4), dict(dataset="mnist"), dict(dataset="celeba_64"),
-                    dict(num_mixture_dec=2), dict(arch_instance="mbconv_sep")):
+    for changes in (
+        dict(num_channels_enc=5),
+        dict(num_groups_per_scale=3),
+        dict(num_cell_per_cond_dec=2),
+        dict(use_se=False),
+        dict(num_latent_per_group=4),
+        dict(dataset="mnist"),
+        dict(dataset="celeba_64"),
+        dict(num_mixture_dec=2),
+        dict(arch_instance="mbconv_sep"),
+    ):
         args = argparse.Namespace(**vars(small["args"]) | changes)
         refusal(saved(small | {"args": args, "arch_instance": positions(args.arch_instance)}, tmp_path))
     vast = argparse.Namespace(**vars(small["args"]) | dict(num_groups_per_scale=64, num_cell_per_cond_enc=16))
@@ -360,7 +451,7 @@ def test_only_namespaces_are_unpickled(small, tmp_path):
     assert argparse.Namespace not in allowed
     assert "UnpicklingError" in refusal(saved(small | {"writer": PurePosixPath("runs")}, tmp_path))
     load_published(saved(small, tmp_path))
-    assert torch.serialization.get_safe_globals() == allowed      # namespaces were allowed for that load alone
+    assert torch.serialization.get_safe_globals() == allowed  # namespaces were allowed for that load alone
 
 
 def test_files_that_are_no_checkpoints(small, tmp_path):
@@ -368,7 +459,7 @@ def test_files_that_are_no_checkpoints(small, tmp_path):
     refusal(tmp_path)
     path = saved(small, tmp_path)
     data = path.read_bytes()
-    for part in (data[:len(data) // 2], data[:-1], data[:10], b"", b"PK\x03\x04", b"not a checkpoint", data[100:]):
+    for part in (data[: len(data) // 2], data[:-1], data[:10], b"", b"PK\x03\x04", b"not a checkpoint", data[100:]):
         path.write_bytes(part)
         assert "not a readable checkpoint" in refusal(path)
     for values in ([small], small["state_dict"], {key: value for key, value in small.items() if key != "args"}):

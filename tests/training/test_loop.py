@@ -1,4 +1,5 @@
 """The training loop: resuming, several processes, failures, what it writes; evaluation, statistics and samples."""
+
 import contextlib
 import copy
 import dataclasses
@@ -43,16 +44,36 @@ from nvae_codec.training.sampling import image_grid, readjust_batch_norm
 pytestmark = pytest.mark.thorough
 
 TINY = NVAEConfig(
-    image_size=8, num_mixtures=1, num_latent_scales=2, num_groups_per_scale=1, num_latent_per_group=2,
-    num_channels_enc=4, num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=1, num_postprocess_blocks=1,
-    num_postprocess_cells=1, num_nf=1)
+    image_size=8,
+    num_mixtures=1,
+    num_latent_scales=2,
+    num_groups_per_scale=1,
+    num_latent_per_group=2,
+    num_channels_enc=4,
+    num_channels_dec=4,
+    num_preprocess_blocks=1,
+    num_preprocess_cells=1,
+    num_postprocess_blocks=1,
+    num_postprocess_cells=1,
+    num_nf=1,
+)
 # Everything that a recipe can ask for.
 RECIPE = Recipe(
-    steps=20, warm_up=3, batch_size=3, learning_rate=4e-3, norm_regularisation=1e-2, norm_regularisation_first=1.0,
-    kl_anneal_portion=0.5, clip_gradient=50.0, average=0.9, seed=5)
+    steps=20,
+    warm_up=3,
+    batch_size=3,
+    learning_rate=4e-3,
+    norm_regularisation=1e-2,
+    norm_regularisation_first=1.0,
+    kl_anneal_portion=0.5,
+    clip_gradient=50.0,
+    average=0.9,
+    seed=5,
+)
 SHORT = dataclasses.replace(RECIPE, steps=6)
-EXECUTION = Execution(device="cpu", report_every=1, save_every=10, sample_every=1, validation_images=5,
-                      tensorboard=False)
+EXECUTION = Execution(
+    device="cpu", report_every=1, save_every=10, sample_every=1, validation_images=5, tensorboard=False
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,8 +89,10 @@ def dataset(config: NVAEConfig = TINY, training: int = 10, validation: int = 5) 
     random = np.random.default_rng(4)
     shape = config.image_channels, config.image_size, config.image_size
     levels = 2 if config.likelihood == "bernoulli" else 256
-    splits = (Whole(Arrays([random.integers(0, levels, (count, *shape), np.uint8)]), shape)
-              for count in (training, validation))
+    splits = (
+        Whole(Arrays([random.integers(0, levels, (count, *shape), np.uint8)]), shape)
+        for count in (training, validation)
+    )
     return Dataset("random", *splits, config.image_size, config.image_channels)
 
 
@@ -77,8 +100,9 @@ class Interrupted(Exception):
     """What ends a run from outside."""
 
 
-def run(folder: Path, recipe: Recipe = SHORT, *, config: NVAEConfig = TINY, until: int | None = None,
-        **execution) -> list[str]:
+def run(
+    folder: Path, recipe: Recipe = SHORT, *, config: NVAEConfig = TINY, until: int | None = None, **execution
+) -> list[str]:
     """The lines that a run reports. It ends by an exception after the report of step `until`."""
     lines = []
 
@@ -95,13 +119,16 @@ def run(folder: Path, recipe: Recipe = SHORT, *, config: NVAEConfig = TINY, unti
 def stats(folder: Path) -> list[dict]:
     def refuse(name: str):
         raise AssertionError(f"{name} is not JSON")
+
     lines = (folder / "stats.jsonl").read_text().splitlines()
     return [json.loads(line, parse_constant=refuse) for line in lines]
 
 
 def timeless(statuses: list[dict]) -> list[dict]:
-    return [{name: value for name, value in status.items() if name not in ("images_per_second", "seconds_left")}
-            for status in statuses]
+    return [
+        {name: value for name, value in status.items() if name not in ("images_per_second", "seconds_left")}
+        for status in statuses
+    ]
 
 
 def assert_same(first, second) -> None:
@@ -126,8 +153,13 @@ def assert_close(first: dict, second: dict, tolerance: float) -> None:
     assert list(first) == list(second)
     for key, value in first.items():
         if isinstance(value, torch.Tensor):
-            torch.testing.assert_close(value, second[key], rtol=tolerance if value.is_floating_point() else 0,
-                                       atol=tolerance if value.is_floating_point() else 0, msg=lambda m, k=key: k + m)
+            torch.testing.assert_close(
+                value,
+                second[key],
+                rtol=tolerance if value.is_floating_point() else 0,
+                atol=tolerance if value.is_floating_point() else 0,
+                msg=lambda m, k=key: k + m,
+            )
 
 
 def checkpoint(folder: Path) -> dict:
@@ -136,6 +168,7 @@ def checkpoint(folder: Path) -> dict:
 
 def double_precision(patch: pytest.MonkeyPatch) -> None:
     """Train in float64, and from batch norms that have one largest scale each: rounding could choose between two."""
+
     def network(config: NVAEConfig) -> NVAE:
         model = NVAE(config)
         randomise_batch_norm(model)
@@ -173,10 +206,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(whole, workers, tmp_path):
     part = checkpoint(tmp_path)
     assert part["step"] == 10
     for state in ("model", "average", "spectral"):
-        assert not all(torch.equal(value, expected[state][key]) for key, value in part[state].items()
-                       if isinstance(value, torch.Tensor)), state
+        assert not all(
+            torch.equal(value, expected[state][key])
+            for key, value in part[state].items()
+            if isinstance(value, torch.Tensor)
+        ), state
     assert [status["step"] for status in stats(tmp_path)] == list(range(1, 14))
-    torch.rand(7)                                                   # other uses of the generator do not matter
+    torch.rand(7)  # other uses of the generator do not matter
     np.random.rand(7)
     lines = run(tmp_path, RECIPE, workers=workers)
     assert lines[0] == "continuing from step 10" and lines[1].startswith("step 11/20")
@@ -187,13 +223,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(whole, workers, tmp_path):
     assert all(one.read_bytes() == other.read_bytes() for one, other in zip(*pictures, strict=True))
 
 
-@pytest.mark.parametrize("changes, recipe", [
-    (dict(architecture="res_elu"), dict(centre_mixture=True)),
-    (dict(architecture="res_bnswish", num_nf=0), dict(spectral=False, average=0.0, clip_gradient=0.0)),
-    (dict(likelihood="bernoulli", image_channels=1), dict(steps=0, epochs=2, warm_up=1)),
-    (dict(likelihood="gaussian", num_latent_scales=1), dict(norm_regularisation_first=0.0)),
-    (dict(pixel_head="phases", num_phase_channels=4), dict(optimizer="adam")),
-], ids=["data-dependent initialisation", "without extras", "by epochs, bernoulli", "vanilla, gaussian", "phases, Adam"])
+@pytest.mark.parametrize(
+    "changes, recipe",
+    [
+        (dict(architecture="res_elu"), dict(centre_mixture=True)),
+        (dict(architecture="res_bnswish", num_nf=0), dict(spectral=False, average=0.0, clip_gradient=0.0)),
+        (dict(likelihood="bernoulli", image_channels=1), dict(steps=0, epochs=2, warm_up=1)),
+        (dict(likelihood="gaussian", num_latent_scales=1), dict(norm_regularisation_first=0.0)),
+        (dict(pixel_head="phases", num_phase_channels=4), dict(optimizer="adam")),
+    ],
+    ids=[
+        "data-dependent initialisation",
+        "without extras",
+        "by epochs, bernoulli",
+        "vanilla, gaussian",
+        "phases, Adam",
+    ],
+)
 def test_other_runs_resume_exactly_too(changes, recipe, tmp_path):
     config, recipe = dataclasses.replace(TINY, **changes), dataclasses.replace(SHORT, **recipe)
     run(tmp_path / "whole", recipe, config=config, save_every=2)
@@ -207,8 +253,9 @@ def test_other_runs_resume_exactly_too(changes, recipe, tmp_path):
 def test_a_run_that_is_stopped_saves_and_continues(whole, tmp_path):
     """At a step that would not have been saved; the figures of the steps around are told in two parts."""
     calls = itertools.count(1)
-    network = train(TINY, RECIPE, dataset(), tmp_path, dataclasses.replace(EXECUTION, report_every=5),
-                    stop=lambda: next(calls) == 7)
+    network = train(
+        TINY, RECIPE, dataset(), tmp_path, dataclasses.replace(EXECUTION, report_every=5), stop=lambda: next(calls) == 7
+    )
     assert checkpoint(tmp_path)["step"] == 7
     assert_same(dict(network.state_dict()), dict(load_network(tmp_path).state_dict()))
     run(tmp_path, RECIPE, report_every=5)
@@ -236,9 +283,9 @@ def test_checkpoints_do_not_wait_for_reports(tmp_path):
 
 def test_seeds_matter(tmp_path):
     recipe = dataclasses.replace(RECIPE, steps=1)
-    for seed in (1, 2 ** 32 - 1):
+    for seed in (1, 2**32 - 1):
         run(tmp_path / str(seed), dataclasses.replace(recipe, seed=seed))
-    first, second = (checkpoint(tmp_path / str(seed))["model"]["stem.weight"] for seed in (1, 2 ** 32 - 1))
+    first, second = (checkpoint(tmp_path / str(seed))["model"]["stem.weight"] for seed in (1, 2**32 - 1))
     assert not torch.equal(first, second)
 
 
@@ -292,8 +339,9 @@ def test_another_run_in_the_folder(tmp_path):
     run(tmp_path, until=3, save_every=3)
     before = files(tmp_path)
     for config, recipe, names in (
-            (dataclasses.replace(TINY, num_mixtures=3, use_se=False), SHORT, ("num_mixtures", "use_se")),
-            (TINY, dataclasses.replace(SHORT, learning_rate=1e-3, seed=2), ("learning_rate", "seed"))):
+        (dataclasses.replace(TINY, num_mixtures=3, use_se=False), SHORT, ("num_mixtures", "use_se")),
+        (TINY, dataclasses.replace(SHORT, learning_rate=1e-3, seed=2), ("learning_rate", "seed")),
+    ):
         with pytest.raises(ModelError) as caught:
             run(tmp_path, recipe, config=config)
         sentence = str(caught.value)
@@ -307,7 +355,7 @@ def test_damaged_checkpoints(tmp_path):
     recipe = dataclasses.replace(SHORT, steps=1)
     run(tmp_path, recipe)
     data = path.read_bytes()
-    for part in (data[:-1], data[:len(data) // 2], b"", b"not a checkpoint"):
+    for part in (data[:-1], data[: len(data) // 2], b"", b"not a checkpoint"):
         path.write_bytes(part)
         with pytest.raises(ModelError, match="not a readable checkpoint"):
             run(tmp_path, recipe)
@@ -339,10 +387,19 @@ def test_checkpoints_that_no_run_can_continue_from(tmp_path):
     whole = load_checkpoint(path)
     lacking, unfit = "not the state of its training", "fit the network"
     for changes, cause in (
-            ({"optimizer": None}, unfit), ({"optimizer": {}}, unfit), ({"model": {}}, unfit), ({"spectral": {}}, unfit),
-            ({"spectral": None}, unfit), ({"average": None}, unfit), ({"average": {}}, unfit), ({"step": "1"}, lacking),
-            ({"step": None}, lacking), ({"recipe": None}, "epochs"), ({"recipe": {}}, "epochs"),
-            ({"world_size": None}, "processes")):
+        ({"optimizer": None}, unfit),
+        ({"optimizer": {}}, unfit),
+        ({"model": {}}, unfit),
+        ({"spectral": {}}, unfit),
+        ({"spectral": None}, unfit),
+        ({"average": None}, unfit),
+        ({"average": {}}, unfit),
+        ({"step": "1"}, lacking),
+        ({"step": None}, lacking),
+        ({"recipe": None}, "epochs"),
+        ({"recipe": {}}, "epochs"),
+        ({"world_size": None}, "processes"),
+    ):
         torch.save(whole | changes, path)
         with pytest.raises(ModelError, match=cause):
             run(tmp_path, recipe)
@@ -361,7 +418,7 @@ def test_a_crash_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     def half(values, file, *more, **options):
         data = io.BytesIO()
         save(values, data)
-        part = data.getvalue()[:len(data.getvalue()) // 2]
+        part = data.getvalue()[: len(data.getvalue()) // 2]
         if hasattr(file, "write"):
             file.write(part)
         else:
@@ -407,13 +464,16 @@ def test_a_run_without_validation_images(tmp_path):
 def poison(patch: pytest.MonkeyPatch, kind: str, at: int) -> None:
     """Make something infinite or not a number in step `at`, the first being 0."""
     if kind == "latents":
+
         def noise(x, seed, step, rank=0):
             drawn = step_noise(x, seed, step, rank)
             return (lambda group, shape: drawn(group, shape) * math.nan) if step == at else drawn
+
         patch.setattr(loop, "step_noise", noise)
     elif kind == "coefficient":
         patch.setattr(Schedule, "norm_regularisation", lambda self, step: math.inf if step == at else 0.1)
     else:
+
         class Poisoned(Objective):
             """Its losses are finite, the gradient of one weight is not."""
 
@@ -458,15 +518,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(kind, tmp_path, monkeypatch):
         assert (tmp_path / FILE_NAME).read_bytes() == before
         assert [status["step"] for status in stats(tmp_path)] == list(range(1, at + 1))
     for sentence in sentences:
-        for reported in ("loss ", "reconstruction ", "kl ", "spectral ", "batch norm ", "gradient norm ",
-                     "norm_regularisation", "learning_rate"):
+        for reported in (
+            "loss ",
+            "reconstruction ",
+            "kl ",
+            "spectral ",
+            "batch norm ",
+            "gradient norm ",
+            "norm_regularisation",
+            "learning_rate",
+        ):
             assert reported in sentence
         assert ("nan" in sentence or "inf" in sentence) and "\n" not in sentence
     assert not list(tmp_path.glob("*.tmp"))
     model = load_network(tmp_path)
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
 
-    run(tmp_path, save_every=3)                                     # without the poison it goes on as if never failed
+    run(tmp_path, save_every=3)  # without the poison it goes on as if never failed
     run(tmp_path / "whole", save_every=3)
     assert_same(checkpoint(tmp_path), checkpoint(tmp_path / "whole"))
 
@@ -507,9 +575,18 @@ def plain(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("execution", [
-    dict(channels_last=False), dict(fused_norm=False), dict(), dict(recompute=True), dict(workers=1),
-    dict(report_every=2, save_every=1)], ids=str)
+@pytest.mark.parametrize(
+    "execution",
+    [
+        dict(channels_last=False),
+        dict(fused_norm=False),
+        dict(),
+        dict(recompute=True),
+        dict(workers=1),
+        dict(report_every=2, save_every=1),
+    ],
+    ids=str,
+)
 def test_execution_changes_nothing_but_rounding(plain, execution, tmp_path):
     run(tmp_path, dataclasses.replace(SHORT, steps=3, warm_up=0), **execution)
     if "report_every" not in execution:
@@ -535,8 +612,13 @@ def test_recomputed_cells_give_the_same_bits(tmp_path):
 def test_the_network_that_is_returned_is_an_ordinary_one(execution, tmp_path, monkeypatch):
     """A copy of it computes with its own weights, in training mode too."""
     monkeypatch.setattr(torch, "compile", lambda function, **options: lambda *values: function(*values))
-    network = train(TINY, dataclasses.replace(SHORT, steps=1, average=0.0), dataset(), tmp_path,
-                    dataclasses.replace(EXECUTION, **execution))
+    network = train(
+        TINY,
+        dataclasses.replace(SHORT, steps=1, average=0.0),
+        dataset(),
+        tmp_path,
+        dataclasses.replace(EXECUTION, **execution),
+    )
     twin = copy.deepcopy(network)
     x = unit_range(TINY, fixed_batch(dataset().validation, 2))
     with torch.no_grad():
@@ -559,10 +641,10 @@ def test_low_precision_trains(plain, tmp_path):
 
 
 def test_float16_skips_steps_whose_gradients_overflow(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "FIRST_LOSS_SCALE", 2.0 ** 36)
+    monkeypatch.setattr(loop, "FIRST_LOSS_SCALE", 2.0**36)
     run(tmp_path, dataclasses.replace(SHORT, clip_gradient=0.0, average=0.0), precision="fp16")
     scales = [status["loss_scale"] for status in stats(tmp_path)]
-    assert scales[0] == 2.0 ** 35 and scales == sorted(scales, reverse=True)
+    assert scales[0] == 2.0**35 and scales == sorted(scales, reverse=True)
     found = checkpoint(tmp_path)
     assert all(torch.isfinite(value).all() for value in found["model"].values())
     assert all(math.isfinite(status["loss"]) for status in stats(tmp_path))
@@ -587,8 +669,14 @@ def test_all_kinds_of_cells_can_be_compiled(monkeypatch):
     dynamo = pytest.importorskip("torch._dynamo")
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda *values, **how: compile_(*values, **how, backend="eager"))
-    config = dataclasses.replace(TINY, image_size=16, num_latent_scales=3, num_groups_per_scale=2,
-                                 num_preprocess_cells=2, num_postprocess_cells=2)
+    config = dataclasses.replace(
+        TINY,
+        image_size=16,
+        num_latent_scales=3,
+        num_groups_per_scale=2,
+        num_preprocess_cells=2,
+        num_postprocess_cells=2,
+    )
     torch.manual_seed(0)
     model = NVAE(config).train()
     x = torch.rand(2, 3, 16, 16)
@@ -640,10 +728,12 @@ VANILLA = dataclasses.replace(TINY, num_latent_scales=1)
 
 def noise_noted(rank: int, poisoned: int | None = None):
     """`step_noise`, which must be asked for this process's own; from one of the processes it is not a number once."""
+
     def noise(x, seed, step, asked=0):
         assert asked == rank
         drawn = step_noise(x, seed, step, asked)
         return (lambda group, shape: drawn(group, shape) * math.nan) if (rank, step) == (1, poisoned) else drawn
+
     return noise
 
 
@@ -653,8 +743,16 @@ def one_of_two(rank: int, folder: str, ports: dict[str, int]) -> None:
     folder = Path(folder)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
 
-    def train_together(name: str, recipe: Recipe = TWO, config: NVAEConfig = TINY, *, poisoned: int | None = None,
-                       place: str = "", stop=lambda: False, **execution) -> None:
+    def train_together(
+        name: str,
+        recipe: Recipe = TWO,
+        config: NVAEConfig = TINY,
+        *,
+        poisoned: int | None = None,
+        place: str = "",
+        stop=lambda: False,
+        **execution,
+    ) -> None:
         os.environ["MASTER_PORT"] = str(ports[name])
         lines = []
         with pytest.MonkeyPatch.context() as patch:
@@ -663,8 +761,9 @@ def one_of_two(rank: int, folder: str, ports: dict[str, int]) -> None:
                 double_precision(patch)
             execution = dataclasses.replace(EXECUTION, **execution)
             try:
-                network = train(config, recipe, dataset(config), folder / (place or name), execution, lines.append,
-                                stop=stop)
+                network = train(
+                    config, recipe, dataset(config), folder / (place or name), execution, lines.append, stop=stop
+                )
                 torch.save(network.state_dict(), folder / f"{name}-{rank}.pt")
             except ModelError as error:
                 (folder / f"{name}-{rank}.error").write_text(str(error))
@@ -715,12 +814,14 @@ def test_two_processes_have_equal_weights(two, name):
 @pytest.mark.parametrize("name", ["kept", "recomputed"])
 def test_two_processes_do_what_one_does_with_the_joint_batch(two, name, tmp_path, monkeypatch):
     """In float64, to 1e-10, if its noise is that of the two: weights, statistics, average, optimiser, figures told."""
+
     def joint_noise(x, seed, step, rank=0):
         parts = [step_noise(part, seed, step, number) for number, part in enumerate(x.chunk(2))]
         assert rank == 0
 
         def noise(group, shape):
             return torch.cat([part(group, torch.Size([shape[0] // 2, *shape[1:]])) for part in parts])
+
         return noise
 
     monkeypatch.setattr(loop, "step_noise", joint_noise)
@@ -835,6 +936,7 @@ def test_the_chosen_precision():
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """The curves for TensorBoard: steps and values."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     found = EventAccumulator(str(folder / "tensorboard"))
     found.Reload()
     return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
@@ -848,8 +950,18 @@ def test_what_a_run_leaves(whole):
     assert validated == [10, 20]
     for step, status in enumerate(statuses):
         assert status.keys() - {"validation_bits_per_dim"} == {
-            "step", "negative_elbo_bits_per_dim", *TERMS, "kl_bits_per_dim", "active_channels", "kl_coefficient",
-            "norm_regularisation", "learning_rate", "loss_scale", "images_per_second", "seconds_left"}
+            "step",
+            "negative_elbo_bits_per_dim",
+            *TERMS,
+            "kl_bits_per_dim",
+            "active_channels",
+            "kl_coefficient",
+            "norm_regularisation",
+            "learning_rate",
+            "loss_scale",
+            "images_per_second",
+            "seconds_left",
+        }
         assert status["kl_coefficient"] == schedule.kl_coefficient(step)
         assert status["norm_regularisation"] == schedule.norm_regularisation(step)
         assert status["learning_rate"] == schedule.learning_rate(step)
@@ -884,7 +996,7 @@ def test_sample_grids(whole):
     network = load_network(whole)
     expected = torch.cat([network.sample(4, temperature, generator) for temperature in SAMPLE_TEMPERATURES])
     difference = np.abs(found.astype(int) - image_grid(expected, 4).astype(int))
-    assert (difference > 1).mean() < 0.01 and found.std() > 10      # a draw close to a step can fall on either side
+    assert (difference > 1).mean() < 0.01 and found.std() > 10  # a draw close to a step can fall on either side
 
 
 def check_curves(folder: Path) -> None:
@@ -915,8 +1027,10 @@ def test_curves_of_a_resumed_run(tmp_path):
 
 def test_without_tensorboard_a_line_says_so(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard"] + [
-            "tensorboard", "torch.utils.tensorboard"]:
-        monkeypatch.setitem(sys.modules, name, None)                # an import of it fails
+        "tensorboard",
+        "torch.utils.tensorboard",
+    ]:
+        monkeypatch.setitem(sys.modules, name, None)  # an import of it fails
     lines = run(tmp_path, dataclasses.replace(SHORT, steps=1), tensorboard=True)
     assert len(lines) == 2
     assert "TensorBoard" in lines[0] and "pip install 'nvae-codec[train]'" in lines[0]
@@ -926,8 +1040,16 @@ def test_without_tensorboard_a_line_says_so(tmp_path, monkeypatch):
 def a_log(folder: Path, steps: int = 10, **options) -> tuple[Log, list[str]]:
     lines = []
     schedule = Schedule(dataclasses.replace(SHORT, steps=steps), 3)
-    return Log(folder, TINY, schedule, options.pop("first_step", 0), Processes(torch.device("cpu")), lines.append,
-               tensorboard=False, **options), lines
+    return Log(
+        folder,
+        TINY,
+        schedule,
+        options.pop("first_step", 0),
+        Processes(torch.device("cpu")),
+        lines.append,
+        tensorboard=False,
+        **options,
+    ), lines
 
 
 def a_loss(value: float, kl: list[list[float]], channels: list[list[float]]) -> Loss:
@@ -946,7 +1068,7 @@ def test_statuses_are_means_over_the_steps_since_the_last(tmp_path):
     nats = math.log(2) * 192
     assert status["kl_bits_per_dim"] == pytest.approx([3 / nats, 6 / nats])
     assert status["negative_elbo_bits_per_dim"] == pytest.approx((16 + 3 + 6) / nats)
-    assert status["active_channels"] == [1, 1] and status["step"] == 2      # of the last step; above the threshold
+    assert status["active_channels"] == [1, 1] and status["step"] == 2  # of the last step; above the threshold
     log_.write(status)
     log_.record(a_loss(1.0, [[0, 0]], [[1.0, 1.0], [0.0, 0.0]]), torch.tensor(2.0))
     log_.write(log_.status(1.0) | {"validation_bits_per_dim": 4.5})
@@ -967,7 +1089,7 @@ def test_the_step_that_is_not_finite_is_found_among_many(tmp_path):
     log_, _ = a_log(tmp_path)
     for norm in (1.0, math.inf, math.nan, 1.0):
         log_.record(a_loss(1.0, [[1, 2]], [[1.0, 0.0]] * 2), torch.tensor(norm))
-    log_.check(skips=True)                                          # float16 skips such steps
+    log_.check(skips=True)  # float16 skips such steps
     assert log_.status(1.0)["gradient_norm"] == 1
     log_.record(a_loss(1.0, [[1, 2]], [[1.0, 0.0]] * 2), torch.tensor(math.inf))
     with pytest.raises(ModelError, match="step 5: .*gradient norm inf"):
@@ -994,7 +1116,13 @@ def test_lines_after_the_checkpoint_and_lines_cut_short_are_forgotten(tmp_path):
 
 def test_times_for_people():
     assert [log._duration(seconds) for seconds in (0, 59, 61, 119 * 60, 2 * 3600, 30 * 3600 + 62)] == [
-        "0 s", "59 s", "61 s", "119 min", "2 h 00 min", "30 h 01 min"]
+        "0 s",
+        "59 s",
+        "61 s",
+        "119 min",
+        "2 h 00 min",
+        "30 h 01 min",
+    ]
 
 
 def test_the_folders_configuration(tmp_path):
@@ -1005,8 +1133,14 @@ def test_the_folders_configuration(tmp_path):
         with pytest.raises(ModelError):
             Run.load(path)
     values = json.loads((tmp_path / "config.json").read_text())
-    for wrong in ({}, [], values | {"recipe": {"steps": 1, "more": 2}}, values | {"network": {}}, values | {"data": 3},
-                  values | {"recipe": {"steps": -1}}):
+    for wrong in (
+        {},
+        [],
+        values | {"recipe": {"steps": 1, "more": 2}},
+        values | {"network": {}},
+        values | {"data": 3},
+        values | {"recipe": {"steps": -1}},
+    ):
         (tmp_path / "config.json").write_text(json.dumps(wrong))
         with pytest.raises(ModelError):
             Run.load(tmp_path)
@@ -1067,14 +1201,15 @@ def test_estimated_memory_has_exact_parts():
     optimizer.step()
     moments = sum(value.nbytes for state in optimizer.state.values() for value in state.values() if value.ndim)
     assert found["optimiser"] == moments == 2 * bytes_
-    assert bytes_ <= found["average"] < 1.1 * bytes_                # its statistics are little
+    assert bytes_ <= found["average"] < 1.1 * bytes_  # its statistics are little
     without = estimate_memory(TINY, dataclasses.replace(RECIPE, average=0.0), EXECUTION, low_precision=True)
     assert without["average"] == 0 < without["activations"]
 
 
 def test_less_memory_by_fusing_and_less_still_by_recomputing():
-    apart, fused, recomputed = (estimated(**how)["activations"] for how in (
-        dict(fused_norm=False), dict(), dict(recompute=True)))
+    apart, fused, recomputed = (
+        estimated(**how)["activations"] for how in (dict(fused_norm=False), dict(), dict(recompute=True))
+    )
     assert recomputed < 0.6 * fused and fused < 0.9 * apart
 
 
@@ -1091,7 +1226,7 @@ def test_estimated_activations_are_those_of_a_real_pass(execution):
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage                      # held, so that no address is given out twice
+            kept[storage.data_ptr()] = storage  # held, so that no address is given out twice
         return tensor
 
     if execution.recompute:
@@ -1140,7 +1275,7 @@ def test_one_importance_sample_is_the_weight_itself(pairs):
     assert result.reconstruction == pytest.approx(torch.cat(reconstruction).mean().item(), rel=1e-5)
     assert result.kl == pytest.approx(torch.cat(kl).mean(dim=0).tolist(), rel=1e-4)
     assert result.negative_elbo == pytest.approx(result.reconstruction + sum(result.kl), rel=1e-5)
-    if pairs:                                                       # its KL is that of the draw
+    if pairs:  # its KL is that of the draw
         assert result.importance_weighted == pytest.approx(result.negative_elbo, rel=1e-5)
     else:
         assert result.importance_weighted != pytest.approx(result.negative_elbo, rel=1e-6)
@@ -1164,12 +1299,14 @@ def test_the_bound_of_three_samples():
 def test_the_bound_tightens_with_more_samples():
     """On the average over draws, by Jensen's inequality; and the draws' mean is above it whatever they are."""
     model, images = trained_a_little(), levels(*range(256), count=3)
-    bounds = [np.mean([evaluate(model, images, samples=samples, seed=seed).importance_weighted for seed in range(6)])
-              for samples in (1, 4, 16)]
+    bounds = [
+        np.mean([evaluate(model, images, samples=samples, seed=seed).importance_weighted for seed in range(6)])
+        for samples in (1, 4, 16)
+    ]
     assert bounds[0] > bounds[1] > bounds[2]
     for seed in range(3):
         result = evaluate(model, images, samples=8, seed=seed)
-        assert result.importance_weighted < result.negative_elbo    # with flows, both are of the same draws
+        assert result.importance_weighted < result.negative_elbo  # with flows, both are of the same draws
 
 
 def test_evaluation_is_repeatable_and_tells_its_progress():
@@ -1195,8 +1332,10 @@ def test_published_and_codable_likelihood():
     model = wide(trained_a_little())
     for values, differs in (((0, 1, 100, 253, 255), False), ((100, 254), True)):
         result = evaluate(model, levels(*values), samples=2)
-        for codable, published in ((result.negative_elbo, result.negative_elbo_published),
-                                   (result.importance_weighted, result.importance_weighted_published)):
+        for codable, published in (
+            (result.negative_elbo, result.negative_elbo_published),
+            (result.importance_weighted, result.importance_weighted_published),
+        ):
             assert (published < codable - 1) if differs else (published == pytest.approx(codable, rel=1e-4))
     fewer = dataclasses.replace(TINY, num_x_bits=5)
     result = evaluate(wide(trained_a_little(fewer)), levels(0, 100, 254, 255))
@@ -1212,11 +1351,12 @@ def test_published_and_codable_likelihood():
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 def test_other_heads_have_one_likelihood(likelihood):
     config = dataclasses.replace(TINY, likelihood=likelihood, image_channels=1 if likelihood == "bernoulli" else 3)
-    result = evaluate(trained_a_little(config), levels(*((0, 1) if likelihood == "bernoulli" else (0, 128, 254, 255)),
-                                                       config=config))
+    result = evaluate(
+        trained_a_little(config), levels(*((0, 1) if likelihood == "bernoulli" else (0, 128, 254, 255)), config=config)
+    )
     assert result.negative_elbo_published == result.negative_elbo
     assert result.importance_weighted_published == result.importance_weighted
-    scored = 16 if likelihood == "bernoulli" else 192                # the frame is not
+    scored = 16 if likelihood == "bernoulli" else 192  # the frame is not
     assert result.bits(1.0) == pytest.approx(1 / (math.log(2) * scored))
 
 
@@ -1230,8 +1370,10 @@ def norms(model: NVAE) -> dict[str, BatchNorm]:
 def test_estimated_statistics_are_plain_means():
     model = trained_a_little()
     seen = {name: [] for name in norms(model)}
-    hooks = [module.register_forward_pre_hook(lambda module, inputs, name=name: seen[name].append(inputs[0]))
-             for name, module in norms(model).items()]
+    hooks = [
+        module.register_forward_pre_hook(lambda module, inputs, name=name: seen[name].append(inputs[0]))
+        for name, module in norms(model).items()
+    ]
     batches = [levels(*range(256), count=count) for count in (4, 4, 4, 4, 4)]
     others = {name: tensor.clone() for name, tensor in model.state_dict().items() if "running" not in name}
     estimate_batch_norm(model, iter(batches), seed=3)
@@ -1278,11 +1420,19 @@ def test_readjusting_moves_the_decoders_norms_alone():
     model = trained_a_little()
     before = {name: (module.running_mean.clone(), module.running_var.clone()) for name, module in norms(model).items()}
     calls = []
-    readjust_batch_norm(model, 0.6, torch.Generator().manual_seed(1), batches=3, batch_size=2,
-                        progress=lambda *values: calls.append(values))
-    moved = {name for name, (mean, var) in before.items()
-             if not (torch.equal(norms(model)[name].running_mean, mean)
-                     and torch.equal(norms(model)[name].running_var, var))}
+    readjust_batch_norm(
+        model,
+        0.6,
+        torch.Generator().manual_seed(1),
+        batches=3,
+        batch_size=2,
+        progress=lambda *values: calls.append(values),
+    )
+    moved = {
+        name
+        for name, (mean, var) in before.items()
+        if not (torch.equal(norms(model)[name].running_mean, mean) and torch.equal(norms(model)[name].running_var, var))
+    }
     decoder = {name for name in before if name.split(".")[0] in ("decoder_cells", "decoder_ups", "postprocess")}
     assert moved == decoder and decoder and before.keys() - decoder
     assert calls == [(1, 3), (2, 3), (3, 3)] and not model.training

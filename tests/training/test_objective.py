@@ -1,4 +1,5 @@
 """The objective, term by term; the recipes, and what changes from step to step."""
+
 import dataclasses
 import itertools
 import math
@@ -24,9 +25,19 @@ from nvae_codec.training.objective import (
 from nvae_codec.training.recipe import DATASET_OF, RECIPES, Recipe, Schedule
 
 TINY = NVAEConfig(
-    image_size=8, num_mixtures=1, num_latent_scales=2, num_groups_per_scale=2, ada_groups=True, num_latent_per_group=2,
-    num_channels_enc=4, num_channels_dec=4, num_preprocess_blocks=1, num_preprocess_cells=1, num_postprocess_blocks=1,
-    num_postprocess_cells=1)
+    image_size=8,
+    num_mixtures=1,
+    num_latent_scales=2,
+    num_groups_per_scale=2,
+    ada_groups=True,
+    num_latent_per_group=2,
+    num_channels_enc=4,
+    num_channels_dec=4,
+    num_preprocess_blocks=1,
+    num_preprocess_cells=1,
+    num_postprocess_blocks=1,
+    num_postprocess_cells=1,
+)
 
 
 def network(config: NVAEConfig = TINY, seed: int = 0) -> NVAE:
@@ -50,9 +61,17 @@ def test_balancing_scales():
     assert balancing_scales(TINY).tolist() == [1, 2, 2]
 
 
-@pytest.mark.parametrize("name, by_scale", [
-    ("mnist", [1, 2]), ("cifar10", [1]), ("imagenet32", [1]), ("celeba64", [1, 2, 4]),
-    ("celebahq256", [1, 4, 16, 32, 64]), ("ffhq256", [1, 4, 16, 32, 64])])
+@pytest.mark.parametrize(
+    "name, by_scale",
+    [
+        ("mnist", [1, 2]),
+        ("cifar10", [1]),
+        ("imagenet32", [1]),
+        ("celeba64", [1, 2, 4]),
+        ("celebahq256", [1, 4, 16, 32, 64]),
+        ("ffhq256", [1, 4, 16, 32, 64]),
+    ],
+)
 def test_balancing_scales_of_the_published_presets(name, by_scale):
     config = PRESETS[name]
     counts = config.groups_per_scale[::-1]
@@ -60,7 +79,7 @@ def test_balancing_scales_of_the_published_presets(name, by_scale):
     assert balancing_scales(config).tolist() == pytest.approx(expected, rel=1e-6)
 
 
-KL = torch.tensor([[4, 1, -0.5], [2, 3, 0.1]], dtype=torch.float64)         # two images, three groups
+KL = torch.tensor([[4, 1, -0.5], [2, 3, 0.1]], dtype=torch.float64)  # two images, three groups
 ALPHAS = torch.tensor([1, 2, 2], dtype=torch.float64)
 
 
@@ -80,7 +99,7 @@ def test_balancing_has_weights_of_mean_one_without_gradients():
 def test_balancing_ends_with_the_warm_up():
     assert torch.equal(balanced_kl(KL, 1, ALPHAS), KL.sum(dim=1))
     assert torch.equal(balanced_kl(KL, 1.0, ALPHAS * 100), KL.sum(dim=1))
-    equal = torch.full((2, 3), 0.7, dtype=torch.float64)                    # nothing to balance
+    equal = torch.full((2, 3), 0.7, dtype=torch.float64)  # nothing to balance
     torch.testing.assert_close(balanced_kl(equal, 0.25, torch.ones(3)), 0.25 * equal.sum(dim=1))
 
 
@@ -93,8 +112,11 @@ def test_balancing_survives_groups_that_carry_nothing():
 
 def matrices(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Of every convolution that counts, by its name."""
-    return {name: module.effective_weight().flatten(1) for name, module in model.named_modules()
-            if isinstance(module, Conv) and module.regularised}
+    return {
+        name: module.effective_weight().flatten(1)
+        for name, module in model.named_modules()
+        if isinstance(module, Conv) and module.regularised
+    }
 
 
 def largest_singular_value(matrix: torch.Tensor) -> torch.Tensor:
@@ -111,7 +133,7 @@ def test_spectral_norms_are_found():
     assert values[-1] == pytest.approx(exact, rel=1e-6)
     assert all(value <= exact * (1 + 1e-12) for value in values)
     assert all(earlier <= later * (1 + 1e-12) for earlier, later in itertools.pairwise(values))
-    assert values[0] == pytest.approx(exact, rel=0.02)                      # 40 iterations are near
+    assert values[0] == pytest.approx(exact, rel=0.02)  # 40 iterations are near
     for name, (u, v) in regularisation.vectors().items():
         matrix = matrices(model)[name].detach()
         assert (u @ matrix @ v).item() == pytest.approx(largest_singular_value(matrix).item(), rel=1e-3), name
@@ -127,21 +149,34 @@ def test_every_convolution_but_those_of_the_gates_counts(architecture):
     names = set()
     for name, module in model.named_modules():
         if isinstance(module, Conv):
-            reached = [parameter.grad is not None for parameter in (module.weight, module.log_gain)
-                       if parameter is not None]
+            reached = [
+                parameter.grad is not None for parameter in (module.weight, module.log_gain) if parameter is not None
+            ]
             assert set(reached) == {".gate." not in name}, name
             assert module.bias is None or module.bias.grad is None
             names |= {name} if reached[0] else set()
     assert names == set(matrices(model)) == set(regularisation.vectors())
-    assert all(parameter.grad is None for module in model.modules() if isinstance(module, BatchNorm)
-               for parameter in module.parameters())
+    assert all(
+        parameter.grad is None
+        for module in model.modules()
+        if isinstance(module, BatchNorm)
+        for parameter in module.parameters()
+    )
 
 
 # The numbers of convolutions and batch norms of the release's networks.
-@pytest.mark.parametrize("name, changes, convolutions, norms", [
-    ("mnist", dict(), 255, 214), ("cifar10", dict(), 610, 364), ("cifar10", dict(num_nf=0), 430, 364),
-    ("celeba64", dict(), 730, 436), ("imagenet32", dict(), 570, 340), ("celebahq256", dict(), 986, 460),
-    ("ffhq256", dict(), 986, 460)])
+@pytest.mark.parametrize(
+    "name, changes, convolutions, norms",
+    [
+        ("mnist", dict(), 255, 214),
+        ("cifar10", dict(), 610, 364),
+        ("cifar10", dict(num_nf=0), 430, 364),
+        ("celeba64", dict(), 730, 436),
+        ("imagenet32", dict(), 570, 340),
+        ("celebahq256", dict(), 986, 460),
+        ("ffhq256", dict(), 986, 460),
+    ],
+)
 def test_layers_that_are_regularised(name, changes, convolutions, norms):
     """Narrow: the numbers of layers do not depend on the channels."""
     config = dataclasses.replace(PRESETS[name], num_channels_enc=4, num_channels_dec=4, **changes)
@@ -173,7 +208,7 @@ def test_gradient_of_the_spectral_norms():
             reached += 1
             largest = parameter.grad.abs().max().item()
             torch.testing.assert_close(found[name], parameter.grad, rtol=0, atol=2e-3 * largest + 1e-9)
-    assert reached == 2 * len(matrices(model))                              # weights and log gains
+    assert reached == 2 * len(matrices(model))  # weights and log gains
 
 
 def test_iterations_of_the_first_and_the_later_calls():
@@ -181,7 +216,7 @@ def test_iterations_of_the_first_and_the_later_calls():
     assert (FIRST_POWER_ITERATIONS, POWER_ITERATIONS) == (40, 4)
     model = torch.nn.Sequential(Conv(3, 5, 3)).double()
     regularisation = SpectralRegularisation(model, seed=3).double()
-    (u, v), = regularisation.vectors().values()
+    ((u, v),) = regularisation.vectors().values()
     assert u.norm().item() == pytest.approx(1) and v.norm().item() == pytest.approx(1)
     u, matrix = u.clone(), model[0].effective_weight().flatten(1).detach()
     for iterations in (40, 4, 4):
@@ -217,7 +252,7 @@ def test_vectors_hold_no_gradients_and_survive_the_backward_pass_of_an_earlier_s
     model = network()
     regularisation = SpectralRegularisation(model).double()
     first = regularisation()
-    regularisation()                                                        # changes the vectors that `first` used
+    regularisation()  # changes the vectors that `first` used
     first.backward()
     assert not any(buffer.requires_grad for buffer in regularisation.buffers())
 
@@ -234,7 +269,7 @@ def test_extreme_matrices(weight):
     value.backward()
     assert math.isfinite(value.item()) and torch.isfinite(conv.weight.grad).all()
     assert value.item() == pytest.approx(weight * math.sqrt(12), rel=1e-6, abs=1e-11)
-    with torch.no_grad():                                                   # and it comes back from there
+    with torch.no_grad():  # and it comes back from there
         conv.weight.fill_(1.0)
     values = [regularisation().item() for _ in range(10)]
     assert values[-1] == pytest.approx(math.sqrt(12))
@@ -246,7 +281,7 @@ def test_extreme_matrices(weight):
 def test_batch_norm_regularisation():
     model = NVAE(TINY)
     norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
-    assert batch_norm_regularisation(model) == len(norms)                   # all scales start at 1
+    assert batch_norm_regularisation(model) == len(norms)  # all scales start at 1
     with torch.no_grad():
         norms[0].weight[1] = -3
         norms[-1].weight[:] = 0.5
@@ -293,7 +328,7 @@ def test_gradient_of_the_loss_is_that_of_its_formula():
     """By finite differences of a few weights, with the weights of the balancing and the vectors held."""
     objective = Objective(network()).double().train()
     for _ in range(200):
-        objective.spectral()                                                # converged, so that it hardly moves
+        objective.spectral()  # converged, so that it hardly moves
     loss = loss_of(objective)
     loss.total.backward()
     held = (loss.elbo.kl.detach().abs().mean(dim=0) + 0.01) / objective.alphas
@@ -304,13 +339,26 @@ def test_gradient_of_the_loss_is_that_of_its_formula():
         with torch.no_grad():
             elbo = objective.network(x, default_noise(x, torch.Generator().manual_seed(1)))
             norms = sum(torch.linalg.matrix_norm(matrix, ord=2) for matrix in matrices(objective.network).values())
-            return (-elbo.log_likelihood.mean() + 0.3 * (elbo.kl * held).sum(dim=1).mean()
-                    + 0.1 * (norms + batch_norm_regularisation(objective.network))).item()
+            return (
+                -elbo.log_likelihood.mean()
+                + 0.3 * (elbo.kl * held).sum(dim=1).mean()
+                + 0.1 * (norms + batch_norm_regularisation(objective.network))
+            ).item()
 
-    chosen = [(name, parameter) for name, parameter in objective.network.named_parameters()
-              if name in ("stem.weight", "stem.log_gain", "start_op.value", "posterior_heads.1.bias",
-                          "image_head.1.weight", "decoder_cells.0.0.branch.0.norm_in.weight",
-                          "decoder_cells.0.0.branch.1.weight")]
+    chosen = [
+        (name, parameter)
+        for name, parameter in objective.network.named_parameters()
+        if name
+        in (
+            "stem.weight",
+            "stem.log_gain",
+            "start_op.value",
+            "posterior_heads.1.bias",
+            "image_head.1.weight",
+            "decoder_cells.0.0.branch.0.norm_in.weight",
+            "decoder_cells.0.0.branch.1.weight",
+        )
+    ]
     assert len(chosen) == 7
     for name, parameter in chosen:
         flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
@@ -335,7 +383,7 @@ def test_low_precision_touches_the_network_alone():
     full, low = losses
     assert low.total.dtype == low.elbo.kl.dtype == low.elbo.output.dtype == torch.float32
     assert low.spectral == full.spectral and low.batch_norm == full.batch_norm
-    assert low.reconstruction != full.reconstruction                        # it was indeed low
+    assert low.reconstruction != full.reconstruction  # it was indeed low
     assert low.total.item() == pytest.approx(full.total.item(), rel=0.02)
     low.total.backward()
     assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
@@ -359,10 +407,24 @@ PUBLISHED = {  # epochs, warm-up epochs, batch per GPU, learning rate, last lamb
     "celebahq256": (300, 5, 4, 1e-2, 1e-2, 1.0),
     "ffhq256": (200, 5, 4, 8e-3, 1e-1, 1.0),
 }
-COMMON = dict(steps=0, learning_rate_min=1e-4, weight_decay=3e-4, spectral=True, kl_anneal_portion=0.3,
-              kl_const_portion=1e-4, kl_const_coefficient=1e-4, clip_gradient=0.0, centre_mixture=False, average=0.0,
-              seed=1, optimizer="adamax", smaller=0.0, noise=0.0, half_chroma=0.0,
-              rounded_colours=0.0)
+COMMON = dict(
+    steps=0,
+    learning_rate_min=1e-4,
+    weight_decay=3e-4,
+    spectral=True,
+    kl_anneal_portion=0.3,
+    kl_const_portion=1e-4,
+    kl_const_coefficient=1e-4,
+    clip_gradient=0.0,
+    centre_mixture=False,
+    average=0.0,
+    seed=1,
+    optimizer="adamax",
+    smaller=0.0,
+    noise=0.0,
+    half_chroma=0.0,
+    rounded_colours=0.0,
+)
 NETWORKS = {  # side, bits, channels, scales, groups, adaptive, least groups, blocks, cells, pairs of flow cells
     "mnist": (32, 8, 32, 2, 10, True, 1, 2, 3, 0),
     "cifar10": (32, 8, 128, 1, 30, False, 1, 1, 2, 1),
@@ -380,7 +442,11 @@ def test_recipes_of_the_paper(name):
     assert recipe == COMMON | dict(zip(names, PUBLISHED[name], strict=True))
     side, bits, channels, scales, groups, adaptive, least, blocks, cells, pairs = NETWORKS[name]
     assert (config.image_size, config.num_x_bits, config.num_channels_enc, config.num_channels_dec) == (
-        side, bits, channels, channels)
+        side,
+        bits,
+        channels,
+        channels,
+    )
     assert (config.num_latent_scales, config.num_groups_per_scale, config.ada_groups) == (scales, groups, adaptive)
     assert config.min_groups_per_scale == least and config.num_nf == pairs
     assert config.num_preprocess_blocks == config.num_postprocess_blocks == blocks
@@ -396,15 +462,45 @@ def test_every_preset_has_a_recipe():
     assert set(DATASET_OF) <= set(RECIPES)
 
 
-@pytest.mark.parametrize("changes", [
-    dict(batch_size=0), dict(batch_size=-1), dict(batch_size=2.0), dict(batch_size=True), dict(learning_rate=0),
-    dict(learning_rate=-1e-3), dict(learning_rate=math.nan), dict(learning_rate=math.inf), dict(learning_rate="1e-3"),
-    dict(weight_decay=-1e-4), dict(norm_regularisation=-1.0), dict(norm_regularisation=math.inf),
-    dict(norm_regularisation_first=math.nan), dict(warm_up=-1), dict(warm_up=1.5), dict(clip_gradient=-1.0),
-    dict(spectral=1), dict(centre_mixture=None), dict(average=1.0), dict(average=1.5), dict(average=-0.1),
-    dict(learning_rate_min=0.1), dict(norm_regularisation=0.0, norm_regularisation_first=1.0),
-    dict(kl_anneal_portion=1.1), dict(kl_const_portion=-0.1), dict(kl_const_portion=2.0), dict(steps=-6), dict(steps=0),
-    dict(steps=6.0), dict(epochs=3), dict(seed=1.5), dict(seed=None), dict(seed=2 ** 80), dict(seed=-2 ** 80)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(batch_size=0),
+        dict(batch_size=-1),
+        dict(batch_size=2.0),
+        dict(batch_size=True),
+        dict(learning_rate=0),
+        dict(learning_rate=-1e-3),
+        dict(learning_rate=math.nan),
+        dict(learning_rate=math.inf),
+        dict(learning_rate="1e-3"),
+        dict(weight_decay=-1e-4),
+        dict(norm_regularisation=-1.0),
+        dict(norm_regularisation=math.inf),
+        dict(norm_regularisation_first=math.nan),
+        dict(warm_up=-1),
+        dict(warm_up=1.5),
+        dict(clip_gradient=-1.0),
+        dict(spectral=1),
+        dict(centre_mixture=None),
+        dict(average=1.0),
+        dict(average=1.5),
+        dict(average=-0.1),
+        dict(learning_rate_min=0.1),
+        dict(norm_regularisation=0.0, norm_regularisation_first=1.0),
+        dict(kl_anneal_portion=1.1),
+        dict(kl_const_portion=-0.1),
+        dict(kl_const_portion=2.0),
+        dict(steps=-6),
+        dict(steps=0),
+        dict(steps=6.0),
+        dict(epochs=3),
+        dict(seed=1.5),
+        dict(seed=None),
+        dict(seed=2**80),
+        dict(seed=-(2**80)),
+    ],
+)
 def test_recipes_that_make_no_sense(changes):
     base = dict(steps=6)
     Recipe(**base)
@@ -413,7 +509,7 @@ def test_recipes_that_make_no_sense(changes):
 
 
 def test_every_seed_that_is_accepted_can_be_used():
-    for seed in (0, 1, 2 ** 31, 2 ** 32 - 1):
+    for seed in (0, 1, 2**31, 2**32 - 1):
         recipe = Recipe(steps=1, seed=seed)
         torch.manual_seed(recipe.seed)
         SpectralRegularisation(torch.nn.Sequential(Conv(1, 1)), recipe.seed)
@@ -427,47 +523,66 @@ def rates(recipe: Recipe, steps_per_epoch: int = 1) -> list[float]:
     return [schedule.learning_rate(step) for step in range(schedule.total_steps)]
 
 
-@pytest.mark.parametrize("epoch, expected", [
-    (5, 9.98974359e-3), (6, 9.98958640e-3), (100, 8.63763019e-3), (398, 1.00157192e-4), (399, 1e-4)])
+@pytest.mark.parametrize(
+    "epoch, expected", [(5, 9.98974359e-3), (6, 9.98958640e-3), (100, 8.63763019e-3), (398, 1.00157192e-4), (399, 1e-4)]
+)
 def test_learning_rates_of_the_papers_cifar10_run(epoch, expected):
     schedule = Schedule(RECIPES["cifar10"], 195)
     assert schedule.total_steps == 78_000
     assert schedule.learning_rate(epoch * 195) == pytest.approx(expected, rel=1e-8)
-    assert schedule.learning_rate(epoch * 195 + 194) == schedule.learning_rate(epoch * 195)     # from epoch to epoch
+    assert schedule.learning_rate(epoch * 195 + 194) == schedule.learning_rate(epoch * 195)  # from epoch to epoch
 
 
-@pytest.mark.parametrize("name, steps_per_epoch, total", [
-    ("mnist", 150, 60_000), ("cifar10", 195, 78_000), ("celeba64", 1271, 114_390), ("imagenet32", 2224, 100_080),
-    ("celebahq256", 281, 84_300), ("ffhq256", 656, 131_200)])
+@pytest.mark.parametrize(
+    "name, steps_per_epoch, total",
+    [
+        ("mnist", 150, 60_000),
+        ("cifar10", 195, 78_000),
+        ("celeba64", 1271, 114_390),
+        ("imagenet32", 2224, 100_080),
+        ("celebahq256", 281, 84_300),
+        ("ffhq256", 656, 131_200),
+    ],
+)
 def test_shape_of_the_papers_schedules(name, steps_per_epoch, total):
     recipe, found = RECIPES[name], rates(RECIPES[name], steps_per_epoch)
     assert len(found) == total
     warm_up = recipe.warm_up * steps_per_epoch
     assert found[0] == 0
     assert found[:warm_up] == pytest.approx([recipe.learning_rate * step / warm_up for step in range(warm_up)])
-    assert found[warm_up] == pytest.approx(found[warm_up - 1])              # the cosine begins where the warm-up ends
+    assert found[warm_up] == pytest.approx(found[warm_up - 1])  # the cosine begins where the warm-up ends
     assert all(earlier >= later for earlier, later in itertools.pairwise(found[warm_up:]))
     assert found[-1] == pytest.approx(1e-4) == found[-steps_per_epoch] < found[-steps_per_epoch - 1]
 
 
 def test_learning_rate_by_steps():
     recipe = Recipe(steps=1101, warm_up=100, learning_rate=4e-3, learning_rate_min=1e-5)
-    found = rates(recipe, 7)                                                # the length of an epoch does not matter
+    found = rates(recipe, 7)  # the length of an epoch does not matter
     assert found == rates(recipe, 1)
     assert found[:100] == pytest.approx([4e-3 * step / 100 for step in range(100)])
-    assert found[100] == 4e-3                                               # a short warm-up does not lower the rest
+    assert found[100] == 4e-3  # a short warm-up does not lower the rest
     assert all(earlier > later for earlier, later in itertools.pairwise(found[100:]))
-    assert found[600] == pytest.approx((4e-3 + 1e-5) / 2)                   # half of the cosine
+    assert found[600] == pytest.approx((4e-3 + 1e-5) / 2)  # half of the cosine
     assert found[-1] == pytest.approx(1e-5)
 
 
-@pytest.mark.parametrize("recipe", [
-    Recipe(steps=10, warm_up=10), Recipe(steps=10, warm_up=20), Recipe(steps=1, warm_up=0), Recipe(steps=1, warm_up=1),
-    Recipe(epochs=1, warm_up=0), Recipe(epochs=2, warm_up=5), Recipe(epochs=6, warm_up=5), Recipe(steps=3, warm_up=2)])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(steps=10, warm_up=10),
+        Recipe(steps=10, warm_up=20),
+        Recipe(steps=1, warm_up=0),
+        Recipe(steps=1, warm_up=1),
+        Recipe(epochs=1, warm_up=0),
+        Recipe(epochs=2, warm_up=5),
+        Recipe(epochs=6, warm_up=5),
+        Recipe(steps=3, warm_up=2),
+    ],
+)
 def test_learning_rates_of_short_runs(recipe):
     found = rates(recipe, 3)
     assert all(0 <= rate <= recipe.learning_rate for rate in found)
-    after = found[recipe.warm_up * (1 if recipe.steps else 3):]
+    after = found[recipe.warm_up * (1 if recipe.steps else 3) :]
     assert all(rate >= recipe.learning_rate_min for rate in after)
 
 
@@ -475,8 +590,9 @@ def test_a_run_without_warm_up_starts_at_its_highest_rate():
     assert rates(Recipe(steps=10, warm_up=0))[0] == 1e-2 == rates(Recipe(epochs=10, warm_up=0), 4)[3]
 
 
-@pytest.mark.parametrize("step, expected", [
-    (0, 1e-4), (1, 0.003), (30, 0.0996667), (150, 0.4996667), (300, 0.9996667), (301, 1), (999, 1)])
+@pytest.mark.parametrize(
+    "step, expected", [(0, 1e-4), (1, 0.003), (30, 0.0996667), (150, 0.4996667), (300, 0.9996667), (301, 1), (999, 1)]
+)
 def test_kl_coefficient(step, expected):
     """The portions of the paper make 300 and 0.1 steps of 1000, by steps and by epochs."""
     for recipe, steps_per_epoch in ((Recipe(steps=1000), 7), (Recipe(epochs=40), 25)):

@@ -4,6 +4,7 @@ Their colours have half the resolution, as in most cameras, JPEG files and video
 colours as sharp as brightness pays for green and blue what red has told already. They were rounded in another colour
 space, which a network that never met it takes for less than it is; so it is with noise, of film or sensor.
 """
+
 from collections.abc import Callable
 from functools import cache
 
@@ -11,8 +12,8 @@ import numpy as np
 
 from nvae_codec.colour.spaces import SPACES, ColourSpace
 
-KINDS = 8                             # of `with_half_chroma`
-MAX_NOISE = 2.0                      # levels, the largest deviation that training pictures get
+KINDS = 8  # of `with_half_chroma`
+MAX_NOISE = 2.0  # levels, the largest deviation that training pictures get
 _JPEG = SPACES[2]
 
 
@@ -37,7 +38,7 @@ def with_half_chroma(image: np.ndarray, kind: int) -> np.ndarray:
         framed = np.pad(chroma, ((top, top), (left, left)), mode="edge")
         small = framed.reshape(framed.shape[0] // 2, 2, framed.shape[1] // 2, 2).mean(axis=(1, 3)).round()
         large = _doubled(_doubled(small.T, repeated).T, repeated)
-        return large[top:top + height, left:left + width]
+        return large[top : top + height, left : left + width]
 
     return _rgb(_JPEG, np.stack([luma, *map(halved, chroma)]))
 

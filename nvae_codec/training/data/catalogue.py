@@ -3,6 +3,7 @@
 Nothing is downloaded, and nothing is unpickled but the CIFAR files whose checksums are known. Cropping, resizing and
 splits are those of the NVAE release, except where a docstring says so.
 """
+
 import dataclasses
 import gzip
 import math
@@ -45,11 +46,11 @@ class Kind:
     """What a data set is, apart from its files."""
 
     title: str
-    side: int                             # of its items; 0: as the network wants them
-    advice: str                           # what to download, and where to put it
-    channels: int = 3                     # 1: grey levels, which are binarised
-    margin: int = 0                       # pixels of zeros that items have more than the images, at each border
-    validation_percent: float = 5.0       # held out by a hash of names, where the files say nothing else
+    side: int  # of its items; 0: as the network wants them
+    advice: str  # what to download, and where to put it
+    channels: int = 3  # 1: grey levels, which are binarised
+    margin: int = 0  # pixels of zeros that items have more than the images, at each border
+    validation_percent: float = 5.0  # held out by a hash of names, where the files say nothing else
 
     def for_side(self, side: int) -> "Kind":
         """The kind for networks of so many pixels: without the margin, where these take the images as they are."""
@@ -59,53 +60,88 @@ class Kind:
 
 DATASETS = {
     "mnist": Kind(
-        "MNIST", 32, "Download train-images-idx3-ubyte.gz and t10k-images-idx3-ubyte.gz of MNIST "
+        "MNIST",
+        32,
+        "Download train-images-idx3-ubyte.gz and t10k-images-idx3-ubyte.gz of MNIST "
         "(http://yann.lecun.com/exdb/mnist/) and put them, unpacked or not, into {root}/MNIST/raw.",
-        channels=1, margin=2),
+        channels=1,
+        margin=2,
+    ),
     "omniglot": Kind(
-        "OMNIGLOT", 32, "Download chardata.mat (https://github.com/yburda/iwae, folder datasets/OMNIGLOT) and put it "
-        "into {root}.", channels=1, margin=2),
+        "OMNIGLOT",
+        32,
+        "Download chardata.mat (https://github.com/yburda/iwae, folder datasets/OMNIGLOT) and put it into {root}.",
+        channels=1,
+        margin=2,
+    ),
     "cifar10": Kind(
-        "CIFAR-10", 32, "Download the Python or the binary version of CIFAR-10 "
+        "CIFAR-10",
+        32,
+        "Download the Python or the binary version of CIFAR-10 "
         "(https://www.cs.toronto.edu/~kriz/cifar.html) and unpack it in {root}, so that cifar-10-batches-py or "
-        "cifar-10-batches-bin is there."),
+        "cifar-10-batches-bin is there.",
+    ),
     "cifar100": Kind(
-        "CIFAR-100", 32, "Download the Python or the binary version of CIFAR-100 "
+        "CIFAR-100",
+        32,
+        "Download the Python or the binary version of CIFAR-100 "
         "(https://www.cs.toronto.edu/~kriz/cifar.html) and unpack it in {root}, so that cifar-100-python or "
-        "cifar-100-binary is there."),
+        "cifar-100-binary is there.",
+    ),
     "imagenet32": Kind(
-        "downsampled ImageNet, 32 x 32", 32, "Download the downsampled ImageNet of 32 x 32 pixels, npz format "
+        "downsampled ImageNet, 32 x 32",
+        32,
+        "Download the downsampled ImageNet of 32 x 32 pixels, npz format "
         "(https://image-net.org/download-images.php), and unpack train_data_batch_1.npz to train_data_batch_10.npz "
-        "and val_data.npz in {root}."),
+        "and val_data.npz in {root}.",
+    ),
     "imagenet64": Kind(
-        "downsampled ImageNet, 64 x 64", 64, "Download the downsampled ImageNet of 64 x 64 pixels, npz format "
+        "downsampled ImageNet, 64 x 64",
+        64,
+        "Download the downsampled ImageNet of 64 x 64 pixels, npz format "
         "(https://image-net.org/download-images.php), and unpack train_data_batch_1.npz to train_data_batch_10.npz "
-        "and val_data.npz in {root}."),
+        "and val_data.npz in {root}.",
+    ),
     "celeba64": Kind(
-        "CelebA", 64, "Download img_align_celeba.zip and list_eval_partition.txt of CelebA "
+        "CelebA",
+        64,
+        "Download img_align_celeba.zip and list_eval_partition.txt of CelebA "
         "(https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html) and put the folder img_align_celeba and the text file "
-        "into {root}."),
+        "into {root}.",
+    ),
     "celebahq256": Kind(
-        "CelebA-HQ", 256, "Make CelebA-HQ as its authors describe (https://github.com/tkarras/"
+        "CelebA-HQ",
+        256,
+        "Make CelebA-HQ as its authors describe (https://github.com/tkarras/"
         "progressive_growing_of_gans) and put the pictures, as PNG, into {root}, or train.lmdb and validation.lmdb.",
-        validation_percent=10.0),
+        validation_percent=10.0,
+    ),
     "ffhq256": Kind(
-        "FFHQ", 256, "Download images1024x1024 of FFHQ (https://github.com/NVlabs/ffhq-dataset) and put the PNG files "
-        "into {root}, or train.lmdb and validation.lmdb.", validation_percent=10.0),
+        "FFHQ",
+        256,
+        "Download images1024x1024 of FFHQ (https://github.com/NVlabs/ffhq-dataset) and put the PNG files "
+        "into {root}, or train.lmdb and validation.lmdb.",
+        validation_percent=10.0,
+    ),
     "folder": Kind(
-        "any kind", 0, "Put 8-bit RGB pictures (PNG, WebP, JPEG, TIFF, BMP, PPM), or tar archives of them, into "
-        "{root}."),
+        "any kind", 0, "Put 8-bit RGB pictures (PNG, WebP, JPEG, TIFF, BMP, PPM), or tar archives of them, into {root}."
+    ),
 }
 
 # Beside our own short name, what the NVAE release calls them.
-ALIASES = {"ffhq": "ffhq256", "celeba_64": "celeba64", "celeba_256": "celebahq256", "imagenet_32": "imagenet32",
-           "imagenet_64": "imagenet64"}
+ALIASES = {
+    "ffhq": "ffhq256",
+    "celeba_64": "celeba64",
+    "celeba_256": "celebahq256",
+    "imagenet_32": "imagenet32",
+    "imagenet_64": "imagenet64",
+}
 
 TRAINING_WORDS = {"train", "training"}
 VALIDATION_WORDS = {"validation", "valid", "val"}
 TEST_WORDS = {"test", "testing"}
 
-Splits = tuple[Pictures, Pictures]        # training, validation
+Splits = tuple[Pictures, Pictures]  # training, validation
 
 
 @dataclass(frozen=True)
@@ -127,9 +163,16 @@ class _Opening:
         return self.kind.side - 2 * self.kind.margin
 
 
-def open_dataset(name: str, root: str | Path | None = None, *, side: int, fit: str = "crop",
-                 validation_percent: float | None = None, cache_bytes: int = 4 << 30,
-                 report: Report = silent) -> Dataset:
+def open_dataset(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    side: int,
+    fit: str = "crop",
+    validation_percent: float | None = None,
+    cache_bytes: int = 4 << 30,
+    report: Report = silent,
+) -> Dataset:
     """The data set `name` in the folder `root`, by default data/NAME, for a network of `side` x `side` images.
 
     Images are looked for in the files that the data set is published as; then, of every data set, in arrays (.npy,
@@ -200,8 +243,15 @@ def _split_by_words(places: Sequence[str]) -> list[str | None] | None:
     found = []
     for place in places:
         words = set(re.findall("[a-z]+", place.lower()))
-        found.append("training" if words & TRAINING_WORDS else "validation" if words & VALIDATION_WORDS
-                     else "test" if words & TEST_WORDS else None)
+        found.append(
+            "training"
+            if words & TRAINING_WORDS
+            else "validation"
+            if words & VALIDATION_WORDS
+            else "test"
+            if words & TEST_WORDS
+            else None
+        )
     held_out = "validation" if "validation" in found else "test"
     if not {"training", held_out} <= set(found):
         return None
@@ -210,8 +260,9 @@ def _split_by_words(places: Sequence[str]) -> list[str | None] | None:
 
 def _report_split(opening: _Opening, splits: list[str | None] | None, what: str) -> None:
     if splits is None:
-        opening.report(f"no names say which {what} are for training: {opening.percent:g} % are held out by a hash of "
-                       "their names")
+        opening.report(
+            f"no names say which {what} are for training: {opening.percent:g} % are held out by a hash of their names"
+        )
     elif None in splits:
         opening.report(f"{splits.count(None):,} of {len(splits):,} {what} are for neither training nor validation")
 
@@ -231,8 +282,9 @@ def _pictures(opening: _Opening) -> Splits | None:
     split_of = {source: split for source, split in zip(sources, splits, strict=True) if split}
     pictures = read_files(list(split_of), _fit(opening), opening.cache_bytes, opening.report)
     purposes = [split_of[entry.source] for entry in pictures.entries]
-    training, validation = ([index for index, purpose in enumerate(purposes) if purpose == wanted]
-                            for wanted in ("training", "validation"))
+    training, validation = (
+        [index for index, purpose in enumerate(purposes) if purpose == wanted] for wanted in ("training", "validation")
+    )
     return pictures.subset(training), pictures.subset(validation)
 
 
@@ -286,10 +338,12 @@ def _arrays(opening: _Opening) -> Splits | None:
         for key, array in _read_arrays(path, mapped):
             images = _as_images(array, opening)
             if images is None and path.suffix == ".npz" and array.ndim < 3:
-                continue                  # labels, or the mean image
+                continue  # labels, or the mean image
             if images is None:
-                raise ImageError(f"{path}: {key or 'it'} is {array.dtype} {list(array.shape)}, which is not the uint8 "
-                                 f"images that {opening.name} needs")
+                raise ImageError(
+                    f"{path}: {key or 'it'} is {array.dtype} {list(array.shape)}, which is not the uint8 "
+                    f"images that {opening.name} needs"
+                )
             taken += 0 if isinstance(images, np.memmap) else images.nbytes
             places.append(f"{path.relative_to(inside)} {key}")
             parts.append(images)
@@ -300,8 +354,10 @@ def _arrays(opening: _Opening) -> Splits | None:
     _report_split(opening, splits, "arrays" if splits else "images")
     if splits is None:
         return split_by_hash(Arrays(parts), opening.percent)
-    training, validation = ([part for part, split in zip(parts, splits, strict=True) if split == wanted]
-                            for wanted in ("training", "validation"))
+    training, validation = (
+        [part for part, split in zip(parts, splits, strict=True) if split == wanted]
+        for wanted in ("training", "validation")
+    )
     return Arrays(training), Arrays(validation)
 
 
@@ -317,7 +373,7 @@ def _read_arrays(path: Path, mapped: bool) -> Iterator[tuple[str, np.ndarray]]:
                 yield key, loaded[key]
     except MemoryError:
         raise
-    except Exception as error:        # whatever a damaged archive or header makes its readers stumble over
+    except Exception as error:  # whatever a damaged archive or header makes its readers stumble over
         reason = str(error).partition("\n")[0]
         raise ImageError(f"{path}: cannot be read as plain arrays, and nothing else is ({reason})") from error
 
@@ -327,7 +383,7 @@ def _as_images(array: np.ndarray, opening: _Opening) -> np.ndarray | None:
     channels, side = opening.kind.channels, opening.stored_side
     if array.dtype != np.uint8 or array.ndim < 2:
         return None
-    if array.ndim == 2 and array.shape[1] == channels * side ** 2:
+    if array.ndim == 2 and array.shape[1] == channels * side**2:
         array = array.reshape(-1, channels, side, side)
     elif array.ndim == 3 and channels == 1:
         array = array[:, None]
@@ -335,7 +391,7 @@ def _as_images(array: np.ndarray, opening: _Opening) -> np.ndarray | None:
         array = np.moveaxis(array, 3, 1)
     if array.ndim != 4 or array.shape[1] != channels:
         return None
-    if side == 0:                         # `folder`
+    if side == 0:  # `folder`
         fits = min(array.shape[2:]) >= opening.side if opening.fit == "crop" else array.shape[2:] == 2 * (opening.side,)
     else:
         fits = array.shape[2:] == (side, side)
@@ -388,7 +444,7 @@ def _chardata(opening: _Opening) -> Splits | None:
         raise ImageError("reading chardata.mat needs the package scipy: pip install 'nvae-codec[train]'") from None
     try:
         values = loadmat(path, variable_names=["data", "testdata"])
-    except Exception as error:        # whatever a damaged file makes its reader stumble over
+    except Exception as error:  # whatever a damaged file makes its reader stumble over
         raise ImageError(f"{path}: cannot be read as a MATLAB file ({error})") from error
     splits = []
     for key in ("data", "testdata"):
@@ -397,7 +453,7 @@ def _chardata(opening: _Opening) -> Splits | None:
             raise ImageError(f"{path}: there is no array {key} of 784 x N grey levels")
         if not (levels.size and levels.min() >= 0 and levels.max() <= 1):
             raise ImageError(f"{path}: the grey levels in {key} are not all in 0 ... 1")
-        images = (levels * 255).astype(np.uint8).reshape(28, 28, -1).T        # each image is stored by columns
+        images = (levels * 255).astype(np.uint8).reshape(28, 28, -1).T  # each image is stored by columns
         splits.append(Arrays([padded(images[:, None], opening.kind.margin)]))
     return splits[0], splits[1]
 
@@ -413,8 +469,9 @@ def _cifar(opening: _Opening) -> Splits | None:
         return _cifar_by_torchvision(opening, pickled)
     if not (opening.root / plain).is_dir():
         return None
-    training, validation = (Arrays([_read_cifar(opening.root / plain / name, labels) for name in names])
-                            for names in files)
+    training, validation = (
+        Arrays([_read_cifar(opening.root / plain / name, labels) for name in names]) for names in files
+    )
     return training, validation
 
 
@@ -429,8 +486,10 @@ def _cifar_by_torchvision(opening: _Opening, folder: str) -> Splits:
         # opens them; without that, they would have to be refused.
         images = [reader(opening.root, train=train, download=False).data for train in (True, False)]
     except (RuntimeError, OSError) as error:
-        raise ImageError(f"{opening.root / folder}: files are missing, or not those that were published (their MD5 "
-                         "sums differ), and others are not unpickled; download them again") from error
+        raise ImageError(
+            f"{opening.root / folder}: files are missing, or not those that were published (their MD5 "
+            "sums differ), and others are not unpickled; download them again"
+        ) from error
     training, validation = (Arrays([np.ascontiguousarray(np.moveaxis(part, 3, 1))]) for part in images)
     return training, validation
 
@@ -473,13 +532,18 @@ class Records(Pictures):
         try:
             import lmdb
         except ImportError:
-            raise ImageError(f"reading {self.path.name} needs the package lmdb: pip install 'nvae-codec[train]'"
-                             ) from None
+            raise ImageError(
+                f"reading {self.path.name} needs the package lmdb: pip install 'nvae-codec[train]'"
+            ) from None
         try:
             # Opened for every record, which takes a tenth of a millisecond: an open one must not cross a fork, nor be
             # opened twice in a process.
-            with lmdb.open(str(self.path), subdir=self.path.is_dir(), readonly=True, create=False, lock=False,
-                           readahead=False) as environment, environment.begin() as transaction:
+            with (
+                lmdb.open(
+                    str(self.path), subdir=self.path.is_dir(), readonly=True, create=False, lock=False, readahead=False
+                ) as environment,
+                environment.begin() as transaction,
+            ):
                 return environment.stat()["entries"] if key is None else transaction.get(key)
         except lmdb.Error as error:
             raise ImageError(f"{self.path}: cannot be read as LMDB ({error})") from error
@@ -519,6 +583,6 @@ class _Raw:
 
     def __call__(self, data: bytes) -> np.ndarray:
         side = math.isqrt(len(data) // 3)
-        if not data or len(data) != 3 * side ** 2:
+        if not data or len(data) != 3 * side**2:
             raise ImageError(f"its {len(data)} bytes are no square RGB picture")
         return Resized(self.side).convert(np.frombuffer(data, np.uint8).reshape(side, side, 3))[0]

@@ -4,6 +4,7 @@ Three layers. `Pictures` hold or read pictures; an `ImageSet` makes items of one
 of a run. Everything random is decided by (seed, step), so a resumed run continues exactly and any process can compute
 any batch. Which data sets there are, and how they lie on disk, is in `nvae_codec.training.data.catalogue`.
 """
+
 import hashlib
 import itertools
 import os
@@ -27,10 +28,10 @@ from nvae_codec.errors import ImageError
 from nvae_codec.image import SUFFIXES, image_shape, quiet, read_image, resized
 from nvae_codec.training.data import augment
 
-DRAWS = 3                             # random integers below 2^63 that an item is given
-PROGRESS = 5000                       # pictures between two lines of progress
-NAMED = 20                            # unreadable pictures that are named; more are counted
-READ_AHEAD = 16                       # pictures; the same everywhere, see `read_files`
+DRAWS = 3  # random integers below 2^63 that an item is given
+PROGRESS = 5000  # pictures between two lines of progress
+NAMED = 20  # unreadable pictures that are named; more are counted
+READ_AHEAD = 16  # pictures; the same everywhere, see `read_files`
 
 Report = Callable[[str], None]
 
@@ -76,7 +77,7 @@ class Arrays(Pictures):
 
     def __getitem__(self, index: int) -> np.ndarray:
         part = bisect_right(self.ends, index)
-        return self.parts[part][index - self.ends[part]]        # counted from the part's end
+        return self.parts[part][index - self.ends[part]]  # counted from the part's end
 
 
 class Subset(Pictures):
@@ -102,11 +103,11 @@ class Subset(Pictures):
 class Source:
     """A picture file in a folder or in a tar archive."""
 
-    name: str                         # decides whether it is held out
-    place: str                        # folders and archive that it lies in, below the data set's root
+    name: str  # decides whether it is held out
+    place: str  # folders and archive that it lies in, below the data set's root
     path: str
-    offset: int = 0                   # in an archive
-    size: int = -1                    # bytes; -1: to the end
+    offset: int = 0  # in an archive
+    size: int = -1  # bytes; -1: to the end
 
     def read(self) -> bytes:
         """The bytes. Raises ImageError if they cannot be read."""
@@ -125,7 +126,7 @@ class Entry(NamedTuple):
     row: int
     rows: int
     shape: tuple[int, int, int]
-    image: np.ndarray | None          # None: read again each time
+    image: np.ndarray | None  # None: read again each time
 
 
 class Files(Pictures):
@@ -156,7 +157,7 @@ class Files(Pictures):
 
 def is_validation(name: str, percent: float = 5.0) -> bool:
     """Whether the picture is held out: decided by a hash of its name, so that it stays so when pictures are added."""
-    return _hash(name) < percent / 100 * 2 ** 32
+    return _hash(name) < percent / 100 * 2**32
 
 
 def _hash(name: str) -> int:
@@ -248,7 +249,7 @@ class Squares(Fit):
 
     side: int
     channels: int
-    margin: int = 0                   # pixels of zeros at each border
+    margin: int = 0  # pixels of zeros at each border
 
     def shape(self, shape):
         _check_colour(shape, self.channels)
@@ -278,7 +279,7 @@ class Resized(Fit):
             short = min(height, width)
             samples = resized(samples, height * self.side // short, width * self.side // short)
         top, left = ((length - self.side) // 2 for length in samples.shape[:2])
-        middle = samples[top:top + self.side, left:left + self.side]
+        middle = samples[top : top + self.side, left : left + self.side]
         return np.ascontiguousarray(middle.transpose(2, 0, 1))[None]
 
 
@@ -307,7 +308,7 @@ def padded(images: np.ndarray, margin: int) -> np.ndarray:
     """[n, C, h + 2 margin, w + 2 margin]: zeros around images [n, C, h, w]. Contiguous, and never a view."""
     *before, height, width = images.shape
     whole = np.zeros((*before, height + 2 * margin, width + 2 * margin), dtype=np.uint8)
-    whole[..., margin:margin + height, margin:margin + width] = images
+    whole[..., margin : margin + height, margin : margin + width] = images
     return whole
 
 
@@ -396,7 +397,7 @@ class ImageSet(ABC):
         return len(self.pictures)
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"report": silent}        # a worker that is not forked gets a copy, and need not speak
+        return self.__dict__ | {"report": silent}  # a worker that is not forked gets a copy, and need not speak
 
     def item(self, index: int, draw: Sequence[int] | None = None, *, smaller: bool = False) -> np.ndarray:
         """uint8 [C, S, S], perhaps a view.
@@ -418,8 +419,9 @@ class ImageSet(ABC):
         """Remember, and report, that a picture cannot be read."""
         if number not in self.unreadable:
             self.unreadable[number] = why
-            self.report(f"{self.pictures.name(number)}: {why}; other pictures take its place "
-                        f"({len(self.unreadable)} so far)")
+            self.report(
+                f"{self.pictures.name(number)}: {why}; other pictures take its place ({len(self.unreadable)} so far)"
+            )
 
     def _image(self, index: int) -> int:
         """The number of the picture that an item is made of."""
@@ -459,7 +461,7 @@ class Crops(ImageSet):
     def __init__(self, pictures: Pictures, side: int, report: Report = silent):
         super().__init__(pictures, (3, side, side), report)
         areas = [height * width for _, height, width in map(pictures.shape, range(len(pictures)))]
-        self.ends = np.cumsum([area // side ** 2 for area in areas], dtype=np.int64).tolist()
+        self.ends = np.cumsum([area // side**2 for area in areas], dtype=np.int64).tolist()
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -472,7 +474,7 @@ class Crops(ImageSet):
         _, height, width = picture.shape
         if draw is not None and smaller and min(height, width) >= 2 * side:
             top, left = draw[1] % (height - 2 * side + 1), draw[2] % (width - 2 * side + 1)
-            return _mirrored(augment.made_smaller(picture[:, top:top + 2 * side, left:left + 2 * side]), draw)
+            return _mirrored(augment.made_smaller(picture[:, top : top + 2 * side, left : left + 2 * side]), draw)
         if draw is None:
             number = self._image(index)
             tile = index - (self.ends[number - 1] if number else 0)
@@ -480,7 +482,7 @@ class Crops(ImageSet):
             top, left = row * side, column * side
         else:
             top, left = draw[1] % (height - side + 1), draw[2] % (width - side + 1)
-        return _mirrored(picture[:, top:top + side, left:left + side], draw)
+        return _mirrored(picture[:, top : top + side, left : left + side], draw)
 
 
 def _mirrored(picture: np.ndarray, draw: Sequence[int] | None) -> np.ndarray:
@@ -517,9 +519,19 @@ class Batches:
     takes, or if a part of them is to be `smaller` and they are not crops.
     """
 
-    def __init__(self, images: ImageSet, batch_size: int, seed: int, *, first_step: int = 0, rank: int = 0,
-                 world_size: int = 1, workers: int = 0, parts: Mapping[str, float] | None = None):
-        self.images, self.batch_size, self.seed, self.parts = images, batch_size, seed % 2 ** 64, parts or {}
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        seed: int,
+        *,
+        first_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        parts: Mapping[str, float] | None = None,
+    ):
+        self.images, self.batch_size, self.seed, self.parts = images, batch_size, seed % 2**64, parts or {}
         self.first_step, self.rank, self.world_size, self.workers = first_step, rank, world_size, workers
         self.steps_per_epoch = -(-len(images) // world_size) // batch_size
         if self.steps_per_epoch == 0:
@@ -537,8 +549,14 @@ class Batches:
         # Workers are forked where that is the custom, so that they share the pictures in memory with this process. The
         # loader takes a seed for them from a generator: from one of its own, as torch's belongs to the run.
         method = "fork" if sys.platform == "linux" else None
-        loader = torch.utils.data.DataLoader(_Worker(self), batch_size=None, sampler=steps, num_workers=self.workers,
-                                             multiprocessing_context=method, generator=torch.Generator())
+        loader = torch.utils.data.DataLoader(
+            _Worker(self),
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.workers,
+            multiprocessing_context=method,
+            generator=torch.Generator(),
+        )
         for batch, unreadable in loader:
             for number, why in unreadable.items():
                 self.images.note(number, why)
@@ -554,7 +572,7 @@ class Batches:
         order = self._order[1]
         size = self.world_size * self.batch_size
         # numpy takes [s, e] and [s, e, 0] for the same seed, hence the 1.
-        draws = np.random.default_rng([self.seed, epoch, 1 + number]).integers(2 ** 63, size=(size, DRAWS))
+        draws = np.random.default_rng([self.seed, epoch, 1 + number]).integers(2**63, size=(size, DRAWS))
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         places = np.arange(number * size, (number + 1) * size)[mine] % len(order)
         smaller, _ = self._chosen("smaller", epoch, number, 0)
@@ -575,7 +593,7 @@ class Batches:
         if not part:
             return np.zeros(size, dtype=bool), np.zeros(size, dtype=np.int64)
         random = np.random.default_rng([self.seed, epoch, 1 + number, 1 + place])
-        return random.random(size) < part, random.integers(2 ** 63, size=size)
+        return random.random(size) < part, random.integers(2**63, size=size)
 
 
 class _Worker(torch.utils.data.Dataset):
@@ -586,11 +604,11 @@ class _Worker(torch.utils.data.Dataset):
 
     def __getitem__(self, step: int) -> tuple[Tensor | str, dict[int, str]]:
         images = self.batches.images
-        images.report = silent        # in this copy: the first process reports
+        images.report = silent  # in this copy: the first process reports
         known = set(images.unreadable)
         try:
             batch: Tensor | str = self.batches.batch(step)
-        except ImageError as error:   # the loader would dress it in a traceback
+        except ImageError as error:  # the loader would dress it in a traceback
             batch = str(error)
         return batch, {number: why for number, why in images.unreadable.items() if number not in known}
 
@@ -604,8 +622,9 @@ def fixed_batch(images: ImageSet, count: int, seed: int = 0) -> Tensor:
     return _stacked(images, indices, [None] * len(indices), [False] * len(indices))
 
 
-def _stacked(images: ImageSet, indices: list[int], draws: Sequence[Sequence[int] | None],
-             smaller: Sequence[bool]) -> Tensor:
+def _stacked(
+    images: ImageSet, indices: list[int], draws: Sequence[Sequence[int] | None], smaller: Sequence[bool]
+) -> Tensor:
     batch = np.empty((len(indices), *images.shape), dtype=np.uint8)
     for place, index, draw, small in zip(batch, indices, draws, smaller, strict=True):
         place[:] = images.item(index, draw, smaller=small)
