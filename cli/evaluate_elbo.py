@@ -80,7 +80,6 @@ def evaluate_elbo(
     """
     from nvae_codec.device import choose_device
     from nvae_codec.errors import ModelError
-    from nvae_codec.likelihoods.pixels import num_dimensions
     from nvae_codec.training.checkpoint import load_network
     from nvae_codec.training.data.images import fixed_batch
     from nvae_codec.training.evaluation import evaluate
@@ -118,7 +117,7 @@ def evaluate_elbo(
                 {
                     "images": result.images,
                     "samples": samples,
-                    "dimensions": num_dimensions(network.config),
+                    "dimensions": network.config.num_dimensions,
                     "latents": network.config.num_latents,
                     "nats": {**figures, "kl": list(result.kl)},
                     "bits_per_dim": {

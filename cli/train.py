@@ -260,7 +260,7 @@ def train(
 def _configured(preset: str, given: dict[str, str], epochs: int | None, steps: int | None):
     """Network and recipe of a preset with the fields that are given, as texts."""
     from nvae_codec.errors import ModelError
-    from nvae_codec.model.config import PRESETS
+    from nvae_codec.model.presets import PRESETS
     from nvae_codec.training.recipe import RECIPES
     from nvae_codec.training.run import replace
 

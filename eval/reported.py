@@ -172,7 +172,6 @@ def measure_network(options: argparse.Namespace, folder: Path) -> Measured:
 
     from nvae_codec.codec import Codec
     from nvae_codec.device import choose_device
-    from nvae_codec.likelihoods.pixels import num_dimensions
     from nvae_codec.rate.ledger import load_float_network
     from nvae_codec.training.checkpoint import load_network
     from nvae_codec.training.data.catalogue import DATASETS
@@ -212,7 +211,7 @@ def measure_network(options: argparse.Namespace, folder: Path) -> Measured:
     figures = {}
     for key, value in nats.items():
         figures |= {f"{key}_nats_per_image": value, f"{key}_bits_per_dim": result.bits(value)}
-    bits = config.num_input_bits
+    bits = config.pixels.num_input_bits
     is_like = name in REPORTED and REPORTED[name].sample_bits == bits
     size = archive_size(codec, images, folder / ARCHIVE) if codec else None
     return Measured(
@@ -225,7 +224,7 @@ def measure_network(options: argparse.Namespace, folder: Path) -> Measured:
         sample_bits=bits,
         flow_cell_pairs_per_group=config.num_nf,
         images=len(images),
-        dimensions=num_dimensions(config),
+        dimensions=config.num_dimensions,
         draws_per_image=options.samples,
         seed=options.seed,
         **figures,

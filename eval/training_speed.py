@@ -38,7 +38,7 @@ def measure(preset: str, batch_size: int | None, device: str, steps: int, way: d
     import torch
 
     from nvae_codec.device import choose_device
-    from nvae_codec.model.config import PRESETS
+    from nvae_codec.model.presets import PRESETS
     from nvae_codec.training.data.images import Arrays, Dataset, Whole
     from nvae_codec.training.loop import Execution, train
     from nvae_codec.training.recipe import RECIPES

@@ -15,8 +15,8 @@ from nvae_codec.integer import kernels, model_file
 from nvae_codec.integer.kernels import Kernels
 from nvae_codec.integer.network import IntegerNetwork, convert
 from nvae_codec.integer.ops import LIMIT_12_BITS
-from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 
 gc.set_threshold(200_000, 50, 50)  # of the objects of networks few are garbage: to look for it takes a tenth
 

@@ -17,8 +17,8 @@ from nvae_codec.codec import Codec
 from nvae_codec.device import affordable, considerate
 from nvae_codec.eval.bench import busy_programs
 from nvae_codec.image import Image, write_image
-from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.training.data.images import Arrays, Dataset, Whole
 from nvae_codec.training.loop import Execution, train
 from nvae_codec.training.recipe import RECIPES

@@ -18,8 +18,9 @@ from nvae_codec.integer import kernels, model_file, ops
 from nvae_codec.integer.kernels import Kernels
 from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
 from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
-from nvae_codec.model.config import PRESETS, NVAEConfig
+from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 
 GPU = torch.device("cuda", 0)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

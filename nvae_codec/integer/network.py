@@ -70,7 +70,7 @@ class IntegerNetwork(Hierarchy):
             per_colour = [PIXEL_MEAN_BITS] * mixtures + [LOG_SCALE_BITS] * mixtures + [COEFFICIENT_BITS] * mixtures
             bits = torch.tensor([LOGIT_BITS] * mixtures + per_colour * 3)
         else:
-            bits = torch.tensor([LOGIT_BITS] * config.num_output_channels)
+            bits = torch.tensor([LOGIT_BITS] * config.pixels.num_parameters)
         for layer in self.output_layers():
             layer.fixed_bits = bits
         for name in ("mean", "sigma"):

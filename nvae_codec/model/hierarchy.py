@@ -63,7 +63,7 @@ class Hierarchy(nn.Module):
 
         # Bottom-up: from the image to the features of every group.
         top = config.multiplier(config.num_latent_scales - 1)
-        self.image_input = ops.ImageInput(config.num_input_bits)
+        self.image_input = ops.ImageInput(config.pixels.num_input_bits)
         self.stem = ops.Conv(config.image_channels, c_enc, 3)
         self.preprocess = blocks(config.num_preprocess_blocks, config.num_preprocess_cells, c_enc, pre, DOWN)
         towers = not config.is_vanilla
@@ -115,7 +115,9 @@ class Hierarchy(nn.Module):
         else:
             self.postprocess = blocks(config.num_postprocess_blocks, config.num_postprocess_cells, width, post, UP)
             c_out = width // 2**config.num_postprocess_blocks
-            self.image_head = nn.Sequential(ops.Activate(c_out, "elu"), ops.Conv(c_out, config.num_output_channels, 3))
+            self.image_head = nn.Sequential(
+                ops.Activate(c_out, "elu"), ops.Conv(c_out, config.pixels.num_parameters, 3)
+            )
 
     def features(self, x) -> list:
         """What the encoder knows of the images, a tensor for every group in decoder order."""
@@ -166,7 +168,7 @@ class Hierarchy(nn.Module):
         return (WHOLE,) if self.phases is None else self.phases.lattices
 
     def pixel_phases(self, state: State, known: Callable[[Lattice], Any]) -> Iterator[Any]:
-        """Parameters of the image head, [B, `config.num_output_channels`, h, w], of each of `lattices`.
+        """Parameters of the image head, [B, `config.pixels.num_parameters`, h, w], of each of `lattices`.
 
         `known(lattice)` are samples whose parameters were given before, as `ops.ImageInput` takes them. A head whose
         pixels are independent given the latents gives all parameters at once and asks for none.
@@ -177,7 +179,7 @@ class Hierarchy(nn.Module):
             yield from self.phases(state.stream, known)
 
     def pixels(self, state: State, known: Callable[[Lattice], Any]):
-        """All of them, [B, `config.num_output_channels`, image_size, image_size]."""
+        """All of them, [B, `config.pixels.num_parameters`, image_size, image_size]."""
         return join(list(self.pixel_phases(state, known)))
 
     def latent_heads(self) -> list[nn.Module]:

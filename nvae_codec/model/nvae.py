@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from nvae_codec.integer import fake_quant
-from nvae_codec.likelihoods import pixels as likelihoods
 from nvae_codec.likelihoods.gaussian import Normal
 from nvae_codec.model import ops
 from nvae_codec.model.config import NVAEConfig
@@ -71,14 +70,16 @@ def default_noise(like: Tensor, generator: torch.Generator | None = None) -> Noi
 
 
 def unit_range(config: NVAEConfig, samples: Tensor) -> Tensor:
-    """The network's input x in [0, 1], float32, from samples uint8 [B, C, H, W].
+    """The network's input x in [0, 1], float32, from samples uint8 [B, C, H, W]."""
+    return config.pixels.unit_range(samples)
 
-    8-bit samples lose their low bits where the network models fewer (`num_x_bits`). For the Bernoulli head samples are
-    0 and something else, and all channels but the first are left out.
-    """
-    if config.likelihood == "bernoulli":
-        return (samples[:, :1] != 0).float()
-    return (samples >> (8 - config.num_x_bits)).float() / (2**config.num_x_bits - 1)
+
+def log_likelihood(config: NVAEConfig, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:
+    """log p(x | z) of every image, [B]: the sum over all pixels but those of a frame."""
+    found = config.pixels.log_prob(output, x, published=published)
+    if config.frame:
+        found = found[:, config.frame : -config.frame, config.frame : -config.frame]
+    return found.sum(dim=(1, 2))
 
 
 class NVAE(Hierarchy):
@@ -131,10 +132,8 @@ class NVAE(Hierarchy):
         if len(outputs) > 1:  # end to end: cheaper than to where they belong
             given = torch.cat([output.flatten(2) for output in outputs], dim=2).unsqueeze(3)
             targets = torch.cat([lattice.of(x).flatten(2) for lattice in self.lattices], dim=2).unsqueeze(3)
-        log_likelihood = likelihoods.log_prob(self.config, given, targets, published=published)
-        return Elbo(
-            outputs, log_likelihood, torch.stack(kl, dim=1), torch.stack(kl_channels), tuple(normals), tuple(latents)
-        )
+        log_prob = log_likelihood(self.config, given, targets, published=published)
+        return Elbo(outputs, log_prob, torch.stack(kl, dim=1), torch.stack(kl_channels), tuple(normals), tuple(latents))
 
     @torch.no_grad()
     def sample(self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
@@ -147,9 +146,9 @@ class NVAE(Hierarchy):
             prior = Normal.from_raw(*self.prior(group, state), temperature)
             z = prior.sample(default_noise(prior.mean, generator)(group, prior.mean.shape))
             state = self.update(group, state, z)
-        side, levels = self.config.image_size, 2**self.config.num_input_bits - 1
+        side, levels = self.config.image_size, 2**self.config.pixels.num_input_bits - 1
         images = torch.empty(count, self.config.image_channels, side, side, device=state.stream.device)
         phases = self.pixel_phases(state, lambda lattice: torch.round(lattice.of(images) * levels) / levels)
         for lattice, output in zip(self.lattices, phases, strict=True):
-            lattice.of(images)[:] = likelihoods.sample(self.config, output, generator)
+            lattice.of(images)[:] = self.config.pixels.sample(output, generator)
         return images

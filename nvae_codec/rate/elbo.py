@@ -13,7 +13,7 @@ from nvae_codec.device import adjust, considerate
 from nvae_codec.integer.network import IntegerModel, IntegerNetwork
 from nvae_codec.integer.ops import RAW_BITS
 from nvae_codec.likelihoods.gaussian import Normal
-from nvae_codec.likelihoods.pixels import log_prob_of_pixels, num_dimensions
+from nvae_codec.likelihoods.pixels import log_prob_of_pixels
 from nvae_codec.model.nvae import NVAE, Noise, unit_range
 from nvae_codec.tiling import GREY, RGB, Lattice, Layout, known_pixels, real_cells, real_pixels
 
@@ -134,7 +134,7 @@ def compare(model: NVAE, network: IntegerNetwork, samples: Tensor, seed: int = 0
         noise = same_noise(torch.Generator().manual_seed(seed + index))
         totals[0] += model(unit_range(model.config, batch), noise).negative.double().sum().item()
         totals[1] += integer_negative_elbo(network, batch, noise).sum()
-    return Comparison(*(totals / len(samples) / math.log(2) / num_dimensions(model.config)))
+    return Comparison(*(totals / len(samples) / math.log(2) / model.config.num_dimensions))
 
 
 def same_noise(generator: torch.Generator) -> Noise:

@@ -17,7 +17,6 @@ from nvae_codec.integer import model_file
 from nvae_codec.integer.calibrate import BATCH_SIZE, Measurement, calibrate, measure
 from nvae_codec.integer.network import IntegerModel, IntegerNetwork, check_codable, convert
 from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
-from nvae_codec.likelihoods.pixels import num_dimensions
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.rate.elbo import Comparison, compare, integer_negative_elbo, same_noise, whole
 from nvae_codec.training.data.images import Batches, ImageSet, fixed_batch
@@ -110,7 +109,7 @@ def export(
         network,
         comparison,
         with_inactive / comparison.integer_bits_per_dim - 1,
-        measurement.bits / num_dimensions(network.config) / with_inactive - 1,
+        measurement.bits / network.config.num_dimensions / with_inactive - 1,
         measurement,
         compared_on,
         statistics,

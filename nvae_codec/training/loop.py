@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from nvae_codec.device import adjust, considerate, keeping_threads
 from nvae_codec.errors import ModelError
 from nvae_codec.integer import fake_quant
-from nvae_codec.likelihoods.pixels import centre_mixture
 from nvae_codec.model.cells import Cell
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.norm import BatchNorm, frozen_statistics
@@ -312,7 +311,7 @@ def _differences(before, now: dict) -> str:
 
 def _initialise(network: NVAE, recipe: Recipe, dataset: Dataset) -> None:
     if recipe.centre_mixture and network.config.likelihood == "mixture" and not network.config.has_phases:
-        centre_mixture(network.image_head[1].bias)
+        network.config.pixels.centre(network.image_head[1].bias)
 
     def first_pass() -> None:
         with frozen_statistics():

@@ -30,9 +30,9 @@ from nvae_codec.errors import ModelError
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
 from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
-from nvae_codec.model.config import PRESETS
 from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.elbo import compare
 from nvae_codec.training import export as export_module
 from nvae_codec.training.checkpoint import load_checkpoint, load_network, save_checkpoint

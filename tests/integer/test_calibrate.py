@@ -28,9 +28,9 @@ from nvae_codec.integer.calibrate import (
     measure,
 )
 from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
-from nvae_codec.likelihoods.pixels import centre_mixture
-from nvae_codec.model.config import PRESETS
+from nvae_codec.likelihoods.mixture import centre
 from nvae_codec.model.nvae import NVAE, unit_range
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.elbo import integer_negative_elbo, same_noise
 
 TILES = smooth_tiles(32, 16, seed=3)
@@ -42,7 +42,7 @@ def trained() -> IntegerNetwork:
     torch.manual_seed(0)
     network, tiles = NVAE(PRESETS["toy"]), smooth_tiles(256, 16)
     with torch.no_grad():
-        centre_mixture(network.image_head[1].bias)
+        centre(network.image_head[1].bias)
     optimiser = torch.optim.Adamax(network.parameters(), lr=0.02)
     for step in range(50):
         elbo = network(unit_range(network.config, tiles[torch.arange(8 * step, 8 * step + 8) % len(tiles)]))

@@ -12,8 +12,9 @@ from nvae_codec.integer import ops as integer_ops
 from nvae_codec.integer.fake_quant import Rounding, choosing_scales, unrounded
 from nvae_codec.integer.network import convert
 from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
-from nvae_codec.model.config import ARCHITECTURES, PRESETS, NVAEConfig
+from nvae_codec.model.config import ARCHITECTURES, NVAEConfig
 from nvae_codec.model.nvae import NVAE, unit_range
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.elbo import compare
 from nvae_codec.training.data.images import Arrays, Dataset, Whole
 from nvae_codec.training.loop import Execution, train

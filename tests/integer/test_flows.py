@@ -15,8 +15,9 @@ from nvae_codec.errors import ModelError
 from nvae_codec.image import read_image
 from nvae_codec.integer import model_file
 from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
-from nvae_codec.model.config import PRESETS, NVAEConfig
+from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.elbo import compare
 from nvae_codec.tiling import RGB, Layout
 from nvae_codec.training.import_nvae import load_published

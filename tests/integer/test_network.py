@@ -30,8 +30,9 @@ from nvae_codec.integer.kernels import REFERENCE, Kernels, look_up
 from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
 from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS, Range, Resize, interpolation_matrix
 from nvae_codec.likelihoods.gaussian import Normal
-from nvae_codec.model.config import ARCHITECTURES, PRESETS
+from nvae_codec.model.config import ARCHITECTURES
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.elbo import compare
 from nvae_codec.tiling import cut
 

@@ -9,8 +9,8 @@ import torch
 
 from nvae_codec.coding.ans import WORD_BITS, Stack
 from nvae_codec.colour.spaces import SPACES, ColourSpace
+from nvae_codec.likelihoods import mixture
 from nvae_codec.likelihoods.mixture import FLOOR, BinaryTable, ChromaMixture, Mixture, PixelTables
-from nvae_codec.likelihoods.pixels import mixture_log_prob
 
 TABLES = PixelTables.compute()
 RESIDUAL = dataclasses.replace(TABLES, residual=True)
@@ -56,7 +56,7 @@ def test_information_is_that_of_the_float_likelihood(tables):
     information = tables.information(samples, parameters)
     fractional_bits = np.array([10] * components + ([12] * components + [10] * 2 * components) * 3)
     output = torch.from_numpy(parameters / 2.0 ** fractional_bits[:, None])
-    expected = -mixture_log_prob(
+    expected = -mixture.log_prob(
         output[None, :, None], torch.from_numpy(samples / 255.0)[None, :, None], residual=tables.residual
     )
     expected = expected.numpy().ravel() / math.log(2)

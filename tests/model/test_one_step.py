@@ -16,11 +16,11 @@ from helpers import SHARED, randomise_batch_norm
 from second_nvae import Adamax
 from torch import Tensor
 
-from nvae_codec.likelihoods import pixels as likelihoods
+from nvae_codec.likelihoods import mixture
 from nvae_codec.model import ops
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.flows import FlowCell
-from nvae_codec.model.nvae import NVAE, unit_range
+from nvae_codec.model.nvae import NVAE, log_likelihood, unit_range
 from nvae_codec.training import loop
 from nvae_codec.training.data.images import Arrays, Batches, Dataset, Whole
 from nvae_codec.training.import_nvae import config_from_published, published_keys
@@ -249,7 +249,7 @@ def compare_step(
     compare("log q", loss.elbo.log_q, results.log_q)
     compare("log p", loss.elbo.log_p, results.log_p)
     compare("likelihood", loss.elbo.log_likelihood, results.log_likelihood)
-    published = likelihoods.log_prob(config, loss.elbo.output, x, published=True)
+    published = log_likelihood(config, loss.elbo.output, x, published=True)
     compare("published likelihood", published, results.published_log_likelihood)
     for group, ((q, p), (drawn, flowed), twin) in enumerate(
         zip(loss.elbo.normals, loss.elbo.latents, results.groups, strict=True)
@@ -346,7 +346,7 @@ def test_mixture_far_from_the_samples(bits):
     samples[:, :, 0] = torch.tensor([0, 1, levels - 2, levels - 1]).repeat(4).clamp(min=0)
     x = samples.double() / (levels - 1)
     compare, first, second = Comparison(), output.clone().requires_grad_(), output.clone().requires_grad_()
-    value = likelihoods.mixture_log_prob(first, x, bits)
+    value = mixture.log_prob(first, x, bits)
     expected = second_nvae.mixture_log_likelihood(second, x, bits, published=False)
     value.sum().backward()
     expected.sum().backward()
@@ -354,7 +354,7 @@ def test_mixture_far_from_the_samples(bits):
     compare("gradient", first.grad, second.grad)
     compare(
         "published",
-        likelihoods.mixture_log_prob(output, x, bits, published=True),
+        mixture.log_prob(output, x, bits, published=True),
         second_nvae.mixture_log_likelihood(output, x, bits, published=True),
     )
     print(compare.worst)

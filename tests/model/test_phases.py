@@ -18,11 +18,12 @@ from nvae_codec.image import Image
 from nvae_codec.integer import model_file
 from nvae_codec.integer.network import IntegerModel, convert
 from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
-from nvae_codec.likelihoods.pixels import mixture_log_prob
-from nvae_codec.model.config import PRESETS, NVAEConfig
+from nvae_codec.likelihoods import mixture
+from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.hierarchy import State
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.phases import join, lattices
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.elbo import compare, float_negative_elbo, integer_negative_elbo, same_noise, whole
 from nvae_codec.tiling import GREY, RGB, WHOLE, Layout, cut, known_pixels, real_pixels
 
@@ -214,7 +215,7 @@ def test_the_likelihood_is_that_of_the_joined_output():
     model, x = network(), smooth_tiles(3, 16) / 255
     with torch.no_grad():
         elbo = model(x)
-    expected = mixture_log_prob(elbo.output, x, residual=True).sum(dim=(1, 2))
+    expected = mixture.log_prob(elbo.output, x, residual=True).sum(dim=(1, 2))
     torch.testing.assert_close(elbo.log_likelihood, expected)
     assert elbo.output.shape == (3, CONFIG.num_output_channels, 16, 16)
 
@@ -237,7 +238,7 @@ def test_a_colour_follows_the_residual_of_the_one_before():
         green = []
         for value in levels:  # blue is summed out
             all_blues = torch.stack([torch.full((256,), red), value.expand(256), levels]).T.reshape(256, 3, 1, 1)
-            given = mixture_log_prob(output.expand(256, -1, -1, -1), all_blues, residual=True)
+            given = mixture.log_prob(output.expand(256, -1, -1, -1), all_blues, residual=True)
             green.append(torch.logsumexp(given.view(-1), 0))
         return 2 * levels[torch.stack(green).argmax()].item() - 1
 

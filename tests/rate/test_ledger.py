@@ -32,8 +32,8 @@ from nvae_codec.eval.tables import ledger_table
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
 from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
-from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate import ledger as ledger_module
 from nvae_codec.rate.ledger import Ledger, ledger, load_float_network
 from nvae_codec.tiling import RGB

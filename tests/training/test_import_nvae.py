@@ -16,10 +16,11 @@ import torch
 from published_checkpoint import made_up, options, positions, second_config
 
 from nvae_codec.errors import ModelError
-from nvae_codec.likelihoods.pixels import mixture_log_prob
-from nvae_codec.model.config import PRESETS, NVAEConfig
+from nvae_codec.likelihoods import mixture
+from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.ops import Conv
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.training.import_nvae import config_from_published, load_published, load_published_run, published_keys
 from nvae_codec.training.recipe import Recipe
 
@@ -101,7 +102,7 @@ def test_reference_checkpoints(name, draw):
         "log_iw": elbo.log_weight,
     }
     if name != "mnist":
-        computed["log_px_map"] = mixture_log_prob(elbo.output, x, published=True)
+        computed["log_px_map"] = mixture.log_prob(elbo.output, x, published=True)
     if draw == "mean":
         for group, (q, p) in enumerate(elbo.normals):
             computed |= {

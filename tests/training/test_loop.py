@@ -24,7 +24,7 @@ from helpers import randomise_batch_norm
 from PIL import Image as pillow
 
 from nvae_codec.errors import ModelError, NvaeCodecError
-from nvae_codec.likelihoods import pixels as likelihoods
+from nvae_codec.likelihoods import mixture
 from nvae_codec.model.cells import Cell
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.norm import MOMENTUM, BatchNorm, frozen_statistics
@@ -1166,7 +1166,7 @@ from pathlib import Path
 import numpy as np
 import nvae_codec.training.loop, nvae_codec.training.run, nvae_codec.training.evaluation, nvae_codec.training.sampling
 import nvae_codec.training.import_nvae, nvae_codec.training.data.catalogue
-from nvae_codec.model.config import PRESETS
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.training.data.images import Arrays, Dataset, Whole
 from nvae_codec.training.loop import Execution, train
 from nvae_codec.training.recipe import Recipe
@@ -1323,7 +1323,7 @@ def wide(model: NVAE) -> NVAE:
     with torch.no_grad():
         head = model.image_head[1]
         head.log_gain.fill_(-20)
-        likelihoods.centre_mixture(head.bias)
+        mixture.centre(head.bias)
     return model
 
 

@@ -9,10 +9,11 @@ import torch
 from helpers import randomise_batch_norm
 
 from nvae_codec.errors import ModelError
-from nvae_codec.model.config import PRESETS, NVAEConfig
+from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.norm import BatchNorm
 from nvae_codec.model.nvae import NVAE, default_noise
 from nvae_codec.model.ops import Conv
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.training.objective import (
     FIRST_POWER_ITERATIONS,
     POWER_ITERATIONS,
