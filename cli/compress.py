@@ -161,4 +161,4 @@ def _is_for_colour(model: str | None) -> bool:
     from nvae_codec.codec import Codec
     from nvae_codec.tiling import RGB
 
-    return RGB in Codec.load(model).model.pixel_tables.modes
+    return RGB in Codec.load(model).model.likelihood.modes

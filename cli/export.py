@@ -149,7 +149,7 @@ def export_run(
 
     try:
         from nvae_codec.integer import model_file
-        from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
+        from nvae_codec.integer.quantise import LIMIT, LIMIT_12_BITS
         from nvae_codec.training.export import export as export_network
         from nvae_codec.training.export import model_card
     except ImportError as error:

@@ -251,7 +251,7 @@ def _timed(direction: str, clock: _Clock, function: Callable) -> tuple[Timing, o
 
 def kernel(network) -> str:
     """What convolutions of the integer network are computed with, the most frequent first."""
-    from nvae_codec.integer.ops import Conv
+    from nvae_codec.integer.conv import Conv
 
     names = [str(op.carrier).removeprefix("torch.") for op in network.leaves() if isinstance(op, Conv)]
     return ", ".join(sorted(set(names), key=names.count, reverse=True))
@@ -279,7 +279,7 @@ def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) 
         for group in range(codec.model.num_groups)
     ]
     images = {
-        exact: torch.from_numpy(codec.model.pixel_tables.network_input(samples.numpy())).to(exact.device),
+        exact: torch.from_numpy(codec.model.likelihood.network_input(samples.numpy())).to(exact.device),
         floats: unit_range(floats.config, samples.to(exact.device)),
     }
     best = dict.fromkeys(images, float("inf"))

@@ -423,7 +423,7 @@ def nvae_codec(model: str | None = None) -> ImageCodec:
         encode_archive=enough_memory()(encode_archive),
         decode_archive=enough_memory()(decode_archive),
         max_side=MAX_SIDE,
-        bits=codec.model.pixel_tables.num_bits,
+        bits=codec.model.likelihood.num_bits,
         threads=torch.get_num_threads(),
     )
 

@@ -159,7 +159,7 @@ def importance_weighted_bits(codec, network, samples: np.ndarray, draws: int) ->
         return None
     tiles = torch.from_numpy(cut(samples, side))
     found = evaluate(network, tiles, samples=draws)
-    return len(tiles) * found.importance_weighted / math.log(2) + codec.model.pixel_tables.low_bits * samples.size
+    return len(tiles) * found.importance_weighted / math.log(2) + codec.model.likelihood.low_bits * samples.size
 
 
 def chain_lengths(count: int) -> list[int]:

@@ -230,7 +230,7 @@ def measure_network(options: argparse.Namespace, folder: Path) -> Measured:
         **figures,
         file_size_bytes=size,
         file_bits_per_subpixel=8 * size / images.size if codec else None,
-        file_raw_bits_per_subpixel=codec.model.pixel_tables.low_bits if codec else None,
+        file_raw_bits_per_subpixel=codec.model.likelihood.low_bits if codec else None,
     )
 
 

@@ -22,7 +22,7 @@ from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.container import GREY8, JPEG_RGB8, PHOTO_CD_RGB8, RGB8, TileBatch
 from nvae_codec.codec import EFFORTS, Codec
 from nvae_codec.coding import bits_back
-from nvae_codec.coding.bits_back import max_joint_tiles
+from nvae_codec.coding.chains import max_joint_tiles
 from nvae_codec.coding.rec import MAX_MEMORY, MIN_MEMORY
 from nvae_codec.colour.spaces import SPACES
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError, NvaeCodecError
@@ -425,7 +425,7 @@ def test_models_of_fewer_bits_and_of_black_and_white_know_no_other_colour_spaces
     samples = as_jpeg(noise(20, 21, 3), 90)
     data = codec.compress(samples)
     assert container.unpack(data).images[0].mode == JPEG_RGB8
-    monkeypatch.setattr(codec.model, "pixel_tables", pixels.PixelTables.compute(5))
+    monkeypatch.setattr(codec.model, "likelihood", pixels.IntegerMixture.compute(5))
     assert codec._cut(samples).layout.modes.tolist() == [RGB] * 4
     with pytest.raises(BitstreamError, match="invalid: a picture has mode 2, for which its model has no probabilities"):
         codec.decompress(data)

@@ -25,8 +25,8 @@ from nvae_codec.errors import DriftError, ImageError, ModelError
 from nvae_codec.executors import map_in_workers
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import kernels, model_file
+from nvae_codec.integer.conv import Conv
 from nvae_codec.integer.kernels import Kernels
-from nvae_codec.integer.ops import Conv
 
 pytestmark = pytest.mark.thorough
 
@@ -227,7 +227,7 @@ def codec_in_a_way(path: Path, how: Kernels, threads: int, lanes: int, joint_til
         patch.setattr(kernels, "fastest", lambda device: how)
         try:
             codec = Codec.load(path)
-            carriers = {op.carrier for op in codec.model.network.leaves() if isinstance(op, Conv)}
+            carriers = {op.carrier for op in codec.model.network.ops() if isinstance(op, Conv)}
             assert carriers == ({torch.float32} if how.float32 else {torch.float64})
             yield codec
         finally:

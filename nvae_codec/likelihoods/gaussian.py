@@ -12,6 +12,7 @@ from torch import Tensor
 from nvae_codec.likelihoods.likelihood import Likelihood
 
 CLAMP = 5.0  # raw values are soft-clamped to (-5, 5)
+RAW_BITS = 10  # fractional bits of raw means and log standard deviations as integers
 SIGMA_FLOOR = 0.01  # added to the standard deviation
 
 
@@ -58,6 +59,14 @@ class Gaussian(Likelihood):
     @property
     def num_input_bits(self) -> int:
         return self.num_bits
+
+    @property
+    def fractional_bits(self):
+        return (RAW_BITS,) * self.num_parameters
+
+    @property
+    def table_lengths(self):
+        return {}
 
     def log_prob(self, output, x, *, published=False):
         return Normal.from_raw(*output.chunk(2, dim=1)).log_prob(2 * x - 1).sum(dim=1)

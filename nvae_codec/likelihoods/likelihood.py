@@ -103,14 +103,14 @@ class Likelihood(ABC):
         raise NotImplementedError(f"{type(self).__name__} is not for heads that know the pixels around")
 
     @property
+    @abstractmethod
     def fractional_bits(self) -> tuple[int, ...]:
         """Of the integers that stand for parameters, [`num_parameters`]."""
-        raise NotImplementedError(f"{type(self).__name__} has no integer half")
 
     @property
+    @abstractmethod
     def table_lengths(self) -> dict[str, int]:
-        """Of the tables of its integer half, by name."""
-        raise NotImplementedError(f"{type(self).__name__} has no integer half")
+        """Of the tables of its integer half, by name; none where there is no such half."""
 
     def integers(self, tables: dict[str, np.ndarray] | None = None) -> IntegerLikelihood:
         """The integer half with tables of a model file; without any, they are computed in floating point."""

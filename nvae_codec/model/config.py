@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from nvae_codec.errors import ModelError
-from nvae_codec.likelihoods import LIKELIHOODS, Likelihood, create
+from nvae_codec.likelihoods import LIKELIHOODS, create
+from nvae_codec.likelihoods.likelihood import Likelihood
 
 # Residual operations of the four kinds of cell, per architecture key (NVAE, section 3.2 and appendix; released
 # configurations). Order of the four entries: preprocess, encoder tower, decoder tower, postprocess.

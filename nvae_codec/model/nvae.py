@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nvae_codec.integer import fake_quant
 from nvae_codec.likelihoods.gaussian import Normal
-from nvae_codec.model import ops
+from nvae_codec.model import ops as float_ops
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.descent import Descent
 from nvae_codec.model.hierarchy import Hierarchy, State
 from nvae_codec.model.phases import initialise_phases, join
 from nvae_codec.tiling import Lattice
@@ -35,7 +36,7 @@ class Elbo:
 
     @property
     def output(self) -> Tensor:
-        """Of the image head, for all pixels, [B, `num_output_channels`, H, W]."""
+        """Of the image head, for all pixels, [B, P, H, W]."""
         return join(list(self.outputs))
 
     @property
@@ -83,13 +84,13 @@ def log_likelihood(config: NVAEConfig, output: Tensor, x: Tensor, *, published: 
 
 
 class NVAE(Hierarchy):
-    """The network of Vahdat and Kautz (2020)."""
+    """The network of Vahdat and Kautz (2020), made of float ops.
 
-    def __init__(self, config: NVAEConfig):
-        super().__init__(config, fake_quant if config.rounded_activations else ops)
-        if config.rounded_activations:  # what leaves the network has 16 bits
-            for layer in [*self.latent_heads(), *(cell.last for cell in self.flow_cells()), *self.output_layers()]:
-                layer.rounding = None
+    `ops` are those of `nvae_codec.model.ops`, or others of the same names (`nvae_codec.integer.fake_quant`).
+    """
+
+    def __init__(self, config: NVAEConfig, ops: Any = float_ops):
+        super().__init__(config, ops)
         if self.phases is not None:
             initialise_phases(self.phases, config)
 
@@ -105,29 +106,26 @@ class NVAE(Hierarchy):
             yield from super().pixel_phases(state, known)
             return
         stream = self.postprocess(state.stream)
-        with ops.in_full_precision(stream):
+        with float_ops.in_full_precision(stream):
             output = self.image_head(stream.to(torch.promote_types(stream.dtype, torch.float32)))
         yield output
 
     def forward(self, x: Tensor, noise: Noise | None = None, *, published: bool = False) -> Elbo:
         """The bound for images [B, C, H, W] in [0, 1]; `published` selects the release's likelihood."""
         noise = noise or default_noise(x)
-        features = self.features(x)
-        state = self.start(x.shape[0])
+        descent = Descent(self, x.shape[0], self.features(x))
         kl, kl_channels, normals, latents = [], [], [], []
-        for group in range(self.config.num_groups):
-            prior = Normal.from_raw(*self.prior(group, state))
-            posterior = Normal.from_raw(*self.posterior(group, state, features))
-            drawn = posterior.sample(noise(group, posterior.mean.shape))
-            z = self.flow(group, drawn)
+        for step in descent:
+            prior, posterior = Normal.from_raw(*step.prior), Normal.from_raw(*step.posterior)
+            drawn = posterior.sample(noise(step.group, posterior.mean.shape))
+            z = step.latents = self.flow(step.group, drawn)
             density = posterior.log_prob(drawn) - prior.log_prob(z) if self.config.num_nf else posterior.kl(prior)
             by_channel = density.sum(dim=(2, 3))  # [B, L]
             kl.append(by_channel.sum(dim=1))
             kl_channels.append(by_channel.detach().mean(dim=0))
             normals.append((posterior, prior))
             latents.append((drawn, z))
-            state = self.update(group, state, z)
-        outputs = tuple(self.pixel_phases(state, lambda lattice: lattice.of(x)))
+        outputs = tuple(self.pixel_phases(descent.state, lambda lattice: lattice.of(x)))
         given, targets = outputs[0], x
         if len(outputs) > 1:  # end to end: cheaper than to where they belong
             given = torch.cat([output.flatten(2) for output in outputs], dim=2).unsqueeze(3)
@@ -141,14 +139,13 @@ class NVAE(Hierarchy):
 
         A head of phases sees the samples of earlier phases rounded to levels.
         """
-        state = self.start(count)
-        for group in range(self.config.num_groups):
-            prior = Normal.from_raw(*self.prior(group, state), temperature)
-            z = prior.sample(default_noise(prior.mean, generator)(group, prior.mean.shape))
-            state = self.update(group, state, z)
+        descent = Descent(self, count)
+        for step in descent:
+            prior = Normal.from_raw(*step.prior, temperature)
+            step.latents = prior.sample(default_noise(prior.mean, generator)(step.group, prior.mean.shape))
         side, levels = self.config.image_size, 2**self.config.pixels.num_input_bits - 1
-        images = torch.empty(count, self.config.image_channels, side, side, device=state.stream.device)
-        phases = self.pixel_phases(state, lambda lattice: torch.round(lattice.of(images) * levels) / levels)
+        images = torch.empty(count, self.config.image_channels, side, side, device=descent.state.stream.device)
+        phases = self.pixel_phases(descent.state, lambda lattice: torch.round(lattice.of(images) * levels) / levels)
         for lattice, output in zip(self.lattices, phases, strict=True):
             lattice.of(images)[:] = self.config.pixels.sample(output, generator)
         return images

@@ -66,7 +66,7 @@ class PhaseCell(nn.Module):
             ops.Conv(channels, channels, 3, activation="swish", **plain),
             ops.Conv(channels, channels, 3, **plain),
         )
-        self.join = ops.Sum()
+        self.join = ops.Sum(channels)
 
     def forward(self, x):
         return self.join(x, self.branch(x))
@@ -90,7 +90,9 @@ class Phase(nn.Module):
         self.known = ops.Concat() if planes > 1 else None
         means = config.num_phase_interpolations * colours if planes else 0
         self.interpolate = ops.Conv(planes * colours, means, 3, **plain) if planes else None
-        self.head = ops.Conv(2 * channels + means, config.pixels.num_parameters, **plain)
+        self.head = ops.Conv(
+            2 * channels + means, config.pixels.num_parameters, raw=config.pixels.fractional_bits, **plain
+        )
 
     def forward(self, features, planes: list) -> tuple[Any, Any]:
         """Features for the next phase, and parameters [B, 10 M, h, w]."""
@@ -117,7 +119,7 @@ class NoiseFilters(nn.Module):
             planes * config.image_channels, config.num_phase_noise_filters, 3, activation="swish", precise=True, **plain
         )
         self.last = ops.Conv(config.num_phase_noise_filters, config.num_phase_channels, 3, **plain)
-        self.sum = ops.Sum()
+        self.sum = ops.Sum(config.num_phase_channels)
 
     def forward(self, features, planes: list):
         return self.sum(features, self.last(self.filters(planes[0] if self.concat is None else self.concat(*planes))))
@@ -134,7 +136,7 @@ class Level(nn.Module):
         self.combine = ops.Conv(channels + colours, channels, 3, **plain)
         self.phases = nn.ModuleList(Phase(ops, config, planes) for planes in (1, 2, 3))
         self.additions = nn.ModuleList(ops.Conv(colours, channels, 3, **plain) for _ in range(2))
-        self.sums = nn.ModuleList(ops.Sum() for _ in range(2))
+        self.sums = nn.ModuleList(ops.Sum(channels) for _ in range(2))
         self.noise_filters = nn.ModuleList(
             NoiseFilters(ops, config, planes) for planes in (1, 2, 3) if config.num_phase_noise_filters
         )

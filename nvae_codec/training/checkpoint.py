@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from nvae_codec.errors import ModelError
+from nvae_codec.integer.fake_quant import float_network
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
 
@@ -58,7 +59,7 @@ def load_network(path: Path) -> NVAE:
         config = NVAEConfig.from_dict(values["config"])
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    model = NVAE(config)
+    model = float_network(config)
     load_weights(path, model, values.get("average") or values["model"])
     return model.eval()
 

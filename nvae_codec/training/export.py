@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nvae_codec.codec import EFFORTS, default_effort
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Tiles, encode
 from nvae_codec.device import keeping_threads
 from nvae_codec.errors import ModelError
 from nvae_codec.integer import model_file
 from nvae_codec.integer.calibrate import BATCH_SIZE, Measurement, calibrate, measure
-from nvae_codec.integer.network import IntegerModel, IntegerNetwork, check_codable, convert
-from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.latent_model import IntegerModel, check_codable
+from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.payloads.neural import EFFORTS, default_effort
 from nvae_codec.rate.elbo import Comparison, compare, integer_negative_elbo, same_noise, whole
 from nvae_codec.training.data.images import Batches, ImageSet, fixed_batch
 from nvae_codec.training.evaluation import bits_per_dimension, estimate_batch_norm, evaluate
@@ -56,15 +57,15 @@ def export(
     *,
     check: ImageSet | None = None,
     calibration_images: int | None = None,
-    limit: int | None = None,
+    activation_bits: int | None = None,
     tolerance: float = TOLERANCE,
     device: torch.device | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Exported:
     """Convert a float network, which is on the CPU; statistics are estimated on `device`.
 
-    `limit` is the largest magnitude of activations: LIMIT_12_BITS, or LIMIT for a wide network, which takes longer; by
-    default it is wide only if the narrow one would change the negative ELBO by more than `tolerance`.
+    `activation_bits` are 12, or 16 for a network that takes longer; by default they are 16 only if the network with 12
+    would change the negative ELBO by more than `tolerance`.
 
     Batch-norm statistics are estimated anew over training images, as the running ones trail the weights, and kept if
     held-out images become shorter by them. Where nothing is held out, training images take its place. Idle channels and
@@ -83,29 +84,28 @@ def export(
     calibration_images = calibration_images or _worth(CALIBRATION_PIXELS, side**2, CALIBRATION_IMAGES)
     checked = fixed_batch(check or held_out, _worth(CHECKED_PIXELS, side**2, CHECKED_IMAGES), seed=1)
     compared_on = f"{len(checked)} {kind} image{'s' if len(checked) > 1 else ''}"
-    for each in (LIMIT_12_BITS, LIMIT) if limit is None else (limit,):
-        exact = convert(network, fixed_batch(training, calibration_images), limit=each)
-        comparison = compare(network, exact, checked)
-        width = "narrow" if each == LIMIT_12_BITS else "wide"
+    for bits in (12, 16) if activation_bits is None else (activation_bits,):
+        integer = convert(network, fixed_batch(training, calibration_images), activation_bits=bits)
+        comparison = compare(network, integer, checked)
         report(
             f"negative ELBO on {compared_on}: float "
-            f"{comparison.float_bits_per_dim:.4f}, {width} integers {comparison.integer_bits_per_dim:.4f} bits/dim "
+            f"{comparison.float_bits_per_dim:.4f}, integers with {bits}-bit activations {comparison.integer_bits_per_dim:.4f} bits/dim "
             f"({comparison.relative:+.4%})"
         )
         if abs(comparison.relative) <= tolerance:
             break
     else:
         raise ModelError(
-            f"{width} integers change the negative ELBO by {comparison.relative:+.4%}, more than the "
-            f"{100 * tolerance:g} % allowed; more images to calibrate on may help, wide integers, a "
-            "larger tolerance, or for narrow integers training with rounded_activations=true"
+            f"integers with {bits}-bit activations change the negative ELBO by {comparison.relative:+.4%}, more than the "
+            f"{100 * tolerance:g} % allowed; more images to calibrate on may help, 16-bit activations, a "
+            "larger tolerance, or for 12-bit activations training with rounded_activations=true"
         )
-    calibrate(exact, fixed_batch(training, _worth(CHOOSING_PIXELS, side**2, CHOOSING_IMAGES), seed=2), report)
-    with_inactive = _with_inactive_channels(exact, checked, comparison)
-    direct = _rec_overhead(exact, checked[: _worth(REC_PIXELS, side**2, REC_IMAGES)])
-    measurement = replace(measure(exact, checked), rec_overhead=direct)
+    calibrate(integer, fixed_batch(training, _worth(CHOOSING_PIXELS, side**2, CHOOSING_IMAGES), seed=2), report)
+    with_inactive = _with_inactive_channels(integer, checked, comparison)
+    direct = _rec_overhead(integer, checked[: _worth(REC_PIXELS, side**2, REC_IMAGES)])
+    measurement = replace(measure(integer, checked), rec_overhead=direct)
     exported = Exported(
-        exact,
+        integer,
         network,
         comparison,
         with_inactive / comparison.integer_bits_per_dim - 1,
@@ -127,7 +127,7 @@ def _rec_overhead(network: IntegerNetwork, images: Tensor) -> float:
     for image in images.split(1):
         stack = Stack()  # too little is on it to draw latents with
         encode(model, [stack], [Tiles(image.numpy(), image.numpy(), whole(image))], search.memory)
-        bits += stack.bits - model.pixel_tables.low_bits * image.numel()
+        bits += stack.bits - model.likelihood.low_bits * image.numel()
     return bits / len(images) / measure(network, images).bits - 1
 
 
@@ -197,7 +197,7 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
         ("weights", f"{weight_count:,} integers"),
         (
             "activations",
-            f"integers up to {int(exported.network.activation_limit):,} in magnitude"
+            f"integers of {int(exported.network.activation_bits)} bits"
             + (", as in training" if config.rounded_activations else ""),
         ),
         ("batch-norm statistics", exported.statistics),

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from nvae_codec.device import adjust, considerate, keeping_threads
 from nvae_codec.errors import ModelError
 from nvae_codec.integer import fake_quant
+from nvae_codec.integer.fake_quant import float_network
 from nvae_codec.model.cells import Cell
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.norm import BatchNorm, frozen_statistics
@@ -99,7 +100,7 @@ def train(
             check_start(start.config, config)
         torch.manual_seed(recipe.seed)
         torch.backends.cudnn.benchmark = True  # all steps have the same shapes
-        network = NVAE(config)
+        network = float_network(config)
         checkpoint = run_folder / FILE_NAME
         values = _resumed(checkpoint, config, recipe, world) if checkpoint.exists() else {}
         first_step = values.get("step", 0)

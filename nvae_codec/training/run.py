@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from nvae_codec.errors import ModelError
+from nvae_codec.integer.fake_quant import float_network
 from nvae_codec.model.config import NVAEConfig
-from nvae_codec.model.nvae import NVAE
-from nvae_codec.training.data.catalogue import Dataset, open_dataset
+from nvae_codec.training.data.catalogue import open_dataset
+from nvae_codec.training.data.images import Dataset
 from nvae_codec.training.loop import Execution, recompute_cells
 from nvae_codec.training.objective import Objective
 from nvae_codec.training.recipe import Recipe
@@ -132,7 +133,7 @@ def estimate_memory(config: NVAEConfig, recipe: Recipe, execution: Execution, lo
     about half of that. Workspaces of libraries and the allocator's slack come on top.
     """
     with torch.device("meta"):
-        objective = Objective(NVAE(config), spectral=recipe.spectral).train()
+        objective = Objective(float_network(config), spectral=recipe.spectral).train()
         x = torch.empty(recipe.batch_size, config.image_channels, config.image_size, config.image_size)
     network = objective.network
     if objective.spectral is not None:

@@ -29,7 +29,7 @@ from nvae_codec.cli import train as train_command
 from nvae_codec.errors import ModelError
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
+from nvae_codec.integer.quantise import LIMIT, LIMIT_12_BITS
 from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.presets import PRESETS
@@ -215,7 +215,7 @@ def test_a_run_with_rounded_activations_makes_a_narrow_model(place):
     result = invoke(*narrow, "--steps", 2)
     assert result.exit_code == 0, result.stderr
     assert Run.load(Path("narrow")).network.narrow
-    assert model_file.load(Path("narrow/model.safetensors"))[0].network.activation_limit == LIMIT_12_BITS
+    assert model_file.load(Path("narrow/model.safetensors"))[0].network.activation_bits == LIMIT_12_BITS
     assert "| activations | integers up to 2,047 in magnitude, as in training |" in Path("narrow/model.md").read_text()
     picture, model = "pictures/00.png", ["--model", "narrow/model.safetensors"]
     assert invoke("compress", picture, "-o", "00.nvb", *model, "--ledger", "--float-network", "narrow").exit_code == 0
@@ -821,13 +821,13 @@ def test_an_export_beyond_the_tolerance_writes_nothing(place):
 def test_a_network_that_12_bit_integers_cost_too_much_is_made_wide(place, monkeypatch):
     def as_if_narrow_were_dear(network, exact, images):
         found = compare(network, exact, images)
-        dearer = 1.01 if exact.activation_limit == LIMIT_12_BITS else 1
+        dearer = 1.01 if exact.activation_bits == LIMIT_12_BITS else 1
         return replace(found, integer_bits_per_dim=dearer * found.integer_bits_per_dim)
 
     def exported(*options) -> tuple[int, list[str]]:
         result = invoke("export", "run", "-f", "-o", "new.safetensors", *options)
         assert result.exit_code == 0, result.stderr
-        limit = model_file.load(Path("new.safetensors"))[0].network.activation_limit
+        limit = model_file.load(Path("new.safetensors"))[0].network.activation_bits
         return int(limit), re.findall(r"(narrow|wide) integers", result.stderr)
 
     assert exported() == (LIMIT_12_BITS, ["narrow"]) and exported("--wide") == (LIMIT, ["wide"])

@@ -9,18 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_model import PhasedToyModel, ToyModel
 
+from nvae_codec.bitstreams.content import TileBatch
 from nvae_codec.coding.ans import RESERVE_WORDS, Stack, generator_words
-from nvae_codec.coding.bits_back import (
-    Search,
-    TileBatch,
-    Tiles,
-    decode,
-    decode_chains,
-    decode_version_1,
-    encode,
-    encode_chains,
-)
+from nvae_codec.coding.bits_back import Tiles, decode, decode_version_1, encode
+from nvae_codec.coding.chains import Search, decode_chains, encode_chains
 from nvae_codec.coding.latents import MAX_STEP, IntegerNormal, half_width, posterior_on_grid
+from nvae_codec.coding.pixels import push
 from nvae_codec.colour.spaces import SPACES, find_space
 from nvae_codec.errors import BitstreamError, DriftError
 from nvae_codec.tiling import GREY, RGB, Layout, cut, real_pixels, tile_sizes
@@ -484,7 +478,7 @@ def encode_version_1(model, samples: np.ndarray, sizes: np.ndarray, max_group: i
             state = model.update(group, state, points << (MAX_STEP - steps)[:, None, None])
         real = real_pixels(sizes[some], model.tile_side)
         parameters = np.ascontiguousarray(model.parameters(state).transpose(1, 0, 2, 3)[:, real])
-        model.pixel_tables.push(stack, samples[some].transpose(1, 0, 2, 3)[:, real], parameters)
+        push(stack, model.likelihood, samples[some].transpose(1, 0, 2, 3)[:, real], parameters)
         for points, steps in reversed(groups):
             for step in np.unique(steps)[::-1]:
                 stack.push_standard_normals(points[:, steps == step], 2.0**step, half_width(int(step)))

@@ -19,7 +19,8 @@ from nvae_codec.errors import ImageError
 from nvae_codec.eval import compare, rate_vs_elbo, report, reported
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.network import IntegerModel, convert
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.ledger import ledger, load_float_network

@@ -18,7 +18,7 @@ from nvae_codec.codec import Codec
 from nvae_codec.eval import reported
 from nvae_codec.image import Image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.network import convert
+from nvae_codec.integer.convert import convert
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.presets import PRESETS
 from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint

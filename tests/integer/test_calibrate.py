@@ -27,7 +27,9 @@ from nvae_codec.integer.calibrate import (
     grid_bits,
     measure,
 )
-from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.likelihoods.mixture import centre
 from nvae_codec.model.nvae import NVAE, unit_range
 from nvae_codec.model.presets import PRESETS

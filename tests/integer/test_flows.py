@@ -9,12 +9,15 @@ from helpers import SHARED, randomise_batch_norm, smooth_tiles
 
 from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import WORD_BITS
-from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, encode_chains
+from nvae_codec.coding.bits_back import Tiles
+from nvae_codec.coding.chains import Search, decode_chains, encode_chains
 from nvae_codec.coding.latents import half_width, offsets_of
 from nvae_codec.errors import ModelError
 from nvae_codec.image import read_image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.presets import PRESETS

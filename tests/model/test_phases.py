@@ -16,8 +16,8 @@ from nvae_codec.codec import Codec
 from nvae_codec.errors import BitstreamError, ImageError, ModelError
 from nvae_codec.image import Image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.network import IntegerModel, convert
-from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.likelihoods import mixture
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.hierarchy import State
@@ -59,12 +59,12 @@ def network(config: NVAEConfig = CONFIG, seed: int = 0) -> NVAE:
 
 @pytest.fixture(
     scope="module",
-    params=[(CONFIG, LIMIT), (CONFIG, LIMIT_12_BITS), (SENSING, LIMIT), (SENSING, LIMIT_12_BITS)],
+    params=[(CONFIG, 16), (CONFIG, 12), (SENSING, 16), (SENSING, 12)],
     ids=["wide", "narrow", "sensing", "sensing, narrow"],
 )
 def coder(request) -> IntegerModel:
-    config, limit = request.param
-    return IntegerModel(convert(network(config), smooth_tiles(4, 16), limit=limit))
+    config, bits = request.param
+    return IntegerModel(convert(network(config), smooth_tiles(4, 16), activation_bits=bits))
 
 
 def a_state(model: IntegerModel, count: int) -> State:
@@ -301,13 +301,13 @@ def test_integers_cost_little(coder):
     comparison = compare(network(coder.network.config), coder.network, smooth_tiles(8, 16, seed=2))
     # Where sensors of no training widen the tails, the coder's smallest mass is worth a little.
     wide = 3e-4 if coder.network.config.num_phase_noise_filters else 1e-4
-    assert abs(comparison.relative) < (wide if coder.network.activation_limit == LIMIT else 3e-3)
+    assert abs(comparison.relative) < (wide if coder.network.activation_bits == 16 else 3e-3)
 
 
 @pytest.mark.parametrize("config", [CONFIG, SENSING], ids=["plain", "sensing"])
 def test_partial_tiles_cost_the_same_in_floats_and_in_integers(config):
     model = network(config)
-    exact = convert(model, smooth_tiles(4, 16), limit=LIMIT)
+    exact = convert(model, smooth_tiles(4, 16), activation_bits=16)
     samples = smooth_tiles(4, 16, seed=5)
     layout = Layout(np.array([[16, 16], [7, 16], [16, 1], [5, 6]]), np.full(4, RGB))
     noise = same_noise(torch.Generator().manual_seed(0))
@@ -321,7 +321,7 @@ def test_partial_tiles_cost_the_same_in_floats_and_in_integers(config):
 
 @cache
 def codec_12_bits(config: NVAEConfig) -> Codec:
-    exact = convert(network(config), smooth_tiles(4, 16), limit=LIMIT_12_BITS)
+    exact = convert(network(config), smooth_tiles(4, 16), activation_bits=12)
     return Codec(IntegerModel(exact), model_file.fingerprint(config, exact.state_dict()), "phases")
 
 
@@ -360,14 +360,14 @@ def binary_tiles(count: int, seed: int = 0) -> torch.Tensor:
     return (smooth_tiles(count, 16, seed)[:, :1] > 120).to(torch.uint8)
 
 
-def binary_codec(limit: int = LIMIT_12_BITS, config: NVAEConfig = BINARY) -> Codec:
-    exact = convert(network(config), binary_tiles(8), limit=limit)
+def binary_codec(bits: int = 12, config: NVAEConfig = BINARY) -> Codec:
+    exact = convert(network(config), binary_tiles(8), activation_bits=bits)
     return Codec(IntegerModel(exact), model_file.fingerprint(config, exact.state_dict()), "binary")
 
 
 @pytest.mark.parametrize("config", [BINARY, SENSING_BINARY], ids=["plain", "sensing"])
 def test_black_and_white_costs_the_same_in_floats_and_in_integers(config):
-    model, codec = network(config), binary_codec(LIMIT, config)
+    model, codec = network(config), binary_codec(16, config)
     comparison = compare(model, codec.model.network, binary_tiles(8, seed=1))
     assert abs(comparison.relative) < 1e-3
     samples, noise = binary_tiles(4, seed=2), same_noise(torch.Generator().manual_seed(0))

@@ -25,13 +25,15 @@ from nvae_codec import codec as codec_module
 from nvae_codec.bitstreams import container
 from nvae_codec.codec import EFFORTS, Codec
 from nvae_codec.coding.ans import Stack
-from nvae_codec.coding.bits_back import Search
+from nvae_codec.coding.chains import Search
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.eval import rate_vs_elbo as evaluation
 from nvae_codec.eval.tables import ledger_table
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate import ledger as ledger_module

@@ -6,8 +6,9 @@ import torch
 from helpers import smooth_tiles
 
 from nvae_codec.codec import Codec
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.integer.model_file import fingerprint
-from nvae_codec.integer.network import IntegerModel, convert
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.ledger import ledger
