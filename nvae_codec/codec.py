@@ -11,9 +11,22 @@ import numpy as np
 import torch
 
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import DEFAULT_MAX_PIXELS, Chunk, Container, ImageEntry, Metadata, TileBatch
+from nvae_codec.bitstreams.content import (
+    DEFAULT_MAX_PIXELS,
+    EXIF,
+    GREY,
+    ICC,
+    MAX_METADATA_BYTES,
+    MAX_SIDE,
+    RGB,
+    Chunk,
+    Container,
+    ImageEntry,
+    Metadata,
+    TileBatch,
+)
 from nvae_codec.coding.ans import check_coder
-from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, decode_version_1, encode_chains, max_joint_tiles
+from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, encode_chains, max_joint_tiles
 from nvae_codec.colour.spaces import SPACES, find_space
 from nvae_codec.device import considerate
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
@@ -22,7 +35,7 @@ from nvae_codec.image import Image, as_image
 from nvae_codec.integer import model_file
 from nvae_codec.integer.kernels import CPU
 from nvae_codec.integer.network import IntegerModel
-from nvae_codec.tiling import GREY, RGB, Layout, cut, join, tile_sizes
+from nvae_codec.tiling import Layout, cut, join, tile_sizes
 
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]  # called with tiles done and tiles in all
@@ -239,7 +252,7 @@ class Codec:
         progress: Progress | None = None,
         workers: int = 1,
     ) -> Iterator[tuple[ImageEntry, Image]]:
-        """All pictures of what `container.unpack` or `container.recover` gave, or those of some names, in its order.
+        """All pictures of what `container.unpack` or `recovery.recover` gave, or those of some names, in its order.
 
         `progress` counts pictures; `workers` are as in `compress_archive`. Raises as `decompress` does, and ImageError
         for a name that the file does not hold.
@@ -280,28 +293,15 @@ class Codec:
         total = sum(layout.count for layout in layouts) - sum(first)
         words = [np.frombuffer(chunk.words, dtype="<u4") for chunk in chunks]
         with considerate():
-            if chunks[0].version_1:
-                old = chunks[0].version_1
-                samples = [
-                    decode_version_1(
-                        self.model,
-                        words[0],
-                        old.initial_words,
-                        layouts[0],
-                        old.max_group,
-                        lambda done: progress(done, total),
-                    )
-                ]
-            else:
-                samples = decode_chains(
-                    self.model,
-                    words,
-                    [chunk.tile_batches for chunk in chunks],
-                    layouts,
-                    [chunk.trellis_bits for chunk in chunks],
-                    first,
-                    lambda done: progress(min(done, total), total),
-                )
+            samples = decode_chains(
+                self.model,
+                words,
+                [chunk.tile_batches for chunk in chunks],
+                layouts,
+                [chunk.trellis_bits for chunk in chunks],
+                first,
+                lambda done: progress(min(done, total), total),
+            )
         for chunk, tiles, indices in zip(chunks, samples, wanted, strict=True):
             of_images = list(self.tiles_of(chunk, tiles))
             to_check = chunk.shared_crc32 is not None
@@ -312,7 +312,7 @@ class Codec:
                     to_check = False
                 picture = assemble(image, its_tiles, chunk.checksum_bytes(image))
                 kept = {chunk.metadata[item].kind: chunk.metadata[item].data for item in image.metadata}
-                yield image, Image(picture, kept.get(container.EXIF, b""), kept.get(container.ICC, b""))
+                yield image, Image(picture, kept.get(EXIF, b""), kept.get(ICC, b""))
 
     def tiles_of(self, chunk: Chunk, tiles: np.ndarray) -> Iterator[tuple[ImageEntry, np.ndarray]]:
         """The images of a chunk, each with its own of the chunk's tiles, uint8 [N, 3, side, side]."""
@@ -329,9 +329,9 @@ class Codec:
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ImageError for pictures that are too large or too narrow."""
-        if max(height, width) > container.MAX_SIDE or min(height, width) < 1:
+        if max(height, width) > MAX_SIDE or min(height, width) < 1:
             raise ImageError(
-                f"a picture of {width} x {height} pixels cannot be coded; a side has 1 to {container.MAX_SIDE:,} pixels"
+                f"a picture of {width} x {height} pixels cannot be coded; a side has 1 to {MAX_SIDE:,} pixels"
             )
         if self._outgrows(self._num_tiles(height, width), height * width):
             raise ImageError(
@@ -342,22 +342,19 @@ class Codec:
         self.check_size(*picture.samples.shape[:2])
         if not self.model.pixel_tables.can_code(picture.samples):
             raise ImageError(f"the model {self.name} is for {self.model.pixel_tables.kind}")
-        if max(len(picture.exif), len(picture.icc)) > container.MAX_METADATA_BYTES:
-            raise ImageError(f"the picture's EXIF or ICC profile has more than {container.MAX_METADATA_BYTES:,} bytes")
+        if max(len(picture.exif), len(picture.icc)) > MAX_METADATA_BYTES:
+            raise ImageError(f"the picture's EXIF or ICC profile has more than {MAX_METADATA_BYTES:,} bytes")
 
     def layout_of(self, chunk: Chunk) -> Layout:
         """The tiles of a chunk. Raises BitstreamError for what the container, which knows no model, could not see."""
         num_tiles = sum(self._num_tiles(image.height, image.width) for image in chunk.images)
         if self._outgrows(num_tiles, _pixels_of_images(chunk.images)):
             raise BitstreamError(f"too large: {len(chunk.images):,} narrow pictures take too many tiles")
-        if chunk.version_1:
-            largest = min(chunk.version_1.max_group, num_tiles)
-        else:
-            if sum(each.tiles for each in chunk.tile_batches) != num_tiles:
-                raise BitstreamError("invalid: the tiles of a chunk's sets are not those of its pictures")
-            if max(each.rec_groups for each in chunk.tile_batches) > self.model.num_groups:
-                raise BitstreamError("invalid: a chunk has more direct groups than its model has groups")
-            largest = max(each.tiles for each in chunk.tile_batches)
+        if sum(each.tiles for each in chunk.tile_batches) != num_tiles:
+            raise BitstreamError("invalid: the tiles of a chunk's sets are not those of its pictures")
+        if max(each.rec_groups for each in chunk.tile_batches) > self.model.num_groups:
+            raise BitstreamError("invalid: a chunk has more direct groups than its model has groups")
+        largest = max(each.tiles for each in chunk.tile_batches)
         if others := {image.mode for image in chunk.images} - set(self.model.pixel_tables.modes):
             raise BitstreamError(f"invalid: a picture has mode {min(others)}, for which its model has no probabilities")
         if largest > max_joint_tiles(self.model.tile_side):
@@ -419,7 +416,7 @@ def _chunk(
     metadata: dict[Metadata, int] = {}
     entries = []
     for (name, picture), mode in zip(pictures, modes, strict=True):
-        blocks = ((container.EXIF, picture.exif), (container.ICC, picture.icc))
+        blocks = ((EXIF, picture.exif), (ICC, picture.icc))
         items = tuple(metadata.setdefault(Metadata(kind, block), len(metadata)) for kind, block in blocks if block)
         height, width = picture.samples.shape[:2]
         entries.append(ImageEntry(width, height, mode, 0, items, name))

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from nvae_codec.bitstreams.content import TileBatch
 from nvae_codec.coding import rec
 from nvae_codec.coding.ans import RESERVE_WORDS, Stack, generator_words
 from nvae_codec.coding.latents import (
@@ -112,13 +113,6 @@ class Tiles(NamedTuple):
     def join(cls, parts: Sequence["Tiles"]) -> "Tiles":
         samples, planes, layouts = zip(*parts, strict=True)
         return cls(np.concatenate(samples), np.concatenate(planes), Layout.join(layouts))
-
-
-class TileBatch(NamedTuple):
-    """Tiles that are coded jointly, and how many groups of latents, the finest ones, are coded direct."""
-
-    tiles: int
-    rec_groups: int
 
 
 @dataclass(frozen=True)

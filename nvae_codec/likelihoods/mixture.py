@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nvae_codec.bitstreams.content import GREY, RGB
 from nvae_codec.coding.ans import Stack
 from nvae_codec.colour.spaces import DIRECTION_BITS, SPACES, ColourSpace
-from nvae_codec.tiling import GREY, RGB
 
 # Fixed-point parameters, as the network puts them out: real value = integer / 2**bits.
 LOGIT_BITS = 10

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nvae_codec.bitstreams.content import GREY, RGB
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
 from nvae_codec.colour.spaces import SPACES
 from nvae_codec.device import adjust, considerate
@@ -15,7 +16,7 @@ from nvae_codec.integer.ops import RAW_BITS
 from nvae_codec.likelihoods.gaussian import Normal
 from nvae_codec.likelihoods.pixels import log_prob_of_pixels, num_dimensions
 from nvae_codec.model.nvae import NVAE, Noise, unit_range
-from nvae_codec.tiling import GREY, RGB, Lattice, Layout, known_pixels, real_cells, real_pixels
+from nvae_codec.tiling import Lattice, Layout, known_pixels, real_cells, real_pixels
 
 
 def _real(normal: IntegerNormal) -> Normal:

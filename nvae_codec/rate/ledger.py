@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import Chunk, Container, ImageEntry
-from nvae_codec.bitstreams.fields import deflate_item
+from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE, Chunk, Container, ImageEntry
+from nvae_codec.bitstreams.metadata import deflate_item
 from nvae_codec.codec import Codec, assemble, check_small
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import decode
 from nvae_codec.device import adjust, considerate
-from nvae_codec.errors import BitstreamError, DriftError, ModelError
+from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.integer.model_file import fingerprint
 from nvae_codec.model.nvae import NVAE, Noise
 from nvae_codec.rate.elbo import float_negative_elbo, integer_negative_elbo, integer_rates, same_noise
@@ -138,16 +138,14 @@ def account(
     that the model was made of. The negative ELBOs are means over `draws`, which follow from `seed` and the pictures.
     `progress` counts tiles, each once as it is decoded and once for every draw.
 
-    Raises as `Codec.decompress` does. Raises BitstreamError for a file of version 1, and ModelError for a float network
+    Raises as `Codec.decompress` does. Raises ModelError for a float network
     that the model was not made of, for grey pictures if there is a float network for colour, which has no likelihood
     for them, and if a negative ELBO is no positive number.
     """
     if draws < 1:
         raise ValueError(f"a ledger takes at least one draw, not {draws}")
-    content = container.unpack(data, max_pixels=container.MAX_IMAGES * container.MAX_SIDE**2)
+    content = container.unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2)
     codec.check_fingerprint(content.fingerprint.hex())
-    if content.version == 1:
-        raise BitstreamError("a ledger is for files of version 2; decompress this one and compress it again")
     if float_network is not None:
         _check_origin(float_network, codec)
         if float_network.config.image_channels == 3 and any(image.channels == 1 for image in content.images):

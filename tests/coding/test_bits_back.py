@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_model import PhasedToyModel, ToyModel
 
+from nvae_codec.bitstreams.content import GREY, RGB
 from nvae_codec.coding.ans import RESERVE_WORDS, Stack, generator_words
 from nvae_codec.coding.bits_back import (
     Search,
@@ -23,7 +24,7 @@ from nvae_codec.coding.bits_back import (
 from nvae_codec.coding.latents import MAX_STEP, IntegerNormal, half_width, posterior_on_grid
 from nvae_codec.colour.spaces import SPACES, find_space
 from nvae_codec.errors import BitstreamError, DriftError
-from nvae_codec.tiling import GREY, RGB, Layout, cut, real_pixels, tile_sizes
+from nvae_codec.tiling import Layout, cut, real_pixels, tile_sizes
 
 SEARCH = Search(MEMORY)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import SHARED, randomise_batch_norm, smooth_tiles
 
+from nvae_codec.bitstreams.content import RGB
 from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import WORD_BITS
 from nvae_codec.coding.bits_back import Search, Tiles, decode_chains, encode_chains
@@ -18,7 +19,7 @@ from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
 from nvae_codec.model.config import PRESETS, NVAEConfig
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.rate.elbo import compare
-from nvae_codec.tiling import RGB, Layout
+from nvae_codec.tiling import Layout
 from nvae_codec.training.import_nvae import load_published
 
 KINDS = {
