@@ -53,7 +53,7 @@ def read_references(header: Reader, item_count: int) -> tuple[int, ...]:
 
 
 def check_references(images: Iterable[ImageEntry], items: Sequence[StoredItem]) -> None:
-    used = set()
+    used: set[int] = set()
     for image in images:
         if len({items[index].kind for index in image.metadata}) < len(image.metadata):
             raise BitstreamError("invalid: an image has two metadata items of the same kind")
