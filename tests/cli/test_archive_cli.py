@@ -371,7 +371,7 @@ def test_info_tells_what_an_archive_holds(here):
     assert report["header_bytes"] + report["metadata_bytes"] + report["payload_bytes"] == size
     assert report["payload_bytes"] == sum(len(chunk.words) for chunk in content.chunks)
     assert 0 < report["metadata_bytes"] < len(EXIF + ICC) and report["model"] is None
-    assert invoke("info", "set.nvb").stdout.startswith(f"set.nvb:\n  bytes: {size}\n  version: 2\n  pictures: 8\n")
+    assert invoke("info", "set.nvb").stdout.startswith(f"set.nvb:\n  bytes: {size}\n  version: 1\n  pictures: 8\n")
 
 
 def test_info_lists_images(here):

@@ -267,7 +267,7 @@ def test_info_tells_what_a_stream_holds(photos):
         40,
     ]
     text = invoke("info", "a.nvb").stdout
-    assert text.startswith(f"a.nvb:\n  bytes: {size}\n  version: 2\n  width: 30\n") and "model: unknown" in text
+    assert text.startswith(f"a.nvb:\n  bytes: {size}\n  version: 1\n  width: 30\n") and "model: unknown" in text
     assert "\n  rec groups: 7, 0 (3 times)\n" in text
     assert json.loads(invoke("info", "--json", "--list", "a.nvb").stdout) == report | {
         "images": [{"name": None, "width": 30, "height": 20, "channels": 3, "colours_from": None, "chunk": 1}]
