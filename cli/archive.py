@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import click
 
-from nvae_codec.bitstreams.container import GREY8, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileBatch, pack
+from nvae_codec.bitstreams.container import pack
+from nvae_codec.bitstreams.content import GREY, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileBatch
 from nvae_codec.errors import ImageError, enough_memory
 
 from .batch import Examine, progress_bar, tell, workers_for
@@ -115,7 +116,7 @@ def _check_names_inside(members: Sequence[Member]) -> None:
 
 def _pack_names(names: Iterable[str]) -> None:
     """Which names a file can hold only the container knows: it is given them, with nothing behind them."""
-    chunks = (Chunk((ImageEntry(1, 1, GREY8, 0, (), name),), (), (TileBatch(1, 0),), 0, b"") for name in names)
+    chunks = (Chunk((ImageEntry(1, 1, GREY, 0, (), name),), (), (TileBatch(1, 0),), 0, b"") for name in names)
     pack(Container(bytes(8), tuple(chunks)))
 
 

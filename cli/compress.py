@@ -158,7 +158,7 @@ def compress(
 
 
 def _is_for_colour(model: str | None) -> bool:
+    from nvae_codec.bitstreams.content import RGB
     from nvae_codec.codec import Codec
-    from nvae_codec.tiling import RGB
 
     return RGB in Codec.load(model).model.likelihood.modes

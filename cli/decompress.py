@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from nvae_codec.bitstreams.container import DEFAULT_MAX_PIXELS, GREY8, peek_fingerprint
+from nvae_codec.bitstreams.container import peek_fingerprint
+from nvae_codec.bitstreams.content import DEFAULT_MAX_PIXELS, GREY
 from nvae_codec.errors import BitstreamError, ImageError
 
 from .batch import Coded, Progress, batch_options, each, run_one, use_threads
@@ -153,7 +154,7 @@ def _plan(source: Path, load: Callable[[Path], bytes], request: Request) -> Job 
         if request.only:
             raise ImageError("holds one picture without a name, so there is nothing to choose with --only")
         if recovery.container.images:
-            suffix = request.suffix_of(grey=recovery.container.images[0].mode == GREY8)
+            suffix = request.suffix_of(grey=recovery.container.images[0].mode == GREY)
     except BitstreamError as error:
         if request.only:
             raise BitstreamError(f"{display(source)}: {request.hinted(error, data)}") from error

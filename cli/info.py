@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from nvae_codec.bitstreams.container import EXIF, ICC, MAX_SIDE, Container, ImageEntry, unpack
-from nvae_codec.bitstreams.fields import deflate_item
+from nvae_codec.bitstreams.container import unpack
+from nvae_codec.bitstreams.content import EXIF, ICC, MAX_SIDE, VERSION, Container, ImageEntry
+from nvae_codec.bitstreams.metadata import deflate_item
 from nvae_codec.errors import ModelError
 
 from .batch import each
@@ -48,7 +49,6 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
     fingerprint, exif_bytes, icc_bytes, chunks, sets (of tiles that are coded jointly),
     rec_groups (a list: of every set, how many groups of latents are coded direct),
     trellis_bits, payload_bytes (of the coded words).
-    Of format version 1, initial_words and max_group stand in place of the four from chunks on.
     That of an archive has the keys file, bytes, version, pictures, chunks, pixels, subpixels,
     bits_per_subpixel, model, fingerprint, header_bytes (and checksums), metadata_bytes (as
     they are stored), payload_bytes.
@@ -97,7 +97,7 @@ def _describe_model(file: Path) -> dict:
 def _describe(data: bytes, listed: bool) -> dict:
     """What an .nvb file holds; `listed`, with its pictures one by one."""
     container = unpack(data, max_pixels=MAX_SIDE**2)  # nothing is decoded, so no size is too large
-    content = {"bytes": len(data), "version": container.version}
+    content = {"bytes": len(data), "version": VERSION}
     content |= _archive(container, len(data)) if container.images[0].name else _single(container, len(data))
     return content | ({"images": _listed(container)} if listed else {})
 
@@ -106,15 +106,6 @@ def _single(container: Container, size: int) -> dict:
     (chunk,) = container.chunks
     (image,) = chunk.images
     metadata_bytes = {item.kind: len(item.data) for item in chunk.metadata}
-    if chunk.version_1:
-        stack = {"initial_words": chunk.version_1.initial_words, "max_group": chunk.version_1.max_group}
-    else:
-        stack = {
-            "chunks": 1,
-            "sets": len(chunk.tile_batches),
-            "rec_groups": [each.rec_groups for each in chunk.tile_batches],
-            "trellis_bits": chunk.trellis_bits,
-        }
     return {
         "width": image.width,
         "height": image.height,
@@ -125,7 +116,10 @@ def _single(container: Container, size: int) -> dict:
         "fingerprint": container.fingerprint.hex(),
         "exif_bytes": metadata_bytes.get(EXIF, 0),
         "icc_bytes": metadata_bytes.get(ICC, 0),
-        **stack,
+        "chunks": 1,
+        "sets": len(chunk.tile_batches),
+        "rec_groups": [each.rec_groups for each in chunk.tile_batches],
+        "trellis_bits": chunk.trellis_bits,
         "payload_bytes": len(chunk.words),
     }
 

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import click
 
-from nvae_codec.bitstreams.container import GREY8, START_BYTES, Container, ImageEntry, Recovery, recover, unpack
+from nvae_codec.bitstreams.container import unpack
+from nvae_codec.bitstreams.content import GREY, START_BYTES, Container, ImageEntry
+from nvae_codec.bitstreams.recovery import Recovery, recover
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecError, enough_memory
 
 from .archive import archive_line
@@ -140,7 +142,7 @@ def plan_unpacking(source: Path, recovery: Recovery, request: Request) -> Unpack
             )
         return Unpacking(source, None, {wanted[0].name: request.output})
     folder = request.folder or _default_folder(source)
-    suffixes = {image.name: request.suffix_of(image.mode == GREY8) for image in images}
+    suffixes = {image.name: request.suffix_of(image.mode == GREY) for image in images}
     suffixes |= {name: request.suffix_of(grey=False) for loss in recovery.losses for name in loss.images}
     paths = file_paths(suffixes)
     for image in wanted:
@@ -362,7 +364,7 @@ def _check_known(only: Iterable[str], recovery: Recovery) -> None:
 def _check_format(image: ImageEntry, request: Request) -> None:
     from nvae_codec.image import check_format
 
-    grey = image.mode == GREY8
+    grey = image.mode == GREY
     try:
         check_format(request.suffix_of(grey), grey=grey, metadata=bool(image.metadata))
     except ImageError as error:

@@ -397,7 +397,8 @@ def nvae_codec(model: str | None = None) -> ImageCodec:
     """
     import torch
 
-    from nvae_codec.bitstreams.container import MAX_SIDE, unpack
+    from nvae_codec.bitstreams.container import unpack
+    from nvae_codec.bitstreams.content import MAX_SIDE
     from nvae_codec.codec import Codec
 
     codec = Codec.load(model)

@@ -23,7 +23,8 @@ import numpy as np
 from tqdm import tqdm
 
 from nvae_codec import __version__
-from nvae_codec.bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
+from nvae_codec.bitstreams.container import unpack
+from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE
 from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory
 
 from .items import Item, Reading, add_items, check_folder, check_items, chosen_items, count, digest, settle, source

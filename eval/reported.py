@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nvae_codec.bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
+from nvae_codec.bitstreams.container import unpack
+from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE
 from nvae_codec.errors import DriftError, ImageError, ModelError, NvaeCodecError, enough_memory
 
 from .items import Item, Reading, as_image, check_folder, count, digest

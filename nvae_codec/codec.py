@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import DEFAULT_MAX_PIXELS, Chunk, Container, ImageEntry
-from nvae_codec.chunks import check_image, check_small_images, first_needed, make_chunk, metadata_of
+from nvae_codec.bitstreams.content import DEFAULT_MAX_PIXELS, MAX_METADATA_BYTES, Chunk, Container, ImageEntry
 from nvae_codec.coding.ans import check_coder
 from nvae_codec.device import considerate
+from nvae_codec.entries import check_image, check_small_images, first_needed, make_chunk, metadata_of
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.executors import map_in_order, processes
 from nvae_codec.image import Image, as_image
@@ -277,8 +277,8 @@ class Codec:
 
     def _check(self, image: Image) -> None:
         self.payload.check(image.samples)
-        if max(len(image.exif), len(image.icc)) > container.MAX_METADATA_BYTES:
-            raise ImageError(f"the image's EXIF or ICC profile has more than {container.MAX_METADATA_BYTES:,} bytes")
+        if max(len(image.exif), len(image.icc)) > MAX_METADATA_BYTES:
+            raise ImageError(f"the image's EXIF or ICC profile has more than {MAX_METADATA_BYTES:,} bytes")
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-GREY, RGB = 0, 1  # modes; the others are RGB from `colour_spaces.SPACES`
+from nvae_codec.bitstreams.content import GREY
 
 
 class Layout(NamedTuple):
     """What is known of N tiles before their samples are."""
 
     sizes: np.ndarray  # int64 [N, 2]: height and width of the real part
-    modes: np.ndarray  # int64 [N]: GREY, RGB or another colour space
+    modes: np.ndarray  # int64 [N]: one of `bitstreams.content.MODES`
 
     @property
     def count(self) -> int:

@@ -1,8 +1,8 @@
 """A model made by integer arithmetic alone, the same on every machine: the golden streams are coded with it.
 
 It is no good at compressing. Its weights come from the coder's fixed generator, its tables are straight lines and
-powers of two where a trained model has curves. Changing anything here breaks the golden streams, which must decode for
-ever.
+powers of two where a trained model has curves. Changing anything here breaks the golden streams: from release 1.0 on
+they must decode for ever.
 """
 
 import dataclasses

@@ -6,10 +6,12 @@ import torch
 from accounting import account
 from helpers import SHARED, outputs_digest
 
-from nvae_codec.codec import EFFORTS, Codec
+from nvae_codec.bitstreams.content import RGB
+from nvae_codec.codec import Codec
 from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.image import read_image
-from nvae_codec.tiling import RGB, Layout, cut
+from nvae_codec.payloads.neural import EFFORTS
+from nvae_codec.tiling import Layout, cut
 
 KODAK = SHARED / "data" / "kodak"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not KODAK.is_dir(), reason="the Kodak pictures are not here")]

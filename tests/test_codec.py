@@ -19,8 +19,9 @@ from PIL import Image as pillow
 import nvae_codec
 from nvae_codec import codec as codec_module
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import GREY8, JPEG_RGB8, PHOTO_CD_RGB8, RGB8, TileBatch
-from nvae_codec.codec import EFFORTS, Codec
+from nvae_codec.bitstreams.content import GREY, JPEG_RGB, MAGIC, MAX_METADATA_BYTES, PHOTO_CD_RGB, RGB, TileBatch
+from nvae_codec.bitstreams.recovery import recover
+from nvae_codec.codec import Codec
 from nvae_codec.coding import bits_back
 from nvae_codec.coding.chains import max_joint_tiles
 from nvae_codec.coding.rec import MAX_MEMORY, MIN_MEMORY
@@ -29,7 +30,7 @@ from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.image import Image, read_image
 from nvae_codec.integer import model_file
 from nvae_codec.likelihoods import mixture as pixels
-from nvae_codec.tiling import RGB
+from nvae_codec.payloads.neural import EFFORTS
 
 KODAK = SHARED / "data" / "kodak"
 
@@ -106,7 +107,7 @@ def test_arrays_that_are_no_images_are_refused(codec):
 
 def test_too_much_metadata_is_refused(codec):
     with pytest.raises(ImageError, match="EXIF"):
-        codec.compress(Image(noise(2, 2), icc=bytes(container.MAX_METADATA_BYTES + 1)))
+        codec.compress(Image(noise(2, 2), icc=bytes(MAX_METADATA_BYTES + 1)))
 
 
 def test_the_same_bytes_every_time(codec, toy_model_path):
@@ -321,7 +322,7 @@ def test_other_efforts_are_refused(codec, effort):
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused(codec, data):
     with pytest.raises(NvaeCodecError):
-        codec.decompress(container.MAGIC + data)
+        codec.decompress(MAGIC + data)
 
 
 def test_verification_notices_drift(codec, monkeypatch):
@@ -389,7 +390,7 @@ def as_jpeg(samples: np.ndarray, quality: int) -> np.ndarray:
 
 
 def from_photo_cd(samples: np.ndarray) -> np.ndarray:
-    space = SPACES[PHOTO_CD_RGB8]
+    space = SPACES[PHOTO_CD_RGB]
     return space.rgb(*samples.reshape(-1, 3).T.astype(int)).T.reshape(samples.shape)
 
 
@@ -406,7 +407,7 @@ def test_images_from_other_colour_spaces_come_back(codec, monkeypatch):
     }
     data = codec.compress_archive((name, Image(samples)) for name, samples in pictures.items())
     content = container.unpack(data)
-    modes = [JPEG_RGB8, RGB8, PHOTO_CD_RGB8, GREY8, PHOTO_CD_RGB8, JPEG_RGB8]
+    modes = [JPEG_RGB, RGB, PHOTO_CD_RGB, GREY, PHOTO_CD_RGB, JPEG_RGB]
     assert [image.mode for image in content.images] == modes
     decoded = {entry.name: picture.samples for entry, picture in codec.decompress_archive(content)}
     assert all(np.array_equal(decoded[name], samples) for name, samples in pictures.items())
@@ -416,7 +417,7 @@ def test_images_from_other_colour_spaces_come_back(codec, monkeypatch):
     monkeypatch.setattr(codec_module, "find_space", lambda samples: (RGB, samples))
     for name, share in (("a.png", 0.3), ("c.png", 0.4)):
         as_rgb = codec.compress(pictures[name])
-        assert container.unpack(as_rgb).images[0].mode == RGB8
+        assert container.unpack(as_rgb).images[0].mode == RGB
         assert np.array_equal(codec.decompress(as_rgb).samples, pictures[name])
         assert 8 * (len(as_rgb) - len(alone[name])) > share * pictures[name].size
 
@@ -424,7 +425,7 @@ def test_images_from_other_colour_spaces_come_back(codec, monkeypatch):
 def test_models_of_fewer_bits_and_of_black_and_white_know_no_other_colour_spaces(codec, monkeypatch):
     samples = as_jpeg(noise(20, 21, 3), 90)
     data = codec.compress(samples)
-    assert container.unpack(data).images[0].mode == JPEG_RGB8
+    assert container.unpack(data).images[0].mode == JPEG_RGB
     monkeypatch.setattr(codec.model, "likelihood", pixels.IntegerMixture.compute(5))
     assert codec._cut(samples).layout.modes.tolist() == [RGB] * 4
     with pytest.raises(BitstreamError, match="invalid: a picture has mode 2, for which its model has no probabilities"):
@@ -574,7 +575,7 @@ def test_damage_is_confined_to_a_chunk(codec, album):
     data[data.index(lost.words) + 5] ^= 1
     with pytest.raises(BitstreamError):
         container.unpack(bytes(data))
-    recovery = container.recover(bytes(data))
+    recovery = recover(bytes(data))
     decoded = {entry.name: picture for entry, picture in codec.decompress_archive(recovery.container)}
     missing = {image.name for image in lost.images}
     assert list(decoded) == [name for name in album if name not in missing] and len(decoded) < len(album)

@@ -63,15 +63,14 @@ def network_of(config: NVAEConfig, bits: int) -> IntegerNetwork:
 def run_on_fake_gpu(network: IntegerNetwork) -> list[torch.Tensor]:
     """Everything that the network computes for two tiles."""
     config, network = network.config, copy.deepcopy(network)
-    matrix = ops.interpolation_matrix.__wrapped__  # whose cache would keep tensors without values
+    matrix = layers.interpolation_matrix.__wrapped__  # whose cache would keep tensors without values
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        patch.setattr(ops, "interpolation_matrix", matrix)
+        patch.setattr(layers, "interpolation_matrix", matrix)
         network.arithmetic.kernels = Kernels(GPU, float32=True)
         for op in network.ops():
             for name, value in vars(op).items():
                 if name.startswith("_") and isinstance(value, torch.Tensor):
                     setattr(op, name, mode.from_tensor(value))
-            op.kernels = network.arithmetic.kernels
             op.move_operands()
         x = torch.empty(2, config.image_channels, config.image_size, config.image_size, dtype=torch.uint8, device=GPU)
         found = network.features(x)

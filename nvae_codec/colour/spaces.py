@@ -18,7 +18,7 @@ from functools import cached_property
 
 import numpy as np
 
-from nvae_codec.tiling import RGB
+from nvae_codec.bitstreams.content import JPEG_RGB, PHOTO_CD_RGB, RGB
 
 VALUES = 256
 FRACTION_BITS = 16  # of what luma and chroma give to red, green and blue, in levels
@@ -240,7 +240,7 @@ def _photo_cd() -> ColourSpace:
     )
 
 
-SPACES = {2: _jpeg(), 3: _photo_cd()}  # by their modes, in `tiles.Layout` and in files
+SPACES = {JPEG_RGB: _jpeg(), PHOTO_CD_RGB: _photo_cd()}  # by their modes
 
 
 def find_space(samples: np.ndarray) -> tuple[int, np.ndarray]:

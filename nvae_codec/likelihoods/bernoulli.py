@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from nvae_codec.bitstreams.content import GREY
 from nvae_codec.likelihoods.layout import LOGIT_BITS
 from nvae_codec.likelihoods.likelihood import Decisions, IntegerLikelihood, Likelihood
-from nvae_codec.tiling import GREY
 
 BLACK, WHITE = 0, 255
 PROBABILITY_BITS = 24  # resolution of the probability of white

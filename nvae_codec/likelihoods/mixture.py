@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nvae_codec.bitstreams.content import GREY, RGB
 from nvae_codec.colour.spaces import SPACES, ColourSpace
 from nvae_codec.likelihoods.chroma import ChromaDistributions
 from nvae_codec.likelihoods.layout import LOG_SCALE_MAX, LOG_SCALE_MIN, PARAMETERS_PER_COMPONENT, fractional_bits, split
 from nvae_codec.likelihoods.likelihood import Decisions, IntegerLikelihood, Likelihood
 from nvae_codec.likelihoods.logistic import PixelDistributions
 from nvae_codec.likelihoods.tables import LENGTHS, MixtureTables
-from nvae_codec.tiling import GREY, RGB
 
 FIRST_LOG_SCALES = -4.5, -2.5  # of untrained components that follow neighbours, from the narrowest to the widest
 FIRST_SPREAD = 0.02  # of their means around the neighbours' mean

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nvae_codec.bitstreams.container import DEFAULT_MAX_PIXELS, MAX_SIDE, Chunk, ImageEntry, TileBatch
+from nvae_codec.bitstreams.content import DEFAULT_MAX_PIXELS, GREY, MAX_SIDE, RGB, Chunk, ImageEntry, TileBatch
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.coding.chains import Search, decode_chains, encode_chains, max_joint_tiles
@@ -13,7 +13,7 @@ from nvae_codec.colour.spaces import SPACES, find_space
 from nvae_codec.device import considerate
 from nvae_codec.errors import BitstreamError, ImageError
 from nvae_codec.integer.latent_model import IntegerModel
-from nvae_codec.tiling import GREY, RGB, Layout, cut, join, tile_sizes
+from nvae_codec.tiling import Layout, cut, join, tile_sizes
 
 # Tiles coded at once, at most: as many as a decoder takes, since a call to PyTorch or the coder has its price.
 JOINT_TILES, JOINT_PIXELS = 64, 2**18

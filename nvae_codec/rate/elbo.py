@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nvae_codec.bitstreams.content import GREY, RGB
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS
 from nvae_codec.colour.spaces import SPACES
 from nvae_codec.device import adjust, considerate
@@ -17,7 +18,7 @@ from nvae_codec.likelihoods.gaussian import RAW_BITS, Normal
 from nvae_codec.model.descent import Descent
 from nvae_codec.model.flows import FlowCell
 from nvae_codec.model.nvae import NVAE, Noise, unit_range
-from nvae_codec.tiling import GREY, RGB, Lattice, Layout, known_pixels, real_cells, real_pixels
+from nvae_codec.tiling import Lattice, Layout, known_pixels, real_cells, real_pixels
 
 
 class _Integers:

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import Chunk, Container, ImageEntry
-from nvae_codec.bitstreams.fields import deflate_item
-from nvae_codec.chunks import check_image, check_small_images
+from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE, Chunk, Container, ImageEntry
+from nvae_codec.bitstreams.metadata import deflate_item
 from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.chains import decode_chains
 from nvae_codec.device import adjust, considerate
+from nvae_codec.entries import check_image, check_small_images
 from nvae_codec.errors import ModelError
 from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE, Noise
@@ -144,7 +144,7 @@ def account(
     """
     if draws < 1:
         raise ValueError(f"a ledger takes at least one draw, not {draws}")
-    content = container.unpack(data, max_pixels=container.MAX_IMAGES * container.MAX_SIDE**2)
+    content = container.unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2)
     codec.check_fingerprint(content.fingerprint.hex())
     if float_network is not None:
         _check_origin(float_network, codec)

@@ -366,12 +366,12 @@ def test_info_tells_what_an_archive_holds(here):
     made = json.loads(Path("report.json").read_text())
     for key in ("pictures", "pixels", "subpixels", "bits_per_subpixel"):
         assert report[key] == made[key]
-    assert (report["file"], report["bytes"], report["version"]) == ("set.nvb", size, 2)
+    assert (report["file"], report["bytes"], report["version"]) == ("set.nvb", size, 1)
     assert report["chunks"] == len(content.chunks) > 2 and report["fingerprint"] == content.fingerprint.hex()
     assert report["header_bytes"] + report["metadata_bytes"] + report["payload_bytes"] == size
     assert report["payload_bytes"] == sum(len(chunk.words) for chunk in content.chunks)
     assert 0 < report["metadata_bytes"] < len(EXIF + ICC) and report["model"] is None
-    assert invoke("info", "set.nvb").stdout.startswith(f"set.nvb:\n  bytes: {size}\n  version: 2\n  pictures: 8\n")
+    assert invoke("info", "set.nvb").stdout.startswith(f"set.nvb:\n  bytes: {size}\n  version: 1\n  pictures: 8\n")
 
 
 def test_info_lists_images(here):

@@ -15,7 +15,8 @@ from PIL import Image as pillow
 from terminal import REPOSITORY, documented_keys, failure, invoke, same_image, spawn
 
 import nvae_codec
-from nvae_codec.bitstreams.container import EXIF, ICC, RGB8, Chunk, Container, ImageEntry, Metadata, TileBatch, pack
+from nvae_codec.bitstreams.container import pack
+from nvae_codec.bitstreams.content import EXIF, ICC, RGB, Chunk, Container, ImageEntry, Metadata, TileBatch
 from nvae_codec.cli import batch, main
 from nvae_codec.errors import BitstreamError
 from nvae_codec.image import Image, read_image, write_image
@@ -234,7 +235,7 @@ def test_info_tells_what_a_stream_holds(photos):
                 bytes(range(8)),
                 (
                     Chunk(
-                        (ImageEntry(30, 20, RGB8, 0, (0, 1)),),
+                        (ImageEntry(30, 20, RGB, 0, (0, 1)),),
                         (Metadata(EXIF, b"II*\0"), Metadata(ICC, bytes(500))),
                         (TileBatch(1, 7), *3 * [TileBatch(1, 0)]),
                         12,
@@ -250,7 +251,7 @@ def test_info_tells_what_a_stream_holds(photos):
     assert list(report.values()) == [
         "a.nvb",
         size,
-        2,
+        1,
         30,
         20,
         3,
@@ -267,7 +268,7 @@ def test_info_tells_what_a_stream_holds(photos):
         40,
     ]
     text = invoke("info", "a.nvb").stdout
-    assert text.startswith(f"a.nvb:\n  bytes: {size}\n  version: 2\n  width: 30\n") and "model: unknown" in text
+    assert text.startswith(f"a.nvb:\n  bytes: {size}\n  version: 1\n  width: 30\n") and "model: unknown" in text
     assert "\n  rec groups: 7, 0 (3 times)\n" in text
     assert json.loads(invoke("info", "--json", "--list", "a.nvb").stdout) == report | {
         "images": [{"name": None, "width": 30, "height": 20, "channels": 3, "colours_from": None, "chunk": 1}]
@@ -279,7 +280,7 @@ def test_info_tells_what_a_stream_holds(photos):
 
 
 def test_info_does_not_mind_a_size_that_decompress_refuses(photos):
-    image = ImageEntry(2**24, 2**24, RGB8, 0)
+    image = ImageEntry(2**24, 2**24, RGB, 0)
     Path("huge.nvb").write_bytes(pack(Container(bytes(8), (Chunk((image,), (), ONE_BATCH, 0, bytes(4)),))))
     assert json.loads(invoke("info", "--json", "huge.nvb").stdout)["width"] == 2**24
 
@@ -439,7 +440,7 @@ def test_wrong_models_and_large_images_are_refused(photos, toy_model_path):
         assert "599 pixels; raise --max-pixels if you trust the file" in reported
     unknown = failure(invoke("decompress", "a.nvb", "-o", "back.png"))  # the toy model is not a bundled one
     assert unknown.startswith("nvae-codec: a.nvb: ") and len(unknown.splitlines()) == 1
-    image = ImageEntry(1, 1, RGB8, 0)
+    image = ImageEntry(1, 1, RGB, 0)
     Path("other.nvb").write_bytes(pack(Container(bytes(8), (Chunk((image,), (), ONE_BATCH, 0, bytes(4)),))))
     assert bytes(8).hex() in failure(invoke("decompress", "other.nvb", *options))
     assert not os.path.exists("back.png")
@@ -515,7 +516,7 @@ def test_a_closed_pipe_is_silent_and_a_full_disk_one_sentence(photos, toy_model_
     with open("/dev/full", "wb") as device:
         full = spawn("compress", "a.png", "-o", "-", "--model", toy_model_path, stdout=device)
         printed = [
-            spawn("info", "--list", GOLDEN / "rgb_37x20.nvb", stdout=device),
+            spawn("info", "--list", GOLDEN / "phases_37x20.nvb", stdout=device),
             spawn("compress", "a.png", "--json", "-q", "--model", toy_model_path, stdout=device),
         ]
     assert closed.communicate()[1] == b"" and closed.returncode == 1

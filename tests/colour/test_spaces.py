@@ -7,9 +7,9 @@ import pytest
 from helpers import SHARED
 from PIL import Image
 
+from nvae_codec.bitstreams.content import RGB
 from nvae_codec.colour.spaces import MIN_COLOURS, SPACES, ColourSpace, find_space
 from nvae_codec.image import read_image
-from nvae_codec.tiling import RGB
 
 KODAK = SHARED / "data" / "kodak"
 JPEG, PHOTO_CD = SPACES

@@ -147,7 +147,8 @@ def test_integers_have_the_scales_of_training_and_cost_next_to_nothing(config):
 def test_raw_outputs_are_not_rounded():
     """Distributions and parameters of pixels have 16 bits in integers."""
     _, narrow = plain_and_narrow(PHASES)
-    raw = [*narrow.latent_heads(), *narrow.output_layers()]
+    latents = [*(head[1] for head in narrow.prior_heads), *narrow.posterior_heads]
+    raw = [*latents, *narrow.phases.heads()]
     assert all(layer.rounding is None for layer in raw)
     convolutions = [module for module in narrow.modules() if isinstance(module, fake_quant.Conv)]
     assert sum(module.rounding is None for module in convolutions) == len(raw)

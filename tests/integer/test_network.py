@@ -283,8 +283,9 @@ def test_fewer_bits_of_float32_are_noticed(operation):
 
 def test_results_round_to_nearest_with_ties_up():
     output = Output(Arithmetic(), 1, None)
+    output.limit = 100
     output.shift.fill_(2)
-    bound, factor, offset, result = output.prepare(Range.symmetric(402, 1), 100)
+    bound, factor, offset, result = output.prepare(Range.symmetric(402, 1))
     assert bound >= 402 and factor.tolist() == [0.25] and offset.tolist() == [0.5]
     assert (result.low.tolist(), result.high.tolist()) == ([-100], [100])
     total = torch.tensor([-6.0, -5, -2, -1, 0, 1, 2, 3, 5, 6, 2**40, -(2**40)]).double() * factor + offset
@@ -439,7 +440,7 @@ def test_negative_elbo_of_integers_is_that_of_floats(toy_network, toy_integer, t
 def test_images_far_from_calibration_saturate_but_stay_exact(width, request, each_way):
     """Noise and checkerboards: nothing overflows, and the result does not depend on the batch or the kernels."""
     exact = request.getfixturevalue(width)
-    coder, limit = IntegerModel(prepared(exact, each_way)), int(exact.activation_bits)
+    coder, limit = IntegerModel(prepared(exact, each_way)), exact.arithmetic.limit
     checkerboard = np.broadcast_to(np.indices((16, 16)).sum(axis=0) % 2 * 255, (3, 16, 16))
     noise = np.random.default_rng(0).integers(0, 256, (3, 16, 16))
     samples = np.stack([checkerboard, noise]).astype(np.uint8)

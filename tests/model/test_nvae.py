@@ -567,7 +567,7 @@ def random_mixture(seed: int, components: int, spread: float) -> torch.Tensor:
     """A decoder output [1, 10 M, 1, 1] in float64."""
     random = torch.Generator().manual_seed(seed)
     output = torch.randn(1, 10 * components, 1, 1, generator=random, dtype=torch.float64)
-    log_scales = split(output)[2]
+    log_scales = split(output, dim=1)[2]
     log_scales.mul_(spread).sub_(2)
     return output
 
@@ -584,7 +584,7 @@ def probabilities(output: torch.Tensor, bits: int, colour: int, *, published: bo
         given = output.clone()
         x = (torch.arange(levels + 1, dtype=torch.float64) / levels).view(-1, 1, 1, 1).repeat(1, 3, 1, 1)
         for other, edge in zip(others, edges, strict=True):
-            split(given)[1][:, other] = 1e6 if edge else -1e6
+            split(given, dim=1)[1][:, other] = 1e6 if edge else -1e6
             x[:, other] = edge
         results.append(mixture.log_prob(given.expand(levels + 1, -1, -1, -1), x, bits, published=published).exp())
     return torch.cat(results, dim=2).squeeze(1)
@@ -646,7 +646,7 @@ def test_mixture_is_finite_everywhere():
 def test_centred_mixture(expected):
     bias = torch.randn(10 * len(expected), generator=torch.Generator().manual_seed(0)).requires_grad_()
     mixture.centre(bias)
-    logits, means, log_scales, coefficients = split(bias.detach().view(1, -1, 1, 1))
+    logits, means, log_scales, coefficients = split(bias.detach().view(1, -1, 1, 1), dim=1)
     assert (logits == 0).all() and (coefficients == 0).all() and (log_scales == -2).all()
     for colour in range(3):
         torch.testing.assert_close(means[0, colour].flatten(), torch.tensor(expected))
@@ -686,7 +686,7 @@ def test_samples(likelihood, temperature):
 
 def test_samples_of_the_mixture_follow_the_component_and_the_colours_before():
     output = torch.zeros(1, 20, 64, 64, dtype=torch.float64)
-    logits, means, log_scales, coefficients = split(output)
+    logits, means, log_scales, coefficients = split(output, dim=1)
     logits[:, 0], logits[:, 1] = 40, -40  # the second component never
     log_scales.fill_(-9)  # clamped to -7
     means[:, :, 1] = 5

@@ -11,7 +11,8 @@ from helpers import smooth_tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvae_codec.bitstreams.container import RGB8, unpack
+from nvae_codec.bitstreams.container import unpack
+from nvae_codec.bitstreams.content import GREY, RGB
 from nvae_codec.codec import Codec
 from nvae_codec.errors import BitstreamError, ImageError, ModelError
 from nvae_codec.image import Image
@@ -25,7 +26,7 @@ from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.phases import join, lattices
 from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.elbo import compare, float_negative_elbo, integer_negative_elbo, same_noise, whole
-from nvae_codec.tiling import GREY, RGB, WHOLE, Layout, cut, known_pixels, real_pixels
+from nvae_codec.tiling import WHOLE, Layout, cut, known_pixels, real_pixels
 
 BINARY = dataclasses.replace(
     PRESETS["mnist-small"],
@@ -395,7 +396,7 @@ def test_other_images_are_refused_by_a_model_for_black_and_white():
 def test_a_file_that_claims_colour_of_black_and_white_is_refused():
     codec = binary_codec()
     content = unpack(codec.compress(Image(np.zeros((4, 4), dtype=np.uint8))))
-    image = dataclasses.replace(content.chunks[0].images[0], mode=RGB8)
+    image = dataclasses.replace(content.chunks[0].images[0], mode=RGB)
     chunk = dataclasses.replace(content.chunks[0], images=(image,))
     with pytest.raises(BitstreamError, match="has mode 1, for which its model has no probabilities"):
         codec.layout_of(chunk)

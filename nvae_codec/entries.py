@@ -1,4 +1,4 @@
-"""Chunks of a file: what is stored of images beside their coded words, and whether what was decoded is what was coded."""
+"""Entries of images in a chunk: what is stored beside coded words, and whether what was decoded is what was coded."""
 
 import zlib
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nvae_codec.bitstreams.container import EXIF, ICC, Chunk, ImageEntry, Metadata
+from nvae_codec.bitstreams.content import EXIF, ICC, Chunk, ImageEntry, Metadata
 from nvae_codec.errors import DriftError
 from nvae_codec.image import Image
 from nvae_codec.payloads.neural import Coded
