@@ -13,7 +13,7 @@ from nvae_codec.errors import enough_memory, sentence
 
 from .files import Job, display, display_output, echo, read, write
 from .main import FAILURES, AlreadyReported, print_error
-from .options import DEVICE, FORCE, PATH, QUIET, STREAM_OR_PATH, gathered, json_option, threads_option
+from .options import DEVICE, FORCE, PATH, QUIET, STREAM_OR_PATH, json_option, threads_option
 from .progress import Progress, progress_bar
 
 # More are not started without need: each loads PyTorch and the model, and takes about a gigabyte.
@@ -24,7 +24,7 @@ Examine = Callable[[str, bytes], tuple[dict, str]]  # of a name and the file mad
 
 @dataclass(frozen=True)
 class Batch:
-    """The arguments and options that `compress` and `decompress` share."""
+    """The arguments and options that `compress` and `decompress` share; each adds its own."""
 
     inputs: tuple[Path, ...]
     output: Path | None  # of the only input
@@ -38,8 +38,7 @@ class Batch:
 
 
 def batch_options(command: Callable) -> Callable:
-    """Give a command the options of a `Batch`, as its argument `batch`; the command itself has the one for `model`."""
-    command = gathered(Batch, "batch")(command)
+    """The options of a `Batch`, but for --model, which each command explains itself."""
     for option in reversed(
         (
             click.argument("inputs", nargs=-1, required=True, type=STREAM_OR_PATH),

@@ -16,20 +16,20 @@ MAX_CHUNK_PIXELS = 2**24  # larger chunks gain nothing, and the header of one wi
 
 
 @dataclass(frozen=True)
-class LedgerOptions:
+class Options(Batch):
+    archive: bool
+    chunk_pixels: int | None
+    effort: int | None
+    no_verify: bool
     ledger: bool
     float_network: Path | None
     draws: int | None
 
-    def check(self) -> None:
-        if not self.ledger and (self.float_network is not None or self.draws is not None):
-            raise click.UsageError("--float-network and --draws are for a --ledger.")
-
 
 @click.command(short_help="Compress images into .nvb files.")
 @batch_options
-@model_option("A bundled model by its name, or a file model.safetensors.  [default: photo]")
-@click.option("--archive", is_flag=True, help="Put all images, and all in folders, into one file, -o.")
+@model_option("A bundled model by its name, or your own, a file model.safetensors.  [default: photo]")
+@click.option("--archive", is_flag=True, help="Put all inputs, which can be folders of images, into the one file -o.")
 @click.option(
     "--chunk-pixels",
     metavar="N",
@@ -61,15 +61,8 @@ class LedgerOptions:
     type=click.IntRange(min=1),
     help="For --ledger: draws of the latents that a negative ELBO is the mean of.  [default: 1]",
 )
-@gathered(LedgerOptions, "ledger_options")
-def compress(
-    batch: Batch,
-    archive: bool,
-    chunk_pixels: int | None,
-    effort: int | None,
-    no_verify: bool,
-    ledger_options: LedgerOptions,
-) -> None:
+@gathered(Options)
+def compress(options: Options) -> None:
     """Compress images into .nvb files, without loss.
 
     INPUTS are PNG, JPEG, WebP, TIFF, BMP or PNM files, 8-bit grey or RGB. Their samples, EXIF and ICC profile are kept;
@@ -114,21 +107,22 @@ def compress(
     be larger if all RGB colours were possible), subpixels, overhead (of the file over its
     negative ELBO, as a part of that).
     """
-    ledger_options.check()
-    if not archive and chunk_pixels is not None:
+    if not options.ledger and (options.float_network is not None or options.draws is not None):
+        raise click.UsageError("--float-network and --draws are for a --ledger.")
+    if not options.archive and options.chunk_pixels is not None:
         raise click.UsageError("--chunk-pixels is for an --archive.")
-    # The model takes longer to load than names take to check; but it decides which colour modes an image may have.
-    colour_only = ledger_options.float_network is not None and _is_for_colour(batch.model)
-    if archive:
-        planned = plan_archive(batch, colour=colour_only)
+    # The model takes longer to load than names take to check; but it decides whether grey images can be in a ledger.
+    colour_only = options.float_network is not None and _is_for_colour(options.model)
+    if options.archive:
+        archive = plan_archive(options, colour=colour_only)
     else:
         jobs = plan(
-            batch.inputs,
+            options.inputs,
             ".nvb",
-            output=batch.output,
-            folder=batch.folder,
-            force=batch.force,
-            as_json=batch.as_json,
+            output=options.output,
+            folder=options.folder,
+            force=options.force,
+            as_json=options.as_json,
             of_folders="give the files in it, or --archive for one file of them all",
         )
 
@@ -136,24 +130,24 @@ def compress(
     from nvae_codec.device import choose_device
     from nvae_codec.image import read_image
 
-    use_threads(batch.threads)
-    codec = Codec.load(batch.model, choose_device(batch.device))
-    examine = None
-    if ledger_options.ledger and (batch.as_json or not batch.quiet):
-        examine = Ledgers(codec, ledger_options.float_network, ledger_options.draws or 1, batch.quiet)
-    if archive:
-        coding = {"chunk_pixels": chunk_pixels or CHUNK_PIXELS, "effort": effort, "verify": not no_verify}
-        make_archive(codec, planned, batch, examine, **coding)
+    use_threads(options.threads)
+    codec = Codec.load(options.model, choose_device(options.device))
+    effort, verify, examine = options.effort, not options.no_verify, None
+    if options.ledger and (options.as_json or not options.quiet):
+        examine = Ledgers(codec, options.float_network, options.draws or 1, options.quiet)
+    if options.archive:
+        chunk_pixels = options.chunk_pixels or CHUNK_PIXELS
+        make_archive(codec, archive, options, examine, verify=verify, chunk_pixels=chunk_pixels, effort=effort)
         return
 
     def code(job: Job, data: bytes, progress: Progress) -> Coded:
         image = read_image(data)
         if colour_only:
             check_colour(image.samples.shape)
-        stream = codec.compress(image, effort=effort, verify=not no_verify, progress=progress)
+        stream = codec.compress(image, effort=effort, verify=verify, progress=progress)
         return Coded(image.samples.shape, stream, len(stream), codec.name)
 
-    run(jobs, code, batch, verified=not no_verify, examine=examine)
+    run(jobs, code, options, verified=verify, examine=examine)
 
 
 def _is_for_colour(model: str | None) -> bool:

@@ -1,6 +1,5 @@
 """Options that several commands have, each described once, and options gathered into a dataclass."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -29,29 +28,27 @@ def data_option(text: str = "Where the run's data set is now, if it has moved.")
     return click.option("--data", metavar="DIR", type=PATH, help=text)
 
 
-def device_option(default: str = "auto", text: str = "Where the network computes") -> Callable:
-    choices = "cpu, cuda, cuda:N, or auto, which is a GPU if there is one"
-    return click.option("--device", metavar="NAME", default=default, show_default=True, help=f"{text}: {choices}.")
+def device_option(default: str = "auto", more: str = "") -> Callable:
+    text = f"Where the network computes: cpu, cuda, cuda:N, or auto (a GPU if there is one). {more}".strip()
+    return click.option("--device", metavar="NAME", default=default, show_default=True, help=text)
 
 
 def threads_option(text: str = "CPU threads, at most.") -> Callable:
     return click.option("--threads", metavar="N", type=THREADS, help=text)
 
 
-DEVICE = device_option("cpu", "Where the network computes; the result is the same everywhere")
+DEVICE = device_option("cpu", "The result is the same.")
 
 
-def gathered(kind: type, name: str) -> Callable[[Callable], Callable]:
-    """Give a command those of its options that are fields of the dataclass `kind` as one argument, `name`."""
-    fields = [field.name for field in dataclasses.fields(kind)]
+def gathered(kind: type) -> Callable[[Callable], Callable]:
+    """Give a command all its arguments and options as one object, of the dataclass `kind` with their names as fields."""
 
     def decorate(command: Callable) -> Callable:
         @functools.wraps(command)
-        def with_gathered(**values):
-            values[name] = kind(**{field: values.pop(field) for field in fields})
-            return command(**values)
+        def with_options(**values):
+            return command(kind(**values))
 
-        return with_gathered
+        return with_options
 
     return decorate
 
