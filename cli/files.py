@@ -111,6 +111,8 @@ def check_names(jobs: Sequence[Job], sources: Iterable[Path], as_json: bool) -> 
     sources = {source.resolve() for source in sources if source != STREAM}
     taken: dict[Path, Path] = {}
     for source, target in jobs:
+        if target is None:
+            continue
         if target == STREAM and (sys.stdout is None or sys.stdout.isatty()):
             raise click.UsageError("Standard output is a terminal or closed: give -o FILE, or a pipe to write to.")
         place = target if target == STREAM else target.resolve()
@@ -124,10 +126,10 @@ def check_names(jobs: Sequence[Job], sources: Iterable[Path], as_json: bool) -> 
 
 def check_outputs(jobs: Sequence[Job], folder: Path | None, force: bool) -> None:
     """Refuse outputs that could not be written, or that would overwrite what is there; `folder` need not be there."""
-    for job in jobs:
-        if job.target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "is a folder; --output-dir takes one", display(job.target))
-        check_target(job.target, force, create_folder=folder is not None)
+    for target in filter(None, (job.target for job in jobs)):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder; --output-dir takes one", display(target))
+        check_target(target, force, create_folder=folder is not None)
     if folder is not None:
         check_folder(folder)
 

@@ -23,8 +23,8 @@ from .options import PATH, data_option
 def import_nvae(checkpoint: Path, folder: Path | None, data: Path | None) -> None:
     """Import a checkpoint of the NVAE release, a file checkpoint.pt, as the folder of a run.
 
-    The folder gets config.json and checkpoint.pt. `export`, `sample` and `eval elbo` can then use it. It cannot be
-    trained further.
+    The folder gets config.json and checkpoint.pt. `export`, `sample` and the commands of `eval` take it then. It cannot
+    be trained further.
 
     Every tensor must be there and have its shape. A file from a stranger cannot run anything: nothing but tensors,
     plain values and the options' namespace is unpickled.

@@ -10,7 +10,7 @@ from nvae_codec.bitstreams.fields import deflate_item
 from nvae_codec.errors import ModelError
 
 from .batch import each
-from .files import check_sources, display, echo, printable, read
+from .files import check_sources, display, echo, read
 from .info_text import describe
 from .options import STREAM_OR_PATH, json_option
 
@@ -164,8 +164,7 @@ def _colours_from(image: ImageEntry) -> str | None:
     """The colour space that an image had before it became RGB, if that is known."""
     from nvae_codec.colour.spaces import SPACES
 
-    space = SPACES.get(image.mode)
-    return space and space.name
+    return SPACES[image.mode].name if image.mode in SPACES else None
 
 
 def _model_name(fingerprint: str) -> str | None:

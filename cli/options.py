@@ -41,7 +41,7 @@ DEVICE = device_option("cpu", "The result is the same.")
 
 
 def gathered(kind: type) -> Callable[[Callable], Callable]:
-    """Give a command all its arguments and options as one object, of the dataclass `kind` with their names as fields."""
+    """Give a command all its arguments and options as one object: `kind` is a dataclass with their names."""
 
     def decorate(command: Callable) -> Callable:
         @functools.wraps(command)

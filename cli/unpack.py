@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nvae_codec.bitstreams.container import Container, ImageEntry, Recovery
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecError, enough_memory
@@ -19,7 +20,7 @@ MAX_NAMES = 5  # in one sentence
 
 
 @enough_memory()
-def unpack_archive(job: Unpacking, request: Request, data: bytes, codec_for: Callable[[bytes], object]) -> None:
+def unpack_archive(job: Unpacking, request: Request, data: bytes, codec_for: Callable[[bytes], Any]) -> None:
     """Decode, write and report. `codec_for` gives the codec of a fingerprint.
 
     Raises AlreadyReported in the end if not all that was wanted could be given back.
@@ -30,7 +31,7 @@ def unpack_archive(job: Unpacking, request: Request, data: bytes, codec_for: Cal
     if job.targets.keys() - {image.name for image in content.images}:
         raise BitstreamError("the file has changed while it was being read")
     output = job.folder or next(iter(job.targets.values()), None)
-    report = {
+    report: dict[str, Any] = {
         "input": str(job.source),
         "output": None if output is None else str(output),
         "input_bytes": len(data),
@@ -97,8 +98,8 @@ def _give_back(codec, content: Container, job: Unpacking, request: Request, repo
                     report["pixels"] += height * width
                     report["subpixels"] += image.samples.size
     finally:  # the bar is gone, also after Ctrl-C or on a full disk
-        for error, names in failures:
-            _print_error(job, str(error), _listed(names))
+        for failure, names in failures:
+            _print_error(job, str(failure), _listed(names))
             report["lost"] += names
 
 
@@ -132,9 +133,7 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _decoded(
-    codec, content: Container, wanted: Collection[str], progress: Progress
-) -> Iterator[tuple[list[str], object]]:
+def _decoded(codec, content: Container, wanted: Collection[str], progress: Progress) -> Iterator[tuple[list[str], Any]]:
     """Images, each with its name in a list; for those that cannot be given back, their names and the error."""
     left = set(wanted)
     try:
