@@ -215,14 +215,14 @@ def test_a_run_with_rounded_activations_makes_a_model_of_12_bits(place):
     assert invoke(*narrow, "--steps", 2, "--dry-run").exit_code == 0
     result = invoke(*narrow, "--steps", 2)
     assert result.exit_code == 0, result.stderr
-    assert Run.load(Path("narrow")).network.narrow
+    assert Run.load(Path("narrow")).network.rounded_activations
     assert model_file.load(Path("narrow/model.safetensors"))[0].network.activation_limit == LIMIT_12_BITS
     assert "| activations | integers up to 2,047 in magnitude, as in training |" in Path("narrow/model.md").read_text()
     image, model = "images/00.png", ["--model", "narrow/model.safetensors"]
     assert invoke("compress", image, "-o", "00.nvb", *model, "--ledger", "--float-network", "narrow").exit_code == 0
     assert invoke("decompress", "00.nvb", "-o", "back.png", *model).exit_code == 0
     assert same_image(image, "back.png")
-    assert "narrow = True, not False" in sentence(invoke(*TOY, "--run", "third", "--from", "narrow"))
+    assert "rounded_activations = True, not False" in sentence(invoke(*TOY, "--run", "third", "--from", "narrow"))
     assert "begins with the weights of a trained one (--from)" in sentence(
         invoke(*TOY, "--run", "third", "--set", "rounded_activations=true")
     )
