@@ -62,15 +62,15 @@ def export(
     *,
     check: ImageSet | None = None,
     calibration_images: int | None = None,
-    limit: int | None = None,
+    activation_bits: int | None = None,
     tolerance: float = TOLERANCE,
     device: torch.device | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Exported:
     """Convert a float network, which is on the CPU; statistics are estimated on `device`.
 
-    `limit` is the largest magnitude of activations: LIMIT_12_BITS, or LIMIT for activations of 16 bits, which take
-    longer. By default it is LIMIT only if 12 bits would change the negative ELBO by more than `tolerance`.
+    `activation_bits` are 12, or 16 for a network that takes longer; by default they are 16 only if the network with 12
+    would change the negative ELBO by more than `tolerance`.
 
     Batch-norm statistics are estimated anew over training images, as the running ones trail the weights, and kept if
     held-out images become shorter by them. Where nothing is held out, training images take its place. Inactive channels
@@ -90,20 +90,20 @@ def export(
     calibration_images = calibration_images or _worth(CALIBRATION_PIXELS, side**2, CALIBRATION_IMAGES)
     checked = fixed_batch(check or held_out, _worth(CHECKED_PIXELS, side**2, CHECKED_IMAGES), seed=1)
     compared_on = f"{len(checked)} {kind} image{'s' if len(checked) > 1 else ''}"
-    for each in (LIMIT_12_BITS, LIMIT) if limit is None else (limit,):
-        exact = convert(network, fixed_batch(training, calibration_images), limit=each)
+    for bits in (12, 16) if activation_bits is None else (activation_bits,):
+        limit = LIMIT_12_BITS if bits == 12 else LIMIT
+        exact = convert(network, fixed_batch(training, calibration_images), limit=limit)
         comparison = compare(network, exact, checked)
-        width = "12-bit" if each == LIMIT_12_BITS else "16-bit"
         report(
-            f"negative ELBO on {compared_on}: float {comparison.float_bits_per_dim:.4f}, integers with {width} "
+            f"negative ELBO on {compared_on}: float {comparison.float_bits_per_dim:.4f}, integers with {bits}-bit "
             f"activations {comparison.integer_bits_per_dim:.4f} bits/dim ({comparison.relative:+.4%})"
         )
         if abs(comparison.relative) <= tolerance:
             break
     else:
         raise ModelError(
-            f"integers with {width} activations change the negative ELBO by {comparison.relative:+.4%}, more than the "
-            f"{100 * tolerance:g} % allowed; what may help: more images to calibrate on, 16-bit activations, a larger "
+            f"integers with {bits}-bit activations change the negative ELBO by {comparison.relative:+.4%}, more than "
+            f"the {100 * tolerance:g} % allowed; more images to calibrate on may help, 16-bit activations, a larger "
             "tolerance, or for 12-bit activations training with rounded_activations=true"
         )
     calibrate(exact, fixed_batch(training, _worth(CHOOSING_PIXELS, side**2, CHOOSING_IMAGES), seed=2), report)
