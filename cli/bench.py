@@ -5,8 +5,10 @@ from pathlib import Path
 
 import click
 
-from .batch import DEVICE, THREADS, enough_memory, use_threads
+from nvae_codec.errors import enough_memory
+
 from .files import check_sources, echo
+from .options import DEVICE, THREADS, use_threads
 
 MAX_OPERATORS = 16  # that a table shows
 

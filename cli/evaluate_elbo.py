@@ -5,7 +5,10 @@ from pathlib import Path
 
 import click
 
-from .batch import THREADS, enough_memory, progress_bar, use_threads
+from nvae_codec.errors import enough_memory
+
+from .options import THREADS, use_threads
+from .progress import progress_bar
 
 
 @click.command(short_help="Negative ELBO of a float network on its data set.")

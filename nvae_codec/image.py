@@ -5,12 +5,14 @@ Pillow turns many kinds of picture into 8 bits without a word. Whatever it would
 
 import io
 import math
+import os
 import re
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -97,6 +99,26 @@ def image_shape(source: bytes | BinaryIO) -> tuple[int, ...]:
     with _translated("the picture is damaged or cut short"):
         image = _opened(source)
         return (image.height, image.width) + ((3,) if image.mode == "RGB" else ())
+
+
+def find_images(folder: Path, *, recursive: bool = True) -> list[Path]:
+    """The image files in a folder, known by their suffixes, sorted by their paths.
+
+    With `recursive` those in its sub-folders too. Hidden files and folders are passed over, links to folders are not
+    followed. Raises ImageError if there is no image file, and OSError if a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]  # the walk goes on to these
+        visible = (Path(place, name) for name in names if not name.startswith("."))
+        found += [path for path in visible if path.suffix.lower() in SUFFIXES]
+    if not found:
+        raise ImageError(f"{folder}: there is no image file in this folder")
+    return sorted(found, key=Path.as_posix)
 
 
 def write_image(picture: Image, suffix: str = ".png") -> bytes:

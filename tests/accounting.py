@@ -15,7 +15,9 @@ MEMORY = 8
 
 def decoded_chains(model, coded, layouts, memory: int = MEMORY, **options) -> list[np.ndarray]:
     words, tile_batches = zip(*coded, strict=True)
-    return decode_chains(model, [Stack(each) for each in words], tile_batches, layouts, [memory] * len(words), **options)
+    return decode_chains(
+        model, [Stack(each) for each in words], tile_batches, layouts, [memory] * len(words), **options
+    )
 
 
 class Noting:

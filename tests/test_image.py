@@ -20,6 +20,7 @@ from nvae_codec.image import (
     Image,
     as_image,
     check_format,
+    find_images,
     image_shape,
     quiet,
     read_image,
@@ -386,3 +387,22 @@ def test_arrays_and_pillow_images_are_images():
 def test_what_is_no_image_in_memory_is_refused(image, reason):
     with pytest.raises(ImageError, match=reason):
         as_image(image)
+
+
+# Folders
+
+
+def test_images_of_a_folder_are_found_by_their_suffixes(tmp_path):
+    names = ["b.PNG", "a-b/x.tif", "a/y.jpeg", "a/deep er/z.webp", ".hidden.png", ".thumbs/a.png", "a/notes.txt", "png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to("a")
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
+    assert found == ["a-b/x.tif", "a/deep er/z.webp", "a/y.jpeg", "b.PNG"]
+    assert find_images(tmp_path, recursive=False) == [tmp_path / "b.PNG"]
+    with pytest.raises(ImageError, match="deep er: there is no image file in this folder"):
+        (tmp_path / "a/deep er/z.webp").unlink()
+        find_images(tmp_path / "a/deep er")
+    with pytest.raises(FileNotFoundError):
+        find_images(tmp_path / "nowhere")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from nvae_codec.errors import ModelError
+from nvae_codec.files import write_file
 from nvae_codec.integer.fake_quant import float_network
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.training.data.catalogue import open_dataset
@@ -81,15 +81,7 @@ class Run:
     def save(self, folder: Path) -> None:
         """Write `config.json`, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{FILE_NAME}.tmp"
-        try:
-            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-            os.replace(temporary, folder / FILE_NAME)
-        except OSError as error:
-            error.filename = str(folder / FILE_NAME)
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_file(folder / FILE_NAME, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, folder: Path) -> "Run":

@@ -1,6 +1,5 @@
 """Tiles on stacks, with a toy model: several stacks at once, direct groups, chains, and files of version 1."""
 
-import math
 
 import numpy as np
 import pytest
@@ -13,11 +12,10 @@ from nvae_codec.bitstreams.content import GREY, RGB, TileBatch
 from nvae_codec.coding.ans import RESERVE_WORDS, Stack, generator_words
 from nvae_codec.coding.bits_back import Tiles, decode, encode
 from nvae_codec.coding.chains import Search, decode_chains, encode_chains
-from nvae_codec.coding.latents import MAX_STEP, IntegerNormal, half_width, posterior_on_grid
-from nvae_codec.coding.pixels import push
+from nvae_codec.coding.latents import IntegerNormal, half_width, posterior_on_grid
 from nvae_codec.colour.spaces import SPACES, find_space
 from nvae_codec.errors import BitstreamError, DriftError
-from nvae_codec.tiling import Layout, cut, real_pixels, tile_sizes
+from nvae_codec.tiling import Layout, cut, tile_sizes
 
 SEARCH = Search(MEMORY)
 
@@ -299,7 +297,13 @@ def test_what_was_coded_first_can_be_left_out(first):
     words, tile_batches = zip(*coded, strict=True)
     calls = []
     samples, others = decode_chains(
-        model, words, tile_batches, [chain.layout for chain in chains], [MEMORY] * 2, [first, 2], calls.append
+        model,
+        [Stack(each) for each in words],
+        tile_batches,
+        [chain.layout for chain in chains],
+        [MEMORY] * 2,
+        [first, 2],
+        calls.append,
     )
     assert np.array_equal(samples[first:], chains[0].samples[first:])
     assert np.array_equal(others[2:], chains[1].samples[2:])

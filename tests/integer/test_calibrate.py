@@ -434,7 +434,7 @@ def test_info_shows_the_groups_of_latents(network, inactive_path, toy_model_path
     assert text[-4].split() == ["side", "active", "step", "KL", "bits", "per", "latent", "initial", "bits"]
     assert text[-3].split()[:3] == ["4", "1/2", "0"] and text[-2].split() == ["8", "0/2", "-", "-", "0"]
     assert text[-1].split()[:5] == ["8", "2/2", "1", "to", "3"]
-    assert "rec overhead" not in "".join(text)
+    assert "REC overhead" not in "".join(text)
 
     old = json.loads(invoke("info", "--json", toy_model_path).stdout)
     assert old["initial_bits"] is None and old["active_channels"] == 6
@@ -446,4 +446,4 @@ def test_info_shows_what_rec_adds_where_it_is_known(network, tmp_path):
     path = tmp_path / "m.safetensors"
     figures = dataclasses.replace(measure(network, TILES[:1]), rec_overhead=0.0125)
     path.write_bytes(model_file.serialise(network, measurement=figures))
-    assert "  rec overhead: +1.25 %\n" in invoke("info", path).stdout
+    assert "  REC overhead: +1.25 %\n" in invoke("info", path).stdout

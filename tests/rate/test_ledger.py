@@ -461,7 +461,7 @@ def test_json_has_the_documented_keys(photos, model_path, run_path):
     result = invoke("compress", "photos", "grey.png", "--archive", "-o", "set.nvb", "--json", *options(model_path))
     report = json.loads(result.stdout)
     assert list(report) == [*archive, "ledger"] and list(report["ledger"]) == keys
-    assert result.stderr.startswith("set.nvb: 3 pictures, ")
+    assert result.stderr.startswith("set.nvb: 3 images, ")
     rows = table_rows([line for line in result.stderr.splitlines() if line.startswith("  ")])
     assert list(rows)[0] == "negative ELBO of the integer network" and "integer network" not in rows
     assert rows["file"] == report["ledger"]["file_bits"] == 8 * os.path.getsize("set.nvb")
@@ -509,7 +509,7 @@ def test_grey_images_are_refused_before_they_are_coded_if_there_is_a_float_netwo
     assert result.exit_code == 1 and [json.loads(line)["input"] for line in result.stdout.splitlines()] == [
         "photos/b.png"
     ]
-    assert result.stderr.startswith("nvae-codec: grey.png: a float network has no likelihood for grey pictures")
+    assert result.stderr.startswith("nvae-codec: grey.png: a float network has no likelihood for grey images")
     assert not os.path.exists("grey.nvb")
     reported = failure(invoke("compress", "photos", "grey.png", "--archive", "-o", "set.nvb", *given))
     assert reported.startswith("nvae-codec: grey.png: a float network") and reported.count("\n") == 1
@@ -558,7 +558,7 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
     Path("done").mkdir()
     Path("done/results.json").touch()
     save_checkpoint(Path("other.pt"), network(num_channels_dec=8))
-    grey = "grey.png: a float network has no likelihood for grey pictures"
+    grey = "grey.png: a float network has no likelihood for grey images"
     for arguments, reason in (
         (["photos", "bad.png"], "bad.png: this is no picture"),
         (["missing.png"], "rate_vs_elbo: missing.png: No such file or directory"),
