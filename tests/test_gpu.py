@@ -14,7 +14,7 @@ from terminal import failure, invoke
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nvae_codec.codec import Codec
-from nvae_codec.integer import kernels, model_file, ops
+from nvae_codec.integer import kernels, layers, model_file, ops
 from nvae_codec.integer.convert import convert
 from nvae_codec.integer.kernels import Kernels
 from nvae_codec.integer.latent_model import IntegerModel

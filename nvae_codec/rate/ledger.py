@@ -6,7 +6,7 @@ channels at rest, information in the latents and pixels that were coded, words o
 add up to the file's size whatever they are. The negative ELBOs are means over draws of the latents, and the file is one
 more draw: single parts are uncertain by about the standard error that the ledger gives.
 
-Where a picture comes from another colour space (`nvae_codec.colour.spaces`), the negative ELBO is that of the possible
+Where an image comes from another colour space (`nvae_codec.colour.spaces`), the negative ELBO is that of the possible
 colours, and the ledger says beside it what it would be of all.
 """
 
@@ -134,12 +134,12 @@ def account(
 ) -> Account:
     """Measure an .nvb file, however large, which is decoded for it.
 
-    `decoded` is given every picture, samples uint8 [H, W] or [H, W, 3], in the file's order. `float_network` is the one
-    that the model was made of. The negative ELBOs are means over `draws`, which follow from `seed` and the pictures.
+    `decoded` is given every image, samples uint8 [H, W] or [H, W, 3], in the file's order. `float_network` is the one
+    that the model was made of. The negative ELBOs are means over `draws`, which follow from `seed` and the images.
     `progress` counts tiles, each once as it is decoded and once for every draw.
 
     Raises as `Codec.decompress` does. Raises ModelError for a float network
-    that the model was not made of, for grey pictures if there is a float network for colour, which has no likelihood
+    that the model was not made of, for grey images if there is a float network for colour, which has no likelihood
     for them, and if a negative ELBO is no positive number.
     """
     if draws < 1:
@@ -149,12 +149,12 @@ def account(
     if float_network is not None:
         _check_origin(float_network, codec)
         if float_network.config.image_channels == 3 and any(image.channels == 1 for image in content.images):
-            raise ModelError("a float network has no likelihood for grey pictures")
+            raise ModelError("a float network has no likelihood for grey images")
     costs = _measure(codec, content, float_network, draws, seed, progress, decoded)
     negative_elbo = float(costs.known.sum())
     if not 0 < negative_elbo < math.inf:
         raise ModelError(
-            f"the network's negative ELBO of these pictures is {negative_elbo:g} bits, to which no file can be compared"
+            f"the network's negative ELBO of these images is {negative_elbo:g} bits, to which no file can be compared"
         )
     excess, uses_rec = costs.information - costs.inactive, costs.rec_groups > 0
     group_bits = costs.groups.sum(axis=0).tolist()

@@ -127,8 +127,8 @@ def test_environment_variables_are_weaker_than_options(photos, toy_model_path):
 
 
 def test_results_are_verified_and_sought_for_as_the_options_say(photos, toy_model_path, monkeypatch):
-    from nvae_codec.codec import EFFORTS, Codec
-    from nvae_codec.payloads.neural import default_effort
+    from nvae_codec.codec import Codec
+    from nvae_codec.payloads.neural import EFFORTS, default_effort
 
     reported, compress = [], Codec.compress
 

@@ -30,7 +30,6 @@ from nvae_codec.cli.train import working_compiler
 from nvae_codec.errors import ModelError, enough_memory
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
 from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.presets import PRESETS
@@ -216,7 +215,7 @@ def test_a_run_with_rounded_activations_makes_a_model_of_12_bits(place):
     result = invoke(*narrow, "--steps", 2)
     assert result.exit_code == 0, result.stderr
     assert Run.load(Path("narrow")).network.rounded_activations
-    assert model_file.load(Path("narrow/model.safetensors"))[0].network.activation_limit == LIMIT_12_BITS
+    assert model_file.load(Path("narrow/model.safetensors"))[0].network.arithmetic.activation_bits == 12
     assert "| activations | integers up to 2,047 in magnitude, as in training |" in Path("narrow/model.md").read_text()
     image, model = "images/00.png", ["--model", "narrow/model.safetensors"]
     assert invoke("compress", image, "-o", "00.nvb", *model, "--ledger", "--float-network", "narrow").exit_code == 0
@@ -827,19 +826,19 @@ def test_an_export_beyond_the_tolerance_writes_nothing(place):
 def test_a_network_that_12_bit_activations_cost_too_much_gets_16(place, monkeypatch):
     def as_if_12_bits_were_dear(network, exact, images):
         found = compare(network, exact, images)
-        dearer = 1.01 if exact.activation_limit == LIMIT_12_BITS else 1
+        dearer = 1.01 if exact.activation_bits == 12 else 1
         return replace(found, integer_bits_per_dim=dearer * found.integer_bits_per_dim)
 
     def exported(*options) -> tuple[int, list[str]]:
         result = invoke("export", "run", "-f", "-o", "new.safetensors", *options)
         assert result.exit_code == 0, result.stderr
-        limit = model_file.load(Path("new.safetensors"))[0].network.activation_limit
+        limit = model_file.load(Path("new.safetensors"))[0].network.activation_bits
         return int(limit), re.findall(r"integers with (12|16)-bit activations", result.stderr)
 
     sixteen, tolerant, twelve = ["--activation-bits", 16], ["--tolerance", 2], ["--activation-bits", 12]
-    assert exported() == (LIMIT_12_BITS, ["12"]) and exported(*sixteen) == (LIMIT, ["16"])
+    assert exported() == (12, ["12"]) and exported(*sixteen) == (16, ["16"])
     monkeypatch.setattr(export_module, "compare", as_if_12_bits_were_dear)
-    assert exported() == (LIMIT, ["12", "16"]) and exported(*tolerant) == (LIMIT_12_BITS, ["12"])
+    assert exported() == (16, ["12", "16"]) and exported(*tolerant) == (12, ["12"])
     reported = sentence(invoke("export", "run", "-f", "-o", "new.safetensors", *twelve))
     assert reported.startswith("integers with 12-bit activations change the negative ELBO by ")
 

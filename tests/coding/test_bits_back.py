@@ -1,6 +1,5 @@
 """Tiles on stacks, with a toy model: several stacks at once, direct groups, chains, and files of version 1."""
 
-
 import numpy as np
 import pytest
 from accounting import MEMORY, account, decoded_chains

@@ -9,7 +9,7 @@ from helpers import SHARED, randomise_batch_norm, smooth_tiles
 
 from nvae_codec.bitstreams.content import RGB
 from nvae_codec.codec import Codec
-from nvae_codec.coding.ans import WORD_BITS
+from nvae_codec.coding.ans import WORD_BITS, Stack
 from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.coding.chains import Search, decode_chains, encode_chains
 from nvae_codec.coding.latents import half_width, offsets_of

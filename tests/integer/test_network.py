@@ -601,11 +601,11 @@ def test_weights_that_are_not_numbers_are_refused(toy_network):
         convert(model, smooth_tiles(2, 16))
 
 
-# Real pictures
+# Real images
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (SHARED / "data" / "kodak").is_dir(), reason="the Kodak pictures are not here")
+@pytest.mark.skipif(not (SHARED / "data" / "kodak").is_dir(), reason="the Kodak images are not here")
 def test_a_published_checkpoint_converts():
     """The no-flow CIFAR-10 checkpoint (random weights, res_mbconv) on Kodak tiles.
 

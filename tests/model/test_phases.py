@@ -353,7 +353,7 @@ def test_tiles_of_a_batch_do_not_see_each_other(coder):
         assert np.array_equal(alone[0], together[index])
 
 
-# Pictures of black and white
+# Images of black and white
 
 
 def binary_tiles(count: int, seed: int = 0) -> torch.Tensor:
@@ -389,7 +389,7 @@ def test_black_and_white_comes_back(config, shape):
 def test_other_images_are_refused_by_a_model_for_black_and_white():
     codec = binary_codec()
     for samples in (np.full((4, 4), 254, dtype=np.uint8), np.zeros((4, 4, 3), dtype=np.uint8)):
-        with pytest.raises(ImageError, match="the model binary is for pictures of black and white alone"):
+        with pytest.raises(ImageError, match="the model binary is for images of black and white alone"):
             codec.compress(Image(samples))
 
 

@@ -1,4 +1,4 @@
-"""Ledgers: parts that add up to the file, each of them where its cause is; at the terminal and over many pictures."""
+"""Ledgers: parts that add up to the file, each of them where its cause is; at the terminal and over many images."""
 
 import copy
 import dataclasses
@@ -227,7 +227,7 @@ def test_rec(codec, entry, monkeypatch):
 
 
 def test_draws_follow_from_the_images(codec, floats, monkeypatch):
-    """Whichever chunk and whichever file they are in, so that files of the same pictures can be compared."""
+    """Whichever chunk and whichever file they are in, so that files of the same images can be compared."""
     seeds, noise = [], ledger_module.same_noise
     monkeypatch.setattr(ledger_module, "same_noise", lambda drawn: seeds.append(drawn.initial_seed()) or noise(drawn))
     pictures = [Image(picture(16, 48, seed)) for seed in (5, 6)]
@@ -319,7 +319,7 @@ def test_networks_that_do_not_fit_are_refused(codec, file, floats):
         ledger(codec, codec.compress(picture(4, 4)[:, :, 0].copy(), **QUICK), floats)
     broken = copy.deepcopy(floats)
     broken.image_head[1].bias.data.fill_(math.nan)
-    with pytest.raises(ModelError, match="negative ELBO of these pictures is nan bits"):
+    with pytest.raises(ModelError, match="negative ELBO of these images is nan bits"):
         ledger(codec, file, broken)
     with pytest.raises(ValueError, match="at least one draw"):
         ledger(codec, file, draws=0)
@@ -344,7 +344,7 @@ def test_drift_of_small_images_is_noticed(codec):
     (chunk,) = content.chunks
     ledger(codec, container.pack(content))
     other = dataclasses.replace(chunk, shared_crc32=chunk.shared_crc32 ^ 1)
-    with pytest.raises(DriftError, match="3 decoded small pictures"):
+    with pytest.raises(DriftError, match="3 decoded small images"):
         ledger(codec, container.pack(dataclasses.replace(content, chunks=(other,))))
 
 
@@ -529,7 +529,7 @@ def test_a_ledger_that_fails_leaves_the_file(photos, model_path, monkeypatch, er
     container.unpack(Path("photos/a.nvb").read_bytes())
 
 
-# Over many pictures
+# Over many images
 
 
 def evaluated(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -553,20 +553,20 @@ def test_images_can_be_cut_and_left_out(photos, model_path, capsys):
 def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, capsys, monkeypatch):
     monkeypatch.setattr(Codec, "compress", None)
     monkeypatch.setattr(Codec, "compress_archive", None)
-    Path("bad.png").write_bytes(b"no picture")
+    Path("bad.png").write_bytes(b"no image")
     shutil.copytree("photos", "twins")
     Path("done").mkdir()
     Path("done/results.json").touch()
     save_checkpoint(Path("other.pt"), network(num_channels_dec=8))
     grey = "grey.png: a float network has no likelihood for grey images"
     for arguments, reason in (
-        (["photos", "bad.png"], "bad.png: this is no picture"),
+        (["photos", "bad.png"], "bad.png: this is no image"),
         (["missing.png"], "rate_vs_elbo: missing.png: No such file or directory"),
         (["photos", "-o", "done"], "done: holds a results.json already; choose another folder"),
         (["photos", "-o", "grey.png"], "grey.png: is a file, not a folder"),
         (["photos", "grey.png", "--float-network", run_path], grey),
         (["photos", "--float-network", "other.pt"], "other.pt: this is not the float network"),
-        (["photos", "twins", "--archive"], "two pictures are called a.png"),
+        (["photos", "twins", "--archive"], "two images are called a.png"),
         (["--dataset", "photos"], "no data set 'photos' of images of one size; there are mnist"),
         (["--dataset", "folder"], "no data set 'folder' of images of one size"),
     ):
@@ -632,7 +632,7 @@ def test_no_extra_and_no_torch_are_needed_to_begin():
     assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == 0
 
 
-# Pictures of black and white
+# Images of black and white
 
 
 @pytest.fixture
@@ -664,7 +664,7 @@ def test_black_and_white_of_a_data_tile_batch_is_measured(digits, capsys):
     found = json.loads(Path("out/results.json").read_text())
     assert found["data"] == {
         "source": "mnist",
-        "pictures": 3,
+        "images": 3,
         "pixels": 3 * 784,
         "subpixels": 3 * 784,
         "bits_per_sample": 1,
