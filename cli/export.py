@@ -144,7 +144,7 @@ def export_run(
     from nvae_codec.device import choose_device
     from nvae_codec.errors import ModelError
     from nvae_codec.training.checkpoint import CONVERTED, load_network, save_checkpoint
-    from nvae_codec.training.data.catalogue import open_dataset
+    from nvae_codec.training.data.open import open_dataset
     from nvae_codec.training.run import Run
 
     try:

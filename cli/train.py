@@ -183,8 +183,8 @@ def train(
         raise click.UsageError("A --set has the form NAME=VALUE.")
 
     from nvae_codec.device import choose_device
-    from nvae_codec.training.data.catalogue import ALIASES, DATASETS
-    from nvae_codec.training.loop import Execution
+    from nvae_codec.training.data.open import ALIASES, DATASETS
+    from nvae_codec.training.execution import Execution
     from nvae_codec.training.loop import train as run_training
     from nvae_codec.training.recipe import DATASET_OF, RECIPES
     from nvae_codec.training.run import Data, Run
@@ -333,9 +333,9 @@ def _begin_with(start: Path, network, folder: Path):
     from nvae_codec.model.fingerprint import fingerprint
     from nvae_codec.training.checkpoint import FILE_NAME as CHECKPOINT
     from nvae_codec.training.checkpoint import load_network
-    from nvae_codec.training.loop import check_start
     from nvae_codec.training.run import FILE_NAME as CONFIGURATION
     from nvae_codec.training.run import Run
+    from nvae_codec.training.start import check_start
 
     if (folder / CHECKPOINT).exists():
         if not (folder / CONFIGURATION).exists():
@@ -434,7 +434,7 @@ def _resolved(run, execution, device) -> dict:
     import torch
 
     from nvae_codec.model.nvae import NVAE
-    from nvae_codec.training.loop import precision_of
+    from nvae_codec.training.execution import precision_of
     from nvae_codec.training.run import estimate_memory
 
     memory = estimate_memory(run.network, run.recipe, execution, precision_of(execution, device) is not None)

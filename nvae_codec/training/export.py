@@ -20,7 +20,8 @@ from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
 from nvae_codec.likelihoods.pixels import num_dimensions
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.rate.elbo import Comparison, compare, integer_negative_elbo, same_noise, whole
-from nvae_codec.training.data.images import Batches, ImageSet, fixed_batch
+from nvae_codec.training.data.batches import Batches, fixed_batch
+from nvae_codec.training.data.sets import ImageSet
 from nvae_codec.training.evaluation import bits_per_dimension, estimate_batch_norm, evaluate
 from nvae_codec.training.run import Run
 

@@ -81,7 +81,7 @@ def config_from_published(args: argparse.Namespace, arch_instance: dict) -> NVAE
             raise ModelError(f"the checkpoint's options lack {name}")
         value = options[name]
         if not isinstance(value, int | str) or isinstance(value, int) and value > COUNT_LIMIT:
-            raise ModelError(f"the checkpoint's options have {name} = {value!r}, which makes no network")
+            raise ModelError(f"the checkpoint's options have {name} = {value!r}, which no network of the release has")
     dataset, architecture = options["dataset"], options["arch_instance"]
     if not isinstance(dataset, str) or dataset not in DATASETS:
         raise ModelError(f"unknown data set {dataset!r}; known: {', '.join(DATASETS)}")
@@ -279,15 +279,15 @@ def _cell_modules(cell: Cell, ours: str, theirs: str) -> ModulePairs:
             yield f"{ours}.skip.convs.{index}", f"{theirs}.skip.conv_{index + 1}"
     if isinstance(cell.skip, UpSkip):
         yield f"{ours}.skip.conv", f"{theirs}.skip.1"
-    leaves = {f"{ours}.branch.{index}": op for index, op in enumerate(cell.branch) if not isinstance(op, Upsample)}
-    names = list(leaves)
-    if isinstance(leaves[names[0]], Conv):
+    ops = {f"{ours}.branch.{index}": op for index, op in enumerate(cell.branch) if not isinstance(op, Upsample)}
+    names = list(ops)
+    if isinstance(ops[names[0]], Conv):
         # An upsampling has an index of its own in the release.
         yield from _inverted_residual_modules(*names, f"{theirs}._ops.0.conv", int(isinstance(cell.skip, UpSkip)))
     else:
         for index, (activate, conv) in enumerate(zip(names[::2], names[1::2], strict=True)):
-            if leaves[activate].norm is not None:
-                norm = "bn_act" if leaves[activate].activation == "swish" else "bn.bn"
+            if ops[activate].norm is not None:
+                norm = "bn_act" if ops[activate].activation == "swish" else "bn.bn"
                 yield f"{activate}.norm", f"{theirs}._ops.{index}.{norm}"
             yield conv, f"{theirs}._ops.{index}.conv_0"
     if cell.gate is not None:
