@@ -26,6 +26,7 @@ from nvae_codec.training.objective import Objective, step_noise
 from nvae_codec.training.recipe import Recipe, Schedule
 
 TINY = NVAEConfig(
+    architecture="res_bnswish",  # the cheapest; the paper's is in MBCONV
     image_size=8,
     num_mixtures=1,
     num_latent_scales=2,
@@ -41,6 +42,7 @@ TINY = NVAEConfig(
 )
 
 
+MBCONV = dataclasses.replace(TINY, architecture="res_mbconv")
 # Everything that a recipe can ask for.
 RECIPE = Recipe(
     steps=20,

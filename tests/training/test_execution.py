@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import EXECUTION, SHORT, TINY, assert_close, assert_same, checkpoint, dataset, noise_of, run, stats
+from training_runs import (
+    EXECUTION,
+    MBCONV,
+    SHORT,
+    TINY,
+    assert_close,
+    assert_same,
+    checkpoint,
+    dataset,
+    noise_of,
+    run,
+    stats,
+)
 
 from nvae_codec.errors import ModelError
 from nvae_codec.model.cells import Cell
@@ -69,14 +81,14 @@ def test_the_network_that_is_returned_is_an_ordinary_one(execution, tmp_path, mo
     """A copy of it computes with its own weights, in training mode too."""
     monkeypatch.setattr(torch, "compile", lambda function, **options: lambda *values: function(*values))
     network = train(
-        TINY,
+        MBCONV,
         dataclasses.replace(SHORT, steps=1, average=0.0),
         dataset(),
         tmp_path,
         dataclasses.replace(EXECUTION, **execution),
     )
     twin = copy.deepcopy(network)
-    x = unit_range(TINY, fixed_batch(dataset().validation, 2))
+    x = unit_range(MBCONV, fixed_batch(dataset().validation, 2))
     with torch.no_grad():
         first = network(x, noise_of(1)).output
         assert torch.equal(twin(x, noise_of(1)).output, first)
@@ -140,7 +152,7 @@ def test_all_kinds_of_cells_can_be_compiled(monkeypatch):
         expected = model(x, noise_of(1)).output
     with dynamo.config.patch(fail_on_recompile_limit_hit=True):
         dynamo.reset()
-        prepare(dataclasses.replace(EXECUTION, compile=True, channels_last=False), model)
+        prepare(model, dataclasses.replace(EXECUTION, compile=True, channels_last=False))
         with frozen_statistics():
             elbo = model(x, noise_of(1))
         elbo.negative.mean().backward()

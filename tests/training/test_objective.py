@@ -111,8 +111,9 @@ def test_terms_of_the_loss(spectral):
 def test_gradient_of_the_loss_is_that_of_its_formula():
     """By finite differences of a few weights, with the weights of the balancing and the vectors held."""
     objective = Objective(double_network()).double().train()
-    for _ in range(200):
-        objective.spectral()  # converged, so that it hardly moves
+    with torch.no_grad():
+        for _ in range(200):
+            objective.spectral()  # converged, so that it hardly moves
     loss = loss_of(objective)
     loss.total.backward()
     held = (loss.elbo.kl.detach().abs().mean(dim=0) + 0.01) / objective.alphas

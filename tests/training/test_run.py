@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from training_runs import EXECUTION, RECIPE, TINY
+from training_runs import EXECUTION, MBCONV, RECIPE, TINY
 
 from nvae_codec.errors import ModelError
 from nvae_codec.model.nvae import NVAE, default_noise
@@ -41,11 +41,11 @@ def test_the_folders_configuration(tmp_path):
 @functools.cache
 def estimated(**execution) -> dict[str, int]:
     recipe = dataclasses.replace(RECIPE, batch_size=16)
-    return estimate_memory(TINY, recipe, dataclasses.replace(EXECUTION, **execution), low_precision=False)
+    return estimate_memory(MBCONV, recipe, dataclasses.replace(EXECUTION, **execution), low_precision=False)
 
 
 def test_estimated_memory_has_exact_parts():
-    model = NVAE(TINY)
+    model = NVAE(MBCONV)
     bytes_ = 4 * sum(parameter.numel() for parameter in model.parameters())
     found = estimated()
     assert found["parameters"] == found["gradients"] == bytes_
@@ -55,7 +55,7 @@ def test_estimated_memory_has_exact_parts():
     moments = sum(value.nbytes for state in optimizer.state.values() for value in state.values() if value.ndim)
     assert found["optimiser"] == moments == 2 * bytes_
     assert bytes_ <= found["average"] < 1.1 * bytes_  # its statistics are little
-    without = estimate_memory(TINY, dataclasses.replace(RECIPE, average=0.0), EXECUTION, low_precision=True)
+    without = estimate_memory(MBCONV, dataclasses.replace(RECIPE, average=0.0), EXECUTION, low_precision=True)
     assert without["average"] == 0 < without["activations"]
 
 
@@ -71,8 +71,8 @@ def test_estimated_activations_are_those_of_a_real_pass(execution):
     """Within a tenth of the storages that autograd keeps on the CPU, without those that would be there anyway."""
     execution = dataclasses.replace(EXECUTION, **execution)
     torch.manual_seed(0)
-    objective = Objective(NVAE(TINY)).train()
-    prepare(dataclasses.replace(execution, recompute=False), objective.network)
+    objective = Objective(NVAE(MBCONV)).train()
+    prepare(objective.network, dataclasses.replace(execution, recompute=False))
     own = {tensor.untyped_storage().data_ptr() for tensor in [*objective.parameters(), *objective.buffers()]}
     kept = {}
 

@@ -26,7 +26,8 @@ def test_spectral_norms_are_found():
     model = double_network(dataclasses.replace(FOUR_GROUPS, num_nf=1))
     regularisation = SpectralRegularisation(model).double()
     exact = sum(map(largest_singular_value, matrices(model).values())).item()
-    values = [regularisation().item() for _ in range(300)]
+    with torch.no_grad():
+        values = [regularisation().item() for _ in range(300)]
     assert values[-1] == pytest.approx(exact, rel=1e-6)
     assert all(value <= exact * (1 + 1e-12) for value in values)
     assert all(earlier <= later * (1 + 1e-12) for earlier, later in itertools.pairwise(values))
@@ -91,8 +92,9 @@ def test_gradient_of_the_spectral_norms():
     """Once the vectors have converged, it is u v^T, through the weight normalisation and the masks."""
     model = double_network(dataclasses.replace(FOUR_GROUPS, num_nf=1, architecture="res_bnswish"))
     regularisation = SpectralRegularisation(model).double()
-    for _ in range(400):
-        regularisation()
+    with torch.no_grad():
+        for _ in range(400):
+            regularisation()
     regularisation().backward()
     found = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()

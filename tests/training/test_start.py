@@ -47,7 +47,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(whole, workers, tmp_path):
     "changes, recipe",
     [
         (dict(architecture="res_elu"), dict(centre_mixture=True)),
-        (dict(architecture="res_bnswish", num_nf=0), dict(spectral=False, average=0.0, clip_gradient=0.0)),
+        (dict(architecture="res_mbconv", num_nf=0), dict(spectral=False, average=0.0, clip_gradient=0.0)),
         (dict(likelihood="bernoulli", image_channels=1), dict(steps=0, epochs=2, warm_up=1)),
         (dict(likelihood="gaussian", num_latent_scales=1), dict(norm_regularisation_first=0.0)),
         (dict(pixel_head="phases", num_phase_channels=4), dict(optimizer="adam")),
