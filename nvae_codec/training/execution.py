@@ -62,7 +62,7 @@ def prepare(network: NVAE, execution: Execution) -> None:
         if isinstance(module, BatchNorm):
             module.fused = execution.fused_norm
         if isinstance(module, Cell | PhaseCell) and execution.compile:
-            module.forward = torch.compile(module.forward, dynamic=False)
+            module.forward = torch.compile(module.forward, dynamic=False)  # type: ignore[method-assign]
     if execution.recompute:
         recompute_cells(network)
 
@@ -92,4 +92,4 @@ def recompute_cells(network: NVAE, on_input: Callable[[Tensor], object] = lambda
 
     for module in network.modules():
         if isinstance(module, Cell | PhaseCell):
-            module.forward = partial(recomputing, module.forward)
+            module.forward = partial(recomputing, module.forward)  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -182,7 +183,7 @@ def train(
 
 
 def _optimizer(network: NVAE, recipe: Recipe) -> torch.optim.Optimizer:
-    common = dict(lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    common: dict[str, Any] = dict(lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "adam":
         return torch.optim.Adam(network.parameters(), betas=ADAM_BETAS, fused=True, **common)
     return torch.optim.Adamax(network.parameters(), eps=ADAMAX_EPSILON, **common)

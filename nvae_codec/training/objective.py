@@ -34,6 +34,8 @@ class Objective(nn.Module):
     `precision` is the type of autocast in the network; None: none.
     """
 
+    alphas: Tensor
+
     def __init__(
         self,
         network: NVAE,

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from nvae_codec.errors import ModelError
 from nvae_codec.model.config import NVAEConfig
@@ -46,7 +47,7 @@ class Recipe:
     def __post_init__(self):
         kinds = {bool: "true or false", str: "a string", int: "integer", float: "number"}
         for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), kinds[field.type]
+            value, kind = getattr(self, field.name), kinds[field.type]  # type: ignore[index]
             fits = type(value) is field.type
             if field.type is float:
                 fits = type(value) in (int, float) and math.isfinite(value)
@@ -136,8 +137,8 @@ class Schedule:
         return math.exp((1 - way) * math.log(first) + way * math.log(last))
 
 
-_LARGE = dict(batch_size=4, norm_regularisation_first=1.0)
-_PHASES = dict(
+_LARGE: dict[str, Any] = dict(batch_size=4, norm_regularisation_first=1.0)
+_PHASES: dict[str, Any] = dict(
     warm_up=200,
     optimizer="adam",
     learning_rate=2e-3,

@@ -7,11 +7,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nvae_codec.errors import ModelError
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.norm import BatchNorm
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.training.data.open import open_dataset
 from nvae_codec.training.data.sets import Dataset
@@ -110,8 +112,8 @@ class Run:
 
 def replace(configuration, values: dict[str, str]):
     """A configuration (network or recipe) with fields set from strings. Raises ModelError for those that do not fit."""
-    kinds = {field.name: field.type for field in dataclasses.fields(configuration)}
-    parse = {bool: lambda text: {"true": True, "false": False}[text.lower()]}
+    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(configuration)}
+    parse: dict[Any, Callable[[str], Any]] = {bool: lambda text: {"true": True, "false": False}[text.lower()]}
     words = {bool: "true or false", int: "an integer", float: "a number"}
     parsed = {}
     for name, text in values.items():
@@ -136,7 +138,7 @@ def estimate_memory(config: NVAEConfig, recipe: Recipe, execution: Execution, lo
     if objective.spectral is not None:
         objective.spectral.set_extra_state(True)  # a later step: the first one iterates for long
     for module in network.modules():
-        if hasattr(module, "fused"):
+        if isinstance(module, BatchNorm):
             module.fused = execution.fused_norm
     own = {tensor.untyped_storage()._cdata for tensor in [*network.parameters(), *network.buffers()]}
     kept: dict[int, torch.UntypedStorage] = {}

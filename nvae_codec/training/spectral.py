@@ -24,7 +24,8 @@ class SpectralRegularisation(nn.Module):
         by_shape: dict[tuple[int, int], list[tuple[str, Conv]]] = {}
         for name, module in network.named_modules():
             if isinstance(module, Conv) and module.regularised:
-                by_shape.setdefault(tuple(module.weight.flatten(1).shape), []).append((name, module))
+                rows, columns = module.weight.flatten(1).shape
+                by_shape.setdefault((rows, columns), []).append((name, module))
         self._groups = list(by_shape.values())  # not registered: they are the network's
         self._started = False
         generator = torch.Generator().manual_seed(seed)
@@ -37,7 +38,7 @@ class SpectralRegularisation(nn.Module):
         """The sum, with its gradient by the weights. Each call does a few iterations more, the first one many."""
         iterations = POWER_ITERATIONS if self._started else FIRST_POWER_ITERATIONS
         self._started = True
-        total = 0.0
+        total: float | Tensor = 0.0
         for index, members in enumerate(self._groups):
             matrices = torch.stack([conv.effective_weight().flatten(1) for _, conv in members])  # [N, O, K]
             u, v = getattr(self, f"u{index}"), getattr(self, f"v{index}")
@@ -50,7 +51,7 @@ class SpectralRegularisation(nn.Module):
                     u.copy_(_normalised(torch.einsum("nok,nk->no", matrices, v)))
             # Copies: autograd keeps the vectors of this step while the next one changes the state.
             total = total + torch.einsum("no,nok,nk->", u.clone(), matrices, v.clone())
-        return total
+        return torch.as_tensor(total)
 
     def vectors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The vectors (u, v) of every convolution, by its name in the network."""

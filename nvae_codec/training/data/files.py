@@ -71,7 +71,7 @@ class FileImages(StoredImages):
         if entry.image is not None:
             return entry.image
         shape, images = _examine(entry.source, self.fit, decode=True)
-        if entry.row >= shape[0] or shape[1:] != entry.shape:
+        if images is None or entry.row >= shape[0] or shape[1:] != entry.shape:
             raise ImageError("it has another size than before")
         return images[entry.row]
 
@@ -111,7 +111,7 @@ def find_images(root: Path) -> list[Source]:
     """
     if root.is_file():
         return list(_members(root, "")) if root.suffix == ".tar" else []
-    sources = []
+    sources: list[Source] = []
     for folder, folders, names in os.walk(root):
         folders.sort()
         place = Path(folder).relative_to(root).as_posix()

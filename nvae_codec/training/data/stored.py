@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 Report = Callable[[str], None]
 
@@ -14,7 +14,7 @@ def silent(line: str) -> None:
     """Report nothing."""
 
 
-class StoredImages(ABC):
+class StoredImages(Dataset, ABC):
     """A sequence of uint8 images [C, H, W]. What `[index]` gives may be a view of what is kept: not to be written to.
 
     Reading raises ImageError if the image cannot be read (any more).
@@ -36,11 +36,14 @@ class StoredImages(ABC):
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "SelectedImages":
         """The images with these numbers, in this order."""
-        return SelectedImages(self, np.asarray(indices, dtype=np.int64))
+        # An array: of millions of numbers, a list would take four times as much.
+        return SelectedImages(self, np.asarray(indices, dtype=np.int64))  # type: ignore[arg-type]
 
 
 class SelectedImages(Subset, StoredImages):
     """Some of other stored images, by their numbers."""
+
+    dataset: StoredImages
 
     def name(self, index):
         return self.dataset.name(int(self.indices[index]))
