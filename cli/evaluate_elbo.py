@@ -84,7 +84,7 @@ def evaluate_elbo(
     from nvae_codec.device import choose_device
     from nvae_codec.errors import ModelError
     from nvae_codec.training.checkpoint import load_network
-    from nvae_codec.training.data.images import fixed_batch
+    from nvae_codec.training.data.batches import fixed_batch
     from nvae_codec.training.evaluation import evaluate
     from nvae_codec.training.run import Run
 

@@ -36,7 +36,7 @@ def import_nvae(checkpoint: Path, folder: Path | None, data: Path | None) -> Non
     """
     from nvae_codec.training import checkpoint as checkpoints
     from nvae_codec.training import run as runs
-    from nvae_codec.training.data.catalogue import ALIASES, DATASETS
+    from nvae_codec.training.data.open import ALIASES, DATASETS
     from nvae_codec.training.import_nvae import load_published_run
 
     folder = folder or Path("runs") / checkpoint.stem

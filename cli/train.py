@@ -143,7 +143,7 @@ def train(options: Options) -> None:
     options.check()
 
     from nvae_codec.device import choose_device
-    from nvae_codec.training.loop import Execution
+    from nvae_codec.training.execution import Execution
     from nvae_codec.training.loop import train as run_training
 
     plan = plan_training(options)

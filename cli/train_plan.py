@@ -63,7 +63,7 @@ class Plan:
 
 def plan_training(options: Options) -> Plan:
     """The run that the options describe. Raises click.UsageError for options that fit no run."""
-    from nvae_codec.training.data.catalogue import ALIASES, DATASETS
+    from nvae_codec.training.data.open import ALIASES, DATASETS
     from nvae_codec.training.recipe import DATASET_OF, RECIPES
     from nvae_codec.training.run import Data, Run
 
@@ -166,9 +166,9 @@ def _begin_with(start: Path, network, folder: Path):
     from nvae_codec.model.fingerprint import fingerprint
     from nvae_codec.training.checkpoint import FILE_NAME as CHECKPOINT
     from nvae_codec.training.checkpoint import load_network
-    from nvae_codec.training.loop import check_start
     from nvae_codec.training.run import FILE_NAME as CONFIGURATION
     from nvae_codec.training.run import Run
+    from nvae_codec.training.start import check_start
 
     if (folder / CHECKPOINT).exists():
         if not (folder / CONFIGURATION).exists():
@@ -188,7 +188,7 @@ def resolved(plan: Plan, execution, device) -> dict:
     import torch
 
     from nvae_codec.integer.fake_quant import float_network
-    from nvae_codec.training.loop import precision_of
+    from nvae_codec.training.execution import precision_of
     from nvae_codec.training.run import estimate_memory
 
     run = plan.run

@@ -40,7 +40,7 @@ def items_of(
     their central squares with a side of `crop`. Raises ImageError where there are none.
     """
     if dataset:
-        from nvae_codec.training.data.catalogue import ALIASES, DATASETS, open_dataset
+        from nvae_codec.training.data.open import ALIASES, DATASETS, open_dataset
 
         name = ALIASES.get(dataset, dataset)
         sides = {each: kind.side - 2 * kind.margin for each, kind in DATASETS.items() if kind.side}

@@ -131,7 +131,7 @@ def held_out_images(dataset: str, data: Path | None, side: int, most: int) -> tu
     The data set lies in the folder `data`, by default data/NAME. Raises ImageError if there is no such data set, if it
     has images of another side, or if none are held out.
     """
-    from nvae_codec.training.data.catalogue import ALIASES, open_dataset
+    from nvae_codec.training.data.open import ALIASES, open_dataset
 
     held_out = open_dataset(dataset, data, side=side).validation
     if not len(held_out):
@@ -175,7 +175,7 @@ def measure_network(options: argparse.Namespace, folder: Path) -> Measured:
     from nvae_codec.device import choose_device
     from nvae_codec.rate.ledger import load_float_network
     from nvae_codec.training.checkpoint import load_network
-    from nvae_codec.training.data.catalogue import DATASETS
+    from nvae_codec.training.data.open import DATASETS
     from nvae_codec.training.evaluation import evaluate
 
     device = choose_device(options.device)

@@ -39,8 +39,10 @@ def measure(preset: str, batch_size: int | None, device: str, steps: int, way: d
 
     from nvae_codec.device import choose_device
     from nvae_codec.model.presets import PRESETS
-    from nvae_codec.training.data.images import Arrays, Dataset, Whole
-    from nvae_codec.training.loop import Execution, train
+    from nvae_codec.training.data.sets import Dataset, Whole
+    from nvae_codec.training.data.stored import ArrayImages
+    from nvae_codec.training.execution import Execution
+    from nvae_codec.training.loop import train
     from nvae_codec.training.recipe import RECIPES
     from nvae_codec.training.run import replace
 
@@ -52,7 +54,7 @@ def measure(preset: str, batch_size: int | None, device: str, steps: int, way: d
     random = np.random.default_rng(0)
     shape = 4 * recipe.batch_size, config.image_channels, config.image_size, config.image_size
     levels = 2 if config.likelihood == "bernoulli" else 256
-    images = Whole(Arrays([random.integers(0, levels, shape, dtype=np.uint8)]), shape[1:])
+    images = Whole(ArrayImages([random.integers(0, levels, shape, dtype=np.uint8)]), shape[1:])
     dataset = Dataset("random", images, images, config.image_size, config.image_channels)
     times = [time.perf_counter()]
     with TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
 
 FILE_NAME = "checkpoint.pt"  # in the folder of a run
-CONVERTED = "converted.pt"  # there too: the float network that the last export made a model of
+CONVERTED = "converted.pt"  # there too: the float network that the last export converted
 
 
 def save_checkpoint(path: Path, model: NVAE, **more) -> None:

@@ -24,8 +24,9 @@ from nvae_codec.model.nvae import NVAE
 from nvae_codec.payloads.neural import EFFORTS, default_effort
 from nvae_codec.rate.elbo import Comparison, compare, integer_negative_elbo, same_noise, whole
 from nvae_codec.training.checkpoint import CONVERTED, load_network, save_checkpoint
-from nvae_codec.training.data.catalogue import open_dataset
-from nvae_codec.training.data.images import Batches, Dataset, ImageSet, fixed_batch
+from nvae_codec.training.data.batches import Batches, fixed_batch
+from nvae_codec.training.data.open import open_dataset
+from nvae_codec.training.data.sets import Dataset, ImageSet
 from nvae_codec.training.evaluation import bits_per_dimension, estimate_batch_norm, evaluate
 from nvae_codec.training.run import Run
 

@@ -16,8 +16,10 @@ from nvae_codec.model.config import ARCHITECTURES, NVAEConfig
 from nvae_codec.model.nvae import NVAE, unit_range
 from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.elbo import compare
-from nvae_codec.training.data.images import Arrays, Dataset, Whole
-from nvae_codec.training.loop import Execution, train
+from nvae_codec.training.data.sets import Dataset, Whole
+from nvae_codec.training.data.stored import ArrayImages
+from nvae_codec.training.execution import Execution
+from nvae_codec.training.loop import train
 from nvae_codec.training.recipe import RECIPES
 from nvae_codec.training.run import estimate_memory
 
@@ -186,7 +188,7 @@ def test_a_wide_twin_has_scales_of_its_own():
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     training, validation = (
-        Whole(Arrays([smooth_tiles(count, 16, seed=count).numpy()]), (3, 16, 16)) for count in (32, 8)
+        Whole(ArrayImages([smooth_tiles(count, 16, seed=count).numpy()]), (3, 16, 16)) for count in (32, 8)
     )
     return Dataset("tiles", training, validation, 16, 3)
 

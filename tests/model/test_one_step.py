@@ -22,10 +22,13 @@ from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.flows import FlowCell
 from nvae_codec.model.nvae import NVAE, log_likelihood, unit_range
 from nvae_codec.training import loop
-from nvae_codec.training.data.images import Arrays, Batches, Dataset, Whole
+from nvae_codec.training.data.batches import Batches
+from nvae_codec.training.data.sets import Dataset, Whole
+from nvae_codec.training.data.stored import ArrayImages
+from nvae_codec.training.execution import Execution
 from nvae_codec.training.import_nvae import config_from_published, published_keys
-from nvae_codec.training.loop import ADAMAX_EPSILON, Execution, step_noise
-from nvae_codec.training.objective import Objective
+from nvae_codec.training.loop import ADAMAX_EPSILON
+from nvae_codec.training.objective import Objective, step_noise
 from nvae_codec.training.recipe import RECIPES, Recipe, Schedule
 
 TOLERANCE = 1e-10  # of a tensor's largest value
@@ -382,7 +385,7 @@ def test_run_of_three_steps(changes, tmp_path, monkeypatch):
         seed=7,
     )
     arrays = np.random.default_rng(4).integers(0, 256, (9, 3, 8, 8), np.uint8)
-    images = Whole(Arrays([arrays]), (3, 8, 8))
+    images = Whole(ArrayImages([arrays]), (3, 8, 8))
     execution = Execution(device="cpu", precision="fp32", tensorboard=False, validation_images=2)
 
     def started(config: NVAEConfig) -> NVAE:
@@ -391,7 +394,7 @@ def test_run_of_three_steps(changes, tmp_path, monkeypatch):
         randomise_batch_norm(network)
         return network
 
-    monkeypatch.setattr(loop, "NVAE", started)
+    monkeypatch.setattr(loop, "float_network", started)
     trained = loop.train(config, recipe, Dataset("random", images, images, 8, 3), tmp_path, execution)
 
     torch.manual_seed(recipe.seed)

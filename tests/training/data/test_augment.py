@@ -1,4 +1,4 @@
-"""Training pictures made smaller, with noise, with colours of half the resolution or of another space."""
+"""Training images made smaller, with noise, with colours of half the resolution or of another space."""
 
 import itertools
 import math
@@ -19,15 +19,17 @@ from nvae_codec.training.data.augment import (
     with_half_chroma,
     with_noise,
 )
-from nvae_codec.training.data.images import Arrays, Batches, Crops, Whole
+from nvae_codec.training.data.batches import Batches
+from nvae_codec.training.data.sets import Crops, Whole
+from nvae_codec.training.data.stored import ArrayImages
 from nvae_codec.training.recipe import CHANGES_OF_IMAGES, Recipe
 
 BT_601 = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
-MIDDLE = 1 << 6  # pictures around it are not clipped
+MIDDLE = 1 << 6  # images around it are not clipped
 
 
 def muted(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A picture of moderate colours, uint8 [3, H, W]."""
+    """An image of moderate colours, uint8 [3, H, W]."""
     return np.random.default_rng(seed).integers(MIDDLE, 3 * MIDDLE, (3, height, width)).astype(np.uint8)
 
 
@@ -129,7 +131,7 @@ def test_noise_is_as_wide_as_it_says_and_other_in_each_colour():
 
 
 def some_images(count: int) -> Whole:
-    return Whole(Arrays([np.stack([muted(8, 8, seed) for seed in range(count)])]), (3, 8, 8))
+    return Whole(ArrayImages([np.stack([muted(8, 8, seed) for seed in range(count)])]), (3, 8, 8))
 
 
 def test_a_part_of_the_images_is_changed():
@@ -166,7 +168,7 @@ def test_several_changes_are_made_in_turn():
 def test_a_part_of_the_crops_is_of_smaller_images():
     # Columns rise by 3: at half the size by 6.
     slope = np.broadcast_to(3 * np.arange(60, dtype=np.uint8), (3, 40, 60))
-    images = Crops(Arrays([np.stack(10 * [slope])]), 8)
+    images = Crops(ArrayImages([np.stack(10 * [slope])]), 8)
     steps = np.concatenate(
         [
             np.abs(np.diff(Batches(images, 8, 5, parts={"smaller": 0.25}).batch(step).numpy().astype(int), axis=3))[
@@ -176,7 +178,7 @@ def test_a_part_of_the_crops_is_of_smaller_images():
         ]
     )
     assert set(steps) == {3, 6} and 0.15 < (steps == 6).mean() < 0.35
-    narrow = Crops(Arrays([np.stack(10 * [slope[:, :15]])]), 8)  # too narrow for that
+    narrow = Crops(ArrayImages([np.stack(10 * [slope[:, :15]])]), 8)  # too narrow for that
     assert (np.abs(np.diff(Batches(narrow, 8, 5, parts={"smaller": 1.0}).batch(0).numpy().astype(int))) == 3).all()
     validation = images.item(3, smaller=True)
     assert np.array_equal(validation, images.item(3))
