@@ -18,7 +18,7 @@ class Ledgers:
     """Measures files; raises ModelError if the float network is not the one that the codec's model was made of."""
 
     def __init__(self, codec, float_network: Path | None, draws: int, quiet: bool):
-        from nvae_codec.rate.ledger import load_float_network
+        from nvae_codec.training.export import load_float_network
 
         self.codec, self.draws, self.quiet = codec, draws, quiet
         self.float_network = None if float_network is None else load_float_network(float_network, codec)

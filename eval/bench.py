@@ -266,8 +266,8 @@ def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) 
 
     from nvae_codec.integer.fake_quant import unrounded
     from nvae_codec.model.nvae import unit_range
-    from nvae_codec.rate.ledger import load_float_network
     from nvae_codec.tiling import Lattice
+    from nvae_codec.training.export import load_float_network
 
     codec = _load(model, device)
     exact, floats = codec.model.network, unrounded(load_float_network(run, codec)).to(codec.model.network.device)

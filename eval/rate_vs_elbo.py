@@ -271,7 +271,7 @@ def confidence_interval(images: Sequence[dict]) -> list[float] | None:
 def measure(options: argparse.Namespace, command: str, folder: Path) -> dict:
     """Make the files in `folder`/files, and the document of the results."""
     from nvae_codec.codec import Codec
-    from nvae_codec.rate.ledger import load_float_network
+    from nvae_codec.training.export import load_float_network
 
     codec, items = Codec.load(options.model), chosen_items(options)
     float_network = load_float_network(options.float_network, codec) if options.float_network else None
@@ -286,7 +286,7 @@ def measure(options: argparse.Namespace, command: str, folder: Path) -> dict:
     lengths = options.chains
     if lengths is None:
         small = not options.archive and max(image["pixels"] for image in images) <= SMALL_PIXELS
-        most = min(len(items), codec.max_in_chunk([item.load().shape for item in items]))
+        most = min(len(items), codec.payload.max_in_chunk([item.load().shape for item in items]))
         lengths = chain_lengths(most) if small and len(items) > 1 else []
     chains = []
     for length in tqdm([each for each in lengths if each <= len(items)], unit="chain", disable=None, leave=False):

@@ -173,10 +173,10 @@ def measure_network(options: argparse.Namespace, folder: Path) -> Measured:
 
     from nvae_codec.codec import Codec
     from nvae_codec.device import choose_device
-    from nvae_codec.rate.ledger import load_float_network
     from nvae_codec.training.checkpoint import load_network
     from nvae_codec.training.data.open import DATASETS
     from nvae_codec.training.evaluation import evaluate
+    from nvae_codec.training.export import load_float_network
 
     device = choose_device(options.device)
     codec = Codec.load(options.model) if options.model else None

@@ -131,7 +131,7 @@ class Codec:
                 batch, effort, verify, lambda tiles, total: report(before + images * tiles // total, count)
             )
 
-        calls = ((batch, effort, verify) for batch in batches)
+        calls = map(lambda batch: (batch, effort, verify), batches)  # unlike a generator, it does not keep a batch
         for coded in self._share(calls, encode, _encode_elsewhere, workers, executor):
             chunks += coded
             done += sum(len(chunk.images) for chunk in coded)
@@ -256,7 +256,7 @@ class Codec:
             before, images = done, sum(len(indices) for _, indices in batch)
             return self._decode(batch, lambda tiles, all_tiles: report(before + images * tiles // all_tiles, total))
 
-        for decoded in self._share(((batch,) for batch in batches), decode, _decode_elsewhere, workers, executor):
+        for decoded in self._share(map(lambda batch: (batch,), batches), decode, _decode_elsewhere, workers, executor):
             for image, samples in decoded:
                 done += 1
                 yield image, samples

@@ -22,7 +22,8 @@ from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.content import GREY, JPEG_RGB, MAGIC, MAX_METADATA_BYTES, PHOTO_CD_RGB, RGB, TileBatch
 from nvae_codec.bitstreams.recovery import recover
 from nvae_codec.codec import Codec
-from nvae_codec.coding import bits_back
+from nvae_codec.coding import chains
+from nvae_codec.coding import pixels as stack_of_pixels
 from nvae_codec.coding.chains import max_joint_tiles
 from nvae_codec.coding.rec import MAX_MEMORY, MIN_MEMORY
 from nvae_codec.colour.spaces import SPACES
@@ -30,6 +31,7 @@ from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.image import Image, read_image
 from nvae_codec.integer import model_file
 from nvae_codec.likelihoods import mixture as pixels
+from nvae_codec.payloads import neural
 from nvae_codec.payloads.neural import EFFORTS
 
 KODAK = SHARED / "data" / "kodak"
@@ -230,10 +232,10 @@ def test_tile_batches_that_would_take_much_memory_are_refused(codec, monkeypatch
     data = codec.compress(noise(60, 60, 3), verify=False)
     largest = max(each.tiles for each in container.unpack(data).chunks[0].tile_batches)
     assert largest > 1 and max_joint_tiles(16) == 64 and max_joint_tiles(256) == 4 and max_joint_tiles(1024) == 1
-    monkeypatch.setattr(bits_back, "MAX_JOINT_TILES", largest - 1)
+    monkeypatch.setattr(chains, "MAX_JOINT_TILES", largest - 1)
     with pytest.raises(BitstreamError, match=f"too large: {largest} tiles of 16 pixels are coded jointly"):
         codec.decompress(data)
-    monkeypatch.setattr(bits_back, "MAX_JOINT_TILES", largest)
+    monkeypatch.setattr(chains, "MAX_JOINT_TILES", largest)
     assert codec.decompress(data).samples.shape == (60, 60, 3)
 
 
@@ -247,9 +249,9 @@ def test_tile_batches_that_do_not_suit_the_model_or_the_image_are_refused(codec)
         dict(tile_batches=chunk.tile_batches[:-1]),
         dict(tile_batches=(*chunk.tile_batches[:-1], TileBatch(last.tiles + 1, last.rec_groups))),
     ):
-        with pytest.raises(BitstreamError, match="tiles of a chunk's sets"):
+        with pytest.raises(BitstreamError, match="tiles of a chunk's batches"):
             codec.decompress(repacked(data, chunk=changes))
-    with pytest.raises(BitstreamError, match="more direct groups than its model"):
+    with pytest.raises(BitstreamError, match="more REC groups than its model"):
         codec.decompress(repacked(data, chunk=dict(tile_batches=(TileBatch(1, groups + 1), *chunk.tile_batches[1:]))))
     for bits in (MIN_MEMORY - 1, MAX_MEMORY + 1):
         with pytest.raises(ValueError, match="number of trellis bits"):  # no file can say so
@@ -327,13 +329,12 @@ def test_arbitrary_bytes_are_refused(codec, data):
 
 def test_verification_notices_drift(codec, monkeypatch):
     """A machine whose probabilities differ between encoding and decoding gets an error, not a file."""
-    genuine = pixels.ColourDistribution.pop
+    genuine = stack_of_pixels.pop
 
-    def drifting(self, stack):
-        self._start = self._start + 40
-        return genuine(self, stack)
+    def drifting(stack, likelihood, channels, parameters, space=None):
+        return genuine(stack, likelihood, channels, parameters + 40, space)
 
-    monkeypatch.setattr(pixels.ColourDistribution, "pop", drifting)
+    monkeypatch.setattr(stack_of_pixels, "pop", drifting)
     with pytest.raises((DriftError, BitstreamError)):
         codec.compress(noise(16, 16, 3))
     with pytest.raises((DriftError, BitstreamError)):
@@ -341,14 +342,14 @@ def test_verification_notices_drift(codec, monkeypatch):
 
 
 def test_verification_compares_every_sample(codec, monkeypatch):
-    genuine = codec_module.decode_chains
+    genuine = neural.decode_chains
 
     def wrong_in_the_last_sample(*arguments, **options):
         samples = genuine(*arguments, **options)
         samples[-1][-1, -1, -1, -1] ^= 1
         return samples
 
-    monkeypatch.setattr(codec_module, "decode_chains", wrong_in_the_last_sample)
+    monkeypatch.setattr(neural, "decode_chains", wrong_in_the_last_sample)
     with pytest.raises(DriftError, match="verification failed"):
         codec.compress(noise(16, 16, 3))
     with pytest.raises(DriftError, match="verification failed"):
@@ -414,7 +415,7 @@ def test_images_from_other_colour_spaces_come_back(codec, monkeypatch):
     alone = {name: codec.compress(pictures[name]) for name in ("a.png", "c.png")}
     assert all(np.array_equal(codec.decompress(data).samples, pictures[name]) for name, data in alone.items())
     # A part of what impossible colours take, which is 0.7 and 1.1 bits of a sample where nothing is clipped.
-    monkeypatch.setattr(codec_module, "find_space", lambda samples: (RGB, samples))
+    monkeypatch.setattr(neural, "find_space", lambda samples: (RGB, samples))
     for name, share in (("a.png", 0.3), ("c.png", 0.4)):
         as_rgb = codec.compress(pictures[name])
         assert container.unpack(as_rgb).images[0].mode == RGB
@@ -427,7 +428,7 @@ def test_models_of_fewer_bits_and_of_black_and_white_know_no_other_colour_spaces
     data = codec.compress(samples)
     assert container.unpack(data).images[0].mode == JPEG_RGB
     monkeypatch.setattr(codec.model, "likelihood", pixels.IntegerMixture.compute(5))
-    assert codec._cut(samples).layout.modes.tolist() == [RGB] * 4
+    assert codec.payload._cut(samples).layout.modes.tolist() == [RGB] * 4
     with pytest.raises(BitstreamError, match="invalid: an image has mode 2, for which its model has no probabilities"):
         codec.decompress(data)
 

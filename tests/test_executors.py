@@ -121,17 +121,13 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text("""
 import multiprocessing, os, signal
-from pathlib import Path
-from nvae_codec.codec import Codec
 from nvae_codec.executors import map_in_order, processes
 
 if __name__ == "__main__":
-    path = Path({str(path_12_bits)!r})
-    calls = iter([("check_size", [], 1, None)] * 9)
-    results = map_in_workers(path, Codec.load(path).fingerprint, "_share", calls, 2)
-    next(results)
-    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
+    with processes(2) as executor:
+        next(map_in_order(executor, abs, ((number,) for number in range(9)), 2))
+        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
 """)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     output = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment).stdout

@@ -14,7 +14,6 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +32,6 @@ from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE, Noise
 from nvae_codec.rate.elbo import float_negative_elbo, integer_negative_elbo, integer_rates, same_noise
 from nvae_codec.tiling import Layout
-from nvae_codec.training.checkpoint import CONVERTED, load_network
 
 BATCH_TILES, BATCH_PIXELS = 8, 2**15  # of tiles that are measured at once, at most
 MIN_MASS = 2.0**-24  # what the coder rounds smaller probabilities up to
@@ -83,20 +81,8 @@ class Ledger:
         return cls(**sums)
 
 
-def load_float_network(path: Path, codec: Codec) -> NVAE:
-    """The float network that the codec's model was made of: of a run's folder what was exported, or a checkpoint's.
-
-    Raises ModelError if there is none, or if the model was made of another.
-    """
-    network = load_network(path / CONVERTED if (path / CONVERTED).is_file() else path)
-    try:
-        _check_origin(network, codec)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
-    return network
-
-
-def _check_origin(network: NVAE, codec: Codec) -> None:
+def check_origin(network: NVAE, codec: Codec) -> None:
+    """Raises ModelError unless this is the float network that the codec's model was made of."""
     if network.config != codec.model.network.config:
         raise ModelError(
             f"this is not the float network that the model {codec.name} was made of: it has another configuration"
@@ -105,7 +91,7 @@ def _check_origin(network: NVAE, codec: Codec) -> None:
     if origin is not None and fingerprint(network.config, network.state_dict()) != origin:
         raise ModelError(
             f"this is not the float network that the model {codec.name} was made of: it has other "
-            f"weights or statistics; the one that was exported last is {CONVERTED} in the run's folder"
+            f"weights or statistics; the one that was exported last is converted.pt in the run's folder"
         )
 
 
@@ -147,7 +133,7 @@ def account(
     content = container.unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2)
     codec.check_fingerprint(content.fingerprint.hex())
     if float_network is not None:
-        _check_origin(float_network, codec)
+        check_origin(float_network, codec)
         if float_network.config.image_channels == 3 and any(image.channels == 1 for image in content.images):
             raise ModelError("a float network has no likelihood for grey images")
     costs = _measure(codec, content, float_network, draws, seed, progress, decoded)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Tiles, encode
 from nvae_codec.device import keeping_threads
@@ -23,6 +24,7 @@ from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.payloads.neural import EFFORTS, default_effort
 from nvae_codec.rate.elbo import Comparison, compare, integer_negative_elbo, same_noise, whole
+from nvae_codec.rate.ledger import check_origin
 from nvae_codec.training.checkpoint import CONVERTED, load_network, save_checkpoint
 from nvae_codec.training.data.batches import Batches, fixed_batch
 from nvae_codec.training.data.open import open_dataset
@@ -302,3 +304,16 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
         f"# {name}\n\n| | |\n|---|---|\n{table}\n\n## Images and licence\n\nSay here what the images were, who "
         "owns them, and under which licence the model may be used.\n"
     )
+
+
+def load_float_network(path: Path, codec: Codec) -> NVAE:
+    """The float network that the codec's model was made of: of a run's folder what was exported, or a checkpoint's.
+
+    Raises ModelError if there is none, or if the model was made of another.
+    """
+    network = load_network(path / CONVERTED if (path / CONVERTED).is_file() else path)
+    try:
+        check_origin(network, codec)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    return network

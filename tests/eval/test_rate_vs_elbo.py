@@ -23,8 +23,9 @@ from nvae_codec.integer.convert import convert
 from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.presets import PRESETS
-from nvae_codec.rate.ledger import ledger, load_float_network
+from nvae_codec.rate.ledger import ledger
 from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
+from nvae_codec.training.export import load_float_network
 
 pytestmark = pytest.mark.thorough
 

@@ -294,7 +294,7 @@ def test_chroma_cost_what_they_should(space):
     """
     random = np.random.default_rng(9)
     parameters = narrow_parameters(random, 2000)
-    drawn = RESIDUAL.pop(Stack.seeded(20_000), 3, parameters)
+    drawn = pop(Stack.seeded(20_000), RESIDUAL, 3, parameters)
     possible = space.is_inside(drawn).all(axis=0)
     possible[possible] = space.chroma(drawn[:, possible])[0] >= 0
     possible[np.flatnonzero(possible)[100:]] = False

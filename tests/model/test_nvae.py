@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from nvae_codec.errors import ModelError
-from nvae_codec.integer import ops as integer_ops
+from nvae_codec.integer.op import Arithmetic
+from nvae_codec.integer.ops import integer_ops
 from nvae_codec.likelihoods import mixture
 from nvae_codec.likelihoods.gaussian import Normal
 from nvae_codec.likelihoods.layout import split
@@ -258,7 +259,7 @@ def test_configuration_as_a_dictionary():
             NVAEConfig.from_dict(wrong)
 
 
-@pytest.mark.parametrize("leaves", [ops, integer_ops])
+@pytest.mark.parametrize("leaves", [ops, integer_ops(Arithmetic())], ids=["float", "integer"])
 @pytest.mark.parametrize("changes", [dict(num_channels_enc=12), dict(num_channels_dec=12)])
 def test_groups_that_do_not_divide_the_channels_are_refused(changes, leaves):
     with pytest.raises(ModelError, match="8 groups, which do not divide a cell of 12 channels"):

@@ -218,7 +218,7 @@ def test_the_likelihood_is_that_of_the_joined_output():
         elbo = model(x)
     expected = mixture.log_prob(elbo.output, x, residual=True).sum(dim=(1, 2))
     torch.testing.assert_close(elbo.log_likelihood, expected)
-    assert elbo.output.shape == (3, CONFIG.num_output_channels, 16, 16)
+    assert elbo.output.shape == (3, CONFIG.pixels.num_parameters, 16, 16)
 
 
 @pytest.mark.parametrize("bits", [5, 8])
@@ -399,7 +399,7 @@ def test_a_file_that_claims_colour_of_black_and_white_is_refused():
     image = dataclasses.replace(content.chunks[0].images[0], mode=RGB)
     chunk = dataclasses.replace(content.chunks[0], images=(image,))
     with pytest.raises(BitstreamError, match="has mode 1, for which its model has no probabilities"):
-        codec.layout_of(chunk)
+        codec.payload.layout_of(chunk)
 
 
 def test_samples_of_black_and_white_are_black_and_white():

@@ -20,7 +20,6 @@ from helpers import randomise_batch_norm, smooth_tiles
 from PIL import Image as pillow
 from terminal import REPOSITORY, documented_keys, failure, invoke
 
-from nvae_codec import codec as codec_module
 from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.content import RGB
 from nvae_codec.codec import Codec
@@ -36,10 +35,12 @@ from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.presets import PRESETS
+from nvae_codec.payloads import neural
 from nvae_codec.payloads.neural import EFFORTS
 from nvae_codec.rate import ledger as ledger_module
-from nvae_codec.rate.ledger import Ledger, ledger, load_float_network
+from nvae_codec.rate.ledger import Ledger, ledger
 from nvae_codec.training.checkpoint import CONVERTED, FILE_NAME, save_checkpoint
+from nvae_codec.training.export import load_float_network
 
 pytestmark = pytest.mark.thorough
 
@@ -120,7 +121,7 @@ def check_sum(entry: Ledger, data: bytes) -> None:
 
 @pytest.mark.parametrize("changes", [{}, dict(num_nf=1, num_x_bits=5)], ids=["toy", "flows, 5 bits"])
 def test_parts_add_up_to_the_file(changes):
-    """Of colours and greys, of tiles cut short, of several chunks, with idle channels."""
+    """Of colours and greys, of tiles cut short, of several chunks, with inactive channels."""
     floats = network(**changes)
     exact = convert(floats, smooth_tiles(16, 16))
     exact.latent_inactive[1, 0] = 1
@@ -153,7 +154,7 @@ def test_what_colour_spaces_save_is_beside_the_parts(codec, floats, monkeypatch)
     entry, without_floats = ledger(codec, data, floats), ledger(codec, data)
     check_sum(entry, data)
     check_sum(without_floats, data)
-    monkeypatch.setattr(codec_module, "find_space", lambda samples: (RGB, samples))
+    monkeypatch.setattr(neural, "find_space", lambda samples: (RGB, samples))
     as_rgb = codec.compress(samples, **QUICK)
     of_rgb = ledger(codec, as_rgb, floats)
     assert of_rgb.colour_spaces_saved_bits == 0 and entry.colour_spaces_saved_bits > samples.size / 3
@@ -329,7 +330,7 @@ def test_drift_is_noticed(codec, file):
     content = container.unpack(file)
     (chunk,) = content.chunks
     longer = dataclasses.replace(chunk, words=b"\1\0\0\0" + chunk.words)
-    with pytest.raises(DriftError, match="does not decode to what was coded"):
+    with pytest.raises(DriftError, match="not in the state in which it began"):
         ledger(codec, container.pack(dataclasses.replace(content, chunks=(longer,))))
     image = dataclasses.replace(chunk.images[0], samples_crc32=chunk.images[0].samples_crc32 ^ 1)
     other = dataclasses.replace(chunk, images=(image, *chunk.images[1:]))
@@ -433,7 +434,7 @@ def test_a_table_lies_under_the_line_of_its_file(photos, model_path, run_path):
         assert list(rows) == [
             "negative ELBO of the float network",
             "integer network",
-            "idle channels",
+            "inactive channels",
             "grid",
             "direct coding",
             "coder",

@@ -158,7 +158,7 @@ from pathlib import Path
 import numpy as np
 import nvae_codec.training.loop, nvae_codec.training.run, nvae_codec.training.evaluation, nvae_codec.training.sampling
 import nvae_codec.training.import_nvae, nvae_codec.training.data.open
-from nvae_codec.model.config import PRESETS
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.training.data.sets import Dataset, Whole
 from nvae_codec.training.data.stored import ArrayImages
 from nvae_codec.training.execution import Execution
