@@ -1,7 +1,7 @@
 """Colour spaces that images were stored in before they became RGB, and which RGB colours those can give.
 
 An image that was once a JPEG file or a Photo CD scan had luma and two chroma, blue and red, of eight bits each. Its
-RGB samples were computed from these with a matrix, and one step of a chroma is two levels: of all RGB colours such a
+RGB samples were computed from these with a matrix, and one step of a chroma is two levels: of all RGB colours such an
 image can have but one in four (JPEG) or one in nine (Photo CD). Who knows that need not code the rest. It shows in
 the colours themselves: those of other images are among the possible ones by chance alone. (Neelamani et al., "JPEG
 compression history estimation for color images", 2006, use these lattices to find out where an image comes from.)
@@ -22,7 +22,7 @@ from nvae_codec.bitstreams.content import JPEG_RGB, PHOTO_CD_RGB
 
 VALUES = 256
 FRACTION_BITS = 16  # of what luma and chroma give to red, green and blue, in levels
-POSITION_BITS = 14  # a level v lies at (2 v - 255) 2**14, as in `coding.pixels`
+POSITION_BITS = 14  # a level v lies at (2 v - 255) 2**14, as in `likelihoods.tables`
 DIRECTION_BITS = 14  # of `ColourSpace.direction`
 FAR = 1 << 27  # beyond all positions
 REACH = 6  # how far a clipped colour's red chroma is from the nearest of `lines`, at most
