@@ -3,13 +3,16 @@
 Images have samples of 0 and 255; where they come from a data set these may also be 0 and 1.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Generator, Tensor
 
 from nvae_codec.bitstreams.content import GREY
+from nvae_codec.colour.spaces import ColourSpace
 from nvae_codec.likelihoods.layout import LOGIT_BITS
 from nvae_codec.likelihoods.likelihood import Decisions, IntegerLikelihood, Likelihood
 
@@ -30,38 +33,38 @@ class Bernoulli(Likelihood):
 
     num_parameters = num_input_bits = image_channels = 1
 
-    def log_prob(self, output, x, *, published=False):
+    def log_prob(self, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:
         return -F.binary_cross_entropy_with_logits(output, x, reduction="none").sum(dim=1)
 
-    def sample(self, output, generator=None, temperature=1.0):
+    def sample(self, output: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         probability = torch.sigmoid(output)
         if not self.rounded_samples:
             return probability
         drawn = torch.rand(probability.shape, generator=generator, device=probability.device)
         return (drawn < probability).float()
 
-    def unit_range(self, samples):
+    def unit_range(self, samples: Tensor) -> Tensor:
         """All samples but 0 count as white, and all channels but the first are left out."""
         return (samples[:, :1] != BLACK).float()
 
     @torch.no_grad()
-    def centre(self, bias):
+    def centre(self, bias: Tensor) -> None:
         bias.zero_()
 
     @torch.no_grad()
-    def follow_neighbours(self, weight, bias, interpolations):
+    def follow_neighbours(self, weight: Tensor, bias: Tensor, interpolations: int) -> None:
         bias.zero_()
         weight[:, -interpolations:] = FIRST_LOGIT / interpolations
 
     @property
-    def fractional_bits(self):
+    def fractional_bits(self) -> tuple[int, ...]:
         return (LOGIT_BITS,)
 
     @property
-    def table_lengths(self):
+    def table_lengths(self) -> dict[str, int]:
         return {"probability": TABLE_LENGTH}
 
-    def integers(self, tables=None):
+    def integers(self, tables: dict[str, np.ndarray] | None = None) -> "IntegerBernoulli":
         return IntegerBernoulli.compute() if tables is None else IntegerBernoulli(**tables)
 
 
@@ -83,30 +86,30 @@ class IntegerBernoulli(IntegerLikelihood):
         return cls(np.rint(one / (1 + np.exp(-logits))).astype(np.int64).clip(1, one - 1))
 
     @property
-    def tables(self):
+    def tables(self) -> dict[str, np.ndarray]:
         return {"probability": self.probability}
 
-    def problem(self):
+    def problem(self) -> str | None:
         table = self.probability
         if table.shape != (TABLE_LENGTH,) or not 0 < table.min() <= table.max() < 2**PROBABILITY_BITS:
             return "the table probability has a wrong length or a value out of range"
         return None
 
-    def can_code(self, samples):
+    def can_code(self, samples: np.ndarray) -> bool:
         return samples.ndim == 2 and bool(np.isin(samples, (BLACK, WHITE)).all())
 
-    def network_input(self, samples):
+    def network_input(self, samples: np.ndarray) -> np.ndarray:
         """0 and 1, one channel."""
         return (samples[:, :1] != BLACK).astype(np.uint8)
 
-    def decide(self, parameters, channels, space=None) -> Decisions:
+    def decide(self, parameters: np.ndarray, channels: int, space: ColourSpace | None = None) -> Decisions:
         white = yield self._white(parameters)
         return white.astype(np.uint8)[None] * np.uint8(WHITE)
 
-    def bits_of(self, planes):
+    def bits_of(self, planes: np.ndarray) -> Iterator[np.ndarray]:
         yield (planes[0] != BLACK).astype(np.int32)
 
-    def information(self, planes, parameters, space=None):
+    def information(self, planes: np.ndarray, parameters: np.ndarray, space: ColourSpace | None = None) -> np.ndarray:
         white = self._white(parameters)
         return -np.log2(np.where(planes[0] != BLACK, white, 1 - white))
 

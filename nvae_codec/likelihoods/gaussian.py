@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from nvae_codec.likelihoods.likelihood import Likelihood
 
@@ -47,6 +47,11 @@ class Normal:
         return 0.5 * (((self.mean - prior.mean) / prior.sigma) ** 2 + ratio**2) - 0.5 - ratio.log()
 
 
+def _pixels(output: Tensor) -> Normal:
+    mean, log_sigma = output.chunk(2, dim=1)
+    return Normal.from_raw(mean, log_sigma)
+
+
 @dataclass(frozen=True)
 class Gaussian(Likelihood):
     """A density on the [-1, 1] scale, as in the NVAE release: not a code length, so there is no integer half."""
@@ -61,20 +66,20 @@ class Gaussian(Likelihood):
         return self.num_bits
 
     @property
-    def fractional_bits(self):
+    def fractional_bits(self) -> tuple[int, ...]:
         return (RAW_BITS,) * self.num_parameters
 
     @property
-    def table_lengths(self):
+    def table_lengths(self) -> dict[str, int]:
         return {}
 
-    def log_prob(self, output, x, *, published=False):
-        return Normal.from_raw(*output.chunk(2, dim=1)).log_prob(2 * x - 1).sum(dim=1)
+    def log_prob(self, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:
+        return _pixels(output).log_prob(2 * x - 1).sum(dim=1)
 
-    def sample(self, output, generator=None, temperature=1.0):
-        normal = Normal.from_raw(*output.chunk(2, dim=1))
+    def sample(self, output: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        normal = _pixels(output)
         noise = torch.randn(normal.mean.shape, generator=generator, device=output.device)
         return (normal.sample(noise).clamp(-1, 1) + 1) / 2
 
-    def unit_range(self, samples):
+    def unit_range(self, samples: Tensor) -> Tensor:
         return (samples >> (8 - self.num_bits)).float() / (2**self.num_bits - 1)

@@ -74,10 +74,18 @@ class IntegerLikelihood(ABC):
 class Likelihood(ABC):
     """The float half. x is [B, C, H, W] in [0, 1], outputs are [B, `num_parameters`, H, W], results are in nats."""
 
-    num_parameters: int  # of a pixel
-    num_input_bits: int  # of the samples that a network is given
     image_channels: ClassVar[int] = 3
     obstacle_to_coding: ClassVar[str | None] = None  # why there is no integer half, in words
+
+    @property
+    @abstractmethod
+    def num_parameters(self) -> int:
+        """Of a pixel."""
+
+    @property
+    @abstractmethod
+    def num_input_bits(self) -> int:
+        """Of the samples that a network is given."""
 
     @abstractmethod
     def log_prob(self, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:

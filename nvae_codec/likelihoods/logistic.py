@@ -140,9 +140,9 @@ class ColourDistribution:
 
         Integers [M, N], float64, the largest of each pixel 2**20.
         """
-        values = torch.from_numpy(values.astype(np.float64))
-        low = self._sigmoids(values).mul_(values != 0)
-        high = self._sigmoids(values + 1).masked_fill_(values == self._num_values - 1, float(1 << SIGMOID_BITS))
+        edges = torch.from_numpy(values.astype(np.float64))
+        low = self._sigmoids(edges).mul_(edges != 0)
+        high = self._sigmoids(edges + 1).masked_fill_(edges == self._num_values - 1, float(1 << SIGMOID_BITS))
         # One more than the component's mass: never all zero, however far from every component a sample lies.
         products = high.double().sub_(low).add_(1).mul_(self._weights)  # below 2**45
         # One division of integers, and a product with a power of two.

@@ -5,12 +5,13 @@ samples; the low ones are then coded with equal probabilities.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from nvae_codec.bitstreams.content import GREY, RGB
 from nvae_codec.colour.spaces import SPACES, ColourSpace
@@ -42,20 +43,20 @@ class Mixture(Likelihood):
     def num_input_bits(self) -> int:
         return self.num_bits
 
-    def log_prob(self, output, x, *, published=False):
+    def log_prob(self, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:
         return log_prob(output, x, self.num_bits, published=published, residual=self.residual)
 
-    def sample(self, output, generator=None, temperature=1.0):
+    def sample(self, output: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         return sample(output, generator, temperature, residual=self.residual)
 
-    def unit_range(self, samples):
+    def unit_range(self, samples: Tensor) -> Tensor:
         return (samples >> (8 - self.num_bits)).float() / (2**self.num_bits - 1)
 
-    def centre(self, bias):
+    def centre(self, bias: Tensor) -> None:
         centre(bias)
 
     @torch.no_grad()
-    def follow_neighbours(self, weight, bias, interpolations):
+    def follow_neighbours(self, weight: Tensor, bias: Tensor, interpolations: int) -> None:
         """Mixtures as wide as what is left after interpolation; a component takes one of the interpolations."""
         bias.zero_()
         weight[:, -3 * interpolations :] = 0
@@ -72,14 +73,14 @@ class Mixture(Likelihood):
                 weights_of_means[colour, component, taken] = 1
 
     @property
-    def fractional_bits(self):
+    def fractional_bits(self) -> tuple[int, ...]:
         return fractional_bits(self.components)
 
     @property
-    def table_lengths(self):
+    def table_lengths(self) -> dict[str, int]:
         return LENGTHS
 
-    def integers(self, tables=None):
+    def integers(self, tables: dict[str, np.ndarray] | None = None) -> "IntegerMixture":
         if tables is None:
             return IntegerMixture.compute(self.num_bits, self.residual)
         return IntegerMixture(**tables, num_bits=self.num_bits, residual=self.residual)
@@ -182,16 +183,16 @@ class IntegerMixture(MixtureTables, IntegerLikelihood):
     kind = "8-bit grey or RGB images"
 
     @property
-    def modes(self):
+    def modes(self) -> tuple[int, ...]:
         return (GREY, RGB, *SPACES) if self.num_bits == 8 else (GREY, RGB)
 
-    def can_code(self, samples):
+    def can_code(self, samples: np.ndarray) -> bool:
         return True
 
-    def network_input(self, samples):
+    def network_input(self, samples: np.ndarray) -> np.ndarray:
         return samples >> self.low_bits
 
-    def decide(self, parameters, channels, space=None) -> Decisions:
+    def decide(self, parameters: np.ndarray, channels: int, space: ColourSpace | None = None) -> Decisions:
         distributions = self._distributions(parameters, space)
         distribution = distributions.red()
         planes = [(yield from distribution.decide())]
@@ -204,14 +205,14 @@ class IntegerMixture(MixtureTables, IntegerLikelihood):
             values |= chosen.astype(np.int64).reshape(values.shape) << bit
         return values.astype(np.uint8)
 
-    def bits_of(self, planes):
+    def bits_of(self, planes: np.ndarray) -> Iterator[np.ndarray]:
         for values in (planes >> self.low_bits).astype(np.int32):
             for bit in reversed(range(self.num_bits)):
                 yield values >> bit & 1
         for bit in reversed(range(self.low_bits)):
             yield (planes.reshape(-1) >> bit & 1).astype(np.int32)
 
-    def information(self, planes, parameters, space=None):
+    def information(self, planes: np.ndarray, parameters: np.ndarray, space: ColourSpace | None = None) -> np.ndarray:
         distributions, values = self._distributions(parameters, space), (planes >> self.low_bits).astype(np.int64)
         bits, distribution = np.zeros(planes.shape[1]), distributions.red()
         for plane, each in enumerate(values):

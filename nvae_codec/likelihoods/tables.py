@@ -53,23 +53,24 @@ class MixtureTables:
         coefficients = np.arange(-(2**15), 2**15) / 2**COEFFICIENT_BITS
         arguments = np.arange(LENGTHS["sigmoid"]) / 2**ARGUMENT_BITS
         one = 2 ** (INVERSE_SCALE_BITS + num_bits) / (2**num_bits - 1)
-        tables = (
-            np.exp(-logits) * 2**WEIGHT_BITS,
-            np.exp(-log_scales) * one,
-            np.tanh(coefficients) * 2**UNIT_BITS,
-            2**SIGMOID_BITS / (1 + np.exp(-arguments)),
-        )
-        return cls(*(np.rint(table).astype(np.int64) for table in tables), num_bits, residual)
+        tables = {
+            "weight": np.exp(-logits) * 2**WEIGHT_BITS,
+            "inverse_scale": np.exp(-log_scales) * one,
+            "coefficient": np.tanh(coefficients) * 2**UNIT_BITS,
+            "sigmoid": 2**SIGMOID_BITS / (1 + np.exp(-arguments)),
+        }
+        integers = {name: np.rint(table).astype(np.int64) for name, table in tables.items()}
+        return cls(**integers, num_bits=num_bits, residual=residual)
 
     @cached_property
     def tensors(self) -> TensorsOfTables:
         # sigmoid(-x) = 1 - sigmoid(x), exactly so in integers; they are at most 2**24, which float32 holds.
         both = np.concatenate([(1 << SIGMOID_BITS) - self.sigmoid[:0:-1], self.sigmoid])
-        floats = (
+        weight, inverse_scale, coefficient = (
             torch.from_numpy(table.astype(np.float64))
             for table in (np.append(self.weight, 0), self.inverse_scale, self.coefficient)
         )
-        return TensorsOfTables(*floats, torch.from_numpy(both.astype(np.float32)))
+        return TensorsOfTables(weight, inverse_scale, coefficient, torch.from_numpy(both.astype(np.float32)))
 
     @property
     def tables(self) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 `ops` is a module that offers the classes of `nvae_codec.model.ops` by name.
 """
 
-from types import ModuleType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,7 +12,7 @@ from nvae_codec.errors import ModelError
 NORMAL, DOWN, UP = "normal", "down", "up"
 
 
-def residual_operation(ops: ModuleType, primitive: str, c_in: int, c_out: int, mode: str) -> list[nn.Module]:
+def residual_operation(ops: Any, primitive: str, c_in: int, c_out: int, mode: str) -> list[nn.Module]:
     """The ops of one residual operation from `c_in` to `c_out` channels, in order of application."""
     upsample = [ops.Upsample()] if mode == UP else []
     stride = 2 if mode == DOWN else 1
@@ -50,7 +50,7 @@ def residual_operation(ops: ModuleType, primitive: str, c_in: int, c_out: int, m
 class SqueezeExcite(nn.Module):
     """Channel gate in (0, 1), [B, C, 1, 1], from the means of the channels."""
 
-    def __init__(self, ops: ModuleType, channels: int):
+    def __init__(self, ops: Any, channels: int):
         super().__init__()
         hidden = max(channels // 16, 4)
         linear = dict(weight_norm=False, regularised=False)
@@ -65,7 +65,7 @@ class SqueezeExcite(nn.Module):
 class DownSkip(nn.Module):
     """Skip connection of a down cell: swish, then a 1x1 convolution of each of the four pixel phases, concatenated."""
 
-    def __init__(self, ops: ModuleType, c_in: int, c_out: int):
+    def __init__(self, ops: Any, c_in: int, c_out: int):
         super().__init__()
         self.activate = ops.Activate(c_in, "swish")
         self.quarters = ops.Quarters()
@@ -81,7 +81,7 @@ class DownSkip(nn.Module):
 class UpSkip(nn.Module):
     """Skip connection of an up cell: bilinear resize, then a 1x1 convolution without bias."""
 
-    def __init__(self, ops: ModuleType, c_in: int, c_out: int):
+    def __init__(self, ops: Any, c_in: int, c_out: int):
         super().__init__()
         self.resize = ops.Resize()
         self.conv = ops.Conv(c_in, c_out, bias=False)
@@ -93,9 +93,7 @@ class UpSkip(nn.Module):
 class Cell(nn.Module):
     """skip(x) + 0.1 * gate * branch(x). A down cell doubles the channels and halves the side, an up cell undoes it."""
 
-    def __init__(
-        self, ops: ModuleType, c_in: int, primitives: tuple[str, ...], mode: str = NORMAL, use_se: bool = True
-    ):
+    def __init__(self, ops: Any, c_in: int, primitives: tuple[str, ...], mode: str = NORMAL, use_se: bool = True):
         super().__init__()
         c_out = {NORMAL: c_in, DOWN: 2 * c_in, UP: c_in // 2}[mode]
         self.skip = nn.Identity() if mode == NORMAL else {DOWN: DownSkip, UP: UpSkip}[mode](ops, c_in, c_out)

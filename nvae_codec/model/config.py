@@ -102,7 +102,7 @@ class NVAEConfig:
     # Not in the paper: activations are rounded in training as integers of 12 bits (`nvae_codec.integer.fake_quant`).
     rounded_activations: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in (self.architecture, self.likelihood, self.pixel_head)):
             raise ModelError("the names of the architecture, of the likelihood and of the pixel head must be texts")
         if self.architecture not in ARCHITECTURES:

@@ -5,7 +5,7 @@ channels at the same position. So the Jacobian has a diagonal of ones, and the d
 come in pairs, a plain one and then a mirrored one; `num_nf` counts pairs. They do not look at the image.
 """
 
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from nvae_codec.likelihoods.gaussian import RAW_BITS
 HIDDEN = 6  # hidden channels for every latent channel
 
 
-def flow_cells(ops: ModuleType, latents: int, pairs: int) -> nn.ModuleList:
+def flow_cells(ops: Any, latents: int, pairs: int) -> nn.ModuleList:
     """The cells of one group of `latents` channels, in the order in which a draw from the posterior passes them."""
     return nn.ModuleList(FlowCell(ops, latents, mirrored) for _ in range(pairs) for mirrored in (False, True))
 
@@ -23,7 +23,7 @@ def flow_cells(ops: ModuleType, latents: int, pairs: int) -> nn.ModuleList:
 class FlowCell(nn.Module):
     """mu(z) for z [B, L, H, W], made of the classes in `ops`."""
 
-    def __init__(self, ops: ModuleType, latents: int, mirrored: bool):
+    def __init__(self, ops: Any, latents: int, mirrored: bool):
         super().__init__()
         hidden = HIDDEN * latents
         owner = torch.arange(latents).repeat_interleave(HIDDEN)  # latent channel of every hidden channel
@@ -36,7 +36,7 @@ class FlowCell(nn.Module):
         self.activate = ops.Activate(hidden, "elu")  # a second time: so does the release
         self.last = ops.Conv(hidden, latents, mask=last, gain=0.1, raw=(RAW_BITS,) * latents)
 
-    def forward(self, z):
+    def forward(self, z: Any) -> Any:
         return self.last(self.activate(self.depthwise(self.first(z))))
 
 

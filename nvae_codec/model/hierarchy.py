@@ -10,7 +10,6 @@ checkpoints behave otherwise than the paper says, the checkpoints are followed; 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -34,7 +33,7 @@ class State:
 class Hierarchy(nn.Module):
     """Encoder tower, decoder tower and heads of `config`, made of the classes in `ops`."""
 
-    def __init__(self, config: NVAEConfig, ops: ModuleType):
+    def __init__(self, config: NVAEConfig, ops: Any):
         super().__init__()
         self.config, self.num_groups = config, config.num_groups
         scales, latents = config.scale_of_group, config.num_latent_per_group
@@ -52,7 +51,7 @@ class Hierarchy(nn.Module):
             count: int, cells_per_block: int, channels: int, primitives: tuple[str, ...], mode: str
         ) -> nn.Sequential:
             """In every block the last cell goes down, or the first one up."""
-            sequence = []
+            sequence: list[nn.Module] = []
             for _ in range(count):
                 if mode == UP:
                     sequence.append(cell(channels, primitives, UP))
@@ -114,10 +113,8 @@ class Hierarchy(nn.Module):
 
         # From the stream to the parameters of the pixels.
         width = (c_dec if towers else c_enc) * config.multiplier(0)
-        self.phases = self.postprocess = self.image_head = None
-        if config.has_phases:
-            self.phases = PhaseHead(ops, config, width)
-        else:
+        self.phases = PhaseHead(ops, config, width) if config.has_phases else None
+        if not config.has_phases:
             self.postprocess = blocks(config.num_postprocess_blocks, config.num_postprocess_cells, width, post, UP)
             c_out = width // 2**config.num_postprocess_blocks
             self.image_head = nn.Sequential(
@@ -125,7 +122,7 @@ class Hierarchy(nn.Module):
                 ops.Conv(c_out, config.pixels.num_parameters, 3, raw=config.pixels.fractional_bits),
             )
 
-    def features(self, x) -> list:
+    def features(self, x: Any) -> list:
         """What the encoder knows of the images, a tensor for every group in decoder order."""
         stream = self.preprocess(self.stem(self.image_input(x)))
         found = []
@@ -137,16 +134,20 @@ class Hierarchy(nn.Module):
                 stream = self.encoder_downs[scale](stream)
         return found[::-1]
 
+    def flow_cells(self, group: int) -> list[nn.Module]:
+        """Those of a group, in the order in which a draw from the posterior passes them."""
+        return list(self.flows[group].children())
+
     def start(self, batch_size: int) -> State:
         """The decoder's state before any latent is known."""
         stream = self.start_op(batch_size)
         return State(stream, self.first_prior(stream))
 
-    def prior(self, group: int, state: State):
+    def prior(self, group: int, state: State) -> Any:
         """Raw prior (mean, log sigma) of a group; the first group's is N(0, 1.01**2), whatever the state."""
         return state.raw_prior
 
-    def posterior(self, group: int, state: State, features: list):
+    def posterior(self, group: int, state: State, features: list) -> Any:
         """Raw posterior (mean, log sigma) of a group given the images' features."""
         feature = features[group]
         if group:
@@ -155,7 +156,7 @@ class Hierarchy(nn.Module):
         residual = group and self.config.res_dist
         return self.posterior_raw[group](output, state.raw_prior) if residual else self.posterior_raw[group](output)
 
-    def update(self, group: int, state: State, z) -> State:
+    def update(self, group: int, state: State, z: Any) -> State:
         """The state after the latents z [B, L, H, W] of `group` are known."""
         if self.vanilla_stem is not None:
             return State(self.vanilla_stem(z), None)
@@ -184,6 +185,6 @@ class Hierarchy(nn.Module):
         else:
             yield from self.phases(state.stream, known)
 
-    def pixels(self, state: State, known: Callable[[Lattice], Any]):
+    def pixels(self, state: State, known: Callable[[Lattice], Any]) -> Any:
         """All of them, [B, `config.pixels.num_parameters`, image_size, image_size]."""
         return join(list(self.pixel_phases(state, known)))

@@ -3,14 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nvae_codec.model.modules import modules_of
+
 EPSILON = 1e-5
 MOMENTUM = 0.05  # weight of a batch's statistics in the running ones
+
+Statistics = tuple[Tensor, Tensor, float]  # running mean, running variance, momentum
 
 _frozen: ContextVar[bool] = ContextVar("frozen", default=False)
 
@@ -32,6 +37,10 @@ class BatchNorm(nn.BatchNorm2d):
     the normalisation keeps anyway. That is a third less memory for activations, for a few percent of time. With
     `processes` set to a process group, mean and variance are those of the joint batch of all processes.
     """
+
+    num_batches_tracked: Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, channels: int):
         super().__init__(channels, eps=EPSILON, momentum=MOMENTUM)
@@ -55,9 +64,8 @@ class BatchNorm(nn.BatchNorm2d):
 
 def synchronise(model: nn.Module, processes: dist.ProcessGroup | None) -> None:
     """Make every batch norm of `model` count the batches of all `processes` as one (None: each its own)."""
-    for module in model.modules():
-        if isinstance(module, BatchNorm):
-            module.processes = processes
+    for norm in modules_of(model, BatchNorm):
+        norm.processes = processes
 
 
 def _by_channel(values: Tensor) -> Tensor:
@@ -68,7 +76,7 @@ class _Normalise(torch.autograd.Function):
     """Batch norm in training mode, then swish if asked, on the batch of this process."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, swish, updated):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, swish: bool, updated: Statistics | None) -> Tensor:
         running_mean, running_var, momentum = updated or (None, None, 0.0)
         y, mean, inverse = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, EPSILON)
         ctx.save_for_backward(x, weight, bias, mean, inverse)
@@ -76,7 +84,7 @@ class _Normalise(torch.autograd.Function):
         return F.silu(y) if swish else y
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, inverse = ctx.saved_tensors
         if ctx.swish:
             gradient = _swish_backward(gradient, x, weight * inverse, bias - mean * weight * inverse)
@@ -92,7 +100,15 @@ class _NormaliseJointly(torch.autograd.Function):
     """The same with the statistics of the joint batch of all processes, which may hold unequally many samples."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, swish, updated, processes):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        swish: bool,
+        updated: Statistics | None,
+        processes: dist.ProcessGroup,
+    ) -> Tensor:
         integer = x.to(weight.dtype)  # low precision would spoil the statistics
         var, mean = torch.var_mean(integer, dim=(0, 2, 3), correction=0)
         own = torch.cat([mean, var, mean.new_tensor([x.numel() // x.shape[1]])])
@@ -115,7 +131,7 @@ class _NormaliseJointly(torch.autograd.Function):
         return F.silu(y) if swish else y
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, shift, mean, inverse, count = ctx.saved_tensors
         if ctx.swish:
             gradient = _swish_backward(gradient, x, scale, shift)

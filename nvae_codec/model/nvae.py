@@ -47,17 +47,19 @@ class Elbo:
     @property
     def log_q(self) -> Tensor:
         """Log density of the latents under the posterior, [B]; the flow cells keep volumes and so do not enter."""
-        return sum(
+        densities = (
             posterior.log_prob(drawn).sum(dim=(1, 2, 3))
             for (posterior, _), (drawn, _) in zip(self.normals, self.latents, strict=True)
         )
+        return sum(densities, torch.zeros_like(self.log_likelihood))
 
     @property
     def log_p(self) -> Tensor:
         """Log density of the latents under the prior, [B]."""
-        return sum(
+        densities = (
             prior.log_prob(z).sum(dim=(1, 2, 3)) for (_, prior), (_, z) in zip(self.normals, self.latents, strict=True)
         )
+        return sum(densities, torch.zeros_like(self.log_likelihood))
 
     @property
     def log_weight(self) -> Tensor:
@@ -96,7 +98,7 @@ class NVAE(Hierarchy):
 
     def flow(self, group: int, z: Tensor) -> Tensor:
         """What the flow cells of a group make of a draw from its posterior; z itself where there are none."""
-        for cell in self.flows[group]:
+        for cell in self.flow_cells(group):
             z = z - cell(z)
         return z
 
@@ -141,7 +143,8 @@ class NVAE(Hierarchy):
         """
         descent = Descent(self, count)
         for step in descent:
-            prior = Normal.from_raw(*step.prior, temperature)
+            mean, log_sigma = step.prior
+            prior = Normal.from_raw(mean, log_sigma, temperature)
             step.latents = prior.sample(default_noise(prior.mean, generator)(step.group, prior.mean.shape))
         side, levels = self.config.image_size, 2**self.config.pixels.num_input_bits - 1
         images = torch.empty(count, self.config.image_channels, side, side, device=descent.state.stream.device)

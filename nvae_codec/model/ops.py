@@ -6,15 +6,22 @@ that one forward pass serves both networks. All tensors are [B, C, H, W].
 """
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nvae_codec.model.modules import modules_of
 from nvae_codec.model.norm import BatchNorm
 
-ACTIVATIONS = {"swish": F.silu, "elu": F.elu, "relu": F.relu, "sigmoid": torch.sigmoid}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "swish": F.silu,
+    "elu": F.elu,
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+}
 WEIGHT_NORM_EPSILON = 1e-5  # added to the norm, outside the square root
 RESIDUAL_SCALE = 0.1  # weight of a cell's branch against its skip connection
 
@@ -38,6 +45,8 @@ class Conv(nn.Module):
     initial effective weight. `precise`: never in low precision, whatever autocast says.
     `raw`: its results leave the network; so many fractional bits they have as integers, an entry for each channel.
     """
+
+    mask: Tensor | None
 
     def __init__(
         self,
@@ -112,6 +121,7 @@ class Conv(nn.Module):
         weight = self.weight / (_norm(self.weight) + WEIGHT_NORM_EPSILON)
         y = F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
         sigma, mean = torch.std_mean(y, dim=(0, 2, 3))
+        assert self.bias is not None and self.log_gain is not None, "the only such layers have both"
         self.bias.copy_(-mean / (5 * sigma + 1e-5))
         self.log_gain.copy_(-torch.log(5 * sigma + 1e-5).view(-1, 1, 1, 1))
         self._measure = False
@@ -253,12 +263,12 @@ def standard_normal(stream: Tensor, latents: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def initialise_from_data(model: nn.Module, run) -> None:
+def initialise_from_data(model: nn.Module, run: Callable[[], object]) -> None:
     """Data-dependent initialisation of the layers that ask for it.
 
     `run()` must put one batch through the model. To be called once, before training; never after loading weights.
     """
-    layers = [module for module in model.modules() if isinstance(module, Conv) and module.data_init]
+    layers = [layer for layer in modules_of(model, Conv) if layer.data_init]
     for layer in layers:
         layer._measure = True
     if layers:

@@ -12,8 +12,7 @@ In a mixture's component, green and blue depend on how far the colours before ar
 `nvae_codec.likelihoods.mixture`): what the neighbours say of the means then serves all colours.
 """
 
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.modules import modules_of
 from nvae_codec.tiling import Lattice
 
 # What the phases' pixels are to the known ones, as taps of a 3 x 3 kernel around the same square's first pixel:
@@ -58,7 +58,7 @@ def join(planes: list[Tensor]) -> Tensor:
 class PhaseCell(nn.Module):
     """x + conv(swish(conv(swish(x)))), without normalisation: a residual cell for activations that carry pixels."""
 
-    def __init__(self, ops: ModuleType, channels: int):
+    def __init__(self, ops: Any, channels: int):
         super().__init__()
         plain = dict(weight_norm=False, regularised=False)
         self.branch = nn.Sequential(
@@ -68,7 +68,7 @@ class PhaseCell(nn.Module):
         )
         self.join = ops.Sum(channels)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.join(x, self.branch(x))
 
 
@@ -80,7 +80,7 @@ class Phase(nn.Module):
     With several interpolations, the second and the third follow an edge: they are means of two opposite neighbours.
     """
 
-    def __init__(self, ops: ModuleType, config: NVAEConfig, planes: int):
+    def __init__(self, ops: Any, config: NVAEConfig, planes: int):
         super().__init__()
         channels, colours = config.num_phase_channels, config.image_channels
         plain = dict(weight_norm=False, regularised=False, precise=True)
@@ -94,11 +94,11 @@ class Phase(nn.Module):
             2 * channels + means, config.pixels.num_parameters, raw=config.pixels.fractional_bits, **plain
         )
 
-    def forward(self, features, planes: list) -> tuple[Any, Any]:
+    def forward(self, features: Any, planes: list) -> tuple[Any, Any]:
         """Features for the next phase, and parameters [B, 10 M, h, w]."""
         features = self.cells(features)
         parts = [features, self.activate(features)]
-        if planes:
+        if self.interpolate is not None:
             parts.append(self.interpolate(planes[0] if self.known is None else self.known(*planes)))
         return features, self.head(self.concat(*parts))
 
@@ -111,7 +111,7 @@ class NoiseFilters(nn.Module):
     colours, made large enough for an activation to tell them from none.
     """
 
-    def __init__(self, ops: ModuleType, config: NVAEConfig, planes: int):
+    def __init__(self, ops: Any, config: NVAEConfig, planes: int):
         super().__init__()
         plain = dict(weight_norm=False, regularised=False)
         self.concat = ops.Concat(precise=True) if planes > 1 else None
@@ -121,14 +121,14 @@ class NoiseFilters(nn.Module):
         self.last = ops.Conv(config.num_phase_noise_filters, config.num_phase_channels, 3, **plain)
         self.sum = ops.Sum(config.num_phase_channels)
 
-    def forward(self, features, planes: list):
+    def forward(self, features: Any, planes: list) -> Any:
         return self.sum(features, self.last(self.filters(planes[0] if self.concat is None else self.concat(*planes))))
 
 
 class Level(nn.Module):
     """Three phases, which double the side of what is known."""
 
-    def __init__(self, ops: ModuleType, config: NVAEConfig):
+    def __init__(self, ops: Any, config: NVAEConfig):
         super().__init__()
         channels, colours = config.num_phase_channels, config.image_channels
         plain = dict(weight_norm=False, regularised=False)
@@ -141,11 +141,29 @@ class Level(nn.Module):
             NoiseFilters(ops, config, planes) for planes in (1, 2, 3) if config.num_phase_noise_filters
         )
 
+    def forward(
+        self, features: Any, known: Callable[[Lattice], Any], here: Sequence[Lattice]
+    ) -> Generator[Any, None, Any]:
+        """Gives the parameters of the phases, which lie `here`, and returns features for the next level."""
+        planes = [known(Lattice(0, 0, here[0].stride))]
+        features = self.combine(self.concat(features, planes[0]))
+        for noise_filter in self.noise_filters[:1]:
+            features = noise_filter(features, planes)
+        for index, phase in enumerate(self.phases):
+            features, parameters = phase(features, planes)
+            yield parameters
+            if index < 2:
+                planes.append(known(here[index]))
+                features = self.sums[index](features, self.additions[index](planes[-1]))
+                for noise_filter in self.noise_filters[index + 1 : index + 2]:
+                    features = noise_filter(features, planes)
+        return features
+
 
 class PhaseHead(nn.Module):
     """From the decoder's stream [B, `channels`, side, side] to the parameters of all pixels, phase by phase."""
 
-    def __init__(self, ops: ModuleType, config: NVAEConfig, channels: int):
+    def __init__(self, ops: Any, config: NVAEConfig, channels: int):
         super().__init__()
         self.lattices = lattices(config.num_preprocess_blocks)
         self.input = ops.ImageInput(config.pixels.num_input_bits)
@@ -154,57 +172,50 @@ class PhaseHead(nn.Module):
         self.levels = nn.ModuleList(Level(ops, config) for _ in range(config.num_preprocess_blocks))
         self.ups = nn.ModuleList(ops.Upsample() for _ in self.levels[1:])
 
-    def heads(self) -> list[nn.Module]:
+    def heads(self) -> list[Any]:
         """The last layers, whose output are parameters."""
-        return [self.first.head, *(phase.head for level in self.levels for phase in level.phases)]
+        return [phase.head for phase in modules_of(self, Phase)]
 
-    def forward(self, stream, known: Callable[[Lattice], Any]) -> Iterator[Any]:
+    def forward(self, stream: Any, known: Callable[[Lattice], Any]) -> Iterator[Any]:
         """The parameters of one phase after another, [B, 10 M, h, w].
 
         `known(lattice)` are samples whose parameters were given before, as `ops.ImageInput` takes them; it is called
         when the next parameters are asked for.
         """
+
+        def known_input(lattice: Lattice) -> Any:
+            return self.input(known(lattice))
+
         features, parameters = self.first(self.stem(stream), [])
         yield parameters
         for number, level in enumerate(self.levels):
             if number:
                 features = self.ups[number - 1](features)
             here = self.lattices[1 + 3 * number : 4 + 3 * number]
-            planes = [self.input(known(Lattice(0, 0, here[0].stride)))]
-            features = level.combine(level.concat(features, planes[0]))
-            for noise_filter in level.noise_filters[:1]:
-                features = noise_filter(features, planes)
-            for index, phase in enumerate(level.phases):
-                features, parameters = phase(features, planes)
-                yield parameters
-                if index < 2:
-                    planes.append(self.input(known(here[index])))
-                    features = level.sums[index](features, level.additions[index](planes[-1]))
-                    for noise_filter in level.noise_filters[index + 1 : index + 2]:
-                        features = noise_filter(features, planes)
+            features = yield from level(features, known_input, here)
 
 
 @torch.no_grad()
 def initialise_phases(head: PhaseHead, config: NVAEConfig) -> None:
     """First weights of a float head: it interpolates, with mixtures as wide as such residuals, and learns the rest."""
     colours, interpolations = config.image_channels, config.num_phase_interpolations
-    for module in head.modules():
-        if isinstance(module, PhaseCell):
-            last = module.branch[-1]
-            last.weight.mul_(FIRST_BRANCH)
-            last.bias.zero_()
-    for level in head.levels:
-        for phase, taps in zip(level.phases, NEIGHBOURS, strict=True):
-            phase.interpolate.weight.zero_()
-            phase.interpolate.bias.zero_()
-            weights = phase.interpolate.weight.view(interpolations, colours, -1, 3, 3)
+    for cell in modules_of(head, PhaseCell):
+        last: Any = cell.branch[-1]
+        last.weight.mul_(FIRST_BRANCH)
+        last.bias.zero_()
+    for level in modules_of(head, Level):
+        for phase, taps in zip(modules_of(level, Phase), NEIGHBOURS, strict=True):
+            interpolate: Any = phase.interpolate
+            interpolate.weight.zero_()
+            interpolate.bias.zero_()
+            weights = interpolate.weight.view(interpolations, colours, -1, 3, 3)
             for number, weight in enumerate(weights):  # [colours, planes * colours, 3, 3]
                 near = {1: taps[:2], 2: taps[2:]}.get(number, taps)
                 for plane, row, column in near:
                     for colour in range(colours):
                         weight[colour, colours * plane + colour, row, column] = 1 / len(near)
         for noise_filter, around in zip(
-            level.noise_filters, AROUND, strict=False
+            modules_of(level, NoiseFilters), AROUND, strict=False
         ):  # which is empty where there are none
             noise_filter.last.weight.zero_()  # it says nothing yet
             noise_filter.last.bias.zero_()
@@ -217,7 +228,7 @@ def initialise_phases(head: PhaseHead, config: NVAEConfig) -> None:
         config.pixels.follow_neighbours(last.weight[:, :, 0, 0], last.bias, interpolations)
 
 
-def _initialise_filters(filters: nn.Module, around: tuple[tuple[int, int, int], ...], colours: int) -> None:
+def _initialise_filters(filters: Any, around: tuple[tuple[int, int, int], ...], colours: int) -> None:
     """Differences of the newest plane from the mean `around` it, of brightness or colours in turn, of either sign."""
     newest = filters.weight.shape[1] // colours - 1
     kinds = FILTERED if colours == 3 else [(1.0,)]

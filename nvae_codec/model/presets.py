@@ -1,10 +1,14 @@
 """The networks of the paper, and our own small ones."""
 
+from typing import Any
+
 from nvae_codec.model.config import NVAEConfig
 
-_PUBLISHED = dict(num_cell_per_cond_enc=2, num_cell_per_cond_dec=2)
-_ONE_BLOCK = dict(num_preprocess_blocks=1, num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2)
-_256 = dict(
+_PUBLISHED: dict[str, Any] = dict(num_cell_per_cond_enc=2, num_cell_per_cond_dec=2)
+_ONE_BLOCK: dict[str, Any] = dict(
+    num_preprocess_blocks=1, num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2
+)
+_256: dict[str, Any] = dict(
     image_size=256,
     num_x_bits=5,
     num_latent_scales=5,
