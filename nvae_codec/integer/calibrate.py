@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class Measurement:
     def to_dict(self) -> dict:
         """What JSON can hold, with six digits."""
 
-        def short(value):
+        def short(value: Any) -> Any:
             if isinstance(value, tuple):
                 return [short(each) for each in value]
             return float(f"{value:.6g}") if isinstance(value, float) else value
@@ -83,8 +84,9 @@ class Measurement:
         # A comparison with NaN is false.
         if not (all(abs(value) < LARGEST_FIGURE for value in figures) and (np.abs(channels) < LARGEST_FIGURE).all()):
             raise ModelError("its measurements are not finite numbers, or too large to be measurements")
-        tables = (tuple(map(tuple, table)) for table in channels.tolist())
-        return cls(images, *figures[:2], *tables, None if overhead is None else figures[2])
+        kl, entropy, ratio = (tuple(map(tuple, table)) for table in channels.tolist())
+        bits, initial_bits, known = figures
+        return cls(images, bits, initial_bits, kl, entropy, ratio, None if overhead is None else known)
 
 
 def grid_bits(

@@ -1,6 +1,7 @@
 """The integer network's convolutions, and what follows a sum in any of its ops."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,10 @@ class Output(nn.Module):
     `bias` int64 [C] in units of the sum; `shift` int16 [C], how many bits the sum has more than the result;
     `table_bits` int16 [], the fractional bits of the table's argument and result (of the sigmoid: of its argument).
     """
+
+    bias: Tensor
+    shift: Tensor
+    table_bits: Tensor
 
     def __init__(
         self, arithmetic: Arithmetic, channels: int, activation: str | None, raw: tuple[int, ...] | None = None
@@ -109,6 +114,8 @@ class Conv(Op):
     activations such a weight is the sum of two planes, and float32 carries the sums of each.
     """
 
+    weight: Tensor
+
     def __init__(
         self,
         arithmetic: Arithmetic,
@@ -122,7 +129,7 @@ class Conv(Op):
         activation: str | None = None,
         mask: Tensor | None = None,
         raw: tuple[int, ...] | None = None,
-        **only_float,
+        **only_float: Any,
     ):
         super().__init__(arithmetic)
         self.stride, self.dilation, self.groups = stride, dilation, groups
@@ -187,7 +194,7 @@ class Conv(Op):
         finest = torch.stack([factors[0].clamp(max=1), factors[1].clamp(max=0.5)])
         largest = torch.stack([high / finest[0], low / finest[1], high + low])
         self._in_float32 = self.arithmetic.kernels.carrier(largest.max().item()) == torch.float32
-        self._offset_of_planes = None if self._in_float32 else per_channel(offset)
+        self._offset_of_planes = per_channel(offset)  # where float32 holds it, the offsets have it already
         weight = (planes * factors[..., None, None, None]).flatten(0, 1)
         return weight, (offsets if self._in_float32 else torch.zeros_like(offsets)).flatten()
 
@@ -199,12 +206,12 @@ class Conv(Op):
         dtype, planes = self.arithmetic.carrier(bound), None
         if dtype == torch.float64 and not self.arithmetic.is_16_bit:
             planes = self._split(weight, x)
-        self._has_planes = planes is not None
         self._bytes = None
-        if dtype == torch.float64 and not self._has_planes and self.groups == 1 and self.arithmetic.kernels.planes:
+        if dtype == torch.float64 and planes is None and self.groups == 1 and self.arithmetic.kernels.planes:
             self._bytes, self._factor = weight_planes(weight), per_channel(factor)
             self._correction, self._bias = 128 * weight.sum(dim=(1, 2, 3)), per_channel(offset)
-        if self._has_planes:
+        self._has_planes = planes is not None
+        if planes is not None:
             weight, offset = self._prepare_planes(*planes, factor, offset)
             dtype = torch.float32
         else:

@@ -6,7 +6,7 @@ from torch import Tensor
 from nvae_codec.coding.latents import MAX_STEP, MEAN_BITS, SIGMA_BITS
 from nvae_codec.errors import ModelError
 from nvae_codec.integer.network import IntegerNetwork
-from nvae_codec.integer.op import Conversion, Op
+from nvae_codec.integer.op import Conversion, Op, Traced
 from nvae_codec.integer.quantise import HEADROOM, INDEX, fitting_bits, fixed_point
 from nvae_codec.integer.ranges import Range
 from nvae_codec.likelihoods.gaussian import RAW_BITS, Normal
@@ -53,7 +53,7 @@ def _run_beside(integer: IntegerNetwork, model: NVAE, x: Tensor, noise: Noise | 
     levels = 2**config.pixels.num_input_bits - 1
     scale_of_samples = torch.full((x.shape[1],), 1 / levels, dtype=torch.float64)
 
-    def samples(values: Tensor):
+    def samples(values: Tensor) -> Traced:
         return conversion.traced(values, scale_of_samples, Range.symmetric(levels, x.shape[1]))
 
     descent = Descent(integer, conversion, integer.features(samples(x)))
@@ -62,14 +62,14 @@ def _run_beside(integer: IntegerNetwork, model: NVAE, x: Tensor, noise: Noise | 
         prior, posterior = (Normal.from_raw(*(part.value for part in raw)) for raw in (step.prior, step.posterior))
         z = posterior.sample(noise(group, posterior.mean.shape))
         path = [z]
-        for cell in model.flows[group]:
+        for cell in model.flow_cells(group):
             path.append(path[-1] - cell(path[-1]))
         largest = max(z.abs().max().item() for z in path)
         bits = max(min(fitting_bits(HEADROOM * largest, limit), SIGMA_BITS), 0)
         integer.latent_bits[group] = bits
         integer.latent_steps[group] = choose_steps(prior, posterior, FLOW_FINENESS if config.num_nf else 0)
         scale = torch.full((z.shape[1],), 2.0**-bits, dtype=torch.float64)
-        for cell, before in zip(integer.flows[group], path, strict=False):
+        for cell, before in zip(integer.flow_cells(group), path, strict=False):
             cell(conversion.traced(before, scale, Range.symmetric(limit, len(scale))))
         step.latents = conversion.traced(path[-1], scale, Range.symmetric(limit, len(scale)))
     for _ in integer.pixel_phases(descent.state, lambda lattice: samples(lattice.of(x))):

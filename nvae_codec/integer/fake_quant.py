@@ -14,12 +14,14 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nvae_codec.model import ops as float_ops
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.modules import modules_of
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.ops import (  # noqa: F401 - the ops that need no rounding
     Concat,
@@ -43,7 +45,9 @@ class Rounding(nn.Module):
     `bits`, int16 [], is chosen within `choosing_scales`, and part of the network from then on.
     """
 
-    def __init__(self):
+    bits: Tensor
+
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("bits", torch.zeros((), dtype=torch.int16))
         self._number: int | None = None  # the same: to ask a GPU for it in every step would be to wait for it
@@ -62,7 +66,7 @@ class Rounding(nn.Module):
             self._number = 0 if self.bits.is_meta else int(self.bits)
         return _Round.apply(x, self._number)
 
-    def _load_from_state_dict(self, *arguments):
+    def _load_from_state_dict(self, *arguments: Any) -> None:
         self._number = None
         super()._load_from_state_dict(*arguments)
 
@@ -71,14 +75,14 @@ class _Round(torch.autograd.Function):
     """As `torch.fake_quantize_per_tensor_affine`, in half the time and without a mask that is kept."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, bits: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, bits: int) -> Tensor:
         ctx.limit = LIMIT * 2.0**-bits
         y = _rounded(x, bits)
         ctx.save_for_backward(y)
         return y
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (y,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(gradient, y, -ctx.limit, ctx.limit), None  # 0 from the limits on
 
@@ -100,7 +104,7 @@ def _best_bits(x: Tensor) -> int:
 @contextmanager
 def choosing_scales(network: nn.Module) -> Iterator[None]:
     """Within, what passes through `network` decides the scales of its activations."""
-    roundings = [module for module in network.modules() if isinstance(module, Rounding)]
+    roundings = modules_of(network, Rounding)
     for rounding in roundings:
         rounding._choosing = True
     try:
@@ -137,7 +141,7 @@ def _activated(rounding: Rounding, x: Tensor, activation: str | None) -> Tensor:
 
 
 class Conv(float_ops.Conv):
-    def __init__(self, *arguments, **options):
+    def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         self.rounding: Rounding | None = None if options.get("raw") else Rounding()
 
@@ -148,7 +152,7 @@ class Conv(float_ops.Conv):
 
 
 class Activate(float_ops.Activate):
-    def __init__(self, *arguments, **options):
+    def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
         self.rounding = Rounding()
 

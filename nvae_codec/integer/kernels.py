@@ -160,6 +160,14 @@ def convolve_in_planes(
     return total.add_(correction).view(len(x), height, width, -1).permute(0, 3, 1, 2)
 
 
+def _operands_in_planes(weight: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The planes and the correction of a weight that can be in planes."""
+    planes = weight_planes(weight)
+    if planes is None:
+        raise ValueError("this weight has no planes of 8 bits")
+    return planes.to(device), (128 * weight.sum(dim=(1, 2, 3))).to(device)
+
+
 def _planes_are_exact(device: torch.device) -> bool:
     """Whether planes give the reference's integers, for random operands and the largest ones.
 
@@ -177,7 +185,7 @@ def _planes_are_exact(device: torch.device) -> bool:
         extreme = [each.sign() * limit for limit, each in zip(limits, random, strict=True)]
         for x, weight in random, extreme, [each.abs() for each in extreme]:
             how = dict(stride=stride, dilation=dilation)
-            planes, correction = (each.to(device) for each in (weight_planes(weight), 128 * weight.sum(dim=(1, 2, 3))))
+            planes, correction = _operands_in_planes(weight, device)
             try:
                 found = convolve_in_planes(x.to(device), planes, correction, size, **how)
             except (RuntimeError, AttributeError):  # a build of PyTorch without such products
@@ -194,7 +202,7 @@ def _planes_win_a_trial(device: torch.device) -> bool:
         for shape in ((2, 32, 16, 16), (32, 32, 3, 3))
     )
     offset = torch.zeros(32, dtype=torch.float64, device=device)
-    planes, correction = (each.to(device) for each in (weight_planes(weight), 128 * weight.sum(dim=(1, 2, 3))))
+    planes, correction = _operands_in_planes(weight, device)
     x, weight = x.to(device), weight.to(device)
     return _seconds(lambda: convolve_in_planes(x, planes, correction, 3)) < _seconds(
         lambda: Kernels(device).convolve(x, weight, offset)
@@ -252,13 +260,16 @@ def _float32_is_exact(kernels: Kernels) -> bool:
     for channels, out_channels, size, stride, dilation, groups in CHECKED:
         limit, shape = 2047, (out_channels, channels // groups, size, size)
         largest = int((EXACT_BELOW[torch.float32] - 2) / (limit * math.prod(shape[1:])))
-        x = torch.randint(-limit, limit + 1, (1, channels, 8, 8), generator=generator).double()
-        weight = torch.randint(-largest, largest + 1, shape, generator=generator).double()
-        offset = torch.ones(out_channels, dtype=torch.float64)
-        for operands in (x, weight, offset), (torch.full_like(x, limit), torch.full_like(weight, largest), offset):
-            how = dict(stride=stride, dilation=dilation, groups=groups)
-            result = kernels.convolve(*(each.to(kernels.device, torch.float32) for each in operands), **how)
-            if not torch.equal(result.double().cpu(), REFERENCE.convolve(*operands, **how)):
+        random = (
+            torch.randint(-limit, limit + 1, (1, channels, 8, 8), generator=generator).double(),
+            torch.randint(-largest, largest + 1, shape, generator=generator).double(),
+        )
+        extreme = torch.full_like(random[0], limit), torch.full_like(random[1], largest)
+        offset, how = torch.ones(out_channels).double(), dict(stride=stride, dilation=dilation, groups=groups)
+        for x, weight in random, extreme:
+            on_device = [each.to(kernels.device, torch.float32) for each in (x, weight, offset)]
+            result = kernels.convolve(on_device[0], on_device[1], on_device[2], **how)
+            if not torch.equal(result.double().cpu(), REFERENCE.convolve(x, weight, offset, **how)):
                 return False
     return True
 

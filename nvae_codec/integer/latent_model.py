@@ -73,7 +73,7 @@ class IntegerModel:
     @torch.inference_mode()
     def flow(self, group: int, state: State, points: np.ndarray, coded: np.ndarray) -> np.ndarray:
         prior = self.prior(group, state)
-        for cell in self.network.flows[group]:
+        for cell in self.network.flow_cells(group):
             points = self.network.shifted(group, cell, prior, points, points, -1, coded)
         return points
 
@@ -84,7 +84,7 @@ class IntegerModel:
         In every pass at least one more point is right, and in practice nearly all are at once.
         """
         prior = self.prior(group, state)
-        for cell in reversed(self.network.flows[group]):
+        for cell in reversed(self.network.flow_cells(group)):
             before, found = None, points
             while before is None or not np.array_equal(before, found):
                 before, found = found, self.network.shifted(group, cell, prior, found, points, 1, coded)

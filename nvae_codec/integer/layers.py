@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,8 @@ SHIFT_12_BITS = 11  # see `Residual`
 
 class Activate(Op):
     """A factor per channel (the batch norm), then a table."""
+
+    weight: Tensor
 
     def __init__(self, arithmetic: Arithmetic, channels: int, activation: str, *, norm: bool = False):
         super().__init__(arithmetic)
@@ -141,6 +144,8 @@ class Quarters(Op):
 class Mean(Op):
     """Sum over height and width times a fixed-point reciprocal; the result has bits of its own, as means are small."""
 
+    gain: Tensor
+
     def __init__(self, arithmetic: Arithmetic):
         super().__init__(arithmetic)
         self.register_buffer("gain", torch.zeros((), dtype=torch.int16))  # log2 of input scale over result scale
@@ -172,6 +177,9 @@ class Mean(Op):
 
 class Addition(Op):
     """Base of the ops that add two tensors of different scales."""
+
+    left_shift: Tensor
+    right_shift: Tensor
 
     def __init__(self, arithmetic: Arithmetic, channels: int):
         super().__init__(arithmetic)
@@ -279,7 +287,7 @@ class Sum(Addition):
 class Concat(Op):
     """Concatenation; the parts keep their scales, which the next op's weights take up."""
 
-    def __init__(self, arithmetic: Arithmetic, **only_float):
+    def __init__(self, arithmetic: Arithmetic, **only_float: Any):
         super().__init__(arithmetic)
 
     def convert(self, twin: float_ops.Concat, *parts: Traced) -> Traced:
@@ -295,6 +303,8 @@ class Concat(Op):
 
 class Start(Op):
     """The decoder's learned first tensor."""
+
+    value: Tensor
 
     def __init__(self, arithmetic: Arithmetic, channels: int, side: int):
         super().__init__(arithmetic)
@@ -342,11 +352,13 @@ class ImageInput(Op):
 class RawNormal(Op):
     """Raw means and log standard deviations with 10 fractional bits, plus the prior's if the posterior is residual."""
 
-    def convert(self, twin: float_ops.RawNormal, output: Traced, prior=None) -> tuple[Traced, Traced]:
+    def convert(
+        self, twin: float_ops.RawNormal, output: Traced, prior: tuple[Traced, Traced] | None = None
+    ) -> tuple[Traced, Traced]:
         values = twin(output.value) if prior is None else twin(output.value, tuple(part.value for part in prior))
         return _raw(output, values, self.prepare(output.range))
 
-    def prepare(self, output: Range, prior=None) -> tuple[Range, Range]:
+    def prepare(self, output: Range, prior: tuple[Range, Range] | None = None) -> tuple[Range, Range]:
         return (Range.symmetric(LIMIT, len(output.low) // 2),) * 2  # no sums of products follow
 
     def compute(self, output: Tensor, prior: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:

@@ -17,12 +17,19 @@ from nvae_codec.likelihoods.gaussian import RAW_BITS
 from nvae_codec.likelihoods.likelihood import IntegerLikelihood
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.descent import Descent
-from nvae_codec.model.flows import FlowCell
 from nvae_codec.model.hierarchy import Hierarchy
+from nvae_codec.model.modules import modules_of
 
 
 class IntegerNetwork(Hierarchy):
     """The integer twin of an `NVAE`: ops, tables, the grids of the latents. All of its state is integer buffers."""
+
+    activation_bits: Tensor
+    latent_bits: Tensor
+    latent_inactive: Tensor
+    latent_steps: Tensor
+    mean_table: Tensor
+    sigma_table: Tensor
 
     def __init__(self, config: NVAEConfig, activation_bits: int = 16):
         """`activation_bits`: 12 or 16. Raises ModelError for another number."""
@@ -49,12 +56,11 @@ class IntegerNetwork(Hierarchy):
         return self.arithmetic.kernels.device
 
     def ops(self) -> list[Op]:
-        return [module for module in self.modules() if isinstance(module, Op)]
+        return modules_of(self, Op)
 
     def table_names(self) -> set[str]:
         """Of the tables of activations that the ops name."""
-        outputs = [module for module in self.modules() if isinstance(module, Output)]
-        return {output.table_name for output in outputs if output.activation}
+        return {output.table_name for output in modules_of(self, Output) if output.activation}
 
     def prepare(self, how: Kernels | None = None) -> None:
         """Check the buffers, prove the bounds of every sum, and derive the operands for kernels. Raises ModelError.
@@ -95,7 +101,7 @@ class IntegerNetwork(Hierarchy):
         for step in descent:
             _ = step.posterior
             step.latents = Range.symmetric(limit, config.num_latent_per_group)
-            for cell in self.flows[step.group]:
+            for cell in self.flow_cells(step.group):
                 cell(step.latents)
         for _ in self.pixel_phases(descent.state, lambda lattice: samples):
             pass
@@ -147,7 +153,7 @@ class IntegerNetwork(Hierarchy):
     def shifted(
         self,
         group: int,
-        cell: FlowCell,
+        cell: nn.Module,
         prior: IntegerNormal,
         points: np.ndarray,
         start: np.ndarray,

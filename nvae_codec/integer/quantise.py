@@ -4,10 +4,11 @@ import math
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nvae_codec.integer.kernels import EXACT_BELOW
 from nvae_codec.model import ops as float_ops
+from nvae_codec.model.norm import BatchNorm
 
 LIMIT = 32767  # largest magnitude of weights, of raw outputs and of 16-bit activations
 ACTIVATION_LIMITS = {12: 2047, 16: LIMIT}  # largest magnitudes, by bits
@@ -56,7 +57,7 @@ def quantise_weight(weight: Tensor, bias: Tensor, largest_sum: Tensor | None = N
     return integers.to(torch.int16), bits.long()
 
 
-def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     """Factor and offset [C], float64, of a batch norm with its running statistics."""
     factor = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
     return factor, norm.bias.double() - norm.running_mean.double() * factor
