@@ -19,7 +19,7 @@ from nvae_codec.device import considerate
 from nvae_codec.entries import check_image, check_small_images, first_needed, make_chunk, metadata_of
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.executors import map_in_order, processes
-from nvae_codec.image import Image, as_image
+from nvae_codec.image import AnyImage, Image, as_image
 from nvae_codec.integer import model_file
 from nvae_codec.integer.kernels import CPU
 from nvae_codec.integer.latent_model import IntegerModel
@@ -82,7 +82,7 @@ class Codec:
             raise ModelError(f"the file was made with the model {needed}, not with {self.fingerprint} ({self.name})")
 
     def compress(
-        self, image, *, effort: int | None = None, verify: bool = True, progress: Progress | None = None
+        self, image: AnyImage, *, effort: int | None = None, verify: bool = True, progress: Progress | None = None
     ) -> bytes:
         """The bytes of an .nvb file for an `Image`, a uint8 array [H, W] or [H, W, 3], or a Pillow image.
 
@@ -118,7 +118,8 @@ class Codec:
         """
         if not 1 <= chunk_pixels <= MAX_CHUNK_PIXELS:
             raise ValueError(f"chunk_pixels is 1 to {MAX_CHUNK_PIXELS}, not {chunk_pixels}")
-        report, chunks, done = progress or _ignore, [], 0
+        report, done = progress or _ignore, 0
+        chunks: list[Chunk] = []
         batches = _batches(
             self._gather(items, chunk_pixels),
             LANES,
@@ -142,7 +143,8 @@ class Codec:
 
     def _gather(self, items: Iterable[tuple[str, Image]], chunk_pixels: int) -> Iterator[Named]:
         """Neighbours together in chunks, by the pixels of their tiles."""
-        chunk, size = [], 0
+        chunk: list[tuple[str, Image]] = []
+        size = 0
         for name, given in items:
             try:
                 image = as_image(given)
@@ -330,7 +332,9 @@ def _loaded(model: str | Path | None) -> Codec:
     return _cached(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
-def compress(image, model: str | Path | None = None, *, effort: int | None = None, verify: bool = True) -> bytes:
+def compress(
+    image: AnyImage, model: str | Path | None = None, *, effort: int | None = None, verify: bool = True
+) -> bytes:
     """The bytes of an .nvb file for a uint8 array [H, W] (grey) or [H, W, 3] (RGB), a Pillow image, or an `Image`.
 
     `model` is a bundled model's name or the path of a model file; it stays loaded. `effort`, 1 to 5, is how hard to

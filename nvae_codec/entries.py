@@ -75,5 +75,5 @@ def _checksum(images: Iterable[np.ndarray], num_bytes: int = 4) -> int:
     """The low bytes of the CRC-32 of the samples, image by image, row by row, channels interleaved."""
     crc = 0
     for samples in images:
-        crc = zlib.crc32(np.ascontiguousarray(samples), crc)
+        crc = zlib.crc32(np.ascontiguousarray(samples).data, crc)
     return crc & ((1 << 8 * num_bytes) - 1)

@@ -72,5 +72,6 @@ def _begin() -> None:
 
 def _end_with_parent() -> None:
     """A parent that was killed cannot say so, and a worker would wait for it for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)

@@ -9,15 +9,16 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as pillow
+from PIL.TiffImagePlugin import TiffImageFile
 
 from nvae_codec.errors import ImageError
 
@@ -77,9 +78,12 @@ class Image:
     exif: bytes = b""
     icc: bytes = b""
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The samples, for numpy."""
         return np.array(self.samples, dtype=dtype, copy=copy)
+
+
+AnyImage = Image | np.ndarray | pillow.Image
 
 
 def read_image(data: bytes) -> Image:
@@ -155,7 +159,7 @@ def check_format(suffix: str, *, grey: bool, metadata: bool) -> None:
         raise ImageError(f"{suffix} cannot hold this image's EXIF or ICC profile; .png can")
 
 
-def as_image(given: "Image | np.ndarray | pillow.Image") -> Image:
+def as_image(given: AnyImage) -> Image:
     """`given` as an `Image`: itself one, a uint8 array [H, W] or [H, W, 3], or a Pillow image of mode L or RGB."""
     if isinstance(given, pillow.Image):
         with _translated("the image is damaged or cut short"):
@@ -212,7 +216,7 @@ def _translated(sentence: str) -> Iterator[None]:
 
 def _opened(source: bytes | BinaryIO) -> pillow.Image:
     """The image of a file, not decoded yet."""
-    file = source if hasattr(source, "read") else io.BytesIO(source)
+    file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
     if not file.read(1):
         raise ImageError("the file is empty")
     file.seek(0)
@@ -231,13 +235,13 @@ def _check_plain(decoded: pillow.Image) -> None:
 
 def _fault(decoded: pillow.Image) -> str:
     """What `image` is, in words, if not plain 8-bit grey or RGB. To be asked before Pillow has decoded it."""
-    if getattr(decoded, "n_frames", 1) > 1:
-        return f"an animation or a file of {decoded.n_frames} images"
+    if (frames := getattr(decoded, "n_frames", 1)) > 1:
+        return f"an animation or a file of {frames} images"
     if decoded.mode not in ("L", "RGB"):
         return MODES.get(decoded.mode, f"an image of Pillow's mode {decoded.mode}")
     if "transparency" in decoded.info:
         return "an image with a transparent colour"
-    return _tiff_fault(decoded.tag_v2) if decoded.format == "TIFF" else _raw_fault(decoded)
+    return _tiff_fault(decoded.tag_v2) if isinstance(decoded, TiffImageFile) else _raw_fault(decoded)
 
 
 def _raw_fault(decoded: pillow.Image) -> str:
@@ -252,7 +256,7 @@ def _raw_fault(decoded: pillow.Image) -> str:
     return ""
 
 
-def _tiff_fault(tags: dict) -> str:
+def _tiff_fault(tags: Mapping[int, Any]) -> str:
     bits = max(tags.get(258, (1,)))
     if bits != 8:
         return f"a {bits}-bit image"

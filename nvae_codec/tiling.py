@@ -1,11 +1,13 @@
 """Cutting an image into square tiles and joining them again; padding at the border; lattices of their pixels."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from nvae_codec.bitstreams.content import GREY
+
+Values = TypeVar("Values", bound=Any)  # an array or a tensor
 
 
 class Layout(NamedTuple):
@@ -15,7 +17,7 @@ class Layout(NamedTuple):
     modes: np.ndarray  # int64 [N]: one of `bitstreams.content.MODES`
 
     @property
-    def count(self) -> int:
+    def num_tiles(self) -> int:
         return len(self.sizes)
 
     @property
@@ -36,7 +38,7 @@ class Layout(NamedTuple):
         return cls(*map(np.concatenate, zip(*layouts, strict=True)))
 
 
-def channels_of(mode):
+def channels_of(mode: np.ndarray | int) -> np.ndarray:
     """1 for grey, or else 3; of an integer or an array."""
     return np.where(mode == GREY, 1, 3)
 
@@ -101,7 +103,7 @@ class Lattice(NamedTuple):
     column: int
     stride: int
 
-    def of(self, values):
+    def of(self, values: Values) -> Values:
         """Its pixels of an array or tensor [..., H, W]: a view."""
         return values[..., self.row :: self.stride, self.column :: self.stride]
 

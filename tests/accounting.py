@@ -43,7 +43,7 @@ def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], rec_groups: i
 
     Densities are those of continuous distributions. All tiles must be whole.
     """
-    features, state, latents = model.features(tiles.samples), model.start(tiles.layout.count), [0.0, 0.0]
+    features, state, latents = model.features(tiles.samples), model.start(tiles.layout.num_tiles), [0.0, 0.0]
     for group, found in enumerate(offsets):
         prior, posterior = model.prior(group, state), model.posterior(group, state, features)
         direct, active, steps = group >= model.num_groups - rec_groups, model.active(group), model.steps(group)

@@ -7,6 +7,7 @@ stack held what was taken from it shows in the end, when it must be as it began.
 
 import math
 from functools import cache
+from typing import Any
 
 import constriction
 import numpy as np
@@ -129,7 +130,7 @@ class Stack:
         """The inverse of `push_uniform_bits`: int32 [count]."""
         return self.pop_bits(np.full(count, 0.5))
 
-    def _pop(self, *model_and_parameters) -> np.ndarray:
+    def _pop(self, *model_and_parameters: Any) -> np.ndarray:
         symbols = self._coder.decode(*model_and_parameters)
         if self.height < self._reserve:
             raise BitstreamError("damaged: the coded words end before the image does")

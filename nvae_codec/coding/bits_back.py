@@ -118,7 +118,7 @@ def encode(
     Latents of REC are searched with a trellis of 2**`memory` states and `rate_factor` times the KL's index bits.
     Returns of each batch how many groups REC codes, and about how many bits a stack must have so that it codes none.
     """
-    tiles, lanes = Tiles.join(parts), _lanes([part.layout.count for part in parts])
+    tiles, lanes = Tiles.join(parts), _lanes([part.layout.num_tiles for part in parts])
     descent = Descent(model, len(tiles.samples), model.features(tiles.samples))
     rec_groups, needed = [0] * len(stacks), [0.0] * len(stacks)
     codes: list[list[Any]] = [[] for _ in stacks]
@@ -181,25 +181,25 @@ def decode(
     of each batch, uint8 [N, 3, side, side]. If REC codes all groups of all batches, no posterior is needed and the
     inference network is not evaluated.
     """
-    layout, lanes = Layout.join(layouts), _lanes([layout.count for layout in layouts])
+    layout, lanes = Layout.join(layouts), _lanes([layout.num_tiles for layout in layouts])
     first_rec = [model.num_groups - groups for groups in rec_groups]
-    descent, states, points = Descent(model, layout.count), [], []
+    descent, states, points = Descent(model, layout.num_tiles), [], []
     for step in descent:
         group, (channels, *cells) = step.group, model.group_shape(step.group)
         active, steps = model.active(group), model.steps(group)
         coded = coded_cells(model, layout, group)
         states.append(step.state)
-        points.append(np.zeros((layout.count, channels, *cells), dtype=np.int64))
-        offsets = np.zeros((layout.count, channels, *cells), dtype=np.int64)
+        points.append(np.zeros((layout.num_tiles, channels, *cells), dtype=np.int64))
+        offsets = np.zeros((layout.num_tiles, channels, *cells), dtype=np.int64)
         for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
-            taken = layouts[number].count, len(active), *cells
+            taken = layouts[number].num_tiles, len(active), *cells
             if group >= first_rec[number]:
                 offsets[lane, active] = rec.pop(stack, taken, coded[lane], memory[number])
             else:
                 points[group][lane, active] = pop_prior(stack, taken, steps[active], coded[lane])
                 offsets[lane] = offsets_of(points[group][lane], steps)
         step.latents = offsets
-    samples = np.zeros((layout.count, 3, model.tile_side, model.tile_side), dtype=np.uint8)
+    samples = np.zeros((layout.num_tiles, 3, model.tile_side, model.tile_side), dtype=np.uint8)
     phases = model.pixel_phases(descent.state, samples, layout.sizes)
     for lattice, parameters in zip(model.lattices, phases, strict=True):
         for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):

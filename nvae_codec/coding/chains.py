@@ -32,12 +32,13 @@ class _Chain:
     """Tiles that are being coded on a stack of their own."""
 
     def __init__(self, tiles: Tiles):
-        self.tiles, self.stack, self.batches, self.done = tiles, Stack(), [], 0
+        self.tiles, self.stack, self.done = tiles, Stack(), 0
+        self.batches: list[TileBatch] = []
         self.needed_per_pixel: float | None = None  # as `encode` said of the last batch
 
     @property
     def left(self) -> int:
-        return self.tiles.layout.count - self.done
+        return self.tiles.layout.num_tiles - self.done
 
     def next_batch(self, most: int) -> Tiles:
         """So many tiles as the stack can draw the latents of, at least one."""
@@ -65,7 +66,7 @@ def encode_chains(
         parts = [lane.next_batch(max(1, joint_tiles // len(busy))) for lane in busy]
         coded = _encode_shortest(model, [lane.stack for lane in busy], parts, search)
         for lane, part, (stack, groups, bits) in zip(busy, parts, coded, strict=True):
-            lane.stack, count = stack, part.layout.count
+            lane.stack, count = stack, part.layout.num_tiles
             lane.batches.append(TileBatch(count, groups))
             lane.needed_per_pixel = bits / part.layout.pixels.sum()
             lane.done += count
@@ -78,19 +79,19 @@ def _encode_shortest(
     model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], search: Search
 ) -> list[tuple[Stack, int, float]]:
     """The best of several trials of `encode`: of each batch the stack that it leaves, and what `encode` says of it."""
-    found: list[tuple[Stack, int, float] | None] = [None] * len(stacks)
+    found: dict[int, tuple[Stack, int, float]] = {}
     open_batches = list(range(len(stacks)))
     for rate_factor in search.rate_factors:
         trial = [stacks[number].copy() for number in open_batches]
         groups, needed = encode(model, trial, [parts[number] for number in open_batches], search.memory, rate_factor)
-        for number, *result in zip(open_batches, trial, groups, needed, strict=True):
-            if found[number] is None or result[0].bits < found[number][0].bits:
-                found[number] = tuple(result)
+        for number, stack, count, bits in zip(open_batches, trial, groups, needed, strict=True):
+            if number not in found or stack.bits < found[number][0].bits:
+                found[number] = stack, count, bits
         # Without REC there is nothing that another trial could change.
         open_batches = [number for number, count in zip(open_batches, groups, strict=True) if count]
         if not open_batches:
             break
-    return found
+    return [found[number] for number in range(len(stacks))]
 
 
 def decode_chains(
@@ -109,7 +110,7 @@ def decode_chains(
     entirely is not empty in the end: then the model computed other numbers.
     """
     done = 0
-    samples = [np.zeros((layout.count, 3, model.tile_side, model.tile_side), dtype=np.uint8) for layout in layouts]
+    samples = [np.zeros((layout.num_tiles, 3, model.tile_side, model.tile_side), dtype=np.uint8) for layout in layouts]
     ends = [np.cumsum([each.tiles for each in chain]) for chain in batches]
     first = [0] * len(stacks) if first is None else first
     most = max_joint_tiles(model.tile_side)

@@ -110,7 +110,7 @@ def choose(
     # log q(u) / p(u) = linear u + square u**2 + a constant. Where they are large, only their ratio matters.
     linear, square = means / np.square(ratios), (1 - 1 / np.square(ratios)) / 2
     largest = np.maximum(np.maximum(np.abs(linear), np.abs(square)), LARGEST_GAIN)
-    gains = [np.rint(gain / largest * (LARGEST_GAIN << GAIN_BITS)).reshape(-1) for gain in (linear, square)]
+    linear, square = (np.rint(gain / largest * (LARGEST_GAIN << GAIN_BITS)).reshape(-1) for gain in (linear, square))
     blocks = _blocks(prior.mean.shape, coded)
     wanted = np.array([information[block].mean() for block in blocks]) * rate_factor / np.log(2)
     rates = _nearest_rates(wanted)
@@ -124,7 +124,7 @@ def choose(
         for first in range(0, len(alike), at_once):
             some = np.array(alike[first : first + at_once])
             here = np.stack([blocks[i] for i in some])
-            found = _best_paths(*(values[here] for values in gains), *RATES[rate], memory)
+            found = _best_paths(linear[here], square[here], *RATES[rate], memory)
             for i, bits in zip(some, found, strict=True):
                 paths[i] = bits
                 offsets[blocks[i]] = _follow(bits, RATES[rate], length, memory)

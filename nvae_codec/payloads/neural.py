@@ -51,7 +51,7 @@ class NeuralPayload:
         parts = [[self._cut(samples) for samples in chunk] for chunk in chunks]
         tiles = [Tiles.join(chunk) for chunk in parts]
         if effort is None:
-            effort = default_effort(min(each.layout.count for each in tiles))
+            effort = default_effort(min(each.layout.num_tiles for each in tiles))
         if effort not in EFFORTS:
             raise ValueError(f"effort is {min(EFFORTS)} to {max(EFFORTS)}, not {effort}")
         search = EFFORTS[effort]
@@ -77,7 +77,7 @@ class NeuralPayload:
             sum(self.num_tiles(image.height, image.width) for image in chunk.images[:number])
             for chunk, number in zip(chunks, first, strict=True)
         ]
-        total = sum(layout.count for layout in layouts) - sum(skipped)
+        total = sum(layout.num_tiles for layout in layouts) - sum(skipped)
         with considerate():
             return decode_chains(
                 self.model,
@@ -159,4 +159,4 @@ class NeuralPayload:
         if mode == GREY:
             tiles = np.repeat(tiles, 3, axis=1)
         of_planes = tiles if planes is samples else cut(planes, self.model.tile_side)
-        return Tiles(tiles, of_planes, self._layout(*samples.shape[:2], mode))
+        return Tiles(tiles, of_planes, self._layout(samples.shape[0], samples.shape[1], mode))

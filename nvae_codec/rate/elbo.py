@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nvae_codec.bitstreams.content import GREY, RGB
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS
 from nvae_codec.colour.spaces import SPACES
 from nvae_codec.device import adjust, considerate
+from nvae_codec.errors import BitstreamError
 from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.likelihoods.gaussian import RAW_BITS, Normal
 from nvae_codec.model.descent import Descent
-from nvae_codec.model.flows import FlowCell
 from nvae_codec.model.nvae import NVAE, Noise, unit_range
 from nvae_codec.tiling import Lattice, Layout, known_pixels, real_cells, real_pixels
 
@@ -37,7 +37,7 @@ class _Integers:
     def drawn(self, group: int, coded: Tensor) -> Tensor:
         return coded & ~self._network.latent_inactive[group].bool()[:, None, None] if self._inactive else coded
 
-    def shift(self, group: int, cell: FlowCell, z: Tensor) -> Tensor:
+    def shift(self, group: int, cell: nn.Module, z: Tensor) -> Tensor:
         return cell(self.latents(group, z)) * 2.0**-RAW_BITS
 
     def latents(self, group: int, z: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class _Floats:
     def drawn(self, group: int, coded: Tensor) -> Tensor:
         return coded
 
-    def shift(self, group: int, cell: FlowCell, z: Tensor) -> Tensor:
+    def shift(self, group: int, cell: nn.Module, z: Tensor) -> Tensor:
         return cell(z)
 
     def latents(self, group: int, z: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def _kl_of_groups(
         coded = meaning.drawn(group, torch.from_numpy(cells)[:, None])
         drawn = torch.where(coded, posterior.sample(noise(group, posterior.mean.shape)), prior.mean)
         z = drawn
-        for cell in network.flows[group]:
+        for cell in network.flow_cells(group):
             z = z - torch.where(coded, meaning.shift(group, cell, z), 0)
         density = posterior.log_prob(drawn) - prior.log_prob(z) if network.config.num_nf else posterior.kl(prior)
         nats.append(torch.where(coded, density, 0).double().sum(dim=(1, 2, 3)).numpy())
@@ -110,7 +110,10 @@ def integer_rates(
         pixels, of_pixels = samples[index, : layout.channels[index]].numpy()[:, real], parameters[index][:, real]
         bits[index] = model.likelihood.information(pixels, of_pixels).sum()
         if space := SPACES.get(int(layout.modes[index])):
-            possible = model.likelihood.information(space.to_planes(pixels), of_pixels, space).sum()
+            planes = space.to_planes(pixels)
+            if planes is None:
+                raise BitstreamError("invalid: an image has colours that its colour space does not have")
+            possible = model.likelihood.information(planes, of_pixels, space).sum()
             bits[index], saved[index] = possible, bits[index] - possible
     return np.stack([*kl, math.log(2) * bits], axis=1), math.log(2) * saved
 

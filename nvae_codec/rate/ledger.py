@@ -14,7 +14,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class Ledger:
         if len({each.integer_network_bits is None for each in ledgers}) != 1:
             raise ValueError("a total takes ledgers, either all with a float network or all without")
         columns = {field.name: [getattr(each, field.name) for each in ledgers] for field in fields(cls)}
-        sums = {name: None if None in column else sum(column) for name, column in columns.items()}
+        sums: dict[str, Any] = {name: None if None in column else sum(column) for name, column in columns.items()}
         if sums["standard_error_bits"] is not None:
             sums["standard_error_bits"] = math.hypot(*columns["standard_error_bits"])
         return cls(**sums)
@@ -103,7 +103,7 @@ class Account(NamedTuple):
     pixel_bits: float  # -log2 p(x | z) there; the negative ELBO of coded channels is the sum of both
 
 
-def ledger(codec: Codec, data: bytes, float_network: NVAE | None = None, **options) -> Ledger:
+def ledger(codec: Codec, data: bytes, float_network: NVAE | None = None, **options: Any) -> Ledger:
     """The ledger of an .nvb file: that of its `account`, whose options are taken."""
     return account(codec, data, float_network, **options).ledger
 
@@ -240,7 +240,7 @@ def _measure(
     """The costs of all chunks' tile batches, in the order of coding."""
     layouts = [codec.payload.layout_of(chunk) for chunk in content.chunks]
     together = max(1, min(BATCH_TILES, BATCH_PIXELS // codec.model.tile_side**2))
-    done, total = 0, (1 + draws) * sum(layout.count for layout in layouts)
+    done, total = 0, (1 + draws) * sum(layout.num_tiles for layout in layouts)
 
     def count(tiles: int) -> None:
         nonlocal done
@@ -256,9 +256,9 @@ def _measure(
         for image, of_image in of_images:
             check_image(chunk, image, of_image)
             decoded(image, of_image)
-        generator = torch.Generator().manual_seed((seed + zlib.crc32(samples)) % 2**32)
-        bits = np.zeros((4 + codec.model.num_groups + 1, layout.count))
-        for start in range(0, layout.count, together):
+        generator = torch.Generator().manual_seed((seed + zlib.crc32(samples.data)) % 2**32)
+        bits = np.zeros((4 + codec.model.num_groups + 1, layout.num_tiles))
+        for start in range(0, layout.num_tiles, together):
             part = slice(start, start + together)
             for _ in range(draws):
                 bits[:, part] += (

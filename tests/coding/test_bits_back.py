@@ -49,7 +49,7 @@ def mixed_tiles(seed: int = 0) -> Tiles:
         [toy_tiles(17, 10, seed), toy_tiles(9, 11, seed + 1, grey=True), *from_elsewhere, toy_tiles(8, 16, seed + 2)]
     )
     assert set(tiles.layout.modes) == {GREY, RGB, *SPACES}
-    order = np.random.default_rng(seed).permutation(tiles.layout.count)
+    order = np.random.default_rng(seed).permutation(tiles.layout.num_tiles)
     return tiles.part(order)
 
 
@@ -226,7 +226,7 @@ def test_a_group_may_be_inactive_altogether():
 def test_images_of_any_size_come_back(shape, grey, joint_tiles):
     model, tiles = ToyModel(), toy_tiles(*shape, grey=grey)
     ((words, tile_batches),) = coded = encode_chains(model, [tiles], joint_tiles, SEARCH)
-    assert sum(each.tiles for each in tile_batches) == tiles.layout.count
+    assert sum(each.tiles for each in tile_batches) == tiles.layout.num_tiles
     assert all(1 <= each.tiles <= joint_tiles and 0 <= each.rec_groups <= 2 for each in tile_batches)
     assert tile_batches[0] == TileBatch(1, 2)  # from an empty stack nothing can be drawn
     assert np.array_equal(decoded_chains(model, coded, [tiles.layout])[0], tiles.samples)
