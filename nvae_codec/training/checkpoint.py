@@ -1,6 +1,7 @@
 """Checkpoints of a training run: written whole, read without unpickling anything but tensors and plain values."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ FILE_NAME = "checkpoint.pt"  # in the folder of a run
 CONVERTED = "converted.pt"  # there too: the float network that the last export converted
 
 
-def save_checkpoint(path: Path, model: NVAE, **more) -> None:
+def save_checkpoint(path: Path, model: NVAE, **more: Any) -> None:
     """Write config, weights and whatever else the loop needs; a crash leaves the old file or the new, never a part.
 
     Raises OSError.
@@ -58,7 +59,7 @@ def load_network(path: Path) -> NVAE:
     return model.eval()
 
 
-def load_weights(path: Path, model: torch.nn.Module, weights) -> None:
+def load_weights(path: Path, model: torch.nn.Module, weights: Any) -> None:
     """Put the state that the checkpoint at `path` holds into a module. Raises ModelError if it does not fit."""
     try:
         model.load_state_dict(weights)

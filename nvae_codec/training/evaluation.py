@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nvae_codec.device import adjust, considerate
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.modules import modules_of
 from nvae_codec.model.norm import MOMENTUM, BatchNorm
 from nvae_codec.model.nvae import NVAE, default_noise, log_likelihood, unit_range
 
@@ -91,7 +92,7 @@ def estimate_batch_norm(network: NVAE, batches: Iterable[Tensor], seed: int = 0)
     """Replace the running statistics of all batch norms by their means over `batches` of images uint8 [B, C, H, W]."""
     device = next(network.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    norms = modules_of(network, BatchNorm)
     network.train()
     try:
         for index, batch in enumerate(batches):

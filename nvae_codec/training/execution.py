@@ -38,7 +38,7 @@ class Execution:
     validation_images: int = 0  # 0: 256, of images larger than 64 x 64 fewer, at least 16
     tensorboard: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.precision not in ("auto", *PRECISIONS):
             raise ModelError(f"unknown precision {self.precision!r}; known: auto, {', '.join(PRECISIONS)}")
 

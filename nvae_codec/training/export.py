@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,7 +139,7 @@ def export_run(
     check: Path | None = None,
     notes: dict[str, str] | None = None,
     report: Callable[[str], None] = lambda line: None,
-    **options,
+    **options: Any,
 ) -> None:
     """Export the network in a run's folder: write the model file `output` and its card, and keep what was converted.
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from nvae_codec.training.evaluation import bits_per_dimension
 from nvae_codec.training.objective import Loss
 from nvae_codec.training.recipe import Schedule
 from nvae_codec.training.sampling import image_grid
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 ACTIVE_KL = 0.1  # nats of a channel per image above which it counts as active
 SAMPLE_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
@@ -159,7 +163,7 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def _board(folder: Path, first_step: int, report: Callable[[str], None]):
+def _board(folder: Path, first_step: int, report: Callable[[str], None]) -> "SummaryWriter | None":
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.modules import modules_of
 from nvae_codec.model.norm import BatchNorm, synchronise
 from nvae_codec.model.nvae import NVAE, Elbo, Noise, default_noise
 from nvae_codec.training.distributed import mean_over
@@ -97,5 +98,5 @@ def balanced_kl(kl: Tensor, coefficient: float, alphas: Tensor, processes: dist.
 
 def batch_norm_regularisation(model: nn.Module) -> Tensor:
     """Sum over all batch-norm layers of their largest absolute scale."""
-    scales = [module.weight.abs().amax() for module in model.modules() if isinstance(module, BatchNorm)]
+    scales = [norm.weight.abs().amax() for norm in modules_of(model, BatchNorm)]
     return torch.stack(scales).sum() if scales else next(model.parameters()).new_zeros(())

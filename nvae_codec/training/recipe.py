@@ -44,7 +44,7 @@ class Recipe:
     rounded_colours: float = 0.0  # part whose colours are those of a JPEG file or a Photo CD. Likewise
     seed: int = 1  # 0 ... 2^32 - 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         kinds = {bool: "true or false", str: "a string", int: "integer", float: "number"}
         for field in dataclasses.fields(self):
             value, kind = getattr(self, field.name), kinds[field.type]  # type: ignore[index]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,12 +14,15 @@ from nvae_codec.errors import ModelError
 from nvae_codec.files import write_file
 from nvae_codec.integer.fake_quant import float_network
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.modules import modules_of
 from nvae_codec.model.norm import BatchNorm
 from nvae_codec.training.data.open import open_dataset
 from nvae_codec.training.data.sets import Dataset
 from nvae_codec.training.execution import Execution, recompute_cells
 from nvae_codec.training.objective import Objective
 from nvae_codec.training.recipe import Recipe
+
+Configuration = TypeVar("Configuration", NVAEConfig, Recipe)
 
 FILE_NAME = "config.json"
 
@@ -33,7 +36,7 @@ class Data:
     fit: str = "crop"
     validation_percent: float = 5.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("dataset", "root", "fit"):
             if not isinstance(getattr(self, name), str):
                 raise ModelError(f"{name} must be a string, got {getattr(self, name)!r}")
@@ -60,7 +63,7 @@ class Run:
     data: Data
     start: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.start, str):
             raise ModelError(f"start must be a string, got {self.start!r}")
         self.recipe.check_suits(self.network)
@@ -102,7 +105,7 @@ class Run:
             raise ModelError(f"{path}: {error}") from error
 
 
-def replace(configuration, values: dict[str, str]):
+def replace(configuration: Configuration, values: dict[str, str]) -> Configuration:
     """A configuration (network or recipe) with fields set from strings. Raises ModelError for those that do not fit."""
     kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(configuration)}
     parse: dict[Any, Callable[[str], Any]] = {bool: lambda text: {"true": True, "false": False}[text.lower()]}
@@ -129,9 +132,8 @@ def estimate_memory(config: NVAEConfig, recipe: Recipe, execution: Execution, lo
     network = objective.network
     if objective.spectral is not None:
         objective.spectral.set_extra_state(True)  # a later step: the first one iterates for long
-    for module in network.modules():
-        if isinstance(module, BatchNorm):
-            module.fused = execution.fused_norm
+    for norm in modules_of(network, BatchNorm):
+        norm.fused = execution.fused_norm
     own = {tensor.untyped_storage()._cdata for tensor in [*network.parameters(), *network.buffers()]}
     kept: dict[int, torch.UntypedStorage] = {}
 

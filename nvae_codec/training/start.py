@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -56,7 +57,8 @@ def initialise(network: NVAE, recipe: Recipe, dataset: Dataset, start: NVAE | No
             "activations tell how to round them"
         )
     if recipe.centre_mixture and network.config.likelihood == "mixture" and not network.config.has_phases:
-        network.config.pixels.centre(network.image_head[1].bias)
+        last: Any = network.image_head[1]
+        network.config.pixels.centre(last.bias)
 
     def first_pass() -> None:
         with frozen_statistics():
@@ -139,7 +141,7 @@ def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def _differences(before, now: dict) -> str:
+def _differences(before: Any, now: dict) -> str:
     """In which values a configuration that was stored differs from one given, in words."""
     before = before if isinstance(before, dict) else {}
     return ", ".join(

@@ -20,12 +20,12 @@ from nvae_codec.training.data.splits import Purposes
 class AlignedFaces(Fit):
     """The aligned images of CelebA: the middle 148 x 148 of 178 x 218 pixels, brought to 64 x 64."""
 
-    def shape(self, shape):
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
         if shape != (218, 178, 3):
             raise Unsuitable("not 178 x 218 RGB pixels, as the aligned images of CelebA are")
         return 1, 3, 64, 64
 
-    def convert(self, samples):
+    def convert(self, samples: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(resized(samples[40:188, 15:163], 64, 64).transpose(2, 0, 1))[None]
 
 

@@ -31,13 +31,14 @@ class AtLeast(Fit):
 
     side: int
 
-    def shape(self, shape):
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
         _check_colour(shape, 3)
-        if min(shape[:2]) < self.side:
+        height, width = shape[:2]
+        if min(height, width) < self.side:
             raise Unsuitable(f"smaller than {self.side} x {self.side}")
-        return 1, 3, *shape[:2]
+        return 1, 3, height, width
 
-    def convert(self, samples):
+    def convert(self, samples: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(samples.transpose(2, 0, 1))[None]
 
 
@@ -49,14 +50,14 @@ class Squares(Fit):
     channels: int
     margin: int = 0  # pixels of zeros at each border
 
-    def shape(self, shape):
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
         _check_colour(shape, self.channels)
         if shape[1] != self.side or shape[0] % self.side:
             raise Unsuitable(f"not {self.side} x {self.side} or a column of such images")
         whole = self.side + 2 * self.margin
         return shape[0] // self.side, self.channels, whole, whole
 
-    def convert(self, samples):
+    def convert(self, samples: np.ndarray) -> np.ndarray:
         images = samples.reshape(-1, self.side, self.side, self.channels).transpose(0, 3, 1, 2)
         return padded(images, self.margin)
 
@@ -67,11 +68,11 @@ class Resized(Fit):
 
     side: int
 
-    def shape(self, shape):
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
         _check_colour(shape, 3)
         return 1, 3, self.side, self.side
 
-    def convert(self, samples):
+    def convert(self, samples: np.ndarray) -> np.ndarray:
         height, width = samples.shape[:2]
         if min(height, width) != self.side:
             short = min(height, width)
@@ -88,13 +89,13 @@ class FirstOf(Fit):
     first: Fit
     second: Fit
 
-    def shape(self, shape):
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
         try:
             return self.first.shape(shape)
         except Unsuitable:
             return self.second.shape(shape)
 
-    def convert(self, samples):
+    def convert(self, samples: np.ndarray) -> np.ndarray:
         try:
             self.first.shape(samples.shape)
         except Unsuitable:

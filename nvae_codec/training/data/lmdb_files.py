@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class LmdbImages(StoredImages):
     def name(self, index: int) -> str:
         return f"{self.path.name}, record {index}"
 
-    def _get(self, key: bytes | None):
+    def _get(self, key: bytes | None) -> Any:
         """The value of a key; without a key, the number of records."""
         try:
             import lmdb

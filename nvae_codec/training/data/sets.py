@@ -65,7 +65,7 @@ class ImageSet(ABC):
 class Whole(ImageSet):
     """Whole images; half of them are mirrored, in training."""
 
-    def _form(self, image, index, draw, smaller):
+    def _form(self, image: np.ndarray, index: int, draw: Sequence[int] | None, smaller: bool) -> np.ndarray:
         return _mirrored(image, draw)
 
 
@@ -76,7 +76,7 @@ class Binarised(ImageSet):
     time.
     """
 
-    def _form(self, image, index, draw, smaller):
+    def _form(self, image: np.ndarray, index: int, draw: Sequence[int] | None, smaller: bool) -> np.ndarray:
         random = np.random.default_rng(index if draw is None else draw[0])
         # A uniform integer of 0 ... 254 is below v in exactly v of 255 cases.
         return (random.integers(0, 255, image.shape, np.uint8) < image).view(np.uint8)
@@ -97,10 +97,10 @@ class Crops(ImageSet):
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    def _number(self, index):
+    def _number(self, index: int) -> int:
         return bisect_right(self.ends, index)
 
-    def _form(self, image, index, draw, smaller):
+    def _form(self, image: np.ndarray, index: int, draw: Sequence[int] | None, smaller: bool) -> np.ndarray:
         side = self.shape[1]
         _, height, width = image.shape
         if draw is not None and smaller and min(height, width) >= 2 * side:

@@ -45,10 +45,10 @@ class SelectedImages(Subset, StoredImages):
 
     dataset: StoredImages
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         return self.dataset.name(int(self.indices[index]))
 
-    def shape(self, index):
+    def shape(self, index: int) -> tuple[int, int, int]:
         return self.dataset.shape(int(self.indices[index]))
 
 
