@@ -5,7 +5,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -28,6 +28,10 @@ from .files import (
 )
 from .ledger import check_colour
 from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from nvae_codec.codec import Codec
+    from nvae_codec.image import Image
 
 
 class Member(NamedTuple):
@@ -128,7 +132,7 @@ def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> l
 
 @enough_memory()
 def make_archive(
-    codec, archive: Archive, batch: Batch, examine: Examine | None = None, *, verify: bool, **options
+    codec: "Codec", archive: Archive, batch: Batch, examine: Examine | None = None, *, verify: bool, **options: Any
 ) -> None:
     """Code all images, write the file, `examine` it and report. `options` are those of `Codec.compress_archive`."""
     from nvae_codec.image import read_image
@@ -142,7 +146,7 @@ def make_archive(
             raise ImageError(f"{display(path)}: {error}") from error
     sizes = {"input_bytes": 0, "pixels": 0, "subpixels": 0}
 
-    def images() -> Iterator[tuple[str, object]]:
+    def images() -> Iterator[tuple[str, "Image"]]:
         for name, path, _ in members:
             data = read(path)
             try:

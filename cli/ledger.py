@@ -2,10 +2,14 @@
 
 from pathlib import Path
 from textwrap import indent
+from typing import TYPE_CHECKING
 
 from nvae_codec.errors import ImageError, NvaeCodecError, enough_memory
 
 from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from nvae_codec.codec import Codec
 
 
 def check_colour(shape: tuple[int, ...]) -> None:
@@ -17,7 +21,7 @@ def check_colour(shape: tuple[int, ...]) -> None:
 class Ledgers:
     """Measures files; raises ModelError if the float network is not the one that the codec's model was made of."""
 
-    def __init__(self, codec, float_network: Path | None, draws: int, quiet: bool):
+    def __init__(self, codec: "Codec", float_network: Path | None, draws: int, quiet: bool):
         from nvae_codec.training.export import load_float_network
 
         self.codec, self.draws, self.quiet = codec, draws, quiet

@@ -6,6 +6,7 @@
 import os
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -55,7 +56,7 @@ class LazyGroup(click.Group):
                 option.envvar = f"NVAE_CODEC_{name}_{long_name}".replace("-", "_").upper()
         return command
 
-    def main(self, *args, **options):
+    def main(self, *args: Any, **options: Any) -> Any:
         """Handle what click does not; it handles usage errors, Ctrl-C, and broken pipes, of which it says nothing."""
         try:
             return super().main(*args, **options)

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -45,7 +46,7 @@ def gathered(kind: type) -> Callable[[Callable], Callable]:
 
     def decorate(command: Callable) -> Callable:
         @functools.wraps(command)
-        def with_options(**values):
+        def with_options(**values: Any) -> Any:
             return command(kind(**values))
 
         return with_options

@@ -18,7 +18,7 @@ def stop_on_signal(report: Callable[[str], None]) -> Iterator[Callable[[], bool]
     asked: list[int] = []
     process = os.getpid()
 
-    def ask(number: int, _) -> None:
+    def ask(number: int, _: object) -> None:
         if os.getpid() != process:  # a worker, forked with this handler: the first process ends it
             return
         if asked:

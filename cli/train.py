@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,12 @@ from .main import AlreadyReported
 from .options import PATH, SEED, data_option, device_option, gathered, threads_option, use_threads
 from .signals import stop_on_signal
 from .train_plan import Options, check_run_folder, plan_training, resolved
+
+if TYPE_CHECKING:
+    import torch
+
+    from nvae_codec.model.config import NVAEConfig
+    from nvae_codec.training.data.sets import Dataset
 
 
 @click.command(short_help="Train a network and export it as a model file.")
@@ -200,7 +207,7 @@ def train(options: Options) -> None:
             _export(folder, model, opened, device, report)
 
 
-def _can_export(network, folder: Path, report: Callable[[str], None]) -> bool:
+def _can_export(network: "NVAEConfig", folder: Path, report: Callable[[str], None]) -> bool:
     """Whether there will be a model file; if not, this is reported before the hours of training."""
     later = f"`nvae-codec export {folder}` makes one where it is installed"
     try:
@@ -213,7 +220,9 @@ def _can_export(network, folder: Path, report: Callable[[str], None]) -> bool:
     return network.obstacle_to_coding is None
 
 
-def _export(folder: Path, model: Path, opened, device, report: Callable[[str], None]) -> None:
+def _export(
+    folder: Path, model: Path, opened: "Dataset", device: "torch.device", report: Callable[[str], None]
+) -> None:
     from nvae_codec.training.export import export_run
 
     try:

@@ -4,9 +4,18 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    import torch
+
+    from nvae_codec.model.config import NVAEConfig
+    from nvae_codec.model.nvae import NVAE
+    from nvae_codec.training.execution import Execution
+    from nvae_codec.training.recipe import Recipe
+    from nvae_codec.training.run import Run
 
 PRESET_OF = {"folder": "photo", "omniglot": "mnist", "cifar100": "cifar10", "imagenet64": "celeba64"}
 
@@ -90,30 +99,29 @@ def plan_training(options: Options) -> Plan:
     return Plan(Run(network, recipe, data, origin), folder, root, begun)
 
 
-def _configured(preset: str, given: dict[str, str], epochs: int | None, steps: int | None):
+def _configured(
+    preset: str, given: dict[str, str], epochs: int | None, steps: int | None
+) -> "tuple[NVAEConfig, Recipe]":
     """Network and recipe of a preset with the fields that are given, as texts."""
     from nvae_codec.errors import ModelError
     from nvae_codec.model.presets import PRESETS
     from nvae_codec.training.recipe import RECIPES
     from nvae_codec.training.run import replace
 
-    parts = PRESETS[preset], RECIPES[preset]
-    fields = [{field.name for field in dataclasses.fields(part)} for part in parts]
+    network, recipe = PRESETS[preset], RECIPES[preset]
+    fields = [{field.name for field in dataclasses.fields(part)} for part in (network, recipe)]
     if unknown := given.keys() - fields[0] - fields[1]:
         names = ", ".join(repr(name) for name in sorted(unknown))
         raise click.UsageError(f"Neither network nor recipe has {names}; --dry-run prints what they have.")
     if epochs or steps:
-        recipe = parts[1]
         length, before = epochs or steps or 0, recipe.epochs or recipe.steps
         given = given | {"epochs": str(epochs or 0), "steps": str(steps or 0)}
         if bool(epochs) != bool(recipe.epochs) or recipe.warm_up >= length:
             # The warm-up is counted in the same unit, and should not become the whole run.
             given = {"warm_up": str(recipe.warm_up * length // before)} | given
     try:
-        return [
-            replace(part, {name: given[name] for name in names & given.keys()})
-            for part, names in zip(parts, fields, strict=True)
-        ]
+        of_network, of_recipe = ({name: given[name] for name in names & given.keys()} for names in fields)
+        return replace(network, of_network), replace(recipe, of_recipe)
     except ModelError as error:
         raise click.UsageError(f"No such network or recipe: {error}.") from error
 
@@ -122,7 +130,7 @@ def _form(channels: int, side: int) -> str:
     return f"{'grey levels' if channels == 1 else 'colours'}{f' and a side of {side} pixels' if side else ''}"
 
 
-def check_run_folder(folder: Path, run) -> None:
+def check_run_folder(folder: Path, run: "Run") -> None:
     """Refuse a folder that holds another run, before any data are read.
 
     Only a run with a checkpoint counts: one that failed before that may be begun anew with other options.
@@ -157,7 +165,7 @@ def check_run_folder(folder: Path, run) -> None:
         )
 
 
-def _begin_with(start: Path, network, folder: Path):
+def _begin_with(start: Path, network: "NVAEConfig", folder: Path) -> "tuple[NVAE | None, str]":
     """The network to begin with, and its fingerprint.
 
     A run that has begun so already needs the network no more (None), which may be gone or have been trained on.
@@ -183,7 +191,7 @@ def _begin_with(start: Path, network, folder: Path):
     return begun, fingerprint(begun.config, begun.state_dict())
 
 
-def resolved(plan: Plan, execution, device) -> dict:
+def resolved(plan: Plan, execution: "Execution", device: "torch.device") -> dict:
     """What `--dry-run` prints."""
     import torch
 

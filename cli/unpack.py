@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nvae_codec.bitstreams.container import Container
 from nvae_codec.bitstreams.content import ImageEntry
@@ -17,6 +17,10 @@ from .files import display, display_output, printable, write, write_inside
 from .main import AlreadyReported, print_error
 from .progress import Progress, progress_bar
 from .unpack_plan import Request, Unpacking, worded
+
+if TYPE_CHECKING:
+    from nvae_codec.codec import Codec
+    from nvae_codec.image import Image
 
 MAX_NAMES = 5  # in one sentence
 
@@ -78,7 +82,7 @@ def _report_losses(job: Unpacking, request: Request, recovery: Recovery, report:
             report["lost_chunks"] += loss.chunks
 
 
-def _give_back(codec, content: Container, job: Unpacking, request: Request, report: dict) -> None:
+def _give_back(codec: "Codec", content: Container, job: Unpacking, request: Request, report: dict) -> None:
     """Decode and write the images, and then name those for which that could not be done."""
     failures: list[tuple[NvaeCodecError, list[str]]] = []
     files = _Files(job.folder)
@@ -112,7 +116,7 @@ class _Files:
         self.folder = folder
         self.written: set[tuple[int, int]] = set()
 
-    def write(self, target: Path, image, suffix: str) -> int:
+    def write(self, target: Path, image: "Image", suffix: str) -> int:
         """The number of bytes that the image takes as a file."""
         from nvae_codec.image import write_image
 
@@ -135,7 +139,9 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _decoded(codec, content: Container, wanted: Collection[str], progress: Progress) -> Iterator[tuple[list[str], Any]]:
+def _decoded(
+    codec: "Codec", content: Container, wanted: Collection[str], progress: Progress
+) -> "Iterator[tuple[list[str], Image | NvaeCodecError]]":
     """Images, each with its name in a list; for those that cannot be given back, their names and the error."""
     left = set(wanted)
     try:
