@@ -18,7 +18,7 @@ help:
 	@echo "make test-matrix           run those of exactness as on other processors, with other kernels, and with the oldest"
 	@echo "                           and newest libraries, in environments of their own; 12 GB and an hour"
 	@echo "make test-slow             run the tests that train, or code full-size pictures"
-	@echo "make lint                  check the sources with ruff"
+	@echo "make lint                  check the sources with ruff, their types with mypy"
 	@echo "make kodak DATA=folder     rates and times of a folder of pictures, decoded by another process; see results/kodak"
 	@echo "make report KODAK=folder CIFAR=folder [MNIST=folder]   measure the bundled models, beside other codecs: results/report/report.html"
 	@echo "make clean                 remove the environment and everything that was built"
@@ -45,6 +45,7 @@ test-slow: $(VENV)/dev.stamp
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 kodak: $(VENV)/eval.stamp
 	@test -n "$(DATA)" || { echo "make kodak DATA=folder: say where the pictures are" >&2; exit 2; }
