@@ -5,12 +5,14 @@ Pillow turns many kinds of picture into 8 bits without a word. Whatever it would
 
 import io
 import math
+import os
 import re
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -74,6 +76,22 @@ class Image:
     samples: np.ndarray
     exif: bytes = b""
     icc: bytes = b""
+
+
+def find_images(folder: Path, recursive: bool = False) -> list[Path]:
+    """The image files in a folder, and below it if `recursive`, by their suffixes and sorted; none that is hidden.
+
+    Raises OSError for a folder that cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]  # the walk goes on to these
+        found += [Path(place, name) for name in names if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
+    return sorted(found)
 
 
 def read_image(data: bytes) -> Image:
