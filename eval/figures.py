@@ -79,7 +79,7 @@ def _rate_against_negative_elbo(figure, results: RateResults) -> None:
     interval, errors = totals.overhead_total_confidence_interval, None
     if interval:
         errors = [[mean[1] - mean[0] * (1 + interval[0])], [mean[0] * (1 + interval[1]) - mean[1]]]
-    reported = f"all bytes: {100 * totals['overhead_total_over_bytes']:+.2f} %"
+    reported = f"all bytes: {100 * totals.overhead_total_over_bytes:+.2f} %"
     if interval:
         reported += f" (95 %: {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})"
     axes.errorbar(

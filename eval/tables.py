@@ -6,12 +6,22 @@ from tabulate import tabulate
 
 from .document import Cell
 
+HEAD_WIDTH = 18  # characters, beyond which a heading goes on in the next line
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """Text in columns, the first to the left and the others to the right; numbers with thousands or three decimals."""
     text = [[_cell(entry) for entry in row] for row in rows]
     align = ["left", *["right"] * (len(head) - 1)]
-    return tabulate(text, head, tablefmt="simple", disable_numparse=True, colalign=align if rows else None)
+    widths = [HEAD_WIDTH] * len(head)
+    return tabulate(
+        text,
+        head,
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=align if rows else None,
+        maxheadercolwidths=widths,
+    )
 
 
 def _cell(entry: Cell) -> str:

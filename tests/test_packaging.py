@@ -75,8 +75,7 @@ def expected_names():
             "models/*.safetensors",
             "models/*.md",
             "FORMAT.md",
-            "schemas/*.json",
-            "page/*",
+            "templates/*",
         ):
             for path in (ROOT / folder).glob(pattern):
                 relative = path.relative_to(ROOT / folder)
