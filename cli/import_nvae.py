@@ -26,7 +26,7 @@ import click
 def import_nvae(checkpoint: Path, folder: Path | None, data: Path | None) -> None:
     """Import a checkpoint of the NVAE release, a file checkpoint.pt, as the folder of a run.
 
-    The folder gets config.json and checkpoint.pt. `export`, `evaluate-elbo` and `sample` then take it; training cannot
+    The folder gets config.json and checkpoint.pt. `export`, `eval elbo` and `sample` then take it; training cannot
     be continued there.
 
     Every tensor must be there and have its shape. Nothing but tensors, plain values and the options' namespace is
@@ -35,7 +35,7 @@ def import_nvae(checkpoint: Path, folder: Path | None, data: Path | None) -> Non
     \b
     Examples:
       nvae-codec import-nvae cifar10/checkpoint.pt -o runs/nvae-cifar10 --data cifar10/
-      nvae-codec evaluate-elbo runs/nvae-cifar10 --images 1000
+      nvae-codec eval elbo runs/nvae-cifar10 --images 1000
     """
     from nvae_codec.training import checkpoint as checkpoints
     from nvae_codec.training import run as runs

@@ -188,6 +188,8 @@ def measure(
     for opening in openings:
         measure_codec(opening, [reduced(item, bits) for item in items], bits, files, not obstacle, measured)
     return CompareResults(
+        kind="compare",
+        schema_version=1,
         command=command,
         platform=f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}",
         data=data,

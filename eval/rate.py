@@ -212,6 +212,8 @@ def measure(
         if length <= len(items)
     ]
     return RateResults(
+        kind="rate",
+        schema_version=1,
         command=command,
         platform=f"{platform.platform()}, Python {platform.python_version()}, nvae-codec {__version__}",
         data=Data(

@@ -210,6 +210,8 @@ def measure(
     """
     measured = [*earlier, *([measure_network(options, folder, watch)] if options else [])]
     return ReportedResults(
+        kind="reported",
+        schema_version=1,
         command=command,
         platform=f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}",
         reported=reported_rows(),

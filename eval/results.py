@@ -144,12 +144,12 @@ class Chain:
     overhead: float
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, config=STRICT)
 class RateResults:
     """File sizes against the negative ELBO."""
 
-    kind: Literal["rate"] = "rate"
-    schema_version: Literal[1] = 1
+    kind: Literal["rate"]
+    schema_version: Literal[1]
     command: str
     """what was run, as a line for a shell"""
     platform: str
@@ -254,12 +254,12 @@ class SolidArchive:
     peak_memory_bytes: Bytes
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, config=STRICT)
 class CompareResults:
     """File sizes, times and memory beside those of other codecs."""
 
-    kind: Literal["compare"] = "compare"
-    schema_version: Literal[1] = 1
+    kind: Literal["compare"]
+    schema_version: Literal[1]
     command: str
     """what was run, as a line for a shell"""
     platform: str
@@ -324,12 +324,12 @@ class Measured:
     """of these, the low bits that the network does not model and the file holds as they are"""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ReportedResults:
     """The paper's figures beside measured ones."""
 
-    kind: Literal["reported"] = "reported"
-    schema_version: Literal[1] = 1
+    kind: Literal["reported"]
+    schema_version: Literal[1]
     command: str
     """what was run, as a line for a shell"""
     platform: str

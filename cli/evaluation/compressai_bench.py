@@ -13,7 +13,7 @@ def compressai_bench(arguments: tuple[str, ...]) -> None:
 
     The arguments are those of `python -m compressai.utils.bench`, which prints the JSON object that `python -m
     compressai.utils.plot` reads; `compressai-bench nvaecodec -h` shows them. -q is the encoder's effort, 1 to 5, or 0:
-    as `compress` chooses it. Images narrower or lower than 161 pixels have no MS-SSIM: --metrics psnr-rgb leaves it out.
+    as `compress` chooses it. Images with a side below 161 pixels have no MS-SSIM: --metrics psnr-rgb leaves it out.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What the commands of `eval` share: images and where results go, as options; a command that knows how it was called."""
+"""What the commands of `eval` share: options for images and results, and a command that knows how it was called."""
 
 import errno
 import os

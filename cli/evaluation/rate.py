@@ -139,7 +139,7 @@ def _rates(results: RateResults) -> str:
     }
     means = [*([] if results.settings.archive else ["mean_over_images"]), "total_over_bytes"]
     rows = [
-        (f"{label}, {heading(f'bits_per_{unit}')}", *(getattr(results.totals, f"{name}_per_{unit}_{mean}") for mean in means))
+        (f"{label}, bits/{heading(unit)}", *(getattr(results.totals, f"{name}_per_{unit}_{mean}") for mean in means))
         for unit in ("subpixel", "pixel")
         for name, label in labels.items()
         if getattr(results.totals, name) is not None

@@ -18,7 +18,7 @@ from .options import PATH, POSITIVE, Recorded, command_line, output_folder, resu
 @click.option(
     "--model",
     metavar="NAME|PATH",
-    help="The integer model made of it, to make an archive with; of --run the network that it was made of is then taken.",
+    help="The integer model made of it, to make an archive with; --run's network is then the one that it was made of.",
 )
 @click.option("--dataset", metavar="NAME", help="Whose test or validation images are measured, as `train` reads it.")
 @click.option("--data", metavar="DIR", type=PATH, help="Where the data set lies.  [default: data/NAME]")

@@ -2,21 +2,24 @@
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
-from importlib.resources import files
 
 import jsonschema
 import numpy as np
 import pytest
 import torch
-from helpers import smooth_tiles
-from terminal import invoke
+from helpers import REPOSITORY, smooth_tiles
+from terminal import failure, invoke
 
 from nvae_codec.codec import Codec
-from nvae_codec.errors import ImageError
-from nvae_codec.eval import compare, rate_vs_elbo, report, reported
+from nvae_codec.errors import NvaeCodecError
+from nvae_codec.eval import document, rate, report, totals
+from nvae_codec.eval.results import RateResults
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
 from nvae_codec.integer.network import IntegerModel, convert
@@ -27,13 +30,14 @@ from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
 
 pytestmark = pytest.mark.thorough
 
+SCHEMA = document.schema(RateResults)
 SHAPES = [(16, 16), (32, 16), (20, 30), (16, 48), (16, 16)]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """A folder of pictures of one to four tiles."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    """A folder of images of one to four tiles."""
+    folder = tmp_path_factory.mktemp("images")
     for seed, (height, width) in enumerate(SHAPES):
         samples = smooth_tiles(1, 48, seed)[0].permute(1, 2, 0).numpy()[:height, :width]
         (folder / f"{seed}.png").write_bytes(write_image(Image(np.ascontiguousarray(samples))))
@@ -51,32 +55,38 @@ def model(toy_network, toy_integer, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def measured(pictures, model, tmp_path_factory):
+def measured(images, model, tmp_path_factory):
     """The folder of a run with everything."""
     path, run = model
     out = tmp_path_factory.mktemp("out") / "report"
     options = ["--model", path, "--float-network", run, "--effort", 1, "--importance-samples", 3]
     options += ["--chains", "1,2,4,5,9"]
-    assert rate_vs_elbo.main([*map(str, [pictures, *options, "-o", out])]) == 0
+    measure(images, *options, "-o", out)
     return out
+
+
+def measure(*arguments) -> str:
+    """`eval rate`, which must succeed: what it prints."""
+    result = invoke("eval", "rate", *arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def document_in(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def check(document):
-    schema = json.loads((files("nvae_codec.eval") / "schemas" / "rate.schema.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.Draft202012Validator(schema).validate(document)
+def check(found):
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.Draft202012Validator(SCHEMA).validate(found)
 
 
-def test_results_are_those_of_the_files_and_their_ledgers(measured, pictures, model):
+def test_results_are_those_of_the_files_and_their_ledgers(measured, images, model):
     path, run = model
     document, codec = document_in(measured), Codec.load(path)
     check(document)
     network = load_float_network(run, codec)
-    assert [image["picture"] for image in document["images"]] == [f"{number}.png" for number in range(5)]
+    assert [image["image"] for image in document["images"]] == [f"{number}.png" for number in range(5)]
     for image, (height, width) in zip(document["images"], SHAPES, strict=True):
         data = (measured / "files" / image["file"]).read_bytes()
         assert image["file_bits"] == 8 * len(data) and image["subpixels"] == 3 * height * width
@@ -101,35 +111,32 @@ def test_totals_and_their_interval(measured):
     file_bits, promised = (np.array([image[key] for image in images]) for key in ("file_bits", "negative_elbo_bits"))
     subpixels = np.array([image["subpixels"] for image in images])
     assert totals["file_bits_per_subpixel_total_over_bytes"] == pytest.approx(file_bits.sum() / subpixels.sum())
-    assert totals["file_bits_per_subpixel_mean_over_pictures"] == pytest.approx((file_bits / subpixels).mean())
-    assert totals["file_bits_per_pixel_mean_over_pictures"] == pytest.approx(3 * (file_bits / subpixels).mean())
+    assert totals["file_bits_per_subpixel_mean_over_images"] == pytest.approx((file_bits / subpixels).mean())
+    assert totals["file_bits_per_pixel_mean_over_images"] == pytest.approx(3 * (file_bits / subpixels).mean())
     assert totals["overhead_total_over_bytes"] == pytest.approx(file_bits.sum() / promised.sum() - 1)
-    assert totals["overhead_mean_over_pictures"] == pytest.approx((file_bits / promised - 1).mean())
-    assert totals["importance_weighted_bits"] is None  # of one picture it is not known
+    assert totals["overhead_mean_over_images"] == pytest.approx((file_bits / promised - 1).mean())
+    assert totals["importance_weighted_bits"] is None  # of one image it is not known
     low, high = totals["overhead_total_confidence_interval"]
     assert (file_bits / promised - 1).min() <= low < totals["overhead_total_over_bytes"] < high
     assert high <= (file_bits / promised - 1).max()
 
 
-def test_data_by_itself_is_a_folder_or_a_data_set(pictures, model, capsys):
-    assert rate_vs_elbo.main([*map(str, ["--data", pictures, "--images", 1, "--model", model[0], "--effort", 1])]) == 0
-    assert "files over negative ELBO" in capsys.readouterr().out
-    assert rate_vs_elbo.main(["--data", "nothing", "--model", str(model[0])]) == 1
-    assert "no data set 'nothing'" in capsys.readouterr().err
+def test_data_by_itself_is_a_folder_or_a_data_set(images, model):
+    text = measure("--data", images, "--images", 1, "--model", model[0], "--effort", 1)
+    assert "files over negative ELBO" in text
+    assert "no data set 'nothing'" in failure(invoke("eval", "rate", "--data", "nothing", "--model", model[0]))
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():
-    """Of pictures whose files have a mean overhead of 2 %, in about 95 % of all cases; fewer, as there are few."""
+    """Of images whose files have a mean overhead of 2 %, in about 95 % of all cases; fewer, as there are few."""
     random, held = np.random.default_rng(0), 0
     for _ in range(60):
         promised = random.uniform(500, 1500, 40)
         files_bits = promised * random.normal(1.02, 0.01, 40)
-        low, high = rate_vs_elbo.confidence_interval(
-            [{"file_bits": file, "negative_elbo_bits": each} for file, each in zip(files_bits, promised, strict=True)]
-        )
+        low, high = totals.confidence_interval(files_bits, promised)
         held += low <= 0.02 <= high
     assert 50 <= held <= 60
-    assert rate_vs_elbo.confidence_interval([{"file_bits": 1, "negative_elbo_bits": 1}]) is None
+    assert totals.confidence_interval([1], [1]) is None
 
 
 def test_the_bound_of_a_network_for_fewer_bits_has_the_raw_bits_too():
@@ -139,33 +146,33 @@ def test_the_bound_of_a_network_for_fewer_bits_has_the_raw_bits_too():
     exact = IntegerModel(convert(network, smooth_tiles(8, 16)))
     codec, samples = Codec(exact, "0" * 16), smooth_tiles(1, 16, 3)[0].permute(1, 2, 0).contiguous().numpy()
     entry = ledger(codec, codec.compress(samples, effort=1, verify=False), network, draws=8)
-    bound = rate_vs_elbo.importance_weighted_bits(codec, network, samples, 8)
+    bound = rate.importance_weighted_bits(codec, network, samples, 8)
     assert bound == pytest.approx(entry.negative_elbo_bits, rel=0.03) and bound > 3 * samples.size
 
 
-def test_images_of_equal_names_can_be_chained(pictures, model, tmp_path):
+def test_images_of_equal_names_can_be_chained(images, model, tmp_path):
     (tmp_path / "twin").mkdir()
-    (tmp_path / "twin" / "0.png").write_bytes((pictures / "0.png").read_bytes())
-    twins = [pictures / "0.png", tmp_path / "twin" / "0.png"]
+    (tmp_path / "twin" / "0.png").write_bytes((images / "0.png").read_bytes())
+    twins = [images / "0.png", tmp_path / "twin" / "0.png"]
     arguments = [*twins, "--model", model[0], "--effort", 1, "-o", tmp_path / "out"]
-    assert rate_vs_elbo.main([*map(str, arguments)]) == 0
+    measure(*arguments)
     document = document_in(tmp_path / "out")
-    assert [chain["pictures"] for chain in document["chains"]] == [1, 2]
+    assert [chain["num_images"] for chain in document["chains"]] == [1, 2]
     assert document["images"][0]["file_bits"] == document["images"][1]["file_bits"]
 
 
 def test_chains_are_archives_of_one_chunk(measured, model):
     document, codec = document_in(measured), Codec.load(model[0])
-    assert [chain["pictures"] for chain in document["chains"]] == [1, 2, 4, 5]
+    assert [chain["num_images"] for chain in document["chains"]] == [1, 2, 4, 5]
     for chain in document["chains"][1:]:
-        data = (measured / "files" / f"chain-{chain['pictures']}.nvb").read_bytes()
-        promised = sum(image["negative_elbo_bits"] for image in document["images"][: chain["pictures"]])
+        data = (measured / "files" / f"chain-{chain['num_images']}.nvb").read_bytes()
+        promised = sum(image["negative_elbo_bits"] for image in document["images"][: chain["num_images"]])
         assert chain["file_bits"] == 8 * len(data) and chain["negative_elbo_bits"] == pytest.approx(promised)
-        found = rate_vs_elbo.unpack(data)
-        assert len(found.chunks) == 1 and len(list(codec.decompress_archive(found))) == chain["pictures"]
+        found = rate.unpack(data)
+        assert len(found.chunks) == 1 and len(list(codec.decompress_archive(found))) == chain["num_images"]
     mean = sum(image["file_bits"] for image in document["images"]) / 5
     assert document["chains"][0]["file_bits"] == pytest.approx(mean)
-    assert rate_vs_elbo.chain_lengths(100) == [1, 4, 16, 100] and rate_vs_elbo.chain_lengths(1) == [1]
+    assert rate.chain_lengths(100) == [1, 4, 16, 100] and rate.chain_lengths(1) == [1]
 
 
 def without_seconds(value):
@@ -174,11 +181,12 @@ def without_seconds(value):
     return [without_seconds(each) for each in value] if isinstance(value, list) else value
 
 
-def test_two_runs_differ_in_their_times_alone(measured, pictures, model, tmp_path):
+def test_two_runs_differ_in_their_times_alone(measured, images, model, tmp_path):
     first = document_in(measured)
-    again = first["command"].split()[3:]
-    again[again.index("-o") + 1] = str(tmp_path / "again")
-    assert rate_vs_elbo.main(again) == 0
+    program, command, _, *again = first["command"].split()
+    assert (program, command) == ("nvae-codec", "eval")
+    again[again.index("-o") + 1] = tmp_path / "again"
+    measure(*again)
     second = document_in(tmp_path / "again")
     second["command"] = first["command"]
     assert without_seconds(first) == without_seconds(second)
@@ -186,48 +194,53 @@ def test_two_runs_differ_in_their_times_alone(measured, pictures, model, tmp_pat
         assert drawn.read_bytes() == (tmp_path / "again" / "figures" / drawn.name).read_bytes()
 
 
-def test_an_archive_is_one_image(pictures, model, tmp_path):
-    arguments = [pictures, "--archive", "--model", model[0], "--effort", 1, "-o", tmp_path / "out"]
-    assert rate_vs_elbo.main([*map(str, arguments)]) == 0
+def test_an_archive_is_one_image(images, model, tmp_path):
+    arguments = [images, "--archive", "--model", model[0], "--effort", 1, "-o", tmp_path / "out"]
+    measure(*arguments)
     document = document_in(tmp_path / "out")
     check(document)
     (image,) = document["images"]
     assert (
-        document["data"]["pictures"] == 5
+        document["data"]["num_images"] == 5
         and image["file_bits"] == 8 * (tmp_path / "out" / "files" / "archive.nvb").stat().st_size
     )
     totals = document["totals"]
     assert totals["overhead_total_confidence_interval"] is None and image["width_pixels"] is None
-    assert totals["files"] == 1 and totals["overhead_mean_over_pictures"] is None
+    assert totals["files"] == 1 and totals["overhead_mean_over_images"] is None
     assert totals["file_bits_per_pixel_total_over_bytes"] == pytest.approx(image["file_bits"] / image["pixels"])
     assert not document["model"]["float_network"] and image["ledger"]["integer_network_bits"] is None
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "one archive" in page and "mean of the pictures" not in page
+    assert "one archive" in page and "mean of the images" not in page
 
 
-def test_other_samples_and_mistakes_are_told(pictures, model, tmp_path, monkeypatch, capsys):
-    options = ["--model", str(model[0]), "--effort", "1"]
+def test_other_samples_and_mistakes(images, model, tmp_path, monkeypatch):
+    options = ["--model", model[0], "--effort", 1]
     genuine = Codec.compress
     monkeypatch.setattr(Codec, "compress", lambda self, samples, **given: genuine(self, samples ^ 1, **given))
-    assert rate_vs_elbo.main([str(pictures), *options, "-o", str(tmp_path / "out")]) == 1
-    told = capsys.readouterr()
-    assert "0.png: other samples came back" in told.err and not told.out
+    assert "0.png: other samples came back" in failure(invoke("eval", "rate", images, *options, "-o", tmp_path / "out"))
     assert not (tmp_path / "out" / "results.json").exists()
     monkeypatch.undo()
-    assert rate_vs_elbo.main([str(tmp_path / "nothing.png"), *options]) == 1
-    assert "nothing.png: No such file" in capsys.readouterr().err
+    assert "nothing.png: No such file" in failure(invoke("eval", "rate", tmp_path / "nothing.png", *options))
     for arguments in (
         [],
-        ["--importance-samples", "3", str(pictures)],
-        ["--chains", "0", str(pictures)],
-        [str(pictures), "--data", "."],
-        ["--archive", "--chains", "1,2", str(pictures)],
+        ["--importance-samples", "3", images],
+        ["--chains", "0", images],
+        [images, "--data", "."],
+        ["--archive", "--chains", "1,2", images],
+        ["--archive", "--importance-samples", 3, "--float-network", "x", images],
     ):
-        with pytest.raises(SystemExit, match="2"):
-            rate_vs_elbo.main(arguments)
+        failure(invoke("eval", "rate", *arguments), status=2)
     (tmp_path / "out" / "results.json").write_text("{}")
-    assert rate_vs_elbo.main([str(pictures), *options, "-o", str(tmp_path / "out")]) == 1
-    assert "holds a results.json already" in capsys.readouterr().err
+    message = failure(invoke("eval", "rate", images, *options, "-o", tmp_path / "out"))
+    assert "holds a results.json already" in message
+
+
+def test_options_from_the_environment_stand_in_the_command(images, model, tmp_path):
+    variables = {"NVAE_CODEC_EVAL_RATE_EFFORT": "1"}
+    result = invoke("eval", "rate", images, "--images", 1, "--model", model[0], "-o", tmp_path / "out", env=variables)
+    assert result.exit_code == 0 and document_in(tmp_path / "out")["settings"]["effort"] == 1
+    command = document_in(tmp_path / "out")["command"]
+    assert command.startswith(f"NVAE_CODEC_EVAL_RATE_EFFORT=1 nvae-codec eval rate {images} --images 1 ")
 
 
 # The page
@@ -281,12 +294,12 @@ def test_the_page_is_whole_and_says_what_was_measured(measured, tmp_path):
     assert text.count("<figure>") == 8 and text.count("<table>") == 6
 
 
-def test_all_kinds_of_results_stand_on_one_page(measured, pictures, tmp_path):
+def test_all_kinds_of_results_stand_on_one_page(measured, images, tmp_path):
     options = ["--model", "none", "--baselines", "png,jpegls"]
-    assert compare.main([str(pictures), *options, "-o", str(tmp_path / "codecs")]) == 0
-    assert reported.main(["-o", str(tmp_path / "paper")]) == 0
-    folders = [str(measured), str(tmp_path / "codecs"), str(tmp_path / "paper")]
-    assert report.main([*folders, "-o", str(tmp_path / "all.html")]) == 0
+    assert invoke("eval", "compare", images, *options, "-o", tmp_path / "codecs").exit_code == 0
+    assert invoke("eval", "reported", "-o", tmp_path / "paper").exit_code == 0
+    folders = [measured, tmp_path / "codecs", tmp_path / "paper"]
+    assert invoke("eval", "report", *folders, "-o", tmp_path / "all.html").exit_code == 0
     page, text = read_page(tmp_path / "all.html")
     assert "nvae-codec, model" in text  # among the codecs: its files are the same
     assert page.figures == 5 and "jpegls" in text and "Vahdat" in text and "FFHQ" in text
@@ -296,39 +309,37 @@ def test_all_kinds_of_results_stand_on_one_page(measured, pictures, tmp_path):
 
 
 def test_the_page_begins_with_the_least_of_the_others(model, tmp_path):
-    """Of pictures a file each, and of all in one archive; of no others, and of no codec that left one out."""
+    """Of images a file each, and of all in one archive; of no others, and of no codec that left one out."""
     folder = tmp_path / "cats & dogs"
     folder.mkdir()
     for seed, tile in enumerate(smooth_tiles(3, 16, 9).permute(0, 2, 3, 1).numpy()):
         (folder / f"{seed}.png").write_bytes(write_image(Image(np.ascontiguousarray(tile))))
-    ours = [str(folder), "--model", str(model[0]), "--effort", "1"]
-    assert rate_vs_elbo.main([*ours, "-o", str(tmp_path / "each")]) == 0
-    assert rate_vs_elbo.main([*ours, "--archive", "-o", str(tmp_path / "archive")]) == 0
-    assert rate_vs_elbo.main([*ours, "--crop", "8", "-o", str(tmp_path / "crops")]) == 0
-    assert (
-        compare.main(
-            [str(folder), "--model", "none", "--baselines", "png,jxl-e3", "--solid", "-o", str(tmp_path / "codecs")]
-        )
-        == 0
-    )
-    documents = [document_in(tmp_path / name) for name in ("each", "archive", "crops", "codecs")]
+    ours = [folder, "--model", model[0], "--effort", "1"]
+    measure(*ours, "-o", tmp_path / "each")
+    measure(*ours, "--archive", "-o", tmp_path / "archive")
+    measure(*ours, "--crop", "8", "-o", tmp_path / "crops")
+    options = ["--model", "none", "--baselines", "png,jxl-e3", "--solid", "-o", tmp_path / "codecs"]
+    assert invoke("eval", "compare", folder, *options).exit_code == 0
+    documents = [
+        report.read_results(tmp_path / name / "results.json") for name in ("each", "archive", "crops", "codecs")
+    ]
     rows = {row[1].rpartition(", ")[2]: row for row in rows_of(report.render(documents))}
     assert set(rows) == {"a file each", "one archive"}
-    assert all("cats &amp; dogs, 3 pictures" in row[1] for row in rows.values())
+    assert all("cats &amp; dogs, 3 images" in row[1] for row in rows.values())
     codecs = documents[-1]
     for how, size, other in (
-        ("a file each", documents[0]["totals"]["file_bits"] // 8, codecs["totals"]),
-        ("one archive", documents[1]["totals"]["file_bits"] // 8, codecs["solid_archives"]),
+        ("a file each", documents[0].totals.file_bits // 8, codecs.totals),
+        ("one archive", documents[1].totals.file_bits // 8, codecs.solid_archives),
     ):
-        least = min(other, key=lambda row: row["size_bytes"])
-        assert rows[how][2] == f"{size:,}" and rows[how][6:8] == [least["codec"], f"{least['size_bytes']:,}"]
-        assert float(rows[how][9]) == pytest.approx(100 * (size / least["size_bytes"] - 1), abs=6e-4)
+        least = min(other, key=lambda row: row.size_bytes)
+        assert rows[how][2] == f"{size:,}" and rows[how][6:8] == [least.codec, f"{least.size_bytes:,}"]
+        assert float(rows[how][9]) == pytest.approx(100 * (size / least.size_bytes - 1), abs=6e-4)
         assert float(rows[how][5].replace(",", "")) == pytest.approx(8 * size * np.log(2) / 3, rel=1e-3)
-    codecs["data"]["bits_per_sample"] = 7
-    assert rows_of(report.render(documents)) == []
-    codecs["data"]["bits_per_sample"] = 8
-    codecs["totals"] = [row | {"pictures": 2} for row in codecs["totals"]]
-    assert [row[1].rpartition(", ")[2] for row in rows_of(report.render(documents))] == ["one archive"]
+    of_7_bits = replace(codecs, data=replace(codecs.data, bits_per_sample=7))
+    assert rows_of(report.render([*documents[:3], of_7_bits])) == []
+    incomplete = replace(codecs, totals=[replace(row, num_images=2) for row in codecs.totals])
+    rows = rows_of(report.render([*documents[:3], incomplete]))
+    assert [row[1].rpartition(", ")[2] for row in rows] == ["one archive"]
     assert rows_of(report.render(documents[:3])) == []
 
 
@@ -340,18 +351,51 @@ def rows_of(page: str) -> list[list[str]]:
     return [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in body.strip().splitlines()]
 
 
-def test_results_that_are_none_make_no_page(tmp_path, capsys):
-    with pytest.raises(ImageError, match="'guess'"):
-        report.render([{"kind": "guess", "schema_version": 1}])
-    for text, told in (("[", "no JSON"), ("[]", "no document"), ('{"kind": "rate"}', "version None")):
-        (tmp_path / "results.json").write_text(text)
-        assert report.main([str(tmp_path), "-o", str(tmp_path / "page.html")]) == 1
-        assert told in capsys.readouterr().err and not (tmp_path / "page.html").exists()
+def test_results_that_are_none_make_no_page(measured, tmp_path):
+    good = document_in(measured)
+    for content, reason in (
+        ("[", "Invalid JSON"),
+        ("[]", "Input should be an object"),
+        ('{"kind": "rate"}', "rate.command: Field required"),
+        ('{"kind": "guess"}', "'guess'"),
+        (json.dumps(good | {"schema_version": 2}), "rate.schema_version: Input should be 1"),
+        (json.dumps(good | {"more": 1}), "rate.more"),
+        (json.dumps(good | {"chains": [{"num_images": "1"}]}), "rate.chains.0.num_images"),
+    ):
+        (tmp_path / "results.json").write_text(content)
+        message = failure(invoke("eval", "report", tmp_path, "-o", tmp_path / "page.html"))
+        assert message.startswith(f"nvae-codec: {tmp_path / 'results.json'}: not results of `eval rate`, ")
+        assert reason in message and message.count("\n") == 1 and not (tmp_path / "page.html").exists()
+    with pytest.raises(NvaeCodecError, match="not results of"):
+        report.read_results(tmp_path / "results.json")
 
 
-def test_commands_of_the_terminal_are_the_scripts(measured):
+def test_documents_are_read_as_they_were_written(measured):
+    results = report.read_results(measured / "results.json")
+    assert document.to_json(results) == (measured / "results.json").read_text()
+
+
+def test_help_explains_every_key():
     text = invoke("eval", "rate", "-h").stdout
-    assert "usage: nvae-codec eval rate" in text and "results.json has the keys" in text
+    assert text.startswith("Usage: cli eval rate ") and "Keys of results.json" in text
+    properties = [SCHEMA["properties"], *(each["properties"] for each in SCHEMA["$defs"].values())]
+    assert all(re.search(rf"\b{key}\b", text) for each in properties for key in each)
+    assert json.loads(invoke("eval", "schema", "rate").stdout) == SCHEMA
     assert invoke("eval", "rate", "--nothing").exit_code == 2
     assert "eval" in invoke("--help").stdout and "rate" in invoke("eval", "--help").stdout
     assert invoke("eval", "guess").exit_code == 2
+
+
+def test_help_of_no_command_imports_numpy():
+    script = """if True:
+        import sys
+        from click.testing import CliRunner
+        from nvae_codec.cli.eval import EvalGroup
+        from nvae_codec.cli.main import cli
+        for name in EvalGroup.names:
+            result = CliRunner().invoke(cli, ["eval", name, "--help"])
+            assert result.exit_code == 0 and "Examples:" in result.stdout, result
+        sys.exit(bool({"torch", "numpy", "matplotlib", "scipy"} & set(sys.modules)))
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+    assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == 0

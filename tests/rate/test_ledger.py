@@ -27,7 +27,6 @@ from nvae_codec.codec import EFFORTS, Codec
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Search
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
-from nvae_codec.eval import rate_vs_elbo as evaluation
 from nvae_codec.eval.tables import ledger_table
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
@@ -437,9 +436,9 @@ def test_a_table_lies_under_the_line_of_its_file(photos, model_path, run_path):
         assert list(rows) == [
             "negative ELBO of the float network",
             "integer network",
-            "idle channels",
+            "inactive channels",
             "grid",
-            "direct coding",
+            "relative entropy coding",
             "coder",
             "headers and checksums",
             "metadata",
@@ -536,25 +535,23 @@ def test_a_ledger_that_fails_leaves_the_file(photos, model_path, monkeypatch, er
 # Over many pictures
 
 
-def evaluated(capsys, *arguments: object) -> tuple[int, str, str]:
-    status = evaluation.main(list(map(str, arguments)))
-    return status, *capsys.readouterr()
+def evaluated(*arguments: object) -> tuple[int, str, str]:
+    result = invoke("eval", "rate", *arguments)
+    return result.exit_code, result.stdout, result.stderr
 
 
-def test_images_can_be_cut_and_left_out(photos, model_path, capsys):
-    status, _, _ = evaluated(
-        capsys, "photos", "--images", 1, "--crop", 5, "--effort", 1, "--model", model_path, "-o", "out"
-    )
+def test_images_can_be_cut_and_left_out(photos, model_path):
+    status, _, _ = evaluated("photos", "--images", 1, "--crop", 5, "--effort", 1, "--model", model_path, "-o", "out")
     (path,) = Path("out/files").glob("*.nvb")
     back = Codec.load(model_path).decompress(path.read_bytes()).samples
     assert status == 0 and np.array_equal(back, picture(20, 33)[7:12, 14:19])
-    status, _, err = evaluated(capsys, "photos/b.png", "--crop", 17, "--model", model_path)
-    assert status == 1 and err == "nvae_codec.eval.rate_vs_elbo: b.png: 16 x 16 pixels are too few for a crop of 17\n"
-    status, _, err = evaluated(capsys, "photos/b.png", "--reduce", 17, "--model", model_path)
-    assert status == 1 and err == "nvae_codec.eval.rate_vs_elbo: b.png: 16 x 16 pixels cannot be reduced by 17\n"
+    status, _, err = evaluated("photos/b.png", "--crop", 17, "--model", model_path)
+    assert status == 1 and err == "nvae-codec: b.png: 16 x 16 pixels are too few for a crop of 17\n"
+    status, _, err = evaluated("photos/b.png", "--reduce", 17, "--model", model_path)
+    assert status == 1 and err == "nvae-codec: b.png: 16 x 16 pixels cannot be reduced by 17\n"
 
 
-def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, capsys, monkeypatch):
+def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, monkeypatch):
     monkeypatch.setattr(Codec, "compress", None)
     monkeypatch.setattr(Codec, "compress_archive", None)
     Path("bad.png").write_bytes(b"no picture")
@@ -562,21 +559,21 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
     Path("done").mkdir()
     Path("done/results.json").touch()
     save_checkpoint(Path("other.pt"), network(num_channels_dec=8))
-    grey = "grey.png: a float network has no likelihood for grey pictures"
+    grey = "grey.png: a float network has no likelihood for grey images"
     for arguments, reason in (
         (["photos", "bad.png"], "bad.png: this is no picture"),
-        (["missing.png"], "rate_vs_elbo: missing.png: No such file or directory"),
+        (["missing.png"], "nvae-codec: missing.png: No such file or directory"),
         (["photos", "-o", "done"], "done: holds a results.json already; choose another folder"),
         (["photos", "-o", "grey.png"], "grey.png: is a file, not a folder"),
         (["photos", "grey.png", "--float-network", run_path], grey),
         (["photos", "--float-network", "other.pt"], "other.pt: this is not the float network"),
-        (["photos", "twins", "--archive"], "two pictures are called a.png"),
+        (["photos", "twins", "--archive"], "two images are called a.png"),
         (["--dataset", "photos"], "no data set 'photos' of images of one size; there are mnist"),
         (["--dataset", "folder"], "no data set 'folder' of images of one size"),
     ):
-        status, out, err = evaluated(capsys, *arguments, "--model", model_path)
+        status, out, err = evaluated(*arguments, "--model", model_path)
         assert status == 1 and out == "" and err.count("\n") == 1
-        assert err.startswith("nvae_codec.eval.rate_vs_elbo: ") and reason in err
+        assert err.startswith("nvae-codec: ") and reason in err
     for arguments in (
         [],
         ["photos", "--dataset", "cifar10"],
@@ -585,9 +582,7 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
         ["photos", "--images", -1],
         ["photos", "--crop", "1.5"],
     ):
-        with pytest.raises(SystemExit) as end:
-            evaluated(capsys, *arguments)
-        assert end.value.code == 2
+        assert evaluated(*arguments)[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -600,22 +595,22 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
         ),
     ],
 )
-def test_failures_name_their_image_and_leave_no_folder(photos, model_path, capsys, monkeypatch, error, reason):
+def test_failures_name_their_image_and_leave_no_folder(photos, model_path, monkeypatch, error, reason):
     def refuse(self, image, **_):
         raise error
 
     monkeypatch.setattr(Codec, "compress", refuse)
-    status, _, err = evaluated(capsys, "photos", "--model", model_path, "-o", "out")
-    assert (status, err) == (1, f"nvae_codec.eval.rate_vs_elbo: a.png: {reason}\n") and not os.path.exists("out")
+    status, _, err = evaluated("photos", "--model", model_path, "-o", "out")
+    assert (status, err) == (1, f"nvae-codec: a.png: {reason}\n") and not os.path.exists("out")
 
 
-def test_a_data_set(photos, model_path, capsys):
+def test_a_data_set(photos, model_path):
     tiles = smooth_tiles(4, 32).numpy()
     Path("set").mkdir()
     for split, images in (("train", tiles[:2]), ("test", tiles[2:])):
         np.save(f"set/{split}.npy", images)
     status, _, err = evaluated(
-        capsys, "--dataset", "cifar10", "--data", "set", "--archive", "--effort", 1, "--model", model_path, "-o", "out"
+        "--dataset", "cifar10", "--data", "set", "--archive", "--effort", 1, "--model", model_path, "-o", "out"
     )
     assert status == 0, err
     content = container.unpack(Path("out/files/archive.nvb").read_bytes())
@@ -629,7 +624,7 @@ def test_no_extra_and_no_torch_are_needed_to_begin():
     script = """if True:
         import sys
         sys.modules["imagecodecs"] = None
-        import nvae_codec.cli.ledger, nvae_codec.eval.tables, nvae_codec.eval.rate_vs_elbo
+        import nvae_codec.cli.ledger, nvae_codec.eval.tables, nvae_codec.eval.rate
         sys.exit("torch" in sys.modules)
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
@@ -659,16 +654,16 @@ def digits(tmp_path, monkeypatch) -> tuple[Path, Path]:
     return model, run
 
 
-def test_black_and_white_of_a_data_tile_batch_is_measured(digits, capsys):
+def test_black_and_white_of_a_data_set_is_measured(digits):
     model, run = digits
     status, _, err = evaluated(
-        capsys, "--dataset", "mnist", "--data", ".", "--archive", "--model", model, "--float-network", run, "-o", "out"
+        "--dataset", "mnist", "--data", ".", "--archive", "--model", model, "--float-network", run, "-o", "out"
     )
     assert status == 0, err
     found = json.loads(Path("out/results.json").read_text())
     assert found["data"] == {
         "source": "mnist",
-        "pictures": 3,
+        "num_images": 3,
         "pixels": 3 * 784,
         "subpixels": 3 * 784,
         "bits_per_sample": 1,
