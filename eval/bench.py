@@ -307,7 +307,7 @@ def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) 
     ]
     images = {
         exact: torch.from_numpy(codec.model.pixel_tables.network_input(samples.numpy())).to(exact.device),
-        floats: unit_range(floats.config, samples.to(exact.device)),
+        floats: unit_range(codec.model.network.config, samples.to(exact.device)),
     }
     best = dict.fromkeys(images, float("inf"))
     with torch.inference_mode():

@@ -49,11 +49,11 @@ class ImageCodec:
     name: str
     suffix: str
     version: str
-    encode: Callable[[np.ndarray], bytes]
+    encode: Callable[[np.ndarray], bytes | bytearray]
     decode: Callable[[bytes], np.ndarray]
     holds_grey: bool = True
     holds_small_integers: bool = True
-    encode_declared: Callable[[np.ndarray, int], bytes] | None = None
+    encode_declared: Callable[[np.ndarray, int], bytes | bytearray] | None = None
     encode_colour: Callable[[np.ndarray], bytes] | None = None
     encode_archive: Callable[[Sequence[tuple[str, np.ndarray]]], bytes] | None = None
     decode_archive: Callable[[bytes], list[np.ndarray]] | None = None
@@ -137,7 +137,7 @@ def _jpeg_xl(name: str, effort: int) -> ImageCodec:
     )
 
 
-def _encode_declared(encode: Callable[..., bytes], samples: np.ndarray, bits: int) -> bytes:
+def _encode_declared(encode: Callable[..., bytes | bytearray], samples: np.ndarray, bits: int) -> bytes | bytearray:
     return encode(samples, bitspersample=bits)
 
 

@@ -36,9 +36,10 @@ def svg(draw: Callable, results: Any, width: float = WIDTH, height: float = HEIG
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    settings = {
+    settings: Any = {
         "svg.hashsalt": "nvae-codec",
         "svg.fonttype": "none",
+        "text.parse_math": False,  # names of images may have dollars
         "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,

@@ -41,7 +41,7 @@ class Selection:
     def items(self) -> list[Item]:
         """The images. Raises ImageError where there are none."""
         found = (
-            self._held_out()
+            self._held_out(self.dataset)
             if self.dataset
             else [Item(path.name, partial(read_samples, path)) for path in self._files()]
         )
@@ -64,10 +64,10 @@ class Selection:
             parts.append(f"the central {self.crop} x {self.crop}")
         return ", ".join(parts)
 
-    def _held_out(self) -> list[Item]:
+    def _held_out(self, dataset: str) -> list[Item]:
         from nvae_codec.training.data.catalogue import ALIASES, DATASETS, open_dataset
 
-        name = ALIASES.get(self.dataset, self.dataset)
+        name = ALIASES.get(dataset, dataset)
         sides = {each: kind.side - 2 * kind.margin for each, kind in DATASETS.items() if kind.side}
         if name not in sides:
             raise ImageError(f"there is no data set {name!r} of images of one size; there are {', '.join(sides)}")
@@ -138,7 +138,8 @@ class Reading:
     """Images for an archive, one after the other; what they were is known afterwards, and how long reading took."""
 
     def __init__(self, items: Sequence[Item]):
-        self.items, self.digests, self.seconds = items, [], 0.0
+        self.items, self.seconds = items, 0.0
+        self.digests: list[bytes] = []
 
     def __iter__(self) -> Iterator[tuple[str, Image]]:
         for name, load in self.items:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def _ways(codec: ImageCodec, samples: np.ndarray, bits: int) -> Mapping[str, tup
     return ways
 
 
-def _declared(encode: Callable[[np.ndarray, int], bytes], bits: int, samples: np.ndarray) -> bytes:
+def _declared(encode: Callable, bits: int, samples: np.ndarray) -> bytes:
     return encode(samples, bits)
 
 
@@ -237,7 +237,7 @@ class CodecProcess:
     def __init__(self, pool: ProcessPoolExecutor, codec: ImageCodec):
         self._pool, self.codec = pool, codec
 
-    def call(self, function: Callable, *arguments) -> object:
+    def call(self, function: Callable, *arguments) -> Any:
         """What one of this module's functions gives there for the codec and these arguments. Raises what it raises,
         and NvaeCodecError if the process is killed."""
         try:
@@ -260,7 +260,7 @@ def codec_process(source: ImageCodec | Callable[[], ImageCodec], threads: int | 
         yield CodecProcess(pool, pool.submit(_begin, source, threads).result())
 
 
-_here: dict[str, object] = {}  # in a codec's process: "codec", and "idle", its bytes of memory at first
+_here: dict[str, Any] = {}  # in a codec's process: "codec", and "idle", its bytes of memory at first
 
 
 def _begin(source: ImageCodec | Callable[[], ImageCodec], threads: int | None) -> ImageCodec:
@@ -270,7 +270,7 @@ def _begin(source: ImageCodec | Callable[[], ImageCodec], threads: int | None) -
         torch.set_num_threads(threads)
     codec = source() if callable(source) else source
     _here.update(codec=codec, idle=resident_bytes())
-    nothing = dict.fromkeys(
+    nothing: dict[str, Any] = dict.fromkeys(
         ("encode", "decode", "encode_declared", "encode_colour", "encode_archive", "decode_archive")
     )
     return replace(codec, **nothing)  # a model does not travel

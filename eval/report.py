@@ -6,7 +6,7 @@ command, and what it means.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -78,7 +78,8 @@ def render(all_results: Sequence[RateResults | CompareResults | ReportedResults]
 
 def _section(results: Any, all_results: Sequence[Any]) -> dict[str, Any]:
     """The name of a template, and what it needs."""
-    make = {"rate": _rate, "compare": _compare, "reported": _reported}[results.kind]
+    sections: dict[str, Callable[..., dict[str, Any]]] = {"rate": _rate, "compare": _compare, "reported": _reported}
+    make = sections[results.kind]
     return {"template": f"{results.kind}.html", "results": results, **make(results, all_results)}
 
 
@@ -101,7 +102,7 @@ def _safe_figures(drawn: dict[str, str]) -> dict[str, str]:
     """
     from markupsafe import Markup
 
-    found = {}
+    found: dict[str, str] = {}
     for name, svg in drawn.items():
         prefix = f"f{sha256(svg.encode()).hexdigest()[:8]}-"
         svg = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}", re.sub(r'\bid="', f'id="{prefix}', svg))
@@ -122,7 +123,7 @@ def _beside_others(all_results: Sequence[Any]) -> Table:
                 results.totals.negative_elbo_bits_per_subpixel_total_over_bytes,
             )
         elif isinstance(results, CompareResults):
-            rows = [(ALONE, row) for row in results.totals]
+            rows: list[tuple[str, Any]] = [(ALONE, row) for row in results.totals]
             rows += [(TOGETHER, row) for row in results.solid_archives or ()]
             for how, row in rows:
                 if row.num_images != results.data.num_images:
@@ -132,8 +133,8 @@ def _beside_others(all_results: Sequence[Any]) -> Table:
                     ours.setdefault(key, (row.codec, _data(results.data), row.size_bytes, None))
                 else:
                     others.setdefault(key, []).append((row.size_bytes, row.codec))
-    head = ("model", "images", "bytes", "bits/sub-pixel", "negative ELBO", "nats/image")
-    head += ("least of the others", "its bytes", "its bits/sub-pixel", "nvae-codec, %")
+    head = ["model", "images", "bytes", "bits/sub-pixel", "negative ELBO", "nats/image"]
+    head += ["least of the others", "its bytes", "its bits/sub-pixel", "nvae-codec, %"]
     table = []
     for key, (model, data, size, promise) in ours.items():
         if key not in others:

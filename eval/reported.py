@@ -10,8 +10,9 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,7 +86,7 @@ def reported_rows() -> list[ReportedRow]:
     ]
 
 
-def _figures(key: str, figure: Figure | None, in_nats: bool) -> dict[str, float | str | None]:
+def _figures(key: str, figure: Figure | None, in_nats: bool) -> dict[str, Any]:
     return {
         f"{key}_nats_per_image": figure.value if figure and in_nats else None,
         f"{key}_bits_per_dim": figure.value if figure and not in_nats else None,
@@ -112,9 +113,7 @@ def archive_size(codec, images: np.ndarray, path: Path, watch: Watch = unwatched
 
     Raises DriftError if other samples come back, and OSError.
     """
-    reading = Reading(
-        [Item(f"{number:05}", lambda image=image: as_image(image)) for number, image in enumerate(images)]
-    )
+    reading = Reading([Item(f"{number:05}", partial(as_image, image)) for number, image in enumerate(images)])
     with watch("encoding", "image") as progress:
         data = codec.compress_archive(reading, len(images), verify=False, progress=progress)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +174,7 @@ def measure_network(options: Options, folder: Path, watch: Watch = unwatched) ->
         if not math.isfinite(value):
             named = words.replace("_", " ").replace("elbo", "ELBO")
             raise ModelError(f"{options.run}: {named} is {value} nats per image")
-    figures = {}
+    figures: dict[str, float] = {}
     for key, value in nats.items():
         figures |= {f"{key}_nats_per_image": value, f"{key}_bits_per_dim": result.bits(value)}
     bits = config.num_input_bits
@@ -196,7 +195,7 @@ def measure_network(options: Options, folder: Path, watch: Watch = unwatched) ->
         seed=options.seed,
         **figures,
         file_size_bytes=size,
-        file_bits_per_subpixel=8 * size / images.size if codec else None,
+        file_bits_per_subpixel=8 * size / images.size if size else None,
         file_raw_bits_per_subpixel=codec.model.pixel_tables.low_bits if codec else None,
     )
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from typing import Any
 
 import numpy as np
 
@@ -47,8 +48,10 @@ def rate_totals(images: Sequence[RateImage], archive: bool) -> RateTotals:
     """Those of `eval rate`. The images of an archive have no means, as they were not measured one by one."""
     from nvae_codec.rate.ledger import Ledger
 
-    sums = {name: _sum([getattr(image, name) for image in images]) for name in (*RATES, "pixels", "subpixels")}
-    rates = {}
+    sums: dict[str, Any] = {}
+    for name in (*RATES, "pixels", "subpixels"):
+        sums[name] = _sum([getattr(image, name) for image in images])
+    rates: dict[str, Any] = {}
     for name in RATES:
         for unit in ("subpixel", "pixel"):
             known = sums[name] is not None
@@ -82,7 +85,7 @@ def whole_ledger(entry: RateImage | RateTotals):
     return Ledger(**asdict(entry.ledger), file_bits=entry.file_bits, subpixels=entry.subpixels)
 
 
-def ledger_parts(ledger: Mapping[str, float]) -> LedgerParts:
+def ledger_parts(ledger: Mapping[str, Any]) -> LedgerParts:
     """Those of a ledger as a dict; the image, or the totals, have the other keys."""
     return LedgerParts(**{field.name: ledger[field.name] for field in fields(LedgerParts)})
 

@@ -11,15 +11,16 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from nvae_codec.errors import NvaeCodecError
+from nvae_codec.errors import ModelError
 
 from .bench import busy_programs
 from .memory import peak_bytes
 from .printed import Speed
 
 PLAIN = dict(precision="fp32", channels_last=False, fused_norm=False)
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "float32, batch norm and swish apart": PLAIN,
     "channels last": PLAIN | dict(channels_last=True),
     "channels last, batch norm and swish fused": dict(precision="fp32"),
@@ -29,6 +30,18 @@ WAYS = {
     "bf16, cells compiled": dict(precision="bf16", compile=True),
 }
 WARM_UP_REPORTS = 1  # reports of a few steps each that do not count
+
+
+def check_settings(preset: str, settings: Mapping[str, str]) -> None:
+    """Raises ModelError for fields or values that the preset's network cannot have."""
+    from nvae_codec.model.config import PRESETS
+    from nvae_codec.training.run import replace
+
+    known = [field.name for field in dataclasses.fields(PRESETS[preset])]
+    for name in settings:
+        if name not in known:
+            raise ModelError(f"a network has no field {name}; it has {', '.join(known)}")
+    replace(PRESETS[preset], dict(settings))
 
 
 def measure_ways(
@@ -51,7 +64,7 @@ def measure_ways(
                 yield way, pool.submit(measure, preset, batch_size, device, steps, WAYS[way], settings or {}).result()
             except BrokenExecutor:
                 yield way, "its process was killed, perhaps for want of memory"
-            except (NvaeCodecError, RuntimeError, MemoryError, OSError) as error:
+            except Exception as error:  # of the compiler, too, which has many of its own
                 yield way, (str(error) or type(error).__name__).strip().splitlines()[-1]
 
 

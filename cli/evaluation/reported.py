@@ -76,7 +76,7 @@ def reported(run: Path | None, dataset: str | None, earlier: tuple[Path, ...], f
 
     with results_folder(folder) as place:
         before = [row for path in earlier for row in read(ReportedResults, path, "results of this command").measured]
-        chosen = Options(run=run, dataset=dataset, **options) if run else None
+        chosen = Options(run=run, dataset=dataset, **options) if run and dataset else None
         results = measure(chosen, place, earlier=before, command=command_line(), watch=progress_bar)
         write_texts(folder, lambda: texts(results))
     echo(f"{table(*report_table(results))}\n* {MEMORY}")

@@ -85,11 +85,12 @@ def training_speed(
     """
     from nvae_codec.eval.document import to_json
     from nvae_codec.eval.printed import Speed
-    from nvae_codec.eval.training_speed import WAYS, measure_ways
+    from nvae_codec.eval.training_speed import WAYS, check_settings, measure_ways
     from nvae_codec.model.config import PRESETS
 
     if preset not in PRESETS:
         raise click.UsageError(f"There is no preset {preset}; there are {', '.join(PRESETS)}.")
+    check_settings(preset, dict(settings))
     ways = [way for way in WAYS if way not in skip]
     found: dict[str, Speed] = {}
     echo("| way | images/s | first report, s | peak memory, MB |\n|---|---|---|---|")
