@@ -209,7 +209,7 @@ def measure(
 
 
 def texts(results: CompareResults) -> dict[str, str]:
-    """The files that tell of the results, by their names in the folder: JSON, CSV, figure, page, for CompressAI."""
+    """The files that describe the results, by their names in the folder: JSON, CSV, figure, page, for CompressAI."""
     from .figures import speed_figure
     from .report import PAGE, render
 

@@ -30,10 +30,10 @@ def document(
 
     `bpp` is in bits per pixel and the seconds are for an image, all as means over images, with an entry for each
     setting of the codec. PSNR is infinite and MS-SSIM is 1, which the plot turns into infinitely many decibels.
-    `drawn_at_db` puts that many decibels in place of both, so that there is a point to see, and tells it in the name.
+    `drawn_at_db` puts that many decibels in place of both, so that there is a point to see, and says so in the name.
 
     Raises ValueError if the lists have no entries or different numbers of them, if an entry is no positive number, or
-    if the MS-SSIM of so many decibels could not be told from 0 or 1.
+    if the MS-SSIM of so many decibels could not be distinguished from 0 or 1.
     """
     columns = {"bpp": bpp, "encoding_time": encode_seconds, "decoding_time": decode_seconds}
     if not bpp or len({len(column) for column in columns.values()}) != 1:

@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from .extra import check_extra
 from .results import NVAE_CODEC, CompareResults, RateResults, Total
 
 PARTS = {  # of the ledger, but for the negative ELBO itself: label and colour
@@ -32,6 +33,7 @@ def rate_figures(results: RateResults) -> dict[str, str]:
 
 def svg(draw: Callable, results: Any, width: float = WIDTH, height: float = HEIGHT) -> str:
     """What `draw(figure, results)` draws on a matplotlib figure of so many inches."""
+    check_extra()
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -162,7 +162,7 @@ def decode_solid(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]], en
 def solid_archive(
     codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]], encoded: Encoded, decode_seconds: float, memory: Memory
 ) -> SolidArchive:
-    """What is told of named images that were coded together."""
+    """The result of named images that were coded together."""
     size, subpixels = _size(encoded.files), sum(samples.size for _, samples in images)
     pixels = sum(samples.shape[0] * samples.shape[1] for _, samples in images)
     return SolidArchive(
@@ -186,7 +186,7 @@ def _pieces(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]]) -> list
 
 
 def _mosaic(images: Sequence[np.ndarray], max_width: int) -> np.ndarray:
-    """Pictures of one width in one: rows of a nearly square mosaic, if they are of one height, or else a column.
+    """Images of one width in one: rows of a nearly square mosaic, if they are of one height, or else a column.
 
     The last row is filled up with black. JPEG XL, the smallest of the classical codecs, makes less of a mosaic than of
     a narrow column; others make a little more.
@@ -232,7 +232,7 @@ def _timed(function: Callable, argument: object) -> tuple:
 
 
 class CodecProcess:
-    """A codec in a process of its own. `codec` tells of it here: all but its functions."""
+    """A codec in a process of its own. `codec` describes it here: all but its functions."""
 
     def __init__(self, pool: ProcessPoolExecutor, codec: ImageCodec):
         self._pool, self.codec = pool, codec

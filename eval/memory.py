@@ -22,7 +22,7 @@ def resident_bytes() -> int:
 def peak_bytes() -> int:
     """The most that it has held, which psutil knows on Windows alone.
 
-    Linux tells in /proc; what getrusage gives there may be the parent's, if that had more. macOS has getrusage only.
+    Linux says it in /proc; what getrusage gives there may be the parent's, if that had more. macOS has getrusage only.
     """
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset

@@ -16,9 +16,10 @@ import numpy as np
 
 from nvae_codec import __version__
 from nvae_codec.bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
-from nvae_codec.errors import DriftError, ImageError, InstallationError, NvaeCodecError, enough_memory
+from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory
 
 from .document import FILE_NAME, to_csv, to_json
+from .extra import check_extra
 from .items import Item, Reading, Selection, check_items, digest
 from .progress import Watch, unwatched
 from .results import Chain, Data, Model, RateImage, RateResults, RateSettings
@@ -189,7 +190,7 @@ def measure(
     from nvae_codec.codec import Codec
     from nvae_codec.rate.ledger import load_float_network
 
-    _check_extra()
+    check_extra()
     codec, items = Codec.load(model), selection.items()
     network = load_float_network(float_network, codec) if float_network else None
     check_items(items, archive=settings.archive, float_network=network, watch=watch)
@@ -231,16 +232,6 @@ def measure(
     )
 
 
-def _check_extra() -> None:
-    """Find out now, not after hours, whether the interval can be computed and the figures drawn."""
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-        import scipy.stats  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise InstallationError("intervals and figures come with the extra: pip install 'nvae-codec[eval]'") from error
-
-
 def _named(name: str, function: Callable, *arguments):
     try:
         return function(*arguments)
@@ -249,7 +240,7 @@ def _named(name: str, function: Callable, *arguments):
 
 
 def texts(results: RateResults) -> dict[str, str]:
-    """The files that tell of the results, by their names in the folder: JSON, CSV, figures, a page."""
+    """The files that describe the results, by their names in the folder: JSON, CSV, figures, a page."""
     from .figures import rate_figures
     from .report import PAGE, render
 

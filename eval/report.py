@@ -14,6 +14,7 @@ from typing import Any
 
 from . import document
 from .document import Cell, columns
+from .extra import check_extra
 from .figures import PARTS, rate_figures, speed_figure
 from .reported import report_table
 from .results import NVAE_CODEC, CompareResults, Data, RateResults, ReportedResults, Results
@@ -59,6 +60,7 @@ def read_results(path: Path) -> RateResults | CompareResults | ReportedResults:
 
 def render(all_results: Sequence[RateResults | CompareResults | ReportedResults]) -> str:
     """The page, HTML, of results in this order."""
+    check_extra()
     import jinja2
 
     environment = jinja2.Environment(
@@ -219,7 +221,7 @@ def _compare(results: CompareResults, all_results: Sequence[Any]) -> dict[str, A
 
 
 def _same(rate: RateResults, compare: CompareResults) -> bool:
-    """Whether both are of the same images, a file each, as far as their names and sizes tell."""
+    """Whether both are of the same images, a file each, as far as their names and sizes say."""
     names = [image.image for image in rate.images]
     return names == compare.data.names and rate.data.subpixels == compare.data.subpixels
 

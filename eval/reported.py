@@ -219,7 +219,7 @@ def measure(
 
 
 def texts(results: ReportedResults) -> dict[str, str]:
-    """The file that tells of the results, by its name in the folder."""
+    """The file that describes the results, by its name in the folder."""
     return {FILE_NAME: to_json(results)}
 
 

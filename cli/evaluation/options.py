@@ -31,11 +31,12 @@ class Recorded(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         words = ["nvae-codec", *ctx.command_path.split()[1:], *args]
         rest = super().parse_args(ctx, args)
-        variables = [
-            f"{option.envvar}={shlex.quote(os.environ[str(option.envvar)])}"
-            for option in self.params
-            if ctx.get_parameter_source(option.name or "") is ParameterSource.ENVIRONMENT
-        ]
+        variables = []
+        for option in self.params:
+            if ctx.get_parameter_source(option.name or "") is ParameterSource.ENVIRONMENT:
+                names = [str(option.envvar), f"{ctx.auto_envvar_prefix}_{option.name}".upper()]  # ours, and click's own
+                name = next(each for each in names if each in os.environ)
+                variables.append(f"{name}={shlex.quote(os.environ[name])}")
         ctx.meta[LINE] = " ".join([*variables, shlex.join(words)])
         return rest
 
@@ -112,7 +113,7 @@ def results_folder(folder: Path | None) -> Iterator[Path]:
 
 
 def write_texts(folder: Path | None, texts: Callable[[], Mapping[str, str]]) -> None:
-    """Write what tells of results, each file whole, if there is a folder to keep it."""
+    """Write the files that describe results, each whole, if there is a folder to keep it."""
     if folder is not None:
         for name, text in texts().items():
             write(folder / name, text.encode())
