@@ -1,19 +1,30 @@
-"""What an `.nvb` file holds, and how much of it."""
+"""What an `.nvb` file holds, and the limits of it. `FORMAT.md` beside this file specifies every byte.
 
+Nothing here, or in the other files of this folder, knows networks or entropy coding.
+"""
+
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from nvae_codec.errors import BitstreamError
+
 MAGIC = b"\x89NVB\r\n"
+VERSION = 1
 FINGERPRINT_BYTES = 8
+START_BYTES = len(MAGIC) + 1 + FINGERPRINT_BYTES
 WORD_BYTES = 4
 
-GREY8, RGB8, JPEG_RGB8, PHOTO_CD_RGB8 = MODES = range(4)  # of an image; the last two are RGB from other colour spaces
+GREY, RGB, JPEG_RGB, PHOTO_CD_RGB = MODES = range(4)  # of an image; the last two are RGB from other colour spaces
 EXIF, ICC = 1, 2  # Metadata.kind
 
 DEFAULT_MAX_PIXELS = 2**27  # of an image, and of the images of a chunk together
 MAX_SIDE = 2**24
+MAX_NAME_BYTES = 2**12
 MAX_METADATA_BYTES = 2**24  # of one item
-MAX_GROUP = 64  # tiles coded jointly
+MAX_BATCH_TILES = 64
+MAX_REC_GROUPS = 2**16 - 1
+MIN_TRELLIS_BITS, MAX_TRELLIS_BITS = 8, 16
 WHOLE_CHECKSUM_PIXELS = 2**12
 
 # Of a whole file. These need few bytes or none in the file, so its length alone does not bound the memory they take.
@@ -21,16 +32,16 @@ MAX_IMAGES = 2**20
 MAX_TILE_BATCHES = 2**22
 MAX_ALL_METADATA_BYTES = 2**28
 MAX_ALL_INFLATED_BYTES = 2**27  # of headers that are deflated
-MAX_ALL_SEQUENTIAL_BYTES = 2**25  # of names that are counted on
+MAX_ALL_SEQUENTIAL_BYTES = 2**25  # of sequential names, which are left out
 
 
 def is_small(width: int, height: int) -> bool:
-    """Whether an image may share a checksum with others of its chunk, and keeps but half of one of its own."""
+    """Whether an image may share a checksum with others of its chunk, and keeps only half of one of its own."""
     return width * height < WHOLE_CHECKSUM_PIXELS
 
 
 def checksum_bytes(width: int, height: int, shared: bool = False) -> int:
-    """How many low bytes of the CRC-32 of an image's samples a file keeps (version 1 keeps all four).
+    """How many low bytes of the CRC-32 of an image's samples a file keeps: 0, 2 or 4.
 
     `shared`: in a chunk where small images share one.
     """
@@ -39,9 +50,9 @@ def checksum_bytes(width: int, height: int, shared: bool = False) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ImageEntry:
-    width: int
+    width: int  # pixels, 1 to MAX_SIDE, as is the height
     height: int
-    mode: int
+    mode: int  # one of MODES
     # Of the decoded samples, row by row, channels interleaved; its low `checksum_bytes` bytes. 0 where a small image
     # shares the checksum of its chunk.
     samples_crc32: int
@@ -50,7 +61,7 @@ class ImageEntry:
 
     @property
     def channels(self) -> int:
-        return 1 if self.mode == GREY8 else 3
+        return 1 if self.mode == GREY else 3
 
     @property
     def is_small(self) -> bool:
@@ -59,21 +70,15 @@ class ImageEntry:
 
 @dataclass(frozen=True)
 class Metadata:
-    kind: int
+    kind: int  # EXIF or ICC
     data: bytes
 
 
 class TileBatch(NamedTuple):
-    tiles: int  # coded jointly
-    rec_groups: int  # how many of the latent groups, counted from the finest, are coded direct
+    """Tiles that are coded jointly, and how many latent groups of theirs, the finest, use relative entropy coding."""
 
-
-@dataclass(frozen=True)
-class Version1:
-    """What version 1 says of its stack where later versions have `Chunk.tile_batches`."""
-
-    initial_words: int  # number of words of the fixed generator that the stack began with
-    max_group: int  # largest number of tiles coded jointly
+    tiles: int  # 1 to MAX_BATCH_TILES
+    rec_groups: int  # 0 to MAX_REC_GROUPS
 
 
 @dataclass(frozen=True)
@@ -83,15 +88,12 @@ class Chunk:
     images: tuple[ImageEntry, ...]
     metadata: tuple[Metadata, ...]
     tile_batches: tuple[TileBatch, ...]  # in the order of coding
-    trellis_bits: int  # 0 if no set has direct groups
+    trellis_bits: int  # 0 if no tile batch has REC groups
     words: bytes  # ANS words, uint32 little-endian
-    version_1: Version1 | None = None
     shared_crc32: int | None = None  # of the samples of all small images, one after the other; None: each has its own
 
     def checksum_bytes(self, image: ImageEntry) -> int:
         """How many bytes of the CRC-32 of its samples one of the images has for itself."""
-        if self.version_1 is not None:
-            return 4
         return checksum_bytes(image.width, image.height, self.shared_crc32 is not None)
 
 
@@ -99,8 +101,35 @@ class Chunk:
 class Container:
     fingerprint: bytes  # first 8 bytes of the model's SHA-256
     chunks: tuple[Chunk, ...]
-    version: int = 2
 
     @property
     def images(self) -> tuple[ImageEntry, ...]:
         return tuple(image for chunk in self.chunks for image in chunk.images)
+
+
+class Tally:
+    """What the chunks of a file hold together: a short file must not claim much, and no two images have one name."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.names: set[str] = set()
+
+    def has_room(self, what: str, count: int, limit: int) -> bool:
+        return self.counts[what] + count <= limit
+
+    def add(self, what: str, count: int, limit: int) -> None:
+        """Raises BitstreamError if there are more than `limit` of them, those of earlier chunks included."""
+        if not self.has_room(what, count, limit):
+            raise BitstreamError(f"too large: the file has more than {limit:,} {what}")
+        self.counts[what] += count
+
+    def add_names(self, names: list[str]) -> None:
+        """Raises BitstreamError if two images of the file have one name, or one of several has none."""
+        if ("" in self.names or "" in names) and len(self.names) + len(names) > 1:
+            raise BitstreamError("invalid: an image without a name is not alone in its file")
+        new = set()
+        for name in names:
+            if name in self.names or name in new:
+                raise BitstreamError(f"invalid: the name {name!r} occurs twice")
+            new.add(name)
+        self.names |= new

@@ -1,18 +1,13 @@
-"""The fields that headers are made of, and the table of metadata, which is the same in all versions."""
+"""The fields that headers are made of: a reader that refuses those that are not whole or not allowed, and writers."""
 
 import zlib
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
 
 from nvae_codec.errors import BitstreamError
-
-from .content import EXIF, ICC, MAX_METADATA_BYTES, ImageEntry, Metadata
 
 MAX_VARINT_BYTES = 5
 MAX_VARINT = 2 ** (7 * MAX_VARINT_BYTES) - 1
 CRC_BYTES = 4
-
-RAW, DEFLATE = 0, 1  # how a metadata item is stored
 
 
 class Reader:
@@ -96,11 +91,13 @@ def write_varint(value: int) -> bytes:
 
 
 def write_table(rows: Iterable[bytes]) -> bytes:
+    """The number of rows, a varint, and the rows."""
     rows = list(rows)
     return write_varint(len(rows)) + b"".join(rows)
 
 
 def inflate(stored: bytes, length: int, name: str) -> bytes:
+    """The bytes of a zlib stream; never more than one too many. Raises BitstreamError unless there are `length`."""
     stream = zlib.decompressobj()
     try:
         raw = stream.decompress(stored, length + 1)  # room for one byte too many, to notice a stream that has more
@@ -109,49 +106,3 @@ def inflate(stored: bytes, length: int, name: str) -> bytes:
     if len(raw) != length or not stream.eof or stream.unused_data:
         raise BitstreamError(f"invalid: {name} does not inflate to the length that the header promises")
     return raw
-
-
-# Metadata: a table in the header, and the items' stored bytes after it.
-
-
-class StoredItem(NamedTuple):
-    kind: int
-    encoding: int
-    length: int
-    stored_length: int
-    crc: bytes
-
-
-def deflate_item(item: Metadata) -> tuple[bytes, bytes]:
-    """A row of the table and the stored bytes."""
-    deflated = zlib.compress(item.data, 9)
-    encoding, stored = (DEFLATE, deflated) if len(deflated) < len(item.data) else (RAW, item.data)
-    lengths = write_varint(len(item.data)) + write_varint(len(stored))
-    return bytes([item.kind, encoding]) + lengths + write_crc(stored), stored
-
-
-def read_item(header: Reader) -> StoredItem:
-    kind = header.choice("metadata kind", EXIF, ICC)
-    encoding = header.choice("metadata encoding", RAW, DEFLATE)
-    length = header.varint("metadata length", 1, MAX_METADATA_BYTES)
-    stored_length = header.varint("stored metadata length", 1, length)
-    if (stored_length == length) != (encoding == RAW):  # what deflating does not shorten is stored raw
-        raise BitstreamError("invalid: the stored length of a metadata item does not suit its encoding")
-    return StoredItem(kind, encoding, length, stored_length, header.take("metadata checksum", CRC_BYTES))
-
-
-def inflate_item(payload: Reader, item: StoredItem) -> Metadata:
-    stored = payload.checked("metadata", item.stored_length, item.crc)
-    return Metadata(item.kind, inflate(stored, item.length, "a metadata item") if item.encoding == DEFLATE else stored)
-
-
-def check_references(images: Iterable[ImageEntry], items: Sequence[StoredItem]) -> None:
-    used = set()
-    for image in images:
-        if any(index >= len(items) for index in image.metadata):
-            raise BitstreamError("invalid: an image refers to a metadata item that is not there")
-        if len({items[index].kind for index in image.metadata}) < len(image.metadata):
-            raise BitstreamError("invalid: an image has two metadata items of the same kind")
-        used.update(image.metadata)
-    if len(used) < len(items):
-        raise BitstreamError("invalid: a metadata item belongs to no image")

@@ -1,6 +1,5 @@
-"""Many pictures in one file: which ones, under which names, and that all of them can be coded before any is."""
+"""Many images in one file: which ones, under which names, and that all of them can be coded before any is."""
 
-import errno
 import os
 import stat
 import time
@@ -10,10 +9,11 @@ from typing import NamedTuple
 
 import click
 
-from nvae_codec.bitstreams.container import GREY8, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileBatch, pack
+from nvae_codec.bitstreams.container import pack
+from nvae_codec.bitstreams.content import GREY, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileBatch
 from nvae_codec.errors import ImageError, enough_memory
 
-from .batch import Examine, progress_bar, tell, workers_for
+from .batch import Batch, Examine, print_report, workers_for
 from .files import (
     STREAM,
     Job,
@@ -27,6 +27,7 @@ from .files import (
     write,
 )
 from .ledger import check_colour
+from .progress import progress_bar
 
 
 class Member(NamedTuple):
@@ -35,34 +36,30 @@ class Member(NamedTuple):
     shape: tuple[int, ...] = ()  # of the samples, once the file has been looked at
 
 
-def plan_archive(
-    inputs: Sequence[Path],
-    output: Path | None,
-    folder: Path | None,
-    *,
-    force: bool,
-    quiet: bool,
-    as_json: bool,
-    colour: bool = False,
-) -> list[Member]:
+class Archive(NamedTuple):
+    output: Path
+    members: list[Member]
+
+
+def plan_archive(batch: Batch, *, colour: bool = False) -> Archive:
     """What goes into an archive, after a look at the beginning of every file: hours must not be lost over the last.
 
-    With `colour`, grey pictures are refused.
+    With `colour`, grey images are refused.
     """
-    if folder is not None or output is None:
-        raise click.UsageError("--archive makes one file of all pictures: give its name with -o FILE.")
-    if STREAM in inputs:
-        raise click.UsageError("Standard input has no name that a picture in an archive could have.")
-    members = find_members(inputs)
-    job = Job(inputs[0], output)
-    check_names([job], (member.path for member in members), as_json)
-    check_outputs([job], None, force)
+    if batch.folder is not None or batch.output is None:
+        raise click.UsageError("--archive makes one file of all images: give its name with -o FILE.")
+    if STREAM in batch.inputs:
+        raise click.UsageError("Standard input has no name that an image in an archive could have.")
+    members = find_members(batch.inputs)
+    job = Job(batch.inputs[0], batch.output)
+    check_names([job], (member.path for member in members), batch.as_json)
+    check_outputs([job], None, batch.force)
     _check_names_inside(members)
-    return _check_beginnings(members, quiet, colour)
+    return Archive(batch.output, _check_beginnings(members, batch.quiet, colour))
 
 
 def find_members(inputs: Sequence[Path]) -> list[Member]:
-    """The files named, and all picture files in and below the folders named, sorted."""
+    """The files named, and all image files in and below the folders named, sorted."""
     check_sources([path for path in inputs if not path.is_dir()])
     members = []
     for path in inputs:
@@ -71,22 +68,11 @@ def find_members(inputs: Sequence[Path]) -> list[Member]:
 
 
 def _inside(folder: Path) -> list[Member]:
-    """The picture files of a folder, whose names in the archive begin with the folder's own."""
-    from nvae_codec.image import SUFFIXES
+    """The image files of a folder, whose names in the archive begin with the folder's own."""
+    from nvae_codec.image import find_images
 
-    def fail(error: OSError) -> None:
-        raise error
-
-    found = []
-    for place, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]  # the walk goes on to these only
-        found += [
-            Path(place, name) for name in names if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
-    if not found:
-        raise FileNotFoundError(errno.ENOENT, "there is no picture file in this folder", display(folder))
     above = Path(Path(os.path.abspath(folder)).name)  # of ".", too, this is a name
-    return sorted(Member((above / path.relative_to(folder)).as_posix(), path) for path in found)
+    return [Member((above / path.relative_to(folder)).as_posix(), path) for path in find_images(folder)]
 
 
 def _check_names_inside(members: Sequence[Member]) -> None:
@@ -115,16 +101,16 @@ def _check_names_inside(members: Sequence[Member]) -> None:
 
 def _pack_names(names: Iterable[str]) -> None:
     """Which names a file can hold only the container knows: it is given them, with nothing behind them."""
-    chunks = (Chunk((ImageEntry(1, 1, GREY8, 0, (), name),), (), (TileBatch(1, 0),), 0, b"") for name in names)
+    chunks = (Chunk((ImageEntry(1, 1, GREY, 0, (), name),), (), (TileBatch(1, 0),), 0, b"") for name in names)
     pack(Container(bytes(8), tuple(chunks)))
 
 
 def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> list[Member]:
-    """Refuse what the header of a file shows to be no picture that can be coded; of the others, add the shapes."""
+    """Refuse what the header of a file shows to be no image that can be coded; of the others, add the shapes."""
     from nvae_codec.image import image_shape
 
-    checked = []
-    with progress_bar("checking", "picture", quiet) as progress:
+    checked: list[Member] = []
+    with progress_bar("checking", "image", quiet) as progress:
         for name, path, _ in members:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise ImageError(f"{display(path)}: is no regular file, so it cannot be read twice")
@@ -142,24 +128,16 @@ def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> l
 
 @enough_memory()
 def make_archive(
-    codec,
-    inputs: Sequence[Path],
-    members: Sequence[Member],
-    output: Path,
-    *,
-    verify: bool,
-    quiet: bool,
-    as_json: bool,
-    examine: Examine | None = None,
-    **options,
+    codec, archive: Archive, batch: Batch, examine: Examine | None = None, *, verify: bool, **options
 ) -> None:
-    """Code all pictures, write the file, `examine` it and report. `options` are those of `Codec.compress_archive`."""
+    """Code all images, write the file, `examine` it and report. `options` are those of `Codec.compress_archive`."""
     from nvae_codec.image import read_image
 
     start = time.perf_counter()
+    output, members = archive
     for _, path, shape in members:
         try:
-            codec.check_size(*shape[:2])
+            codec.payload.check_size(*shape[:2])
         except ImageError as error:
             raise ImageError(f"{display(path)}: {error}") from error
     sizes = {"input_bytes": 0, "pixels": 0, "subpixels": 0}
@@ -168,27 +146,27 @@ def make_archive(
         for name, path, _ in members:
             data = read(path)
             try:
-                picture = read_image(data)
+                image = read_image(data)
             except ImageError as error:
                 raise ImageError(f"{display(path)}: {error}") from error
-            height, width = picture.samples.shape[:2]
-            for key, size in zip(sizes, (len(data), height * width, picture.samples.size), strict=True):
+            height, width = image.samples.shape[:2]
+            for key, size in zip(sizes, (len(data), height * width, image.samples.size), strict=True):
                 sizes[key] += size
-            yield name, picture
+            yield name, image
 
     name = display_output(output)
-    with progress_bar(name, "picture", quiet) as progress:
+    with progress_bar(name, "image", batch.quiet) as progress:
         workers = workers_for(sum(shape[0] * shape[1] for _, _, shape in members))
         data = codec.compress_archive(
             images(), len(members), verify=verify, progress=progress, workers=workers, **options
         )
     write(output, data)
     report = {
-        "inputs": list(map(str, inputs)),
+        "inputs": list(map(str, batch.inputs)),
         "output": str(output),
         "input_bytes": sizes["input_bytes"],
         "output_bytes": len(data),
-        "pictures": len(members),
+        "num_images": len(members),
         "pixels": sizes["pixels"],
         "subpixels": sizes["subpixels"],
         "bits_per_subpixel": 8 * len(data) / sizes["subpixels"],
@@ -197,13 +175,13 @@ def make_archive(
         "verified": verify,
     }
     more, lines = examine(name, data) if examine else ({}, "")
-    tell(report | more, archive_line(name, len(data), report) + lines, quiet=quiet, as_json=as_json)
+    print_report(report | more, archive_line(name, len(data), report) + lines, batch)
 
 
 def archive_line(name: str, size: int | None, report: dict) -> str:
     """The line for people of a report on an archive, of which `name`, if it is a file, is so many bytes long."""
-    count, rate = report["pictures"], report["bits_per_subpixel"]
-    reported = [f"{count:,} picture{'' if count == 1 else 's'}"]
-    reported += [] if size is None else [f"{size:,} bytes"]
-    reported += [] if rate is None else [f"{rate:.3f} bits per sub-pixel"]
-    return f"{name}: {', '.join(reported)}, {report['seconds']:.1f} s"
+    count, rate = report["num_images"], report["bits_per_subpixel"]
+    parts = [f"{count:,} image{'' if count == 1 else 's'}"]
+    parts += [] if size is None else [f"{size:,} bytes"]
+    parts += [] if rate is None else [f"{rate:.3f} bits per sub-pixel"]
+    return f"{name}: {', '.join(parts)}, {report['seconds']:.1f} s"

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -12,27 +12,52 @@ import click
 from nvae_codec.errors import enough_memory, sentence
 
 from .files import Job, display, display_output, echo, read, write
-from .main import FAILURES, print_error
+from .main import FAILURES, AlreadyReported, print_error
+from .options import DEVICE, FORCE, PATH, QUIET, STREAM_OR_PATH, json_option, threads_option
+from .progress import Progress, progress_bar
 
 # More are not started without need: each loads PyTorch and the model, and takes about a gigabyte.
 MAX_WORKERS, WORKER_PIXELS = 8, 2**20
-THREADS = click.IntRange(1, 1024)  # with many more, torch crashes or hangs
 Item = TypeVar("Item")
-Progress = Callable[[int, int], None]  # done, in all
 Examine = Callable[[str, bytes], tuple[dict, str]]  # of a name and the file made: what a report and a line say besides
 
 
-DEVICE = click.option(
-    "--device",
-    metavar="NAME",
-    default="cpu",
-    show_default=True,
-    help="Where the network computes: cpu, cuda, cuda:N, or auto for a GPU where there is one. The result is the same.",
-)
+@dataclass(frozen=True)
+class Batch:
+    """The arguments and options that `compress` and `decompress` share; each adds its own."""
+
+    inputs: tuple[Path, ...]
+    output: Path | None  # of the only input
+    folder: Path | None  # of all outputs
+    force: bool
+    model: str | None
+    threads: int | None
+    device: str
+    quiet: bool
+    as_json: bool
 
 
-class AlreadyReported(Exception):
-    """Something has failed, and the user has been told of it."""
+def batch_options(command: Callable) -> Callable:
+    """The options of a `Batch`, but for --model, which each command explains itself."""
+    for option in reversed(
+        (
+            click.argument("inputs", nargs=-1, required=True, type=STREAM_OR_PATH),
+            click.option(
+                "-o", "--output", metavar="FILE", type=STREAM_OR_PATH, help="The output of one input; - is stdout."
+            ),
+            click.option("--output-dir", "folder", metavar="DIR", type=PATH, help="The folder of all outputs."),
+            FORCE,
+            threads_option(
+                "CPU threads, at most; fewer while other programs are busy. Up to 8 processes share a large archive "
+                "and the threads. The result is the same."
+            ),
+            DEVICE,
+            QUIET,
+            json_option("Print a JSON object for each file on stdout."),
+        )
+    ):
+        command = option(command)
+    return command
 
 
 class Coded(NamedTuple):
@@ -42,42 +67,6 @@ class Coded(NamedTuple):
     output: bytes
     stream_bytes: int  # of the `.nvb` file, be it input or output
     model: str
-
-
-def batch_options(command: Callable) -> Callable:
-    """The arguments and options that `compress` and `decompress` share."""
-    path = click.Path(path_type=Path, allow_dash=True, readable=False)  # what cannot be read fails by itself
-    for option in reversed(
-        (
-            click.argument("inputs", nargs=-1, required=True, type=path),
-            click.option("-o", "--output", metavar="FILE", type=path, help="The output, for one input; - is stdout."),
-            click.option(
-                "--output-dir", "folder", metavar="DIR", type=click.Path(path_type=Path), help="For all outputs."
-            ),
-            click.option("-f", "--force", is_flag=True, help="Overwrite existing outputs."),
-            click.option("--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors."),
-            click.option(
-                "--threads",
-                metavar="N",
-                type=THREADS,
-                help="CPU threads, at most: fewer while other "
-                "programs are busy. Up to 8 processes share a large archive and the threads. The result is the "
-                "same.",
-            ),
-            DEVICE,
-            click.option("-q", "--quiet", is_flag=True, help="Report failures only."),
-            click.option("--json", "as_json", is_flag=True, help="Print a JSON object per file on stdout."),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def use_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def workers_for(pixels: int) -> int:
@@ -90,17 +79,16 @@ def workers_for(pixels: int) -> int:
 def run(
     jobs: Iterable[Job],
     code: Callable[[Job, bytes, Progress], Coded],
+    batch: Batch,
     *,
     verified: bool,
-    quiet: bool,
-    as_json: bool,
     examine: Examine | None = None,
 ) -> None:
     """Read, `code`, write, `examine` and report one file after the other."""
     each(
         jobs,
         lambda job: display(job.source),
-        lambda job: run_one(job, read, code, verified=verified, quiet=quiet, as_json=as_json, examine=examine),
+        lambda job: run_one(job, read, code, batch, verified=verified, examine=examine),
     )
 
 
@@ -109,36 +97,35 @@ def run_one(
     job: Job,
     load: Callable[[Path], bytes],
     code: Callable[[Job, bytes, Progress], Coded],
+    batch: Batch,
     *,
     verified: bool,
-    quiet: bool,
-    as_json: bool,
     examine: Examine | None = None,
 ) -> None:
     """`load` the input, `code`, write, `examine` the output and report."""
     start = time.perf_counter()
     data = load(job.source)
-    with progress_bar(display(job.source), "tile", quiet) as progress:
+    with progress_bar(display(job.source), "tile", batch.quiet) as progress:
         coded = code(job, data, progress)
     if job.target is not None:
         write(job.target, coded.output)
     report = _report(job, len(data), coded, verified, time.perf_counter() - start)
     more, lines = examine(display(job.source), coded.output) if examine else ({}, "")
-    tell(report | more, _line(job, report) + lines, quiet=quiet, as_json=as_json)
+    print_report(report | more, _line(job, report) + lines, batch)
 
 
-def tell(report: dict, line: str, *, quiet: bool, as_json: bool) -> None:
+def print_report(report: dict, line: str, batch: Batch) -> None:
     """What was done: an object for programs and a line for people."""
-    if as_json:
+    if batch.as_json:
         echo(json.dumps(report))
-    if not quiet:
+    if not batch.quiet:
         click.echo(line, err=True)
 
 
 def each(items: Iterable[Item], name: Callable[[Item], str], work: Callable[[Item], None]) -> None:
-    """Work on every item; whichever fails is named with its reason, and the run then ends with exit status 1.
+    """Work on every item. An error is reported with the item's name, and the next item follows.
 
-    Work that has named its failures itself raises AlreadyReported.
+    Raises AlreadyReported in the end if there was any; `work` may raise it, too.
     """
     failed = False
     for item in items:
@@ -152,21 +139,7 @@ def each(items: Iterable[Item], name: Callable[[Item], str], work: Callable[[Ite
             print_error(sentence(error, name(item)))
             failed = True
     if failed:
-        click.get_current_context().exit(1)
-
-
-@contextmanager
-def progress_bar(name: str, unit: str, quiet: bool = False) -> Iterator[Progress]:
-    """A bar on stderr, if that is a terminal, which goes away at the end."""
-    from tqdm import tqdm
-
-    with tqdm(desc=name, unit=unit, leave=False, disable=quiet or None) as bar:  # None: only on a terminal
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress
+        raise AlreadyReported
 
 
 def _report(job: Job, input_bytes: int, coded: Coded, verified: bool, seconds: float) -> dict:

@@ -1,16 +1,15 @@
-"""Where bytes come from and go to: names, `-`, what may be overwritten, and writing files whole or not at all."""
+"""Where bytes come from and go to: names, `-` for pipes, and what may be overwritten."""
 
 import errno
 import os
-import secrets
-import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import click
+
+from nvae_codec.files import named, write_file
 
 STREAM = Path("-")  # standard input or standard output
 
@@ -75,49 +74,25 @@ def printable(name: str) -> str:
 
 
 def read(source: Path) -> bytes:
-    with _named(source):
+    with named(display(source)):
         return sys.stdin.buffer.read() if source == STREAM else source.read_bytes()
 
 
 def write(target: Path, data: bytes) -> None:
-    """`write_file`, in a folder that is made if need be, or to standard output."""
-    with _named(display_output(target)):
+    """Write to standard output, or a whole file or none (`write_file`), in a folder that is made if need be."""
+    with named(display_output(target)):
         if target == STREAM:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-    write_file(target, data)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_file(target, data)
 
 
 def echo(text: str) -> None:
     """A line on standard output."""
-    with _named(display_output(STREAM)):
+    with named(display_output(STREAM)):
         click.echo(text)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path` whole: whatever happens meanwhile, `path` holds its old content or the new, never a part.
-
-    A symbolic link stays, and what it points to is replaced. Pipes and devices are written to as they are.
-    """
-    with _named(path):
-        path = path.resolve()
-        status = path.stat() if path.exists() else None
-        if status and not stat.S_ISREG(status.st_mode):
-            path.write_bytes(data)
-            return
-        temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # a rename is atomic only within one folder
-        try:
-            with open(temporary, "xb") as file:  # a new file has the permissions that the umask leaves it
-                if status:
-                    os.chmod(temporary, stat.S_IMODE(status.st_mode))
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def default_target(source: Path, suffix: str, folder: Path | None) -> Path:
@@ -136,6 +111,8 @@ def check_names(jobs: Sequence[Job], sources: Iterable[Path], as_json: bool) -> 
     sources = {source.resolve() for source in sources if source != STREAM}
     taken: dict[Path, Path] = {}
     for source, target in jobs:
+        if target is None:
+            continue
         if target == STREAM and (sys.stdout is None or sys.stdout.isatty()):
             raise click.UsageError("Standard output is a terminal or closed: give -o FILE, or a pipe to write to.")
         place = target if target == STREAM else target.resolve()
@@ -149,10 +126,10 @@ def check_names(jobs: Sequence[Job], sources: Iterable[Path], as_json: bool) -> 
 
 def check_outputs(jobs: Sequence[Job], folder: Path | None, force: bool) -> None:
     """Refuse outputs that could not be written, or that would overwrite what is there; `folder` need not be there."""
-    for job in jobs:
-        if job.target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "is a folder; --output-dir takes one", display(job.target))
-        check_target(job.target, force, create_folder=folder is not None)
+    for target in filter(None, (job.target for job in jobs)):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder; --output-dir takes one", display(target))
+        check_target(target, force, create_folder=folder is not None)
     if folder is not None:
         check_folder(folder)
 
@@ -192,13 +169,3 @@ def write_inside(folder: Path, target: Path, data: bytes) -> None:
     """`write` a file below `folder`."""
     check_inside(target, folder)  # again: what was a folder before may be a link by now
     write(target, data)
-
-
-@contextmanager
-def _named(path: Path | str) -> Iterator[None]:
-    """Let failures speak of the file that the user named, not of a temporary one."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = path if isinstance(path, str) else display(path)
-        raise

@@ -6,40 +6,37 @@ from pathlib import Path
 
 import click
 
+from .options import PATH, data_option
+
 
 @click.command(short_help="Import a checkpoint of the NVAE release.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=PATH)
 @click.option(
     "-o",
     "--run",
     "folder",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The folder to make.  [default: runs/ and the checkpoint's name without its suffix]",
 )
-@click.option(
-    "--data",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Where the data set of the network lies, or will lie.  [default: data/DATASET]",
-)
+@data_option("Where the network's data set is, or will be.  [default: data/DATASET]")
 def import_nvae(checkpoint: Path, folder: Path | None, data: Path | None) -> None:
     """Import a checkpoint of the NVAE release, a file checkpoint.pt, as the folder of a run.
 
-    The folder gets config.json and checkpoint.pt. `export`, `eval elbo` and `sample` then take it; training cannot
-    be continued there.
+    The folder gets config.json and checkpoint.pt. `export`, `sample` and the commands of `eval` take it then. It cannot
+    be trained further.
 
-    Every tensor must be there and have its shape. Nothing but tensors, plain values and the options' namespace is
-    unpickled, so that a file from a stranger cannot run anything.
+    Every tensor must be there and have its shape. A file from a stranger cannot run anything: nothing but tensors,
+    plain values and the options' namespace is unpickled.
 
     \b
     Examples:
       nvae-codec import-nvae cifar10/checkpoint.pt -o runs/nvae-cifar10 --data cifar10/
-      nvae-codec eval elbo runs/nvae-cifar10 --images 1000
+      nvae-codec export runs/nvae-cifar10
     """
     from nvae_codec.training import checkpoint as checkpoints
     from nvae_codec.training import run as runs
-    from nvae_codec.training.data.catalogue import ALIASES, DATASETS
+    from nvae_codec.training.data.open import ALIASES, DATASETS
     from nvae_codec.training.import_nvae import load_published_run
 
     folder = folder or Path("runs") / checkpoint.stem
@@ -51,7 +48,7 @@ def import_nvae(checkpoint: Path, folder: Path | None, data: Path | None) -> Non
     dataset, fit = ALIASES.get(dataset, dataset), "crop"
     if dataset not in DATASETS:
         click.echo(
-            f"note: {dataset} is none of the data sets of `train`; it is taken for a folder of pictures, which "
+            f"note: {dataset} is none of the data sets of `train`; it is taken for a folder of images, which "
             "are resized",
             err=True,
         )

@@ -1,25 +1,27 @@
 """The `info` command."""
 
 import json
-from itertools import groupby
 from pathlib import Path
 
 import click
 
-from nvae_codec.bitstreams.container import EXIF, ICC, MAX_SIDE, Container, ImageEntry, unpack
-from nvae_codec.bitstreams.fields import deflate_item
+from nvae_codec.bitstreams.container import MAX_SIDE, VERSION, Container, unpack
+from nvae_codec.bitstreams.content import EXIF, ICC, ImageEntry
+from nvae_codec.bitstreams.metadata import deflate_item
 from nvae_codec.errors import ModelError
 
 from .batch import each
-from .files import check_sources, display, echo, printable, read
+from .files import check_sources, display, echo, read
+from .info_text import describe
+from .options import STREAM_OR_PATH, json_option
 
 
-@click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True, readable=False))
-@click.option("--list", "listed", is_flag=True, help="List the pictures of .nvb files, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object per file.")
+@click.command(short_help="Print what .nvb files and model files hold.")
+@click.argument("files", nargs=-1, required=True, type=STREAM_OR_PATH)
+@click.option("--list", "listed", is_flag=True, help="List the images of .nvb files, too.")
+@json_option("Print a JSON object for each file.")
 def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
-    """Say what .nvb files and model files hold.
+    """Print what .nvb files and model files hold.
 
     An .nvb file is checked as far as that goes without decoding it. Model files are known by their suffix .safetensors,
     bundled models by their names.
@@ -32,28 +34,29 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
       nvae-codec info model.safetensors
       nvae-codec info photo
 
-    Of a model file the last lines are its groups of latents, coarsest first: their side; how
-    many of their channels are active, which means that they are coded; the steps of these (the
-    grid's spacing is 2 to the minus so many prior deviations); and, where `export` measured
-    them, what they say (KL) and how many bits an image takes from the stack to be drawn. The
-    line initial bits has the sum of these, of an image of one tile; direct overhead is what
-    coding such an image alone, direct, adds to its bits.
+    Of a model, the table at the end has a row for each group of latents, coarsest first: the side of the group; how
+    many of its channels are active, which means coded; the steps of these (the grid has a spacing of 2 to the power of
+    minus this, in standard deviations of the prior); and, where `export` measured them, the KL that a latent has and
+    the initial bits of the group.
 
-    --list adds a line per picture: its name, width, height, channels, and the number of its chunk.
+    Initial bits are the bits that must already be in a file before the latents of one tile can be drawn with them.
+    Where there are none, latents are sent by relative entropy coding (REC). REC overhead is what that adds to the bits
+    of an image alone.
+
+    --list adds a line for each image: its name, width, height, colours, and the number of its chunk.
 
     \b
-    With --json the object of a picture's file has the keys file, bytes, version (of the
-    format), width, height, channels, colours_from (the colour space that the picture had before
-    it became RGB; null if it is not told), bits_per_subpixel, model (null if unknown),
-    fingerprint, exif_bytes, icc_bytes, chunks, sets (of tiles that are coded jointly),
-    rec_groups (a list: of every set, how many groups of latents are coded direct),
-    trellis_bits, payload_bytes (of the coded words).
-    Of format version 1, initial_words and max_group stand in place of the four from chunks on.
-    That of an archive has the keys file, bytes, version, pictures, chunks, pixels, subpixels,
+    With --json the object of a file of one image has the keys file, bytes, version (of the
+    format), width, height, channels, colours_from (the colour space that the image had before
+    it became RGB; null if that is not known), bits_per_subpixel, model (null if unknown),
+    fingerprint, exif_bytes, icc_bytes, chunks, tile_batches (how many; the tiles of a batch
+    are coded together), rec_groups (a list: of each tile batch, how many groups of latents are
+    coded by REC), trellis_bits, payload_bytes (of the coded words).
+    That of an archive has the keys file, bytes, version, num_images, chunks, pixels, subpixels,
     bits_per_subpixel, model, fingerprint, header_bytes (and checksums), metadata_bytes (as
     they are stored), payload_bytes.
     With --list both have images, too, a list. Each of these has the keys name (null if the
-    picture has none), width, height, channels, colours_from, chunk (from 1 on).
+    image has none), width, height, channels, colours_from, chunk (from 1 on).
     That of a model file has the keys file, bytes, fingerprint, tile_side, architecture,
     latent_groups, latents_per_tile, weights, latent_channels, active_channels, initial_bits
     (null if not measured), rec_overhead (as a part of the bits; absent if not measured),
@@ -72,7 +75,7 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
         if as_json:
             echo(json.dumps({"file": str(file), **content}))
         else:
-            echo("\n  ".join([f"{display(file)}:", *map(_line, content.items())]))
+            echo("\n  ".join([f"{display(file)}:", *describe(content)]))
 
     each(files, lambda file: "" if models[file] else display(file), show)  # errors of models name them
 
@@ -95,9 +98,9 @@ def _describe_model(file: Path) -> dict:
 
 
 def _describe(data: bytes, listed: bool) -> dict:
-    """What an .nvb file holds; `listed`, with its pictures one by one."""
+    """What an .nvb file holds; `listed`, with its images one by one."""
     container = unpack(data, max_pixels=MAX_SIDE**2)  # nothing is decoded, so no size is too large
-    content = {"bytes": len(data), "version": container.version}
+    content = {"bytes": len(data), "version": VERSION}
     content |= _archive(container, len(data)) if container.images[0].name else _single(container, len(data))
     return content | ({"images": _listed(container)} if listed else {})
 
@@ -106,15 +109,6 @@ def _single(container: Container, size: int) -> dict:
     (chunk,) = container.chunks
     (image,) = chunk.images
     metadata_bytes = {item.kind: len(item.data) for item in chunk.metadata}
-    if chunk.version_1:
-        stack = {"initial_words": chunk.version_1.initial_words, "max_group": chunk.version_1.max_group}
-    else:
-        stack = {
-            "chunks": 1,
-            "sets": len(chunk.tile_batches),
-            "rec_groups": [each.rec_groups for each in chunk.tile_batches],
-            "trellis_bits": chunk.trellis_bits,
-        }
     return {
         "width": image.width,
         "height": image.height,
@@ -125,7 +119,10 @@ def _single(container: Container, size: int) -> dict:
         "fingerprint": container.fingerprint.hex(),
         "exif_bytes": metadata_bytes.get(EXIF, 0),
         "icc_bytes": metadata_bytes.get(ICC, 0),
-        **stack,
+        "chunks": 1,
+        "tile_batches": len(chunk.tile_batches),
+        "rec_groups": [each.rec_groups for each in chunk.tile_batches],
+        "trellis_bits": chunk.trellis_bits,
         "payload_bytes": len(chunk.words),
     }
 
@@ -136,7 +133,7 @@ def _archive(container: Container, size: int) -> dict:
     words = sum(len(chunk.words) for chunk in container.chunks)
     metadata = sum(len(deflate_item(item)[1]) for chunk in container.chunks for item in chunk.metadata)
     return {
-        "pictures": len(images),
+        "num_images": len(images),
         "chunks": len(container.chunks),
         "pixels": sum(image.width * image.height for image in images),
         "subpixels": subpixels,
@@ -168,8 +165,7 @@ def _colours_from(image: ImageEntry) -> str | None:
     """The colour space that an image had before it became RGB, if that is known."""
     from nvae_codec.colour.spaces import SPACES
 
-    space = SPACES.get(image.mode)
-    return space and space.name
+    return SPACES[image.mode].name if image.mode in SPACES else None
 
 
 def _model_name(fingerprint: str) -> str | None:
@@ -179,49 +175,3 @@ def _model_name(fingerprint: str) -> str | None:
         return model_file.find(fingerprint).stem
     except ModelError:
         return None
-
-
-def _line(item: tuple[str, object]) -> str:
-    key, value = item
-    if key == "images":
-        value = "".join(map(_image_line, value))
-    elif key == "groups":
-        value = _latent_table(value)
-    elif key == "rec_overhead":
-        value = f"{100 * value:+.2f} %"
-    elif key == "rec_groups":
-        value = ", ".join(_repeated(groups, len(list(alike))) for groups, alike in groupby(value))
-    elif key == "colours_from":
-        value = value or "RGB or grey"
-    text = "unknown" if value is None else f"{value:.4f}" if isinstance(value, float) else value
-    return f"{key.replace('_', ' ')}: {text}".replace(": \n", ":\n", 1)  # tables begin on a line of their own
-
-
-def _latent_table(groups: list[dict]) -> str:
-    """A line for each group of latents of a model; the KL is the mean of the active channels."""
-    rows = [("side", "active", "step", "KL bits per latent", "initial bits")]
-    for group in groups:
-        steps, kl = (
-            [group[key][channel] for channel in group["active_channels"]] if group[key] else []
-            for key in ("steps", "kl_bits_per_latent")
-        )
-        rows.append(
-            (
-                str(group["side"]),
-                f"{group['active']}/{group['channels']}",
-                " to ".join(map(str, sorted({min(steps), max(steps)}))) if steps else "-",
-                f"{sum(kl) / len(kl):.4f}" if kl else "-",
-                "-" if group["initial_bits"] is None else f"{group['initial_bits']:,}",
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "".join("\n    " + "  ".join(map(str.rjust, row, widths)) for row in rows)
-
-
-def _image_line(image: dict) -> str:
-    name = "no name" if image["name"] is None else printable(image["name"])
-    return f"\n    {name}: {image['width']} x {image['height']}, channels {image['channels']}, chunk {image['chunk']}"
-
-
-def _repeated(value: int, times: int) -> str:
-    return str(value) if times == 1 else f"{value} ({times} times)"

@@ -5,13 +5,13 @@ from textwrap import indent
 
 from nvae_codec.errors import ImageError, NvaeCodecError, enough_memory
 
-from .batch import progress_bar
+from .progress import progress_bar
 
 
 def check_colour(shape: tuple[int, ...]) -> None:
     """Refuse samples of the shape [H, W], for when there is a float network."""
     if len(shape) == 2:
-        raise ImageError("a float network has no likelihood for grey pictures; leave out --float-network")
+        raise ImageError("a float network has no likelihood for grey images; leave out --float-network")
 
 
 class Ledgers:

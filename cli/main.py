@@ -1,6 +1,6 @@
-"""The `nvae-codec` command: its subcommands, and what every mistake becomes: one sentence on stderr and an exit status.
+"""The `nvae-codec` command: its subcommands, and what every error becomes: one sentence on stderr and an exit status.
 
-0: all went well. 1: something failed, in batches at least one file. 2: the command line contradicts itself.
+0: all went well. 1: something failed; of many files, at least one. 2: the command line contradicts itself.
 """
 
 import os
@@ -17,14 +17,18 @@ COMMANDS = ("compress", "decompress", "info", "train", "export", "import-nvae", 
 FAILURES = (NvaeCodecError, OSError, MemoryError)
 
 
+class AlreadyReported(Exception):
+    """Something has failed and the user has read about it: the command only has to end with exit status 1."""
+
+
 def print_error(message: str) -> None:
     click.echo(f"nvae-codec: {message}", err=True)
 
 
 class LazyGroup(click.Group):
-    """Imports a subcommand, `PACKAGE.NAME.NAME`, when it is asked for, and turns failures into exit status 1.
+    """Imports a subcommand, `PACKAGE.NAME.NAME`, when it is asked for, and turns errors into exit status 1.
 
-    In Python the names have underscores.
+    In Python the names have underscores in place of hyphens.
     """
 
     names: Sequence[str] = COMMANDS
@@ -45,36 +49,38 @@ class LazyGroup(click.Group):
                 option.envvar = f"{self.variables}_{name}_{long_name}".replace("-", "_").upper()
         return command
 
-    def main(self, *args, **options) -> None:
+    def main(self, *args, **options):
         """Handle what click does not; it handles usage errors, Ctrl-C, and broken pipes, of which it says nothing."""
         try:
-            super().main(*args, **options)
+            return super().main(*args, **options)
+        except AlreadyReported:
+            pass
         except FAILURES as error:
             print_error(sentence(error))
-            sys.exit(1)
         except ModuleNotFoundError as error:
             if (error.name or "nvae_codec").startswith("nvae_codec"):
                 raise
             print_error(
                 f"the library {error.name} is not installed; `pip install .` in the checkout installs all of them"
             )
-            sys.exit(1)
+        sys.exit(1)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nvae-codec")
 def cli() -> None:
-    """Compress pictures without loss, with a neural network as the model of their pixels.
+    """Compress images without loss, with a neural network as the model of their pixels.
 
     \b
     Examples:
       nvae-codec compress photo.png              writes photo.nvb
-      nvae-codec decompress photo.nvb            writes photo.png, pixel for pixel the same
-      nvae-codec info photo.nvb                  says what is in it
+      nvae-codec decompress photo.nvb            writes photo.png, with exactly the same pixels
+      nvae-codec info photo.nvb                  prints what is in it
       nvae-codec compress photos/ --archive -o set.nvb
-      nvae-codec compress - < a.png > a.nvb      through pipes
+      nvae-codec compress - < a.png > a.nvb      reads and writes pipes
 
-    Every option has an environment variable, weaker than the option: NVAE_CODEC_COMPRESS_MODEL for `compress --model`.
+    Every option can also be set by an environment variable: NVAE_CODEC_COMPRESS_MODEL for `compress --model`. The
+    option on the command line goes before.
     """
 
 

@@ -131,7 +131,7 @@ def bench(
         start = time.perf_counter()
         clock, codec = _Clock(), _load(model, device)
         start_seconds = time.perf_counter() - start
-        codec.model = TimedModel(codec.model, clock)
+        codec.model = codec.payload.model = TimedModel(codec.model, clock)
         start = time.perf_counter()
         images = [(f"{number}", Image(item.load())) for number, item in enumerate(items)]
         read_seconds = time.perf_counter() - start
@@ -278,9 +278,9 @@ def _timed(clock: _Clock, function: Callable) -> tuple[Timing, list]:
 
 def kernel(network) -> str:
     """What convolutions of the integer network are computed with, the most frequent first."""
-    from nvae_codec.integer.ops import Conv
+    from nvae_codec.integer.conv import Conv
 
-    names = [str(op.carrier).removeprefix("torch.") for op in network.leaves() if isinstance(op, Conv)]
+    names = [str(op.carrier).removeprefix("torch.") for op in network.ops() if isinstance(op, Conv)]
     return ", ".join(sorted(set(names), key=names.count, reverse=True))
 
 
@@ -292,6 +292,7 @@ def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) 
     import torch
 
     from nvae_codec.integer.fake_quant import unrounded
+    from nvae_codec.model.descent import Descent
     from nvae_codec.model.nvae import unit_range
     from nvae_codec.rate.ledger import load_float_network
     from nvae_codec.tiling import Lattice
@@ -306,7 +307,7 @@ def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) 
         for group in range(codec.model.num_groups)
     ]
     images = {
-        exact: torch.from_numpy(codec.model.pixel_tables.network_input(samples.numpy())).to(exact.device),
+        exact: torch.from_numpy(codec.model.likelihood.network_input(samples.numpy())).to(exact.device),
         floats: unit_range(codec.model.network.config, samples.to(exact.device)),
     }
     best = dict.fromkeys(images, float("inf"))
@@ -314,11 +315,11 @@ def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) 
         for _ in range(repeat + 1):  # the first one warms up
             for network, x in images.items():
                 start = time.perf_counter()
-                features, state = network.features(x), network.start(BATCH_SIZE)
-                for group, z in enumerate(latents):
-                    network.posterior(group, state, features)
-                    state = network.update(group, state, z)
-                for _ in network.pixel_phases(state, partial(Lattice.of, values=x)):
+                descent = Descent(network, BATCH_SIZE, network.features(x))
+                for step in descent:
+                    _ = step.posterior
+                    step.latents = latents[step.group]
+                for _ in network.pixel_phases(descent.state, partial(Lattice.of, values=x)):
                     pass
                 if x.is_cuda:
                     torch.cuda.synchronize(x.device)

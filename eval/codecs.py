@@ -70,7 +70,8 @@ def nvae_codec(model: str | None = None) -> ImageCodec:
     """
     import torch
 
-    from nvae_codec.bitstreams.container import MAX_SIDE, unpack
+    from nvae_codec.bitstreams.container import unpack
+    from nvae_codec.bitstreams.content import MAX_SIDE
     from nvae_codec.codec import Codec
 
     codec = Codec.load(model)
@@ -92,7 +93,7 @@ def nvae_codec(model: str | None = None) -> ImageCodec:
         encode_archive=enough_memory()(encode_archive),
         decode_archive=enough_memory()(decode_archive),
         max_side=MAX_SIDE,
-        bits=codec.model.pixel_tables.num_bits,
+        bits=codec.model.likelihood.num_bits,
         threads=torch.get_num_threads(),
     )
 

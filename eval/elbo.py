@@ -5,9 +5,8 @@ from pathlib import Path
 
 from nvae_codec.device import choose_device
 from nvae_codec.errors import ModelError, enough_memory
-from nvae_codec.likelihoods.pixels import num_dimensions
 from nvae_codec.training.checkpoint import load_network
-from nvae_codec.training.data.images import fixed_batch
+from nvae_codec.training.data.batches import fixed_batch
 from nvae_codec.training.evaluation import evaluate
 from nvae_codec.training.run import Run
 
@@ -55,7 +54,7 @@ def measure(
     result = Elbo(
         num_images=found.images,
         samples=samples,
-        dimensions=num_dimensions(config),
+        dimensions=config.num_dimensions,
         latents=config.num_latents,
         nats=Bounds(**nats),
         bits_per_dim=Bounds(**bits, kl=[found.bits(value) for value in found.kl]),

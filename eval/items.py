@@ -65,7 +65,7 @@ class Selection:
         return ", ".join(parts)
 
     def _held_out(self, dataset: str) -> list[Item]:
-        from nvae_codec.training.data.catalogue import ALIASES, DATASETS, open_dataset
+        from nvae_codec.training.data.open import ALIASES, DATASETS, open_dataset
 
         name = ALIASES.get(dataset, dataset)
         sides = {each: kind.side - 2 * kind.margin for each, kind in DATASETS.items() if kind.side}
@@ -76,12 +76,10 @@ class Selection:
 
     def _files(self) -> Iterator[Path]:
         for path in self.paths:
-            if not path.is_dir():
-                yield path
-            elif inside := find_images(path):
-                yield from inside
+            if path.is_dir():
+                yield from find_images(path, recursive=False)
             else:
-                raise ImageError(f"{path}: no image file in this folder")
+                yield path
 
 
 def read_samples(path: Path) -> np.ndarray:

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from nvae_codec import __version__
-from nvae_codec.bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
+from nvae_codec.bitstreams.container import unpack
+from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE
 from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory
 
 from .document import FILE_NAME, to_csv, to_json
@@ -162,7 +163,7 @@ def importance_weighted_bits(codec, network, samples: np.ndarray, draws: int) ->
         return None
     tiles = torch.from_numpy(cut(samples, side))
     found = evaluate(network, tiles, samples=draws)
-    return len(tiles) * found.importance_weighted / math.log(2) + codec.model.pixel_tables.low_bits * samples.size
+    return len(tiles) * found.importance_weighted / math.log(2) + codec.model.likelihood.low_bits * samples.size
 
 
 def chain_lengths(count: int) -> list[int]:
@@ -205,7 +206,7 @@ def measure(
                 progress(number, len(items))
     if lengths is None:
         small = not settings.archive and max(image.pixels for image in images) <= SMALL_PIXELS
-        most = min(len(items), codec.max_in_chunk([item.load().shape for item in items]))
+        most = min(len(items), codec.payload.max_in_chunk([item.load().shape for item in items]))
         lengths = chain_lengths(most) if small and len(items) > 1 else []
     chains = [
         _named(f"the first {length}", meter.chain, items[:length], images, files / f"chain-{length}.nvb")

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nvae_codec.bitstreams.container import MAX_IMAGES, MAX_SIDE, unpack
+from nvae_codec.bitstreams.container import unpack
+from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE
 from nvae_codec.errors import DriftError, ImageError, ModelError, enough_memory
 
 from .document import FILE_NAME, Cell, to_json
@@ -100,7 +101,7 @@ def held_out_images(dataset: str, data: Path | None, side: int, most: int) -> tu
     The data set lies in the folder `data`, by default data/NAME. Raises ImageError if there is no such data set, if it
     has images of another side, or if none are held out.
     """
-    from nvae_codec.training.data.catalogue import ALIASES, open_dataset
+    from nvae_codec.training.data.open import ALIASES, open_dataset
 
     held_out = open_dataset(dataset, data, side=side).validation
     if not len(held_out):
@@ -137,10 +138,9 @@ def measure_network(options: Options, folder: Path, watch: Watch = unwatched) ->
 
     from nvae_codec.codec import Codec
     from nvae_codec.device import choose_device
-    from nvae_codec.likelihoods.pixels import num_dimensions
     from nvae_codec.rate.ledger import load_float_network
     from nvae_codec.training.checkpoint import load_network
-    from nvae_codec.training.data.catalogue import DATASETS
+    from nvae_codec.training.data.open import DATASETS
     from nvae_codec.training.evaluation import evaluate
 
     device = choose_device(options.device)
@@ -177,7 +177,7 @@ def measure_network(options: Options, folder: Path, watch: Watch = unwatched) ->
     figures: dict[str, float] = {}
     for key, value in nats.items():
         figures |= {f"{key}_nats_per_image": value, f"{key}_bits_per_dim": result.bits(value)}
-    bits = config.num_input_bits
+    bits = config.pixels.num_input_bits
     is_like = name in REPORTED and REPORTED[name].sample_bits == bits
     size = archive_size(codec, images, folder / ARCHIVE, watch) if codec else None
     return Measured(
@@ -190,13 +190,13 @@ def measure_network(options: Options, folder: Path, watch: Watch = unwatched) ->
         sample_bits=bits,
         flow_cell_pairs_per_group=config.num_nf,
         num_images=len(images),
-        dimensions=num_dimensions(config),
+        dimensions=config.num_dimensions,
         draws_per_image=options.samples,
         seed=options.seed,
         **figures,
         file_size_bytes=size,
         file_bits_per_subpixel=8 * size / images.size if size else None,
-        file_raw_bits_per_subpixel=codec.model.pixel_tables.low_bits if codec else None,
+        file_raw_bits_per_subpixel=codec.model.likelihood.low_bits if codec else None,
     )
 
 

@@ -34,7 +34,7 @@ WARM_UP_REPORTS = 1  # reports of a few steps each that do not count
 
 def check_settings(preset: str, settings: Mapping[str, str]) -> None:
     """Raises ModelError for fields or values that the preset's network cannot have."""
-    from nvae_codec.model.config import PRESETS
+    from nvae_codec.model.presets import PRESETS
     from nvae_codec.training.run import replace
 
     known = [field.name for field in dataclasses.fields(PRESETS[preset])]
@@ -76,9 +76,11 @@ def measure(
     import torch
 
     from nvae_codec.device import choose_device
-    from nvae_codec.model.config import PRESETS
-    from nvae_codec.training.data.images import Arrays, Dataset, Whole
-    from nvae_codec.training.loop import Execution, train
+    from nvae_codec.model.presets import PRESETS
+    from nvae_codec.training.data.sets import Dataset, Whole
+    from nvae_codec.training.data.stored import ArrayImages
+    from nvae_codec.training.execution import Execution
+    from nvae_codec.training.loop import train
     from nvae_codec.training.recipe import RECIPES
     from nvae_codec.training.run import replace
 
@@ -90,7 +92,7 @@ def measure(
     random = np.random.default_rng(0)
     shape = 4 * recipe.batch_size, config.image_channels, config.image_size, config.image_size
     levels = 2 if config.likelihood == "bernoulli" else 256
-    images = Whole(Arrays([random.integers(0, levels, shape, dtype=np.uint8)]), shape[1:])
+    images = Whole(ArrayImages([random.integers(0, levels, shape, dtype=np.uint8)]), shape[1:])
     dataset = Dataset("random", images, images, config.image_size, config.image_channels)
     times = [time.perf_counter()]
     with TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ class ModelError(NvaeCodecError):
 
 
 class ImageError(NvaeCodecError):
-    """The picture cannot be read, or cannot be represented exactly."""
+    """The image cannot be read, or cannot be represented exactly."""
 
 
 class DriftError(NvaeCodecError):

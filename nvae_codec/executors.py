@@ -1,4 +1,4 @@
-"""Processes that share the work of a large archive.
+"""Executors that share the work of a large archive: processes of this machine, or any `concurrent.futures.Executor`.
 
 A quarter of the work is the entropy coder's, which keeps Python to itself, so that threads would wait for each other;
 and the network on tiles of few pixels has too little to do for many of them.
@@ -9,35 +9,28 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
+from typing import TypeVar
 
 from nvae_codec.errors import ModelError
 
+Result = TypeVar("Result")
 
-def map_in_workers(path: Path, fingerprint: str, method: str, calls: Iterable[tuple], workers: int) -> Iterator[list]:
-    """Lists of what a method of `Codec.load(path)` gives, for the arguments of one call after the other, in order.
 
-    The workers share this process's threads. `calls` are read as workers become free. Raises what the method raises,
-    and ModelError if the model at `path` no longer has this fingerprint or if a worker is killed.
+@contextmanager
+def processes(workers: int) -> Iterator[Executor]:
+    """An executor of so many processes, which end with the context.
+
+    Raises ModelError if one of them is killed.
     """
-    import torch
-
     # Forked processes would inherit locks of torch's threads, which no longer exist there.
-    context, threads = multiprocessing.get_context("spawn"), max(1, torch.get_num_threads() // workers)
-    others, pending = set(multiprocessing.active_children()), deque()
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, context, _begin) as pool:
         try:
-            for arguments in calls:
-                pending.append(_submit(pool, path, fingerprint, threads, method, arguments))
-                if len(pending) > workers:  # one more than can be worked on
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            yield pool
         except BaseException as error:
             # What is worked on would be waited for, and nobody wants it any more.
             for process in set(multiprocessing.active_children()) - others:
@@ -48,9 +41,26 @@ def map_in_workers(path: Path, fingerprint: str, method: str, calls: Iterable[tu
             raise
 
 
-def _submit(pool: ProcessPoolExecutor, *arguments) -> Future:
+def map_in_order(
+    executor: Executor, function: Callable[..., Result], calls: Iterable[tuple], ahead: int
+) -> Iterator[Result]:
+    """What a function gives for the arguments of one call after the other, in order.
+
+    `calls` are read as workers become free: so many are worked on while one is waited for. Raises what the function
+    raises.
+    """
+    pending: deque[Future] = deque()
+    for arguments in calls:
+        pending.append(_submit(executor, function, arguments))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _submit(executor: Executor, function: Callable, arguments: tuple) -> Future:
     try:
-        return pool.submit(_call, *arguments)
+        return executor.submit(function, *arguments)
     except OSError as error:  # a worker ended while another one was being started
         raise BrokenProcessPool from error
 
@@ -64,19 +74,3 @@ def _end_with_parent() -> None:
     """A parent that was killed cannot say so, and a worker would wait for it for ever."""
     multiprocessing.parent_process().join()
     os._exit(1)
-
-
-@cache
-def _codec(path: Path, fingerprint: str, threads: int) -> Any:
-    import torch
-
-    from nvae_codec.codec import Codec
-
-    torch.set_num_threads(threads)
-    codec = Codec.load(path)
-    codec.check_fingerprint(fingerprint)
-    return codec
-
-
-def _call(path: Path, fingerprint: str, threads: int, method: str, arguments: tuple) -> list:
-    return list(getattr(_codec(path, fingerprint, threads), method)(*arguments))

@@ -1,6 +1,6 @@
 """Image files to samples and metadata, and back: the only file that knows Pillow.
 
-Pillow turns many kinds of picture into 8 bits without a word. Whatever it would have to change is refused here.
+Pillow turns many kinds of image into 8 bits without a word. Whatever it would have to change is refused here.
 """
 
 import io
@@ -21,25 +21,25 @@ from PIL import Image as pillow
 
 from nvae_codec.errors import ImageError
 
-ACCEPTED = "accepted are 8-bit grey and 8-bit RGB, one picture per file, without transparency"
+ACCEPTED = "accepted are 8-bit grey and 8-bit RGB, one image per file, without transparency"
 READABLE = {"PNG": "PNG", "JPEG": "JPEG", "WEBP": "WebP", "TIFF": "TIFF", "BMP": "BMP", "PPM": "PNM"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm"}  # of files so readable
 MODES = {
-    "1": "a 1-bit picture",
-    "P": "a palette picture",
-    "PA": "a palette picture",
-    "LA": "a grey picture with an alpha channel",
-    "RGBA": "an RGB picture with an alpha channel",
-    "I": "a grey picture of more than 8 bits",
-    "I;16": "a 16-bit grey picture",
-    "I;16B": "a 16-bit grey picture",
-    "F": "a floating-point picture",
-    "CMYK": "a CMYK picture",
+    "1": "a 1-bit image",
+    "P": "a palette image",
+    "PA": "a palette image",
+    "LA": "a grey image with an alpha channel",
+    "RGBA": "an RGB image with an alpha channel",
+    "I": "a grey image of more than 8 bits",
+    "I;16": "a 16-bit grey image",
+    "I;16B": "a 16-bit grey image",
+    "F": "a floating-point image",
+    "CMYK": "a CMYK image",
 }
 EXACT_RAW_MODES = {"L", "L;I", "L;R", "L;IR", "RGB", "RGB;R", "BGR"}
 EXIF_PREFIX = b"Exif\0\0"
 EXIF_FOLDERS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop, ExifTags.IFD.IFD1)  # IFD1: a thumbnail
-# The tags of a TIFF's own folder that are EXIF too: they describe the picture, not how it lies in the file.
+# The tags of a TIFF's own folder that are EXIF too: they describe the image, not how it lies in the file.
 EXIF_TAGS_OF_TIFF = (270, 271, 272, 305, 306, 315, 316, 33432)
 # The passes of an interlaced PNG: first column, first row, step in columns, step in rows.
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -77,33 +77,21 @@ class Image:
     exif: bytes = b""
     icc: bytes = b""
 
-
-def find_images(folder: Path, recursive: bool = False) -> list[Path]:
-    """The image files in a folder, and below it if `recursive`, by their suffixes and sorted; none that is hidden.
-
-    Raises OSError for a folder that cannot be read.
-    """
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    found = []
-    for place, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]  # the walk goes on to these
-        found += [Path(place, name) for name in names if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
-    return sorted(found)
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """The samples, for numpy."""
+        return np.array(self.samples, dtype=dtype, copy=copy)
 
 
 def read_image(data: bytes) -> Image:
-    """The picture in a file's bytes; ImageError for everything that is not exactly 8-bit grey or RGB, or not whole.
+    """The image in a file's bytes; ImageError for everything that is not exactly 8-bit grey or RGB, or not whole.
 
     Samples are as the file has them: an EXIF orientation is kept, not applied. (Pillow does apply that of a TIFF.)
     """
-    with _translated("the picture is damaged or cut short"):
-        image = _opened(data)
-        if image.format == "PNG":
-            _check_png(data, image)
-        return _from_pillow(image)
+    with _translated("the image is damaged or cut short"):
+        decoded = _opened(data)
+        if decoded.format == "PNG":
+            _check_png(data, decoded)
+        return _from_pillow(decoded)
 
 
 def image_shape(source: bytes | BinaryIO) -> tuple[int, ...]:
@@ -112,62 +100,82 @@ def image_shape(source: bytes | BinaryIO) -> tuple[int, ...]:
     `source` is the file's bytes, or the file opened at its beginning, of which little more than the header is read.
     Raises ImageError for what the header shows to be refused; damage behind it stays unseen.
     """
-    with _translated("the picture is damaged or cut short"):
-        image = _opened(source)
-        return (image.height, image.width) + ((3,) if image.mode == "RGB" else ())
+    with _translated("the image is damaged or cut short"):
+        decoded = _opened(source)
+        return (decoded.height, decoded.width) + ((3,) if decoded.mode == "RGB" else ())
 
 
-def write_image(picture: Image, suffix: str = ".png") -> bytes:
-    """A file of the format that `suffix` names; ImageError where that format cannot hold the picture exactly."""
+def find_images(folder: Path, *, recursive: bool = True) -> list[Path]:
+    """The image files in a folder, known by their suffixes, sorted by their paths.
+
+    With `recursive` those in its sub-folders too. Hidden files and folders are passed over, links to folders are not
+    followed. Raises ImageError if there is no image file, and OSError if a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]  # the walk goes on to these
+        visible = (Path(place, name) for name in names if not name.startswith("."))
+        found += [path for path in visible if path.suffix.lower() in SUFFIXES]
+    if not found:
+        raise ImageError(f"{folder}: there is no image file in this folder")
+    return sorted(found, key=Path.as_posix)
+
+
+def write_image(image: Image, suffix: str = ".png") -> bytes:
+    """A file of the format that `suffix` names; ImageError where that format cannot hold the image exactly."""
     if suffix.lower() not in FORMATS:
         name = suffix or "a name without suffix"
-        raise ImageError(f"{name} stands for no lossless picture format; known are {', '.join(FORMATS)}")
+        raise ImageError(f"{name} stands for no lossless image format; known are {', '.join(FORMATS)}")
     target = FORMATS[suffix.lower()]
-    image = pillow.fromarray(as_image(picture).samples)
-    check_format(suffix, grey=image.mode == "L", metadata=bool(picture.exif or picture.icc))
+    decoded = pillow.fromarray(as_image(image).samples)
+    check_format(suffix, grey=decoded.mode == "L", metadata=bool(image.exif or image.icc))
     options = dict(target.options)
     file = io.BytesIO()
-    with _translated(f"{suffix} cannot hold this picture"):
-        if picture.icc:
-            options["icc_profile"] = picture.icc
-        if picture.exif:
-            options["exif"] = _parsed(picture.exif) if target.name == "TIFF" else picture.exif
-        image.save(file, target.name, **options)
-        if picture.exif and target.name == "TIFF":
-            _check_tiff_exif(file, picture.exif)
+    with _translated(f"{suffix} cannot hold this image"):
+        if image.icc:
+            options["icc_profile"] = image.icc
+        if image.exif:
+            options["exif"] = _parsed(image.exif) if target.name == "TIFF" else image.exif
+        decoded.save(file, target.name, **options)
+        if image.exif and target.name == "TIFF":
+            _check_tiff_exif(file, image.exif)
     return file.getvalue()
 
 
 def check_format(suffix: str, *, grey: bool, metadata: bool) -> None:
-    """Raise ImageError if pictures of this kind, with EXIF or an ICC profile or without, do not suit a format."""
+    """Raise ImageError if images of this kind, with EXIF or an ICC profile or without, do not suit a format."""
     target = FORMATS[suffix.lower()]
     if ("L" if grey else "RGB") not in target.modes:
         raise ImageError(f"{suffix} cannot hold {'grey' if grey else 'RGB'} exactly; .png can")
     if metadata and not target.metadata:
-        raise ImageError(f"{suffix} cannot hold this picture's EXIF or ICC profile; .png can")
+        raise ImageError(f"{suffix} cannot hold this image's EXIF or ICC profile; .png can")
 
 
-def as_image(image: "Image | np.ndarray | pillow.Image") -> Image:
-    """`image` as a Image: a Image itself, a uint8 array [H, W] or [H, W, 3], or a Pillow image of mode L or RGB."""
-    if isinstance(image, pillow.Image):
-        with _translated("the picture is damaged or cut short"):
-            _check_plain(image)
-            image = _from_pillow(image)
-    picture = image if isinstance(image, Image) else Image(image)
-    samples = picture.samples
+def as_image(given: "Image | np.ndarray | pillow.Image") -> Image:
+    """`given` as an `Image`: an `Image` itself, a uint8 array [H, W] or [H, W, 3], or a Pillow image of mode L or RGB."""
+    if isinstance(given, pillow.Image):
+        with _translated("the image is damaged or cut short"):
+            _check_plain(given)
+            given = _from_pillow(given)
+    image = given if isinstance(given, Image) else Image(given)
+    samples = image.samples
     if not isinstance(samples, np.ndarray):
-        raise ImageError(f"a {type(samples).__name__} is no picture; accepted are Image, numpy array, Pillow image")
+        raise ImageError(f"a {type(samples).__name__} is no image; accepted are Image, numpy array, Pillow image")
     shape = samples.shape
     if samples.dtype != np.uint8 or samples.size == 0 or not (len(shape) == 2 or len(shape) == 3 and shape[2] == 3):
         accepted = "accepted is uint8 [H, W] or [H, W, 3], with at least one pixel"
         raise ImageError(f"the array is {samples.dtype} {list(shape)}; {accepted}")
-    return picture
+    return image
 
 
 def resized(samples: np.ndarray, height: int, width: int, *, sharp: bool = False) -> np.ndarray:
-    """uint8 [height, width(, 3)]: a picture at another size, by Pillow's bilinear filter, or Lanczos's if `sharp`.
+    """uint8 [height, width(, 3)]: an image at another size, by Pillow's bilinear filter, or Lanczos's if `sharp`.
 
-    The filter's support grows with the factor by which a picture shrinks, so nothing is skipped.
+    The filter's support grows with the factor by which an image shrinks, so nothing is skipped.
     """
     kind = pillow.Resampling.LANCZOS if sharp else pillow.Resampling.BILINEAR
     return np.asarray(pillow.fromarray(samples).resize((width, height), kind))
@@ -177,7 +185,7 @@ def resized(samples: np.ndarray, height: int, width: int, *, sharp: bool = False
 def quiet() -> Iterator[None]:
     """Silence Pillow's warnings.
 
-    Every function here does so by itself. Who reads pictures in several threads does it once more around all of them:
+    Every function here does so by itself. Who reads images in several threads does it once more around all of them:
     the filters belong to the process, and threads put back what they found while others are at work.
     """
     with warnings.catch_warnings():
@@ -194,66 +202,66 @@ def _translated(sentence: str) -> Iterator[None]:
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"this is no picture that can be read; known are {', '.join(READABLE.values())}") from None
+        raise ImageError(f"this is no image that can be read; known are {', '.join(READABLE.values())}") from None
     except pillow.DecompressionBombError:
         limit = f"{pillow.MAX_IMAGE_PIXELS:,}"
-        raise ImageError(f"the picture has more than {limit} pixels, the limit against bombs") from None
+        raise ImageError(f"the image has more than {limit} pixels, the limit against bombs") from None
     except Exception as error:
         raise ImageError(f"{sentence} ({error})") from error
 
 
 def _opened(source: bytes | BinaryIO) -> pillow.Image:
-    """The picture of a file, not decoded yet."""
+    """The image of a file, not decoded yet."""
     file = source if hasattr(source, "read") else io.BytesIO(source)
     if not file.read(1):
         raise ImageError("the file is empty")
     file.seek(0)
-    image = pillow.open(file, formats=tuple(READABLE))
-    if image.width * image.height > (pillow.MAX_IMAGE_PIXELS or math.inf):  # Pillow only warns, up to twice as many
+    decoded = pillow.open(file, formats=tuple(READABLE))
+    if decoded.width * decoded.height > (pillow.MAX_IMAGE_PIXELS or math.inf):  # Pillow only warns, up to twice as many
         raise pillow.DecompressionBombError
-    _check_plain(image)
-    return image
+    _check_plain(decoded)
+    return decoded
 
 
-def _check_plain(image: pillow.Image) -> None:
-    fault = _fault(image)
+def _check_plain(decoded: pillow.Image) -> None:
+    fault = _fault(decoded)
     if fault:
         raise ImageError(f"this is {fault}; {ACCEPTED}")
 
 
-def _fault(image: pillow.Image) -> str:
+def _fault(decoded: pillow.Image) -> str:
     """What `image` is, in words, if not plain 8-bit grey or RGB. To be asked before Pillow has decoded it."""
-    if getattr(image, "n_frames", 1) > 1:
-        return f"an animation or a file of {image.n_frames} pictures"
-    if image.mode not in ("L", "RGB"):
-        return MODES.get(image.mode, f"a picture of Pillow's mode {image.mode}")
-    if "transparency" in image.info:
-        return "a picture with a transparent colour"
-    return _tiff_fault(image.tag_v2) if image.format == "TIFF" else _raw_fault(image)
+    if getattr(decoded, "n_frames", 1) > 1:
+        return f"an animation or a file of {decoded.n_frames} images"
+    if decoded.mode not in ("L", "RGB"):
+        return MODES.get(decoded.mode, f"an image of Pillow's mode {decoded.mode}")
+    if "transparency" in decoded.info:
+        return "an image with a transparent colour"
+    return _tiff_fault(decoded.tag_v2) if decoded.format == "TIFF" else _raw_fault(decoded)
 
 
-def _raw_fault(image: pillow.Image) -> str:
+def _raw_fault(decoded: pillow.Image) -> str:
     """Pillow's raw mode says how samples lie in the file: 16-bit RGB, for one, has mode RGB and raw mode RGB;16B."""
-    for _, _, _, arguments in getattr(image, "tile", [])[:1]:
+    for _, _, _, arguments in getattr(decoded, "tile", [])[:1]:
         raw_mode, *more = [arguments] if isinstance(arguments, str) else arguments
-        if image.format == "PPM" and more and more[0] != 255:
-            return f"a picture of samples up to {more[0]}"
+        if decoded.format == "PPM" and more and more[0] != 255:
+            return f"an image of samples up to {more[0]}"
         if raw_mode not in EXACT_RAW_MODES:
             bits = re.search(r";(\d+)", raw_mode)
-            return f"a {bits[1]}-bit picture" if bits else f"a picture of samples stored as {raw_mode}"
+            return f"a {bits[1]}-bit image" if bits else f"an image of samples stored as {raw_mode}"
     return ""
 
 
 def _tiff_fault(tags: dict) -> str:
     bits = max(tags.get(258, (1,)))
     if bits != 8:
-        return f"a {bits}-bit picture"
+        return f"a {bits}-bit image"
     if any(kind != 1 for kind in tags.get(339, ())):
-        return "a picture of signed or floating-point samples"
-    return "a picture with an extra channel" if 338 in tags else ""
+        return "an image of signed or floating-point samples"
+    return "an image with an extra channel" if 338 in tags else ""
 
 
-def _check_png(data: bytes, image: pillow.Image) -> None:
+def _check_png(data: bytes, decoded: pillow.Image) -> None:
     """Refuse what Pillow lets pass: wrong checksums, image data that end early, transparency declared late."""
     position, name, stream = 8, b"", []
     while name != b"IEND":
@@ -264,30 +272,30 @@ def _check_png(data: bytes, image: pillow.Image) -> None:
         if int.from_bytes(data[end - 4 : end]) != zlib.crc32(name + body):
             raise ImageError(f"the PNG is damaged: the checksum of its {name.decode('latin-1')} chunk does not match")
         if name == b"tRNS":
-            raise ImageError(f"this is a picture with a transparent colour; {ACCEPTED}")
+            raise ImageError(f"this is an image with a transparent colour; {ACCEPTED}")
         stream += [body] if name == b"IDAT" else []
         position = end
-    passes = ADAM7 if image.info.get("interlace") else ((0, 0, 1, 1),)
-    sizes = [(-((x - image.width) // dx), -((y - image.height) // dy)) for x, y, dx, dy in passes]
-    expected = sum(height * (1 + width * len(image.mode)) for width, height in sizes if width > 0)
+    passes = ADAM7 if decoded.info.get("interlace") else ((0, 0, 1, 1),)
+    sizes = [(-((x - decoded.width) // dx), -((y - decoded.height) // dy)) for x, y, dx, dy in passes]
+    expected = sum(height * (1 + width * len(decoded.mode)) for width, height in sizes if width > 0)
     if len(zlib.decompressobj().decompress(b"".join(stream), expected + 1)) < expected:
         raise ImageError("the PNG is damaged: its image data end before the last row")
 
 
-def _from_pillow(image: pillow.Image) -> Image:
-    samples = np.array(image)
-    icc = image.info.get("icc_profile", b"")
+def _from_pillow(decoded: pillow.Image) -> Image:
+    samples = np.array(decoded)
+    icc = decoded.info.get("icc_profile", b"")
     if icc is None:
-        raise ImageError("the picture's ICC profile is damaged")
-    exif = _tiff_exif(image) if image.format == "TIFF" else image.info.get("exif", b"")
+        raise ImageError("the image's ICC profile is damaged")
+    exif = _tiff_exif(decoded) if decoded.format == "TIFF" else decoded.info.get("exif", b"")
     while exif.startswith(EXIF_PREFIX):
         exif = exif[len(EXIF_PREFIX) :]
     return Image(samples, exif, icc)
 
 
-def _tiff_exif(image: pillow.Image) -> bytes:
+def _tiff_exif(decoded: pillow.Image) -> bytes:
     """TIFF keeps EXIF among its own tags: gather them into a block, as the other formats have it."""
-    tags, block = _nested(image.getexif()), pillow.Exif()
+    tags, block = _nested(decoded.getexif()), pillow.Exif()
     block.update({tag: tags[tag] for tag in EXIF_TAGS_OF_TIFF if tag in tags})
     folders = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
     for folder in folders:
@@ -298,7 +306,7 @@ def _tiff_exif(image: pillow.Image) -> bytes:
 def _check_tiff_exif(file: io.BytesIO, exif: bytes) -> None:
     found = _listed(_nested(pillow.open(file).getexif()))
     if not _listed(_parsed(exif)).items() <= found.items():
-        raise ImageError("TIFF cannot hold all of this picture's EXIF; .png and .webp can")
+        raise ImageError("TIFF cannot hold all of this image's EXIF; .png and .webp can")
 
 
 def _parsed(exif: bytes) -> pillow.Exif:

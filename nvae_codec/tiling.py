@@ -1,18 +1,18 @@
-"""Cutting a picture into square tiles and joining them again; padding at the border; lattices of their pixels."""
+"""Cutting an image into square tiles and joining them again; padding at the border; lattices of their pixels."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-GREY, RGB = 0, 1  # modes; the others are RGB from `colour_spaces.SPACES`
+from nvae_codec.bitstreams.content import GREY
 
 
 class Layout(NamedTuple):
     """What is known of N tiles before their samples are."""
 
     sizes: np.ndarray  # int64 [N, 2]: height and width of the real part
-    modes: np.ndarray  # int64 [N]: GREY, RGB or another colour space
+    modes: np.ndarray  # int64 [N]: one of `bitstreams.content.MODES`
 
     @property
     def count(self) -> int:
@@ -52,7 +52,7 @@ def tile_sizes(height: int, width: int, side: int) -> np.ndarray:
 
 
 def cut(samples: np.ndarray, side: int) -> np.ndarray:
-    """Tiles uint8 [N, C, side, side], row by row, of a picture [H, W] or [H, W, 3].
+    """Tiles uint8 [N, C, side, side], row by row, of an image [H, W] or [H, W, 3].
 
     The padding repeats the last row and column.
     """
@@ -74,7 +74,7 @@ def join(tiles: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def real_pixels(sizes: np.ndarray, side: int) -> np.ndarray:
-    """Which pixels of the tiles belong to the picture, bool [N, side, side]."""
+    """Which pixels of the tiles belong to the image, bool [N, side, side]."""
     return real_cells(sizes, side, side)
 
 

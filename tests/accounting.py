@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from nvae_codec.coding.ans import WORD_BITS, Stack
-from nvae_codec.coding.bits_back import Search, Tiles, coded_cells, decode_chains, encode_chains
+from nvae_codec.coding.bits_back import Tiles, coded_cells
+from nvae_codec.coding.chains import Search, decode_chains, encode_chains
 from nvae_codec.coding.latents import MAX_STEP, MEAN_BITS, SIGMA_BITS, nearest_points, offsets_of
 from nvae_codec.tiling import real_pixels
 
@@ -14,7 +15,9 @@ MEMORY = 8
 
 def decoded_chains(model, coded, layouts, memory: int = MEMORY, **options) -> list[np.ndarray]:
     words, tile_batches = zip(*coded, strict=True)
-    return decode_chains(model, words, tile_batches, layouts, [memory] * len(words), **options)
+    return decode_chains(
+        model, [Stack(each) for each in words], tile_batches, layouts, [memory] * len(words), **options
+    )
 
 
 class Noting:
@@ -60,7 +63,7 @@ def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], rec_groups: i
     real = real_pixels(tiles.layout.sizes, model.tile_side)
     parameters = model.pixels(state, tiles.samples, tiles.layout.sizes).transpose(1, 0, 2, 3)
     known = tiles.samples.transpose(1, 0, 2, 3)[:, real]
-    return model.pixel_tables.information(known, parameters[:, real]).sum(), *latents
+    return model.likelihood.information(known, parameters[:, real]).sum(), *latents
 
 
 def account(model, tiles: Tiles, joint_tiles: int, search: Search, monkeypatch) -> dict[str, float]:

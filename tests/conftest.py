@@ -12,11 +12,11 @@ import torch
 from helpers import NO_PRODUCTS, WAYS, products_of_bytes_are_exact, randomise_batch_norm, smooth_tiles
 
 from nvae_codec.integer import kernels, model_file
+from nvae_codec.integer.convert import convert
 from nvae_codec.integer.kernels import Kernels
-from nvae_codec.integer.network import IntegerNetwork, convert
-from nvae_codec.integer.ops import LIMIT_12_BITS
-from nvae_codec.model.config import PRESETS
+from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 
 gc.set_threshold(200_000, 50, 50)  # of the objects of networks few are garbage: to look for it takes a tenth
 
@@ -70,7 +70,7 @@ def toy_integer(toy_network) -> IntegerNetwork:
 @pytest.fixture(scope="session")
 def toy_integer_12(toy_network) -> IntegerNetwork:
     """A narrow one."""
-    return convert(toy_network, smooth_tiles(16, PRESETS["toy"].image_size), limit=LIMIT_12_BITS)
+    return convert(toy_network, smooth_tiles(16, PRESETS["toy"].image_size), activation_bits=12)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """A model made by integer arithmetic alone, the same on every machine: the golden streams are coded with it.
 
 It is no good at compressing. Its weights come from the coder's fixed generator, its tables are straight lines and
-powers of two where a trained model has curves. Changing anything here breaks the golden streams, which must decode for
-ever.
+powers of two where a trained model has curves. Changing anything here breaks the golden streams: from release 1.0 on
+they must decode for ever.
 """
 
 import dataclasses
@@ -13,8 +13,10 @@ from helpers import REPOSITORY
 
 from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import generator_words
-from nvae_codec.integer.network import IntegerModel, IntegerNetwork
-from nvae_codec.integer.ops import Activate, Conv, Mean, Output, Start, _Addition
+from nvae_codec.integer.conv import Conv, Output
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.integer.layers import Activate, Addition, Mean, Start
+from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.fingerprint import fingerprint
 
@@ -90,7 +92,7 @@ def golden_network(name: str = "plain") -> IntegerNetwork:
             module.value.copy_(draw(module.value.shape, 3000))
         elif isinstance(module, Mean):
             module.gain.fill_(1)
-        elif isinstance(module, _Addition):
+        elif isinstance(module, Addition):
             module.right_shift.fill_(29 if module.__class__.__name__ == "Residual" else 0)
 
     index = torch.arange(-32768, 32768)

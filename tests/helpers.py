@@ -9,8 +9,8 @@ import torch
 
 from nvae_codec.coding.latents import offsets_of
 from nvae_codec.integer import kernels, model_file
-from nvae_codec.integer.network import IntegerModel
-from nvae_codec.model.config import PRESETS
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.model.presets import PRESETS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"  # images for testing, where there are any

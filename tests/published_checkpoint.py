@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections import OrderedDict
+from pathlib import Path
 
 import second_nvae
 import torch
@@ -115,3 +116,9 @@ def made_up(args: argparse.Namespace, seed: int = 0) -> dict:
         "scheduler": {"last_epoch": 3},
         "grad_scalar": {},
     }
+
+
+def saved(values, tmp_path: Path) -> Path:
+    path = tmp_path / "checkpoint.pt"
+    torch.save(values, path)
+    return path

@@ -1,4 +1,4 @@
-"""The bundled model on real photographs: slow, and skipped where the pictures are not."""
+"""The bundled model on real photographs: slow, and skipped where the images are not."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,15 @@ import torch
 from accounting import account
 from helpers import SHARED, outputs_digest
 
-from nvae_codec.codec import EFFORTS, Codec
+from nvae_codec.bitstreams.content import RGB
+from nvae_codec.codec import Codec
 from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.image import read_image
-from nvae_codec.tiling import RGB, Layout, cut
+from nvae_codec.payloads.neural import EFFORTS
+from nvae_codec.tiling import Layout, cut
 
 KODAK = SHARED / "data" / "kodak"
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not KODAK.is_dir(), reason="the Kodak pictures are not here")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not KODAK.is_dir(), reason="the Kodak images are not here")]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def codec() -> Codec:
 
 @pytest.fixture(scope="module")
 def tiles(codec) -> np.ndarray:
-    """100 tiles of two Kodak pictures."""
+    """100 tiles of two Kodak images."""
     images = [read_image((KODAK / f"kodim{number}.png").read_bytes()).samples for number in ("07", "20")]
     return np.concatenate([cut(picture, codec.model.tile_side) for picture in images])[40:140]
 

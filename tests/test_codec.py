@@ -1,4 +1,4 @@
-"""The codec as a user of the library sees it: pictures of all sizes, archives, damaged files, other processes."""
+"""The codec as a user of the library sees it: images of all sizes, archives, damaged files, other processes."""
 
 import io
 import math
@@ -19,17 +19,18 @@ from PIL import Image as pillow
 import nvae_codec
 from nvae_codec import codec as codec_module
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import GREY8, JPEG_RGB8, PHOTO_CD_RGB8, RGB8, TileBatch
-from nvae_codec.codec import EFFORTS, Codec
+from nvae_codec.bitstreams.content import GREY, JPEG_RGB, MAGIC, MAX_METADATA_BYTES, PHOTO_CD_RGB, RGB, TileBatch
+from nvae_codec.bitstreams.recovery import recover
+from nvae_codec.codec import Codec
 from nvae_codec.coding import bits_back
-from nvae_codec.coding.bits_back import max_joint_tiles
+from nvae_codec.coding.chains import max_joint_tiles
 from nvae_codec.coding.rec import MAX_MEMORY, MIN_MEMORY
 from nvae_codec.colour.spaces import SPACES
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError, NvaeCodecError
 from nvae_codec.image import Image, read_image
 from nvae_codec.integer import model_file
 from nvae_codec.likelihoods import mixture as pixels
-from nvae_codec.tiling import RGB
+from nvae_codec.payloads.neural import EFFORTS
 
 KODAK = SHARED / "data" / "kodak"
 
@@ -106,7 +107,7 @@ def test_arrays_that_are_no_images_are_refused(codec):
 
 def test_too_much_metadata_is_refused(codec):
     with pytest.raises(ImageError, match="EXIF"):
-        codec.compress(Image(noise(2, 2), icc=bytes(container.MAX_METADATA_BYTES + 1)))
+        codec.compress(Image(noise(2, 2), icc=bytes(MAX_METADATA_BYTES + 1)))
 
 
 def test_the_same_bytes_every_time(codec, toy_model_path):
@@ -295,7 +296,7 @@ def test_images_that_are_too_narrow_are_refused(codec):
 
 
 def test_only_the_first_tiles_are_direct(codec):
-    """Also of a narrow picture, whose tiles leave little on the stack."""
+    """Also of a narrow image, whose tiles leave little on the stack."""
     for picture in (noise(1, 700), noise(80, 80, 3)):
         tile_batches = container.unpack(codec.compress(picture)).chunks[0].tile_batches
         assert tile_batches[0] == TileBatch(1, codec.model.num_groups)
@@ -321,7 +322,7 @@ def test_other_efforts_are_refused(codec, effort):
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused(codec, data):
     with pytest.raises(NvaeCodecError):
-        codec.decompress(container.MAGIC + data)
+        codec.decompress(MAGIC + data)
 
 
 def test_verification_notices_drift(codec, monkeypatch):
@@ -362,7 +363,7 @@ ICC, EXIF = bytes(range(256)) * 3, b"II*\0\x08\0\0\0\0\0\0\0\0\0"
 
 @pytest.fixture(scope="module")
 def album() -> dict[str, Image]:
-    """14 pictures in 33 tiles; `big.png` has 12 of them."""
+    """14 images in 33 tiles; `big.png` has 12 of them."""
     pictures = {
         f"holiday/{number}.png": Image(noise(5 + number, 30 - number, 3, seed=number), icc=ICC) for number in range(10)
     }
@@ -382,14 +383,14 @@ def unpacked(codec: Codec, data: bytes, **options) -> dict[str, Image]:
 
 
 def as_jpeg(samples: np.ndarray, quality: int) -> np.ndarray:
-    """What a JPEG file of a picture decodes to."""
+    """What a JPEG file of an image decodes to."""
     file = io.BytesIO()
     pillow.fromarray(samples).save(file, "JPEG", quality=quality)
     return np.asarray(pillow.open(file))
 
 
 def from_photo_cd(samples: np.ndarray) -> np.ndarray:
-    space = SPACES[PHOTO_CD_RGB8]
+    space = SPACES[PHOTO_CD_RGB]
     return space.rgb(*samples.reshape(-1, 3).T.astype(int)).T.reshape(samples.shape)
 
 
@@ -406,7 +407,7 @@ def test_images_from_other_colour_spaces_come_back(codec, monkeypatch):
     }
     data = codec.compress_archive((name, Image(samples)) for name, samples in pictures.items())
     content = container.unpack(data)
-    modes = [JPEG_RGB8, RGB8, PHOTO_CD_RGB8, GREY8, PHOTO_CD_RGB8, JPEG_RGB8]
+    modes = [JPEG_RGB, RGB, PHOTO_CD_RGB, GREY, PHOTO_CD_RGB, JPEG_RGB]
     assert [image.mode for image in content.images] == modes
     decoded = {entry.name: picture.samples for entry, picture in codec.decompress_archive(content)}
     assert all(np.array_equal(decoded[name], samples) for name, samples in pictures.items())
@@ -416,7 +417,7 @@ def test_images_from_other_colour_spaces_come_back(codec, monkeypatch):
     monkeypatch.setattr(codec_module, "find_space", lambda samples: (RGB, samples))
     for name, share in (("a.png", 0.3), ("c.png", 0.4)):
         as_rgb = codec.compress(pictures[name])
-        assert container.unpack(as_rgb).images[0].mode == RGB8
+        assert container.unpack(as_rgb).images[0].mode == RGB
         assert np.array_equal(codec.decompress(as_rgb).samples, pictures[name])
         assert 8 * (len(as_rgb) - len(alone[name])) > share * pictures[name].size
 
@@ -424,14 +425,14 @@ def test_images_from_other_colour_spaces_come_back(codec, monkeypatch):
 def test_models_of_fewer_bits_and_of_black_and_white_know_no_other_colour_spaces(codec, monkeypatch):
     samples = as_jpeg(noise(20, 21, 3), 90)
     data = codec.compress(samples)
-    assert container.unpack(data).images[0].mode == JPEG_RGB8
-    monkeypatch.setattr(codec.model, "pixel_tables", pixels.PixelTables.compute(5))
+    assert container.unpack(data).images[0].mode == JPEG_RGB
+    monkeypatch.setattr(codec.model, "likelihood", pixels.IntegerMixture.compute(5))
     assert codec._cut(samples).layout.modes.tolist() == [RGB] * 4
-    with pytest.raises(BitstreamError, match="invalid: a picture has mode 2, for which its model has no probabilities"):
+    with pytest.raises(BitstreamError, match="invalid: an image has mode 2, for which its model has no probabilities"):
         codec.decompress(data)
 
 
-# In one chunk; in several; every picture in one of its own.
+# In one chunk; in several; every image in one of its own.
 @pytest.mark.parametrize("chunk_pixels, num_chunks", [(2**18, 1), (8 * 256, 5), (1, 14)])
 def test_archives_come_back(codec, album, chunk_pixels, num_chunks):
     data = codec.compress_archive(album.items(), len(album), chunk_pixels=chunk_pixels)
@@ -443,7 +444,7 @@ def test_archives_come_back(codec, album, chunk_pixels, num_chunks):
 
 
 def test_a_chunk_ends_before_it_has_too_many_pixels(codec, album):
-    """By the pixels of its tiles, but that a picture may be larger than that."""
+    """By the pixels of its tiles, but that an image may be larger than that."""
     for chunk_pixels in (256, 8 * 256, 13 * 256):
         content = container.unpack(codec.compress_archive(album.items(), chunk_pixels=chunk_pixels, verify=False))
         tiles = [[-(-image.width // 16) * -(-image.height // 16) for image in chunk.images] for chunk in content.chunks]
@@ -481,16 +482,16 @@ def test_some_images_of_an_archive(codec, album, chunk_pixels):
 
 def test_names_that_an_archive_does_not_hold(codec, album):
     data = codec.compress_archive(album.items(), verify=False)
-    with pytest.raises(ImageError, match="no picture called nonesuch.png"):
+    with pytest.raises(ImageError, match="no image called nonesuch.png"):
         unpacked(codec, data, only=["big.png", "nonesuch.png"])
 
 
 def test_an_archive_is_not_one_image(codec, album):
-    with pytest.raises(BitstreamError, match="archive of 14 pictures"):
+    with pytest.raises(BitstreamError, match="archive of 14 images"):
         codec.decompress(codec.compress_archive(album.items(), verify=False))
     alone = codec.compress_archive([("a.png", album["big.png"])])
     assert same(codec.decompress(alone), album["big.png"])
-    # And one picture is an archive of one without a name.
+    # And one image is an archive of one without a name.
     assert list(unpacked(codec, codec.compress(album["big.png"]))) == [""]
 
 
@@ -526,7 +527,7 @@ def test_progress_of_an_archive_counts_images(codec, album, verify, chunk_pixels
 
 @pytest.mark.thorough
 def test_images_are_read_when_they_are_needed(codec):
-    """An archive may be larger than the memory: no more pictures are alive than are coded at once, and the next."""
+    """An archive may be larger than the memory: no more images are alive than are coded at once, and the next."""
     alive, most, count = weakref.WeakSet(), 0, 150
 
     def pictures():
@@ -552,7 +553,7 @@ def test_images_are_read_when_they_are_needed(codec):
         np.zeros((5, 5, 4), np.uint8),
         np.zeros((5, 5, 2), np.uint8),
         np.zeros((0, 5), np.uint8),
-        "no picture",
+        "no image",
     ],
 )
 def test_what_is_no_image_never_becomes_an_archive(codec, samples):
@@ -574,7 +575,7 @@ def test_damage_is_confined_to_a_chunk(codec, album):
     data[data.index(lost.words) + 5] ^= 1
     with pytest.raises(BitstreamError):
         container.unpack(bytes(data))
-    recovery = container.recover(bytes(data))
+    recovery = recover(bytes(data))
     decoded = {entry.name: picture for entry, picture in codec.decompress_archive(recovery.container)}
     missing = {image.name for image in lost.images}
     assert list(decoded) == [name for name in album if name not in missing] and len(decoded) < len(album)
@@ -601,7 +602,7 @@ def test_small_images_of_a_chunk_share_a_checksum(codec, album):
     assert same(unpacked(codec, data, only=["notes.png"])["notes.png"], album["notes.png"])
     data = repacked(data, chunk=dict(shared_crc32=chunk.shared_crc32 ^ 1))
     for only in (None, ["notes.png"], ["large.png", "notes.png"]):
-        with pytest.raises(DriftError, match="the 14 decoded small pictures from holiday/0.png to .* together"):
+        with pytest.raises(DriftError, match="the 14 decoded small images from holiday/0.png to .* together"):
             unpacked(codec, data, only=only)
     assert same(unpacked(codec, data, only=["large.png"])["large.png"], pictures["large.png"])
 
@@ -660,7 +661,7 @@ def test_sizes_with_the_bundled_model(shape, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not KODAK.is_dir(), reason="the Kodak pictures are not here")
+@pytest.mark.skipif(not KODAK.is_dir(), reason="the Kodak images are not here")
 def test_a_photograph_is_smaller_than_its_png(tmp_path):
     picture = KODAK / "kodim23.png"
     coded_in_process("compress", model_file.resolve(None), picture, tmp_path / "a.nvb", "1")

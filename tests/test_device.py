@@ -17,10 +17,12 @@ from nvae_codec.codec import Codec
 from nvae_codec.device import affordable, considerate
 from nvae_codec.eval.bench import busy_programs
 from nvae_codec.image import Image, write_image
-from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
-from nvae_codec.training.data.images import Arrays, Dataset, Whole
-from nvae_codec.training.loop import Execution, train
+from nvae_codec.model.presets import PRESETS
+from nvae_codec.training.data.sets import Dataset, Whole
+from nvae_codec.training.data.stored import ArrayImages
+from nvae_codec.training.execution import Execution
+from nvae_codec.training.loop import train
 from nvae_codec.training.recipe import RECIPES
 
 
@@ -213,7 +215,7 @@ def test_training_keeps_the_threads_that_it_was_given(four_processors, tmp_path,
     monkeypatch.setattr(
         NVAE, "forward", lambda *arguments: (found.append(torch.get_num_threads()), genuine(*arguments))[1]
     )
-    images = Whole(Arrays([np.zeros((4, 3, 16, 16), np.uint8)]), (3, 16, 16))
+    images = Whole(ArrayImages([np.zeros((4, 3, 16, 16), np.uint8)]), (3, 16, 16))
     recipe = dataclasses.replace(RECIPES["toy"], steps=2, warm_up=1, epochs=0, batch_size=2)
     four_processors[0] = 2.0
     for given, expected in ((3, 3), (0, 2)):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +22,12 @@ from nvae_codec.bitstreams.container import unpack
 from nvae_codec.cli import batch
 from nvae_codec.codec import Codec
 from nvae_codec.errors import DriftError, ImageError, ModelError
-from nvae_codec.executors import map_in_workers
+from nvae_codec.executors import map_in_order, processes
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import kernels, model_file
+from nvae_codec.integer.conv import Conv
 from nvae_codec.integer.kernels import Kernels
-from nvae_codec.integer.ops import Conv
+from nvae_codec.payloads import neural
 
 pytestmark = pytest.mark.thorough
 
@@ -115,14 +116,14 @@ def test_workers_end_when_nobody_wants_their_results(path_12_bits, album):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="how a process is doing is read from /proc")
-def test_workers_end_with_a_parent_that_is_killed(path_12_bits, tmp_path):
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     """They are at work, then their parent is gone without a word."""
     script = tmp_path / "parent.py"
-    script.write_text(f"""
+    script.write_text("""
 import multiprocessing, os, signal
 from pathlib import Path
 from nvae_codec.codec import Codec
-from nvae_codec.executors import map_in_workers
+from nvae_codec.executors import map_in_order, processes
 
 if __name__ == "__main__":
     path = Path({str(path_12_bits)!r})
@@ -150,26 +151,33 @@ def _runs(process: int) -> bool:
         return False
 
 
-def test_a_killed_worker_is_an_error_and_no_hang(path_12_bits):
-    nothing = ("check_size", [], 1, None)
-
+def test_a_killed_worker_is_an_error_and_no_hang():
     def calls():
-        yield from [nothing] * 2
+        yield from [(1,)] * 2
         for child in multiprocessing.active_children():
             child.kill()
-        yield from [nothing] * 9
+        yield from [(1,)] * 9
 
-    with pytest.raises(ModelError, match="killed"):
-        list(map_in_workers(path_12_bits, Codec.load(path_12_bits).fingerprint, "_share", calls(), 2))
+    with pytest.raises(ModelError, match="killed"), processes(2) as executor:
+        list(map_in_order(executor, abs, calls(), 2))
 
 
-def test_a_worker_that_ends_while_another_one_starts_is_an_error(path_12_bits, monkeypatch):
+def test_a_worker_that_ends_while_another_one_starts_is_an_error(monkeypatch):
     def ended(self, *arguments):
         raise OSError("handle is closed")
 
     monkeypatch.setattr(ProcessPoolExecutor, "submit", ended)
-    with pytest.raises(ModelError, match="killed"):
-        list(map_in_workers(path_12_bits, "", "_share", [()], 2))
+    with pytest.raises(ModelError, match="killed"), processes(2) as executor:
+        list(map_in_order(executor, abs, [(1,)], 2))
+
+
+def test_results_come_in_order_from_an_executor_of_ones_own(path_12_bits, album):
+    with ThreadPoolExecutor(2) as executor:
+        assert list(map_in_order(executor, abs, ((-number,) for number in range(9)), 2)) == list(range(9))
+        codec = Codec.load(path_12_bits)
+        alone = codec.compress_archive(album, len(album), chunk_pixels=CHUNK, verify=False)
+        shared = codec.compress_archive(album, len(album), chunk_pixels=CHUNK, verify=False, executor=executor)
+        assert shared == alone and same(unpacked(codec, alone, executor=executor), album)
 
 
 def test_large_archives_are_shared_out_among_threads(tmp_path, path_12_bits, album, monkeypatch):
@@ -223,11 +231,11 @@ def codec_in_a_way(path: Path, how: Kernels, threads: int, lanes: int, joint_til
     with pytest.MonkeyPatch.context() as patch:
         torch.set_num_threads(threads)
         patch.setattr(codec_module, "LANES", lanes)
-        patch.setattr(codec_module, "JOINT_TILES", joint_tiles)
+        patch.setattr(neural, "JOINT_TILES", joint_tiles)
         patch.setattr(kernels, "fastest", lambda device: how)
         try:
             codec = Codec.load(path)
-            carriers = {op.carrier for op in codec.model.network.leaves() if isinstance(op, Conv)}
+            carriers = {op.carrier for op in codec.model.network.ops() if isinstance(op, Conv)}
             assert carriers == ({torch.float32} if how.float32 else {torch.float64})
             yield codec
         finally:

@@ -14,12 +14,14 @@ from terminal import failure, invoke
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nvae_codec.codec import Codec
-from nvae_codec.integer import kernels, model_file, ops
+from nvae_codec.integer import kernels, layers, model_file, ops
+from nvae_codec.integer.convert import convert
 from nvae_codec.integer.kernels import Kernels
-from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
-from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
-from nvae_codec.model.config import PRESETS, NVAEConfig
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.integer.network import IntegerNetwork
+from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 
 GPU = torch.device("cuda", 0)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -53,23 +55,22 @@ CONFIGS = {
 }
 
 
-def network_of(config: NVAEConfig, limit: int) -> IntegerNetwork:
+def network_of(config: NVAEConfig, bits: int) -> IntegerNetwork:
     torch.manual_seed(0)
-    return convert(NVAE(config).eval(), smooth_tiles(4, config.image_size), limit=limit)
+    return convert(NVAE(config).eval(), smooth_tiles(4, config.image_size), activation_bits=bits)
 
 
 def run_on_fake_gpu(network: IntegerNetwork) -> list[torch.Tensor]:
     """Everything that the network computes for two tiles."""
     config, network = network.config, copy.deepcopy(network)
-    matrix = ops.interpolation_matrix.__wrapped__  # whose cache would keep tensors without values
+    matrix = layers.interpolation_matrix.__wrapped__  # whose cache would keep tensors without values
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        patch.setattr(ops, "interpolation_matrix", matrix)
-        network.kernels = Kernels(GPU, float32=True)
-        for op in network.leaves():
+        patch.setattr(layers, "interpolation_matrix", matrix)
+        network.arithmetic.kernels = Kernels(GPU, float32=True)
+        for op in network.ops():
             for name, value in vars(op).items():
                 if name.startswith("_") and isinstance(value, torch.Tensor):
                     setattr(op, name, mode.from_tensor(value))
-            op.kernels = network.kernels
             op.move_operands()
         x = torch.empty(2, config.image_channels, config.image_size, config.image_size, dtype=torch.uint8, device=GPU)
         found = network.features(x)
@@ -84,11 +85,11 @@ def run_on_fake_gpu(network: IntegerNetwork) -> list[torch.Tensor]:
 
 
 @needs_fake_gpu
-@pytest.mark.parametrize("limit", [LIMIT, LIMIT_12_BITS], ids=["wide", "narrow"])
+@pytest.mark.parametrize("bits", [16, 12], ids=["wide", "narrow"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_every_operand_is_on_the_device(config, limit):
+def test_every_operand_is_on_the_device(config, bits):
     """An operation with operands on two devices raises; all results are on the GPU."""
-    results = run_on_fake_gpu(network_of(config, limit))
+    results = run_on_fake_gpu(network_of(config, bits))
     assert len(results) > 4 and all(result.device == GPU for result in results)
 
 
@@ -96,12 +97,12 @@ def test_every_operand_is_on_the_device(config, limit):
 def test_an_operand_left_behind_would_be_noticed(monkeypatch):
     monkeypatch.setattr(ops.Activate, "move_operands", lambda op: None)
     with pytest.raises(RuntimeError, match="device|CPU tensor"):
-        run_on_fake_gpu(network_of(PHASES, LIMIT_12_BITS))
+        run_on_fake_gpu(network_of(PHASES, 12))
 
 
 def test_a_network_moves_back():
     """To prepare it once more on another device is all that it takes; on this one nothing changes."""
-    network = network_of(PHASES, LIMIT_12_BITS)
+    network = network_of(PHASES, 12)
     before = IntegerModel(network).digest()
     network.prepare()
     assert network.device == kernels.CPU and IntegerModel(network).digest() == before
@@ -130,10 +131,10 @@ def test_devices_that_are_not_there_get_a_sentence(tmp_path, monkeypatch, comman
 
 
 @needs_gpu
-@pytest.mark.parametrize("limit", [LIMIT, LIMIT_12_BITS], ids=["wide", "narrow"])
+@pytest.mark.parametrize("bits", [16, 12], ids=["wide", "narrow"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_a_gpu_computes_the_same_integers(config, limit):
-    network = network_of(config, limit)
+def test_a_gpu_computes_the_same_integers(config, bits):
+    network = network_of(config, bits)
     expected = IntegerModel(network).digest()
     for how in kernels.candidates(GPU).values():
         if kernels.is_exact(how):

@@ -1,4 +1,4 @@
-"""Pictures: what is accepted comes back exactly, with its metadata; everything else is refused by name."""
+"""Images: what is accepted comes back exactly, with its metadata; everything else is refused by name."""
 
 import io
 import re
@@ -20,6 +20,7 @@ from nvae_codec.image import (
     Image,
     as_image,
     check_format,
+    find_images,
     image_shape,
     quiet,
     read_image,
@@ -133,7 +134,7 @@ def test_tiff_keeps_exif_among_its_tags_or_refuses():
     assert (kept[271], kept[306]) == ("Maker", "2024:02:29 12:00:00")
     assert kept.get_ifd(ExifTags.IFD.Exif)[37500] == b"maker's own" * 9
     assert kept.get_ifd(ExifTags.IFD.Interop) == {1: "R98"} and kept.get_ifd(ExifTags.IFD.GPSInfo) == {1: "N"}
-    for exif, reason in ((EXIF_WITH_THUMBNAIL, "cannot hold all of"), (b"not EXIF", "cannot hold this picture")):
+    for exif, reason in ((EXIF_WITH_THUMBNAIL, "cannot hold all of"), (b"not EXIF", "cannot hold this image")):
         with pytest.raises(ImageError, match=reason):
             write_image(Image(RGB, exif), ".tif")
 
@@ -147,12 +148,12 @@ def test_formats_without_metadata_refuse_it(suffix):
 
 @pytest.mark.parametrize("suffix", ["", ".jpg", ".gif", ".nvb"])
 def test_unknown_and_lossy_output_formats_are_refused(suffix):
-    with pytest.raises(ImageError, match="lossless picture format"):
+    with pytest.raises(ImageError, match="lossless image format"):
         write_image(Image(RGB), suffix)
 
 
 def test_a_image_too_wide_for_webp_is_an_image_error():
-    with pytest.raises(ImageError, match=".webp cannot hold this picture"):
+    with pytest.raises(ImageError, match=".webp cannot hold this image"):
         write_image(Image(np.zeros((1, 16384, 3), np.uint8)), ".webp")
 
 
@@ -174,19 +175,19 @@ REFUSED = {
     "2-bit": png(4, 1, 2, 0, b"\0\x1b"),
     "4-bit": png(2, 1, 4, 0, b"\0\x1b"),
     "16-bit grey": png(1, 1, 16, 0, b"\0\1\2"),
-    "16-bit picture": png(1, 1, 16, 2, b"\0\1\2\3\4\5\6"),
+    "16-bit image": png(1, 1, 16, 2, b"\0\1\2\3\4\5\6"),
     "palette": saved(pillow.new("P", (3, 3)), "PNG"),
-    "grey picture with an alpha": saved(pillow.new("LA", (3, 3)), "PNG"),
-    "RGB picture with an alpha": saved(pillow.new("RGBA", (3, 3)), "PNG"),
+    "grey image with an alpha": saved(pillow.new("LA", (3, 3)), "PNG"),
+    "RGB image with an alpha": saved(pillow.new("RGBA", (3, 3)), "PNG"),
     "with an alpha channel": saved(pillow.new("RGBA", (3, 3)), "WEBP", lossless=True),
     "transparent colour": png(1, 1, 8, 2, b"\0abc", extra=chunk(b"tRNS", bytes(6))),
     "transparent": png(1, 1, 8, 0, b"\0a", extra=chunk(b"tRNS", bytes(2))),
     "a transparent colour": png(1, 1, 8, 0, b"\0a", late=chunk(b"tRNS", bytes(2))),
     "CMYK": saved(pillow.new("CMYK", (3, 3)), "JPEG"),
-    "of 2 pictures": saved(RGB, "PNG", **TWO),
-    "file of 2 pictures": saved(RGB, "WEBP", lossless=True, **TWO),
-    "a file of 2 pictures": saved(RGB, "TIFF", **TWO),
-    "or a file of 2 pictures": saved(RGB, "MPO", **TWO),
+    "of 2 images": saved(RGB, "PNG", **TWO),
+    "file of 2 images": saved(RGB, "WEBP", lossless=True, **TWO),
+    "a file of 2 images": saved(RGB, "TIFF", **TWO),
+    "or a file of 2 images": saved(RGB, "MPO", **TWO),
     "floating-point": saved(pillow.new("F", (3, 3)), "TIFF"),
     "signed": tiff(b"abcd", (339, 3, 1, 2)),
     "extra channel": tiff(b"abcdefgh", (258, 3, 2, 8 | 8 << 16), (277, 3, 1, 2), (338, 3, 1, 0)),
@@ -202,7 +203,7 @@ OPENED = {kind for kind, data in REFUSED.items() if kind != "extra channel" or o
 
 
 def test_what_pillow_cannot_open_is_refused_too():
-    assert all("no picture that can be read" in refusal(REFUSED[kind]) for kind in REFUSED.keys() - OPENED)
+    assert all("no image that can be read" in refusal(REFUSED[kind]) for kind in REFUSED.keys() - OPENED)
 
 
 @pytest.mark.parametrize("kind", sorted(OPENED))
@@ -219,8 +220,8 @@ def test_the_images_by_hand_are_sound():
     ("data", "reason"),
     [
         (b"", "the file is empty"),
-        (b"a text", "no picture that can be read; known are PNG, JPEG, WebP, TIFF, BMP, PNM"),
-        (saved(pillow.new("P", (3, 3)), "GIF"), "no picture that can be read"),
+        (b"a text", "no image that can be read; known are PNG, JPEG, WebP, TIFF, BMP, PNM"),
+        (saved(pillow.new("P", (3, 3)), "GIF"), "no image that can be read"),
         (png(2, 2, 8, 0, b"\0ab"), "before the last row"),
         (saved(RGB, "PNG")[:-12], "the PNG is cut short: its last chunk is missing or not whole"),
         (saved(RGB, "PNG")[:-1], "the PNG is cut short: its last chunk is missing or not whole"),
@@ -356,7 +357,7 @@ def test_threads_leave_the_filters_of_warnings_as_they_were():
     assert warnings.filters == before
 
 
-# Pictures that are already in memory.
+# Images that are already in memory.
 
 
 def test_arrays_and_pillow_images_are_images():
@@ -375,14 +376,33 @@ def test_arrays_and_pillow_images_are_images():
         (RGB[..., :2], r"\[13, 17, 2\]"),
         (RGB[0, 0], r"\[3\]"),
         (RGB[:0], r"\[0, 17, 3\]"),
-        (RGB.tolist(), "a list is no picture"),
-        ("photo.png", "a str is no picture"),
-        (Image(None), "a NoneType is no picture"),
+        (RGB.tolist(), "a list is no image"),
+        ("photo.png", "a str is no image"),
+        (Image(None), "a NoneType is no image"),
         (pillow.new("RGBA", (3, 3)), "alpha"),
-        (pillow.open(io.BytesIO(REFUSED["16-bit picture"])), "16-bit"),
+        (pillow.open(io.BytesIO(REFUSED["16-bit image"])), "16-bit"),
         (pillow.new("RGB", (0, 3)), r"\[3, 0, 3\]"),
     ],
 )
 def test_what_is_no_image_in_memory_is_refused(image, reason):
     with pytest.raises(ImageError, match=reason):
         as_image(image)
+
+
+# Folders
+
+
+def test_images_of_a_folder_are_found_by_their_suffixes(tmp_path):
+    names = ["b.PNG", "a-b/x.tif", "a/y.jpeg", "a/deep er/z.webp", ".hidden.png", ".thumbs/a.png", "a/notes.txt", "png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to("a")
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
+    assert found == ["a-b/x.tif", "a/deep er/z.webp", "a/y.jpeg", "b.PNG"]
+    assert find_images(tmp_path, recursive=False) == [tmp_path / "b.PNG"]
+    with pytest.raises(ImageError, match="deep er: there is no image file in this folder"):
+        (tmp_path / "a/deep er/z.webp").unlink()
+        find_images(tmp_path / "a/deep er")
+    with pytest.raises(FileNotFoundError):
+        find_images(tmp_path / "nowhere")

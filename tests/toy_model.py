@@ -3,7 +3,7 @@
 import numpy as np
 
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
-from nvae_codec.likelihoods.mixture import PixelTables
+from nvae_codec.likelihoods.mixture import IntegerMixture
 from nvae_codec.tiling import WHOLE, Lattice, known_pixels
 
 
@@ -16,7 +16,7 @@ class ToyModel:
     lattices = (WHOLE,)
 
     def __init__(self):
-        self.pixel_tables = PixelTables.compute()
+        self.likelihood = IntegerMixture.compute()
 
     def group_shape(self, group):
         return (2, 2, 2) if group == 0 else (3, 4, 4)

@@ -6,9 +6,9 @@ import click
 
 from nvae_codec.eval.printed import Bench
 
-from ..batch import DEVICE, THREADS, use_threads
 from ..files import echo
-from .options import PATH, POSITIVE, Recorded, measured_images
+from ..options import DEVICE, PATH, threads_option, use_threads
+from .options import POSITIVE, Recorded, measured_images
 
 MAX_OPERATORS = 16  # that a table shows
 
@@ -30,7 +30,7 @@ MAX_OPERATORS = 16  # that a table shows
     help="The training run that the model was made of: compare a forward pass of both networks, too.",
 )
 @click.option("--profile", is_flag=True, help="Of the first image: the operators that take most of the time.")
-@click.option("--threads", metavar="N", type=THREADS, help="CPU threads, at most.")
+@threads_option()
 @click.option(
     "--beside",
     metavar="N",

@@ -7,8 +7,8 @@ import click
 
 from nvae_codec.eval.results import CompareResults, Result, SolidArchive, Total
 
-from ..batch import progress_bar
 from ..files import echo
+from ..progress import progress_bar
 from .options import Recorded, command_line, measured_images, output_folder, results_folder, write_texts
 
 MAX_LISTED_IMAGES = 100  # of which each has a line

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ..files import echo, write
-from .options import PATH
+from ..options import PATH
 
 
 @click.command(short_help="Results as CompressAI's plot reads them.")

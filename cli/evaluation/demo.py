@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ..files import echo
-from .options import PATH
+from ..options import PATH
 
 COLUMNS = ("codec", "size_bytes", "bits_per_subpixel", "encode_seconds", "decode_seconds")
 

@@ -6,8 +6,9 @@ import click
 
 from nvae_codec.eval.printed import Bounds, Elbo
 
-from ..batch import THREADS, progress_bar, use_threads
 from ..files import echo
+from ..options import device_option, threads_option, use_threads
+from ..progress import progress_bar
 from .options import Recorded
 
 
@@ -48,14 +49,8 @@ from .options import Recorded
 @click.option(
     "--seed", metavar="N", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the noise."
 )
-@click.option(
-    "--device",
-    metavar="NAME",
-    default="auto",
-    show_default=True,
-    help="cpu, cuda, cuda:N, or auto: a GPU where there is one.",
-)
-@click.option("--threads", metavar="N", type=THREADS, help="CPU threads, at most.")
+@device_option()
+@threads_option()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def elbo(run: Path, training: bool, threads: int | None, as_json: bool, **options) -> None:
     """Negative ELBO and importance-weighted bound of a float network.

@@ -15,8 +15,8 @@ from click.core import ParameterSource
 from nvae_codec.eval.document import FILE_NAME, keys
 
 from ..files import write
+from ..options import PATH
 
-PATH = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
 LINE = "nvae_codec.cli.evaluation.line"  # in a context's meta: how the command was called
 

@@ -6,9 +6,10 @@ import click
 
 from nvae_codec.eval.results import RateResults
 
-from ..batch import progress_bar
 from ..files import echo
-from .options import PATH, POSITIVE, Recorded, command_line, measured_images, output_folder, results_folder, write_texts
+from ..options import PATH
+from ..progress import progress_bar
+from .options import POSITIVE, Recorded, command_line, measured_images, output_folder, results_folder, write_texts
 
 MAX_LISTED_IMAGES = 100  # of which each has a line
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ..files import write
-from .options import PATH
+from ..options import PATH
 
 
 @click.command(short_help="One page of all results.")

@@ -6,9 +6,10 @@ import click
 
 from nvae_codec.eval.results import ReportedResults
 
-from ..batch import progress_bar
 from ..files import echo
-from .options import PATH, POSITIVE, Recorded, command_line, output_folder, results_folder, write_texts
+from ..options import PATH, device_option
+from ..progress import progress_bar
+from .options import POSITIVE, Recorded, command_line, output_folder, results_folder, write_texts
 
 
 @click.command(cls=Recorded, results=ReportedResults, short_help="The paper's figures beside measured ones.")
@@ -38,13 +39,7 @@ from .options import PATH, POSITIVE, Recorded, command_line, output_folder, resu
 @click.option(
     "--seed", metavar="N", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the noise."
 )
-@click.option(
-    "--device",
-    metavar="NAME",
-    default="auto",
-    show_default=True,
-    help="cpu, cuda, cuda:N, or auto: a GPU where there is one.",
-)
+@device_option()
 @click.option(
     "--measured",
     "earlier",

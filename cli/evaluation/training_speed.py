@@ -8,7 +8,8 @@ from nvae_codec.errors import ModelError
 from nvae_codec.eval.printed import TrainingSpeed
 
 from ..files import echo, write
-from .options import PATH, POSITIVE, Recorded
+from ..options import PATH, device_option
+from .options import POSITIVE, Recorded
 
 
 class Ways(click.ParamType):
@@ -43,13 +44,7 @@ class Settings(click.ParamType):
 )
 @click.option("--preset", metavar="NAME", default="cifar10-small", show_default=True, help="As of `train`.")
 @click.option("--batch-size", metavar="N", type=POSITIVE, help="Images in a step.  [default: the recipe's]")
-@click.option(
-    "--device",
-    metavar="NAME",
-    default="auto",
-    show_default=True,
-    help="cpu, cuda, cuda:N, or auto: a GPU where there is one.",
-)
+@device_option()
 @click.option("--steps", metavar="N", type=POSITIVE, default=24, show_default=True, help="Of every way.")
 @click.option("--skip", metavar="WAY", type=Ways(), multiple=True, help="A way to leave out; any number.")
 @click.option(
@@ -86,7 +81,7 @@ def training_speed(
     from nvae_codec.eval.document import to_json
     from nvae_codec.eval.printed import Speed
     from nvae_codec.eval.training_speed import WAYS, check_settings, measure_ways
-    from nvae_codec.model.config import PRESETS
+    from nvae_codec.model.presets import PRESETS
 
     if preset not in PRESETS:
         raise click.UsageError(f"There is no preset {preset}; there are {', '.join(PRESETS)}.")

@@ -132,7 +132,7 @@ class Stack:
     def _pop(self, *model_and_parameters) -> np.ndarray:
         symbols = self._coder.decode(*model_and_parameters)
         if self.height < self._reserve:
-            raise BitstreamError("damaged: the coded words end before the picture does")
+            raise BitstreamError("damaged: the coded words end before the image does")
         return symbols
 
 

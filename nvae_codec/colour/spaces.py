@@ -1,10 +1,10 @@
-"""Colour spaces that pictures were stored in before they became RGB, and which RGB colours those can give.
+"""Colour spaces that images were stored in before they became RGB, and which RGB colours those can give.
 
-A picture that was once a JPEG file or a Photo CD scan had luma and two chroma, blue and red, of eight bits each. Its
+An image that was once a JPEG file or a Photo CD scan had luma and two chroma, blue and red, of eight bits each. Its
 RGB samples were computed from these with a matrix, and one step of a chroma is two levels: of all RGB colours such a
-picture can have but one in four (JPEG) or one in nine (Photo CD). Who knows that need not code the rest. It shows in
-the colours themselves: those of other pictures are among the possible ones by chance alone. (Neelamani et al., "JPEG
-compression history estimation for color images", 2006, use these lattices to find out where a picture comes from.)
+image can have but one in four (JPEG) or one in nine (Photo CD). Who knows that need not code the rest. It shows in
+the colours themselves: those of other images are among the possible ones by chance alone. (Neelamani et al., "JPEG
+compression history estimation for color images", 2006, use these lattices to find out where an image comes from.)
 
 A pixel is given by its red, then its red chroma, which leave one luma, then its blue chroma:
 `nvae_codec.likelihoods.mixture` codes it so. Where red is 0 or 255 it may have been clipped and says too little: such
@@ -18,15 +18,15 @@ from functools import cached_property
 
 import numpy as np
 
-from nvae_codec.tiling import RGB
+from nvae_codec.bitstreams.content import JPEG_RGB, PHOTO_CD_RGB, RGB
 
 VALUES = 256
 FRACTION_BITS = 16  # of what luma and chroma give to red, green and blue, in levels
 POSITION_BITS = 14  # a level v lies at (2 v - 255) 2**14, as in `coding.pixels`
 DIRECTION_BITS = 14  # of `ColourSpace.direction`
 FAR = 1 << 27  # beyond all positions
-LOOKED_AT = 1000  # pixels that show of almost every other picture that its colours are others
-SPREAD = 2654435761  # takes them from all over a picture, whatever its width
+LOOKED_AT = 1000  # pixels that show of almost every other image that its colours are others
+SPREAD = 2654435761  # takes them from all over an image, whatever its width
 MIN_COLOURS = 16  # that are not clipped: fewer may all be possible by chance
 MIN_WHOLE = 1 / 3  # of the pixels whose red is not clipped, how many must not be at all
 REACH = 6  # how far a clipped colour's red chroma is from the nearest of `lines`, at most
@@ -240,13 +240,13 @@ def _photo_cd() -> ColourSpace:
     )
 
 
-SPACES = {2: _jpeg(), 3: _photo_cd()}  # by their modes, in `tiles.Layout` and in files
+SPACES = {JPEG_RGB: _jpeg(), PHOTO_CD_RGB: _photo_cd()}  # by their modes
 
 
 def find_space(samples: np.ndarray) -> tuple[int, np.ndarray]:
-    """The mode of a picture uint8 [H, W, 3], and its planes, likewise; RGB and samples if no space has its colours.
+    """The mode of an image uint8 [H, W, 3], and its planes, likewise; RGB and samples if no space has its colours.
 
-    Clipped colours say nothing, as nearly all are possible: a picture with few others is taken for RGB.
+    Clipped colours say nothing, as nearly all are possible: an image with few others is taken for RGB.
     """
     pixels = samples.reshape(-1, 3).T
     inside = ColourSpace.is_inside(pixels)

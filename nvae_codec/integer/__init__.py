@@ -1,1 +1,1 @@
-"""The integer twin of a network: the same topology with leaves that compute on integers, and its conversion."""
+"""The integer twin of a network: the same topology with ops that compute on integers, and its conversion."""

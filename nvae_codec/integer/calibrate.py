@@ -17,8 +17,10 @@ from torch import Tensor
 
 from nvae_codec.coding.latents import HALF_WIDTH, MAX_STEP, IntegerNormal, offsets_of, posterior_on_grid
 from nvae_codec.errors import ModelError
-from nvae_codec.integer.network import IntegerModel, IntegerNetwork
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.descent import Descent
 
 STRATA = 16  # draws of every latent that its cost is the mean of
 PROBABILITY_BITS = 24  # of the entropy coder, which leaves every point of a grid at least one unit
@@ -147,22 +149,23 @@ def _measure(model: IntegerModel, batches: Iterable[_Batch]) -> tuple[Measuremen
     latents = np.array([math.prod(model.group_shape(group)[1:]) for group in range(model.num_groups)])
     images, sums = [], np.zeros((3, *model.network.latent_steps.shape))  # over images and positions
     for batch in batches:
-        generator, state = torch.Generator().manual_seed(batch.seed), model.start(len(batch.samples))
+        generator = torch.Generator().manual_seed(batch.seed)
         bits = np.zeros((2, len(batch.samples)))
-        for group in range(model.num_groups):
-            prior, posterior = model.prior(group, state), model.posterior(group, state, batch.features)
+        descent = Descent(model, len(batch.samples), batch.features)
+        for step in descent:
+            group, prior, posterior = step.group, step.prior, step.posterior
             noise = torch.randn(prior.mean.shape, generator=generator).double()
             everywhere = np.ones((len(noise), *noise.shape[2:]), dtype=bool)
-            flow = partial(model.flow, group, state, coded=everywhere)
+            flow = partial(model.flow, group, step.state, coded=everywhere)
             points, kl, entropy = grid_bits(prior, posterior, model.steps(group), noise, flow)
             figures = np.stack([kl.numpy(), entropy.numpy(), np.log(posterior.sigma / prior.sigma)])
             sums[:, group] += figures.sum(axis=(1, 3, 4))
             bits += figures[:2, :, model.active(group)].sum(axis=(2, 3, 4))
-            state = model.update(group, state, offsets_of(points, model.steps(group)))
-        parameters = model.pixels(state, batch.samples, np.full((len(batch.samples), 2), model.tile_side))
+            step.latents = offsets_of(points, model.steps(group))
+        parameters = model.pixels(descent.state, batch.samples, np.full((len(batch.samples), 2), model.tile_side))
         for index, tile in enumerate(batch.samples):
             of_tile = parameters[index].reshape(parameters.shape[1], -1)
-            bits[0, index] += model.pixel_tables.information(tile.reshape(len(tile), -1), of_tile).sum()
+            bits[0, index] += model.likelihood.information(tile.reshape(len(tile), -1), of_tile).sum()
         images.append(bits)
     each = np.concatenate(images, axis=1)
     kl, entropy, log_ratio = sums / (each.shape[1] * latents[:, None])

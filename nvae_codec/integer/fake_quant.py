@@ -11,13 +11,16 @@ means, the decoder's first tensor and what is resized, where the integers are fi
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from nvae_codec.model import ops
+from nvae_codec.model import ops as float_ops
+from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.ops import (  # noqa: F401 - the leaves that need no rounding
     Concat,
     ImageInput,
@@ -129,14 +132,14 @@ def _activated(rounding: Rounding, x: Tensor, activation: str | None) -> Tensor:
     x = rounding(x)
     if activation is None:
         return x
-    x = ops.ACTIVATIONS[activation](x)
+    x = float_ops.ACTIVATIONS[activation](x)
     return x if activation == "sigmoid" else rounding.again(x)  # gates are finer
 
 
-class Conv(ops.Conv):
+class Conv(float_ops.Conv):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        self.rounding: Rounding | None = Rounding()
+        self.rounding: Rounding | None = None if options.get("raw") else Rounding()
 
     def _finished(self, x: Tensor) -> Tensor:
         if self.rounding is None:  # a raw output
@@ -144,7 +147,7 @@ class Conv(ops.Conv):
         return _activated(self.rounding, x if self.norm_out is None else self.norm_out(x), self.activation)
 
 
-class Activate(ops.Activate):
+class Activate(float_ops.Activate):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.rounding = Rounding()
@@ -153,19 +156,24 @@ class Activate(ops.Activate):
         return _activated(self.rounding, x if self.norm is None else self.norm(x), self.activation)
 
 
-class Residual(ops.Residual):
-    def __init__(self):
-        super().__init__()
+class Residual(float_ops.Residual):
+    def __init__(self, channels: int):
+        super().__init__(channels)
         self.rounding = Rounding()
 
     def forward(self, skip: Tensor, branch: Tensor, gate: Tensor | None = None) -> Tensor:
         return self.rounding(super().forward(skip, branch, gate))
 
 
-class Sum(ops.Sum):
-    def __init__(self):
-        super().__init__()
+class Sum(float_ops.Sum):
+    def __init__(self, channels: int):
+        super().__init__(channels)
         self.rounding = Rounding()
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return self.rounding(super().forward(a, b))
+
+
+def float_network(config: NVAEConfig) -> NVAE:
+    """A float network of this configuration, with ops that round activations where it says so."""
+    return NVAE(config, sys.modules[__name__] if config.rounded_activations else float_ops)

@@ -13,7 +13,8 @@ from nvae_codec.errors import DriftError, ModelError, enough_memory, lacks_memor
 from nvae_codec.integer import kernels
 from nvae_codec.integer.calibrate import Measurement
 from nvae_codec.integer.kernels import CPU, Kernels
-from nvae_codec.integer.network import IntegerModel, IntegerNetwork
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE
@@ -88,7 +89,10 @@ def load(path: Path, *, self_test: bool = True, device: torch.device = CPU) -> t
     """
     metadata, config, tensors = _read(path)
     try:
-        network = IntegerNetwork(config)
+        bits = tensors.get("activation_bits")
+        if bits is None or bits.numel() != 1:
+            raise ModelError("damaged: it does not say how many bits its activations have")
+        network = IntegerNetwork(config, int(bits))
         for name in tensors:
             if _TABLE.fullmatch(name):
                 table = torch.empty_like(tensors[name], dtype=torch.int16)
@@ -117,7 +121,7 @@ def _check(model: IntegerModel, expected: str) -> None:
     try:
         model.check(expected)
     except DriftError:
-        if network.kernels == reference:
+        if network.arithmetic.kernels == reference:
             raise
         network.prepare(reference)
         model.check(expected)
@@ -190,8 +194,8 @@ def describe(path: Path) -> dict:
 
 def _latent_groups(config: NVAEConfig, tensors: dict[str, torch.Tensor], measured: Measurement | None) -> list[dict]:
     shape = config.num_groups, config.num_latent_per_group
-    steps, inactive = tensors.get("latent_steps"), tensors.get("latent_inactive", torch.zeros(shape))
-    if steps is None or {steps.shape, inactive.shape} != {shape}:
+    steps, inactive = tensors.get("latent_steps"), tensors.get("latent_inactive")
+    if steps is None or inactive is None or {steps.shape, inactive.shape} != {shape}:
         raise ModelError("its tensors do not fit its configuration")
     groups = []
     for group, scale in enumerate(config.scale_of_group):

@@ -1,4 +1,7 @@
-"""Diagonal normal distributions of the latents. All results are in nats."""
+"""Diagonal normal distributions in NVAE's parametrisation: of latents, and of the pixels of its Gaussian head.
+
+All results are in nats.
+"""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nvae_codec.likelihoods.likelihood import Likelihood
+
 CLAMP = 5.0  # raw values are soft-clamped to (-5, 5)
+RAW_BITS = 10  # fractional bits of raw means and log standard deviations as integers
 SIGMA_FLOOR = 0.01  # added to the standard deviation
 
 
@@ -39,3 +45,36 @@ class Normal:
         """KL(self || prior), elementwise."""
         ratio = self.sigma / prior.sigma
         return 0.5 * (((self.mean - prior.mean) / prior.sigma) ** 2 + ratio**2) - 0.5 - ratio.log()
+
+
+@dataclass(frozen=True)
+class Gaussian(Likelihood):
+    """A density on the [-1, 1] scale, as in the NVAE release: not a code length, so there is no integer half."""
+
+    num_bits: int = 8
+
+    num_parameters = 6
+    obstacle_to_coding = "its Gaussian likelihood is a density, not a distribution of samples"
+
+    @property
+    def num_input_bits(self) -> int:
+        return self.num_bits
+
+    @property
+    def fractional_bits(self):
+        return (RAW_BITS,) * self.num_parameters
+
+    @property
+    def table_lengths(self):
+        return {}
+
+    def log_prob(self, output, x, *, published=False):
+        return Normal.from_raw(*output.chunk(2, dim=1)).log_prob(2 * x - 1).sum(dim=1)
+
+    def sample(self, output, generator=None, temperature=1.0):
+        normal = Normal.from_raw(*output.chunk(2, dim=1))
+        noise = torch.randn(normal.mean.shape, generator=generator, device=output.device)
+        return (normal.sample(noise).clamp(-1, 1) + 1) / 2
+
+    def unit_range(self, samples):
+        return (samples >> (8 - self.num_bits)).float() / (2**self.num_bits - 1)

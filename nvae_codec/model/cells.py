@@ -1,4 +1,4 @@
-"""Residual cells, written in terms of leaves: float and integer network share them.
+"""Residual cells, written in terms of ops: float and integer network share them.
 
 `ops` is a module that offers the classes of `nvae_codec.model.ops` by name.
 """
@@ -13,7 +13,7 @@ NORMAL, DOWN, UP = "normal", "down", "up"
 
 
 def residual_operation(ops: ModuleType, primitive: str, c_in: int, c_out: int, mode: str) -> list[nn.Module]:
-    """The leaves of one residual operation from `c_in` to `c_out` channels, in order of application."""
+    """The ops of one residual operation from `c_in` to `c_out` channels, in order of application."""
     upsample = [ops.Upsample()] if mode == UP else []
     stride = 2 if mode == DOWN else 1
     if primitive.startswith("mconv"):
@@ -104,7 +104,7 @@ class Cell(nn.Module):
             operations += residual_operation(ops, primitive, c_out, c_out, NORMAL)
         self.branch = nn.Sequential(*operations)
         self.gate = SqueezeExcite(ops, c_out) if use_se else None
-        self.join = ops.Residual()
+        self.join = ops.Residual(c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         branch, skip = self.branch(x), self.skip(x)

@@ -1,9 +1,12 @@
-"""The shape of a network: `NVAEConfig`, the presets of the paper, and our own small ones."""
+"""The shape of a network: `NVAEConfig`."""
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 from nvae_codec.errors import ModelError
+from nvae_codec.likelihoods import LIKELIHOODS, create
+from nvae_codec.likelihoods.likelihood import Likelihood
 
 # Residual operations of the four kinds of cell, per architecture key (NVAE, section 3.2 and appendix; released
 # configurations). Order of the four entries: preprocess, encoder tower, decoder tower, postprocess.
@@ -21,8 +24,16 @@ ARCHITECTURES: dict[str, tuple[tuple[str, ...], ...]] = {
     "mbconv_den": (("mconv_e3k5g8",), ("mconv_e6k5g0",), ("mconv_e6k5g0",), ("mconv_e3k5g8",)),
 }
 
-LIKELIHOODS = ("mixture", "bernoulli", "gaussian")
 PIXEL_HEADS = ("independent", "phases")
+
+# Fields without effect but for a head of phases.
+OF_PHASES = {
+    "pixel_head",
+    "num_phase_channels",
+    "num_phase_cells",
+    "num_phase_noise_filters",
+    "num_phase_interpolations",
+}
 
 # No network is larger. A configuration read from a file could otherwise ask for any amount of memory or time.
 LARGEST = {
@@ -176,25 +187,25 @@ class NVAEConfig:
         return 2 if self.likelihood == "bernoulli" and not self.has_phases else 0
 
     @property
-    def num_input_bits(self) -> int:
-        """Bits of the samples that the network is given."""
-        return 1 if self.likelihood == "bernoulli" else self.num_x_bits
-
-    @property
     def num_latents(self) -> int:
         """Latent variables of one image."""
         return sum(self.num_latent_per_group * self.side(scale) ** 2 for scale in self.scale_of_group)
 
+    @cached_property
+    def pixels(self) -> Likelihood:
+        """The likelihood of an image's pixels."""
+        return create(self.likelihood, components=self.num_mixtures, num_bits=self.num_x_bits, residual=self.has_phases)
+
     @property
-    def num_output_channels(self) -> int:
-        """Channels of the image head: 1 (Bernoulli), 6 (Gaussian) or 10 per mixture component."""
-        return {"bernoulli": 1, "gaussian": 6, "mixture": 10 * self.num_mixtures}[self.likelihood]
+    def num_dimensions(self) -> int:
+        """Sub-pixels of an image that the likelihood scores: bits/dim = nats / (ln 2 * num_dimensions)."""
+        return self.image_channels * (self.image_size - 2 * self.frame) ** 2
 
     @property
     def obstacle_to_coding(self) -> str | None:
-        """Why networks of this shape cannot code pictures, in words; None if they can."""
-        if self.likelihood == "gaussian":
-            return "its Gaussian likelihood is a density, not a distribution of samples"
+        """Why networks of this shape cannot code images, in words; None if they can."""
+        if self.pixels.obstacle_to_coding:
+            return self.pixels.obstacle_to_coding
         if self.frame:
             return (
                 f"its images have a frame of {self.frame} pixels that its likelihood leaves out; a network of the "
@@ -212,152 +223,3 @@ class NVAEConfig:
         if not isinstance(values, dict) or set(values) != known:
             raise ModelError(f"a network configuration must have exactly the keys {', '.join(sorted(known))}")
         return cls(**values)
-
-
-OF_PHASES = {
-    "pixel_head",
-    "num_phase_channels",
-    "num_phase_cells",
-    "num_phase_noise_filters",
-    "num_phase_interpolations",
-}  # fields without effect for another head
-
-_PUBLISHED = dict(num_cell_per_cond_enc=2, num_cell_per_cond_dec=2)
-_ONE_BLOCK = dict(num_preprocess_blocks=1, num_preprocess_cells=2, num_postprocess_blocks=1, num_postprocess_cells=2)
-_256 = dict(
-    image_size=256,
-    num_x_bits=5,
-    num_latent_scales=5,
-    num_groups_per_scale=16,
-    ada_groups=True,
-    min_groups_per_scale=4,
-    num_channels_enc=30,
-    num_channels_dec=30,
-    num_nf=2,
-)
-
-PRESETS: dict[str, NVAEConfig] = {
-    # The six of the paper (NVAE, table 6, and the released configurations).
-    "mnist": NVAEConfig(
-        image_size=32,
-        image_channels=1,
-        likelihood="bernoulli",
-        num_latent_scales=2,
-        num_groups_per_scale=10,
-        ada_groups=True,
-        **_PUBLISHED,
-    ),
-    "cifar10": NVAEConfig(
-        image_size=32,
-        num_groups_per_scale=30,
-        num_channels_enc=128,
-        num_channels_dec=128,
-        num_nf=1,
-        **_ONE_BLOCK,
-        **_PUBLISHED,
-    ),
-    "celeba64": NVAEConfig(
-        image_size=64,
-        num_latent_scales=3,
-        num_groups_per_scale=20,
-        ada_groups=True,
-        num_channels_enc=64,
-        num_channels_dec=64,
-        num_nf=1,
-        **_ONE_BLOCK,
-        **_PUBLISHED,
-    ),
-    "imagenet32": NVAEConfig(
-        image_size=32,
-        num_groups_per_scale=28,
-        num_channels_enc=192,
-        num_channels_dec=192,
-        num_nf=1,
-        **_ONE_BLOCK,
-        **_PUBLISHED,
-    ),
-    "celebahq256": NVAEConfig(**_256, **_ONE_BLOCK, **_PUBLISHED),
-    "ffhq256": NVAEConfig(**_256, **_ONE_BLOCK, **_PUBLISHED),
-    # Ours.
-    "cifar10-small": NVAEConfig(
-        image_size=32,
-        architecture="res_bnswish",
-        num_mixtures=5,
-        num_latent_scales=3,
-        num_groups_per_scale=3,
-        ada_groups=True,
-        num_latent_per_group=4,
-        num_channels_enc=32,
-        num_channels_dec=32,
-        num_preprocess_blocks=0,
-        num_postprocess_blocks=0,
-    ),
-    # Few latents, at 1/16 of the image's side, and pixels in phases: what is near is told by the pixels around.
-    "photo": NVAEConfig(
-        image_size=64,
-        architecture="res_bnswish",
-        num_mixtures=5,
-        num_latent_scales=2,
-        num_groups_per_scale=1,
-        num_latent_per_group=4,
-        num_channels_enc=4,
-        num_channels_dec=4,
-        num_preprocess_blocks=4,
-        num_preprocess_cells=1,
-        num_postprocess_blocks=4,
-        num_postprocess_cells=1,
-        pixel_head="phases",
-        num_phase_cells=2,
-        num_phase_noise_filters=16,
-        num_phase_interpolations=5,
-    ),
-    "tiny": NVAEConfig(
-        image_size=32,
-        architecture="res_bnswish",
-        num_mixtures=5,
-        num_latent_scales=2,
-        num_groups_per_scale=1,
-        num_latent_per_group=4,
-        num_channels_enc=8,
-        num_channels_dec=8,
-        num_preprocess_blocks=3,
-        num_preprocess_cells=1,
-        num_postprocess_blocks=3,
-        num_postprocess_cells=1,
-        pixel_head="phases",
-        num_phase_cells=2,
-        num_phase_noise_filters=16,
-        num_phase_interpolations=5,
-    ),
-    "mnist-small": NVAEConfig(
-        image_size=28,
-        image_channels=1,
-        likelihood="bernoulli",
-        architecture="res_bnswish",
-        num_latent_scales=1,
-        num_groups_per_scale=2,
-        num_latent_per_group=4,
-        num_channels_enc=16,
-        num_channels_dec=16,
-        num_preprocess_blocks=2,
-        num_preprocess_cells=1,
-        num_postprocess_blocks=2,
-        num_postprocess_cells=1,
-        pixel_head="phases",
-        num_phase_cells=2,
-    ),
-    "toy": NVAEConfig(
-        image_size=16,
-        num_mixtures=2,
-        num_latent_scales=2,
-        num_groups_per_scale=2,
-        ada_groups=True,
-        num_latent_per_group=2,
-        num_channels_enc=4,
-        num_channels_dec=4,
-        num_preprocess_blocks=1,
-        num_preprocess_cells=2,
-        num_postprocess_blocks=1,
-        num_postprocess_cells=2,
-    ),
-}

@@ -10,6 +10,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from nvae_codec.likelihoods.gaussian import RAW_BITS
+
 HIDDEN = 6  # hidden channels for every latent channel
 
 
@@ -32,7 +34,7 @@ class FlowCell(nn.Module):
         self.first = ops.Conv(latents, hidden, 3, bias=False, activation="elu", mask=first)
         self.depthwise = ops.Conv(hidden, hidden, 5, groups=hidden, bias=False, activation="elu", mask=depthwise)
         self.activate = ops.Activate(hidden, "elu")  # a second time: so does the release
-        self.last = ops.Conv(hidden, latents, mask=last, gain=0.1)
+        self.last = ops.Conv(hidden, latents, mask=last, gain=0.1, raw=(RAW_BITS,) * latents)
 
     def forward(self, z):
         return self.last(self.activate(self.depthwise(self.first(z))))

@@ -1,6 +1,6 @@
 """The topology of NVAE, once for the float network and its integer twin.
 
-A hierarchy is made of leaves (`nvae_codec.model.ops`, or `nvae_codec.integer.ops`) and offers what the bits-back
+A hierarchy is made of the ops that it is handed (`nvae_codec.model.ops`, or twins of them) and offers what the bits-back
 coder and the float objective both use: `features`, `start`, `prior`, `posterior`, `update`, `pixel_phases`.
 Groups are numbered in decoder order, coarsest first.
 
@@ -15,9 +15,10 @@ from typing import Any
 
 from torch import nn
 
+from nvae_codec.likelihoods.gaussian import RAW_BITS
 from nvae_codec.model.cells import DOWN, NORMAL, UP, Cell
 from nvae_codec.model.config import ARCHITECTURES, NVAEConfig
-from nvae_codec.model.flows import FlowCell, flow_cells
+from nvae_codec.model.flows import flow_cells
 from nvae_codec.model.phases import PhaseHead, join
 from nvae_codec.tiling import WHOLE, Lattice
 
@@ -35,8 +36,9 @@ class Hierarchy(nn.Module):
 
     def __init__(self, config: NVAEConfig, ops: ModuleType):
         super().__init__()
-        self.config = config
+        self.config, self.num_groups = config, config.num_groups
         scales, latents = config.scale_of_group, config.num_latent_per_group
+        raw = (RAW_BITS,) * (2 * latents)  # means and log standard deviations
         pre, enc, dec, post = ARCHITECTURES[config.architecture]
         c_enc, c_dec = config.num_channels_enc, config.num_channels_dec
 
@@ -63,7 +65,7 @@ class Hierarchy(nn.Module):
 
         # Bottom-up: from the image to the features of every group.
         top = config.multiplier(config.num_latent_scales - 1)
-        self.image_input = ops.ImageInput(config.num_input_bits)
+        self.image_input = ops.ImageInput(config.pixels.num_input_bits)
         self.stem = ops.Conv(config.image_channels, c_enc, 3)
         self.preprocess = blocks(config.num_preprocess_blocks, config.num_preprocess_cells, c_enc, pre, DOWN)
         towers = not config.is_vanilla
@@ -82,18 +84,21 @@ class Hierarchy(nn.Module):
         self.first_prior = ops.StandardNormal(latents)
         self.prior_heads = nn.ModuleList(  # by group, from the second
             nn.Sequential(
-                ops.Activate(c_dec * config.multiplier(s), "elu"), ops.Conv(c_dec * config.multiplier(s), 2 * latents)
+                ops.Activate(c_dec * config.multiplier(s), "elu"),
+                ops.Conv(c_dec * config.multiplier(s), 2 * latents, raw=raw),
             )
             for s in scales[1:]
         )
-        self.posterior_heads = nn.ModuleList(ops.Conv(c_enc * config.multiplier(s), 2 * latents, 3) for s in scales)
+        self.posterior_heads = nn.ModuleList(
+            ops.Conv(c_enc * config.multiplier(s), 2 * latents, 3, raw=raw) for s in scales
+        )
         self.prior_raw = nn.ModuleList(ops.RawNormal() for _ in scales[1:])
         self.posterior_raw = nn.ModuleList(ops.RawNormal() for _ in scales)
         self.flows = nn.ModuleList(flow_cells(ops, latents, config.num_nf) for _ in scales)
         self.encoder_combiners = nn.ModuleList(  # by group, from the second
             ops.Conv(c_dec * config.multiplier(s), c_enc * config.multiplier(s)) for s in scales[1:]
         )
-        self.encoder_sums = nn.ModuleList(ops.Sum() for _ in scales[1:])
+        self.encoder_sums = nn.ModuleList(ops.Sum(c_enc * config.multiplier(s)) for s in scales[1:])
         self.decoder_concats = nn.ModuleList(ops.Concat() for _ in scales if towers)
         self.decoder_combiners = nn.ModuleList(
             ops.Conv(c_dec * config.multiplier(s) + latents, c_dec * config.multiplier(s)) for s in scales if towers
@@ -115,7 +120,10 @@ class Hierarchy(nn.Module):
         else:
             self.postprocess = blocks(config.num_postprocess_blocks, config.num_postprocess_cells, width, post, UP)
             c_out = width // 2**config.num_postprocess_blocks
-            self.image_head = nn.Sequential(ops.Activate(c_out, "elu"), ops.Conv(c_out, config.num_output_channels, 3))
+            self.image_head = nn.Sequential(
+                ops.Activate(c_out, "elu"),
+                ops.Conv(c_out, config.pixels.num_parameters, 3, raw=config.pixels.fractional_bits),
+            )
 
     def features(self, x) -> list:
         """What the encoder knows of the images, a tensor for every group in decoder order."""
@@ -166,7 +174,7 @@ class Hierarchy(nn.Module):
         return (WHOLE,) if self.phases is None else self.phases.lattices
 
     def pixel_phases(self, state: State, known: Callable[[Lattice], Any]) -> Iterator[Any]:
-        """Parameters of the image head, [B, `config.num_output_channels`, h, w], of each of `lattices`.
+        """Parameters of the image head, [B, `config.pixels.num_parameters`, h, w], of each of `lattices`.
 
         `known(lattice)` are samples whose parameters were given before, as `ops.ImageInput` takes them. A head whose
         pixels are independent given the latents gives all parameters at once and asks for none.
@@ -177,16 +185,5 @@ class Hierarchy(nn.Module):
             yield from self.phases(state.stream, known)
 
     def pixels(self, state: State, known: Callable[[Lattice], Any]):
-        """All of them, [B, `config.num_output_channels`, image_size, image_size]."""
+        """All of them, [B, `config.pixels.num_parameters`, image_size, image_size]."""
         return join(list(self.pixel_phases(state, known)))
-
-    def latent_heads(self) -> list[nn.Module]:
-        """The layers whose output are raw distributions of latents."""
-        return [*(head[1] for head in self.prior_heads), *self.posterior_heads]
-
-    def flow_cells(self) -> list[FlowCell]:
-        return [cell for cells in self.flows for cell in cells]
-
-    def output_layers(self) -> list[nn.Module]:
-        """The layers of the image head whose output are parameters."""
-        return [self.image_head[1]] if self.phases is None else self.phases.heads()

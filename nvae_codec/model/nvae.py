@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nvae_codec.integer import fake_quant
-from nvae_codec.likelihoods import pixels as likelihoods
 from nvae_codec.likelihoods.gaussian import Normal
-from nvae_codec.model import ops
+from nvae_codec.model import ops as float_ops
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.descent import Descent
 from nvae_codec.model.hierarchy import Hierarchy, State
 from nvae_codec.model.phases import initialise_phases, join
 from nvae_codec.tiling import Lattice
@@ -36,7 +36,7 @@ class Elbo:
 
     @property
     def output(self) -> Tensor:
-        """Of the image head, for all pixels, [B, `num_output_channels`, H, W]."""
+        """Of the image head, for all pixels, [B, P, H, W]."""
         return join(list(self.outputs))
 
     @property
@@ -71,24 +71,26 @@ def default_noise(like: Tensor, generator: torch.Generator | None = None) -> Noi
 
 
 def unit_range(config: NVAEConfig, samples: Tensor) -> Tensor:
-    """The network's input x in [0, 1], float32, from samples uint8 [B, C, H, W].
+    """The network's input x in [0, 1], float32, from samples uint8 [B, C, H, W]."""
+    return config.pixels.unit_range(samples)
 
-    8-bit samples lose their low bits where the network models fewer (`num_x_bits`). For the Bernoulli head samples are
-    0 and something else, and all channels but the first are left out.
-    """
-    if config.likelihood == "bernoulli":
-        return (samples[:, :1] != 0).float()
-    return (samples >> (8 - config.num_x_bits)).float() / (2**config.num_x_bits - 1)
+
+def log_likelihood(config: NVAEConfig, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:
+    """log p(x | z) of every image, [B]: the sum over all pixels but those of a frame."""
+    found = config.pixels.log_prob(output, x, published=published)
+    if config.frame:
+        found = found[:, config.frame : -config.frame, config.frame : -config.frame]
+    return found.sum(dim=(1, 2))
 
 
 class NVAE(Hierarchy):
-    """The network of Vahdat and Kautz (2020)."""
+    """The network of Vahdat and Kautz (2020), made of float ops.
 
-    def __init__(self, config: NVAEConfig):
-        super().__init__(config, fake_quant if config.rounded_activations else ops)
-        if config.rounded_activations:  # what leaves the network has 16 bits
-            for layer in [*self.latent_heads(), *(cell.last for cell in self.flow_cells()), *self.output_layers()]:
-                layer.rounding = None
+    `ops` are those of `nvae_codec.model.ops`, or others of the same names (`nvae_codec.integer.fake_quant`).
+    """
+
+    def __init__(self, config: NVAEConfig, ops: Any = float_ops):
+        super().__init__(config, ops)
         if self.phases is not None:
             initialise_phases(self.phases, config)
 
@@ -104,37 +106,32 @@ class NVAE(Hierarchy):
             yield from super().pixel_phases(state, known)
             return
         stream = self.postprocess(state.stream)
-        with ops.in_full_precision(stream):
+        with float_ops.in_full_precision(stream):
             output = self.image_head(stream.to(torch.promote_types(stream.dtype, torch.float32)))
         yield output
 
     def forward(self, x: Tensor, noise: Noise | None = None, *, published: bool = False) -> Elbo:
         """The bound for images [B, C, H, W] in [0, 1]; `published` selects the release's likelihood."""
         noise = noise or default_noise(x)
-        features = self.features(x)
-        state = self.start(x.shape[0])
+        descent = Descent(self, x.shape[0], self.features(x))
         kl, kl_channels, normals, latents = [], [], [], []
-        for group in range(self.config.num_groups):
-            prior = Normal.from_raw(*self.prior(group, state))
-            posterior = Normal.from_raw(*self.posterior(group, state, features))
-            drawn = posterior.sample(noise(group, posterior.mean.shape))
-            z = self.flow(group, drawn)
+        for step in descent:
+            prior, posterior = Normal.from_raw(*step.prior), Normal.from_raw(*step.posterior)
+            drawn = posterior.sample(noise(step.group, posterior.mean.shape))
+            z = step.latents = self.flow(step.group, drawn)
             density = posterior.log_prob(drawn) - prior.log_prob(z) if self.config.num_nf else posterior.kl(prior)
             by_channel = density.sum(dim=(2, 3))  # [B, L]
             kl.append(by_channel.sum(dim=1))
             kl_channels.append(by_channel.detach().mean(dim=0))
             normals.append((posterior, prior))
             latents.append((drawn, z))
-            state = self.update(group, state, z)
-        outputs = tuple(self.pixel_phases(state, lambda lattice: lattice.of(x)))
+        outputs = tuple(self.pixel_phases(descent.state, lambda lattice: lattice.of(x)))
         given, targets = outputs[0], x
         if len(outputs) > 1:  # end to end: cheaper than to where they belong
             given = torch.cat([output.flatten(2) for output in outputs], dim=2).unsqueeze(3)
             targets = torch.cat([lattice.of(x).flatten(2) for lattice in self.lattices], dim=2).unsqueeze(3)
-        log_likelihood = likelihoods.log_prob(self.config, given, targets, published=published)
-        return Elbo(
-            outputs, log_likelihood, torch.stack(kl, dim=1), torch.stack(kl_channels), tuple(normals), tuple(latents)
-        )
+        log_prob = log_likelihood(self.config, given, targets, published=published)
+        return Elbo(outputs, log_prob, torch.stack(kl, dim=1), torch.stack(kl_channels), tuple(normals), tuple(latents))
 
     @torch.no_grad()
     def sample(self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
@@ -142,14 +139,13 @@ class NVAE(Hierarchy):
 
         A head of phases sees the samples of earlier phases rounded to levels.
         """
-        state = self.start(count)
-        for group in range(self.config.num_groups):
-            prior = Normal.from_raw(*self.prior(group, state), temperature)
-            z = prior.sample(default_noise(prior.mean, generator)(group, prior.mean.shape))
-            state = self.update(group, state, z)
-        side, levels = self.config.image_size, 2**self.config.num_input_bits - 1
-        images = torch.empty(count, self.config.image_channels, side, side, device=state.stream.device)
-        phases = self.pixel_phases(state, lambda lattice: torch.round(lattice.of(images) * levels) / levels)
+        descent = Descent(self, count)
+        for step in descent:
+            prior = Normal.from_raw(*step.prior, temperature)
+            step.latents = prior.sample(default_noise(prior.mean, generator)(step.group, prior.mean.shape))
+        side, levels = self.config.image_size, 2**self.config.pixels.num_input_bits - 1
+        images = torch.empty(count, self.config.image_channels, side, side, device=descent.state.stream.device)
+        phases = self.pixel_phases(descent.state, lambda lattice: torch.round(lattice.of(images) * levels) / levels)
         for lattice, output in zip(self.lattices, phases, strict=True):
-            lattice.of(images)[:] = likelihoods.sample(self.config, output, generator)
+            lattice.of(images)[:] = self.config.pixels.sample(output, generator)
         return images

@@ -36,6 +36,7 @@ class Conv(nn.Module):
     squeeze-and-excitation). `data_init`: initialised by `initialise_from_data` (architecture key `res_elu` only).
     `mask`: zeros and ones of the weight's shape; where it is zero, so is the weight (flow cells). `gain`: factor on the
     initial effective weight. `precise`: never in low precision, whatever autocast says.
+    `raw`: its results leave the network; so many fractional bits they have as integers, an entry for each channel.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Conv(nn.Module):
         mask: Tensor | None = None,
         gain: float = 1.0,
         precise: bool = False,
+        raw: tuple[int, ...] | None = None,
     ):
         super().__init__()
         self.stride, self.dilation, self.groups = stride, dilation, groups
@@ -155,7 +157,11 @@ class Quarters(nn.Module):
     """The four pixel phases of x at half its height and width: (even, even), (odd, odd), (even, odd), (odd, even)."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return x[..., 0::2, 0::2], x[..., 1::2, 1::2], x[..., 0::2, 1::2], x[..., 1::2, 0::2]
+        return quarters(x)
+
+
+def quarters(x: Tensor) -> tuple[Tensor, ...]:
+    return x[..., 0::2, 0::2], x[..., 1::2, 1::2], x[..., 0::2, 1::2], x[..., 1::2, 0::2]
 
 
 class Mean(nn.Module):
@@ -168,12 +174,18 @@ class Mean(nn.Module):
 class Residual(nn.Module):
     """skip + 0.1 * gate * branch; the gate [B, C, 1, 1] is left out in cells without squeeze-and-excitation."""
 
+    def __init__(self, channels: int):
+        super().__init__()
+
     def forward(self, skip: Tensor, branch: Tensor, gate: Tensor | None = None) -> Tensor:
         return torch.add(skip, branch if gate is None else gate * branch, alpha=RESIDUAL_SCALE)
 
 
 class Sum(nn.Module):
     """a + b."""
+
+    def __init__(self, channels: int):
+        super().__init__()
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
@@ -232,8 +244,12 @@ class StandardNormal(nn.Module):
         self.latents = latents
 
     def forward(self, stream: Tensor) -> tuple[Tensor, Tensor]:
-        zeros = stream.new_zeros(stream.shape[0], self.latents, *stream.shape[2:])
-        return zeros, zeros
+        return standard_normal(stream, self.latents)
+
+
+def standard_normal(stream: Tensor, latents: int) -> tuple[Tensor, Tensor]:
+    zeros = stream.new_zeros(stream.shape[0], latents, *stream.shape[2:])
+    return zeros, zeros
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ latents and the phases before. The idea is that of Reed et al., "Parallel Multis
 (2017), and of interlaced codecs.
 
 In a mixture's component, green and blue depend on how far the colours before are off their means (`residual` in
-`nvae_codec.likelihoods.pixels`): what the neighbours say of the means then serves all colours.
+`nvae_codec.likelihoods.mixture`): what the neighbours say of the means then serves all colours.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nvae_codec.likelihoods.pixels import centre_mixture
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.tiling import Lattice
 
@@ -31,15 +30,11 @@ NEIGHBOURS = (
     ((0, 1, 1), (0, 1, 2), (1, 0, 1), (1, 1, 1)),  # the middle of a row: left, right, above, below
     ((0, 1, 1), (0, 2, 1), (1, 1, 0), (1, 1, 1)),
 )  # of a column: above, below, left, right
-FIRST_LOG_SCALES = -4.5, -2.5  # of the untrained components, from the narrowest to the widest
-FIRST_SPREAD = 0.02  # of their means around the neighbours' mean
-FIRST_CORRELATION = 0.85  # of a colour's residual with that of the colour before
-FIRST_LOGIT = 3.0  # of white, where all known neighbours are white
 # What a sensor compares the newest known pixels with, likewise.
 AROUND = ((0, 0, 1), (0, 1, 0), (0, 1, 2), (0, 2, 1)), *NEIGHBOURS[:2]
 FILTERED = (1 / 3, 1 / 3, 1 / 3), (-4, 4, 0), (0, -4, 4)  # brightness, and differences of colours, which are smaller
 FIRST_FILTER_GAIN = 32.0  # of the filters: a level, 1/128 of the network's input, becomes 1/4 or 1
-FIRST_BRANCH, FIRST_HEAD = 0.3, 0.1  # factors on the first weights of cells and of what they add to the means
+FIRST_BRANCH = 0.3  # factor on the first weights of cells, and of what they add to parameters
 
 
 def lattices(levels: int) -> tuple[Lattice, ...]:
@@ -71,7 +66,7 @@ class PhaseCell(nn.Module):
             ops.Conv(channels, channels, 3, activation="swish", **plain),
             ops.Conv(channels, channels, 3, **plain),
         )
-        self.join = ops.Sum()
+        self.join = ops.Sum(channels)
 
     def forward(self, x):
         return self.join(x, self.branch(x))
@@ -95,7 +90,9 @@ class Phase(nn.Module):
         self.known = ops.Concat() if planes > 1 else None
         means = config.num_phase_interpolations * colours if planes else 0
         self.interpolate = ops.Conv(planes * colours, means, 3, **plain) if planes else None
-        self.head = ops.Conv(2 * channels + means, config.num_output_channels, **plain)
+        self.head = ops.Conv(
+            2 * channels + means, config.pixels.num_parameters, raw=config.pixels.fractional_bits, **plain
+        )
 
     def forward(self, features, planes: list) -> tuple[Any, Any]:
         """Features for the next phase, and parameters [B, 10 M, h, w]."""
@@ -122,7 +119,7 @@ class NoiseFilters(nn.Module):
             planes * config.image_channels, config.num_phase_noise_filters, 3, activation="swish", precise=True, **plain
         )
         self.last = ops.Conv(config.num_phase_noise_filters, config.num_phase_channels, 3, **plain)
-        self.sum = ops.Sum()
+        self.sum = ops.Sum(config.num_phase_channels)
 
     def forward(self, features, planes: list):
         return self.sum(features, self.last(self.filters(planes[0] if self.concat is None else self.concat(*planes))))
@@ -139,7 +136,7 @@ class Level(nn.Module):
         self.combine = ops.Conv(channels + colours, channels, 3, **plain)
         self.phases = nn.ModuleList(Phase(ops, config, planes) for planes in (1, 2, 3))
         self.additions = nn.ModuleList(ops.Conv(colours, channels, 3, **plain) for _ in range(2))
-        self.sums = nn.ModuleList(ops.Sum() for _ in range(2))
+        self.sums = nn.ModuleList(ops.Sum(channels) for _ in range(2))
         self.noise_filters = nn.ModuleList(
             NoiseFilters(ops, config, planes) for planes in (1, 2, 3) if config.num_phase_noise_filters
         )
@@ -151,7 +148,7 @@ class PhaseHead(nn.Module):
     def __init__(self, ops: ModuleType, config: NVAEConfig, channels: int):
         super().__init__()
         self.lattices = lattices(config.num_preprocess_blocks)
-        self.input = ops.ImageInput(config.num_input_bits)
+        self.input = ops.ImageInput(config.pixels.num_input_bits)
         self.stem = nn.Sequential(ops.Activate(channels, "elu"), ops.Conv(channels, config.num_phase_channels))
         self.first = Phase(ops, config, 0)
         self.levels = nn.ModuleList(Level(ops, config) for _ in range(config.num_preprocess_blocks))
@@ -190,7 +187,7 @@ class PhaseHead(nn.Module):
 @torch.no_grad()
 def initialise_phases(head: PhaseHead, config: NVAEConfig) -> None:
     """First weights of a float head: it interpolates, with mixtures as wide as such residuals, and learns the rest."""
-    components, colours, interpolations = config.num_mixtures, config.image_channels, config.num_phase_interpolations
+    colours, interpolations = config.image_channels, config.num_phase_interpolations
     for module in head.modules():
         if isinstance(module, PhaseCell):
             last = module.branch[-1]
@@ -214,25 +211,10 @@ def initialise_phases(head: PhaseHead, config: NVAEConfig) -> None:
             _initialise_filters(noise_filter.filters, around, colours)
     for last in head.heads():
         last.weight.mul_(FIRST_BRANCH)
-    if config.likelihood == "bernoulli":
-        for last in head.heads():
-            last.bias.zero_()
-        for last in head.heads()[1:]:
-            last.weight[:, -interpolations:] = FIRST_LOGIT / interpolations
-        return
-    centre_mixture(head.first.head.bias)
-    for last in head.heads()[1:]:
-        last.bias.zero_()
-        last.weight[:, -interpolations * colours :] = 0
-        bias = last.bias[components:].view(3, 3, components)  # colour, parameter, component; as is the next
-        weight = last.weight[components:].view(3, 3, components, -1)
-        bias[:, 0] = torch.linspace(-FIRST_SPREAD, FIRST_SPREAD, components) if components > 1 else 0.0
-        bias[:, 1] = torch.linspace(*FIRST_LOG_SCALES, components) if components > 1 else sum(FIRST_LOG_SCALES) / 2
-        bias[0, 2] = bias[2, 2] = torch.atanh(torch.tensor(FIRST_CORRELATION))  # green on red, blue on green
-        weight[:, 0] *= FIRST_HEAD
-        for component in range(components):
-            for colour in range(colours):
-                weight[colour, 0, component, (component % interpolations - interpolations) * colours + colour] = 1
+    first, *others = head.heads()
+    config.pixels.centre(first.bias)
+    for last in others:
+        config.pixels.follow_neighbours(last.weight[:, :, 0, 0], last.bias, interpolations)
 
 
 def _initialise_filters(filters: nn.Module, around: tuple[tuple[int, int, int], ...], colours: int) -> None:

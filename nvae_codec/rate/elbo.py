@@ -1,26 +1,84 @@
-"""The negative ELBO of an integer network, and what the conversion cost against the float network."""
+"""Negative ELBOs of a float network and of its integer twin, on the same tiles with the same draws."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
+from nvae_codec.bitstreams.content import GREY, RGB
+from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS
 from nvae_codec.colour.spaces import SPACES
 from nvae_codec.device import adjust, considerate
-from nvae_codec.integer.network import IntegerModel, IntegerNetwork
-from nvae_codec.integer.ops import RAW_BITS
-from nvae_codec.likelihoods.gaussian import Normal
-from nvae_codec.likelihoods.pixels import log_prob_of_pixels, num_dimensions
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.integer.network import IntegerNetwork
+from nvae_codec.likelihoods.gaussian import RAW_BITS, Normal
+from nvae_codec.model.descent import Descent
+from nvae_codec.model.flows import FlowCell
 from nvae_codec.model.nvae import NVAE, Noise, unit_range
-from nvae_codec.tiling import GREY, RGB, Lattice, Layout, known_pixels, real_cells, real_pixels
+from nvae_codec.tiling import Lattice, Layout, known_pixels, real_cells, real_pixels
 
 
-def _real(normal: IntegerNormal) -> Normal:
-    """The same distributions in floats."""
-    return Normal(torch.from_numpy(normal.mean * 2.0**-MEAN_BITS), torch.from_numpy(normal.sigma * 2.0**-SIGMA_BITS))
+class _Integers:
+    """What an integer network's numbers mean. Latents are rounded to its integers, but are not on the coder's grid."""
+
+    def __init__(self, network: IntegerNetwork, inactive: bool):
+        """`inactive`: inactive channels are the prior's mean, as in coding; otherwise drawn like the others."""
+        self._network, self._inactive = network, inactive
+
+    def normal(self, raw: tuple[Tensor, Tensor]) -> Normal:
+        integers = self._network.normal(raw)
+        return Normal(
+            torch.from_numpy(integers.mean * 2.0**-MEAN_BITS), torch.from_numpy(integers.sigma * 2.0**-SIGMA_BITS)
+        )
+
+    def drawn(self, group: int, coded: Tensor) -> Tensor:
+        return coded & ~self._network.latent_inactive[group].bool()[:, None, None] if self._inactive else coded
+
+    def shift(self, group: int, cell: FlowCell, z: Tensor) -> Tensor:
+        return cell(self.latents(group, z)) * 2.0**-RAW_BITS
+
+    def latents(self, group: int, z: Tensor) -> Tensor:
+        limit = self._network.arithmetic.limit
+        return torch.round(z * 2.0 ** int(self._network.latent_bits[group])).clamp(-limit, limit)
+
+
+class _Floats:
+    """The same of a float network, whose numbers mean themselves."""
+
+    def normal(self, raw: tuple[Tensor, Tensor]) -> Normal:
+        return Normal.from_raw(*raw)
+
+    def drawn(self, group: int, coded: Tensor) -> Tensor:
+        return coded
+
+    def shift(self, group: int, cell: FlowCell, z: Tensor) -> Tensor:
+        return cell(z)
+
+    def latents(self, group: int, z: Tensor) -> Tensor:
+        return z
+
+
+def _kl_of_groups(
+    network: NVAE | IntegerNetwork, descent: Descent, meaning: _Integers | _Floats, layout: Layout, noise: Noise
+) -> list[np.ndarray]:
+    """Nats [B] of every group, coarsest first, of the latents of real pixels: exact; with flow cells, of the draw."""
+    nats = []
+    for step in descent:
+        group = step.group
+        prior, posterior = meaning.normal(step.prior), meaning.normal(step.posterior)
+        cells = real_cells(layout.sizes, network.config.image_size, prior.mean.shape[-1])
+        coded = meaning.drawn(group, torch.from_numpy(cells)[:, None])
+        drawn = torch.where(coded, posterior.sample(noise(group, posterior.mean.shape)), prior.mean)
+        z = drawn
+        for cell in network.flows[group]:
+            z = z - torch.where(coded, meaning.shift(group, cell, z), 0)
+        density = posterior.log_prob(drawn) - prior.log_prob(z) if network.config.num_nf else posterior.kl(prior)
+        nats.append(torch.where(coded, density, 0).double().sum(dim=(1, 2, 3)).numpy())
+        step.latents = meaning.latents(group, z)
+    return nats
 
 
 def integer_negative_elbo(
@@ -39,41 +97,22 @@ def integer_rates(
     Besides, nats [B]: by how much it would be more if all RGB colours were possible, not only those of the tiles' own
     colour spaces.
 
-    The pixels' is that of the coder's masses. Of a network for fewer than 8 bits it is that of the high bits. The KL is
-    exact; with flow cells, that of the draw. The latents, drawn once, are not on the coder's grid, only rounded to the
-    network's integers: this is the cost of integers alone. With a `layout`, only the real pixels and their latents
-    count. With `inactive`, idle channels are the prior's mean, as in coding; without, they are drawn like the others.
+    The pixels' is that of the coder's masses. Of a network for fewer than 8 bits it is that of the high bits. This is
+    the cost of integers alone. With a `layout`, only the real pixels and their latents count. `inactive`: inactive
+    channels are the prior's mean, as in coding; otherwise they are drawn like the others.
     """
-    model = IntegerModel(network)
-    layout = layout or whole(samples)
-    features, state = model.features(samples.numpy()), network.start(len(samples))
-    nats, limit = np.zeros((len(samples), model.num_groups + 1)), int(network.activation_limit)
-
-    def rounded(group: int, z: Tensor) -> Tensor:
-        return torch.round(z * 2.0 ** int(network.latent_bits[group])).clamp(-limit, limit)
-
-    for group in range(model.num_groups):
-        prior, posterior = _real(model.prior(group, state)), _real(model.posterior(group, state, features))
-        coded = torch.from_numpy(real_cells(layout.sizes, model.tile_side, prior.mean.shape[-1]))[:, None]
-        if inactive:
-            coded = coded & ~network.latent_inactive[group].bool()[:, None, None]
-        drawn = torch.where(coded, posterior.sample(noise(group, posterior.mean.shape).double()), prior.mean)
-        z = drawn
-        for cell in network.flows[group]:
-            z = z - torch.where(coded, cell(rounded(group, z)) * 2.0**-RAW_BITS, 0)
-        density = posterior.log_prob(drawn) - prior.log_prob(z) if network.config.num_nf else posterior.kl(prior)
-        nats[:, group] = torch.where(coded, density, 0).sum(dim=(1, 2, 3)).numpy()
-        state = network.update(group, state, rounded(group, z))
-    parameters = model.pixels(state, samples.numpy(), layout.sizes)
-    saved = np.zeros(len(samples))
+    model, layout = IntegerModel(network), layout or whole(samples)
+    descent = Descent(network, len(samples), model.features(samples.numpy()))
+    kl = _kl_of_groups(network, descent, _Integers(network, inactive), layout, noise)
+    parameters = model.pixels(descent.state, samples.numpy(), layout.sizes)
+    bits, saved = np.zeros(len(samples)), np.zeros(len(samples))
     for index, real in enumerate(real_pixels(layout.sizes, model.tile_side)):
         pixels, of_pixels = samples[index, : layout.channels[index]].numpy()[:, real], parameters[index][:, real]
-        information = model.pixel_tables.information(pixels, of_pixels).sum()
+        bits[index] = model.likelihood.information(pixels, of_pixels).sum()
         if space := SPACES.get(int(layout.modes[index])):
-            coded = model.pixel_tables.information(space.to_planes(pixels), of_pixels, space).sum()
-            information, saved[index] = coded, math.log(2) * (information - coded)
-        nats[index, -1] = math.log(2) * information
-    return nats, saved
+            possible = model.likelihood.information(space.to_planes(pixels), of_pixels, space).sum()
+            bits[index], saved[index] = possible, bits[index] - possible
+    return np.stack([*kl, math.log(2) * bits], axis=1), math.log(2) * saved
 
 
 @torch.inference_mode()
@@ -83,26 +122,15 @@ def float_negative_elbo(model: NVAE, samples: Tensor, noise: Noise, layout: Layo
     For tiles of colour, or of black and white if the network's likelihood is Bernoulli's.
     """
     x = unit_range(model.config, samples)
-    features, state = model.features(x), model.start(len(x))
-    nats = torch.zeros(len(x), dtype=torch.float64)
-    for group in range(model.config.num_groups):
-        prior = Normal.from_raw(*model.prior(group, state))
-        posterior = Normal.from_raw(*model.posterior(group, state, features))
-        coded = torch.from_numpy(real_cells(layout.sizes, model.config.image_size, prior.mean.shape[-1]))[:, None]
-        drawn = torch.where(coded, posterior.sample(noise(group, posterior.mean.shape)), prior.mean)
-        z = drawn
-        for cell in model.flows[group]:
-            z = z - torch.where(coded, cell(z), 0)
-        density = posterior.log_prob(drawn) - prior.log_prob(z) if model.config.num_nf else posterior.kl(prior)
-        nats += torch.where(coded, density, 0).double().sum(dim=(1, 2, 3))
-        state = model.update(group, state, z)
+    descent = Descent(model, len(x), model.features(x))
+    kl = _kl_of_groups(model, descent, _Floats(), layout, noise)
 
     def known(lattice: Lattice) -> Tensor:
         return unit_range(model.config, torch.from_numpy(known_pixels(samples.numpy(), layout.sizes, lattice)))
 
-    log_likelihood = log_prob_of_pixels(model.config, model.pixels(state, known), x)
+    log_prob = model.config.pixels.log_prob(model.pixels(descent.state, known), x)
     real = torch.from_numpy(real_pixels(layout.sizes, model.config.image_size))
-    return (nats - torch.where(real, log_likelihood, 0).double().sum(dim=(1, 2))).numpy()
+    return sum(kl) - torch.where(real, log_prob, 0).double().sum(dim=(1, 2)).numpy()
 
 
 def whole(samples: Tensor) -> Layout:
@@ -134,10 +162,10 @@ def compare(model: NVAE, network: IntegerNetwork, samples: Tensor, seed: int = 0
         noise = same_noise(torch.Generator().manual_seed(seed + index))
         totals[0] += model(unit_range(model.config, batch), noise).negative.double().sum().item()
         totals[1] += integer_negative_elbo(network, batch, noise).sum()
-    return Comparison(*(totals / len(samples) / math.log(2) / num_dimensions(model.config)))
+    return Comparison(*(totals / len(samples) / math.log(2) / model.config.num_dimensions))
 
 
-def same_noise(generator: torch.Generator) -> Noise:
+def same_noise(generator: torch.Generator) -> Callable[[int, torch.Size], Tensor]:
     """Standard normal noise that is the same for every network that asks for a group's."""
     drawn: dict[int, Tensor] = {}
 

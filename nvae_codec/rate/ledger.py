@@ -6,7 +6,7 @@ channels at rest, information in the latents and pixels that were coded, words o
 add up to the file's size whatever they are. The negative ELBOs are means over draws of the latents, and the file is one
 more draw: single parts are uncertain by about the standard error that the ledger gives.
 
-Where a picture comes from another colour space (`nvae_codec.colour.spaces`), the negative ELBO is that of the possible
+Where an image comes from another colour space (`nvae_codec.colour.spaces`), the negative ELBO is that of the possible
 colours, and the ledger says beside it what it would be of all.
 """
 
@@ -21,14 +21,15 @@ import numpy as np
 import torch
 
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.container import Chunk, Container, ImageEntry
-from nvae_codec.bitstreams.fields import deflate_item
-from nvae_codec.codec import Codec, assemble, check_small
+from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE, Chunk, Container, ImageEntry
+from nvae_codec.bitstreams.metadata import deflate_item
+from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import Stack
-from nvae_codec.coding.bits_back import decode
+from nvae_codec.coding.chains import decode_chains
 from nvae_codec.device import adjust, considerate
-from nvae_codec.errors import BitstreamError, DriftError, ModelError
-from nvae_codec.integer.model_file import fingerprint
+from nvae_codec.entries import check_image, check_small_images
+from nvae_codec.errors import ModelError
+from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE, Noise
 from nvae_codec.rate.elbo import float_negative_elbo, integer_negative_elbo, integer_rates, same_noise
 from nvae_codec.tiling import Layout
@@ -85,8 +86,7 @@ class Ledger:
 def load_float_network(path: Path, codec: Codec) -> NVAE:
     """The float network that the codec's model was made of: of a run's folder what was exported, or a checkpoint's.
 
-    Raises ModelError if there is none, or if the model was made of another. A model file that does not say what it was
-    made of, as files of the first versions do not, is compared by its configuration alone.
+    Raises ModelError if there is none, or if the model was made of another.
     """
     network = load_network(path / CONVERTED if (path / CONVERTED).is_file() else path)
     try:
@@ -134,29 +134,27 @@ def account(
 ) -> Account:
     """Measure an .nvb file, however large, which is decoded for it.
 
-    `decoded` is given every picture, samples uint8 [H, W] or [H, W, 3], in the file's order. `float_network` is the one
-    that the model was made of. The negative ELBOs are means over `draws`, which follow from `seed` and the pictures.
+    `decoded` is given every image, samples uint8 [H, W] or [H, W, 3], in the file's order. `float_network` is the one
+    that the model was made of. The negative ELBOs are means over `draws`, which follow from `seed` and the images.
     `progress` counts tiles, each once as it is decoded and once for every draw.
 
-    Raises as `Codec.decompress` does. Raises BitstreamError for a file of version 1, and ModelError for a float network
-    that the model was not made of, for grey pictures if there is a float network for colour, which has no likelihood
+    Raises as `Codec.decompress` does. Raises ModelError for a float network
+    that the model was not made of, for grey images if there is a float network for colour, which has no likelihood
     for them, and if a negative ELBO is no positive number.
     """
     if draws < 1:
         raise ValueError(f"a ledger takes at least one draw, not {draws}")
-    content = container.unpack(data, max_pixels=container.MAX_IMAGES * container.MAX_SIDE**2)
+    content = container.unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2)
     codec.check_fingerprint(content.fingerprint.hex())
-    if content.version == 1:
-        raise BitstreamError("a ledger is for files of version 2; decompress this one and compress it again")
     if float_network is not None:
         _check_origin(float_network, codec)
         if float_network.config.image_channels == 3 and any(image.channels == 1 for image in content.images):
-            raise ModelError("a float network has no likelihood for grey pictures")
+            raise ModelError("a float network has no likelihood for grey images")
     costs = _measure(codec, content, float_network, draws, seed, progress, decoded)
     negative_elbo = float(costs.known.sum())
     if not 0 < negative_elbo < math.inf:
         raise ModelError(
-            f"the network's negative ELBO of these pictures is {negative_elbo:g} bits, to which no file can be compared"
+            f"the network's negative ELBO of these images is {negative_elbo:g} bits, to which no file can be compared"
         )
     excess, uses_rec = costs.information - costs.inactive, costs.rec_groups > 0
     group_bits = costs.groups.sum(axis=0).tolist()
@@ -254,7 +252,7 @@ def _measure(
     decoded: Callable[[ImageEntry, np.ndarray], None],
 ) -> _Costs:
     """The costs of all chunks' sets, in the order of coding."""
-    layouts = [codec.layout_of(chunk) for chunk in content.chunks]
+    layouts = [codec.payload.layout_of(chunk) for chunk in content.chunks]
     together = max(1, min(BATCH_TILES, BATCH_PIXELS // codec.model.tile_side**2))
     done, total = 0, (1 + draws) * sum(layout.count for layout in layouts)
 
@@ -267,11 +265,11 @@ def _measure(
     rows = []
     for chunk, layout in zip(content.chunks, layouts, strict=True):
         samples, information = _decode(codec, chunk, layout, count)
-        of_images = list(codec.tiles_of(chunk, samples))
-        if chunk.shared_crc32 is not None:
-            check_small(chunk, of_images)
-        for image, tiles in of_images:
-            decoded(image, assemble(image, tiles, chunk.checksum_bytes(image)))
+        of_images = list(codec.payload.images_of(chunk, samples))
+        check_small_images(chunk, of_images)
+        for image, of_image in of_images:
+            check_image(chunk, image, of_image)
+            decoded(image, of_image)
         generator = torch.Generator().manual_seed((seed + zlib.crc32(samples)) % 2**32)
         bits = np.zeros((4 + codec.model.num_groups + 1, layout.count))
         for start in range(0, layout.count, together):
@@ -289,21 +287,17 @@ def _measure(
 
 
 def _decode(codec: Codec, chunk: Chunk, layout: Layout, count: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
-    """The samples of a chunk's tiles, uint8 [N, 3, side, side], and the information in every set. `count`s tiles."""
-    stack = _MeteredStack(np.frombuffer(chunk.words, dtype="<u4"))
-    samples, information, end = [], [], layout.count
-    for each in reversed(chunk.tile_batches):
-        before = stack.information
-        (decoded,) = decode(
-            codec.model, [stack], [layout.part(slice(end - each.tiles, end))], [each.rec_groups], [chunk.trellis_bits]
-        )
-        samples.append(decoded)
-        information.append(stack.information - before)
-        end -= each.tiles
-        count(each.tiles)
-    if stack.height:
-        raise DriftError("the file does not decode to what was coded: this machine computes other probabilities")
-    return np.concatenate(samples[::-1]), np.array(information[::-1])
+    """The samples of a chunk's tiles, uint8 [N, 3, side, side], and the information in every batch. `count`s tiles."""
+    stack, ends = _MeteredStack(np.frombuffer(chunk.words, dtype="<u4")), [(0, 0.0)]
+
+    def after_batch(done: int) -> None:
+        count(done - ends[-1][0])
+        ends.append((done, stack.information))
+
+    (samples,) = decode_chains(
+        codec.model, [stack], [chunk.tile_batches], [layout], [chunk.trellis_bits], progress=after_batch
+    )
+    return samples, np.diff([information for _, information in ends])[::-1]
 
 
 def _negative_elbos(
@@ -315,7 +309,7 @@ def _negative_elbos(
     inactive = parts.sum(axis=1)
     drawn = integer_negative_elbo(network, tiles, noise, layout) if network.latent_inactive.any() else inactive
     known = drawn if float_network is None else float_negative_elbo(float_network, tiles, noise, layout) - saved
-    low_bits = codec.model.pixel_tables.low_bits * layout.pixels * layout.channels  # coded as they are
+    low_bits = codec.model.likelihood.low_bits * layout.pixels * layout.channels  # coded as they are
     parts[:, -1] += low_bits * np.log(2)
     negative_elbos = np.stack([known, drawn, inactive]) / np.log(2) + low_bits
     return np.concatenate([negative_elbos, saved[None] / np.log(2), parts.T / np.log(2)])

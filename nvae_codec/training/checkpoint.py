@@ -1,16 +1,17 @@
 """Checkpoints of a training run: written whole, read without unpickling anything but tensors and plain values."""
 
-import os
 from pathlib import Path
 
 import torch
 
 from nvae_codec.errors import ModelError
+from nvae_codec.files import whole_file
+from nvae_codec.integer.fake_quant import float_network
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
 
 FILE_NAME = "checkpoint.pt"  # in the folder of a run
-CONVERTED = "converted.pt"  # there too: the float network that the last export made a model of
+CONVERTED = "converted.pt"  # there too: the float network that the last export converted
 
 
 def save_checkpoint(path: Path, model: NVAE, **more) -> None:
@@ -18,20 +19,14 @@ def save_checkpoint(path: Path, model: NVAE, **more) -> None:
 
     Raises OSError.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
+    with whole_file(path) as file:
+        try:
             torch.save({"config": model.config.to_dict(), "model": model.state_dict(), **more}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of what a full disk gives
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
+        except RuntimeError as error:  # torch makes one of what a full disk gives
+            cause = error.__context__
+            if isinstance(cause, OSError):
+                raise OSError(cause.errno, cause.strerror) from error
             raise
-        raise OSError(cause.errno, cause.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -58,7 +53,7 @@ def load_network(path: Path) -> NVAE:
         config = NVAEConfig.from_dict(values["config"])
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    model = NVAE(config)
+    model = float_network(config)
     load_weights(path, model, values.get("average") or values["model"])
     return model.eval()
 

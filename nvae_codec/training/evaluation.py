@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from nvae_codec.device import adjust, considerate
-from nvae_codec.likelihoods import pixels as likelihoods
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.norm import MOMENTUM, BatchNorm
-from nvae_codec.model.nvae import NVAE, default_noise, unit_range
+from nvae_codec.model.nvae import NVAE, default_noise, log_likelihood, unit_range
 
 
 def bits_per_dimension(config: NVAEConfig, nats: float) -> float:
     """Nats per image as bits per scored sub-pixel."""
-    return nats / (math.log(2) * likelihoods.num_dimensions(config))
+    return nats / (math.log(2) * config.num_dimensions)
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def evaluate(
         for draw in range(samples):
             adjust()
             elbo = network(x, default_noise(x, generator))
-            published = likelihoods.log_prob(network.config, elbo.output, x, published=True)
+            published = log_likelihood(network.config, elbo.output, x, published=True)
             difference = published - elbo.log_likelihood
             log_weights[draw] = torch.stack([elbo.log_weight, elbo.log_weight + difference])
             totals += (

@@ -1,34 +1,40 @@
 """From a trained network to the integer model that coding uses: statistics, conversion, check, model card."""
 
 import copy
+import json
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nvae_codec.codec import EFFORTS, default_effort
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Tiles, encode
 from nvae_codec.device import keeping_threads
 from nvae_codec.errors import ModelError
+from nvae_codec.files import write_file
 from nvae_codec.integer import model_file
 from nvae_codec.integer.calibrate import BATCH_SIZE, Measurement, calibrate, measure
-from nvae_codec.integer.network import IntegerModel, IntegerNetwork, check_codable, convert
-from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
-from nvae_codec.likelihoods.pixels import num_dimensions
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.latent_model import IntegerModel, check_codable
+from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.payloads.neural import EFFORTS, default_effort
 from nvae_codec.rate.elbo import Comparison, compare, integer_negative_elbo, same_noise, whole
-from nvae_codec.training.data.images import Batches, ImageSet, fixed_batch
+from nvae_codec.training.checkpoint import CONVERTED, load_network, save_checkpoint
+from nvae_codec.training.data.batches import Batches, fixed_batch
+from nvae_codec.training.data.open import open_dataset
+from nvae_codec.training.data.sets import Dataset, ImageSet
 from nvae_codec.training.evaluation import bits_per_dimension, estimate_batch_norm, evaluate
 from nvae_codec.training.run import Run
 
 # How many images there are of a kind: so many pixels' worth, within limits.
 CALIBRATION_PIXELS, CALIBRATION_IMAGES = 2**18, (4, 64)  # that the integers' scales are chosen on, in one batch
-CHOOSING_PIXELS, CHOOSING_IMAGES = 2**17, (2, 128)  # that idle channels and grids are chosen by
+CHOOSING_PIXELS, CHOOSING_IMAGES = 2**17, (2, 128)  # that inactive channels and grids are chosen by
 CHECKED_PIXELS, CHECKED_IMAGES = 2**18, (8, 64)  # on which both networks are compared
-REC_PIXELS, REC_IMAGES = 2**16, (1, 64)  # of these, so many are coded direct
+REC_PIXELS, REC_IMAGES = 2**16, (1, 64)  # of these, so many are coded by REC
 RENEWED_PIXELS, RENEWED_BATCHES = 2**22, (4, 64)  # for statistics of batch norms, in batches
 STATISTICS_BATCH_SIZE = 16
 COMPARED_PIXELS, COMPARED_IMAGES = 2**19, (16, 128)  # on which old and new statistics are compared
@@ -42,7 +48,7 @@ class Exported:
     network: IntegerNetwork
     converted: NVAE  # the float network, with the statistics of batch norms that were kept
     comparison: Comparison  # of all channels, without grids
-    inactive_cost: float  # what idle channels add to the integers' negative ELBO, as a part of it
+    inactive_cost: float  # what inactive channels add to the integers' negative ELBO, as a part of it
     grid_cost: float  # and what the coder's grids add
     measurement: Measurement  # of the images that were compared
     compared_on: str  # how many images of which kind
@@ -57,22 +63,23 @@ def export(
     *,
     check: ImageSet | None = None,
     calibration_images: int | None = None,
-    limit: int | None = None,
+    activation_bits: int | None = None,
     tolerance: float = TOLERANCE,
     device: torch.device | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Exported:
     """Convert a float network, which is on the CPU; statistics are estimated on `device`.
 
-    `limit` is the largest magnitude of activations: LIMIT_12_BITS, or LIMIT for a wide network, which takes longer; by
-    default it is wide only if the narrow one would change the negative ELBO by more than `tolerance`.
+    `activation_bits` are 12, or 16 for a network that takes longer; by default they are 16 only if the network with 12
+    would change the negative ELBO by more than `tolerance`.
 
     Batch-norm statistics are estimated anew over training images, as the running ones trail the weights, and kept if
-    held-out images become shorter by them. Where nothing is held out, training images take its place. Idle channels and
-    grids are chosen by training images. Both networks are compared on images of `check`, by default on held-out ones;
-    nothing is chosen by those of `check`. The number of threads stays what it is, whatever other programs do, so that a
-    run makes the same model again. Raises ModelError if the network cannot code pictures, or if integers change
-    the negative ELBO by more than `tolerance`.
+    held-out images become shorter by them. Where nothing is held out, training images take its place. Inactive channels
+    and grids are chosen by training images. Both networks are compared on images of `check`, by default on held-out
+    ones; nothing is chosen by those of `check`.
+
+    The number of threads stays what it is, whatever other programs do, so that a run makes the same model again. Raises
+    ModelError if the network cannot code images, or if integers change the negative ELBO by more than `tolerance`.
     """
     check_codable(network.config)
     kind = "held-out" if check or len(held_out) else "training"
@@ -84,56 +91,102 @@ def export(
     calibration_images = calibration_images or _worth(CALIBRATION_PIXELS, side**2, CALIBRATION_IMAGES)
     checked = fixed_batch(check or held_out, _worth(CHECKED_PIXELS, side**2, CHECKED_IMAGES), seed=1)
     compared_on = f"{len(checked)} {kind} image{'s' if len(checked) > 1 else ''}"
-    for each in (LIMIT_12_BITS, LIMIT) if limit is None else (limit,):
-        exact = convert(network, fixed_batch(training, calibration_images), limit=each)
-        comparison = compare(network, exact, checked)
-        width = "narrow" if each == LIMIT_12_BITS else "wide"
+    for bits in (12, 16) if activation_bits is None else (activation_bits,):
+        integer = convert(network, fixed_batch(training, calibration_images), activation_bits=bits)
+        comparison = compare(network, integer, checked)
         report(
-            f"negative ELBO on {compared_on}: float "
-            f"{comparison.float_bits_per_dim:.4f}, {width} integers {comparison.integer_bits_per_dim:.4f} bits/dim "
-            f"({comparison.relative:+.4%})"
+            f"negative ELBO on {compared_on}: float {comparison.float_bits_per_dim:.4f}, integers with {bits}-bit "
+            f"activations {comparison.integer_bits_per_dim:.4f} bits/dim ({comparison.relative:+.4%})"
         )
         if abs(comparison.relative) <= tolerance:
             break
     else:
         raise ModelError(
-            f"{width} integers change the negative ELBO by {comparison.relative:+.4%}, more than the "
-            f"{100 * tolerance:g} % allowed; more images to calibrate on may help, wide integers, a "
-            "larger tolerance, or for narrow integers training with rounded_activations=true"
+            f"integers with {bits}-bit activations change the negative ELBO by {comparison.relative:+.4%}, more than "
+            f"the {100 * tolerance:g} % allowed; more images to calibrate on may help, 16-bit activations, a larger "
+            "tolerance, or for 12-bit activations training with rounded_activations=true"
         )
-    calibrate(exact, fixed_batch(training, _worth(CHOOSING_PIXELS, side**2, CHOOSING_IMAGES), seed=2), report)
-    with_inactive = _with_inactive_channels(exact, checked, comparison)
-    direct = _rec_overhead(exact, checked[: _worth(REC_PIXELS, side**2, REC_IMAGES)])
-    measurement = replace(measure(exact, checked), rec_overhead=direct)
+    calibrate(integer, fixed_batch(training, _worth(CHOOSING_PIXELS, side**2, CHOOSING_IMAGES), seed=2), report)
+    with_inactive = _with_inactive_channels(integer, checked, comparison)
+    rec_overhead = _rec_overhead(integer, checked[: _worth(REC_PIXELS, side**2, REC_IMAGES)])
+    measurement = replace(measure(integer, checked), rec_overhead=rec_overhead)
     exported = Exported(
-        exact,
+        integer,
         network,
         comparison,
         with_inactive / comparison.integer_bits_per_dim - 1,
-        measurement.bits / num_dimensions(network.config) / with_inactive - 1,
+        measurement.bits / network.config.num_dimensions / with_inactive - 1,
         measurement,
         compared_on,
         statistics,
     )
     report(
-        f"on {compared_on}, idle channels add {exported.inactive_cost:+.4%} and grids {exported.grid_cost:+.4%}; "
-        f"an image is drawn with {measurement.initial_bits:,.0f} bits, or coded direct for {direct:+.2%}"
+        f"on {compared_on}, inactive channels add {exported.inactive_cost:+.4%} and grids {exported.grid_cost:+.4%}; "
+        f"drawing an image's latents takes {measurement.initial_bits:,.0f} initial bits, REC adds {rec_overhead:+.2%}"
     )
     return exported
 
 
+def export_run(
+    folder: Path,
+    output: Path,
+    *,
+    opened: Dataset | None = None,
+    data: Path | None = None,
+    check: Path | None = None,
+    notes: dict[str, str] | None = None,
+    report: Callable[[str], None] = lambda line: None,
+    **options,
+) -> None:
+    """Export the network in a run's folder: write the model file `output` and its card, and keep what was converted.
+
+    `opened` is the run's data set if it is open already, `data` the place to which it has moved, `check` a folder of
+    other images to compare both networks on, `notes` texts to keep in the file. `options` are those of `export`.
+    Raises ModelError for what is no run, for data that cannot be read, and as `export` does.
+    """
+    run, network = Run.load(folder), load_network(folder)
+    if obstacle := network.config.obstacle_to_coding:  # before any data are read
+        raise ModelError(f"{folder}: this network cannot code images: {obstacle}")
+    side, other = network.config.image_size, None
+    if check is not None:
+        other = open_dataset(
+            "folder", check, side=side, validation_percent=0, report=lambda line: report(f"{check}: {line}")
+        ).training
+    opened = opened or run.moved(data).data.open(side, report)
+    exported = export(network, opened.training, opened.validation, check=other, report=report, **options)
+    model = model_file.serialise(exported.network, notes, exported.measurement, exported.converted)
+    card = model_card(output.stem, exported, run, _last_validation(folder / "stats.jsonl"))
+    save_checkpoint(folder / CONVERTED, exported.converted)
+    write_file(output, model)
+    write_file(output.with_suffix(".md"), card.encode())
+    report(f"wrote {output} and {output.with_suffix('.md').name}")
+
+
+def _last_validation(stats: Path) -> dict:
+    """The last line of a run's figures that has a validation; without one, nothing."""
+    lines = stats.read_text(errors="replace").splitlines() if stats.exists() else []
+    for line in reversed(lines):
+        try:
+            status = json.loads(line)
+            if isinstance(status["validation_bits_per_dim"], float) and isinstance(status["step"], int):
+                return status
+        except (ValueError, TypeError, KeyError):  # no validation there, or a line cut short
+            pass
+    return {}
+
+
 def _rec_overhead(network: IntegerNetwork, images: Tensor) -> float:
-    """What coding images direct adds to their bits on the coder's grids, as a part of these."""
+    """What relative entropy coding of images adds to their bits on the coder's grids, as a part of these."""
     model, search, bits = IntegerModel(network), EFFORTS[default_effort(1)], 0.0
     for image in images.split(1):
         stack = Stack()  # too little is on it to draw latents with
         encode(model, [stack], [Tiles(image.numpy(), image.numpy(), whole(image))], search.memory)
-        bits += stack.bits - model.pixel_tables.low_bits * image.numel()
+        bits += stack.bits - model.likelihood.low_bits * image.numel()
     return bits / len(images) / measure(network, images).bits - 1
 
 
 def _with_inactive_channels(network: IntegerNetwork, images: Tensor, comparison: Comparison) -> float:
-    """Negative ELBO of the integer network with its idle channels at rest, bits/dim, with the comparison's draws."""
+    """Negative ELBO of the integer network with its inactive channels, bits/dim, with the comparison's draws."""
     if not network.latent_inactive.any():
         return comparison.integer_bits_per_dim
     nats = sum(
@@ -189,7 +242,7 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
         (
             "pixels",
             f"in phases: {config.num_preprocess_blocks} levels, {config.num_phase_channels} channels, "
-            f"{config.num_phase_cells} cells, {config.num_phase_noise_filters} sensors and "
+            f"{config.num_phase_cells} cells, {config.num_phase_noise_filters} noise filters and "
             f"{config.num_phase_interpolations} interpolations per phase"
             if config.has_phases
             else "independent given the latents",
@@ -198,7 +251,7 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
         ("weights", f"{weight_count:,} integers"),
         (
             "activations",
-            f"integers up to {int(exported.network.activation_limit):,} in magnitude"
+            f"integers of {exported.network.arithmetic.activation_bits} bits"
             + (", as in training" if config.rounded_activations else ""),
         ),
         ("batch-norm statistics", exported.statistics),
@@ -237,15 +290,15 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
             f"{exported.network.latent_inactive.numel()} active, chosen by training images",
         ),
         (
-            "idle channels and grids",
+            "inactive channels and grids",
             f"{exported.inactive_cost:+.4%} and {exported.grid_cost:+.4%} of the negative ELBO, on the same images",
         ),
-        ("bits that an image is drawn with", f"{exported.measurement.initial_bits:,.0f}"),
-        ("an image alone, coded direct", f"{exported.measurement.rec_overhead:+.2%}"),
+        ("initial bits to draw an image's latents with", f"{exported.measurement.initial_bits:,.0f}"),
+        ("REC overhead of an image alone", f"{exported.measurement.rec_overhead:+.2%}"),
         ("made with", f"PyTorch {torch.__version__} on {platform.machine()}"),
     ]
     table = "\n".join(f"| {key} | {value} |" for key, value in rows)
     return (
-        f"# {name}\n\n| | |\n|---|---|\n{table}\n\n## Pictures and licence\n\nSay here what the pictures were, who "
+        f"# {name}\n\n| | |\n|---|---|\n{table}\n\n## Images and licence\n\nSay here what the images were, who "
         "owns them, and under which licence the model may be used.\n"
     )

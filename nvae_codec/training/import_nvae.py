@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def config_from_published(args: argparse.Namespace, arch_instance: dict) -> NVAE
             raise ModelError(f"the checkpoint's options lack {name}")
         value = options[name]
         if not isinstance(value, int | str) or isinstance(value, int) and value > COUNT_LIMIT:
-            raise ModelError(f"the checkpoint's options have {name} = {value!r}, which makes no network")
+            raise ModelError(f"the checkpoint's options have {name} = {value!r}, which no network of the release has")
     dataset, architecture = options["dataset"], options["arch_instance"]
     if not isinstance(dataset, str) or dataset not in DATASETS:
         raise ModelError(f"unknown data set {dataset!r}; known: {', '.join(DATASETS)}")
@@ -214,7 +215,7 @@ def _check_tensor(key: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 # Names. Every function yields pairs of module paths: ours, and the prefix in the release.
 
 
-def _network_modules(model: NVAE) -> ModulePairs:
+def _network_modules(model: Any) -> ModulePairs:  # an NVAE, in whose lists mypy sees any modules
     config = model.config
     yield "start_op", ""
     yield "stem", "stem"
@@ -230,9 +231,9 @@ def _network_modules(model: NVAE) -> ModulePairs:
     for group in range(config.num_groups):
         yield f"posterior_heads.{group}", f"enc_sampler.{group}"
         for index in range(2 * config.num_nf):  # plain and mirrored cells in turn
-            cell = f"nf_cells.{group * config.num_nf + index // 2}.cell{index % 2 + 1}"
+            flow = f"nf_cells.{group * config.num_nf + index // 2}.cell{index % 2 + 1}"
             for name, key in (("first", "conv.convz.0"), ("depthwise", "conv.convz.2"), ("last", "mu.conv_0")):
-                yield f"flows.{group}.{index}.{name}", f"{cell}.{key}"
+                yield f"flows.{group}.{index}.{name}", f"{flow}.{key}"
     for group in range(1, config.num_groups):
         yield f"prior_heads.{group - 1}.1", f"dec_sampler.{group - 1}.1"
         combiner = _encoder_index(config, group) + config.num_cell_per_cond_enc
@@ -279,15 +280,18 @@ def _cell_modules(cell: Cell, ours: str, theirs: str) -> ModulePairs:
             yield f"{ours}.skip.convs.{index}", f"{theirs}.skip.conv_{index + 1}"
     if isinstance(cell.skip, UpSkip):
         yield f"{ours}.skip.conv", f"{theirs}.skip.1"
-    leaves = {f"{ours}.branch.{index}": op for index, op in enumerate(cell.branch) if not isinstance(op, Upsample)}
-    names = list(leaves)
-    if isinstance(leaves[names[0]], Conv):
+    ops = {f"{ours}.branch.{index}": op for index, op in enumerate(cell.branch) if not isinstance(op, Upsample)}
+    names = list(ops)
+    if isinstance(ops[names[0]], Conv):
         # An upsampling has an index of its own in the release.
-        yield from _inverted_residual_modules(*names, f"{theirs}._ops.0.conv", int(isinstance(cell.skip, UpSkip)))
+        expand, depthwise, project = names
+        yield from _inverted_residual_modules(
+            expand, depthwise, project, f"{theirs}._ops.0.conv", int(isinstance(cell.skip, UpSkip))
+        )
     else:
         for index, (activate, conv) in enumerate(zip(names[::2], names[1::2], strict=True)):
-            if leaves[activate].norm is not None:
-                norm = "bn_act" if leaves[activate].activation == "swish" else "bn.bn"
+            if ops[activate].norm is not None:
+                norm = "bn_act" if ops[activate].activation == "swish" else "bn.bn"
                 yield f"{activate}.norm", f"{theirs}._ops.{index}.{norm}"
             yield conv, f"{theirs}._ops.{index}.conv_0"
     if cell.gate is not None:

@@ -1,4 +1,4 @@
-"""What a run tells: lines for people, `stats.jsonl`, curves for TensorBoard, sample grids; and when it has failed."""
+"""The log of a run: lines for people, `stats.jsonl`, curves for TensorBoard, sample grids; it notices failure."""
 
 import json
 import math
@@ -54,7 +54,7 @@ class Log:
             self.board = _board(folder, first_step, report) if tensorboard else None
 
     def record(self, loss: Loss, gradient_norm: Tensor) -> None:
-        """Keep what a step gave, as means over all processes."""
+        """Keep the terms of a step's loss, as means over all processes."""
         terms = (loss.total, loss.reconstruction, loss.kl, loss.spectral, loss.batch_norm, gradient_norm)
         vector = torch.cat(
             [torch.stack([term.detach().float() for term in terms]), loss.elbo.kl.detach().float().mean(dim=0)]
@@ -104,7 +104,7 @@ class Log:
         }
 
     def write(self, status: dict) -> None:
-        """Tell a status."""
+        """Report a status: to people, in `stats.jsonl` and on the board."""
         if not self.world.is_main:
             return
         line = "  ".join(
@@ -130,7 +130,7 @@ class Log:
         self.report(line)
 
     def samples(self, done: int, network: NVAE) -> None:
-        """A grid of samples, a row for each temperature, as a picture and on the board."""
+        """A grid of samples, a row for each temperature, as a PNG file and on the board."""
         generator = torch.Generator(self.world.device).manual_seed(0)
         images = torch.cat([network.sample(4, temperature, generator) for temperature in SAMPLE_TEMPERATURES])
         grid = image_grid(images, 4)
@@ -144,7 +144,7 @@ class Log:
             self.board.close()
 
     def _forget_later_steps(self) -> None:
-        """What an interrupted run told after its last checkpoint is going to be told again."""
+        """What an interrupted run reported after its last checkpoint is going to be reported again."""
         path = self.folder / "stats.jsonl"
         if path.exists():
             lines = [line for line in path.read_text().splitlines() if _step_of(line) <= self.first_step]

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from nvae_codec.errors import ModelError
 from nvae_codec.model.config import NVAEConfig
@@ -17,7 +18,7 @@ class Recipe:
     """What decides the weights that a run ends with. The defaults are those of the paper's CIFAR-10 run.
 
     Its length is given in epochs, with learning rates that change from epoch to epoch as in the paper, or in steps,
-    with rates that change from step to step. Raises ModelError for values that make no sense.
+    with rates that change from step to step. Raises ModelError for values outside their range.
     """
 
     epochs: int = 0  # one of these two is 0
@@ -35,48 +36,51 @@ class Recipe:
     kl_const_portion: float = 1e-4  # part of the run before that
     kl_const_coefficient: float = 1e-4  # and the coefficient then
     clip_gradient: float = 0.0  # largest norm of the gradient; 0: any. Not in the paper
-    centre_mixture: bool = False  # start from `nvae_codec.likelihoods.pixels.centre_mixture`. Not in the paper
+    centre_mixture: bool = False  # start from `nvae_codec.likelihoods.mixture.centre`. Not in the paper
     average: float = 0.0  # decay of an exponential moving average of the weights; 0: none. Likewise
-    smaller: float = 0.0  # part of the images that are crops of pictures at half their size. Likewise
+    smaller: float = 0.0  # part of the images that are crops of images at half their size. Likewise
     noise: float = 0.0  # part that gets noise, other in each colour. Likewise
     half_chroma: float = 0.0  # part whose colours lose half of their resolution. Likewise
     rounded_colours: float = 0.0  # part whose colours are those of a JPEG file or a Photo CD. Likewise
     seed: int = 1  # 0 ... 2^32 - 1
 
     def __post_init__(self):
-        positive = {"batch_size", "learning_rate"}
+        kinds = {bool: "true or false", str: "a string", int: "integer", float: "number"}
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value, kind = getattr(self, field.name), kinds[field.type]  # type: ignore[index]
+            fits = type(value) is field.type
             if field.type is float:
                 fits = type(value) in (int, float) and math.isfinite(value)
-            else:
-                fits = type(value) is field.type
-            if not fits or (field.type is not str and value < 0) or (value == 0 and field.name in positive):
-                raise ModelError(f"{field.name} = {value!r} makes no recipe")
+            if field.type in (int, float):
+                positive = field.name in ("batch_size", "learning_rate")
+                kind = f"a {'positive' if positive else 'non-negative'} {kind}"
+                fits = fits and (value > 0 if positive else value >= 0)
+            if not fits:
+                raise ModelError(f"{field.name} must be {kind}, got {value!r}")
         if self.optimizer not in OPTIMIZERS:
             raise ModelError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
         if (self.epochs == 0) == (self.steps == 0):
-            raise ModelError("the length of a run is given either in epochs or in steps")
+            raise ModelError("either epochs or steps must be positive, and the other 0")
         if self.seed >= 2**32:
-            raise ModelError(f"seed = {self.seed} is not below 2^32")
+            raise ModelError(f"seed must be below 2^32, got {self.seed}")
         if self.learning_rate_min > self.learning_rate:
             raise ModelError(
-                f"learning_rate_min = {self.learning_rate_min} is above learning_rate = {self.learning_rate}"
+                f"learning_rate_min must be at most learning_rate = {self.learning_rate}, got {self.learning_rate_min}"
             )
         if self.norm_regularisation_first and not self.norm_regularisation:
-            raise ModelError("norm_regularisation cannot be annealed to 0")
-        for name, part in self.parts.items():
-            if part > 1:
-                raise ModelError(f"{name} = {part} is more than all images")
-        if not (self.average < 1 and self.kl_anneal_portion <= 1 and self.kl_const_portion <= 1):
-            raise ModelError("the decay of the average must be below 1, and the portions of the KL warm-up at most 1")
+            raise ModelError("norm_regularisation must be positive where norm_regularisation_first is")
+        for name in ("kl_anneal_portion", "kl_const_portion", *self.parts):
+            if getattr(self, name) > 1:
+                raise ModelError(f"{name} must be at most 1, got {getattr(self, name)}")
+        if self.average >= 1:
+            raise ModelError(f"average must be below 1, got {self.average}")
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
 
     @property
     def parts(self) -> dict[str, float]:
-        """Of how many training images something is done to make them more like other pictures, by its name."""
+        """Of how many training images something is done to make them more like other images, by its name."""
         return {name: getattr(self, name) for name in CHANGES_OF_IMAGES}
 
     def check_suits(self, config: NVAEConfig) -> None:
@@ -133,8 +137,8 @@ class Schedule:
         return math.exp((1 - way) * math.log(first) + way * math.log(last))
 
 
-_LARGE = dict(batch_size=4, norm_regularisation_first=1.0)
-_PHASES = dict(
+_LARGE: dict[str, Any] = dict(batch_size=4, norm_regularisation_first=1.0)
+_PHASES: dict[str, Any] = dict(
     warm_up=200,
     optimizer="adam",
     learning_rate=2e-3,

@@ -1,20 +1,23 @@
-"""A training run as a whole: the network, its recipe and its data, resolved and written down in the run's folder."""
+"""A training run as a whole: network, recipe and data, every field resolved, in the `config.json` of its folder."""
 
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nvae_codec.errors import ModelError
+from nvae_codec.files import write_file
+from nvae_codec.integer.fake_quant import float_network
 from nvae_codec.model.config import NVAEConfig
-from nvae_codec.model.nvae import NVAE
-from nvae_codec.training.data.catalogue import Dataset, open_dataset
-from nvae_codec.training.loop import Execution, recompute_cells
+from nvae_codec.model.norm import BatchNorm
+from nvae_codec.training.data.open import open_dataset
+from nvae_codec.training.data.sets import Dataset
+from nvae_codec.training.execution import Execution, recompute_cells
 from nvae_codec.training.objective import Objective
 from nvae_codec.training.recipe import Recipe
 
@@ -23,7 +26,7 @@ FILE_NAME = "config.json"
 
 @dataclass(frozen=True)
 class Data:
-    """Where a run's pictures come from; see `nvae_codec.training.data.catalogue.open_dataset`."""
+    """Where a run's images come from: the arguments of `nvae_codec.training.data.open.open_dataset`."""
 
     dataset: str
     root: str
@@ -31,15 +34,12 @@ class Data:
     validation_percent: float = 5.0
 
     def __post_init__(self):
+        for name in ("dataset", "root", "fit"):
+            if not isinstance(getattr(self, name), str):
+                raise ModelError(f"{name} must be a string, got {getattr(self, name)!r}")
         percent = self.validation_percent
-        if not (
-            isinstance(self.dataset, str)
-            and isinstance(self.root, str)
-            and isinstance(self.fit, str)
-            and type(percent) in (int, float)
-            and math.isfinite(percent)
-        ):
-            raise ModelError("a run's data are described by three texts and a percentage")
+        if type(percent) not in (int, float) or not math.isfinite(percent):
+            raise ModelError(f"validation_percent must be a number, got {percent!r}")
 
     def open(self, side: int, report: Callable[[str], None] = lambda line: None) -> Dataset:
         return open_dataset(
@@ -62,7 +62,7 @@ class Run:
 
     def __post_init__(self):
         if not isinstance(self.start, str):
-            raise ModelError("a run begins with a network that a text names")
+            raise ModelError(f"start must be a string, got {self.start!r}")
         self.recipe.check_suits(self.network)
 
     def moved(self, root: Path | None) -> "Run":
@@ -80,15 +80,7 @@ class Run:
     def save(self, folder: Path) -> None:
         """Write `config.json`, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{FILE_NAME}.tmp"
-        try:
-            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-            os.replace(temporary, folder / FILE_NAME)
-        except OSError as error:
-            error.filename = str(folder / FILE_NAME)
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_file(folder / FILE_NAME, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, folder: Path) -> "Run":
@@ -100,7 +92,7 @@ class Run:
                 NVAEConfig.from_dict(values["network"]),
                 Recipe(**values["recipe"]),
                 Data(**values["data"]),
-                values.get("start", ""),
+                values["start"],
             )
         except OSError as error:
             raise ModelError(f"{folder}: not the folder of a training run: it has no {FILE_NAME}") from error
@@ -111,17 +103,17 @@ class Run:
 
 
 def replace(configuration, values: dict[str, str]):
-    """A configuration (network or recipe) with fields set from texts. Raises ModelError for those that do not fit."""
-    kinds = {field.name: field.type for field in dataclasses.fields(configuration)}
-    parse = {bool: lambda text: {"true": True, "false": False}[text.lower()]}
-    words = {bool: "true or false", int: "a whole number", float: "a number"}
+    """A configuration (network or recipe) with fields set from strings. Raises ModelError for those that do not fit."""
+    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(configuration)}
+    parse: dict[Any, Callable[[str], Any]] = {bool: lambda text: {"true": True, "false": False}[text.lower()]}
+    words = {bool: "true or false", int: "an integer", float: "a number"}
     parsed = {}
     for name, text in values.items():
         kind = kinds[name]
         try:
             parsed[name] = parse.get(kind, kind)(text)
         except (ValueError, KeyError) as error:
-            raise ModelError(f"{name} = {text!r} is not {words[kind]}") from error
+            raise ModelError(f"{name} must be {words[kind]}, got {text!r}") from error
     return dataclasses.replace(configuration, **parsed)
 
 
@@ -132,13 +124,13 @@ def estimate_memory(config: NVAEConfig, recipe: Recipe, execution: Execution, lo
     about half of that. Workspaces of libraries and the allocator's slack come on top.
     """
     with torch.device("meta"):
-        objective = Objective(NVAE(config), spectral=recipe.spectral).train()
+        objective = Objective(float_network(config), spectral=recipe.spectral).train()
         x = torch.empty(recipe.batch_size, config.image_channels, config.image_size, config.image_size)
     network = objective.network
     if objective.spectral is not None:
         objective.spectral.set_extra_state(True)  # a later step: the first one iterates for long
     for module in network.modules():
-        if hasattr(module, "fused"):
+        if isinstance(module, BatchNorm):
             module.fused = execution.fused_norm
     own = {tensor.untyped_storage()._cdata for tensor in [*network.parameters(), *network.buffers()]}
     kept: dict[int, torch.UntypedStorage] = {}

@@ -1,4 +1,6 @@
-"""Images drawn from a float network, and the readjustment of batch norms that low temperatures need."""
+"""Sampling: batch norms readjusted to a temperature, and grids of images."""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,11 +19,12 @@ def readjust_batch_norm(
     generator: torch.Generator | None = None,
     batches: int = READJUSTMENT_BATCHES,
     batch_size: int = READJUSTMENT_BATCH_SIZE,
-    progress=lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Let the decoder's batch norms follow what the prior gives at `temperature` (NVAE, section 4 and appendix).
+    """Move the statistics of the decoder's batch norms to those of samples at `temperature` (NVAE, section 4).
 
-    Cooler latents than those of training have other statistics. Afterwards the network is for sampling alone.
+    Cooler latents than those of training have other statistics. Afterwards the network is for sampling alone, in
+    evaluation mode. `progress` is called with batches done and to do.
     """
     network.train()
     for index in range(batches):

@@ -13,9 +13,9 @@ from PIL import Image as pillow
 from terminal import REPOSITORY, documented_keys, failure, invoke, same_image, spawn
 
 from nvae_codec import image as image_module
-from nvae_codec.bitstreams.container import pack, unpack
+from nvae_codec.bitstreams.container import VERSION, pack, unpack
 from nvae_codec.cli import compress, files
-from nvae_codec.cli.unpack import file_paths
+from nvae_codec.cli.unpack_plan import file_paths
 from nvae_codec.errors import ImageError
 from nvae_codec.image import Image, image_shape, read_image, write_image
 
@@ -51,12 +51,12 @@ def fill(folder: Path) -> None:
             path.write_bytes(write_image(Image(samples, *metadata), path.suffix))
     for hidden in ("photos/.hidden.png", "photos/.thumbs/a.png", "photos/sub/.thumbs/deep/a.png", "photos/readme.txt"):
         (folder / hidden).parent.mkdir(parents=True, exist_ok=True)
-        (folder / hidden).write_bytes(b"no picture")
+        (folder / hidden).write_bytes(b"no image")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, toy_model_path) -> Path:
-    """A folder with pictures, and set.nvb that holds them. Not to be changed."""
+    """A folder with images, and set.nvb that holds them. Not to be changed."""
     folder = tmp_path_factory.mktemp("made")
     fill(folder)
     result = invoke(
@@ -79,7 +79,7 @@ def made(tmp_path_factory, toy_model_path) -> Path:
 
 @pytest.fixture
 def here(made, tmp_path, monkeypatch) -> Path:
-    """A folder to work in, with the pictures and the archive."""
+    """A folder to work in, with the images and the archive."""
     place = tmp_path / "here"
     shutil.copytree(made, place)
     monkeypatch.chdir(place)
@@ -113,7 +113,7 @@ def chunk_names(data: bytes) -> list[list[str]]:
 def test_folders_come_back_exactly(here, toy_model_path):
     result = invoke("decompress", "set.nvb", "--model", toy_model_path)
     assert result.exit_code == 0 and result.stdout == ""
-    assert result.stderr.startswith("set: 8 pictures, ") and "bits per sub-pixel" in result.stderr
+    assert result.stderr.startswith("set: 8 images, ") and "bits per sub-pixel" in result.stderr
     assert tree("set") == sorted(UNPACKED)
     assert all(same_image(name, f"set/{back}") for name, back in zip(IMAGES, UNPACKED, strict=True))
     assert read_image(Path("set/photos/sub/deep er/ünï.png").read_bytes()).exif == EXIF
@@ -121,11 +121,11 @@ def test_folders_come_back_exactly(here, toy_model_path):
 
 def test_what_is_reported_is_what_is_documented(here, toy_model_path):
     size, report = os.path.getsize("set.nvb"), json.loads(Path("report.json").read_text())
-    assert f"set.nvb: 8 pictures, {size:,} bytes, " in Path("report.txt").read_text()
+    assert f"set.nvb: 8 images, {size:,} bytes, " in Path("report.txt").read_text()
     assert list(report) == documented_keys("compress")[1]
     shapes = {name: image_shape(Path(name).read_bytes()) for name in IMAGES}
     subpixels = sum(int(np.prod(shape)) for shape in shapes.values())
-    sizes = {"pictures": 8, "pixels": sum(shape[0] * shape[1] for shape in shapes.values()), "subpixels": subpixels}
+    sizes = {"num_images": 8, "pixels": sum(shape[0] * shape[1] for shape in shapes.values()), "subpixels": subpixels}
     rate = {"bits_per_subpixel": 8 * size / subpixels, "model": toy_model_path.stem}
     inputs = sum(os.path.getsize(name) for name in IMAGES)
     paths = {"inputs": report["inputs"], "output": report["output"]}
@@ -163,7 +163,7 @@ def test_some_come_out_alone_under_the_same_names(here, toy_model_path):
     some = ["photos/a.jpg", "photos/sub/deep er/ünï.webp"]
     options = [option for name in some for option in ("--only", name)]
     result = invoke("decompress", "set.nvb", *options, "--json", "--output-dir", "out", "--model", toy_model_path)
-    assert result.exit_code == 0 and json.loads(result.stdout)["pictures"] == 2
+    assert result.exit_code == 0 and json.loads(result.stdout)["num_images"] == 2
     assert tree("out") == sorted(["photos/a.jpg.png", "photos/sub/deep er/ünï.png"])
     assert all(same_image(name, f"out/{UNPACKED[list(IMAGES).index(name)]}") for name in some)
     for output, kind in (("one.webp", "WEBP"), ("one", "PNG")):
@@ -177,7 +177,7 @@ def test_some_come_out_alone_under_the_same_names(here, toy_model_path):
 def test_archives_go_through_pipes(here, toy_model_path):
     options = ["--archive", "--model", toy_model_path, *OPTIONS]
     made = invoke("compress", "logo.png", *options, "-o", "-")
-    assert made.exit_code == 0 and made.stderr.startswith("standard output: 1 picture, ")
+    assert made.exit_code == 0 and made.stderr.startswith("standard output: 1 image, ")
     assert [image.name for image in unpack(made.stdout_bytes).images] == ["logo.png"]
     back = invoke("decompress", "-", "--output-dir", "out", "--model", toy_model_path, input=made.stdout_bytes)
     assert back.exit_code == 0 and tree("out") == ["logo.png"] and same_image("logo.png", "out/logo.png")
@@ -223,7 +223,7 @@ def test_options_reach_the_codec(here, monkeypatch, toy_model_path):
     assert invoke(*command).exit_code == 0
     assert invoke(*command, "--chunk-pixels", 99, "--effort", 2, "--no-verify").exit_code == 0
     assert reported == [(1, CHUNK_PIXELS, None, True), (1, 99, 2, False)]
-    assert f"a little smaller file. [default: {CHUNK_PIXELS}]" in " ".join(invoke("compress", "-h").stdout.split())
+    assert f"a slightly smaller file. [default: {CHUNK_PIXELS}]" in " ".join(invoke("compress", "-h").stdout.split())
     assert "--chunk-pixels" in failure(invoke(*command, "--chunk-pixels", compress.MAX_CHUNK_PIXELS + 1), status=2)
 
 
@@ -239,7 +239,7 @@ def test_files_of_other_formats(here, toy_model_path):
     assert same_image("logo.webp", "logo.png")
 
 
-# Which pictures, and their names.
+# Which images, and their names.
 
 
 def test_hidden_files_are_passed_over_and_the_folder_gives_its_name(here, monkeypatch, toy_model_path):
@@ -278,11 +278,11 @@ def test_a_name_that_must_be_a_file_and_a_folder_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "status", "reason"),
     [
-        (["photos"], 2, "--archive makes one file of all pictures: give its name with -o FILE"),
+        (["photos"], 2, "--archive makes one file of all images: give its name with -o FILE"),
         (["photos", "--output-dir", "out"], 2, "give its name with -o FILE"),
         (["photos", "-", "-o", "x.nvb"], 2, "Standard input has no name"),
         (["photos", "missing.png", "-o", "x.nvb"], 1, "nvae-codec: missing.png: there is no such file"),
-        (["empty", "-o", "x.nvb"], 1, "nvae-codec: empty: there is no picture file in this folder"),
+        (["empty", "-o", "x.nvb"], 1, "nvae-codec: empty: there is no image file in this folder"),
         (["photos", "-o", "set.nvb"], 1, "nvae-codec: set.nvb: exists already; -f overwrites it"),
         (["photos", "-o", "empty"], 1, "nvae-codec: empty: is a folder"),
         (["photos", "-o", "photos/a.png", "-f"], 2, "photos/a.png would be both an input and an output"),
@@ -305,8 +305,8 @@ def test_a_name_that_must_be_a_file_and_a_folder_is_refused():
         ),
         (["photos", os.fsdecode(b"\xff.png"), "-o", "x.nvb"], 1, "a name in an archive must be valid UTF-8"),
         (["photos", "fifo.png", "-o", "x.nvb"], 1, "nvae-codec: fifo.png: is no regular file"),
-        (["photos", "alpha.png", "logo.png", "-o", "x.nvb"], 1, "nvae-codec: alpha.png: this is an RGB picture"),
-        (["photos", "photos/readme.txt", "-o", "x.nvb"], 1, "nvae-codec: photos/readme.txt: this is no picture"),
+        (["photos", "alpha.png", "logo.png", "-o", "x.nvb"], 1, "nvae-codec: alpha.png: this is an RGB "),
+        (["photos", "photos/readme.txt", "-o", "x.nvb"], 1, "nvae-codec: photos/readme.txt: this is no "),
         (["photos", "empty.png", "-o", "x.nvb"], 1, "nvae-codec: empty.png: the file is empty"),
     ],
 )
@@ -331,19 +331,18 @@ def test_folders_that_cannot_be_read_are_not_left_out(here, no_codec, monkeypatc
     assert reported == "nvae-codec: photos: Permission denied\n"
 
 
-def test_a_image_too_narrow_for_the_model_is_refused_before_any_is_coded(here, monkeypatch, toy_model_path):
+def test_an_image_too_narrow_for_the_model_is_refused_before_any_is_coded(here, monkeypatch, toy_model_path):
     from nvae_codec.codec import Codec
 
     monkeypatch.setattr(Codec, "compress_archive", lambda *arguments, **options: pytest.fail("coding has begun"))
     Path("photos/zz.pgm").write_bytes(b"P5 1 9000000 255\n" + bytes(9_000_000))
     reported = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb", *OPTIONS, "--model", toy_model_path))
-    assert reported == (
-        "nvae-codec: photos/zz.pgm: a picture of 1 x 9000000 pixels is too narrow for tiles of 16 pixels\n"
-    )
+    assert reported.startswith("nvae-codec: photos/zz.pgm: ") and reported.count("\n") == 1
+    assert reported.endswith(" of 1 x 9000000 pixels is too narrow for tiles of 16 pixels\n")
     assert not os.path.exists("x.nvb")
 
 
-def test_a_image_that_is_damaged_behind_its_header_leaves_no_archive(here, toy_model_path):
+def test_an_image_that_is_damaged_behind_its_header_leaves_no_archive(here, toy_model_path):
     Path("photos/cut.png").write_bytes(Path("photos/a.png").read_bytes()[:-20])
     options = ["--archive", "-f", "-o", "set.nvb", *OPTIONS, "--model", toy_model_path]
     before = Path("set.nvb").read_bytes()
@@ -359,19 +358,24 @@ def test_a_image_that_is_damaged_behind_its_header_leaves_no_archive(here, toy_m
 # What is in it.
 
 
-def test_info_tells_what_an_archive_holds(here):
+def test_info_shows_what_an_archive_holds(here):
     size, content = os.path.getsize("set.nvb"), unpack(Path("set.nvb").read_bytes())
     report = json.loads(invoke("info", "--json", "set.nvb").stdout)
     assert list(report) == documented_keys("info")[1]
     made = json.loads(Path("report.json").read_text())
-    for key in ("pictures", "pixels", "subpixels", "bits_per_subpixel"):
+    for key in ("num_images", "pixels", "subpixels", "bits_per_subpixel"):
         assert report[key] == made[key]
-    assert (report["file"], report["bytes"], report["version"]) == ("set.nvb", size, 2)
+    assert (report["file"], report["bytes"], report["version"]) == ("set.nvb", size, VERSION)
     assert report["chunks"] == len(content.chunks) > 2 and report["fingerprint"] == content.fingerprint.hex()
     assert report["header_bytes"] + report["metadata_bytes"] + report["payload_bytes"] == size
     assert report["payload_bytes"] == sum(len(chunk.words) for chunk in content.chunks)
     assert 0 < report["metadata_bytes"] < len(EXIF + ICC) and report["model"] is None
-    assert invoke("info", "set.nvb").stdout.startswith(f"set.nvb:\n  bytes: {size}\n  version: 2\n  pictures: 8\n")
+    text = invoke("info", "set.nvb").stdout
+    assert text.startswith(
+        f"set.nvb:\n  format version {VERSION} (draft)\n  images: 8, of {report['pixels']:,} pixels "
+    )
+    for key in ("header_bytes", "metadata_bytes", "payload_bytes"):
+        assert f": {report[key]:,} bytes" in text
 
 
 def test_info_lists_images(here):
@@ -386,8 +390,8 @@ def test_info_lists_images(here):
         assert shape == IMAGES[name] and name in [each.name for each in content.chunks[image["chunk"] - 1].images]
     text = invoke("info", "--list", "set.nvb").stdout
     assert text.startswith(invoke("info", "set.nvb").stdout)
-    assert f"    photos/grey.PNG: 16 x 9, channels 1, chunk {entries[2]['chunk']}\n" in text
-    assert len(text.splitlines()) == len(plain) + 1 + len(IMAGES)
+    assert f"    photos/grey.PNG: 16 x 9 pixels, grey, chunk {entries[2]['chunk']}\n" in text
+    assert len(text.splitlines()) == len(invoke("info", "set.nvb").stdout.splitlines()) + 1 + len(IMAGES)
 
 
 def test_names_do_not_get_at_the_terminal(here):
@@ -395,7 +399,7 @@ def test_names_do_not_get_at_the_terminal(here):
     chunk = content.chunks[0]
     odd = replace(chunk, images=(replace(chunk.images[0], name="\x9b31m\u202egnp"), *chunk.images[1:]))
     Path("odd.nvb").write_bytes(pack(replace(content, chunks=(odd, *content.chunks[1:]))))
-    assert "\n    \\x9b31m\\u202egnp: 30 x 20" in invoke("info", "--list", "odd.nvb").stdout
+    assert "\n    \\x9b31m\\u202egnp: 30 x 20 pixels, RGB" in invoke("info", "--list", "odd.nvb").stdout
 
 
 # What is refused before decoding.
@@ -408,23 +412,23 @@ def test_names_do_not_get_at_the_terminal(here):
         (["set.nvb", "--output-dir", "logo.png"], 1, "logo.png: is a file where a folder is needed"),
         (["set.nvb", "--output-dir", "blocked"], 1, "blocked/photos: is a file where a folder is needed"),
         (["set.nvb", "--output-dir", "taken"], 1, "taken/photos/tiff.png: is a folder, not a file"),
-        (["set.nvb", "-o", "x.png"], 2, "-o is for one picture, but set.nvb has 8 to unpack; choose one with --only"),
+        (["set.nvb", "-o", "x.png"], 2, "-o is for one image, but set.nvb has 8 to unpack; choose one with --only"),
         (["set.nvb", "--only", "logo.png", "-o", "photos/a.png"], 1, "photos/a.png: exists already"),
         (["set.nvb", "set.nvb", "--only", "logo.png"], 2, "--only is for one input"),
         (["set.nvb", "--only", "a.png"], 1, "called a.png; close to it are photos/a.png, photos/sub/a.png, logo.png\n"),
         (["set.nvb", "--only", "photos/grey.png"], 1, "photos/grey.png; close to it are photos/grey.PNG, "),
-        (["set.nvb", "--only", "zzzz"], 1, "set.nvb: holds no picture called zzzz; `nvae-codec info --list` shows"),
-        (["one.nvb", "--only", "logo.png"], 1, "one.nvb: holds one picture without a name"),
+        (["set.nvb", "--only", "zzzz"], 1, "set.nvb: holds no image called zzzz; `nvae-codec info --list` shows"),
+        (["one.nvb", "--only", "logo.png"], 1, "one.nvb: holds one image without a name"),
         (["broken.nvb", "--only", "logo.png"], 1, "do not match their checksum; --recover saves"),
         (["set.nvb", "--format", "webp", "--output-dir", "x"], 1, "photos/grey.PNG: .webp cannot hold grey exactly"),
-        (["set.nvb", "--format", "bmp", "--output-dir", "x"], 1, "ünï.webp: .bmp cannot hold this picture's EXIF"),
+        (["set.nvb", "--format", "bmp", "--output-dir", "x"], 1, "ünï.webp: .bmp cannot hold this "),
         (["set.nvb", "--format", "jpg"], 2, "'jpg' is not one of"),
         (["set.nvb", "-t", "--output-dir", "x"], 2, "no meaning"),
         (["set"], 1, "is a folder"),
         (["nosuffix"], 2, "nosuffix is an archive whose name has no suffix"),
     ],
 )
-def test_what_stands_in_the_way_is_told_before_decoding(here, no_codec, arguments, status, reason):
+def test_what_stands_in_the_way_is_reported_before_decoding(here, no_codec, arguments, status, reason):
     data = Path("set.nvb").read_bytes()
     Path("nosuffix").write_bytes(data)
     Path("broken.nvb").write_bytes(damaged(data, 0))
@@ -465,12 +469,12 @@ def test_a_link_made_while_decoding_is_refused_too(here, monkeypatch, toy_model_
     outside.mkdir()
     encoded, encode = [], image_module.write_image
 
-    def spy(picture, suffix):
+    def spy(image, suffix):
         if encoded:
             shutil.rmtree("set/photos")
             Path("set/photos").symlink_to(outside)
-        encoded.append(picture)
-        return encode(picture, suffix)
+        encoded.append(image)
+        return encode(image, suffix)
 
     monkeypatch.setattr(image_module, "write_image", spy)
     reported = failure(invoke("decompress", "set.nvb", "--model", toy_model_path))
@@ -495,9 +499,9 @@ def test_images_do_not_replace_each_other(here, monkeypatch, toy_model_path):
 
     monkeypatch.setattr(files, "write_file", spy)
     reported = invoke("decompress", "set.nvb", "-f", "--json", "--model", toy_model_path)
-    assert reported.exit_code == 1 and "photos/tiff.png was written just now from another picture" in reported.stderr
+    assert reported.exit_code == 1 and "photos/tiff.png was written just now from another image" in reported.stderr
     report = json.loads(reported.stdout)
-    assert (report["pictures"], report["lost"]) == (7, ["photos/tiff.tif"])
+    assert (report["num_images"], report["lost"]) == (7, ["photos/tiff.tif"])
     assert same_image("set/photos/grey.png", "photos/grey.PNG")
     assert Path("set/photos/tiff.png").is_symlink()
     assert "would both become" in failure(invoke("decompress", "set.nvb", "-f"), status=2)
@@ -510,14 +514,14 @@ def test_testing_archives_writes_nothing(here, toy_model_path):
     before = tree(".")
     result = invoke("decompress", "-t", "set.nvb", "--json", "--model", toy_model_path)
     report = json.loads(result.stdout)
-    assert result.exit_code == 0 and result.stderr.startswith("set.nvb is whole: 8 pictures, ")
+    assert result.exit_code == 0 and result.stderr.startswith("set.nvb is whole: 8 images, ")
     assert list(report) == documented_keys("decompress")[1]
-    assert (report["output"], report["output_bytes"], report["pictures"]) == (None, None, 8)
+    assert (report["output"], report["output_bytes"], report["num_images"]) == (None, None, 8)
     some = invoke("decompress", "-t", "set.nvb", "--only", "logo.png", "--json", "-q", "--model", toy_model_path)
-    assert json.loads(some.stdout)["pictures"] == 1
+    assert json.loads(some.stdout)["num_images"] == 1
     for names, reported in (
-        (["logo.png"], "logo.png of set.nvb is whole: 1 picture, "),
-        (["logo.png", "photos/a.jpg"], "photos/a.jpg, logo.png of set.nvb are whole: 2 pictures, "),
+        (["logo.png"], "logo.png of set.nvb is whole: 1 image, "),
+        (["logo.png", "photos/a.jpg"], "photos/a.jpg, logo.png of set.nvb are whole: 2 images, "),
     ):
         only = [option for name in names for option in ("--only", name)]
         line = invoke("decompress", "-t", "set.nvb", *only, "--model", toy_model_path).stderr
@@ -531,20 +535,20 @@ def test_what_is_whole_of_a_damaged_file_is_recovered(here, toy_model_path):
         Path("set.nvb").write_bytes(damaged(data, number))
         reported = failure(invoke("decompress", "set.nvb", "--output-dir", "none", "--model", toy_model_path))
         kept = "s that are" if 8 - len(names) > 1 else " that is"
-        assert f"--recover saves the {8 - len(names)} picture{kept} whole" in reported
+        assert f"--recover saves the {8 - len(names)} image{kept} whole" in reported
         assert reported.startswith("nvae-codec: set.nvb: damaged: the coded words") and not os.path.exists("none")
         out = f"out-{number}"
         result = invoke("decompress", "set.nvb", "--recover", "--json", "--output-dir", out, "--model", toy_model_path)
         assert result.exit_code == 1
-        complaint, line = result.stderr.splitlines()
-        assert complaint == (
+        error_line, line = result.stderr.splitlines()
+        assert error_line == (
             "nvae-codec: set.nvb: damaged: the coded words do not match their checksum; lost: " + ", ".join(names)
         )
         report = json.loads(result.stdout)
-        assert list(report) == documented_keys("decompress")[1] and line.startswith(f"{out}: {8 - len(names)} picture")
+        assert list(report) == documented_keys("decompress")[1] and line.startswith(f"{out}: {8 - len(names)} image")
         assert (report["lost"], report["lost_chunks"], report["bits_per_subpixel"]) == (names, 1, None)
         whole = {name: back for name, back in zip(IMAGES, UNPACKED, strict=True) if name not in names}
-        assert tree(out) == sorted(whole.values()) and report["pictures"] == len(whole)
+        assert tree(out) == sorted(whole.values()) and report["num_images"] == len(whole)
         assert all(same_image(name, f"{out}/{back}") for name, back in whole.items())
 
 
@@ -557,15 +561,15 @@ def test_losses_without_names(here, toy_model_path):
     report = json.loads(result.stdout)
     assert result.exit_code == 1 and (report["lost"], report["lost_chunks"]) == ([], 1)
     assert result.stderr.count("\n") == 1 and result.stderr.endswith("; lost: 1 chunk of unknown names\n")
-    assert report["pictures"] == len(tree("set")) == 8 - len(chunk_names(data)[number])
+    assert report["num_images"] == len(tree("set")) == 8 - len(chunk_names(data)[number])
     reported = failure(invoke("decompress", "set.nvb", "--recover", "--only", "zzzz", "--model", toy_model_path))
-    assert "set.nvb: holds no picture called zzzz, which may have been in the lost chunk; `nvae-codec info" in reported
+    assert "set.nvb: holds no image called zzzz, which may have been in the lost chunk; `nvae-codec info" in reported
     Path("set.nvb").write_bytes(bytes(a ^ b ^ c for a, b, c in zip(data, once, elsewhere, strict=True)))
     reported = failure(invoke("decompress", "set.nvb", "--recover", "--only", "zzzz", "--model", toy_model_path))
     assert "which may have been in one of 2 lost chunks; " in reported
 
 
-def test_the_first_few_of_many_lost_names_are_told(tmp_path, monkeypatch, toy_model_path):
+def test_the_first_few_of_many_lost_names_are_listed(tmp_path, monkeypatch, toy_model_path):
     monkeypatch.chdir(tmp_path)
     names = [f"{number}.png" for number in range(7)]
     for name in names:
@@ -574,9 +578,9 @@ def test_the_first_few_of_many_lost_names_are_told(tmp_path, monkeypatch, toy_mo
     assert invoke("compress", *names, *options).exit_code == 0
     Path("set.nvb").write_bytes(damaged(Path("set.nvb").read_bytes(), 0))
     result = invoke("decompress", "set.nvb", "--recover", "--json", "--model", toy_model_path)
-    complaint, line = result.stderr.splitlines()
-    assert complaint.endswith("; lost: 0.png, 1.png, 2.png, 3.png, 4.png and 2 more")
-    assert line.startswith("set.nvb: 0 pictures, ") and "bytes" not in line
+    error_line, line = result.stderr.splitlines()
+    assert error_line.endswith("; lost: 0.png, 1.png, 2.png, 3.png, 4.png and 2 more")
+    assert line.startswith("set.nvb: 0 images, ") and "bytes" not in line
     assert json.loads(result.stdout)["lost"] == names and not os.path.exists("set")
 
 
@@ -596,7 +600,7 @@ def test_recovering_what_is_whole_or_hopeless(here, toy_model_path):
     Path("set.nvb").write_bytes(damaged(pack(alone), 0))
     nothing = invoke("decompress", "set.nvb", "--output-dir", "nothing", *options)
     assert nothing.exit_code == 1 and nothing.stderr.endswith(f"; lost: {', '.join(first)}\n")
-    assert json.loads(nothing.stdout)["pictures"] == 0 and not os.path.exists("nothing")
+    assert json.loads(nothing.stdout)["num_images"] == 0 and not os.path.exists("nothing")
     Path("set.nvb").write_bytes(data[:10] + bytes([data[10] ^ 1]) + data[11:])  # the fingerprint, given by --model
     reported = failure(invoke("decompress", "set.nvb", "--output-dir", "named"))
     assert reported.endswith("its checksum; where the fingerprint is damaged, --recover with --model helps\n")
@@ -625,7 +629,7 @@ def test_damage_around_the_chunks_loses_nothing(here, toy_model_path, name, dama
     Path("bad.nvb").write_bytes(damage(Path(f"{name}.nvb").read_bytes()))
     options = ["bad.nvb", "--output-dir", "out", "--model", toy_model_path]
     reported = failure(invoke("decompress", *options))
-    assert reported.endswith(f"; --recover saves {'all 8 pictures' if name == 'set' else 'the picture'}\n")
+    assert reported.endswith(f"; --recover saves {'all 8 images' if name == 'set' else 'the image'}\n")
     assert invoke("decompress", *options, "--recover").exit_code == 0
     if name == "set":
         assert tree("out") == sorted(UNPACKED)
@@ -664,7 +668,7 @@ def test_a_damaged_archive_does_not_stop_a_batch(here, toy_model_path):
     assert first.startswith("nvae-codec: bad.nvb: damaged") and second.startswith("set.nvb is whole")
 
 
-def test_a_image_that_decodes_to_something_else_is_named_and_other_chunks_go_on(here, toy_model_path):
+def test_an_image_that_decodes_to_something_else_is_named_and_other_chunks_go_on(here, toy_model_path):
     content = unpack(Path("set.nvb").read_bytes())
     number, chunk = next(
         (number, chunk)
@@ -678,9 +682,10 @@ def test_a_image_that_decodes_to_something_else_is_named_and_other_chunks_go_on(
     result = invoke("decompress", "set.nvb", "--json", "--model", toy_model_path)
     lost = [image.name for image in chunk.images[1:]]
     report = json.loads(result.stdout)
-    complaint, _ = result.stderr.splitlines()
-    assert complaint.startswith(f"nvae-codec: set.nvb: the decoded picture {lost[0]} does not have the checksum")
-    assert complaint.endswith(f"; lost: {', '.join(lost)}")
+    error_line, _ = result.stderr.splitlines()
+    assert error_line.startswith("nvae-codec: set.nvb: the decoded ")
+    assert f" {lost[0]} does not have the checksum" in error_line
+    assert error_line.endswith(f"; lost: {', '.join(lost)}")
     assert result.exit_code == 1 and report["lost"] == lost and report["lost_chunks"] == 0
     whole = [back for name, back in zip(IMAGES, UNPACKED, strict=True) if name not in lost]
     assert tree("set") == sorted(whole)
@@ -694,9 +699,10 @@ def test_small_images_that_decode_to_something_else_are_lost_together(here, toy_
     Path("set.nvb").write_bytes(pack(replace(content, chunks=chunks)))
     result = invoke("decompress", "set.nvb", "--json", "--model", toy_model_path)
     lost = [image.name for image in chunk.images]
-    complaint, _ = result.stderr.splitlines()
-    assert complaint.startswith(f"nvae-codec: set.nvb: the 3 decoded small pictures from {lost[0]} to {lost[-1]} do ")
-    assert complaint.endswith(f"; lost: {', '.join(lost)}")
+    error_line, _ = result.stderr.splitlines()
+    assert error_line.startswith("nvae-codec: set.nvb: the 3 decoded small ")
+    assert f" from {lost[0]} to {lost[-1]} do " in error_line
+    assert error_line.endswith(f"; lost: {', '.join(lost)}")
     assert result.exit_code == 1 and json.loads(result.stdout)["lost"] == lost
     assert tree("set") == sorted(back for name, back in zip(IMAGES, UNPACKED, strict=True) if name not in lost)
 
@@ -724,15 +730,15 @@ def test_too_little_memory_is_a_sentence_and_does_not_stop_a_batch(here, monkeyp
     shortage = "there is not enough memory; a machine with more is needed"
     Path("same.nvb").write_bytes(Path("set.nvb").read_bytes())
     result = invoke("decompress", "-t", "set.nvb", "same.nvb", "--model", toy_model_path)
-    complaint, line = result.stderr.splitlines()
-    assert result.exit_code == 1 and complaint == f"nvae-codec: set.nvb: {shortage}"
+    error_line, line = result.stderr.splitlines()
+    assert result.exit_code == 1 and error_line == f"nvae-codec: set.nvb: {shortage}"
     assert line.startswith("same.nvb is whole")
     reported = failure(invoke("compress", "photos", "--archive", "-o", "x.nvb", "--model", toy_model_path))
     assert reported == f"nvae-codec: {shortage}\n"
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reported"),
     [(KeyboardInterrupt(), "Aborted!"), (OSError(28, "No space left on device"), ": No space left on device")],
 )
 def test_an_interruption_leaves_whole_images_only(here, monkeypatch, toy_model_path, error, reported):

@@ -1,9 +1,10 @@
-"""The command line: what it writes where, with which exit status, and that every mistake is one sentence."""
+"""The command line: what it writes where, with which exit status, and that every error is one sentence."""
 
 import io
 import json
 import os
 import pty
+import re
 import resource
 import subprocess
 import sys
@@ -15,8 +16,11 @@ from PIL import Image as pillow
 from terminal import REPOSITORY, documented_keys, failure, invoke, same_image, spawn
 
 import nvae_codec
-from nvae_codec.bitstreams.container import EXIF, ICC, RGB8, Chunk, Container, ImageEntry, Metadata, TileBatch, pack
-from nvae_codec.cli import batch, main
+from nvae_codec.bitstreams.container import VERSION, Chunk, Container, pack
+from nvae_codec.bitstreams.content import EXIF, ICC, RGB, ImageEntry, Metadata, TileBatch
+from nvae_codec.cli import main
+from nvae_codec.cli.info_text import MODEL_KEYS
+from nvae_codec.cli.progress import progress_bar
 from nvae_codec.errors import BitstreamError
 from nvae_codec.image import Image, read_image, write_image
 from nvae_codec.integer import model_file
@@ -51,7 +55,7 @@ INFO_KEYS = [
     "exif_bytes",
     "icc_bytes",
     "chunks",
-    "sets",
+    "tile_batches",
     "rec_groups",
     "trellis_bits",
     "payload_bytes",
@@ -61,7 +65,7 @@ ONE_BATCH = (TileBatch(1, 0),)
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch) -> Path:
-    """A folder to work in, with three pictures."""
+    """A folder to work in, with three images."""
     monkeypatch.chdir(tmp_path)
     for name, samples in (("a.png", SAMPLES), ("b.png", SAMPLES[:1, :1]), ("grey.png", SAMPLES[..., 0])):
         Path(name).write_bytes(write_image(Image(samples)))
@@ -123,7 +127,8 @@ def test_environment_variables_are_weaker_than_options(photos, toy_model_path):
 
 
 def test_results_are_verified_and_sought_for_as_the_options_say(photos, toy_model_path, monkeypatch):
-    from nvae_codec.codec import EFFORTS, Codec, default_effort
+    from nvae_codec.codec import Codec
+    from nvae_codec.payloads.neural import EFFORTS, default_effort
 
     reported, compress = [], Codec.compress
 
@@ -140,7 +145,7 @@ def test_results_are_verified_and_sought_for_as_the_options_say(photos, toy_mode
         assert "--effort" in failure(invoke("compress", "a.png", "--effort", effort), status=2)
     text = " ".join(invoke("compress", "--help").stdout.split())
     assert "1 to 3 differ little" in text and "not in every file" in text
-    assert "Decoding takes the same time. [default: 3; of 8 tiles or more 2; of 32 or more 1; in an archive" in text
+    assert "Decoding takes the same time. [default: 3; from 8 tiles on 2; from 32 on 1; in an archive" in text
     assert [default_effort(tiles) for tiles in (1, 7, 8, 31, 32, 999)] == [3, 3, 2, 2, 1, 1]
 
 
@@ -215,7 +220,7 @@ def test_the_bar_shows_on_a_terminal_only(monkeypatch):
 
     for screen, quiet, shown in ((Terminal(), False, True), (Terminal(), True, False), (io.StringIO(), False, False)):
         monkeypatch.setattr(sys, "stderr", screen)
-        with batch.progress_bar("photo.png", "tile", quiet) as progress:
+        with progress_bar("photo.png", "tile", quiet) as progress:
             progress(1, 4)
             progress(4, 4)
         assert ("photo.png" in screen.getvalue()) == shown
@@ -226,14 +231,14 @@ def test_the_help_names_the_keys(command):
     assert documented_keys(command)[0] == REPORT_KEYS
 
 
-def test_info_tells_what_a_stream_holds(photos):
+def test_info_shows_what_a_stream_holds(photos):
     Path("a.nvb").write_bytes(
         pack(
             Container(
                 bytes(range(8)),
                 (
                     Chunk(
-                        (ImageEntry(30, 20, RGB8, 0, (0, 1)),),
+                        (ImageEntry(30, 20, RGB, 0, (0, 1)),),
                         (Metadata(EXIF, b"II*\0"), Metadata(ICC, bytes(500))),
                         (TileBatch(1, 7), *3 * [TileBatch(1, 0)]),
                         12,
@@ -249,7 +254,7 @@ def test_info_tells_what_a_stream_holds(photos):
     assert list(report.values()) == [
         "a.nvb",
         size,
-        2,
+        VERSION,
         30,
         20,
         3,
@@ -266,8 +271,17 @@ def test_info_tells_what_a_stream_holds(photos):
         40,
     ]
     text = invoke("info", "a.nvb").stdout
-    assert text.startswith(f"a.nvb:\n  bytes: {size}\n  version: 2\n  width: 30\n") and "model: unknown" in text
-    assert "\n  rec groups: 7, 0 (3 times)\n" in text
+    assert text.splitlines() == [
+        "a.nvb:",
+        f"  format version {VERSION} (draft)",
+        "  image: 30 x 20 pixels, RGB",
+        f"  file: {size:,} bytes, {8 * size / 1800:.4f} bits per sub-pixel",
+        "  model: unknown, fingerprint 0001020304050607",
+        "  metadata: EXIF of 4 bytes, ICC profile of 500 bytes",
+        "  coded words: 40 bytes in 1 chunk",
+        "  tile batches: 4; groups of latents coded by REC in each: 7, 0 (3 times)",
+        "  trellis bits of REC: 12",
+    ]
     assert json.loads(invoke("info", "--json", "--list", "a.nvb").stdout) == report | {
         "images": [{"name": None, "width": 30, "height": 20, "channels": 3, "colours_from": None, "chunk": 1}]
     }
@@ -278,7 +292,7 @@ def test_info_tells_what_a_stream_holds(photos):
 
 
 def test_info_does_not_mind_a_size_that_decompress_refuses(photos):
-    image = ImageEntry(2**24, 2**24, RGB8, 0)
+    image = ImageEntry(2**24, 2**24, RGB, 0)
     Path("huge.nvb").write_bytes(pack(Container(bytes(8), (Chunk((image,), (), ONE_BATCH, 0, bytes(4)),))))
     assert json.loads(invoke("info", "--json", "huge.nvb").stdout)["width"] == 2**24
 
@@ -286,7 +300,7 @@ def test_info_does_not_mind_a_size_that_decompress_refuses(photos):
 def test_info_describes_a_bundled_model_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = invoke("info", "photo").stdout
-    assert text.startswith("photo:\n") and "latent channels: 8\n" in text and "active channels: " in text
+    assert text.startswith("photo:\n") and re.search(r"\n  latent channels: 8, of which \d are active\n", text)
     Path("photo").write_bytes(b"a file of that name goes before")
     assert "not an .nvb file" in failure(invoke("info", "photo"))
     assert "there is no such file" in failure(invoke("info", "x/../photo"))
@@ -295,11 +309,14 @@ def test_info_describes_a_bundled_model_by_its_name(tmp_path, monkeypatch):
 def test_info_describes_a_model(toy_model_path):
     text = invoke("info", toy_model_path).stdout
     report = json.loads(invoke("info", "--json", toy_model_path).stdout)
-    assert text.startswith(f"{toy_model_path}:\n  bytes: ")
-    assert len(text.splitlines()) == len(report) + 1 + len(report["groups"])  # a table of these, with a head
+    assert text.startswith(f"{toy_model_path}:\n  file: {report['bytes']:,} bytes\n  fingerprint: ")
+    head = ["side", "active", "step", "KL", "bits", "per", "latent", "initial", "bits"]
+    assert text.splitlines()[-1 - len(report["groups"])].split() == head
+    notes = set(report) - {"file"} - MODEL_KEYS
+    assert all(f"\n  {key}: {report[key]}\n" in text for key in notes)
 
 
-def test_info_documents_the_keys_of_a_model_and_tells_its_overhead(toy_integer, tmp_path):
+def test_info_documents_the_keys_of_a_model_and_shows_its_overhead(toy_integer, tmp_path):
     channels = toy_integer.config.num_groups * ((1.0,) * toy_integer.config.num_latent_per_group,)
     measurement = Measurement(1, 900.0, 99.6, channels, channels, channels, 0.0217)
     path = tmp_path / "m.safetensors"
@@ -308,7 +325,7 @@ def test_info_documents_the_keys_of_a_model_and_tells_its_overhead(toy_integer, 
     model, group = documented_keys("info")[3:]
     assert list(report) == model and all(list(each) == group for each in report["groups"])
     text = invoke("info", path).stdout
-    assert "\n  initial bits: 100\n  rec overhead: +2.17 %\n" in text
+    assert "\n  initial bits: 100\n  REC overhead: +2.17 %\n" in text
 
 
 def test_what_is_wrong_with_a_model_names_it_once(tmp_path):
@@ -324,8 +341,8 @@ def test_a_bad_file_does_not_stop_a_batch(photos, toy_model_path):
     Path("bad.png").write_bytes(Path("a.png").read_bytes()[:100])
     result = invoke("compress", "a.png", "bad.png", "b.png", "--output-dir", "out", "--model", toy_model_path)
     assert result.exit_code == 1 and result.stdout == ""
-    (complaint,) = [line for line in result.stderr.splitlines() if "bad" in line]
-    assert complaint.startswith("nvae-codec: bad.png: ")
+    (error_line,) = [line for line in result.stderr.splitlines() if "bad" in line]
+    assert error_line.startswith("nvae-codec: bad.png: ")
     assert sorted(os.listdir("out")) == ["a.nvb", "b.nvb"]
     for command in ("compress", "decompress"):
         failure(invoke(command, "bad.png", "--output-dir", "none", "--model", toy_model_path))
@@ -363,15 +380,15 @@ def test_too_little_memory_does_not_stop_a_batch(photos, toy_model_path, monkeyp
     assert invoke("compress", "a.png", "b.png", "--model", toy_model_path).exit_code == 0
     code, given = getattr(Codec, command), []
 
-    def greedy(self, picture, **options):
-        given.append(picture)
-        return torch.empty(2**55) if len(given) == 1 else code(self, picture, **options)
+    def greedy(self, coded, **options):
+        given.append(coded)
+        return torch.empty(2**55) if len(given) == 1 else code(self, coded, **options)
 
     monkeypatch.setattr(Codec, command, greedy)
     names = ["a.png", "b.png"] if command == "compress" else ["a.nvb", "b.nvb"]
     result = invoke(command, *names, "--output-dir", "out", "--model", toy_model_path)
-    complaint, line = result.stderr.splitlines()
-    assert complaint == f"nvae-codec: {names[0]}: there is not enough memory; a machine with more is needed"
+    error_line, line = result.stderr.splitlines()
+    assert error_line == f"nvae-codec: {names[0]}: there is not enough memory; a machine with more is needed"
     assert result.exit_code == 1 and line.startswith("out/b.") and len(os.listdir("out")) == 1
 
 
@@ -420,7 +437,7 @@ def test_existing_outputs_are_overwritten_by_force_alone(photos, toy_model_path)
     ("command", "data", "reason"),
     [
         ("compress", b"", "standard input: the file is empty"),
-        ("compress", b"words", "standard input: this is no picture"),
+        ("compress", b"words", "standard input: this is no "),
         ("decompress", b"", "standard input: truncated"),
         ("decompress", b"words", "standard input: not an .nvb file"),
     ],
@@ -438,7 +455,7 @@ def test_wrong_models_and_large_images_are_refused(photos, toy_model_path):
         assert "599 pixels; raise --max-pixels if you trust the file" in reported
     unknown = failure(invoke("decompress", "a.nvb", "-o", "back.png"))  # the toy model is not a bundled one
     assert unknown.startswith("nvae-codec: a.nvb: ") and len(unknown.splitlines()) == 1
-    image = ImageEntry(1, 1, RGB8, 0)
+    image = ImageEntry(1, 1, RGB, 0)
     Path("other.nvb").write_bytes(pack(Container(bytes(8), (Chunk((image,), (), ONE_BATCH, 0, bytes(4)),))))
     assert bytes(8).hex() in failure(invoke("decompress", "other.nvb", *options))
     assert not os.path.exists("back.png")
@@ -514,7 +531,7 @@ def test_a_closed_pipe_is_silent_and_a_full_disk_one_sentence(photos, toy_model_
     with open("/dev/full", "wb") as device:
         full = spawn("compress", "a.png", "-o", "-", "--model", toy_model_path, stdout=device)
         printed = [
-            spawn("info", "--list", GOLDEN / "rgb_37x20.nvb", stdout=device),
+            spawn("info", "--list", sorted(GOLDEN.glob("*.nvb"))[0], stdout=device),
             spawn("compress", "a.png", "--json", "-q", "--model", toy_model_path, stdout=device),
         ]
     assert closed.communicate()[1] == b"" and closed.returncode == 1

@@ -23,26 +23,26 @@ from PIL import Image as pillow
 from published_checkpoint import made_up, options
 from terminal import REPOSITORY, failure, invoke, same_image, spawn
 
-from nvae_codec.cli import batch, main
-from nvae_codec.cli import export as export_command
-from nvae_codec.cli import train as train_command
-from nvae_codec.errors import ModelError
+from nvae_codec.cli import main
+from nvae_codec.cli.main import AlreadyReported
+from nvae_codec.cli.signals import stop_on_signal
+from nvae_codec.cli.train import working_compiler
+from nvae_codec.errors import ModelError, enough_memory
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
-from nvae_codec.model.config import PRESETS
 from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.elbo import compare
 from nvae_codec.training import export as export_module
 from nvae_codec.training.checkpoint import load_checkpoint, load_network, save_checkpoint
-from nvae_codec.training.data.catalogue import DATASETS
+from nvae_codec.training.data.open import DATASETS
 from nvae_codec.training.recipe import CHANGES_OF_IMAGES, RECIPES
 from nvae_codec.training.run import Data, Run
 
 pytestmark = pytest.mark.thorough
 
-TOY = ["train", "--preset", "toy", "--data", "pictures", "--steps", "6", "--report-every", "2", "--save-every", "3"]
+TOY = ["train", "--preset", "toy", "--data", "images", "--steps", "6", "--report-every", "2", "--save-every", "3"]
 NEW_COMMANDS = ["train", "export", "import-nvae", "sample"]
 
 
@@ -66,7 +66,7 @@ def content(folder: str | Path) -> dict[str, bytes | str]:
 
 
 def sentence(result) -> str:
-    """The complaint of a command that failed with status 1; lines before it are what it was about to do."""
+    """The error of a command that failed with status 1; lines before it are what it was about to do."""
     assert result.exit_code == 1 and result.stdout == ""
     (error,) = [line for line in result.stderr.splitlines() if line.startswith("nvae-codec: ")]
     assert result.stderr.endswith(f"{error}\n")
@@ -83,9 +83,9 @@ def quick_exports():
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory) -> SimpleNamespace:
-    """A folder with pictures and one finished run, not to be changed; and what `train` said."""
+    """A folder with images and one finished run, not to be changed; and what `train` reported."""
     folder = tmp_path_factory.mktemp("workshop")
-    save_images(folder / "pictures", 24)
+    save_images(folder / "images", 24)
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -98,8 +98,8 @@ def workshop(tmp_path_factory) -> SimpleNamespace:
 
 @pytest.fixture
 def place(workshop, tmp_path, monkeypatch) -> Path:
-    """A folder to work in: pictures/, and a copy of the finished run."""
-    os.symlink(workshop.folder / "pictures", tmp_path / "pictures")
+    """A folder to work in: images/, and a copy of the finished run."""
+    os.symlink(workshop.folder / "images", tmp_path / "images")
     shutil.copytree(workshop.folder / "run", tmp_path / "run")
     config = tmp_path / "run" / "config.json"
     config.write_text(config.read_text().replace(str(workshop.folder), str(tmp_path)))
@@ -117,10 +117,10 @@ def no_reading(monkeypatch):
     monkeypatch.setattr(Data, "open", read)
 
 
-# A run from pictures to a file
+# A run from images to a file
 
 
-def test_what_a_run_tells_and_leaves(workshop):
+def test_what_a_run_reports_and_leaves(workshop):
     result, run = workshop.result, workshop.folder / "run"
     assert result.stdout == ""
     assert re.findall(r"step (\d)/6 ", result.stderr) == ["2", "3", "4", "6"]
@@ -140,7 +140,7 @@ def test_what_a_run_tells_and_leaves(workshop):
     assert list((run / "tensorboard").iterdir())
     described = Run.load(run)
     assert described.network == PRESETS["toy"]
-    assert described.data == Data("folder", str(workshop.folder / "pictures"), "crop", 5.0)
+    assert described.data == Data("folder", str(workshop.folder / "images"), "crop", 5.0)
     assert described.recipe == replace(RECIPES["toy"], steps=6, warm_up=0)
     lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     assert [(line["step"], "validation_bits_per_dim" in line) for line in lines] == [
@@ -165,9 +165,9 @@ def test_what_a_run_tells_and_leaves(workshop):
 
 def test_images_come_back_exactly_with_ones_own_model(place):
     model = ["--model", "run/model.safetensors"]
-    assert invoke("compress", "pictures/03.png", "-o", "a.nvb", *model).exit_code == 0
+    assert invoke("compress", "images/03.png", "-o", "a.nvb", *model).exit_code == 0
     assert invoke("decompress", "a.nvb", "-o", "back.png", *model).exit_code == 0
-    assert same_image("pictures/03.png", "back.png")
+    assert same_image("images/03.png", "back.png")
 
 
 def test_the_same_command_after_the_end(place):
@@ -208,20 +208,20 @@ def test_a_run_begins_with_the_weights_of_another(place):
     assert "a checkpoint but no config.json" in sentence(invoke(*again, "--from", "run"))
 
 
-def test_a_run_with_rounded_activations_makes_a_narrow_model(place):
+def test_a_run_with_rounded_activations_makes_a_model_of_12_bits(place):
     """Its float network is the one that rounds: the ledger counts from there."""
     narrow = [*TOY, "--run", "narrow", "--from", "run", "--set", "rounded_activations=true"]
     assert invoke(*narrow, "--steps", 2, "--dry-run").exit_code == 0
     result = invoke(*narrow, "--steps", 2)
     assert result.exit_code == 0, result.stderr
-    assert Run.load(Path("narrow")).network.narrow
-    assert model_file.load(Path("narrow/model.safetensors"))[0].network.activation_limit == LIMIT_12_BITS
+    assert Run.load(Path("narrow")).network.rounded_activations
+    assert model_file.load(Path("narrow/model.safetensors"))[0].network.arithmetic.activation_bits == 12
     assert "| activations | integers up to 2,047 in magnitude, as in training |" in Path("narrow/model.md").read_text()
-    picture, model = "pictures/00.png", ["--model", "narrow/model.safetensors"]
-    assert invoke("compress", picture, "-o", "00.nvb", *model, "--ledger", "--float-network", "narrow").exit_code == 0
+    image, model = "images/00.png", ["--model", "narrow/model.safetensors"]
+    assert invoke("compress", image, "-o", "00.nvb", *model, "--ledger", "--float-network", "narrow").exit_code == 0
     assert invoke("decompress", "00.nvb", "-o", "back.png", *model).exit_code == 0
-    assert same_image(picture, "back.png")
-    assert "narrow = True, not False" in sentence(invoke(*TOY, "--run", "third", "--from", "narrow"))
+    assert same_image(image, "back.png")
+    assert "rounded_activations = True, not False" in sentence(invoke(*TOY, "--run", "third", "--from", "narrow"))
     assert "begins with the weights of a trained one (--from)" in sentence(
         invoke(*TOY, "--run", "third", "--set", "rounded_activations=true")
     )
@@ -232,7 +232,7 @@ def test_a_run_with_rounded_activations_makes_a_narrow_model(place):
     ("arguments", "reason"),
     [
         (["--from", "nowhere"], "nowhere: cannot be read"),
-        (["--from", "pictures/00.png"], "pictures/00.png: not a readable checkpoint"),
+        (["--from", "images/00.png"], "images/00.png: not a readable checkpoint"),
         (["--from", "run", "--set", "num_mixtures=3"], "the network to begin with has num_mixtures = 2, not 3"),
         (
             ["--from", "run", "--set", "pixel_head=phases", "--set", "num_phase_noise_filters=2"],
@@ -270,7 +270,7 @@ def test_colours_of_half_the_resolution_are_for_even_sides(place, no_reading):
 
 def test_smaller_images_are_for_crops(place):
     reported = sentence(invoke(*TOY, "--run", "x", "--fit", "resize", "--set", "smaller=0.5"))
-    assert reported == "smaller is for training on crops of pictures, and these images are seen whole"
+    assert reported == "smaller is for training on crops of images, and these images are seen whole"
     assert not os.path.exists("x/checkpoint.pt")
 
 
@@ -290,7 +290,7 @@ def test_without_export(place):
 
 
 def test_epochs_and_workers(place):
-    """23 or so pictures of 24 x 24 have 2 tiles of 16 x 16 each, by area."""
+    """23 or so images of 24 x 24 have 2 tiles of 16 x 16 each, by area."""
     result = invoke(*TOY[:5], "--epochs", 2, "--batch-size", 16, "--workers", 1, "--run", "other", "--no-export")
     assert result.exit_code == 0
     crops = int(re.search(r"(\d+) crops", result.stderr)[1])
@@ -318,7 +318,7 @@ def no_estimate(monkeypatch):
     ("arguments", "run", "network", "data"),
     [
         ([], "runs/photo", "photo", ("folder", "data/folder", "crop", 5.0)),
-        (["--preset", "toy", "--data", "my/pictures"], "runs/toy", "toy", ("folder", "my/pictures", "crop", 5.0)),
+        (["--preset", "toy", "--data", "my/images"], "runs/toy", "toy", ("folder", "my/images", "crop", 5.0)),
         (
             ["--preset", "cifar10-small"],
             "runs/cifar10-small",
@@ -445,14 +445,14 @@ def test_help_names_everything():
         (["--set", "=3"], "Neither network nor recipe has ''"),
         (["--set", "bach_size=3"], "Neither network nor recipe has 'bach_size'; --dry-run prints what they have"),
         (["--set", "device=cpu"], "Neither network nor recipe has 'device'"),
-        (["--set", "batch_size=many"], "batch_size = 'many' is not a whole number"),
-        (["--set", "batch_size=1.5"], "batch_size = '1.5' is not a whole number"),
-        (["--set", "average=some"], "average = 'some' is not a number"),
-        (["--set", "average=1"], "the decay of the average must be below 1"),
-        (["--set", "learning_rate=nan"], "learning_rate = nan makes no recipe"),
-        (["--set", "spectral=maybe"], "spectral = 'maybe' is not true or false"),
-        (["--set", f"seed={2**32}"], "seed = 4294967296 is not below 2^32"),
-        (["--set", "epochs=3"], "either in epochs or in steps"),
+        (["--set", "batch_size=many"], "batch_size must be an integer, got 'many'"),
+        (["--set", "batch_size=1.5"], "batch_size must be an integer, got '1.5'"),
+        (["--set", "average=some"], "average must be a number, got 'some'"),
+        (["--set", "average=1"], "average must be below 1, got 1"),
+        (["--set", "learning_rate=nan"], "learning_rate must be a positive number, got nan"),
+        (["--set", "spectral=maybe"], "spectral must be true or false, got 'maybe'"),
+        (["--set", f"seed={2**32}"], "seed must be below 2^32, got 4294967296"),
+        (["--set", "epochs=3"], "either epochs or steps must be positive"),
         (["--set", "num_latent_scales=8"], "an image side of 64 cannot be halved 11 times"),
         (["--set", "likelihood=poisson"], "unknown likelihood 'poisson'"),
         (["--set", "num_x_bits=9"], "num_x_bits = 9"),
@@ -473,27 +473,27 @@ def test_contradictions_in_training(tmp_path, monkeypatch, no_reading, arguments
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([], "data/folder: there is no such folder. Put 8-bit RGB pictures "),
+        ([], "data/folder: there is no such folder. Put 8-bit RGB images "),
         (
             ["--dataset", "cifar10", "--data", "nowhere"],
             "nowhere: there is no such folder. Download the Python or the ",
         ),
         (["--device", "tpu"], "there is no device 'tpu'; known are auto, cpu, cuda and cuda:N"),
         (["--device", "cuda:999"], ""),
-        (["--data", "pictures", "--preset", "toy", "--run", "a.txt"], "a.txt: a file, not the folder of a run"),
-        (["--data", "pictures", "--preset", "toy", "--run", "a.txt/run"], "a.txt/run: Not a directory"),
+        (["--data", "images", "--preset", "toy", "--run", "a.txt"], "a.txt: a file, not the folder of a run"),
+        (["--data", "images", "--preset", "toy", "--run", "a.txt/run"], "a.txt/run: Not a directory"),
         (
-            ["--data", "pictures", "--preset", "toy", "--batch-size", 100],
+            ["--data", "images", "--preset", "toy", "--batch-size", 100],
             "training images are too few for a batch of 100",
         ),
-        (["--data", "pictures"], "pictures: no picture of at least 64 x 64 RGB pixels to train on"),
+        (["--data", "images"], "images: no image of at least 64 x 64 RGB pixels to train on"),
     ],
 )
 def test_what_cannot_be_trained(place, arguments, reason):
     shutil.rmtree("run")
     Path("a.txt").write_text("text")
     assert reason in sentence(invoke("train", *arguments))
-    assert sorted(os.listdir()) == ["a.txt", "pictures"]
+    assert sorted(os.listdir()) == ["a.txt", "images"]
 
 
 @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ def test_the_run_there_is_another_one(place, no_reading, arguments, reason):
 
 
 def test_data_may_move(place):
-    os.rename("pictures", "moved")
+    os.rename("images", "moved")
     result = invoke(*TOY, "--data", "moved", "--run", "run", "--no-export")
     assert result.exit_code == 0 and "continuing from step 6" in result.stderr
     assert Run.load(Path("run")).data.root == str(place / "moved")
@@ -536,7 +536,7 @@ def test_a_run_that_diverges_says_what_helps(place):
     assert not list(Path("other").glob("*.safetensors"))
 
 
-# Unusual pictures, unusual machines
+# Unusual images, unusual machines
 
 
 def test_a_single_image(place):
@@ -586,7 +586,7 @@ def test_a_network_that_cannot_code_says_so_first(place):
     assert result.exit_code == 0, result.stderr
     assert result.stderr.startswith("note: no model file will be made of this network: ")
     assert not list(Path("grey").glob("model*"))
-    assert "grey: this network cannot code pictures: " in sentence(invoke("export", "grey"))
+    assert "grey: this network cannot code images: " in sentence(invoke("export", "grey"))
     assert invoke("sample", "grey", "--count", 2).exit_code == 0
     assert pillow.open("grey/samples.png").mode == "L"
     assert sentence(invoke("sample", "grey", "-o", "a.webp")) == ".webp cannot hold grey exactly; .png can"
@@ -597,7 +597,7 @@ def test_an_export_that_fails_at_the_end_of_training(place, monkeypatch):
     def fail(*_, **__):
         raise ModelError("integers change too much")
 
-    monkeypatch.setattr(export_command, "export_run", fail)
+    monkeypatch.setattr(export_module, "export_run", fail)
     reported = sentence(invoke(*TOY, "--run", "other", "--steps", 1))
     assert reported == (
         "the run is complete, but there is no model file: integers change too much; `nvae-codec export "
@@ -638,7 +638,9 @@ def test_training_machines_may_lack_the_entropy_coder(place):
         "`nvae-codec export other` makes one where it is installed"
     )
     assert "step 1/1 " in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
-    assert last == "nvae-codec: an export needs the package constriction: pip install constriction"
+    assert last == (
+        "nvae-codec: the library constriction is not installed; `pip install .` in the checkout installs all of them"
+    )
     assert done.returncode == 1 and not list(Path("other").glob("model*"))
     assert invoke("export", "other").exit_code == 0 and Path("other/model.safetensors").exists()
 
@@ -656,12 +658,12 @@ def test_a_full_disk_leaves_the_old_checkpoint(place):
 def test_too_little_memory_is_a_sentence():
     with (
         pytest.raises(ModelError, match="^there is not enough memory; smaller batches help$"),
-        batch.enough_memory("smaller batches help"),
+        enough_memory("smaller batches help"),
     ):
         torch.empty(2**55)
-    with pytest.raises(ModelError, match="not enough memory"), batch.enough_memory(""):
+    with pytest.raises(ModelError, match="not enough memory"), enough_memory(""):
         raise torch.OutOfMemoryError("CUDA out of memory.")
-    with pytest.raises(RuntimeError, match="something else"), batch.enough_memory(""):
+    with pytest.raises(RuntimeError, match="something else"), enough_memory(""):
         raise RuntimeError("something else")
 
 
@@ -670,10 +672,10 @@ def test_a_missing_compiler_is_a_sentence():
 
     with (
         pytest.raises(ModelError, match=r"does not work here \(.*no compiler.*\); train without --compile$"),
-        train_command._working_compiler(),
+        working_compiler(),
     ):
         raise BackendCompilerFailed(print, RuntimeError("no compiler\nand a long story"), None)
-    with pytest.raises(RuntimeError, match="something else"), train_command._working_compiler():
+    with pytest.raises(RuntimeError, match="something else"), working_compiler():
         raise RuntimeError("something else")
 
 
@@ -709,16 +711,16 @@ def test_ctrl_c_saves_and_the_same_command_continues(place, heeded):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_are_wishes_at_first(number, capfd, heeded):
     before, said = signal.getsignal(number), []
-    with train_command._stop_on_signal(said.append) as stopped:
+    with stop_on_signal(said.append) as stopped:
         assert not stopped()
         signal.raise_signal(number)
         assert stopped() and not said
         assert capfd.readouterr().err == "stopping after this step; once more stops at once\n"
     assert signal.getsignal(number) is before
-    with pytest.raises(click.exceptions.Exit) as end, train_command._stop_on_signal(said.append):
+    with pytest.raises(AlreadyReported), stop_on_signal(said.append):
         signal.raise_signal(number)
         signal.raise_signal(number)
-    assert end.value.exit_code == 1 and said[0].startswith("interrupted; the same command continues ")
+    assert said[0].startswith("interrupted; the same command continues ")
     assert signal.getsignal(number) is before
 
 
@@ -726,7 +728,7 @@ def test_ignored_signals_stay_ignored(monkeypatch):
     """As those of a command that a script has put in the background."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with train_command._stop_on_signal(print) as stopped:
+        with stop_on_signal(print) as stopped:
             signal.raise_signal(signal.SIGINT)
             assert not stopped()
     finally:
@@ -735,7 +737,7 @@ def test_ignored_signals_stay_ignored(monkeypatch):
 
 def test_several_processes_stop_at_once(monkeypatch, heeded):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with train_command._stop_on_signal(print):
+    with stop_on_signal(print):
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -810,31 +812,35 @@ def test_exports_overwrite_by_force_alone(place):
 
 def test_an_export_beyond_the_tolerance_writes_nothing(place):
     reported = sentence(invoke("export", "run", "-o", "new.safetensors", "--tolerance", 0))
-    assert re.match(r"wide integers change the negative ELBO by [+-]\d\.\d+%, more than the 0 % allowed; ", reported)
-    reported = sentence(invoke("export", "run", "-o", "new.safetensors", "--tolerance", 0, "--narrow"))
-    assert reported.startswith("narrow integers change the negative ELBO by ")
+    assert re.match(
+        r"integers with 16-bit activations change the negative ELBO by [+-]\d\.\d+%, more than the 0 % allowed; ",
+        reported,
+    )
+    reported = sentence(invoke("export", "run", "-o", "new.safetensors", "--tolerance", 0, "--activation-bits", 12))
+    assert reported.startswith("integers with 12-bit activations change the negative ELBO by ")
     before = content("run")
     sentence(invoke("export", "run", "-f", "--tolerance", 1e-9))
-    assert content("run") == before and sorted(os.listdir()) == ["pictures", "run"]
+    assert content("run") == before and sorted(os.listdir()) == ["images", "run"]
 
 
-def test_a_network_that_12_bit_integers_cost_too_much_is_made_wide(place, monkeypatch):
-    def as_if_narrow_were_dear(network, exact, images):
+def test_a_network_that_12_bit_activations_cost_too_much_gets_16(place, monkeypatch):
+    def as_if_12_bits_were_dear(network, exact, images):
         found = compare(network, exact, images)
-        dearer = 1.01 if exact.activation_limit == LIMIT_12_BITS else 1
+        dearer = 1.01 if exact.activation_bits == 12 else 1
         return replace(found, integer_bits_per_dim=dearer * found.integer_bits_per_dim)
 
     def exported(*options) -> tuple[int, list[str]]:
         result = invoke("export", "run", "-f", "-o", "new.safetensors", *options)
         assert result.exit_code == 0, result.stderr
-        limit = model_file.load(Path("new.safetensors"))[0].network.activation_limit
-        return int(limit), re.findall(r"(narrow|wide) integers", result.stderr)
+        limit = model_file.load(Path("new.safetensors"))[0].network.activation_bits
+        return int(limit), re.findall(r"integers with (12|16)-bit activations", result.stderr)
 
-    assert exported() == (LIMIT_12_BITS, ["narrow"]) and exported("--wide") == (LIMIT, ["wide"])
-    monkeypatch.setattr(export_module, "compare", as_if_narrow_were_dear)
-    assert exported() == (LIMIT, ["narrow", "wide"]) and exported("--tolerance", 2) == (LIMIT_12_BITS, ["narrow"])
-    reported = sentence(invoke("export", "run", "-f", "-o", "new.safetensors", "--narrow"))
-    assert reported.startswith("narrow integers change the negative ELBO by ")
+    sixteen, tolerant, twelve = ["--activation-bits", 16], ["--tolerance", 2], ["--activation-bits", 12]
+    assert exported() == (12, ["12"]) and exported(*sixteen) == (16, ["16"])
+    monkeypatch.setattr(export_module, "compare", as_if_12_bits_were_dear)
+    assert exported() == (16, ["12", "16"]) and exported(*tolerant) == (12, ["12"])
+    reported = sentence(invoke("export", "run", "-f", "-o", "new.safetensors", *twelve))
+    assert reported.startswith("integers with 12-bit activations change the negative ELBO by ")
 
 
 def test_a_run_may_have_odd_figures(place):
@@ -855,7 +861,7 @@ def test_the_data_of_a_run_may_have_moved(place):
     commands = [["export", "run", "-o", "new.safetensors"], ["eval", "elbo", "run", "--images", 1]]
     for command in commands:
         assert sentence(invoke(*command)).startswith(f"{place}/gone: there is no such folder. Put ")
-        assert invoke(*command, "--data", "pictures").exit_code == 0
+        assert invoke(*command, "--data", "images").exit_code == 0
     assert sentence(invoke("export", "run", "-f", "--check", "nowhere")).startswith("nowhere: there is no such folder")
 
 
@@ -869,6 +875,7 @@ def test_the_data_of_a_run_may_have_moved(place):
         (["--note", "a=b\nc"], 2, "printable"),
         (["--note", os.fsdecode(b"a=\xff")], 2, "printable"),
         (["--images", "1"], 2, "'--images'"),
+        (["--activation-bits", "14"], 2, "'--activation-bits'"),
         (["--tolerance", "-1"], 2, "'--tolerance'"),
         (["-o", "no/new.safetensors"], 1, "no: there is no such folder"),
         (["-o", "folder.safetensors"], 1, "folder.safetensors: is a folder, not a file"),
@@ -877,7 +884,7 @@ def test_the_data_of_a_run_may_have_moved(place):
 def test_contradictions_in_exports(place, no_reading, arguments, status, reason):
     os.mkdir("folder.safetensors")
     assert reason in failure(invoke("export", "run", *arguments), status)
-    assert sorted(os.listdir()) == ["folder.safetensors", "pictures", "run"]
+    assert sorted(os.listdir()) == ["folder.safetensors", "images", "run"]
 
 
 # Runs that are none
@@ -1035,8 +1042,8 @@ def test_what_cannot_be_imported(place):
     torch.save({"args": Shell(), "arch_instance": {}, "state_dict": {}}, "code.pt")
     for source, reason in (
         ("nowhere.pt", "nowhere.pt: cannot be read: No such file"),
-        ("pictures", "pictures: "),
-        ("pictures/01.png", "pictures/01.png: not a readable checkpoint"),
+        ("images", "images: "),
+        ("images/01.png", "images/01.png: not a readable checkpoint"),
         ("code.pt", "code.pt: not a readable checkpoint"),
         ("run/checkpoint.pt", "run/checkpoint.pt: not a checkpoint of the NVAE release"),
     ):
@@ -1061,7 +1068,7 @@ def test_reference_checkpoints_on_their_data(tmp_path, monkeypatch, name, data, 
     assert invoke("sample", "run", "--count", 6, "--columns", 3, "--readjust", 1).exit_code == 0
     assert pillow.open("run/samples.png").size == (96, 64)
     if data == "mnist":
-        assert "cannot code pictures" in sentence(invoke("export", "run"))
+        assert "cannot code images" in sentence(invoke("export", "run"))
     else:
         assert invoke("export", "run", "--images", 8).exit_code == 0
 
@@ -1138,9 +1145,9 @@ def test_samples(place):
         result = invoke("sample", "run", "-o", name, "--count", 5, *more)
         assert (result.exit_code, result.stdout, result.stderr) == (0, "", f"wrote {name}\n")
         assert pillow.open(name).size == (48, 32)
-    pictures = [np.asarray(pillow.open(f"{name}.png")) for name in "abcde"]
-    assert np.array_equal(pictures[0], pictures[1]) and not pictures[0][16:, 32:].any()  # 5 of 6 places
-    assert not any(np.array_equal(pictures[0], other) for other in pictures[2:])
+    grids = [np.asarray(pillow.open(f"{name}.png")) for name in "abcde"]
+    assert np.array_equal(grids[0], grids[1]) and not grids[0][16:, 32:].any()  # 5 of 6 places
+    assert not any(np.array_equal(grids[0], other) for other in grids[2:])
     assert invoke("sample", "run", "-o", "wide.ppm", "--count", 3, "--columns", 3).exit_code == 0
     assert pillow.open("wide.ppm").size == (48, 16)
     assert content("run") == before
@@ -1165,4 +1172,4 @@ def test_samples(place):
 )
 def test_contradictions_in_sampling(place, arguments, status, reason):
     assert reason in failure(invoke("sample", "run", *arguments), status)
-    assert sorted(os.listdir()) == ["pictures", "run"] and not os.path.exists("run/samples.png")
+    assert sorted(os.listdir()) == ["images", "run"] and not os.path.exists("run/samples.png")

@@ -1,7 +1,5 @@
 """Tiles on stacks, with a toy model: several stacks at once, direct groups, chains, and files of version 1."""
 
-import math
-
 import numpy as np
 import pytest
 from accounting import MEMORY, account, decoded_chains
@@ -9,21 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_model import PhasedToyModel, ToyModel
 
+from nvae_codec.bitstreams.content import GREY, RGB, TileBatch
 from nvae_codec.coding.ans import RESERVE_WORDS, Stack, generator_words
-from nvae_codec.coding.bits_back import (
-    Search,
-    TileBatch,
-    Tiles,
-    decode,
-    decode_chains,
-    decode_version_1,
-    encode,
-    encode_chains,
-)
-from nvae_codec.coding.latents import MAX_STEP, IntegerNormal, half_width, posterior_on_grid
+from nvae_codec.coding.bits_back import Tiles, decode, encode
+from nvae_codec.coding.chains import Search, decode_chains, encode_chains
+from nvae_codec.coding.latents import IntegerNormal, half_width, posterior_on_grid
 from nvae_codec.colour.spaces import SPACES, find_space
 from nvae_codec.errors import BitstreamError, DriftError
-from nvae_codec.tiling import GREY, RGB, Layout, cut, real_pixels, tile_sizes
+from nvae_codec.tiling import Layout, cut, tile_sizes
 
 SEARCH = Search(MEMORY)
 
@@ -305,7 +296,13 @@ def test_what_was_coded_first_can_be_left_out(first):
     words, tile_batches = zip(*coded, strict=True)
     calls = []
     samples, others = decode_chains(
-        model, words, tile_batches, [chain.layout for chain in chains], [MEMORY] * 2, [first, 2], calls.append
+        model,
+        [Stack(each) for each in words],
+        tile_batches,
+        [chain.layout for chain in chains],
+        [MEMORY] * 2,
+        [first, 2],
+        calls.append,
     )
     assert np.array_equal(samples[first:], chains[0].samples[first:])
     assert np.array_equal(others[2:], chains[1].samples[2:])
@@ -419,7 +416,7 @@ def test_random_words_end_in_samples_or_an_error(count, seed, tile_batches, memo
     layout = Layout(random.integers(1, 9, (number, 2)), np.full(number, mode))
     words = random.integers(1, 2**32, count, dtype=np.uint32)
     try:
-        (samples,) = decode_chains(ToyModel(), [words], [tile_batches], [layout], [memory])
+        (samples,) = decode_chains(ToyModel(), [Stack(words)], [tile_batches], [layout], [memory])
     except (DriftError, BitstreamError):
         return
     assert samples.shape == (number, 3, 8, 8) and samples.dtype == np.uint8
@@ -459,71 +456,3 @@ class AllActive(ToyModel):
 def grid_parameters(prior: IntegerNormal, posterior: IntegerNormal, channels: np.ndarray, step: int):
     part = slice(None), channels
     return *posterior_on_grid(prior.part(*part), posterior.part(*part), step), half_width(step)
-
-
-def encode_version_1(model, samples: np.ndarray, sizes: np.ndarray, max_group: int) -> tuple[np.ndarray, int]:
-    """Words and number of initial words of tiles [N, C, side, side], as FORMAT.md says of version 1."""
-    supply = 24 * len(samples) * sum(math.prod(model.group_shape(group)) for group in range(model.num_groups))
-    stack, lowest, done = Stack.seeded(supply), supply, 0
-    while done < len(samples):
-        some = slice(done, min(done + min(1 + done // 4, max_group), len(samples)))
-        done = some.stop
-        features = model.features(np.repeat(samples[some], 3 // samples.shape[1], axis=1))
-        state, groups = model.start(len(samples[some])), []
-        for group in range(model.num_groups):
-            prior, posterior = model.prior(group, state), model.posterior(group, state, features)
-            steps = model.steps(group)
-            drawn = np.empty(prior.mean.shape, dtype=np.int64)
-            for step in np.unique(steps):
-                channels = np.flatnonzero(steps == step)
-                means, sigmas, width = grid_parameters(prior, posterior, channels, int(step))
-                drawn[:, channels] = stack.pop_normals(means, sigmas, width).reshape(means.shape)
-                lowest = min(lowest, stack.height)
-            points = model.flow(group, state, drawn, np.ones((len(drawn), *drawn.shape[2:]), dtype=bool))
-            groups.append((points, steps))
-            state = model.update(group, state, points << (MAX_STEP - steps)[:, None, None])
-        real = real_pixels(sizes[some], model.tile_side)
-        parameters = np.ascontiguousarray(model.parameters(state).transpose(1, 0, 2, 3)[:, real])
-        model.pixel_tables.push(stack, samples[some].transpose(1, 0, 2, 3)[:, real], parameters)
-        for points, steps in reversed(groups):
-            for step in np.unique(steps)[::-1]:
-                stack.push_standard_normals(points[:, steps == step], 2.0**step, half_width(int(step)))
-    untouched = lowest - RESERVE_WORDS
-    return stack.words()[untouched:], supply - untouched
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (5, 9), (40, 30)])
-@pytest.mark.parametrize("grey", [False, True])
-@pytest.mark.parametrize("max_group", [1, 3])
-def test_stacks_of_version_1_are_decoded(shape, grey, max_group):
-    model, tiles, calls = AllActive(), toy_tiles(*shape, grey=grey), []
-    samples = tiles.samples[:, :1] if grey else tiles.samples
-    words, initial_words = encode_version_1(model, samples, tiles.layout.sizes, max_group)
-    decoded = decode_version_1(model, words, initial_words, tiles.layout, max_group, calls.append)
-    assert np.array_equal(decoded, tiles.samples)
-    assert calls == sorted(set(calls)) and calls[-1] == tiles.layout.count
-
-
-def test_damaged_stacks_of_version_1_are_noticed():
-    model, tiles = AllActive(), toy_tiles(24, 24)
-    words, initial_words = encode_version_1(model, tiles.samples, tiles.layout.sizes, 4)
-    assert np.array_equal(decode_version_1(model, words, initial_words, tiles.layout, 4), tiles.samples)
-
-    class AllDrifting(AllActive, Drifting):
-        pass
-
-    flipped = words.copy()
-    flipped[len(words) // 2] ^= 4
-    random = np.random.default_rng(6).integers(1, 2**32, 3000, dtype=np.uint32)
-    for culprit, each, initial, max_group in (
-        (AllDrifting(), words, initial_words, 4),
-        (model, words, initial_words + 1, 4),
-        (model, words, initial_words, 1),
-        (model, words[1:], initial_words, 4),
-        (model, flipped, initial_words, 4),
-        (model, words[:20], initial_words, 4),
-        (model, words[:3], initial_words, 4),
-        (model, random, 100, 4),
-    ):
-        with pytest.raises((DriftError, BitstreamError)):
-            decode_version_1(culprit, each, initial, tiles.layout, max_group)

@@ -1,4 +1,4 @@
-"""Colour spaces that pictures come from: the colours that they give, and the pictures that are known by these."""
+"""Colour spaces that images come from: the colours that they give, and the images that are known by these."""
 
 import io
 
@@ -7,9 +7,9 @@ import pytest
 from helpers import SHARED
 from PIL import Image
 
+from nvae_codec.bitstreams.content import RGB
 from nvae_codec.colour.spaces import MIN_COLOURS, SPACES, ColourSpace, find_space
 from nvae_codec.image import read_image
-from nvae_codec.tiling import RGB
 
 KODAK = SHARED / "data" / "kodak"
 JPEG, PHOTO_CD = SPACES
@@ -26,7 +26,7 @@ def photograph(height: int = 90, width: int = 120, seed: int = 0) -> np.ndarray:
 
 
 def as_jpeg(samples: np.ndarray, **options) -> np.ndarray:
-    """What a JPEG file of a picture decodes to."""
+    """What a JPEG file of an image decodes to."""
     file = io.BytesIO()
     Image.fromarray(samples).save(file, "JPEG", **options)
     return np.asarray(Image.open(file))
@@ -145,7 +145,7 @@ def test_other_images_are_not():
 
 
 def test_clipped_colours_say_nothing():
-    """Almost all are possible, so a picture that has few others is RGB; as one of another space it would cost more."""
+    """Almost all are possible, so an image that has few others is RGB; as one of another space it would cost more."""
     noise = np.random.default_rng(6).integers(0, 256, (60, 60, 3), dtype=np.uint8)
     for channels, value in (([2], 0), ([1], 0), ([1], 255), ([1, 2], 0)):
         saturated = noise.copy()
@@ -156,7 +156,7 @@ def test_clipped_colours_say_nothing():
 
 
 def test_frames_do_not_matter():
-    """Wherever a picture's white lies, and whatever its width is."""
+    """Wherever an image's white lies, and whatever its width is."""
     samples = np.full((100, 1000, 3), 255, dtype=np.uint8)
     samples[:, 100:900] = np.asarray(Image.fromarray(photograph()).resize((800, 100)))
     for framed in (samples, samples.transpose(1, 0, 2), np.pad(samples, ((300, 300), (0, 0), (0, 0)))):
@@ -198,5 +198,5 @@ def test_what_is_no_plane_becomes_some_colour(space):
 def test_kodaks_images_come_from_photo_cd():
     files = sorted(KODAK.glob("*.png"))
     if not files:
-        pytest.skip("needs the Kodak pictures")
+        pytest.skip("needs the Kodak images")
     assert {find_space(read_image(file.read_bytes()).samples)[0] for file in files} == {PHOTO_CD}

@@ -290,7 +290,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(toy_model_path, images, t
     assert refused(tmp_path / "none.png", *model) == f"nvae-codec: {tmp_path / 'none.png'}: {os.strerror(2)}\n"
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert refused(empty, *model) == f"nvae-codec: {empty}: no image file in this folder\n"
+    assert refused(empty, *model) == f"nvae-codec: {empty}: there is no image file in this folder\n"
     message = refused(images, images / "notes.txt", *model)
     assert str(images / "notes.txt") in message and message.count("\n") == 1
     message = refused(images, "--cross-process", "--model", tmp_path / "no.safetensors")

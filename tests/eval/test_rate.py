@@ -18,9 +18,10 @@ from terminal import failure, invoke
 from nvae_codec.codec import Codec
 from nvae_codec.eval import document, rate, report, totals
 from nvae_codec.eval.results import RateResults
-from nvae_codec.integer.network import IntegerModel, convert
-from nvae_codec.model.config import PRESETS
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.ledger import ledger, load_float_network
 
 pytestmark = pytest.mark.thorough

@@ -20,9 +20,9 @@ from nvae_codec.eval import document, reported
 from nvae_codec.eval.results import ReportedResults
 from nvae_codec.image import Image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.network import convert
-from nvae_codec.model.config import PRESETS
+from nvae_codec.integer.convert import convert
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
 from nvae_codec.training.evaluation import evaluate
 

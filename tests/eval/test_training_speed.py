@@ -31,6 +31,6 @@ def test_mistakes_are_found_before_any_work():
         (["--skip", "fast"], 2, "there is no way 'fast'; there are: float32"),
         (["--set", "width"], 2, "is not NAME=VALUE"),
         (["--set", "width=4"], 1, "a network has no field width; it has image_size"),
-        (["--set", "num_channels_enc=x"], 1, "num_channels_enc = 'x' is not"),
+        (["--set", "num_channels_enc=x"], 1, "num_channels_enc must be an integer, got 'x'"),
     ):
         assert reason in failure(invoke("eval", "training-speed", *arguments), status)

@@ -27,10 +27,12 @@ from nvae_codec.integer.calibrate import (
     grid_bits,
     measure,
 )
-from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
-from nvae_codec.likelihoods.pixels import centre_mixture
-from nvae_codec.model.config import PRESETS
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.integer.network import IntegerNetwork
+from nvae_codec.likelihoods.mixture import centre
 from nvae_codec.model.nvae import NVAE, unit_range
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.elbo import integer_negative_elbo, same_noise
 
 TILES = smooth_tiles(32, 16, seed=3)
@@ -42,7 +44,7 @@ def trained() -> IntegerNetwork:
     torch.manual_seed(0)
     network, tiles = NVAE(PRESETS["toy"]), smooth_tiles(256, 16)
     with torch.no_grad():
-        centre_mixture(network.image_head[1].bias)
+        centre(network.image_head[1].bias)
     optimiser = torch.optim.Adamax(network.parameters(), lr=0.02)
     for step in range(50):
         elbo = network(unit_range(network.config, tiles[torch.arange(8 * step, 8 * step + 8) % len(tiles)]))
@@ -432,7 +434,7 @@ def test_info_shows_the_groups_of_latents(network, inactive_path, toy_model_path
     assert text[-4].split() == ["side", "active", "step", "KL", "bits", "per", "latent", "initial", "bits"]
     assert text[-3].split()[:3] == ["4", "1/2", "0"] and text[-2].split() == ["8", "0/2", "-", "-", "0"]
     assert text[-1].split()[:5] == ["8", "2/2", "1", "to", "3"]
-    assert "rec overhead" not in "".join(text)
+    assert "REC overhead" not in "".join(text)
 
     old = json.loads(invoke("info", "--json", toy_model_path).stdout)
     assert old["initial_bits"] is None and old["active_channels"] == 6
@@ -444,4 +446,4 @@ def test_info_shows_what_rec_adds_where_it_is_known(network, tmp_path):
     path = tmp_path / "m.safetensors"
     figures = dataclasses.replace(measure(network, TILES[:1]), rec_overhead=0.0125)
     path.write_bytes(model_file.serialise(network, measurement=figures))
-    assert "  rec overhead: +1.25 %\n" in invoke("info", path).stdout
+    assert "  REC overhead: +1.25 %\n" in invoke("info", path).stdout

@@ -8,15 +8,18 @@ from helpers import randomise_batch_norm, smooth_tiles
 
 from nvae_codec.errors import ModelError
 from nvae_codec.integer import fake_quant
-from nvae_codec.integer import ops as integer_ops
-from nvae_codec.integer.fake_quant import Rounding, choosing_scales, unrounded
-from nvae_codec.integer.network import convert
-from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
-from nvae_codec.model.config import ARCHITECTURES, PRESETS, NVAEConfig
+from nvae_codec.integer.conv import Conv
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.fake_quant import Rounding, choosing_scales, float_network, unrounded
+from nvae_codec.integer.layers import Activate
+from nvae_codec.model.config import ARCHITECTURES, NVAEConfig
 from nvae_codec.model.nvae import NVAE, unit_range
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.elbo import compare
-from nvae_codec.training.data.images import Arrays, Dataset, Whole
-from nvae_codec.training.loop import Execution, train
+from nvae_codec.training.data.sets import Dataset, Whole
+from nvae_codec.training.data.stored import ArrayImages
+from nvae_codec.training.execution import Execution
+from nvae_codec.training.loop import train
 from nvae_codec.training.recipe import RECIPES
 from nvae_codec.training.run import estimate_memory
 
@@ -41,7 +44,7 @@ def plain_and_narrow(config: NVAEConfig, seed: int = 0) -> tuple[NVAE, NVAE]:
     for module in plain.modules():  # squeeze-and-excitation would begin almost linear
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.normal_(module.weight, std=0.1)
-    narrow = NVAE(dataclasses.replace(config, rounded_activations=True))
+    narrow = float_network(dataclasses.replace(config, rounded_activations=True))
     missing, unexpected = narrow.load_state_dict(plain.state_dict(), strict=False)
     assert missing and all(name.endswith("rounding.bits") for name in missing) and not unexpected
     x = unit_range(config, smooth_tiles(16, config.image_size, seed=1))
@@ -130,16 +133,14 @@ def test_results_of_an_activation_have_the_unit_of_its_argument():
 )
 def test_integers_have_the_scales_of_training_and_cost_next_to_nothing(config):
     _, narrow = plain_and_narrow(config)
-    exact = convert(narrow, smooth_tiles(8, 16, seed=2), limit=LIMIT_12_BITS)
+    exact = convert(narrow, smooth_tiles(8, 16, seed=2), activation_bits=12)
     bits = roundings(narrow)
     assert len(bits) == sum(isinstance(module, Rounding) for module in narrow.modules()) > 20
     leaves = dict(exact.named_modules())
     with_tables = {
         name: int(leaves[name].output.table_bits)
         for name in bits
-        if isinstance(leaves[name], integer_ops.Activate)
-        or isinstance(leaves[name], integer_ops.Conv)
-        and leaves[name].output.activation
+        if isinstance(leaves[name], Activate) or isinstance(leaves[name], Conv) and leaves[name].output.activation
     }
     assert with_tables == {name: bits[name] for name in with_tables} and with_tables
     assert abs(compare(narrow, exact, smooth_tiles(16, 16, seed=5)).relative) < 2e-3
@@ -148,7 +149,8 @@ def test_integers_have_the_scales_of_training_and_cost_next_to_nothing(config):
 def test_raw_outputs_are_not_rounded():
     """Distributions and parameters of pixels have 16 bits in integers."""
     _, narrow = plain_and_narrow(PHASES)
-    raw = [*narrow.latent_heads(), *narrow.output_layers()]
+    latents = [*(head[1] for head in narrow.prior_heads), *narrow.posterior_heads]
+    raw = [*latents, *narrow.phases.heads()]
     assert all(layer.rounding is None for layer in raw)
     convolutions = [module for module in narrow.modules() if isinstance(module, fake_quant.Conv)]
     assert sum(module.rounding is None for module in convolutions) == len(raw)
@@ -169,11 +171,11 @@ def test_a_wide_twin_has_scales_of_its_own():
     """It has bits enough for all activations, so nothing saturates in it that did not in training."""
     plain, narrow = plain_and_narrow(PHASES)
     tiles = smooth_tiles(8, 16, seed=2)
-    of_narrow, of_plain = (convert(network, tiles, limit=LIMIT) for network in (narrow, plain))
+    of_narrow, of_plain = (convert(network, tiles, activation_bits=16) for network in (narrow, plain))
     difference = max(
         abs(int(mine.output.table_bits) - int(other.output.table_bits))
-        for mine, other in zip(of_narrow.leaves(), of_plain.leaves(), strict=True)
-        if isinstance(mine, integer_ops.Activate)
+        for mine, other in zip(of_narrow.ops(), of_plain.ops(), strict=True)
+        if isinstance(mine, Activate)
     )
     assert difference <= 1
 
@@ -186,7 +188,7 @@ def test_a_wide_twin_has_scales_of_its_own():
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     training, validation = (
-        Whole(Arrays([smooth_tiles(count, 16, seed=count).numpy()]), (3, 16, 16)) for count in (32, 8)
+        Whole(ArrayImages([smooth_tiles(count, 16, seed=count).numpy()]), (3, 16, 16)) for count in (32, 8)
     )
     return Dataset("tiles", training, validation, 16, 3)
 

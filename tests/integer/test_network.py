@@ -25,13 +25,19 @@ from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.image import read_image
 from nvae_codec.integer import kernels, model_file
-from nvae_codec.integer import ops as integer_ops
+from nvae_codec.integer.conv import Conv, Output
+from nvae_codec.integer.convert import convert
 from nvae_codec.integer.kernels import REFERENCE, Kernels, look_up
-from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
-from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS, Range, Resize, interpolation_matrix
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.integer.layers import RESIZE_BITS, Residual, Resize, Sum, interpolation_matrix
+from nvae_codec.integer.network import IntegerNetwork
+from nvae_codec.integer.op import Arithmetic
+from nvae_codec.integer.quantise import ACTIVATION_LIMITS, LIMIT
+from nvae_codec.integer.ranges import Range
 from nvae_codec.likelihoods.gaussian import Normal
-from nvae_codec.model.config import ARCHITECTURES, PRESETS
+from nvae_codec.model.config import ARCHITECTURES
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.elbo import compare
 from nvae_codec.tiling import cut
 
@@ -88,7 +94,7 @@ def test_convolution_is_exact(kernel, size, stride, dilation, groups, channels, 
     how, dtype = kernel
     largest = kernels.EXACT_BELOW[dtype] - 2
     random = np.random.default_rng(size * 100 + stride * 10 + groups)
-    limit = LIMIT if dtype == torch.float64 else LIMIT_12_BITS
+    limit = LIMIT if dtype == torch.float64 else ACTIVATION_LIMITS[12]
     top = int(min(largest // (limit * (channels // groups) * size**2), LIMIT))
     for height, width in ((8, 8), (7, 10), (1, 1), (32, 32)):
         x = random.integers(-limit, limit + 1, (2, channels, height, width))
@@ -152,7 +158,7 @@ def test_planes_are_used_only_where_they_are_exact_and_faster(monkeypatch):
 def test_wide_networks_in_planes_have_few_other_sums(toy_integer):
     """Not those of depth alone, nor those whose weights are the largest."""
     network = prepared(toy_integer, WAYS["planes of 8 bits"])
-    carriers = [op.carrier for op in network.leaves() if isinstance(op, integer_ops.Conv)]
+    carriers = [op.carrier for op in network.ops() if isinstance(op, Conv)]
     assert carriers.count(torch.int32) > 0.7 * len(carriers)
 
 
@@ -163,7 +169,7 @@ def test_files_are_the_same_whatever_computes_them(width, request, tmp_path, eac
     picture = smooth_tiles(1, 48)[0, :, :, :40].permute(1, 2, 0).numpy()
     reference = Codec(IntegerModel(prepared(request.getfixturevalue(width), REFERENCE)), "0" * 64)
     codec = Codec.load(path)
-    assert codec.model.network.kernels == each_way
+    assert codec.model.network.arithmetic.kernels == each_way
     reference.fingerprint = codec.fingerprint
     data = codec.compress(picture)
     assert data == reference.compress(picture)
@@ -188,7 +194,7 @@ def test_planes_that_compute_wrongly_are_found_out_by_the_self_test(toy_integer,
     genuine = torch._int_mm
     monkeypatch.setattr(torch, "_int_mm", lambda x, planes: genuine(x, planes) + (len(x) == 64))
     model, _ = model_file.load(toy_model_path)
-    assert model.network.kernels == REFERENCE and model.digest() == digest(toy_integer, REFERENCE)
+    assert model.network.arithmetic.kernels == REFERENCE and model.digest() == digest(toy_integer, REFERENCE)
 
 
 @pytest.mark.parametrize("how", [way for way in WAYS.values() if way.float32 and not way.planes])
@@ -252,8 +258,8 @@ def test_a_network_that_float32_computes_wrongly_is_computed_by_the_reference(to
     monkeypatch.setattr(kernels, "fastest", lambda device: WAYS["float32 by oneDNN"])
     monkeypatch.setattr(torch, "mkldnn_convolution", lambda x, *more: right(x, *more) + (x.shape[2] == 16))
     model, _ = model_file.load(path)
-    assert model.network.kernels == REFERENCE and model.digest() == digest(toy_integer_12, REFERENCE)
-    assert {op.carrier for op in model.network.leaves() if isinstance(op, integer_ops.Conv)} == {torch.float64}
+    assert model.network.arithmetic.kernels == REFERENCE and model.digest() == digest(toy_integer_12, REFERENCE)
+    assert {op.carrier for op in model.network.ops() if isinstance(op, Conv)} == {torch.float64}
 
 
 @pytest.mark.parametrize("operation", ["conv", "matmul"])
@@ -276,9 +282,10 @@ def test_fewer_bits_of_float32_are_noticed(operation):
 
 
 def test_results_round_to_nearest_with_ties_up():
-    output = integer_ops.Output(1, None)
+    output = Output(Arithmetic(), 1, None)
+    output.limit = 100
     output.shift.fill_(2)
-    bound, factor, offset, result = output.prepare(Range.symmetric(402, 1), 100)
+    bound, factor, offset, result = output.prepare(Range.symmetric(402, 1))
     assert bound >= 402 and factor.tolist() == [0.25] and offset.tolist() == [0.5]
     assert (result.low.tolist(), result.high.tolist()) == ([-100], [100])
     total = torch.tensor([-6.0, -5, -2, -1, 0, 1, 2, 3, 5, 6, 2**40, -(2**40)]).double() * factor + offset
@@ -294,18 +301,17 @@ def test_results_round_to_nearest_with_ties_up():
 def test_raw_outputs_of_12_bit_networks_are_sums_of_two_planes(shift, bias_bits, in_float32, extreme, how):
     """Against 64-bit integers, whether float32 holds all that is added up or only the planes."""
     random = np.random.default_rng(shift + 100)
-    conv = integer_ops.Conv(60, 9)
-    conv.limit, conv.fixed_bits, conv.kernels = LIMIT_12_BITS, torch.full((9,), 10), how
+    conv, limit = Conv(Arithmetic(12, how), 60, 9, raw=(10,) * 9), ACTIVATION_LIMITS[12]
     weight = random.integers(-LIMIT, LIMIT + 1, (9, 60, 1, 1))
-    x = random.integers(-LIMIT_12_BITS, LIMIT_12_BITS + 1, (3, 60, 6, 5))
+    x = random.integers(-limit, limit + 1, (3, 60, 6, 5))
     if extreme:
-        weight, x = np.where(weight < 0, -LIMIT, LIMIT), np.where(x < 0, -LIMIT_12_BITS, LIMIT_12_BITS)
-        weight[:3], x[0] = LIMIT, LIMIT_12_BITS
+        weight, x = np.where(weight < 0, -LIMIT, LIMIT), np.where(x < 0, -limit, limit)
+        weight[:3], x[0] = LIMIT, limit
     bias = random.integers(-(2**bias_bits), 2**bias_bits, 9)
     conv.weight.copy_(torch.from_numpy(weight))
     conv.output.bias.copy_(torch.from_numpy(bias))
     conv.output.shift.fill_(shift)
-    result = conv.prepare(Range.symmetric(LIMIT_12_BITS, 60))
+    result = conv.prepare(Range.symmetric(limit, 60))
     assert conv._has_planes and conv._in_float32 == in_float32 and conv.carrier == torch.float32
     sums = int64_convolution(x, weight, 1, 1, 1) + bias[:, None, None]
     half = 1 << shift >> 1 if shift > 0 else 0
@@ -328,11 +334,11 @@ def test_look_up_takes_all_16_bit_indices(memory_format):
 
 @pytest.mark.parametrize("side", [1, 2, 3, 8, 32])
 def test_interpolation_is_bilinear_with_aligned_corners(side):
-    matrix = interpolation_matrix(side, integer_ops.RESIZE_BITS)
-    assert (matrix.sum(dim=1) == 1 << integer_ops.RESIZE_BITS).all() and (matrix >= 0).all()
+    matrix = interpolation_matrix(side, RESIZE_BITS[16])
+    assert (matrix.sum(dim=1) == 1 << RESIZE_BITS[16]).all() and (matrix >= 0).all()
     x = torch.randint(-LIMIT, LIMIT + 1, (2, 3, side, side)).double()
     expected = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-    assert (Resize()(x) - expected).abs().max() < 0.5 + 2 * 65535 * 2.0**-integer_ops.RESIZE_BITS
+    assert (Resize(Arithmetic())(x) - expected).abs().max() < 0.5 + 2 * 65535 * 2.0 ** -RESIZE_BITS[16]
 
 
 def forward(model: NVAE, exact, samples: torch.Tensor, seed: int = 0):
@@ -367,13 +373,13 @@ def forward(model: NVAE, exact, samples: torch.Tensor, seed: int = 0):
     return worst
 
 
-WIDTHS = {LIMIT: 0.02, LIMIT_12_BITS: 0.2}  # what means and logarithms may be off by
+PRECISIONS = {16: 0.02, 12: 0.2}  # what means and logarithms may be off by
 
 
-@pytest.mark.parametrize("limit", WIDTHS)
+@pytest.mark.parametrize("bits", PRECISIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("use_se, res_dist", [(True, True), (False, False)])
-def test_every_architecture_converts(architecture, use_se, res_dist, limit):
+def test_every_architecture_converts(architecture, use_se, res_dist, bits):
     torch.manual_seed(0)
     config = dataclasses.replace(
         PRESETS["toy"],
@@ -386,18 +392,18 @@ def test_every_architecture_converts(architecture, use_se, res_dist, limit):
     model = NVAE(config)
     randomise_batch_norm(model)
     samples = smooth_tiles(4, 16)
-    exact = convert(model.eval(), samples, limit=limit)
+    exact = convert(model.eval(), samples, activation_bits=bits)
     worst = forward(model, exact, samples)
-    print(architecture, limit, worst)
-    assert max(worst.values()) < WIDTHS[limit], worst
+    print(architecture, bits, worst)
+    assert max(worst.values()) < PRECISIONS[bits], worst
     planes = WAYS["planes of 8 bits"]
-    other = planes if limit == LIMIT and exact.kernels != planes and products_of_bytes_are_exact() else REFERENCE
+    other = planes if bits == 16 and exact.arithmetic.kernels != planes and products_of_bytes_are_exact() else REFERENCE
     assert IntegerModel(exact).digest() == digest(exact, other)
 
 
 def prepared(exact: IntegerNetwork, how: Kernels) -> IntegerNetwork:
     """The same network, to compute with other kernels."""
-    same = IntegerNetwork(exact.config, int(exact.activation_limit))
+    same = IntegerNetwork(exact.config, int(exact.activation_bits))
     for name, table in exact.activation_tables.named_buffers():
         same.activation_tables.register_buffer(name, table)
     same.load_state_dict(exact.state_dict())
@@ -411,10 +417,10 @@ def digest(exact: IntegerNetwork, how: Kernels) -> str:
 
 def test_12_bit_networks_are_carried_in_float32(toy_integer_12):
     """Every convolution and every sum."""
-    for op in prepared(toy_integer_12, Kernels(float32=True)).leaves():
-        if isinstance(op, integer_ops.Conv):
+    for op in prepared(toy_integer_12, Kernels(float32=True)).ops():
+        if isinstance(op, Conv):
             assert op.carrier == torch.float32
-        if isinstance(op, (integer_ops.Residual, integer_ops.Sum)):
+        if isinstance(op, (Residual, Sum)):
             assert op._sums == torch.float32
 
 
@@ -434,7 +440,7 @@ def test_negative_elbo_of_integers_is_that_of_floats(toy_network, toy_integer, t
 def test_images_far_from_calibration_saturate_but_stay_exact(width, request, each_way):
     """Noise and checkerboards: nothing overflows, and the result does not depend on the batch or the kernels."""
     exact = request.getfixturevalue(width)
-    coder, limit = IntegerModel(prepared(exact, each_way)), int(exact.activation_limit)
+    coder, limit = IntegerModel(prepared(exact, each_way)), exact.arithmetic.limit
     checkerboard = np.broadcast_to(np.indices((16, 16)).sum(axis=0) % 2 * 255, (3, 16, 16))
     noise = np.random.default_rng(0).integers(0, 256, (3, 16, 16))
     samples = np.stack([checkerboard, noise]).astype(np.uint8)
@@ -542,7 +548,7 @@ def raised_bias(bias):
         ("latent_steps", lambda t: t + 100),
         ("latent_inactive", lambda t: torch.full((3, 2), 2, dtype=torch.int16)),
         ("latent_inactive", lambda t: torch.zeros(1, dtype=torch.int16)),
-        ("activation_limit", lambda t: torch.tensor(2000, dtype=torch.int16)),
+        ("activation_bits", lambda t: torch.tensor(2000, dtype=torch.int16)),
         ("latent_bits", lambda t: t - 100),
         ("pixel_sigmoid_table", lambda t: t.flip(0)),
         ("decoder_cells.0.0.join.left_shift", lambda t: t.repeat(5)),
@@ -595,11 +601,11 @@ def test_weights_that_are_not_numbers_are_refused(toy_network):
         convert(model, smooth_tiles(2, 16))
 
 
-# Real pictures
+# Real images
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (SHARED / "data" / "kodak").is_dir(), reason="the Kodak pictures are not here")
+@pytest.mark.skipif(not (SHARED / "data" / "kodak").is_dir(), reason="the Kodak images are not here")
 def test_a_published_checkpoint_converts():
     """The no-flow CIFAR-10 checkpoint (random weights, res_mbconv) on Kodak tiles.
 

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from nvae_codec.coding.ans import WORD_BITS, Stack
+from nvae_codec.coding.pixels import pop, push
 from nvae_codec.colour.spaces import SPACES, ColourSpace
-from nvae_codec.likelihoods.mixture import FLOOR, BinaryTable, ChromaMixture, Mixture, PixelTables
-from nvae_codec.likelihoods.pixels import mixture_log_prob
+from nvae_codec.likelihoods import mixture
+from nvae_codec.likelihoods.bernoulli import IntegerBernoulli
+from nvae_codec.likelihoods.logistic import FLOOR
+from nvae_codec.likelihoods.mixture import ChromaDistributions, IntegerMixture, PixelDistributions
 
-TABLES = PixelTables.compute()
+TABLES = IntegerMixture.compute()
 RESIDUAL = dataclasses.replace(TABLES, residual=True)
 
 
@@ -32,7 +35,7 @@ def random_parameters(random: np.random.Generator, components: int, count: int, 
 def test_probabilities_of_all_values_sum_to_one(extreme, tables):
     """In integers, for every colour given the colours before it: the masses are positive and sum to the total."""
     random = np.random.default_rng(2)
-    mixture = Mixture(random_parameters(random, 3, 400, extreme), tables)
+    mixture = PixelDistributions(random_parameters(random, 3, 400, extreme), tables)
     known = [random.integers(0, 256, 400) for _ in range(2)]
     distribution = mixture.red()
     for colour in range(3):
@@ -52,11 +55,11 @@ def test_information_is_that_of_the_float_likelihood(tables):
     random = np.random.default_rng(3)
     components, count = 4, 3000
     parameters = random_parameters(random, components, count)
-    samples = tables.pop(Stack.seeded(40_000), 3, parameters)  # decoding random bits draws from the mixture
+    samples = pop(Stack.seeded(40_000), tables, 3, parameters)  # decoding random bits draws from the mixture
     information = tables.information(samples, parameters)
     fractional_bits = np.array([10] * components + ([12] * components + [10] * 2 * components) * 3)
     output = torch.from_numpy(parameters / 2.0 ** fractional_bits[:, None])
-    expected = -mixture_log_prob(
+    expected = -mixture.log_prob(
         output[None, :, None], torch.from_numpy(samples / 255.0)[None, :, None], residual=tables.residual
     )
     expected = expected.numpy().ravel() / math.log(2)
@@ -69,12 +72,12 @@ def test_information_is_that_of_the_float_likelihood(tables):
 @pytest.mark.parametrize("extreme", [False, True])
 @pytest.mark.parametrize("num_bits", [1, 5, 8])
 def test_pixels_come_back(channels, extreme, num_bits, residual):
-    random, tables = np.random.default_rng(4), dataclasses.replace(PixelTables.compute(num_bits), residual=residual)
+    random, tables = np.random.default_rng(4), dataclasses.replace(IntegerMixture.compute(num_bits), residual=residual)
     parameters = random_parameters(random, 2, 300, extreme)
     samples = random.integers(0, 256, (channels, 300)).astype(np.uint8)
     stack = Stack()
-    tables.push(stack, samples, parameters)
-    assert np.array_equal(tables.pop(stack, channels, parameters), samples)
+    push(stack, tables, samples, parameters)
+    assert np.array_equal(pop(stack, tables, channels, parameters), samples)
     assert stack.height == 0
 
 
@@ -83,9 +86,9 @@ def test_pixels_cost_their_information():
     random = np.random.default_rng(5)
     parameters = random_parameters(random, 2, 4000)
     stack = Stack.seeded(30_000)
-    samples = TABLES.pop(stack, 3, parameters)  # decoding random bits draws from the model
+    samples = pop(stack, TABLES, 3, parameters)  # decoding random bits draws from the model
     fresh = Stack()
-    TABLES.push(fresh, samples, parameters)
+    push(fresh, TABLES, samples, parameters)
     information = TABLES.information(samples, parameters).sum()
     assert abs(fresh.height * WORD_BITS / information - 1) < 1e-3
 
@@ -99,7 +102,7 @@ each_space = pytest.mark.parametrize("space", SPACES.values(), ids=lambda space:
 def test_probabilities_of_all_planes_sum_to_one(space, extreme, tables):
     """As those of samples; chroma that there are not have almost none."""
     random = np.random.default_rng(7)
-    mixture = ChromaMixture(random_parameters(random, 3, 400, extreme), tables, space)
+    mixture = ChromaDistributions(random_parameters(random, 3, 400, extreme), tables, space)
     planes = space.to_planes(space.rgb(*random.integers(0, 256, (3, 400))))
     distribution = mixture.red()
     for plane in range(3):
@@ -125,7 +128,7 @@ def test_where_red_is_clipped_planes_are_green_and_blue(space, tables):
     planes = random.integers(0, 256, (3, 300))
     planes[0, ::3], planes[0, 1::3] = 0, 255
     clipped = np.arange(300) % 3 < 2
-    mixture, in_space = Mixture(parameters, tables), ChromaMixture(parameters, tables, space)
+    mixture, in_space = PixelDistributions(parameters, tables), ChromaDistributions(parameters, tables, space)
     distribution, of_plane = mixture.red(), in_space.red()
     for values in planes[:2]:
         distribution, of_plane = (
@@ -145,14 +148,14 @@ def test_planes_come_back_and_cost_their_information(space, extreme, tables):
     parameters = random_parameters(random, 2, 3000, extreme)
     planes = space.to_planes(space.rgb(*random.integers(0, 256, (3, 3000))))
     stack = Stack()
-    tables.push(stack, planes, parameters, space)
+    push(stack, tables, planes, parameters, space)
     information = tables.information(planes, parameters, space).sum()
     assert stack.bits == pytest.approx(information, rel=1e-3)
-    assert np.array_equal(tables.pop(stack, 3, parameters, space), planes)
+    assert np.array_equal(pop(stack, tables, 3, parameters, space), planes)
     assert stack.height == 0
 
 
-def by_the_page(tables: PixelTables, mode: int, parameters: np.ndarray, red: int, cr: int) -> list[list[int]]:
+def by_the_page(tables: IntegerMixture, mode: int, parameters: np.ndarray, red: int, cr: int) -> list[list[int]]:
     """Masses below 0 .. 256 of a pixel's cr, given red, and of its cb, given both, after `bitstreams/FORMAT.md`."""
     u, v, whole = range(-128, 128), range(-156, 100), range(256)
     if mode == 2:
@@ -244,7 +247,7 @@ def test_planes_are_coded_as_the_page_says(mode, extreme, tables):
     samples = space.rgb(*random.integers(0, 256, (3, 400)))
     samples = samples[:, space.is_inside(samples[0])][:, :7]
     planes = space.to_planes(samples)
-    mixture = ChromaMixture(parameters, tables, space)
+    mixture = ChromaDistributions(parameters, tables, space)
     planes[1, 0] = np.flatnonzero(space.luma_of[planes[0, 0]] < 0)[0]  # of which there are no colours
     of_cr = mixture.following(mixture.red(), planes[0])
     of_cb = mixture.following(of_cr, planes[1])
@@ -297,7 +300,7 @@ def test_chroma_cost_what_they_should(space):
     possible[np.flatnonzero(possible)[100:]] = False
     parameters, samples = parameters[:, possible], drawn[:, possible]
     planes = space.to_planes(samples)
-    red = Mixture(parameters, RESIDUAL).red()
+    red = PixelDistributions(parameters, RESIDUAL).red()
     values = planes[0].astype(np.int64)
     of_red = -np.log2((red.cumulative(values + 1) - red.cumulative(values)) / red.total)
     coded = RESIDUAL.information(planes, parameters, space) - of_red
@@ -312,42 +315,44 @@ def test_chroma_cost_what_they_should(space):
 
 def test_tables_with_wrong_values_are_noticed():
     assert TABLES.problem() is None
-    assert PixelTables(TABLES.weight[:-1], TABLES.inverse_scale, TABLES.coefficient, TABLES.sigmoid).problem()
-    assert PixelTables(TABLES.weight, TABLES.inverse_scale, TABLES.coefficient, TABLES.sigmoid[::-1].copy()).problem()
-    assert PixelTables(TABLES.weight, TABLES.inverse_scale * 9, TABLES.coefficient, TABLES.sigmoid).problem()
+    assert IntegerMixture(TABLES.weight[:-1], TABLES.inverse_scale, TABLES.coefficient, TABLES.sigmoid).problem()
+    assert IntegerMixture(
+        TABLES.weight, TABLES.inverse_scale, TABLES.coefficient, TABLES.sigmoid[::-1].copy()
+    ).problem()
+    assert IntegerMixture(TABLES.weight, TABLES.inverse_scale * 9, TABLES.coefficient, TABLES.sigmoid).problem()
 
 
 @pytest.mark.parametrize("values", [(0, 255), (0, 1)])
 def test_black_and_white_comes_back_and_costs_its_information(values):
-    random, table = np.random.default_rng(6), BinaryTable.compute()
+    random, table = np.random.default_rng(6), IntegerBernoulli.compute()
     logits = random.integers(-9000, 9001, (1, 50_000))
     white = 1 / (1 + np.exp(-logits / 1024))
     drawn = random.random(logits.shape) < white
     samples = np.where(drawn, values[1], values[0]).astype(np.uint8)
     stack = Stack()
-    table.push(stack, samples, logits)
+    push(stack, table, samples, logits)
     information = table.information(samples, logits)
     np.testing.assert_allclose(information, -np.log2(np.where(drawn, white, 1 - white))[0], rtol=1e-4, atol=1e-6)
     assert abs(stack.height * WORD_BITS / information.sum() - 1) < 2e-3
-    assert np.array_equal(table.pop(stack, 1, logits), np.where(drawn, 255, 0))
+    assert np.array_equal(pop(stack, table, 1, logits), np.where(drawn, 255, 0))
     assert stack.height == 0
 
 
 def test_the_surest_logits_leave_the_other_colour_possible():
-    table, logits = BinaryTable.compute(), np.array([[-32767, 32767, -32767, 32767]])
+    table, logits = IntegerBernoulli.compute(), np.array([[-32767, 32767, -32767, 32767]])
     samples = np.array([[0, 255, 255, 0]], dtype=np.uint8)
     stack = Stack()
-    table.push(stack, samples, logits)
-    assert np.array_equal(table.pop(stack, 1, logits), samples)
+    push(stack, table, samples, logits)
+    assert np.array_equal(pop(stack, table, 1, logits), samples)
     np.testing.assert_allclose(table.information(samples, logits), [0, 0, 24, 24], atol=1e-6)
 
 
 def test_black_and_white_is_known_when_seen():
-    table = BinaryTable.compute()
+    table = IntegerBernoulli.compute()
     image = np.array([[0, 255], [255, 255]], dtype=np.uint8)
     assert table.can_code(image) and not table.can_code(image[..., None].repeat(3, axis=2))
     assert not table.can_code(np.array([[0, 254]], dtype=np.uint8)) and not table.can_code(image // 255)
     assert TABLES.can_code(image) and TABLES.can_code(np.zeros((2, 2, 3), dtype=np.uint8))
     assert table.problem() is None
     for wrong in (table.probability[1:], table.probability * 0, table.probability + 2**24):
-        assert "probability" in BinaryTable(wrong).problem()
+        assert "probability" in IntegerBernoulli(wrong).problem()

@@ -11,15 +11,16 @@ import torch.nn.functional as F
 
 from nvae_codec.errors import ModelError
 from nvae_codec.integer import ops as integer_ops
-from nvae_codec.likelihoods import pixels as likelihoods
+from nvae_codec.likelihoods import mixture
 from nvae_codec.likelihoods.gaussian import Normal
-from nvae_codec.likelihoods.pixels import mixture_log_prob
+from nvae_codec.likelihoods.layout import split
 from nvae_codec.model import ops
 from nvae_codec.model.cells import DOWN, NORMAL, UP, Cell, DownSkip, SqueezeExcite, UpSkip
-from nvae_codec.model.config import ARCHITECTURES, LIKELIHOODS, PRESETS, NVAEConfig
+from nvae_codec.model.config import ARCHITECTURES, LIKELIHOODS, NVAEConfig
 from nvae_codec.model.hierarchy import Hierarchy
 from nvae_codec.model.norm import BatchNorm
-from nvae_codec.model.nvae import NVAE, default_noise
+from nvae_codec.model.nvae import NVAE, default_noise, log_likelihood
+from nvae_codec.model.presets import PRESETS
 
 TINY = NVAEConfig(
     image_size=8,
@@ -151,7 +152,7 @@ def test_presets_fit_together(name):
     assert latents == config.num_latents
     x = torch.zeros(1, config.image_channels, *size, device="meta")
     output = Hierarchy.pixels(model, state, lambda lattice: lattice.of(x))
-    assert output.shape == (1, config.num_output_channels, *size)
+    assert output.shape == (1, config.pixels.num_parameters, *size)
 
 
 @pytest.mark.parametrize("use_se, res_dist", [(True, True), (True, False), (False, True), (False, False)])
@@ -171,7 +172,7 @@ def run_and_learn(config: NVAEConfig) -> None:
     torch.manual_seed(1)
     model = NVAE(config).train()
     elbo = model(images(config))
-    assert elbo.output.shape == (2, config.num_output_channels, 8, 8)
+    assert elbo.output.shape == (2, config.pixels.num_parameters, 8, 8)
     assert elbo.kl.shape == (2, 3)
     assert elbo.log_likelihood.shape == elbo.log_q.shape == elbo.log_p.shape == elbo.negative.shape == (2,)
     assert [q.mean.shape for q, _ in elbo.normals] == [(2, 2, 2, 2), (2, 2, 4, 4), (2, 2, 4, 4)]
@@ -557,16 +558,16 @@ def test_published_mixture(bits, values, expected):
     ]
     output = torch.tensor([*LOGITS, *itertools.chain(*slots)], dtype=torch.float64).view(1, 20, 1, 1)
     x = torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) / (2**bits - 1)
-    assert abs(mixture_log_prob(output, x, bits, published=True).item() - expected) < 1e-9
+    assert abs(mixture.log_prob(output, x, bits, published=True).item() - expected) < 1e-9
     if values != (254, 254, 254):  # elsewhere the two differ by the approximation of narrow bins only
-        assert abs(mixture_log_prob(output, x, bits).item() - expected) < 2e-3
+        assert abs(mixture.log_prob(output, x, bits).item() - expected) < 2e-3
 
 
 def random_mixture(seed: int, components: int, spread: float) -> torch.Tensor:
     """A decoder output [1, 10 M, 1, 1] in float64."""
     random = torch.Generator().manual_seed(seed)
     output = torch.randn(1, 10 * components, 1, 1, generator=random, dtype=torch.float64)
-    log_scales = likelihoods.split_mixture(output)[2]
+    log_scales = split(output, dim=1)[2]
     log_scales.mul_(spread).sub_(2)
     return output
 
@@ -583,9 +584,9 @@ def probabilities(output: torch.Tensor, bits: int, colour: int, *, published: bo
         given = output.clone()
         x = (torch.arange(levels + 1, dtype=torch.float64) / levels).view(-1, 1, 1, 1).repeat(1, 3, 1, 1)
         for other, edge in zip(others, edges, strict=True):
-            likelihoods.split_mixture(given)[1][:, other] = 1e6 if edge else -1e6
+            split(given, dim=1)[1][:, other] = 1e6 if edge else -1e6
             x[:, other] = edge
-        results.append(mixture_log_prob(given.expand(levels + 1, -1, -1, -1), x, bits, published=published).exp())
+        results.append(mixture.log_prob(given.expand(levels + 1, -1, -1, -1), x, bits, published=published).exp())
     return torch.cat(results, dim=2).squeeze(1)
 
 
@@ -603,7 +604,7 @@ def test_mixture_sums_to_one_over_all_colours(bits):
     grid = torch.cartesian_prod(*[torch.arange(2**bits, dtype=torch.float64)] * 3) / (2**bits - 1)
     for seed in range(3):
         output = random_mixture(seed, 3, 1).expand(len(grid), -1, -1, -1)
-        assert abs(mixture_log_prob(output, grid.view(-1, 3, 1, 1), bits).exp().sum().item() - 1) < 1e-11
+        assert abs(mixture.log_prob(output, grid.view(-1, 3, 1, 1), bits).exp().sum().item() - 1) < 1e-11
 
 
 def test_published_mixture_counts_the_top_twice_at_8_bits():
@@ -627,7 +628,7 @@ def test_gradients_are_finite_however_wide_a_component():
     output = torch.zeros(1, 20, 1, 1)
     output[0, [4, 5]] = torch.tensor([-2.0, 200.0]).view(2, 1, 1)  # log-scales of red
     output.requires_grad_()
-    (gradient,) = torch.autograd.grad(likelihoods.mixture_log_prob(output, torch.full((1, 3, 1, 1), 0.3)).sum(), output)
+    (gradient,) = torch.autograd.grad(mixture.log_prob(output, torch.full((1, 3, 1, 1), 0.3)).sum(), output)
     assert torch.isfinite(gradient).all() and gradient[0, 4] != 0 and gradient[0, 5] == 0
 
 
@@ -636,7 +637,7 @@ def test_mixture_is_finite_everywhere():
     random = torch.Generator().manual_seed(0)
     output = (10 * torch.randn(64, 20, 4, 4, generator=random)).requires_grad_()
     x = torch.randint(0, 256, (64, 3, 4, 4), generator=random) / 255
-    value = mixture_log_prob(output, x)
+    value = mixture.log_prob(output, x)
     value.sum().backward()
     assert torch.isfinite(value).all() and (value < 1e-4).all() and torch.isfinite(output.grad).all()
 
@@ -644,8 +645,8 @@ def test_mixture_is_finite_everywhere():
 @pytest.mark.parametrize("expected", [[-0.8, -0.4, 0.0, 0.4, 0.8], [-0.8, 0.8], [0.0]])
 def test_centred_mixture(expected):
     bias = torch.randn(10 * len(expected), generator=torch.Generator().manual_seed(0)).requires_grad_()
-    likelihoods.centre_mixture(bias)
-    logits, means, log_scales, coefficients = likelihoods.split_mixture(bias.detach().view(1, -1, 1, 1))
+    mixture.centre(bias)
+    logits, means, log_scales, coefficients = split(bias.detach().view(1, -1, 1, 1), dim=1)
     assert (logits == 0).all() and (coefficients == 0).all() and (log_scales == -2).all()
     for colour in range(3):
         torch.testing.assert_close(means[0, colour].flatten(), torch.tensor(expected))
@@ -658,14 +659,14 @@ def test_other_heads():
     p = 1 / (1 + torch.exp(-output))
     inside = torch.log(torch.where(x == 1, p, 1 - p))[:, :, 2:6, 2:6]  # the frame does not count
     expected = inside.sum(dim=(1, 2, 3))
-    assert_exact(likelihoods.log_prob(bernoulli, output, x), expected)
-    assert likelihoods.num_dimensions(bernoulli) == 16 and likelihoods.num_dimensions(PRESETS["mnist"]) == 784
+    assert_exact(log_likelihood(bernoulli, output, x), expected)
+    assert bernoulli.num_dimensions == 16 and PRESETS["mnist"].num_dimensions == 784
 
     output, x = torch.randn(2, 6, 8, 8, generator=random).double(), images(gaussian).double()
     mean, sigma = 5 * torch.tanh(output[:, :3] / 5), torch.exp(5 * torch.tanh(output[:, 3:] / 5)) + 0.01
     expected = torch.distributions.Normal(mean, sigma).log_prob(2 * x - 1).sum(dim=(1, 2, 3))
-    assert_exact(likelihoods.log_prob(gaussian, output, x), expected)
-    assert likelihoods.num_dimensions(gaussian) == 3 * 64
+    assert_exact(log_likelihood(gaussian, output, x), expected)
+    assert gaussian.num_dimensions == 3 * 64
 
 
 # Samples
@@ -685,13 +686,13 @@ def test_samples(likelihood, temperature):
 
 def test_samples_of_the_mixture_follow_the_component_and_the_colours_before():
     output = torch.zeros(1, 20, 64, 64, dtype=torch.float64)
-    logits, means, log_scales, coefficients = likelihoods.split_mixture(output)
+    logits, means, log_scales, coefficients = split(output, dim=1)
     logits[:, 0], logits[:, 1] = 40, -40  # the second component never
     log_scales.fill_(-9)  # clamped to -7
     means[:, :, 1] = 5
     for colour, (mean, coefficient) in enumerate(((0.5, 0.4), (-0.2, -0.7), (0.1, 0.9))):
         means[:, colour, 0], coefficients[:, colour, 0] = mean, math.atanh(coefficient)
-    drawn = likelihoods.sample(TINY, output, torch.Generator().manual_seed(0)) * 2 - 1
+    drawn = TINY.pixels.sample(output, torch.Generator().manual_seed(0)) * 2 - 1
     red, green, blue = drawn.mean(dim=(0, 2, 3)).tolist()
     assert red == pytest.approx(0.5, abs=2e-4)
     assert green == pytest.approx(-0.2 + 0.4 * 0.5, abs=2e-4)
@@ -699,5 +700,5 @@ def test_samples_of_the_mixture_follow_the_component_and_the_colours_before():
     deviation = math.exp(-7) * math.pi / math.sqrt(3)  # of a logistic variable
     assert drawn[:, 0].std().item() == pytest.approx(deviation, rel=0.05)
     # The head's temperature divides the scale, as in the release.
-    half = likelihoods.sample(TINY, output, torch.Generator().manual_seed(0), temperature=0.5) * 2 - 1
+    half = TINY.pixels.sample(output, torch.Generator().manual_seed(0), temperature=0.5) * 2 - 1
     assert half[:, 0].std().item() == pytest.approx(2 * deviation, rel=0.05)

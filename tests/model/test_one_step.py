@@ -16,16 +16,19 @@ from helpers import SHARED, randomise_batch_norm
 from second_nvae import Adamax
 from torch import Tensor
 
-from nvae_codec.likelihoods import pixels as likelihoods
+from nvae_codec.likelihoods import mixture
 from nvae_codec.model import ops
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.flows import FlowCell
-from nvae_codec.model.nvae import NVAE, unit_range
+from nvae_codec.model.nvae import NVAE, log_likelihood, unit_range
 from nvae_codec.training import loop
-from nvae_codec.training.data.images import Arrays, Batches, Dataset, Whole
+from nvae_codec.training.data.batches import Batches
+from nvae_codec.training.data.sets import Dataset, Whole
+from nvae_codec.training.data.stored import ArrayImages
+from nvae_codec.training.execution import Execution
 from nvae_codec.training.import_nvae import config_from_published, published_keys
-from nvae_codec.training.loop import ADAMAX_EPSILON, Execution, step_noise
-from nvae_codec.training.objective import Objective
+from nvae_codec.training.loop import ADAMAX_EPSILON
+from nvae_codec.training.objective import Objective, step_noise
 from nvae_codec.training.recipe import RECIPES, Recipe, Schedule
 
 TOLERANCE = 1e-10  # of a tensor's largest value
@@ -249,7 +252,7 @@ def compare_step(
     compare("log q", loss.elbo.log_q, results.log_q)
     compare("log p", loss.elbo.log_p, results.log_p)
     compare("likelihood", loss.elbo.log_likelihood, results.log_likelihood)
-    published = likelihoods.log_prob(config, loss.elbo.output, x, published=True)
+    published = log_likelihood(config, loss.elbo.output, x, published=True)
     compare("published likelihood", published, results.published_log_likelihood)
     for group, ((q, p), (drawn, flowed), twin) in enumerate(
         zip(loss.elbo.normals, loss.elbo.latents, results.groups, strict=True)
@@ -346,7 +349,7 @@ def test_mixture_far_from_the_samples(bits):
     samples[:, :, 0] = torch.tensor([0, 1, levels - 2, levels - 1]).repeat(4).clamp(min=0)
     x = samples.double() / (levels - 1)
     compare, first, second = Comparison(), output.clone().requires_grad_(), output.clone().requires_grad_()
-    value = likelihoods.mixture_log_prob(first, x, bits)
+    value = mixture.log_prob(first, x, bits)
     expected = second_nvae.mixture_log_likelihood(second, x, bits, published=False)
     value.sum().backward()
     expected.sum().backward()
@@ -354,7 +357,7 @@ def test_mixture_far_from_the_samples(bits):
     compare("gradient", first.grad, second.grad)
     compare(
         "published",
-        likelihoods.mixture_log_prob(output, x, bits, published=True),
+        mixture.log_prob(output, x, bits, published=True),
         second_nvae.mixture_log_likelihood(output, x, bits, published=True),
     )
     print(compare.worst)
@@ -382,7 +385,7 @@ def test_run_of_three_steps(changes, tmp_path, monkeypatch):
         seed=7,
     )
     arrays = np.random.default_rng(4).integers(0, 256, (9, 3, 8, 8), np.uint8)
-    images = Whole(Arrays([arrays]), (3, 8, 8))
+    images = Whole(ArrayImages([arrays]), (3, 8, 8))
     execution = Execution(device="cpu", precision="fp32", tensorboard=False, validation_images=2)
 
     def started(config: NVAEConfig) -> NVAE:
@@ -391,7 +394,7 @@ def test_run_of_three_steps(changes, tmp_path, monkeypatch):
         randomise_batch_norm(network)
         return network
 
-    monkeypatch.setattr(loop, "NVAE", started)
+    monkeypatch.setattr(loop, "float_network", started)
     trained = loop.train(config, recipe, Dataset("random", images, images, 8, 3), tmp_path, execution)
 
     torch.manual_seed(recipe.seed)

@@ -11,20 +11,22 @@ from helpers import smooth_tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvae_codec.bitstreams.container import RGB8, unpack
+from nvae_codec.bitstreams.container import unpack
+from nvae_codec.bitstreams.content import GREY, RGB
 from nvae_codec.codec import Codec
 from nvae_codec.errors import BitstreamError, ImageError, ModelError
 from nvae_codec.image import Image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.network import IntegerModel, convert
-from nvae_codec.integer.ops import LIMIT, LIMIT_12_BITS
-from nvae_codec.likelihoods.pixels import mixture_log_prob
-from nvae_codec.model.config import PRESETS, NVAEConfig
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.likelihoods import mixture
+from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.hierarchy import State
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.phases import join, lattices
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.elbo import compare, float_negative_elbo, integer_negative_elbo, same_noise, whole
-from nvae_codec.tiling import GREY, RGB, WHOLE, Layout, cut, known_pixels, real_pixels
+from nvae_codec.tiling import WHOLE, Layout, cut, known_pixels, real_pixels
 
 BINARY = dataclasses.replace(
     PRESETS["mnist-small"],
@@ -58,12 +60,12 @@ def network(config: NVAEConfig = CONFIG, seed: int = 0) -> NVAE:
 
 @pytest.fixture(
     scope="module",
-    params=[(CONFIG, LIMIT), (CONFIG, LIMIT_12_BITS), (SENSING, LIMIT), (SENSING, LIMIT_12_BITS)],
+    params=[(CONFIG, 16), (CONFIG, 12), (SENSING, 16), (SENSING, 12)],
     ids=["wide", "narrow", "sensing", "sensing, narrow"],
 )
 def coder(request) -> IntegerModel:
-    config, limit = request.param
-    return IntegerModel(convert(network(config), smooth_tiles(4, 16), limit=limit))
+    config, bits = request.param
+    return IntegerModel(convert(network(config), smooth_tiles(4, 16), activation_bits=bits))
 
 
 def a_state(model: IntegerModel, count: int) -> State:
@@ -214,7 +216,7 @@ def test_the_likelihood_is_that_of_the_joined_output():
     model, x = network(), smooth_tiles(3, 16) / 255
     with torch.no_grad():
         elbo = model(x)
-    expected = mixture_log_prob(elbo.output, x, residual=True).sum(dim=(1, 2))
+    expected = mixture.log_prob(elbo.output, x, residual=True).sum(dim=(1, 2))
     torch.testing.assert_close(elbo.log_likelihood, expected)
     assert elbo.output.shape == (3, CONFIG.num_output_channels, 16, 16)
 
@@ -237,7 +239,7 @@ def test_a_colour_follows_the_residual_of_the_one_before():
         green = []
         for value in levels:  # blue is summed out
             all_blues = torch.stack([torch.full((256,), red), value.expand(256), levels]).T.reshape(256, 3, 1, 1)
-            given = mixture_log_prob(output.expand(256, -1, -1, -1), all_blues, residual=True)
+            given = mixture.log_prob(output.expand(256, -1, -1, -1), all_blues, residual=True)
             green.append(torch.logsumexp(given.view(-1), 0))
         return 2 * levels[torch.stack(green).argmax()].item() - 1
 
@@ -300,13 +302,13 @@ def test_integers_cost_little(coder):
     comparison = compare(network(coder.network.config), coder.network, smooth_tiles(8, 16, seed=2))
     # Where sensors of no training widen the tails, the coder's smallest mass is worth a little.
     wide = 3e-4 if coder.network.config.num_phase_noise_filters else 1e-4
-    assert abs(comparison.relative) < (wide if coder.network.activation_limit == LIMIT else 3e-3)
+    assert abs(comparison.relative) < (wide if coder.network.activation_bits == 16 else 3e-3)
 
 
 @pytest.mark.parametrize("config", [CONFIG, SENSING], ids=["plain", "sensing"])
 def test_partial_tiles_cost_the_same_in_floats_and_in_integers(config):
     model = network(config)
-    exact = convert(model, smooth_tiles(4, 16), limit=LIMIT)
+    exact = convert(model, smooth_tiles(4, 16), activation_bits=16)
     samples = smooth_tiles(4, 16, seed=5)
     layout = Layout(np.array([[16, 16], [7, 16], [16, 1], [5, 6]]), np.full(4, RGB))
     noise = same_noise(torch.Generator().manual_seed(0))
@@ -320,7 +322,7 @@ def test_partial_tiles_cost_the_same_in_floats_and_in_integers(config):
 
 @cache
 def codec_12_bits(config: NVAEConfig) -> Codec:
-    exact = convert(network(config), smooth_tiles(4, 16), limit=LIMIT_12_BITS)
+    exact = convert(network(config), smooth_tiles(4, 16), activation_bits=12)
     return Codec(IntegerModel(exact), model_file.fingerprint(config, exact.state_dict()), "phases")
 
 
@@ -351,7 +353,7 @@ def test_tiles_of_a_batch_do_not_see_each_other(coder):
         assert np.array_equal(alone[0], together[index])
 
 
-# Pictures of black and white
+# Images of black and white
 
 
 def binary_tiles(count: int, seed: int = 0) -> torch.Tensor:
@@ -359,14 +361,14 @@ def binary_tiles(count: int, seed: int = 0) -> torch.Tensor:
     return (smooth_tiles(count, 16, seed)[:, :1] > 120).to(torch.uint8)
 
 
-def binary_codec(limit: int = LIMIT_12_BITS, config: NVAEConfig = BINARY) -> Codec:
-    exact = convert(network(config), binary_tiles(8), limit=limit)
+def binary_codec(bits: int = 12, config: NVAEConfig = BINARY) -> Codec:
+    exact = convert(network(config), binary_tiles(8), activation_bits=bits)
     return Codec(IntegerModel(exact), model_file.fingerprint(config, exact.state_dict()), "binary")
 
 
 @pytest.mark.parametrize("config", [BINARY, SENSING_BINARY], ids=["plain", "sensing"])
 def test_black_and_white_costs_the_same_in_floats_and_in_integers(config):
-    model, codec = network(config), binary_codec(LIMIT, config)
+    model, codec = network(config), binary_codec(16, config)
     comparison = compare(model, codec.model.network, binary_tiles(8, seed=1))
     assert abs(comparison.relative) < 1e-3
     samples, noise = binary_tiles(4, seed=2), same_noise(torch.Generator().manual_seed(0))
@@ -387,14 +389,14 @@ def test_black_and_white_comes_back(config, shape):
 def test_other_images_are_refused_by_a_model_for_black_and_white():
     codec = binary_codec()
     for samples in (np.full((4, 4), 254, dtype=np.uint8), np.zeros((4, 4, 3), dtype=np.uint8)):
-        with pytest.raises(ImageError, match="the model binary is for pictures of black and white alone"):
+        with pytest.raises(ImageError, match="the model binary is for images of black and white alone"):
             codec.compress(Image(samples))
 
 
 def test_a_file_that_claims_colour_of_black_and_white_is_refused():
     codec = binary_codec()
     content = unpack(codec.compress(Image(np.zeros((4, 4), dtype=np.uint8))))
-    image = dataclasses.replace(content.chunks[0].images[0], mode=RGB8)
+    image = dataclasses.replace(content.chunks[0].images[0], mode=RGB)
     chunk = dataclasses.replace(content.chunks[0], images=(image,))
     with pytest.raises(BitstreamError, match="has mode 1, for which its model has no probabilities"):
         codec.layout_of(chunk)

@@ -1,4 +1,4 @@
-"""Ledgers: parts that add up to the file, each of them where its cause is; at the terminal and over many pictures."""
+"""Ledgers: parts that add up to the file, each of them where its cause is; at the terminal and over many images."""
 
 import copy
 import dataclasses
@@ -16,26 +16,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_model import GOLDEN, golden_codec
 from helpers import randomise_batch_norm, smooth_tiles
 from PIL import Image as pillow
 from terminal import REPOSITORY, documented_keys, failure, invoke
 
 from nvae_codec import codec as codec_module
 from nvae_codec.bitstreams import container
-from nvae_codec.codec import EFFORTS, Codec
+from nvae_codec.bitstreams.content import RGB
+from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import Stack
-from nvae_codec.coding.bits_back import Search
-from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
+from nvae_codec.coding.chains import Search
+from nvae_codec.errors import DriftError, ImageError, ModelError
 from nvae_codec.eval.tables import ledger_table
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
-from nvae_codec.integer.network import IntegerModel, IntegerNetwork, convert
-from nvae_codec.model.config import PRESETS
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
+from nvae_codec.payloads.neural import EFFORTS
 from nvae_codec.rate import ledger as ledger_module
 from nvae_codec.rate.ledger import Ledger, ledger, load_float_network
-from nvae_codec.tiling import RGB
 from nvae_codec.training.checkpoint import CONVERTED, FILE_NAME, save_checkpoint
 
 pytestmark = pytest.mark.thorough
@@ -224,7 +226,7 @@ def test_rec(codec, entry, monkeypatch):
 
 
 def test_draws_follow_from_the_images(codec, floats, monkeypatch):
-    """Whichever chunk and whichever file they are in, so that files of the same pictures can be compared."""
+    """Whichever chunk and whichever file they are in, so that files of the same images can be compared."""
     seeds, noise = [], ledger_module.same_noise
     monkeypatch.setattr(ledger_module, "same_noise", lambda drawn: seeds.append(drawn.initial_seed()) or noise(drawn))
     pictures = [Image(picture(16, 48, seed)) for seed in (5, 6)]
@@ -306,12 +308,6 @@ def test_progress_counts_tiles_and_draws(codec, file):
 # What is refused
 
 
-def test_files_of_version_1_are_refused():
-    data = (GOLDEN / "rgb_37x20.nvb").read_bytes()
-    with pytest.raises(BitstreamError, match="files of version 2"):
-        ledger(golden_codec("plain"), data)
-
-
 def test_networks_that_do_not_fit_are_refused(codec, file, floats):
     other = network(num_channels_dec=8)
     with pytest.raises(ModelError, match="the model toy was made of: it has another configuration"):
@@ -322,7 +318,7 @@ def test_networks_that_do_not_fit_are_refused(codec, file, floats):
         ledger(codec, codec.compress(picture(4, 4)[:, :, 0].copy(), **QUICK), floats)
     broken = copy.deepcopy(floats)
     broken.image_head[1].bias.data.fill_(math.nan)
-    with pytest.raises(ModelError, match="negative ELBO of these pictures is nan bits"):
+    with pytest.raises(ModelError, match="negative ELBO of these images is nan bits"):
         ledger(codec, file, broken)
     with pytest.raises(ValueError, match="at least one draw"):
         ledger(codec, file, draws=0)
@@ -347,7 +343,7 @@ def test_drift_of_small_images_is_noticed(codec):
     (chunk,) = content.chunks
     ledger(codec, container.pack(content))
     other = dataclasses.replace(chunk, shared_crc32=chunk.shared_crc32 ^ 1)
-    with pytest.raises(DriftError, match="3 decoded small pictures"):
+    with pytest.raises(DriftError, match="3 decoded small images"):
         ledger(codec, container.pack(dataclasses.replace(content, chunks=(other,))))
 
 
@@ -464,7 +460,7 @@ def test_json_has_the_documented_keys(photos, model_path, run_path):
     result = invoke("compress", "photos", "grey.png", "--archive", "-o", "set.nvb", "--json", *options(model_path))
     report = json.loads(result.stdout)
     assert list(report) == [*archive, "ledger"] and list(report["ledger"]) == keys
-    assert result.stderr.startswith("set.nvb: 3 pictures, ")
+    assert result.stderr.startswith("set.nvb: 3 images, ")
     rows = table_rows([line for line in result.stderr.splitlines() if line.startswith("  ")])
     assert list(rows)[0] == "negative ELBO of the integer network" and "integer network" not in rows
     assert rows["file"] == report["ledger"]["file_bits"] == 8 * os.path.getsize("set.nvb")
@@ -512,7 +508,7 @@ def test_grey_images_are_refused_before_they_are_coded_if_there_is_a_float_netwo
     assert result.exit_code == 1 and [json.loads(line)["input"] for line in result.stdout.splitlines()] == [
         "photos/b.png"
     ]
-    assert result.stderr.startswith("nvae-codec: grey.png: a float network has no likelihood for grey pictures")
+    assert result.stderr.startswith("nvae-codec: grey.png: a float network has no likelihood for grey images")
     assert not os.path.exists("grey.nvb")
     reported = failure(invoke("compress", "photos", "grey.png", "--archive", "-o", "set.nvb", *given))
     assert reported.startswith("nvae-codec: grey.png: a float network") and reported.count("\n") == 1
@@ -529,10 +525,10 @@ def test_a_ledger_that_fails_leaves_the_file(photos, model_path, monkeypatch, er
     monkeypatch.setattr(ledger_module, "ledger", fail)
     reported = failure(invoke("compress", "photos/a.png", *options(model_path)))
     assert reported == f"nvae-codec: photos/a.png: the file was made, but its ledger cannot be: {reason}\n"
-    assert container.unpack(Path("photos/a.nvb").read_bytes()).version == 2
+    container.unpack(Path("photos/a.nvb").read_bytes())
 
 
-# Over many pictures
+# Over many images
 
 
 def evaluated(*arguments: object) -> tuple[int, str, str]:
@@ -554,14 +550,14 @@ def test_images_can_be_cut_and_left_out(photos, model_path):
 def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, monkeypatch):
     monkeypatch.setattr(Codec, "compress", None)
     monkeypatch.setattr(Codec, "compress_archive", None)
-    Path("bad.png").write_bytes(b"no picture")
+    Path("bad.png").write_bytes(b"no image")
     shutil.copytree("photos", "twins")
     Path("done").mkdir()
     Path("done/results.json").touch()
     save_checkpoint(Path("other.pt"), network(num_channels_dec=8))
     grey = "grey.png: a float network has no likelihood for grey images"
     for arguments, reason in (
-        (["photos", "bad.png"], "bad.png: this is no picture"),
+        (["photos", "bad.png"], "bad.png: this is no image"),
         (["missing.png"], "nvae-codec: missing.png: No such file or directory"),
         (["photos", "-o", "done"], "done: holds a results.json already; choose another folder"),
         (["photos", "-o", "grey.png"], "grey.png: is a file, not a folder"),
@@ -631,7 +627,7 @@ def test_no_extra_and_no_torch_are_needed_to_begin():
     assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == 0
 
 
-# Pictures of black and white
+# Images of black and white
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from helpers import SHARED
 
 from nvae_codec.image import Image, read_image, write_image
-from nvae_codec.training.data.catalogue import open_dataset
+from nvae_codec.training.data.open import open_dataset
 
 DATA = SHARED / "data" / "cifar10"
 

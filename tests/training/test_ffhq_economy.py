@@ -6,10 +6,11 @@ import torch
 from helpers import smooth_tiles
 
 from nvae_codec.codec import Codec
+from nvae_codec.integer.convert import convert
+from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.integer.model_file import fingerprint
-from nvae_codec.integer.network import IntegerModel, convert
-from nvae_codec.model.config import PRESETS
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.model.presets import PRESETS
 from nvae_codec.rate.ledger import ledger
 from nvae_codec.training.evaluation import estimate_batch_norm
 

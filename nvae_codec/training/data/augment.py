@@ -1,8 +1,8 @@
-"""What cameras, scanners and codecs do to pictures, done to training pictures that were made smaller and lost it.
+"""Augmentation: what cameras, scanners and codecs do to images, done to training images that lost it when downscaled.
 
-Their colours have half the resolution, as in most cameras, JPEG files and video frames: a network that knows only
-colours as sharp as brightness pays for green and blue what red has told already. They were rounded in another colour
-space, which a network that never met it takes for less than it is; so it is with noise, of film or sensor.
+Half the chroma resolution, as in most cameras, JPEG files and video frames: a network that only knows colours as sharp
+as brightness pays again for what one channel says about the others. Colours rounded in another colour space. Noise, of
+film or sensor.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import numpy as np
 from nvae_codec.colour.spaces import SPACES, ColourSpace
 
 KINDS = 8  # of `with_half_chroma`
-MAX_NOISE = 2.0  # levels, the largest deviation that training pictures get
+MAX_NOISE = 2.0  # levels, the largest standard deviation that training images get
 _JPEG = SPACES[2]
 
 
@@ -25,8 +25,8 @@ def with_colours_of(image: np.ndarray, space: ColourSpace) -> np.ndarray:
 def with_half_chroma(image: np.ndarray, kind: int) -> np.ndarray:
     """uint8 [3, H, W] as it comes out of a JPEG file that keeps one chroma sample for 2 x 2 pixels; H and W are even.
 
-    `kind` below KINDS: its bits tell whether squares begin at odd rows, whether at odd columns (as they may in a
-    picture that was cut), and whether chroma is repeated rather than interpolated.
+    `kind` below KINDS: its bits tell whether squares begin at odd rows, whether at odd columns (as they may in an
+    image that was cropped), and whether chroma is repeated rather than interpolated.
     """
     if not 0 <= kind < KINDS:
         raise ValueError(f"kinds are 0 to {KINDS - 1}, not {kind}")
@@ -44,7 +44,7 @@ def with_half_chroma(image: np.ndarray, kind: int) -> np.ndarray:
 
 
 def with_noise(image: np.ndarray, sigma: float, random: np.random.Generator) -> np.ndarray:
-    """uint8 [C, H, W] with normal noise of a deviation in levels, independent in pixels and colours."""
+    """uint8 [C, H, W] with normal noise of standard deviation `sigma`, in levels, independent in pixels and colours."""
     noise = random.normal(0, sigma, image.shape)
     return (image + noise).round().clip(0, 255).astype(np.uint8)
 

@@ -1,0 +1,205 @@
+"""A chunk of a file: its sealed header, field by field, the stored metadata, and the coded words.
+
+The seal of a header is its CRC-32, which covers the start of the file too, so that no chunk passes for one of a file of
+another model.
+"""
+
+import zlib
+from itertools import chain, groupby, repeat
+from operator import mul
+from typing import NamedTuple
+
+from nvae_codec.errors import BitstreamError
+
+from .content import (
+    MAX_ALL_INFLATED_BYTES,
+    MAX_ALL_METADATA_BYTES,
+    MAX_BATCH_TILES,
+    MAX_IMAGES,
+    MAX_REC_GROUPS,
+    MAX_SIDE,
+    MAX_TILE_BATCHES,
+    MAX_TRELLIS_BITS,
+    MIN_TRELLIS_BITS,
+    MODES,
+    WORD_BYTES,
+    Chunk,
+    ImageEntry,
+    Tally,
+    TileBatch,
+    checksum_bytes,
+    is_small,
+)
+from .fields import CRC_BYTES, MAX_VARINT, Reader, inflate, write_crc, write_table, write_varint
+from .metadata import (
+    MAX_REFERENCES,
+    StoredItem,
+    check_references,
+    deflate_item,
+    inflate_item,
+    read_item,
+    read_references,
+)
+from .names import leave_out_sequential, read_names, write_names
+
+MARKER = 0xB5  # begins a chunk
+NAMED, DESCRIBED, DEFLATED, FIRST = 1, 2, 4, 8  # flags: names, metadata, deflated fields, first chunk of the file
+COMPACT = 16  # flag: small images share a checksum, and sequential names are left out; only with NAMED
+ALL_FLAGS = 31
+
+MAX_HEADER_BYTES = 2**22
+MAX_INFLATED_BYTES = 2**24
+
+
+class SealedHeader(NamedTuple):
+    left: int  # number of chunks after this one
+    body: bytes
+
+    @property
+    def is_first(self) -> bool:
+        return bool(self.body[0] & FIRST)
+
+
+class Header(NamedTuple):
+    images: tuple[ImageEntry, ...]
+    items: list[StoredItem]
+    shared_crc32: int | None
+    tile_batches: tuple[TileBatch, ...]
+    trellis_bits: int
+    words_length: int  # bytes
+    words_crc: bytes
+
+
+def seal(body: bytes, left: int, start: bytes) -> bytes:
+    """A whole header; `start` are the first bytes of the file, and `left` chunks follow."""
+    header = b"".join((bytes([MARKER]), write_varint(left), write_varint(len(body)), body))
+    return header + write_crc(start + header)
+
+
+def unseal(file: Reader, start: bytes) -> SealedHeader:
+    """The inverse of `seal`, at the reader's position. Raises BitstreamError if no whole header is there."""
+    position = file.position
+    if file.at_end:
+        raise BitstreamError("truncated: the file ends where a chunk should begin")
+    if file.uint("marker of a chunk", 1) != MARKER:
+        raise BitstreamError("damaged: there is no chunk where one should begin")
+    left = file.varint("number of chunks left", 0, MAX_VARINT)
+    body = file.take("header", file.varint("header length", 1, MAX_HEADER_BYTES))
+    covered = memoryview(file.data)[position : file.position]
+    if file.take("header's checksum", CRC_BYTES) != write_crc(start, covered):
+        raise BitstreamError("damaged: the header of a chunk does not match its checksum")
+    return SealedHeader(left, body)
+
+
+def write_chunk(chunk: Chunk, is_first: bool, left: int, start: bytes, tally: Tally) -> bytes:
+    stored = list(map(deflate_item, chunk.metadata))
+    names = [image.name for image in chunk.images]
+    flags = FIRST * is_first | NAMED * any(names) | DESCRIBED * bool(stored)
+    if chunk.shared_crc32 is not None or not any(image.is_small for image in chunk.images):
+        shortened = leave_out_sequential(names, tally)
+        if chunk.shared_crc32 is not None or shortened != names:
+            flags, names = flags | COMPACT, shortened
+    fields = _write_fields(chunk, flags, names, [row for row, _ in stored])
+    deflated = write_varint(len(fields)) + zlib.compress(fields, 9)
+    if len(deflated) < len(fields):
+        flags, fields = flags | DEFLATED, deflated
+    return b"".join((seal(bytes([flags]) + fields, left, start), *(data for _, data in stored), chunk.words))
+
+
+def read_chunk(file: Reader, header: Header, tally: Tally) -> Chunk:
+    """The chunk of a header that was just read; the reader goes on to the chunk's end."""
+    metadata = tuple(inflate_item(file, item) for item in header.items)
+    words = file.checked("coded words", header.words_length, header.words_crc)
+    tally.add_names([image.name for image in header.images])
+    return Chunk(header.images, metadata, header.tile_batches, header.trellis_bits, words, header.shared_crc32)
+
+
+# The fields of a header's body, written and read in the same order.
+
+
+def _write_fields(chunk: Chunk, flags: int, names: list[str], items: list[bytes]) -> bytes:
+    images = chunk.images
+    fields = [write_varint(len(images))]
+    fields += [write_varint(image.width) for image in images]
+    fields += [write_varint(image.height) for image in images]
+    fields += [bytes([image.mode]) for image in images]
+    fields += [image.samples_crc32.to_bytes(chunk.checksum_bytes(image), "little") for image in images]
+    if chunk.shared_crc32 is not None:
+        fields.append(chunk.shared_crc32.to_bytes(CRC_BYTES, "little"))
+    if flags & NAMED:
+        fields.append(write_names(names))
+    if flags & DESCRIBED:
+        fields.append(write_table(items))
+        fields += [write_table(map(write_varint, image.metadata)) for image in images]
+    rows = [(len(list(equal)), *batch) for batch, equal in groupby(chunk.tile_batches)]
+    fields.append(write_table(b"".join(map(write_varint, row)) for row in rows))
+    if any(batch.rec_groups for batch in chunk.tile_batches):
+        fields.append(bytes([chunk.trellis_bits]))
+    fields += [write_varint(len(chunk.words) // WORD_BYTES), write_crc(chunk.words)]
+    return b"".join(fields)
+
+
+def read_header(body: bytes, tally: Tally, max_pixels: int) -> Header:
+    header = Reader(body, "invalid: the header ends")
+    flags = header.u8("value of a header's flags", 0, ALL_FLAGS)
+    if flags & COMPACT and not flags & NAMED:
+        raise BitstreamError("invalid: the images of a compact chunk must have names")
+    if flags & DEFLATED:
+        length = header.varint("inflated length of the header", 1, MAX_INFLATED_BYTES)
+        tally.add("bytes of inflated headers", length, MAX_ALL_INFLATED_BYTES)
+        header = Reader(inflate(body[header.position :], length, "the header"), header.ending)
+    images, items, shared_crc32 = _read_images(header, flags, tally, max_pixels)
+    tile_batches = _read_tile_batches(header, tally)
+    has_trellis = any(batch.rec_groups for batch in tile_batches)
+    trellis_bits = header.u8("number of trellis bits", MIN_TRELLIS_BITS, MAX_TRELLIS_BITS) if has_trellis else 0
+    words_length = WORD_BYTES * header.varint("number of coded words", 0, MAX_VARINT)
+    words_crc = header.take("chunk's checksum", CRC_BYTES)
+    if not header.at_end:
+        raise BitstreamError("invalid: the header is longer than its fields")
+    return Header(images, items, shared_crc32, tile_batches, trellis_bits, words_length, words_crc)
+
+
+def _read_images(
+    header: Reader, flags: int, tally: Tally, max_pixels: int
+) -> tuple[tuple[ImageEntry, ...], list[StoredItem], int | None]:
+    """The images, the rows of their metadata, and the checksum that small images share."""
+    count = header.varint("image count", 1, MAX_VARINT)
+    tally.add("images", count, MAX_IMAGES)
+    widths = [header.varint("width", 1, MAX_SIDE) for _ in range(count)]
+    heights = [header.varint("height", 1, MAX_SIDE) for _ in range(count)]
+    pixels = sum(map(mul, widths, heights))
+    if pixels > max_pixels:
+        raise BitstreamError(
+            f"too large: a chunk has {pixels:,} pixels, more than the limit of {max_pixels:,} pixels; "
+            "raise max_pixels if you trust the file"
+        )
+    modes = [header.choice("mode", *MODES) for _ in range(count)]
+    lengths = map(checksum_bytes, widths, heights, repeat(bool(flags & COMPACT)))
+    checksums = [header.uint("samples' checksum", length) for length in lengths]
+    shared = flags & COMPACT and any(map(is_small, widths, heights))
+    shared_crc32 = header.uint("checksum of small images", CRC_BYTES) if shared else None
+    names = read_names(header, count, bool(flags & COMPACT), tally) if flags & NAMED else [""] * count
+    items: list[StoredItem] = []
+    references: list[tuple[int, ...]] = [()] * count
+    if flags & DESCRIBED:
+        items = [read_item(header) for _ in range(header.varint("metadata count", 1, MAX_REFERENCES * count))]
+        tally.add("bytes of metadata", sum(item.length for item in items), MAX_ALL_METADATA_BYTES)
+        references = [read_references(header, len(items)) for _ in range(count)]
+    images = tuple(map(ImageEntry, widths, heights, modes, checksums, references, names))
+    check_references(images, items)
+    return images, items, shared_crc32
+
+
+def _read_tile_batches(header: Reader, tally: Tally) -> tuple[TileBatch, ...]:
+    rows: list[tuple[TileBatch, int]] = []
+    for _ in range(header.varint("number of rows of tile batches", 1, MAX_VARINT)):
+        repeats = header.varint("number of equal tile batches", 1, MAX_VARINT)
+        tally.add("tile batches", repeats, MAX_TILE_BATCHES)
+        batch = TileBatch(
+            header.varint("number of tiles in a batch", 1, MAX_BATCH_TILES),
+            header.varint("number of REC groups", 0, MAX_REC_GROUPS),
+        )
+        if rows and rows[-1][0] == batch:
+            raise BitstreamError("invalid: two rows of tile batches, one after the other, are equal")
+        rows.append((batch, repeats))
+    return tuple(chain.from_iterable(repeat(batch, repeats) for batch, repeats in rows))

@@ -1,0 +1,207 @@
+"""From the options of `train` to a run: the preset, its changed fields, the data set, and what is in the folder."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+PRESET_OF = {"folder": "photo", "omniglot": "mnist", "cifar100": "cifar10", "imagenet64": "celeba64"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments and options of `train`; None, 0 or empty where none was given."""
+
+    dataset: str | None
+    data: Path | None
+    preset: str | None
+    folder: Path | None
+    start: Path | None
+    fit: str
+    validation_percent: float | None
+    epochs: int | None
+    steps: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    seed: int | None
+    settings: tuple[str, ...]
+    device: str
+    precision: str
+    compiled: bool
+    recompute: bool
+    workers: int
+    threads: int | None
+    report_every: int
+    save_every: int | None
+    no_export: bool
+    dry_run: bool
+
+    def check(self) -> None:
+        if self.epochs and self.steps:
+            raise click.UsageError("--epochs and --steps exclude each other.")
+        if not all("=" in setting for setting in self.settings):
+            raise click.UsageError("A --set has the form NAME=VALUE.")
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The fields of network and recipe that are given, as texts; of --epochs and --steps see `_configured`."""
+        named = {"batch_size": self.batch_size, "learning_rate": self.learning_rate, "seed": self.seed}
+        settings = dict(setting.split("=", 1) for setting in self.settings)
+        return settings | {name: str(value) for name, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Plan:
+    run: Any  # a nvae_codec.training.run.Run
+    folder: Path
+    root: Path  # of the data, as it was given: errors name it so
+    begun: Any  # the network, a NVAE, that the run begins with; None: a random one, or the run has begun already
+
+
+def plan_training(options: Options) -> Plan:
+    """The run that the options describe. Raises click.UsageError for options that fit no run."""
+    from nvae_codec.training.data.open import ALIASES, DATASETS
+    from nvae_codec.training.recipe import DATASET_OF, RECIPES
+    from nvae_codec.training.run import Data, Run
+
+    preset, dataset = options.preset, options.dataset
+    if preset is not None and preset not in RECIPES:
+        raise click.UsageError(f"There is no preset {preset}; there are {', '.join(RECIPES)}.")
+    dataset = dataset or ("folder" if preset is None else DATASET_OF.get(preset, preset))
+    dataset = ALIASES.get(dataset, dataset)
+    if dataset not in DATASETS:
+        raise click.UsageError(f"There is no data set {dataset}; there are {', '.join(DATASETS)}.")
+    preset = preset or PRESET_OF.get(dataset, dataset)
+    network, recipe = _configured(preset, options.fields, options.epochs, options.steps)
+    kind = DATASETS[dataset].for_side(network.image_size)
+    if kind.side not in (0, network.image_size) or kind.channels != network.image_channels:
+        raise click.UsageError(
+            f"The images of {dataset} have {_form(kind.channels, kind.side)}, but the network takes "
+            f"{_form(network.image_channels, network.image_size)}; --preset chooses another one."
+        )
+    percent = kind.validation_percent if options.validation_percent is None else options.validation_percent
+    root = options.data or Path("data") / dataset
+    data = Data(dataset, os.path.abspath(root), options.fit, percent)  # in full, as `export` may run elsewhere
+    folder = options.folder or Path("runs") / preset
+    begun, origin = (None, "") if options.start is None else _begin_with(options.start, network, folder)
+    return Plan(Run(network, recipe, data, origin), folder, root, begun)
+
+
+def _configured(preset: str, given: dict[str, str], epochs: int | None, steps: int | None):
+    """Network and recipe of a preset with the fields that are given, as texts."""
+    from nvae_codec.errors import ModelError
+    from nvae_codec.model.presets import PRESETS
+    from nvae_codec.training.recipe import RECIPES
+    from nvae_codec.training.run import replace
+
+    parts = PRESETS[preset], RECIPES[preset]
+    fields = [{field.name for field in dataclasses.fields(part)} for part in parts]
+    if unknown := given.keys() - fields[0] - fields[1]:
+        names = ", ".join(repr(name) for name in sorted(unknown))
+        raise click.UsageError(f"Neither network nor recipe has {names}; --dry-run prints what they have.")
+    if epochs or steps:
+        recipe = parts[1]
+        length, before = epochs or steps or 0, recipe.epochs or recipe.steps
+        given = given | {"epochs": str(epochs or 0), "steps": str(steps or 0)}
+        if bool(epochs) != bool(recipe.epochs) or recipe.warm_up >= length:
+            # The warm-up is counted in the same unit, and should not become the whole run.
+            given = {"warm_up": str(recipe.warm_up * length // before)} | given
+    try:
+        return [
+            replace(part, {name: given[name] for name in names & given.keys()})
+            for part, names in zip(parts, fields, strict=True)
+        ]
+    except ModelError as error:
+        raise click.UsageError(f"No such network or recipe: {error}.") from error
+
+
+def _form(channels: int, side: int) -> str:
+    return f"{'grey levels' if channels == 1 else 'colours'}{f' and a side of {side} pixels' if side else ''}"
+
+
+def check_run_folder(folder: Path, run) -> None:
+    """Refuse a folder that holds another run, before any data are read.
+
+    Only a run with a checkpoint counts: one that failed before that may be begun anew with other options.
+    """
+    from nvae_codec.errors import ModelError
+    from nvae_codec.training.checkpoint import FILE_NAME as CHECKPOINT
+    from nvae_codec.training.run import FILE_NAME as CONFIGURATION
+    from nvae_codec.training.run import Run
+
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{folder}: a file, not the folder of a run")
+    if not ((folder / CHECKPOINT).exists() and (folder / CONFIGURATION).exists()):
+        return
+    before, now = (dataclasses.asdict(each) for each in (Run.load(folder), run))
+    for each in before, now:
+        del each["data"]["root"]  # data may move
+    parts = "network", "recipe", "data"
+    changed = [
+        f"{name} = {before[part].get(name)}, not {value}"
+        for part in parts
+        for name, value in now[part].items()
+        if before[part].get(name) != value
+    ]
+    if before["start"] != now["start"]:
+        began, would = (each["start"][:16] or "random weights" for each in (before, now))
+        changed.append(f"begun with {began}, not {would}")
+    if changed:
+        reported = ", ".join(changed[:3]) + (f", and {len(changed) - 3} more differ" if len(changed) > 3 else "")
+        raise ModelError(
+            f"{folder}: the run there has {reported}; continue it with what it began with, or "
+            "choose another folder with --run"
+        )
+
+
+def _begin_with(start: Path, network, folder: Path):
+    """The network to begin with, and its fingerprint.
+
+    A run that has begun so already needs the network no more (None), which may be gone or have been trained on.
+    """
+    from nvae_codec.errors import ModelError
+    from nvae_codec.model.fingerprint import fingerprint
+    from nvae_codec.training.checkpoint import FILE_NAME as CHECKPOINT
+    from nvae_codec.training.checkpoint import load_network
+    from nvae_codec.training.run import FILE_NAME as CONFIGURATION
+    from nvae_codec.training.run import Run
+    from nvae_codec.training.start import check_start
+
+    if (folder / CHECKPOINT).exists():
+        if not (folder / CONFIGURATION).exists():
+            raise ModelError(
+                f"{folder}: has a checkpoint but no {CONFIGURATION}, so what that run began with is not "
+                "known; choose another folder with --run"
+            )
+        if before := Run.load(folder).start:
+            return None, before
+    begun = load_network(start)
+    check_start(begun.config, network)
+    return begun, fingerprint(begun.config, begun.state_dict())
+
+
+def resolved(plan: Plan, execution, device) -> dict:
+    """What `--dry-run` prints."""
+    import torch
+
+    from nvae_codec.integer.fake_quant import float_network
+    from nvae_codec.training.execution import precision_of
+    from nvae_codec.training.run import estimate_memory
+
+    run = plan.run
+    memory = estimate_memory(run.network, run.recipe, execution, precision_of(execution, device) is not None)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in float_network(run.network).parameters())
+    return {
+        "run": str(plan.folder),
+        **run.to_dict(),
+        "execution": dataclasses.asdict(execution),
+        "parameters": parameters,
+        "latent_groups": run.network.num_groups,
+        "latents_per_image": run.network.num_latents,
+        "estimated_memory_bytes_per_process": {**memory, "total": sum(memory.values())},
+        "obstacle_to_coding": run.network.obstacle_to_coding,
+    }

@@ -1,0 +1,144 @@
+"""Chains of tiles on stacks of their own: which tiles are coded jointly, and several chains at the same time."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nvae_codec.bitstreams.content import TileBatch
+from nvae_codec.coding.ans import Stack
+from nvae_codec.coding.bits_back import RATE_FACTOR, LatentModel, Tiles, decode, encode
+from nvae_codec.errors import DriftError
+from nvae_codec.tiling import Layout
+
+MAX_JOINT_TILES, MAX_JOINT_PIXELS = 64, 2**18  # that are decoded at once: a file may ask for more than fits into memory
+Progress = Callable[[int], None]  # called with the number of tiles done
+
+
+@dataclass(frozen=True)
+class Search:
+    """How hard the encoder looks for the latents of REC."""
+
+    memory: int  # the trellis has 2**memory states; a decoder must know it
+    rate_factors: tuple[float, ...] = (RATE_FACTOR,)  # index bits as multiples of the KL; the shortest result is taken
+
+
+def max_joint_tiles(side: int) -> int:
+    """How many tiles of `side` pixels a decoder takes at once; it refuses files with larger batches."""
+    return max(1, min(MAX_JOINT_TILES, MAX_JOINT_PIXELS // side**2))
+
+
+class _Chain:
+    """Tiles that are being coded on a stack of their own."""
+
+    def __init__(self, tiles: Tiles):
+        self.tiles, self.stack, self.batches, self.done = tiles, Stack(), [], 0
+        self.needed_per_pixel: float | None = None  # as `encode` said of the last batch
+
+    @property
+    def left(self) -> int:
+        return self.tiles.layout.count - self.done
+
+    def next_batch(self, most: int) -> Tiles:
+        """So many tiles as the stack can draw the latents of, at least one."""
+        affordable = 1
+        if self.needed_per_pixel is not None:  # tiles at the border have fewer pixels
+            pixels = self.tiles.layout.part(slice(self.done, self.done + most)).pixels
+            needed = np.cumsum(pixels) * self.needed_per_pixel
+            affordable = max(1, int(np.searchsorted(needed, self.stack.available_bits, side="right")))
+        return self.tiles.part(slice(self.done, self.done + affordable))
+
+
+def encode_chains(
+    model: LatentModel,
+    chains: Sequence[Tiles],
+    joint_tiles: int,
+    search: Search,
+    progress: Progress = lambda done: None,
+) -> list[tuple[np.ndarray, tuple[TileBatch, ...]]]:
+    """Code each chain of tiles on a stack of its own, all at the same time and `joint_tiles` tiles at once.
+
+    Returns the stacks' words, uint32, and the batches, both in the order of encoding.
+    """
+    lanes, done = [_Chain(tiles) for tiles in chains], 0
+    while busy := [lane for lane in lanes if lane.left]:
+        parts = [lane.next_batch(max(1, joint_tiles // len(busy))) for lane in busy]
+        coded = _encode_shortest(model, [lane.stack for lane in busy], parts, search)
+        for lane, part, (stack, groups, bits) in zip(busy, parts, coded, strict=True):
+            lane.stack, count = stack, part.layout.count
+            lane.batches.append(TileBatch(count, groups))
+            lane.needed_per_pixel = bits / part.layout.pixels.sum()
+            lane.done += count
+            done += count
+        progress(done)
+    return [(lane.stack.words(), tuple(lane.batches)) for lane in lanes]
+
+
+def _encode_shortest(
+    model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], search: Search
+) -> list[tuple[Stack, int, float]]:
+    """The best of several trials of `encode`: of each batch the stack that it leaves, and what `encode` says of it."""
+    found: list[tuple[Stack, int, float] | None] = [None] * len(stacks)
+    open_batches = list(range(len(stacks)))
+    for rate_factor in search.rate_factors:
+        trial = [stacks[number].copy() for number in open_batches]
+        groups, needed = encode(model, trial, [parts[number] for number in open_batches], search.memory, rate_factor)
+        for number, *result in zip(open_batches, trial, groups, needed, strict=True):
+            if found[number] is None or result[0].bits < found[number][0].bits:
+                found[number] = tuple(result)
+        # Without REC there is nothing that another trial could change.
+        open_batches = [number for number, count in zip(open_batches, groups, strict=True) if count]
+        if not open_batches:
+            break
+    return found
+
+
+def decode_chains(
+    model: LatentModel,
+    stacks: Sequence[Stack],
+    batches: Sequence[Sequence[TileBatch]],
+    layouts: Sequence[Layout],
+    memory: Sequence[int],
+    first: Sequence[int] | None = None,
+    progress: Progress = lambda done: None,
+) -> list[np.ndarray]:
+    """The inverse of `encode_chains`: the samples of every chain, uint8 [N, 3, side, side].
+
+    What was coded first lies lowest: with `first`, a tile of every chain, the batches before that tile are not decoded,
+    and their samples are zero. `progress` is called after every batch. Raises DriftError if a stack that was decoded
+    entirely is not empty in the end: then the model computed other numbers.
+    """
+    done = 0
+    samples = [np.zeros((layout.count, 3, model.tile_side, model.tile_side), dtype=np.uint8) for layout in layouts]
+    ends = [np.cumsum([each.tiles for each in chain]) for chain in batches]
+    first = [0] * len(stacks) if first is None else first
+    most = max_joint_tiles(model.tile_side)
+    for turn in reversed(range(max(map(len, batches)))):
+        busy = [
+            chain for chain in range(len(batches)) if turn < len(batches[chain]) and ends[chain][turn] > first[chain]
+        ]
+        places = {
+            chain: slice(int(ends[chain][turn]) - batches[chain][turn].tiles, int(ends[chain][turn])) for chain in busy
+        }
+        while busy:
+            joint = [busy.pop(0)]
+            while busy and sum(batches[chain][turn].tiles for chain in [*joint, busy[0]]) <= most:
+                joint.append(busy.pop(0))
+            decoded = decode(
+                model,
+                [stacks[chain] for chain in joint],
+                [layouts[chain].part(places[chain]) for chain in joint],
+                [batches[chain][turn].rec_groups for chain in joint],
+                [memory[chain] for chain in joint],
+            )
+            for chain, tiles in zip(joint, decoded, strict=True):
+                samples[chain][places[chain]] = tiles
+                done += len(tiles)
+            progress(done)
+    for stack, skipped in zip(stacks, first, strict=True):
+        if not skipped and stack.height:
+            raise DriftError(
+                "after decoding, the coder is not in the state in which it began: this machine's probabilities differ "
+                "from the encoder's"
+            )
+    return samples

@@ -1,0 +1,117 @@
+"""What a likelihood of pixels is: a float half for training and an integer half for coding.
+
+Both are handed the parameters that a network puts out for each pixel. The float half gives log-probabilities with
+gradients. The integer half gives probabilities that are the same on every machine, as a sequence of binary decisions.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator
+from typing import ClassVar
+
+import numpy as np
+from torch import Generator as RandomGenerator
+from torch import Tensor
+
+from nvae_codec.colour.spaces import ColourSpace
+
+# Is sent the bits, int32 [N], whose probabilities of being 1, float64 [N], it has given; ends with planes uint8 [C, N].
+Decisions = Generator[np.ndarray, np.ndarray, np.ndarray]
+
+
+class IntegerLikelihood(ABC):
+    """The integer half: tables, which are part of a model file, and what follows from them alone.
+
+    Parameters are integers [P, N] with `Likelihood.fractional_bits`, |values| < 2**15, of N pixels. A pixel has planes:
+    its samples or, where its image comes from another colour space (`nvae_codec.colour`), what stands for them there.
+    """
+
+    kind: ClassVar[str]  # of images that can be coded, in words
+    num_bits: int  # of a sample that are modelled, the upper ones; the others are coded with equal probabilities
+
+    @property
+    @abstractmethod
+    def modes(self) -> tuple[int, ...]:
+        """Of the images that can be coded."""
+
+    @property
+    def low_bits(self) -> int:
+        """How many bits of a sample are not modelled."""
+        return 8 - self.num_bits
+
+    @property
+    @abstractmethod
+    def tables(self) -> dict[str, np.ndarray]:
+        """By name, int64."""
+
+    @abstractmethod
+    def problem(self) -> str | None:
+        """Why the tables cannot be used, if so: a wrong length, or values with which sums or masses go wrong."""
+
+    @abstractmethod
+    def can_code(self, samples: np.ndarray) -> bool:
+        """Whether an image uint8 [H, W] or [H, W, 3] is of the kind that this codes."""
+
+    @abstractmethod
+    def network_input(self, samples: np.ndarray) -> np.ndarray:
+        """What a network sees of samples uint8 [B, 3, H, W]."""
+
+    @abstractmethod
+    def decide(self, parameters: np.ndarray, channels: int, space: ColourSpace | None = None) -> Decisions:
+        """The decisions that N pixels are made of, one bit of all of them after the other.
+
+        `channels`: 3, or 1 of grey images, which are coded as the red of an RGB image. `space`: of the planes.
+        """
+
+    @abstractmethod
+    def bits_of(self, planes: np.ndarray) -> Iterator[np.ndarray]:
+        """The bits that `decide` asks for, int32, where the planes uint8 [C, N] are known."""
+
+    @abstractmethod
+    def information(self, planes: np.ndarray, parameters: np.ndarray, space: ColourSpace | None = None) -> np.ndarray:
+        """-log2 p(x | z) of the modelled bits of N pixels, float64 [N], with the coder's masses; planes [C, N]."""
+
+
+class Likelihood(ABC):
+    """The float half. x is [B, C, H, W] in [0, 1], outputs are [B, `num_parameters`, H, W], results are in nats."""
+
+    num_parameters: int  # of a pixel
+    num_input_bits: int  # of the samples that a network is given
+    image_channels: ClassVar[int] = 3
+    obstacle_to_coding: ClassVar[str | None] = None  # why there is no integer half, in words
+
+    @abstractmethod
+    def log_prob(self, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:
+        """log p(x | z) of every pixel, [B, H, W]. `published`: as the NVAE release computes it, for comparison."""
+
+    @abstractmethod
+    def sample(self, output: Tensor, generator: RandomGenerator | None = None, temperature: float = 1.0) -> Tensor:
+        """Images [B, C, H, W] in [0, 1] drawn from it; not rounded to levels."""
+
+    @abstractmethod
+    def unit_range(self, samples: Tensor) -> Tensor:
+        """A network's input x, float32 [B, C, H, W], from samples uint8 [B, C, H, W]."""
+
+    def centre(self, bias: Tensor) -> None:
+        """Set the bias of an untrained network's last layer so that its distributions reach all samples."""
+        raise NotImplementedError(f"{type(self).__name__} has no first bias")
+
+    def follow_neighbours(self, weight: Tensor, bias: Tensor, interpolations: int) -> None:
+        """Set an untrained last layer, [`num_parameters`, I] and [`num_parameters`], so that it begins to interpolate.
+
+        Its last `interpolations` * C inputs are means of the pixels around, as a network has them: in [-1, 1].
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not for heads that know the pixels around")
+
+    @property
+    @abstractmethod
+    def fractional_bits(self) -> tuple[int, ...]:
+        """Of the integers that stand for parameters, [`num_parameters`]."""
+
+    @property
+    @abstractmethod
+    def table_lengths(self) -> dict[str, int]:
+        """Of the tables of its integer half, by name; none where there is no such half."""
+
+    def integers(self, tables: dict[str, np.ndarray] | None = None) -> IntegerLikelihood:
+        """The integer half with tables of a model file; without any, they are computed in floating point."""
+        raise NotImplementedError(f"{type(self).__name__} has no integer half")

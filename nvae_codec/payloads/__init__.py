@@ -1,0 +1,1 @@
+"""How images' samples become coded bytes, and samples again: a payload is one file, encode beside decode."""

@@ -1,0 +1,161 @@
+"""The neural payload: images are cut into tiles, and these are coded on stacks by a model of their pixels."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from nvae_codec.bitstreams.content import DEFAULT_MAX_PIXELS, GREY, MAX_SIDE, RGB, Chunk, ImageEntry, TileBatch
+from nvae_codec.coding.ans import Stack
+from nvae_codec.coding.bits_back import Tiles
+from nvae_codec.coding.chains import Search, decode_chains, encode_chains, max_joint_tiles
+from nvae_codec.colour.spaces import SPACES, find_space
+from nvae_codec.device import considerate
+from nvae_codec.errors import BitstreamError, ImageError
+from nvae_codec.integer.latent_model import IntegerModel
+from nvae_codec.tiling import Layout, cut, join, tile_sizes
+
+# Tiles coded at once, at most: as many as a decoder takes, since a call to PyTorch or the coder has its price.
+JOINT_TILES, JOINT_PIXELS = 64, 2**18
+# For relative entropy coding. Time grows four- to tenfold from one effort to the next.
+EFFORTS = {1: Search(8), 2: Search(10), 3: Search(12), 4: Search(14, (1.1, 1.0)), 5: Search(16, (1.1, 1.0, 1.05, 1.15))}
+MAX_CHUNK_PIXELS = 2**24  # many tiny images in a larger chunk would outgrow its header
+
+
+def default_effort(tiles: int) -> int:
+    """For so many tiles: relative entropy coding is for the first ones, and matters the less the more there are."""
+    return 3 if tiles < 8 else 2 if tiles < 32 else 1
+
+
+class Coded(NamedTuple):
+    """The images of a chunk, coded."""
+
+    modes: list[int]  # of the images
+    batches: tuple[TileBatch, ...]
+    trellis_bits: int  # 0 if no batch has REC groups
+    words: np.ndarray  # uint32
+
+
+class NeuralPayload:
+    """Samples uint8 [H, W] or [H, W, 3] to words of a stack, and back, with one model."""
+
+    def __init__(self, model: IntegerModel, name: str):
+        self.model, self._name = model, name
+        self._joint_tiles = max(1, min(JOINT_TILES, JOINT_PIXELS // model.tile_side**2))
+
+    def encode(
+        self, chunks: Sequence[Sequence[np.ndarray]], effort: int | None, progress: Callable[[int], None]
+    ) -> list[Coded]:
+        """Code the images of several chunks at the same time. `effort`: one of EFFORTS. `progress` counts tiles."""
+        parts = [[self._cut(samples) for samples in chunk] for chunk in chunks]
+        tiles = [Tiles.join(chunk) for chunk in parts]
+        if effort is None:
+            effort = default_effort(min(each.layout.count for each in tiles))
+        if effort not in EFFORTS:
+            raise ValueError(f"effort is {min(EFFORTS)} to {max(EFFORTS)}, not {effort}")
+        search = EFFORTS[effort]
+        with considerate():
+            coded = encode_chains(self.model, tiles, self._joint_tiles, search, progress)
+        found = []
+        for chunk, (words, batches) in zip(parts, coded, strict=True):
+            modes = [int(each.layout.modes[0]) for each in chunk]
+            uses_rec = any(batch.rec_groups for batch in batches)
+            found.append(Coded(modes, batches, search.memory if uses_rec else 0, words))
+        return found
+
+    def decode(
+        self, chunks: Sequence[Chunk], first: Sequence[int], progress: Callable[[int, int], None]
+    ) -> list[np.ndarray]:
+        """The tiles of several chunks, uint8 [N, 3, side, side] each, decoded at the same time.
+
+        Those of images before the `first` of a chunk are zero. `progress` counts tiles. Raises BitstreamError, and
+        DriftError if a chunk does not decode to what was coded.
+        """
+        layouts = [self.layout_of(chunk) for chunk in chunks]
+        skipped = [
+            sum(self.num_tiles(image.height, image.width) for image in chunk.images[:number])
+            for chunk, number in zip(chunks, first, strict=True)
+        ]
+        total = sum(layout.count for layout in layouts) - sum(skipped)
+        with considerate():
+            return decode_chains(
+                self.model,
+                [Stack(np.frombuffer(chunk.words, dtype="<u4")) for chunk in chunks],
+                [chunk.tile_batches for chunk in chunks],
+                layouts,
+                [chunk.trellis_bits for chunk in chunks],
+                skipped,
+                lambda done: progress(min(done, total), total),
+            )
+
+    def images_of(self, chunk: Chunk, tiles: np.ndarray) -> Iterator[tuple[ImageEntry, np.ndarray]]:
+        """The images of a chunk with their samples, of its tiles uint8 [N, 3, side, side]."""
+        start = 0
+        for image in chunk.images:
+            end = start + self.num_tiles(image.height, image.width)
+            yield image, join(tiles[start:end, : image.channels], image.height, image.width)
+            start = end
+
+    def layout_of(self, chunk: Chunk) -> Layout:
+        """The tiles of a chunk. Raises BitstreamError for what the container, which knows no model, could not see."""
+        num_tiles = sum(self.num_tiles(image.height, image.width) for image in chunk.images)
+        if self._outgrows(num_tiles, sum(image.width * image.height for image in chunk.images)):
+            raise BitstreamError(f"too large: {len(chunk.images):,} narrow images take too many tiles")
+        if sum(each.tiles for each in chunk.tile_batches) != num_tiles:
+            raise BitstreamError("invalid: the tiles of a chunk's batches are not those of its images")
+        if max(each.rec_groups for each in chunk.tile_batches) > self.model.num_groups:
+            raise BitstreamError("invalid: a chunk has more REC groups than its model has groups")
+        largest = max(each.tiles for each in chunk.tile_batches)
+        if others := {image.mode for image in chunk.images} - set(self.model.likelihood.modes):
+            raise BitstreamError(f"invalid: an image has mode {min(others)}, for which its model has no probabilities")
+        if largest > max_joint_tiles(self.model.tile_side):
+            raise BitstreamError(f"too large: {largest} tiles of {self.model.tile_side} pixels are coded jointly")
+        return Layout.join([self._layout(image.height, image.width, image.mode) for image in chunk.images])
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ImageError for images that are too large or too narrow."""
+        if max(height, width) > MAX_SIDE or min(height, width) < 1:
+            raise ImageError(
+                f"an image of {width} x {height} pixels cannot be coded; a side has 1 to {MAX_SIDE:,} pixels"
+            )
+        if self._outgrows(self.num_tiles(height, width), height * width):
+            raise ImageError(
+                f"an image of {width} x {height} pixels is too narrow for tiles of {self.model.tile_side} pixels"
+            )
+
+    def check(self, samples: np.ndarray) -> None:
+        """Raises ImageError for what cannot be coded."""
+        self.check_size(*samples.shape[:2])
+        if not self.model.likelihood.can_code(samples):
+            raise ImageError(f"the model {self._name} is for {self.model.likelihood.kind}")
+
+    def num_tiles(self, height: int, width: int) -> int:
+        side = self.model.tile_side
+        return -(-height // side) * -(-width // side)
+
+    def tile_pixels(self, shapes: Iterable[tuple[int, ...]]) -> int:
+        """Pixels in the tiles of images of some heights and widths: what they take in memory."""
+        return sum(self.num_tiles(*shape[:2]) for shape in shapes) * self.model.tile_side**2
+
+    def max_in_chunk(self, shapes: Iterable[tuple[int, ...]]) -> int:
+        """How many images, from the first on, of some heights and widths one chunk can hold."""
+        pixels = np.cumsum([self.tile_pixels([shape]) for shape in shapes])
+        return int(np.searchsorted(pixels, MAX_CHUNK_PIXELS, side="right"))
+
+    def _outgrows(self, num_tiles: int, pixels: int) -> bool:
+        """Whether tiles need much more memory than their real pixels, and more than a large image's would."""
+        return num_tiles * self.model.tile_side**2 > max(2 * pixels, DEFAULT_MAX_PIXELS)
+
+    def _layout(self, height: int, width: int, mode: int) -> Layout:
+        sizes = tile_sizes(height, width, self.model.tile_side)
+        return Layout(sizes, np.full(len(sizes), mode))
+
+    def _cut(self, samples: np.ndarray) -> Tiles:
+        mode, planes = GREY if samples.ndim == 2 else RGB, samples
+        if mode == RGB and set(SPACES) <= set(self.model.likelihood.modes):
+            mode, planes = find_space(samples)
+        tiles = cut(samples, self.model.tile_side)
+        if mode == GREY:
+            tiles = np.repeat(tiles, 3, axis=1)
+        of_planes = tiles if planes is samples else cut(planes, self.model.tile_side)
+        return Tiles(tiles, of_planes, self._layout(*samples.shape[:2], mode))

@@ -1,0 +1,112 @@
+"""FORMAT.md: its examples and figures, and that a decoder written from it agrees with this project's."""
+
+import re
+import zlib
+from dataclasses import astuple
+from pathlib import Path
+
+from bitstream_files import FINGERPRINT, START, check_that_decoders_agree, craft, sealed, split_chunk, u32, varint
+from bitstream_strategies import NAMES, chunks, containers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from second_decoder import second_decoder
+
+from nvae_codec.bitstreams import content, recovery
+from nvae_codec.bitstreams.chunks import MAX_HEADER_BYTES, MAX_INFLATED_BYTES
+from nvae_codec.bitstreams.container import pack, unpack
+from nvae_codec.bitstreams.content import RGB, Chunk, Container, ImageEntry, TileBatch
+
+SPECIFICATION = Path(content.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")
+
+
+def examples() -> list[bytes]:
+    files = []
+    for listing in re.findall(r"```hex\n(.*?)```", SPECIFICATION, re.DOTALL):
+        example = bytearray()
+        for line in listing.splitlines():
+            offset, hexadecimal = re.match(r"([0-9a-f]{2})  ((?:[0-9a-f]{2} )+) ", line).groups()
+            assert int(offset, 16) == len(example), line
+            example += bytes.fromhex(hexadecimal)
+        files.append(bytes(example))
+    return files
+
+
+def test_the_example_of_the_specification_is_right():
+    (example,) = examples()
+    words = b"".join(map(u32, (0x33221100, 0x77665544, 0xBBAA9988)))
+    samples = zlib.crc32(bytes([255, 128, 0]))
+    chunk = Chunk((ImageEntry(1, 1, RGB, samples % 2**16),), (), (TileBatch(1, 2),), 12, words)
+    expected = Container(bytes(range(8)), (chunk,))
+    assert example == pack(expected)
+    assert unpack(example) == expected
+    assert second_decoder(example) == astuple(expected)
+    assert f"The file has {len(example)} bytes, {len(example) - len(words)} of them beside" in " ".join(
+        SPECIFICATION.split()
+    )
+
+
+def test_the_specification_names_the_limits_in_force():
+    text = " ".join(SPECIFICATION.split())
+    for limit in (
+        content.MAX_SIDE,
+        content.MAX_METADATA_BYTES,
+        content.MAX_NAME_BYTES,
+        content.MAX_BATCH_TILES,
+        content.MAX_REC_GROUPS,
+        content.MAX_IMAGES,
+        content.MAX_TILE_BATCHES,
+        content.MAX_ALL_METADATA_BYTES,
+        content.MAX_ALL_INFLATED_BYTES,
+        content.MAX_ALL_SEQUENTIAL_BYTES,
+        MAX_HEADER_BYTES,
+        MAX_INFLATED_BYTES,
+        recovery.VAIN_TRY_BYTES,
+        recovery.MIN_VAIN_BYTES,
+    ):
+        assert f" {limit:,} " in text
+    assert f"more than {recovery.MAX_VAIN_SHARE} times the file and" in text
+    assert f"2^27 = {content.DEFAULT_MAX_PIXELS:,} pixels" in SPECIFICATION
+    assert f"format version {content.VERSION}," in SPECIFICATION
+
+
+def test_the_specification_says_a_checksum_to_test_against():
+    assert f"{zlib.crc32(b'123456789'):X}" in SPECIFICATION
+
+
+@settings(deadline=None)
+@given(containers())
+def test_a_decoder_written_from_the_specification_agrees(content):
+    assert second_decoder(pack(content)) == astuple(content)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(NAMES, unique=True, min_size=1, max_size=3).flatmap(chunks), st.booleans(), st.data())
+def test_two_decoders_agree_about_files_with_an_altered_header(chunk, deflate, data):
+    body, payload = split_chunk(pack(Container(FINGERPRINT, (chunk,))))
+    body = bytearray(body)
+    replacements = st.sampled_from([b"\0", b"\1", b"\2", b"\x80", b"\xff", b"/", b".."]) | st.binary(max_size=3)
+    for _ in range(data.draw(st.integers(1, 2))):
+        begin = data.draw(st.integers(0, len(body) - 1) | st.integers(0, min(15, len(body) - 1)))
+        body[begin : begin + data.draw(st.integers(0, 2))] = data.draw(replacements)
+    if deflate and body:
+        body = bytes([body[0] | 4]) + varint(len(body) - 1) + zlib.compress(body[1:])
+    check_that_decoders_agree(START + sealed(bytes(body), payload))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60), st.binary(max_size=20), st.integers(0, 31))
+def test_two_decoders_agree_about_random_headers(body, payload, flags):
+    check_that_decoders_agree(START + sealed(body, payload))
+    check_that_decoders_agree(START + sealed(bytes([flags]) + body, payload))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=20))
+def test_two_decoders_agree_about_names(name):
+    check_that_decoders_agree(craft(names=[name]))
+    check_that_decoders_agree(
+        craft(names=[name[:3], name[3:]], widths=(1, 1), heights=(1, 1), modes=(0, 0), checksums=bytes(4))
+    )
+    check_that_decoders_agree(
+        craft(names=[name, b""], widths=(1, 1), heights=(1, 1), modes=(0, 0), checksums=bytes(4), flags=25)
+    )
