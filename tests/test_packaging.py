@@ -69,15 +69,7 @@ def installed(wheel, tmp_path_factory):
 def expected_names():
     """Where the wheel must have every module, model and document of the folders."""
     for folder, package in FOLDERS.items():
-        for pattern in (
-            "**/*.py",
-            "py.typed",
-            "models/*.safetensors",
-            "models/*.md",
-            "FORMAT.md",
-            "schemas/*.json",
-            "page/*",
-        ):
+        for pattern in ("**/*.py", "py.typed", "models/*.safetensors", "models/*.md", "FORMAT.md", "templates/*"):
             for path in (ROOT / folder).glob(pattern):
                 relative = path.relative_to(ROOT / folder)
                 if relative.parts[0] != "golden":
@@ -112,7 +104,7 @@ def test_the_source_archive_holds_what_the_checkout_does(built):
 def test_the_installed_wheel_works_far_from_the_checkout(installed):
     code = "import nvae_codec.cli.main as main; print(main.__file__); main.main"
     assert run(sys.executable, "-c", code, PYTHONPATH=str(installed)).startswith(str(installed))
-    for module in ("codec", "weights", "bitstreams.container", "training.loop", "eval.compare", "eval.demo"):
+    for module in ("codec", "integer.model_file", "bitstreams.container", "training.loop", "eval.compare", "eval.demo"):
         run(sys.executable, "-c", f"import nvae_codec.{module}", PYTHONPATH=str(installed))
 
 
