@@ -1,6 +1,7 @@
 """The `eval bench` command."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +10,9 @@ from nvae_codec.eval.printed import Bench
 from ..files import echo
 from ..options import DEVICE, PATH, threads_option, use_threads
 from .options import POSITIVE, Recorded, measured_images
+
+if TYPE_CHECKING:
+    from nvae_codec.eval.items import Selection
 
 MAX_OPERATORS = 16  # that a table shows
 
@@ -50,7 +54,7 @@ MAX_OPERATORS = 16  # that a table shows
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def bench(
-    selection,
+    selection: "Selection",
     model: str | None,
     archive: bool,
     effort: int | None,

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,9 @@ from ..files import echo
 from ..progress import progress_bar
 from .options import Recorded, command_line, measured_images, output_folder, results_folder, write_texts
 
+if TYPE_CHECKING:
+    from nvae_codec.eval.items import Selection
+
 MAX_LISTED_IMAGES = 100  # of which each has a line
 
 
@@ -19,7 +23,7 @@ class Baselines(click.ParamType):
 
     name = "names"
 
-    def convert(self, value, param, ctx) -> list[str]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         from nvae_codec.eval.codecs import BASELINES
 
         names = [name for name in dict.fromkeys(str(value).split(",")) if name]
@@ -60,7 +64,13 @@ class Baselines(click.ParamType):
     "Keep the coded files there, with results.json, results.csv, rate-against-speed.svg, report.html and compressai/."
 )
 def compare(
-    selection, model: str | None, baselines: list[str], bits: int, solid: bool, across: bool, folder: Path | None
+    selection: "Selection",
+    model: str | None,
+    baselines: list[str],
+    bits: int,
+    solid: bool,
+    across: bool,
+    folder: Path | None,
 ) -> None:
     """Give every image to every codec, decode the files again, and compare sizes, times and memory.
 

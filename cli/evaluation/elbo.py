@@ -1,6 +1,7 @@
 """The `eval elbo` command."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -52,7 +53,7 @@ from .options import Recorded
 @device_option()
 @threads_option()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def elbo(run: Path, training: bool, threads: int | None, as_json: bool, **options) -> None:
+def elbo(run: Path, training: bool, threads: int | None, as_json: bool, **options: Any) -> None:
     """Negative ELBO and importance-weighted bound of a float network.
 
     RUN is the folder of a training run, or of an imported network. The network computes in 32 bits. Both bounds are

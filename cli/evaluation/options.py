@@ -3,11 +3,12 @@
 import errno
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -24,7 +25,7 @@ LINE = "nvae_codec.cli.evaluation.line"  # in a context's meta: how the command 
 class Recorded(click.Command):
     """A command that knows how it was called, for its results, and ends its help with the keys of these."""
 
-    def __init__(self, *arguments, results: type | None = None, output: str = FILE_NAME, **options):
+    def __init__(self, *arguments: Any, results: type | None = None, output: str = FILE_NAME, **options: Any):
         super().__init__(*arguments, **options)
         self.results, self.output = results, output
 
@@ -56,7 +57,16 @@ def measured_images(command: Callable) -> Callable:
     """The options that say what is measured; the command gets them as `selection`, an `eval.items.Selection`."""
 
     @wraps(command)
-    def with_selection(*, paths, dataset, data, num_images, reduce, crop, **others):
+    def with_selection(
+        *,
+        paths: Sequence[Path],
+        dataset: str | None,
+        data: Path | None,
+        num_images: int | None,
+        reduce: int | None,
+        crop: int | None,
+        **others: Any,
+    ) -> Any:
         if data and not paths and not dataset:  # --data by itself
             paths, dataset, data = ([data], None, None) if data.exists() else ([], str(data), None)
         if bool(paths) == bool(dataset):

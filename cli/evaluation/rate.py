@@ -1,6 +1,7 @@
 """The `eval rate` command."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,9 @@ from ..options import PATH
 from ..progress import progress_bar
 from .options import POSITIVE, Recorded, command_line, measured_images, output_folder, results_folder, write_texts
 
+if TYPE_CHECKING:
+    from nvae_codec.eval.items import Selection
+
 MAX_LISTED_IMAGES = 100  # of which each has a line
 
 
@@ -19,7 +23,7 @@ class Lengths(click.ParamType):
 
     name = "lengths"
 
-    def convert(self, value, param, ctx) -> list[int]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
         parts = [part for part in str(value).split(",") if part]
         for part in parts:
             if not part.isdecimal() or int(part) < 1:
@@ -53,7 +57,7 @@ class Lengths(click.ParamType):
 )
 @output_folder("Keep the files there, with results.json, results.csv, figures/ and report.html.")
 def rate(
-    selection,
+    selection: "Selection",
     archive: bool,
     model: str | None,
     float_network: Path | None,

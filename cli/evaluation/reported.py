@@ -1,6 +1,7 @@
 """The `eval reported` command."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -49,7 +50,9 @@ from .options import POSITIVE, Recorded, command_line, output_folder, results_fo
     help="What this command measured before, of other networks or data sets, to stand in the table too; any number.",
 )
 @output_folder("Keep results.json and the archive there.")
-def reported(run: Path | None, dataset: str | None, earlier: tuple[Path, ...], folder: Path | None, **options) -> None:
+def reported(
+    run: Path | None, dataset: str | None, earlier: tuple[Path, ...], folder: Path | None, **options: Any
+) -> None:
     """Show what the paper reports (Vahdat and Kautz, NeurIPS 2020, Table 1), and measure a float network beside it.
 
     The figures of the paper are the authors'. Beside them stand, with --run, a network's negative ELBO on held-out

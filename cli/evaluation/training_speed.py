@@ -1,6 +1,7 @@
 """The `eval training-speed` command."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,7 +18,7 @@ class Ways(click.ParamType):
 
     name = "way"
 
-    def convert(self, value, param, ctx) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from nvae_codec.eval.training_speed import WAYS
 
         if value not in WAYS:
@@ -30,7 +31,7 @@ class Settings(click.ParamType):
 
     name = "setting"
 
-    def convert(self, value, param, ctx) -> tuple[str, str]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         if isinstance(value, tuple):
             return value
         name, sign, text = value.partition("=")
@@ -65,7 +66,7 @@ class Settings(click.ParamType):
 )
 @click.option("--json", "output", metavar="FILE", type=PATH, help="Keep the figures in this file.")
 def training_speed(
-    preset: str, skip: tuple[str, ...], settings: tuple[tuple[str, str], ...], output: Path | None, **options
+    preset: str, skip: tuple[str, ...], settings: tuple[tuple[str, str], ...], output: Path | None, **options: Any
 ) -> None:
     """Measure training steps in every way that a run can be executed, each in a process of its own, on random images.
 
