@@ -156,7 +156,7 @@ def check_format(suffix: str, *, grey: bool, metadata: bool) -> None:
 
 
 def as_image(given: "Image | np.ndarray | pillow.Image") -> Image:
-    """`given` as an `Image`: an `Image` itself, a uint8 array [H, W] or [H, W, 3], or a Pillow image of mode L or RGB."""
+    """`given` as an `Image`: itself one, a uint8 array [H, W] or [H, W, 3], or a Pillow image of mode L or RGB."""
     if isinstance(given, pillow.Image):
         with _translated("the image is damaged or cut short"):
             _check_plain(given)

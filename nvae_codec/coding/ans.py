@@ -1,7 +1,7 @@
 """The ANS stack: the only file that knows `constriction`.
 
 constriction reports neither corrupt data nor a mean that is not a number, goes on decoding when its stack is empty,
-and raises a BaseException for a bad standard deviation. So parameters are checked here before they get there; whether a
+and raises a BaseException for a bad sigma. So parameters are checked here before they get there; whether a
 stack held what was taken from it shows in the end, when it must be as it began.
 """
 
@@ -103,7 +103,7 @@ class Stack:
         return self._pop(model, means, sigmas)
 
     def push_standard_normals(self, symbols: np.ndarray, sigma: float, half_width: int) -> None:
-        """`push_normals` with mean 0 and one deviation for all."""
+        """`push_normals` with mean 0 and one sigma for all."""
         symbols = _integers(symbols, -half_width, half_width)
         model, first = _standard_normal(float(sigma), half_width)
         self._coder.encode_reverse(symbols - first, model)
@@ -192,9 +192,9 @@ def _normal_parameters(means: np.ndarray, sigmas: np.ndarray) -> tuple[np.ndarra
     means = np.ascontiguousarray(means, dtype=np.float64).reshape(-1)
     sigmas = np.ascontiguousarray(sigmas, dtype=np.float64).reshape(-1)
     if means.shape != sigmas.shape:
-        raise ValueError("means and deviations differ in number")
+        raise ValueError("means and sigmas differ in number")
     if means.size and not (np.isfinite(means).all() and sigmas.min() > 0 and np.isfinite(sigmas.max())):
-        raise ValueError("a mean or a deviation is not a finite number, or a deviation is not positive")
+        raise ValueError("a mean or a sigma is not a finite number, or a sigma is not positive")
     return means, sigmas
 
 

@@ -1,4 +1,4 @@
-"""Bits-back coding of tiles on stacks (Townsend et al., 2019), with relative entropy coding where a stack has too little.
+"""Bits-back coding of tiles on stacks (Townsend et al., 2019), with relative entropy coding where bits are missing.
 
 The hierarchical form is by Kingma et al. (2019) and Townsend et al. (2020). `encode` and `decode` are mirror images:
 every line of one undoes a line of the other, in reverse order.
@@ -38,9 +38,10 @@ RATE_FACTOR = 1.1  # index bits of REC groups as a multiple of the KL: the best 
 
 
 class LatentModel(Protocol):
-    """What the coder needs of a model: it can be descended. States and features are its own affair; all else is integers.
+    """What the coder needs of a model, which can be descended. States and features are its own affair.
 
-    For the same arguments every method must return the same integers on every machine, whatever else is in the batch.
+    All else is integers. For the same arguments every method must return the same on every machine, whatever else is in
+    the batch.
     """
 
     tile_side: int  # pixels

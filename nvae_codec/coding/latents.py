@@ -2,7 +2,7 @@
 
 With the prior N(mu_p, sigma_p**2) of a latent, the point k of its grid is z = mu_p + sigma_p * delta * k with
 delta = 2**-step and |k| * delta <= 8. In units of delta the prior is N(0, 1 / delta) for every latent, and the
-posterior N(mu_q, sigma_q**2) is N((mu_q - mu_p) / (sigma_p delta), sigma_q / (sigma_p delta)). Means and deviations
+posterior N(mu_q, sigma_q**2) is N((mu_q - mu_p) / (sigma_p delta), sigma_q / (sigma_p delta)). Means and sigmas
 come as the integers that the network puts out; all that is computed from them in floating point is one division of
 two exact numbers, and products with powers of two.
 """
@@ -15,9 +15,9 @@ from nvae_codec.coding.ans import Stack
 
 MEAN_BITS = 14  # fractional bits of an integer mean
 SIGMA_BITS = 20  # fractional bits of an integer standard deviation
-HALF_WIDTH = 8  # of the grid, in prior deviations
+HALF_WIDTH = 8  # of the grid, in prior sigmas
 MAX_STEP = 8  # finest grid: delta = 2**-8
-RATIO_BITS = 10  # the posterior's deviation lies between 2**-10 and 2**10 steps of the grid
+RATIO_BITS = 10  # the posterior's sigma lies between 2**-10 and 2**10 steps of the grid
 
 
 Where = np.ndarray | slice | tuple  # picks latents out of [B, L, H, W], in ascending order of their places
@@ -44,16 +44,16 @@ def half_width(step: int) -> int:
 
 
 def offsets_of(points: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """How far grid points int64 [B, L, H, W] lie from the prior's mean, in units of 2**-8 prior deviations."""
+    """How far grid points int64 [B, L, H, W] lie from the prior's mean, in units of 2**-8 prior sigmas."""
     return points << (MAX_STEP - steps.astype(np.int64))[:, None, None]
 
 
 def posterior_on_grid(
     prior: IntegerNormal, posterior: IntegerNormal, step: int | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of the posterior in units of the grid, float64, the same on every machine.
+    """Mean and sigma of the posterior in units of the grid, float64, the same on every machine.
 
-    A mean outside the grid is moved to its edge, a deviation outside 2**-10 .. 2**10 to that bound.
+    A mean outside the grid is moved to its edge, a sigma outside 2**-10 .. 2**10 to that bound.
     """
     bound = (HALF_WIDTH << np.asarray(step)).astype(np.float64)
     # Both operands are integers below 2**53: the division is the only rounding.

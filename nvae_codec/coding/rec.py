@@ -1,9 +1,10 @@
-"""Direct coding of latents: a trellis code whose codewords are draws from the prior.
+"""Relative entropy coding (REC) of latents: a trellis code whose codewords are draws from the prior.
 
-Bits-back coding needs bits on the stack to draw a group's latents with. Direct coding needs none: encoder and decoder
-share a table of draws from N(0, 1), the prior in its own units, and the file says which of them to take. This is
-relative entropy coding (Harsha et al., 2010; Havasi et al., 2019) with a code that can be searched exactly: every
-`bits` index bits lead to `latents` new latents, and these depend on the last `memory` index bits. So the indices are a
+Bits-back coding needs bits on the stack to draw a group's latents with. REC (Harsha et al., 2010; Havasi et al., 2019)
+needs none: encoder and decoder share a table of draws from N(0, 1), the prior in its own units, and the file says which
+of them to take.
+
+Here the code can be searched exactly: every `bits` index bits lead to `latents` new latents, and these depend on the last `memory` index bits. So the indices are a
 path through a trellis of 2**memory states, and Viterbi's algorithm finds the path whose latents have the largest ratio
 of posterior to prior density (trellis source coding: Viterbi and Omura, 1974). If a block of latents is given about as
 many index bits as its posteriors diverge from its priors (KL), the path's latents look like draws from the posterior.
@@ -70,7 +71,7 @@ class RecCode:
 
     rates: np.ndarray  # rows of RATES, of all blocks
     bits: np.ndarray  # index bits of all blocks, one after the other
-    offsets: np.ndarray  # int64 [B, L, H, W], units of 2**-8 prior deviations
+    offsets: np.ndarray  # int64 [B, L, H, W], units of 2**-8 prior sigmas
 
 
 @cache

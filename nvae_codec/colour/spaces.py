@@ -1,7 +1,7 @@
 """Colour spaces that images were stored in before they became RGB, and which RGB colours those can give.
 
 An image that was once a JPEG file or a Photo CD scan had luma and two chroma, blue and red, of eight bits each. Its
-RGB samples were computed from these with a matrix, and one step of a chroma is two levels: of all RGB colours such a
+RGB samples were computed from these with a matrix, and one step of a chroma is two levels: of all RGB colours such an
 image can have but one in four (JPEG) or one in nine (Photo CD). Who knows that need not code the rest. It shows in
 the colours themselves: those of other images are among the possible ones by chance alone. (Neelamani et al., "JPEG
 compression history estimation for color images", 2006, use these lattices to find out where an image comes from.)
@@ -18,17 +18,13 @@ from functools import cached_property
 
 import numpy as np
 
-from nvae_codec.bitstreams.content import JPEG_RGB, PHOTO_CD_RGB, RGB
+from nvae_codec.bitstreams.content import JPEG_RGB, PHOTO_CD_RGB
 
 VALUES = 256
 FRACTION_BITS = 16  # of what luma and chroma give to red, green and blue, in levels
-POSITION_BITS = 14  # a level v lies at (2 v - 255) 2**14, as in `coding.pixels`
+POSITION_BITS = 14  # a level v lies at (2 v - 255) 2**14, as in `likelihoods.tables`
 DIRECTION_BITS = 14  # of `ColourSpace.direction`
 FAR = 1 << 27  # beyond all positions
-LOOKED_AT = 1000  # pixels that show of almost every other image that its colours are others
-SPREAD = 2654435761  # takes them from all over an image, whatever its width
-MIN_COLOURS = 16  # that are not clipped: fewer may all be possible by chance
-MIN_WHOLE = 1 / 3  # of the pixels whose red is not clipped, how many must not be at all
 REACH = 6  # how far a clipped colour's red chroma is from the nearest of `lines`, at most
 BLOCK = 2**20  # pixels whose planes are found at once
 
@@ -150,7 +146,7 @@ class ColourSpace:
         Clipped colours can have several: one near what it would be without clipping. -1 where there are none, and for
         all clipped ones if a colour that is not clipped has none.
         """
-        colours, which = np.unique(_packed(samples), return_inverse=True)
+        colours, which = np.unique(packed(samples), return_inverse=True)
         colours = np.stack([colours >> 16, colours >> 8 & 255, colours & 255]).astype(np.int64)
         nearest, found = self._nearest_cr(colours)[:, None], np.full((2, colours.shape[1]), -1)
         whole = self.is_inside(colours[1:]).all(axis=0)
@@ -186,7 +182,7 @@ class ColourSpace:
         return np.where(fits.any(axis=1), np.stack([cb, cr]), -1)
 
 
-def _packed(samples: np.ndarray) -> np.ndarray:
+def packed(samples: np.ndarray) -> np.ndarray:
     """A number for each colour of samples uint8 [3, N]: int32 [N]."""
     red, green, blue = samples.astype(np.int32)
     return red << 16 | green << 8 | blue
@@ -241,22 +237,3 @@ def _photo_cd() -> ColourSpace:
 
 
 SPACES = {JPEG_RGB: _jpeg(), PHOTO_CD_RGB: _photo_cd()}  # by their modes
-
-
-def find_space(samples: np.ndarray) -> tuple[int, np.ndarray]:
-    """The mode of an image uint8 [H, W, 3], and its planes, likewise; RGB and samples if no space has its colours.
-
-    Clipped colours say nothing, as nearly all are possible: an image with few others is taken for RGB.
-    """
-    pixels = samples.reshape(-1, 3).T
-    inside = ColourSpace.is_inside(pixels)
-    whole = np.flatnonzero(inside.all(axis=0))
-    if len(whole) < max(MIN_COLOURS, MIN_WHOLE * inside[0].sum()):
-        return RGB, samples
-    some = pixels[:, whole[np.arange(min(LOOKED_AT, len(whole))) * SPREAD % len(whole)]]
-    for mode, space in SPACES.items():
-        if space.to_planes(some) is None or len(np.unique(_packed(pixels[:, whole]))) < MIN_COLOURS:
-            continue
-        if (planes := space.to_planes(pixels)) is not None:
-            return mode, np.ascontiguousarray(planes.T).reshape(samples.shape)
-    return RGB, samples

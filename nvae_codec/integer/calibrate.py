@@ -24,19 +24,19 @@ from nvae_codec.model.descent import Descent
 
 STRATA = 16  # draws of every latent that its cost is the mean of
 PROBABILITY_BITS = 24  # of the entropy coder, which leaves every point of a grid at least one unit
-# Bits that are drawn from the stack come back, but until the stack holds so many, tiles are coded direct. That adds
+# Bits that are drawn from the stack come back, but until the stack holds so many, REC codes tiles. That adds
 # about a 64th to what it codes, once in 2**18 pixels (a photograph, a chunk of an archive), which the tiles share. So
 # this is the price of a bit that a tile draws, for each of the tile's pixels.
 INITIAL_PRICE = 2.0**-6 / 2**18
-TOLERANCE = 2e-4  # what idle channels may add to the bits, as they spare the coder their latents
-SCANNED_BITS = (1e-4, 1e-3, 4e-3, 0.016, 0.0625, 0.25, 1.0)  # KL per latent below which channels are tried idle
-BISECTIONS = 8  # around the best number of idle channels
+TOLERANCE = 2e-4  # what inactive channels may add to the bits, as they spare the coder their latents
+SCANNED_BITS = (1e-4, 1e-3, 4e-3, 0.016, 0.0625, 0.25, 1.0)  # KL per latent below which channels are tried inactive
+BISECTIONS = 8  # around the best number of inactive channels
 WEAKER, STRONGER = 8, 4  # channels on either side of where it ends which are tried singly, ...
 SINGLY = 64  # ... in networks of so many: of more, one makes no difference that is measurable
 BLOCKS = 6  # of groups whose grids are tried together, at most
 BATCH_SIZE = 8
 LARGEST_FIGURE = 1e12  # that is believed in a model file
-SLOW = 30  # seconds between lines that tell of progress
+SLOW = 30  # seconds between lines of progress
 
 Report = Callable[[str], None]
 PerChannel = tuple[tuple[float, ...], ...]  # [G][L]
@@ -46,8 +46,8 @@ PerChannel = tuple[tuple[float, ...], ...]  # [G][L]
 class Measurement:
     """Images on the coder's grids: means over tiles.
 
-    Of a network for fewer than 8 bits the high bits are measured. Figures of channels are there for idle ones too, as
-    if they were coded.
+    Of a network for fewer than 8 bits the high bits are measured. Figures of channels are there for inactive ones too,
+    as if they were coded.
     """
 
     images: int
@@ -55,8 +55,8 @@ class Measurement:
     initial_bits: float  # that the latents of an image are drawn with
     kl: PerChannel  # bits per latent
     entropy: PerChannel  # of the posterior: bits that drawing a latent takes
-    ratio: PerChannel  # posterior deviation over prior deviation, geometric mean
-    rec_overhead: float | None = None  # what coding a whole image direct adds, as a part of `bits`
+    ratio: PerChannel  # posterior sigma over prior sigma, geometric mean
+    rec_overhead: float | None = None  # what coding a whole image by REC adds, as a part of `bits`
 
     def to_dict(self) -> dict:
         """What JSON can hold, with six digits."""
@@ -174,7 +174,7 @@ def _measure(model: IntegerModel, batches: Iterable[_Batch]) -> tuple[Measuremen
 
 
 def measure(network: IntegerNetwork, samples: Tensor, seed: int = 0) -> Measurement:
-    """Measure tiles uint8 [B, 3, side, side] with the idle channels and the grids that the network has.
+    """Measure tiles uint8 [B, 3, side, side] with the inactive channels and the grids that the network has.
 
     The draws are those of `elbo.compare` with the same seed.
     """
@@ -183,7 +183,7 @@ def measure(network: IntegerNetwork, samples: Tensor, seed: int = 0) -> Measurem
 
 
 def calibrate(network: IntegerNetwork, samples: Tensor, report: Report = lambda line: None, seed: int = 0) -> None:
-    """Choose the idle channels of a network and its grids, by tiles uint8 [B, 3, side, side].
+    """Choose the inactive channels of a network and its grids, by tiles uint8 [B, 3, side, side].
 
     It comes with the grids of the rule of thumb. What counts is an image's cost: its bits, with a price on the bits
     that it is drawn with. The choice costs no more than the rule.
@@ -227,7 +227,7 @@ class _Calibration:
         self.install(chosen.inactive, chosen.steps)
         before, after, inactive = rule.measurement, chosen.measurement, int(chosen.inactive.sum())
         self.report(
-            f"latent channels: {inactive} of {chosen.inactive.numel()} idle; {before.bits / self.dimensions:.4f} "
+            f"latent channels: {inactive} of {chosen.inactive.numel()} inactive; {before.bits / self.dimensions:.4f} "
             f"became {after.bits / self.dimensions:.4f} bits/dim on {after.images} training images, and the "
             f"{before.initial_bits:,.0f} bits that an image is drawn with {after.initial_bits:,.0f}"
         )
@@ -259,13 +259,13 @@ class _Calibration:
         def is_good(count: int) -> bool:
             return found[count].cost <= found[best()].cost + TOLERANCE * rule.cost
 
-        def rest(count: int) -> None:
+        def leave_out(count: int) -> None:
             inactive = torch.zeros_like(rule.inactive)
             inactive.view(-1)[order[:count]] = 1
             found[count] = self.measure(inactive, rule.steps)
 
         for count in sorted({int((kl < limit).sum()) for limit in SCANNED_BITS} - {0}):
-            rest(count)
+            leave_out(count)
             if not is_good(count):
                 break
         for _ in range(BISECTIONS):
@@ -275,7 +275,7 @@ class _Calibration:
             low, high = max(gaps, key=lambda gap: gap[1] - gap[0], default=(0, 0))
             if high - low < 2:
                 break
-            rest((low + high) // 2)
+            leave_out((low + high) // 2)
         count = max(filter(is_good, found))
         chosen = found[count]
         if len(order) <= SINGLY:

@@ -1,6 +1,6 @@
-"""The leaves of a float network that computes with the activations of a narrow integer network.
+"""The ops of a float network that computes with the activations of a 12-bit integer network.
 
-They stand in for those of the same names in `nvae_codec.model.ops`. What a leaf puts out is rounded to 12 bits and
+They stand in for those of the same names in `nvae_codec.model.ops`. What an op puts out is rounded to 12 bits and
 saturates, as in its integer twin (`nvae_codec.integer.ops`), which takes its scale from here. Gradients pass as if
 nothing had been rounded, and not where an activation saturates (Jacob et al., "Quantization and Training of Neural
 Networks for Efficient Integer-Arithmetic-Only Inference", 2018). A network that was trained so loses next to nothing
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nvae_codec.model import ops as float_ops
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
-from nvae_codec.model.ops import (  # noqa: F401 - the leaves that need no rounding
+from nvae_codec.model.ops import (  # noqa: F401 - the ops that need no rounding
     Concat,
     ImageInput,
     Mean,
@@ -100,14 +100,14 @@ def _best_bits(x: Tensor) -> int:
 @contextmanager
 def choosing_scales(network: nn.Module) -> Iterator[None]:
     """Within, what passes through `network` decides the scales of its activations."""
-    leaves = [module for module in network.modules() if isinstance(module, Rounding)]
-    for op in leaves:
-        op._choosing = True
+    roundings = [module for module in network.modules() if isinstance(module, Rounding)]
+    for rounding in roundings:
+        rounding._choosing = True
     try:
         yield
     finally:
-        for op in leaves:
-            op._choosing = False
+        for rounding in roundings:
+            rounding._choosing = False
 
 
 class _Exact(nn.Module):

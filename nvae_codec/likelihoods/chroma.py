@@ -50,7 +50,7 @@ class ChromaDistributions(PixelDistributions):
         green_scale, blue_scale = self._inverse_scales(GREEN), self._inverse_scales(BLUE)
         blue_on_green = self._slopes(BLUE, GREEN)
         across = (of_green * green + of_blue * blue).mul_(2.0**-DIRECTION_BITS).floor_()
-        # The deviation across has two parts: what comes with green, blue's share in it included, and blue's own. Times
+        # The sigma across has two parts: what comes with green, blue's share in it included, and blue's own. Times
         # both inverse scales these are `with_green` and `by_blue`, and all is the root of their squares' sum.
         with_green = blue_on_green * of_blue + (of_green << UNIT_BITS)
         with_green = with_green.mul_(blue_scale).mul_(2.0**-UNIT_BITS).floor_()

@@ -122,7 +122,8 @@ class NVAEConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type in (int, "int") and (type(value) is not int or value < (field.name not in may_be_zero)):
-                raise ModelError(f"{field.name} = {value!r} is not a whole number that makes sense")
+                kind = "an integer of 0 or more" if field.name in may_be_zero else "a positive integer"
+                raise ModelError(f"{field.name} must be {kind}, got {value!r}")
             if field.type in (int, "int") and value > LARGEST[field.name]:
                 raise ModelError(f"{field.name} = {value} is more than this program allows, {LARGEST[field.name]}")
             if field.type in (bool, "bool") and type(value) is not bool:

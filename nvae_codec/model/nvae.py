@@ -1,4 +1,4 @@
-"""The float network: a hierarchy of float leaves, its ELBO, and samples from its prior."""
+"""The float network: a hierarchy of float ops, its ELBO, and samples from its prior."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""The leaves of the float network.
+"""The ops of the float network.
 
 `nvae_codec.integer.ops` has their integer twins, under the same names and with the same arguments. The topology
-(`cells.py`, `phases.py`, `hierarchy.py`) is written in terms of these leaves alone and computes on no tensor itself, so
+(`cells.py`, `phases.py`, `hierarchy.py`) is written in terms of these ops alone and computes on no tensor itself, so
 that one forward pass serves both networks. All tensors are [B, C, H, W].
 """
 

@@ -30,7 +30,7 @@ NEIGHBOURS = (
     ((0, 1, 1), (0, 1, 2), (1, 0, 1), (1, 1, 1)),  # the middle of a row: left, right, above, below
     ((0, 1, 1), (0, 2, 1), (1, 1, 0), (1, 1, 1)),
 )  # of a column: above, below, left, right
-# What a sensor compares the newest known pixels with, likewise.
+# What noise filters compare the newest known pixels with, likewise.
 AROUND = ((0, 0, 1), (0, 1, 0), (0, 1, 2), (0, 2, 1)), *NEIGHBOURS[:2]
 FILTERED = (1 / 3, 1 / 3, 1 / 3), (-4, 4, 0), (0, -4, 4)  # brightness, and differences of colours, which are smaller
 FIRST_FILTER_GAIN = 32.0  # of the filters: a level, 1/128 of the network's input, becomes 1/4 or 1

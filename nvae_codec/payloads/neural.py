@@ -9,7 +9,8 @@ from nvae_codec.bitstreams.content import DEFAULT_MAX_PIXELS, GREY, MAX_SIDE, RG
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.coding.chains import Search, decode_chains, encode_chains, max_joint_tiles
-from nvae_codec.colour.spaces import SPACES, find_space
+from nvae_codec.colour.detect import find_space
+from nvae_codec.colour.spaces import SPACES
 from nvae_codec.device import considerate
 from nvae_codec.errors import BitstreamError, ImageError
 from nvae_codec.integer.latent_model import IntegerModel

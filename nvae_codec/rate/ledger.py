@@ -1,9 +1,9 @@
 """The ledger: where every bit of a file goes.
 
 The parts are differences between costs, each measured on the tiles of the file, from what the model promises to what
-lies on the disk: negative ELBO of the float network, of the integer network, of the integer network with its idle
-channels at rest, information in the latents and pixels that were coded, words of the stacks, bytes of the file. So they
-add up to the file's size whatever they are. The negative ELBOs are means over draws of the latents, and the file is one
+lies on the disk: negative ELBO of the float network, of the integer network, of the integer network with its inactive
+channels at the prior's mean, information in the latents and pixels that were coded, words of the stacks, bytes of the
+file. So they add up to the file's size whatever they are. The negative ELBOs are means over draws of the latents, and the file is one
 more draw: single parts are uncertain by about the standard error that the ledger gives.
 
 Where an image comes from another colour space (`nvae_codec.colour.spaces`), the negative ELBO is that of the possible
@@ -43,14 +43,14 @@ class Ledger:
 
     negative_elbo_bits: float  # of the float network if that is known, or else of the integer network
     integer_network_bits: float | None  # integers in place of floats; None if the float network is not known
-    inactive_channels_bits: float  # channels at rest
-    grid_bits: float  # latents on a grid, in sets of tiles that are coded with bits-back alone
-    rec_bits: float  # latents coded direct or on a grid, in the other sets; no bits are initial
+    inactive_channels_bits: float  # channels that are not coded
+    grid_bits: float  # latents on a grid, in tile batches that are coded with bits-back alone
+    rec_bits: float  # latents coded by REC or on a grid, in the other batches; no bits are initial
     coder_bits: float  # words of the stacks over the information in what was coded
     headers_and_checksums_bits: int
     metadata_bits: int
     file_bits: int
-    standard_error_bits: float | None  # of grid and direct coding together; None where too few sets say
+    standard_error_bits: float | None  # of grid and REC together; None where too few batches say
     colour_spaces_saved_bits: float  # by which the negative ELBO would be more if all RGB colours were possible
     subpixels: int
 
@@ -164,22 +164,22 @@ def account(
 
 
 class _Costs(NamedTuple):
-    """Of every set of tiles, [sets] each. All but the first two are bits."""
+    """Of every tile batch, [batches] each. All but the first two are bits."""
 
     tiles: np.ndarray
     rec_groups: np.ndarray
     information: np.ndarray  # in the latents and pixels that were coded
     known: np.ndarray  # negative ELBO of the float network, or of the integer network without one
     drawn: np.ndarray  # of the integer network with all channels drawn
-    inactive: np.ndarray  # of the integer network with its idle channels at rest
+    inactive: np.ndarray  # of the integer network without inactive channels
     saved: np.ndarray  # by which all three would be more if all RGB colours were possible
-    groups: np.ndarray  # the last one's parts, [sets, groups + 1]: every group's KL, pixels
+    groups: np.ndarray  # the last one's parts, [batches, groups + 1]: every group's KL, pixels
 
 
 def _standard_error(excess: np.ndarray, tiles: np.ndarray, all_tiles: int) -> float | None:
-    """Of what `all_tiles` cost over their negative ELBO, by how much this differs between sets of `tiles`.
+    """Of what `all_tiles` cost over their negative ELBO, by how much this differs between batches of `tiles`.
 
-    It is taken to be the same for all tiles but for noise. None if there are fewer than two sets.
+    It is taken to be the same for all tiles but for noise. None if there are fewer than two batches.
     """
     if len(excess) < 2:
         return None
@@ -237,7 +237,7 @@ def _measure(
     progress: Callable[[int, int], None],
     decoded: Callable[[ImageEntry, np.ndarray], None],
 ) -> _Costs:
-    """The costs of all chunks' sets, in the order of coding."""
+    """The costs of all chunks' tile batches, in the order of coding."""
     layouts = [codec.payload.layout_of(chunk) for chunk in content.chunks]
     together = max(1, min(BATCH_TILES, BATCH_PIXELS // codec.model.tile_side**2))
     done, total = 0, (1 + draws) * sum(layout.count for layout in layouts)

@@ -12,7 +12,8 @@ from nvae_codec.coding.ans import RESERVE_WORDS, Stack, generator_words
 from nvae_codec.coding.bits_back import Tiles, decode, encode
 from nvae_codec.coding.chains import Search, decode_chains, encode_chains
 from nvae_codec.coding.latents import IntegerNormal, half_width, posterior_on_grid
-from nvae_codec.colour.spaces import SPACES, find_space
+from nvae_codec.colour.detect import find_space
+from nvae_codec.colour.spaces import SPACES
 from nvae_codec.errors import BitstreamError, DriftError
 from nvae_codec.tiling import Layout, cut, tile_sizes
 

@@ -8,7 +8,8 @@ from helpers import SHARED
 from PIL import Image
 
 from nvae_codec.bitstreams.content import RGB
-from nvae_codec.colour.spaces import MIN_COLOURS, SPACES, ColourSpace, find_space
+from nvae_codec.colour.detect import MIN_COLOURS, find_space
+from nvae_codec.colour.spaces import SPACES, ColourSpace
 from nvae_codec.image import read_image
 
 KODAK = SHARED / "data" / "kodak"

@@ -177,7 +177,7 @@ def test_a_useless_channel_becomes_inactive_and_a_useful_one_does_not(network, u
     after = measure(network, TILES)
     assert cost(after, network) < cost(before, network) and after.initial_bits < before.initial_bits
     inactive = int(network.latent_inactive.sum())
-    assert lines[-1].startswith(f"latent channels: {inactive} of 6 idle; {before.bits / 768:.4f} became ")
+    assert lines[-1].startswith(f"latent channels: {inactive} of 6 inactive; {before.bits / 768:.4f} became ")
     assert "on 32 training images" in lines[-1]
 
 
@@ -191,7 +191,7 @@ def test_a_grid_that_is_too_fine_is_made_coarser(network, useful):
 
 
 class Imagined(_Calibration):
-    """Choices whose cost is not measured but given by a function of idle channels and steps, both int [G, L]."""
+    """Choices whose cost is not measured but given by a function of inactive channels and steps, both int [G, L]."""
 
     def __init__(self, cost_of, noise: float = 0.0):
         self.cost_of, self.noise, self.count = cost_of, noise, 0
@@ -216,7 +216,7 @@ def test_grids_follow_the_cost_in_steps_of_one_and_in_bounds(groups):
     inactive[0, 1] = 1
     chosen = imagined.choose_grids(imagined.measure(inactive, torch.full_like(inactive, 2)))
     assert chosen.steps[:, 0].tolist() == best[:, 0].clip(max=4).tolist()
-    assert chosen.steps[0, 1] == 2  # of an idle channel
+    assert chosen.steps[0, 1] == 2  # of an inactive channel
     assert imagined.count <= 1 + 3 * 6
     for end, away in ((0, -5), (8, 20)):
         imagined = Imagined(lambda inactive, steps, away=away: 1000 + np.abs(steps - away).sum())
@@ -286,7 +286,7 @@ def test_calibration_is_repeatable(network):
     assert measure(network, TILES[:8]) == measure(again, TILES[:8])
 
 
-# Networks and model files with idle channels
+# Networks and model files with inactive channels
 
 
 def with_inactive_channels(network: IntegerNetwork) -> IntegerNetwork:
@@ -334,10 +334,10 @@ def test_flow_cells_leave_inactive_channels_alone_and_do_not_look_at_them():
 
 @pytest.fixture
 def inactive_path(network, tmp_path) -> Path:
-    """A model file of a network with idle channels, and with measurements."""
-    path = tmp_path / "idle.safetensors"
+    """A model file of a network with inactive channels, and with measurements."""
+    path = tmp_path / "inactive.safetensors"
     path.write_bytes(
-        model_file.serialise(with_inactive_channels(network), {"about": "idle"}, measure(network, TILES[:4]))
+        model_file.serialise(with_inactive_channels(network), {"about": "inactive"}, measure(network, TILES[:4]))
     )
     return path
 
@@ -354,7 +354,7 @@ def test_a_model_file_keeps_inactive_channels(network, inactive_path):
 @pytest.mark.parametrize("flows", [False, True])
 def test_images_through_a_model_with_inactive_channels(network, flows):
     network = golden_network("flows_5_bits") if flows else network
-    for inactive in (0, 1):  # the second time all channels are idle
+    for inactive in (0, 1):  # the second time all channels are inactive
         with_inactive_channels(network).latent_inactive[2] = inactive
         codec = Codec(IntegerModel(network), "0" * 64)
         for shape in ((40, 56, 3), (3, 5)):
@@ -422,7 +422,7 @@ def test_a_model_file_with_damaged_measurements_is_not_described(toy_model_path,
 
 def test_info_shows_the_groups_of_latents(network, inactive_path, toy_model_path):
     report = json.loads(invoke("info", "--json", inactive_path).stdout)
-    assert (report["latent_channels"], report["active_channels"], report["about"]) == (6, 3, "idle")
+    assert (report["latent_channels"], report["active_channels"], report["about"]) == (6, 3, "inactive")
     first, second, third = report["groups"]
     figures = measure(network, TILES[:4])
     assert report["initial_bits"] == round(figures.initial_bits)

@@ -19,7 +19,7 @@ SPEAKING = 4  # channels of each group that say something, of 20
 
 @pytest.mark.slow
 def test_a_single_image_of_the_ffhq_preset_needs_no_initial_bits():
-    """Weights are random; most channels are made to say nothing, as most of a trained network's do, and set idle."""
+    """Weights are random; most channels are made to say nothing, as most of a trained network's do, and set inactive."""
     torch.manual_seed(0)
     network = NVAE(PRESETS["ffhq256"])
     latents = network.config.num_latent_per_group
@@ -43,7 +43,7 @@ def test_a_single_image_of_the_ffhq_preset_needs_no_initial_bits():
     modelled = entry.negative_elbo_bits - low_bits
     print(
         f"\n{len(data):,} bytes; negative ELBO of the modelled bits {modelled / 1e6:.4f} Mbit; initial bits 0; "
-        f"idle channels {entry.inactive_channels_bits / modelled:+.4%}; direct coding "
+        f"inactive channels {entry.inactive_channels_bits / modelled:+.4%}; REC "
         f"{entry.rec_bits / 1e6:+.4f} Mbit ({entry.rec_bits / modelled:+.2%})"
     )
     assert entry.inactive_channels_bits < 0.002 * modelled  # less than nothing: at rest they make no noise

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from nvae_codec.bitstreams.content import RGB
-from nvae_codec.colour.spaces import SPACES, find_space
+from nvae_codec.colour.detect import find_space
+from nvae_codec.colour.spaces import SPACES
 from nvae_codec.errors import ImageError, ModelError
 from nvae_codec.training.data.augment import (
     CHANGES,
