@@ -19,14 +19,14 @@ help:
 	@echo "                           and newest libraries, in environments of their own; 12 GB and an hour"
 	@echo "make test-slow             run the tests that train, or code full-size pictures"
 	@echo "make lint                  check the sources with ruff"
-	@echo "make kodak DATA=folder     rates and times of a folder of pictures, decoded by another process; see results/kodak"
+	@echo "make kodak DATA=folder     rates and times of a folder of images, decoded by another process; see results/kodak"
 	@echo "make report KODAK=folder CIFAR=folder [MNIST=folder]   measure the bundled models, beside other codecs: results/report/report.html"
 	@echo "make clean                 remove the environment and everything that was built"
 	@echo
 	@echo "PYTHON=python3.12 chooses the Python, 3.11 or later, that a new environment is made with."
 
 demo: $(VENV)/eval.stamp
-	$(BIN)/python -m nvae_codec.eval.demo $(if $(IMAGE),"$(IMAGE)")
+	$(BIN)/nvae-codec eval demo $(if $(IMAGE),"$(IMAGE)")
 
 # A process for each processor, which takes tests from another one when it has none left.
 pytest := python -m pytest -n auto --dist worksteal
@@ -47,9 +47,9 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 
 kodak: $(VENV)/eval.stamp
-	@test -n "$(DATA)" || { echo "make kodak DATA=folder: say where the pictures are" >&2; exit 2; }
+	@test -n "$(DATA)" || { echo "make kodak DATA=folder: say where the images are" >&2; exit 2; }
 	rm -rf results/kodak
-	$(BIN)/python -m nvae_codec.eval.compare "$(DATA)" --cross-process --output-dir results/kodak
+	$(BIN)/nvae-codec eval compare "$(DATA)" --cross-process --output-dir results/kodak
 
 # Two at a time, each on one thread. PHOTO_RUN, CIFAR_RUN and MNIST_RUN are the runs that the models were made of, if they are there: then the negative ELBO of
 # floats is measured, too. IMAGES says how many of CIFAR-10's 10,000 test images get a file each, ARCHIVE how many images an archive has; CIFAR_MODEL which model
@@ -58,17 +58,17 @@ REPORT := results/report
 IMAGES ?= 500
 ARCHIVE ?= 10000
 CIFAR_MODEL ?= tiny
-one_thread := OMP_NUM_THREADS=1 $(BIN)/python -m
-rate := $(one_thread) nvae_codec.eval.rate_vs_elbo
-compare := $(one_thread) nvae_codec.eval.compare
+evaluate := OMP_NUM_THREADS=1 $(BIN)/nvae-codec eval
+rate := $(evaluate) rate
+compare := $(evaluate) compare
 cifar := --dataset cifar10 --data "$(CIFAR)"
 mnist := --dataset mnist --data "$(MNIST)"
 
 report: $(VENV)/dev.stamp
-	@test -n "$(KODAK)" -a -n "$(CIFAR)" || { echo "make report KODAK=folder CIFAR=folder: say where the pictures are" >&2; exit 2; }
+	@test -n "$(KODAK)" -a -n "$(CIFAR)" || { echo "make report KODAK=folder CIFAR=folder: say where the images are" >&2; exit 2; }
 	rm -rf $(REPORT)
 	$(MAKE) -j2 report-kodak report-archives report-codecs report-cifar10 $(if $(MNIST),report-mnist)
-	$(BIN)/python -m nvae_codec.eval.report $(addprefix $(REPORT)/,kodak kodak-codecs kodak-reduced cifar10 cifar10-codecs archive archive-codecs $(if $(MNIST),mnist mnist-codecs) reported) -o $(REPORT)/report.html
+	$(BIN)/nvae-codec eval report $(addprefix $(REPORT)/,kodak kodak-codecs kodak-reduced cifar10 cifar10-codecs archive archive-codecs $(if $(MNIST),mnist mnist-codecs) reported) -o $(REPORT)/report.html
 	@echo "$(REPORT)/report.html"
 
 report-kodak:
@@ -89,7 +89,7 @@ report-mnist:
 
 report-codecs:
 	$(compare) "$(KODAK)" --model none -o $(REPORT)/kodak-codecs
-	$(one_thread) nvae_codec.eval.reported $(if $(CIFAR_RUN),--run "$(CIFAR_RUN)" --model "$(CIFAR_MODEL)" $(cifar) --images $(IMAGES)) -o $(REPORT)/reported
+	$(evaluate) reported $(if $(CIFAR_RUN),--run "$(CIFAR_RUN)" --model "$(CIFAR_MODEL)" $(cifar) --images $(IMAGES)) -o $(REPORT)/reported
 
 clean:
 	rm -rf $(VENV) .venv-lowest .venv-newest build dist results *.egg-info .pytest_cache .ruff_cache .hypothesis

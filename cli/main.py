@@ -5,6 +5,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 import click
@@ -12,18 +13,7 @@ import click
 from nvae_codec import __version__
 from nvae_codec.errors import NvaeCodecError, sentence
 
-COMMANDS = (
-    "compress",
-    "decompress",
-    "info",
-    "train",
-    "export",
-    "import-nvae",
-    "evaluate-elbo",
-    "sample",
-    "bench",
-    "eval",
-)
+COMMANDS = ("compress", "decompress", "info", "train", "export", "import-nvae", "sample", "eval")
 FAILURES = (NvaeCodecError, OSError, MemoryError)
 
 
@@ -36,23 +26,27 @@ def print_error(message: str) -> None:
 
 
 class LazyGroup(click.Group):
-    """Imports a subcommand, `nvae_codec.cli.NAME.NAME`, when it is asked for, and turns errors into exit status 1.
+    """Imports a subcommand, `PACKAGE.NAME.NAME`, when it is asked for, and turns errors into exit status 1.
 
     In Python the names have underscores in place of hyphens.
     """
 
+    names: Sequence[str] = COMMANDS
+    package = "nvae_codec.cli"
+    variables = "NVAE_CODEC"  # what the names of environment variables begin with
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.names)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+        if name not in self.names:
             return None
         python_name = name.replace("-", "_")
-        command = getattr(import_module(f"nvae_codec.cli.{python_name}"), python_name)
+        command = getattr(import_module(f"{self.package}.{python_name}"), python_name)
         for option in command.params:  # click would take the names of the parameters in Python
             if isinstance(option, click.Option):
                 long_name = max(option.opts, key=len).lstrip("-")
-                option.envvar = f"NVAE_CODEC_{name}_{long_name}".replace("-", "_").upper()
+                option.envvar = f"{self.variables}_{name}_{long_name}".replace("-", "_").upper()
         return command
 
     def main(self, *args, **options):

@@ -1,6 +1,5 @@
-"""Where the time goes: pictures through the codec in memory, with a clock on every stage."""
+"""Where the time goes: images through the codec in memory, with a clock on every stage."""
 
-import resource
 import subprocess
 import sys
 import time
@@ -14,14 +13,17 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from nvae_codec.errors import DriftError
+from nvae_codec.bitstreams.container import unpack
+from nvae_codec.errors import DriftError, enough_memory
 from nvae_codec.image import Image, write_image
 
 from .items import Item
+from .memory import peak_bytes
+from .printed import Bench, Direction, Forward, Operator
+from .progress import Report, silent
 
 FEATURES, PIXELS, CODER = "features", "pixels", "coder"
 BATCH_SIZE = 16  # of the forward passes that are compared
-RESIDENT_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in which a process is told its memory
 
 
 @contextmanager
@@ -98,103 +100,131 @@ class TimedModel:
 class Timing:
     """Seconds of one direction by stage; the coder's are all that are not the network's."""
 
-    direction: str
     seconds: float
     stages: dict[str, float]
 
 
-def time_codec(
+@enough_memory("smaller images need less")
+def bench(
     model: str | Path | None,
     items: Sequence[Item],
     *,
-    archive: bool,
-    effort: int | None,
-    repeat: int,
+    archive: bool = False,
+    effort: int | None = None,
+    repeat: int = 2,
     workers: int = 1,
     device=None,
-    progress: Callable[[str], None] = lambda line: None,
-) -> dict:
-    """Read the pictures, compress them one by one or as an archive, decompress, compare: the fastest of `repeat` runs.
+    float_network: Path | None = None,
+    profile: bool = False,
+    beside: int = 0,
+    report: Report = silent,
+) -> Bench:
+    """Read the images, compress them one by one or as an archive, decompress, compare: the fastest of `repeat` runs.
 
     With several `workers`, which only an archive can have, the seconds have no stages, and include the start of these
     processes. Reading and writing files is timed once, beside them. `device` is a torch.device; None: the processor.
-    Raises DriftError if other samples come back, and as reading and coding do.
+    `float_network` is the run that the model was made of; a forward pass of both networks is then compared. `profile`
+    looks at the first image's operators. `beside` programs want a processor each meanwhile. Raises DriftError if other
+    samples come back, and as reading and coding do.
     """
-    start = time.perf_counter()
-    from nvae_codec.bitstreams.container import unpack
+    with busy_programs(beside):
+        start = time.perf_counter()
+        clock, codec = _Clock(), _load(model, device)
+        start_seconds = time.perf_counter() - start
+        codec.model = codec.payload.model = TimedModel(codec.model, clock)
+        start = time.perf_counter()
+        images = [(f"{number}", Image(item.load())) for number, item in enumerate(items)]
+        read_seconds = time.perf_counter() - start
+        runs = _Runs(codec, clock, images, archive, effort, workers)
+        for turn in range(repeat):
+            report(f"run {turn + 1} of {repeat}")
+            runs.run()
+        around = _time_files(runs.files, runs.samples)
+        peak = peak_bytes()
+        import torch
 
-    clock = _Clock()
-    codec = _load(model, device)
-    start_seconds = time.perf_counter() - start
-    codec.model = TimedModel(codec.model, clock)
-    start = time.perf_counter()
-    pictures = [(f"{number}", Image(item.load())) for number, item in enumerate(items)]
-    around = {"compress": {"read": time.perf_counter() - start}, "decompress": {}}
+        raw_bytes = sum(image.samples.size for _, image in images)
 
-    def encode() -> list[bytes]:
-        if archive:
-            return [codec.compress_archive(iter(pictures), len(pictures), effort=effort, verify=False, workers=workers)]
-        return [codec.compress(picture, effort=effort, verify=False) for _, picture in pictures]
+        def direction(timings: Sequence[Timing], read: float, write: float) -> Direction:
+            best = min(timings, key=lambda each: each.seconds)
+            return Direction(
+                seconds=best.seconds,
+                raw_megabytes_per_second=raw_bytes / best.seconds / 1e6,
+                images_per_second=len(images) / best.seconds,
+                stage_seconds=best.stages if workers == 1 else None,
+                read_seconds=read,
+                write_seconds=write,
+            )
 
-    def decode(files: Sequence[bytes]) -> list[np.ndarray]:
+        return Bench(
+            model=codec.name,
+            kernel=kernel(codec.model.network),
+            device=str(codec.model.network.device),
+            threads=torch.get_num_threads(),
+            beside=beside,
+            workers=workers,
+            num_images=len(images),
+            raw_bytes=raw_bytes,
+            file_bytes=sum(map(len, runs.files)),
+            start_seconds=start_seconds,
+            compress=direction(runs.encoded, read_seconds, around["write"]),
+            decompress=direction(runs.decoded, around["read"], around["write images"]),
+            peak_memory_bytes=peak if workers == 1 else None,
+            forward=None if float_network is None else time_forward(model, float_network, repeat, device),
+            profile=profile_compression(model, items[0], effort, device) if profile else None,
+        )
+
+
+class _Runs:
+    """Images through a codec and back, in memory, several times; the last files and samples are kept."""
+
+    def __init__(self, codec, clock: _Clock, images: Sequence[tuple[str, Image]], archive: bool, effort, workers: int):
+        self.codec, self.clock, self.images = codec, clock, images
+        self.archive, self.effort, self.workers = archive, effort, workers
+        self.encoded: list[Timing] = []
+        self.decoded: list[Timing] = []
+        self.files: list[bytes] = []
+        self.samples: list[np.ndarray] = []
+
+    def run(self) -> None:
+        """Once more. Raises DriftError if other samples come back."""
+        timing, self.files = _timed(self.clock, self._encode)
+        self.encoded.append(timing)
+        timing, self.samples = _timed(self.clock, self._decode)
+        self.decoded.append(timing)
+        if not all(np.array_equal(now, was.samples) for now, (_, was) in zip(self.samples, self.images, strict=True)):
+            raise DriftError("other samples came back")
+
+    def _encode(self) -> list[bytes]:
+        options = {"effort": self.effort, "verify": False}
+        if self.archive:
+            images = iter(self.images)
+            return [self.codec.compress_archive(images, len(self.images), workers=self.workers, **options)]
+        return [self.codec.compress(image, **options) for _, image in self.images]
+
+    def _decode(self) -> list[np.ndarray]:
         return [
-            picture.samples
-            for data in files
-            for _, picture in codec.decompress_archive(unpack(data, max_pixels=sys.maxsize), workers=workers)
+            image.samples
+            for data in self.files
+            for _, image in self.codec.decompress_archive(unpack(data, max_pixels=sys.maxsize), workers=self.workers)
         ]
 
-    encoded, decoded = [], []
-    for turn in range(repeat):
-        progress(f"run {turn + 1} of {repeat}")
-        timing, files = _timed("compress", clock, encode)
-        encoded.append(timing)
-        timing, samples = _timed("decompress", clock, lambda files=files: decode(files))
-        decoded.append(timing)
-        if not all(np.array_equal(now, was.samples) for now, (_, was) in zip(samples, pictures, strict=True)):
-            raise DriftError("other samples came back")
-    _time_files(files, samples, around)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RESIDENT_UNIT
-    raw_bytes = sum(picture.samples.size for _, picture in pictures)
-    best = [min(timings, key=lambda each: each.seconds) for timings in (encoded, decoded)]
-    return {
-        "model": codec.name,
-        "kernel": kernel(codec.model.network),
-        "device": str(codec.model.network.device),
-        "workers": workers,
-        "pictures": len(pictures),
-        "raw_bytes": raw_bytes,
-        "file_bytes": sum(map(len, files)),
-        "start_seconds": start_seconds,
-        **{
-            timing.direction: {
-                "seconds": timing.seconds,
-                "raw_megabytes_per_second": raw_bytes / timing.seconds / 1e6,
-                "pictures_per_second": len(pictures) / timing.seconds,
-                "stage_seconds": timing.stages if workers == 1 else None,
-                **{f"{what}_seconds": seconds for what, seconds in around[timing.direction].items()},
-            }
-            for timing in best
-        },
-        "peak_memory_bytes": peak if workers == 1 else None,
-    }
 
-
-def _time_files(files: Sequence[bytes], samples: Sequence[np.ndarray], around: dict[str, dict[str, float]]) -> None:
-    """Put in the seconds for writing .nvb files, for reading them, and for writing the pictures as PNG files."""
+def _time_files(files: Sequence[bytes], samples: Sequence[np.ndarray]) -> dict[str, float]:
+    """The seconds for writing .nvb files, for reading them, and for writing the images as PNG files."""
+    clock = _Clock()
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.nvb" for number in range(len(files))]
-        clock = _Clock()
         with clock("write"):
             for path, data in zip(paths, files, strict=True):
                 path.write_bytes(data)
         with clock("read"):
             for path in paths:
                 path.read_bytes()
-        around["compress"]["write"], around["decompress"]["read"] = clock.seconds["write"], clock.seconds["read"]
-        with clock("pictures"):
+        with clock("write images"):
             for number, each in enumerate(samples):
                 (Path(folder) / f"{number}.png").write_bytes(write_image(Image(each)))
-        around["decompress"]["write"] = clock.seconds["pictures"]
+    return clock.seconds
 
 
 def _load(model: str | Path | None, device):
@@ -204,17 +234,14 @@ def _load(model: str | Path | None, device):
     return Codec.load(model, device or CPU)
 
 
-def profile_compression(model: str | Path | None, item: Item, effort: int | None, device=None) -> list[dict]:
-    """Operators of PyTorch and calls to the entropy coder while a picture is compressed, those with most seconds first.
-
-    Each has the keys operator, calls and seconds, which do not count what it calls in turn.
-    """
+def profile_compression(model: str | Path | None, item: Item, effort: int | None, device=None) -> list[Operator]:
+    """Operators of PyTorch and calls to the entropy coder while an image is compressed, the slowest first."""
     from torch.autograd.profiler import record_function
     from torch.profiler import ProfilerActivity, profile
 
     from nvae_codec.coding.ans import Stack
 
-    codec, picture = _load(model, device), Image(item.load())
+    codec, image = _load(model, device), Image(item.load())
     genuine = {name: getattr(Stack, name) for name in dir(Stack) if name.startswith(("push_", "pop_"))}
 
     def recorded(name: str) -> Callable:
@@ -224,40 +251,40 @@ def profile_compression(model: str | Path | None, item: Item, effort: int | None
 
         return call
 
-    codec.compress(picture, effort=effort, verify=False)  # warms up
+    codec.compress(image, effort=effort, verify=False)  # warms up
     try:
         for name in genuine:
             setattr(Stack, name, recorded(name))
         with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
-            codec.compress(picture, effort=effort, verify=False)
+            codec.compress(image, effort=effort, verify=False)
     finally:
         for name, method in genuine.items():
             setattr(Stack, name, method)
     found = [
-        {"operator": each.key, "calls": each.count, "seconds": each.self_cpu_time_total / 1e6}
+        Operator(operator=each.key, calls=each.count, seconds=each.self_cpu_time_total / 1e6)
         for each in profiler.key_averages()
     ]
-    return sorted(found, key=lambda each: -each["seconds"])
+    return sorted(found, key=lambda each: -each.seconds)
 
 
-def _timed(direction: str, clock: _Clock, function: Callable) -> tuple[Timing, object]:
+def _timed(clock: _Clock, function: Callable) -> tuple[Timing, list]:
     clock.seconds.clear()
     start = time.perf_counter()
     result = function()
     seconds = time.perf_counter() - start
     stages = dict(sorted(clock.seconds.items()))
-    return Timing(direction, seconds, stages | {CODER: seconds - sum(stages.values())}), result
+    return Timing(seconds, stages | {CODER: seconds - sum(stages.values())}), result
 
 
 def kernel(network) -> str:
     """What convolutions of the integer network are computed with, the most frequent first."""
     from nvae_codec.integer.conv import Conv
 
-    names = [str(op.carrier).removeprefix("torch.") for op in network.leaves() if isinstance(op, Conv)]
+    names = [str(op.carrier).removeprefix("torch.") for op in network.ops() if isinstance(op, Conv)]
     return ", ".join(sorted(set(names), key=names.count, reverse=True))
 
 
-def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) -> dict:
+def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) -> Forward:
     """One forward pass of the integer network beside that of the float network that it was made of, in turns.
 
     A float network that rounds its activations does not do so here: that is for training.
@@ -265,6 +292,7 @@ def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) 
     import torch
 
     from nvae_codec.integer.fake_quant import unrounded
+    from nvae_codec.model.descent import Descent
     from nvae_codec.model.nvae import unit_range
     from nvae_codec.tiling import Lattice
     from nvae_codec.training.export import load_float_network
@@ -280,25 +308,25 @@ def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) 
     ]
     images = {
         exact: torch.from_numpy(codec.model.likelihood.network_input(samples.numpy())).to(exact.device),
-        floats: unit_range(floats.config, samples.to(exact.device)),
+        floats: unit_range(codec.model.network.config, samples.to(exact.device)),
     }
     best = dict.fromkeys(images, float("inf"))
     with torch.inference_mode():
         for _ in range(repeat + 1):  # the first one warms up
             for network, x in images.items():
                 start = time.perf_counter()
-                features, state = network.features(x), network.start(BATCH_SIZE)
-                for group, z in enumerate(latents):
-                    network.posterior(group, state, features)
-                    state = network.update(group, state, z)
-                for _ in network.pixel_phases(state, partial(Lattice.of, values=x)):
+                descent = Descent(network, BATCH_SIZE, network.features(x))
+                for step in descent:
+                    _ = step.posterior
+                    step.latents = latents[step.group]
+                for _ in network.pixel_phases(descent.state, partial(Lattice.of, values=x)):
                     pass
                 if x.is_cuda:
                     torch.cuda.synchronize(x.device)
                 best[network] = min(best[network], time.perf_counter() - start)
-    return {
-        "batch_size": BATCH_SIZE,
-        "integer_seconds": best[exact],
-        "float_seconds": best[floats],
-        "integer_over_float": best[exact] / best[floats],
-    }
+    return Forward(
+        batch_size=BATCH_SIZE,
+        integer_seconds=best[exact],
+        float_seconds=best[floats],
+        integer_over_float=best[exact] / best[floats],
+    )

@@ -1,14 +1,14 @@
 """This project's codec as a class that `compressai.utils.bench` (CompressAI 1.2.8, InterDigital) can drive.
 
-Its interface allows a lossless codec: a codec returns its rate, its times and the decoded picture, and the bench
-computes the quality itself. That of an exact picture is a PSNR of inf, which its JSON output writes as Infinity, and an
+Its interface allows a lossless codec: a codec returns its rate, its times and the decoded image, and the bench
+computes the quality itself. That of an exact image is a PSNR of inf, which its JSON output writes as Infinity, and an
 MS-SSIM of 1. Two things do not fit, and neither is in the way:
 
 - The bench knows qualities, whole numbers after -q, with 75 as the default. Here they are efforts of the encoder, 1 to
   5, and 0, now the default, is the effort that `compress` takes by itself. All of them are exact.
-- The bench turns every picture into RGB before it measures, so that grey pictures are coded with three channels.
+- The bench turns every image into RGB before it measures, so that grey images are coded with three channels.
 
-It offers only classes in its own list: `nvae_codec.eval.compressai_bench` puts this one there.
+It offers only classes in its own list: `nvae-codec eval compressai-bench` puts this one there.
 """
 
 import time
@@ -48,10 +48,10 @@ class NvaeCodec(Codec):
         return f"nvae-codec {__version__}, lossless, model {codec.name} {codec.fingerprint}"
 
     def _run_impl(self, in_filepath: str | Path, quality: int) -> tuple[dict[str, float], np.ndarray]:
-        """The bench's figures but for quality, and the decoded picture, uint8 [H, W, 3].
+        """The bench's figures but for quality, and the decoded image, uint8 [H, W, 3].
 
         bpp is in bits per pixel, of the whole file; times are in seconds, without loading the model and without
-        verifying, as the picture is decoded and compared here. Raises ImageError for a quality outside 0 ... 5 and for
+        verifying, as the image is decoded and compared here. Raises ImageError for a quality outside 0 ... 5 and for
         what cannot be coded, DriftError if other samples come back, and OSError.
         """
         if quality not in EFFORTS:

@@ -1,131 +1,93 @@
-"""What is measured: pictures by name, or the test images of a data set, each read when it is its turn."""
+"""What is measured: images by name, or the test images of a data set, each read when it is its turn."""
 
-import argparse
-import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from nvae_codec.errors import ImageError
-from nvae_codec.image import Image, resized
+from nvae_codec.image import Image, find_images, read_image, resized
 
-from .measure import find_images, read_samples
+from .progress import Watch, unwatched
 
 
 class Item(NamedTuple):
-    """A picture that is read when it is needed."""
+    """An image that is read when it is needed."""
 
     name: str
     load: Callable[[], np.ndarray]  # uint8 [H, W] or [H, W, 3]
 
 
-def items_of(
-    paths: Sequence[Path],
-    dataset: str | None = None,
-    data: Path | None = None,
-    *,
-    images: int | None = None,
-    crop: int | None = None,
-    reduce: int | None = None,
-) -> list[Item]:
-    """The pictures at `paths`, or the test images of a data set that lies in the folder `data`.
+@dataclass(frozen=True)
+class Selection:
+    """Image files and the folders that they lie right in, or the test images of a data set in the folder `data`.
 
-    They are the first `images` of them, at 1 / `reduce` of their sides (rounded down, by Lanczos's filter), cut to
-    their central squares with a side of `crop`. Raises ImageError where there are none.
+    They are the first `num_images` of them, at 1 / `reduce` of their sides (rounded down, by Lanczos's filter), cut to
+    their central squares with a side of `crop`.
     """
-    if dataset:
+
+    paths: Sequence[Path] = ()
+    dataset: str | None = None
+    data: Path | None = None
+    num_images: int | None = None
+    reduce: int | None = None
+    crop: int | None = None
+
+    def items(self) -> list[Item]:
+        """The images. Raises ImageError where there are none."""
+        found = (
+            self._held_out(self.dataset)
+            if self.dataset
+            else [Item(path.name, partial(read_samples, path)) for path in self._files()]
+        )
+        found = found[: self.num_images]
+        if not found:
+            raise ImageError("no images are held out for validation or testing")
+        if self.reduce:
+            found = [Item(name, partial(_reduced, name, load, self.reduce)) for name, load in found]
+        if self.crop:
+            found = [Item(name, partial(_cropped, name, load, self.crop)) for name, load in found]
+        return found
+
+    @property
+    def source(self) -> str:
+        """The same in words."""
+        parts = [self.dataset or ", ".join(map(str, self.paths))]
+        if self.reduce:
+            parts.append(f"reduced by {self.reduce}")
+        if self.crop:
+            parts.append(f"the central {self.crop} x {self.crop}")
+        return ", ".join(parts)
+
+    def _held_out(self, dataset: str) -> list[Item]:
         from nvae_codec.training.data.open import ALIASES, DATASETS, open_dataset
 
         name = ALIASES.get(dataset, dataset)
         sides = {each: kind.side - 2 * kind.margin for each, kind in DATASETS.items() if kind.side}
         if name not in sides:
             raise ImageError(f"there is no data set {name!r} of images of one size; there are {', '.join(sides)}")
-        held_out = open_dataset(name, data, side=sides[name], report=lambda line: None).validation
-        items = [Item(f"{number:05}", partial(_image, held_out, number)) for number in range(len(held_out))]
-    else:
-        items = [Item(path.name, partial(read_samples, path)) for path in find_images(paths)]
-    items = items[:images]
-    if not items:
-        raise ImageError("no images are held out for validation or testing")
-    if reduce:
-        items = [Item(name, partial(_reduced, name, load, reduce)) for name, load in items]
-    if crop:
-        items = [Item(name, partial(_cropped, name, load, crop)) for name, load in items]
-    return items
+        held_out = open_dataset(name, self.data, side=sides[name], report=lambda line: None).validation
+        return [Item(f"{number:05}", partial(_image, held_out, number)) for number in range(len(held_out))]
+
+    def _files(self) -> Iterator[Path]:
+        for path in self.paths:
+            if path.is_dir():
+                yield from find_images(path, recursive=False)
+            else:
+                yield path
 
 
-def check_folder(folder: Path, results: str) -> None:
-    """Refuse a folder that could not be made, or that holds the `results` of another run. Raises OSError."""
-    if (folder / results).exists():
-        raise FileExistsError(errno.EEXIST, f"holds a {results} already; choose another folder", str(folder))
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(folder))
-
-
-def add_items(parser: argparse.ArgumentParser) -> None:
-    """The options that say what is measured; `chosen_items` reads them."""
-    add = parser.add_argument
-    add(
-        "pictures",
-        nargs="*",
-        type=Path,
-        metavar="PICTURE_OR_FOLDER",
-        help="8-bit grey or RGB, samples only are coded; of a folder, the pictures right in it, not in its sub-folders",
-    )
-    add("--dataset", metavar="NAME", help="instead: the test or validation images of a data set, as `train` reads it")
-    add(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="where the data set lies  [data/NAME]; by itself, a folder of pictures or the name of a data set",
-    )
-    add("--images", type=count, metavar="N", help="the first N only")
-    add("--reduce", type=count, metavar="N", help="each picture at one N-th of its sides, by Lanczos's filter")
-    add("--crop", type=count, metavar="SIDE", help="the central square of so many pixels of each picture")
-
-
-def settle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with a usage error unless the options of `add_items` name pictures or a data set; --data by itself does."""
-    if options.data and not options.pictures and not options.dataset:
-        if options.data.exists():
-            options.pictures = [options.data]
-        else:
-            options.dataset = str(options.data)
-        options.data = None
-    if bool(options.pictures) == bool(options.dataset):
-        parser.error("name pictures, or a --dataset")
-    if options.data and not options.dataset:
-        parser.error("--data is where a --dataset lies")
-
-
-def chosen_items(options: argparse.Namespace) -> list[Item]:
-    """What the options of `add_items` name. Raises ImageError where there is nothing."""
-    return items_of(
-        options.pictures, options.dataset, options.data, images=options.images, crop=options.crop, reduce=options.reduce
-    )
-
-
-def source(options: argparse.Namespace) -> str:
-    """What the options of `add_items` name, in words."""
-    parts = [options.dataset or ", ".join(map(str, options.pictures))]
-    if options.reduce:
-        parts.append(f"reduced by {options.reduce}")
-    if options.crop:
-        parts.append(f"the central {options.crop} x {options.crop}")
-    return ", ".join(parts)
-
-
-def count(text: str) -> int:
-    """A number of things on the command line, at least one."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
+def read_samples(path: Path) -> np.ndarray:
+    """The samples of the image file at `path`, without its metadata, so that all codecs have the same to carry."""
+    try:
+        return read_image(path.read_bytes()).samples
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
 def _image(images, number: int) -> np.ndarray:
@@ -133,7 +95,7 @@ def _image(images, number: int) -> np.ndarray:
 
 
 def as_image(image: np.ndarray) -> np.ndarray:
-    """An image of a data set, uint8 [C, H, W], as the samples of a picture. Those of one channel are 0 and 1."""
+    """An image of a data set, uint8 [C, H, W], as the samples of a file. Those of one channel are 0 and 1."""
     return image[0] * np.uint8(255) if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
@@ -154,23 +116,28 @@ def _cropped(name: str, load: Callable[[], np.ndarray], side: int) -> np.ndarray
     return np.ascontiguousarray(samples[top : top + side, left : left + side])
 
 
-def check_items(items: Sequence[Item], *, archive: bool, float_network=None) -> None:
+def check_items(items: Sequence[Item], *, archive: bool, float_network=None, watch: Watch = unwatched) -> None:
     """Find out now, not after hours, what cannot be read, or measured with a float network. Raises ImageError."""
     colour = float_network is not None and float_network.config.image_channels == 3
     names = set()
-    for name, load in tqdm(items, desc="checking", unit="picture", disable=None, leave=False):
-        if archive and name in names:
-            raise ImageError(f"two pictures are called {name}, which they cannot be in one archive")
-        names.add(name)
-        if load().ndim == 2 and colour:
-            raise ImageError(f"{name}: a float network has no likelihood for grey pictures; leave out --float-network")
+    with watch("checking", "image") as progress:
+        for number, (name, load) in enumerate(items, 1):
+            if archive and name in names:
+                raise ImageError(f"two images are called {name}, which they cannot be in one archive")
+            names.add(name)
+            if load().ndim == 2 and colour:
+                raise ImageError(
+                    f"{name}: a float network has no likelihood for grey images; leave out --float-network"
+                )
+            progress(number, len(items))
 
 
 class Reading:
-    """Pictures for an archive, one after the other; what they were is known afterwards, and how long reading took."""
+    """Images for an archive, one after the other; what they were is known afterwards, and how long reading took."""
 
     def __init__(self, items: Sequence[Item]):
-        self.items, self.digests, self.seconds = items, [], 0.0
+        self.items, self.seconds = items, 0.0
+        self.digests: list[bytes] = []
 
     def __iter__(self) -> Iterator[tuple[str, Image]]:
         for name, load in self.items:

@@ -2,22 +2,40 @@
 
 from collections.abc import Sequence
 
+from tabulate import tabulate
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> str:
+from .document import Cell
+
+HEAD_WIDTH = 18  # characters, beyond which a heading goes on in the next line
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """Text in columns, the first to the left and the others to the right; numbers with thousands or three decimals."""
-    form = {str: str, int: "{:,}".format, float: "{:.3f}".format}
-    text = [[form[type(entry)](entry) for entry in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *text, strict=True)]
-    lines = []
-    for first, *others in (head, ["-" * width for width in widths], *text):
-        lines.append("  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]))
-    return "\n".join(lines)
+    text = [[_cell(entry) for entry in row] for row in rows]
+    align = ["left", *["right"] * (len(head) - 1)]
+    widths = [HEAD_WIDTH] * len(head)
+    return tabulate(
+        text,
+        head,
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=align if rows else None,
+        maxheadercolwidths=widths,
+    )
+
+
+def _cell(entry: Cell) -> str:
+    if entry is None:
+        return ""
+    if isinstance(entry, str):
+        return entry
+    return f"{entry:,}" if isinstance(entry, int) else f"{entry:,.3f}"
 
 
 def ledger_table(entry) -> str:
     """The parts of a `nvae_codec.rate.ledger.Ledger`, and the file that they add up to; below, how certain they are."""
     network = "integer" if entry.integer_network_bits is None else "float"
-    labels = {"negative_elbo_bits": f"negative ELBO of the {network} network"}
+    labels = {"negative_elbo_bits": f"negative ELBO of the {network} network", "rec_bits": "relative entropy coding"}
     rows = []
     for name, bits in (*entry.parts.items(), ("file", entry.file_bits)):
         label = labels.get(name, name.removesuffix("_bits").replace("_", " "))
@@ -30,5 +48,6 @@ def ledger_table(entry) -> str:
             f"{(entry.negative_elbo_bits + saved) / entry.subpixels:.3f} bits/sub-pixel"
         )
     if entry.standard_error_bits is not None:
-        text += f"\nstandard error of grid and direct coding together: {entry.standard_error_bits:,.0f} bits"
+        bits = f"{entry.standard_error_bits:,.0f} bits"
+        text += f"\nstandard error of grid and relative entropy coding together: {bits}"
     return text

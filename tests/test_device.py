@@ -236,5 +236,7 @@ def test_busy_programs_are_busy_until_nobody_wants_them():
 def test_busy_programs_run_beside_a_benchmark(toy_model_path, tmp_path):
     (tmp_path / "a.png").write_bytes(write_image(Image(smooth_tiles(1, 16)[0].permute(1, 2, 0).numpy())))
     before = set(psutil.Process().children())
-    result = invoke("bench", tmp_path / "a.png", "--model", toy_model_path, "--repeat", 1, "--beside", 2, "--json")
+    result = invoke(
+        "eval", "bench", tmp_path / "a.png", "--model", toy_model_path, "--repeat", 1, "--beside", 2, "--json"
+    )
     assert json.loads(result.stdout)["beside"] == 2 and set(psutil.Process().children()) <= before

@@ -4,9 +4,10 @@ Bits-back coding needs bits on the stack to draw a group's latents with. REC (Ha
 needs none: encoder and decoder share a table of draws from N(0, 1), the prior in its own units, and the file says which
 of them to take.
 
-Here the code can be searched exactly: every `bits` index bits lead to `latents` new latents, and these depend on the last `memory` index bits. So the indices are a
-path through a trellis of 2**memory states, and Viterbi's algorithm finds the path whose latents have the largest ratio
-of posterior to prior density (trellis source coding: Viterbi and Omura, 1974). If a block of latents is given about as
+Here the code can be searched exactly: every `bits` index bits lead to `latents` new latents, and these depend on the
+last `memory` index bits. So the indices are a path through a trellis of 2**memory states, and Viterbi's algorithm finds
+the path whose latents have the largest ratio of posterior to prior density (trellis source coding: Viterbi and Omura,
+1974). If a block of latents is given about as
 many index bits as its posteriors diverge from its priors (KL), the path's latents look like draws from the posterior.
 
 Latents of a tile come in a fixed random order, because a path can shift bits only among latents that are close to each

@@ -1,7 +1,7 @@
 """The topology of NVAE, once for the float network and its integer twin.
 
-A hierarchy is made of the ops that it is handed (`nvae_codec.model.ops`, or twins of them). It offers what the coder and
-the float objective both use: `features`, `start`, `prior`, `posterior`, `update`, `pixel_phases`.
+A hierarchy is made of the ops that it is handed (`nvae_codec.model.ops`, or twins of them). It offers what the coder
+and the float objective both use: `features`, `start`, `prior`, `posterior`, `update`, `pixel_phases`.
 Groups are numbered in decoder order, coarsest first.
 
 Source: Vahdat and Kautz, "NVAE: A Deep Hierarchical Variational Autoencoder", NeurIPS 2020. Where the published

@@ -3,8 +3,10 @@
 The parts are differences between costs, each measured on the tiles of the file, from what the model promises to what
 lies on the disk: negative ELBO of the float network, of the integer network, of the integer network with its inactive
 channels at the prior's mean, information in the latents and pixels that were coded, words of the stacks, bytes of the
-file. So they add up to the file's size whatever they are. The negative ELBOs are means over draws of the latents, and the file is one
-more draw: single parts are uncertain by about the standard error that the ledger gives.
+file. So they add up to the file's size whatever they are.
+
+The negative ELBOs are means over draws of the latents, and the file is one more draw: single parts are uncertain by
+about the standard error that the ledger gives.
 
 Where an image comes from another colour space (`nvae_codec.colour.spaces`), the negative ELBO is that of the possible
 colours, and the ledger says beside it what it would be of all.

@@ -151,7 +151,7 @@ def test_results_are_verified_and_sought_for_as_the_options_say(photos, toy_mode
 
 @pytest.mark.parametrize(
     "arguments",
-    [["compress", "a.png"], ["decompress", "a.nvb"], ["train"], ["evaluate-elbo", "run"], ["sample", "run"]],
+    [["compress", "a.png"], ["decompress", "a.nvb"], ["train"], ["eval", "elbo", "run"], ["sample", "run"]],
     ids=lambda arguments: arguments[0],
 )
 def test_numbers_of_threads_have_limits(photos, arguments):

@@ -1,13 +1,15 @@
-"""`bench`: the stages' seconds are those of the codec that users have."""
+"""`eval bench`: the stages' seconds are those of the codec that users have."""
 
 import json
 
 import numpy as np
 import pytest
 from helpers import smooth_tiles
-from terminal import documented_keys, failure, invoke
+from terminal import failure, invoke
 
 from nvae_codec.codec import Codec
+from nvae_codec.eval import document
+from nvae_codec.eval.printed import Bench
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
 from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
@@ -25,10 +27,10 @@ def images(tmp_path) -> list:
 
 @pytest.mark.parametrize("options", [[], ["--archive"]])
 def test_every_stage_is_timed_and_all_of_them_together_are_the_whole(images, toy_model_path, options):
-    result = invoke("bench", *images, "--model", toy_model_path, "--effort", 1, "--json", *options)
+    result = invoke("eval", "bench", *images, "--model", toy_model_path, "--effort", 1, "--json", *options)
     report = json.loads(result.stdout)
-    assert sorted(report) == sorted(documented_keys("bench")[0])
-    assert report["pictures"] == 2 and report["raw_bytes"] == 2 * 40 * 40 * 3 and report["forward"] is None
+    assert list(report) == list(document.schema(Bench)["properties"])
+    assert report["num_images"] == 2 and report["raw_bytes"] == 2 * 40 * 40 * 3 and report["forward"] is None
     groups = Codec.load(toy_model_path).model.num_groups
     for direction in ("compress", "decompress"):
         stages = report[direction]["stage_seconds"]
@@ -41,47 +43,47 @@ def test_every_stage_is_timed_and_all_of_them_together_are_the_whole(images, toy
 
 
 def test_the_kernel_is_named(images, toy_model_path, each_way):
-    report = json.loads(invoke("bench", *images, "--model", toy_model_path, "--repeat", 1, "--json").stdout)
+    report = json.loads(invoke("eval", "bench", *images, "--model", toy_model_path, "--repeat", 1, "--json").stdout)
     assert report["kernel"].startswith("int32, " if each_way.planes else "float64")
 
 
 def test_the_files_are_those_of_compress(images, toy_model_path):
-    report = json.loads(invoke("bench", *images, "--model", toy_model_path, "--repeat", 1, "--json").stdout)
+    report = json.loads(invoke("eval", "bench", *images, "--model", toy_model_path, "--repeat", 1, "--json").stdout)
     codec = Codec.load(toy_model_path)
     samples = [smooth_tiles(1, 40, seed)[0].permute(1, 2, 0).numpy() for seed in range(2)]
     assert report["file_bytes"] == sum(len(codec.compress(np.ascontiguousarray(each))) for each in samples)
 
 
 def test_both_networks_are_compared(images, toy_network, toy_integer_12, tmp_path):
-    model = tmp_path / "narrow.safetensors"
+    model = tmp_path / "small.safetensors"
     model.write_bytes(model_file.serialise(toy_integer_12, origin=toy_network))
     save_checkpoint(tmp_path / FILE_NAME, toy_network)
-    text = invoke("bench", *images, "--model", model, "--effort", 1, "--float-network", tmp_path).stdout
+    text = invoke("eval", "bench", *images, "--model", model, "--effort", 1, "--float-network", tmp_path).stdout
     assert all(each in text for each in ("float32 on cpu", "ratio", "raw MB/s", "read files", "write files"))
-    assert "nothing.png: there is no such file" in failure(invoke("bench", "nothing.png"))
+    assert "nothing.png: No such file or directory" in failure(invoke("eval", "bench", "nothing.png"))
 
 
 def test_operators_and_the_coders_calls_are_profiled(images, toy_model_path):
-    report = json.loads(invoke("bench", images[0], "--model", toy_model_path, "--profile", "--json").stdout)
+    report = json.loads(invoke("eval", "bench", images[0], "--model", toy_model_path, "--profile", "--json").stdout)
     found = {each["operator"]: each for each in report["profile"]}
     seconds = [each["seconds"] for each in report["profile"]]
     assert {"aten::matmul", "push_bits", "pop_normals"} <= set(found) and found["push_bits"]["calls"] >= 3
     assert seconds == sorted(seconds, reverse=True) and all(
         set(each) == {"operator", "calls", "seconds"} for each in report["profile"]
     )
-    assert "push_bits" in invoke("bench", images[0], "--model", toy_model_path, "--profile").stdout
+    assert "push_bits" in invoke("eval", "bench", images[0], "--model", toy_model_path, "--profile").stdout
 
 
 def test_workers_and_data_sets(images, toy_model_path):
     options = ["--model", toy_model_path, "--effort", 1, "--repeat", 1]
-    report = json.loads(invoke("bench", *images, "--archive", "--workers", 2, "--json", *options).stdout)
+    report = json.loads(invoke("eval", "bench", *images, "--archive", "--workers", 2, "--json", *options).stdout)
     assert report["workers"] == 2 and report["compress"]["stage_seconds"] is None
     assert report["peak_memory_bytes"] is None
-    assert "together" in invoke("bench", *images, "--archive", "--workers", 2, *options).stdout
+    assert "together" in invoke("eval", "bench", *images, "--archive", "--workers", 2, *options).stdout
     for arguments, reported in (
         (["--workers", 2, *images], "archive"),
         ([], "--dataset"),
         (["--data", ".", *images], "--dataset"),
-        (["--dataset", "cifar10", *images], "PICTURES"),
+        (["--dataset", "cifar10", *images], "IMAGES"),
     ):
-        assert reported in failure(invoke("bench", *arguments), status=2)
+        assert reported in failure(invoke("eval", "bench", *arguments), status=2)

@@ -8,35 +8,44 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
-from terminal import REPOSITORY
+from helpers import REPOSITORY
+from terminal import failure, invoke
 
-from nvae_codec.eval import compressai_bench, compressai_results
+from nvae_codec.eval import compressai_bench
 from nvae_codec.eval.compressai_results import document
+from nvae_codec.eval.results import Total
 from nvae_codec.image import Image, write_image
 
 KEYS = ["psnr-rgb", "ms-ssim-rgb", "bpp", "encoding_time", "decoding_time"]  # of CompressAI's own files
+TOTAL_FIELDS = [field.name for field in fields(Total)]
 
 
-def compared(bits: int = 8, **totals: float) -> dict:
-    """A results.json of `compare`, as far as it is read: bits/pixel by codec, of four pictures."""
+def compared(bits: int = 8, **rates: float) -> dict:
+    """A results.json of `compare`: bits/pixel by codec, of four images."""
+    totals = [
+        {field: 1.0 for field in TOTAL_FIELDS}
+        | {"codec": codec, "num_images": 4, "size_bytes": 1, "idle_memory_bytes": 0, "peak_memory_bytes": 0}
+        | {"bits_per_pixel_mean_over_images": rate, "encode_seconds": 8.0, "decode_seconds": 2.0}
+        for codec, rate in rates.items()
+    ]
+    data = {"source": "images", "names": list("abcd"), "num_images": 4, "pixels": 4, "subpixels": 12}
+    settings = {"across_processes": False, "encode_threads": None, "decode_threads": None}
     return {
         "kind": "compare",
-        "data": {"bits_per_sample": bits},
-        "settings": {"codecs": {codec: "1.0, best" for codec in totals}},
-        "totals": [
-            {
-                "codec": codec,
-                "pictures": 4,
-                "bits_per_pixel_mean_over_images": rate,
-                "encode_seconds": 8.0,
-                "decode_seconds": 2.0,
-            }
-            for codec, rate in totals.items()
-        ],
+        "schema_version": 1,
+        "command": "nvae-codec eval compare",
+        "platform": "any",
+        "data": data | {"bits_per_sample": bits},
+        "settings": settings | {"codecs": {codec: "1.0, best" for codec in rates}, "solid_archive_obstacle": "none"},
+        "results": [],
+        "totals": totals,
+        "left_out": [],
+        "solid_archives": None,
     }
 
 
@@ -45,9 +54,8 @@ def save(path: Path, content: object) -> Path:
     return path
 
 
-def converted(capsys, *arguments: object) -> tuple[int, str, str]:
-    status = compressai_results.main(list(map(str, arguments)))
-    return status, *capsys.readouterr()
+def converted(*arguments: object):
+    return invoke("eval", "compressai", *arguments)
 
 
 def test_the_document_of_a_lossless_codec():
@@ -87,52 +95,47 @@ def test_no_document_of_other_numbers(columns, height, reason):
         document("ours", "", *columns, drawn_at_db=height)
 
 
-def test_a_file_for_each_codec(tmp_path, capsys):
+def test_a_file_for_each_codec(tmp_path):
     first = save(tmp_path / "1.json", compared(ours=11.0, png=13.5))
     second = save(tmp_path / "2.json", compared(jxl=8.75))
-    status, out, err = converted(capsys, first, second, "-o", tmp_path / "out")
+    result = converted(first, second, "-o", tmp_path / "out")
     paths = [tmp_path / "out" / f"{codec}.json" for codec in ("ours", "png", "jxl")]
-    assert (status, out, err) == (0, "".join(f"{path}\n" for path in paths), "")
+    expected = (0, "".join(f"{path}\n" for path in paths), "")
+    assert (result.exit_code, result.stdout, result.stderr) == expected
     assert json.loads(paths[1].read_text()) == document(
-        "png", "png 1.0, best, lossless, 4 pictures", [13.5], [2.0], [0.5]
+        "png", "png 1.0, best, lossless, 4 images", [13.5], [2.0], [0.5]
     )
-    status, _, _ = converted(capsys, first, "--drawn-at", 48, "-o", tmp_path / "drawn")
+    result = converted(first, "--drawn-at", 48, "-o", tmp_path / "drawn")
     drawn = json.loads((tmp_path / "drawn" / "ours.json").read_text(), parse_constant=pytest.fail)
-    assert status == 0 and drawn["name"] == "ours (lossless, drawn at 48 dB)"
+    assert result.exit_code == 0 and drawn["name"] == "ours (lossless, drawn at 48 dB)"
 
 
-def test_what_cannot_be_converted_is_said_in_a_sentence(tmp_path, capsys):
+def test_what_cannot_be_converted_is_said_in_a_sentence(tmp_path):
     good = save(tmp_path / "good.json", compared(ours=11.0))
     out = tmp_path / "out"
     out.mkdir()
     (out / "ours.json").touch()
-    none = "not a results.json of nvae_codec.eval.compare"
+    none = "not results of `eval compare`"
     for given, reason in (
         ([save(tmp_path / "list.json", [])], none),
         ([save(tmp_path / "kind.json", {"kind": "rate"})], none),
-        ([save(tmp_path / "empty.json", compared())], none),
-        ([save(tmp_path / "nothing.json", compared(ours=-1))], none),
+        ([save(tmp_path / "empty.json", compared())], "no codec was measured"),
+        ([save(tmp_path / "nothing.json", compared(ours=-1))], "bpp must hold positive numbers"),
         ([tmp_path / "none"], "No such file"),
         ([save(tmp_path / "five.json", compared(5, ours=9.0))], "of samples of 5 bits"),
         ([good, good], "ours is in another file too"),
         ([good], "ours.json: is there already"),
     ):
-        status, reported, err = converted(capsys, *given, "-o", out)
-        assert (status, reported, err.count("\n")) == (1, "", 1) and reason in err
-        assert err.startswith("nvae_codec.eval.compressai_results: ")
+        message = failure(converted(*given, "-o", out))
+        assert message.startswith("nvae-codec: ") and message.count("\n") == 1 and reason in message
     for arguments in ([good], [good, "-o", out, "--drawn-at", "inf"], [good, "-o", out, "--drawn-at", "much"]):
-        with pytest.raises(SystemExit) as end:
-            converted(capsys, *arguments)
-        assert end.value.code == 2
-        capsys.readouterr()
+        failure(converted(*arguments), status=2)
 
 
-def test_without_compressai_the_extra_is_named(monkeypatch, capsys):
+def test_without_compressai_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(compressai_bench, "find_spec", lambda name: None)
-    assert compressai_bench.main(["nvaecodec", "pictures"]) == 1
-    assert capsys.readouterr().err == (
-        "nvae_codec.eval.compressai_bench: CompressAI comes with the extra: pip install 'nvae-codec[compressai]'\n"
-    )
+    message = failure(invoke("eval", "compressai-bench", "nvaecodec", "images", "-q", "0", "--help"))
+    assert message == "nvae-codec: CompressAI comes with the extra: pip install 'nvae-codec[compressai]'\n"
 
 
 # Its own tools
@@ -153,8 +156,8 @@ def command(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """Two small pictures; the bench finds files by their suffixes, in lower case."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Two small images; the bench finds files by their suffixes, in lower case."""
+    folder = tmp_path_factory.mktemp("images")
     y, x = np.indices((40, 60))
     for number in range(2):
         samples = np.stack([y * 5, x * 4 + number * 9, (x + y) * 2], axis=2).astype(np.uint8)
@@ -172,9 +175,9 @@ def theirs(images, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("metric", ["psnr", "encoding_time", "decoding_time"])
-def test_its_plot_draws_our_files_with_its_own(theirs, tmp_path, capsys, metric):
+def test_its_plot_draws_our_files_with_its_own(theirs, tmp_path, metric):
     results = save(tmp_path / "results.json", compared(ours=11.0, png=13.5))
-    converted(capsys, results, "-o", tmp_path / "exact")
+    converted(results, "-o", tmp_path / "exact")
     figure = tmp_path / "figure.png"
     command("compressai.utils.plot", "-f", theirs, *sorted((tmp_path / "exact").iterdir()), "-m", metric, "-o", figure)
     assert figure.read_bytes().startswith(b"\x89PNG")
@@ -203,7 +206,9 @@ def test_where_its_plot_draws_them(tmp_path, metric):
 def test_its_bench_drives_our_codec(theirs, images, toy_model_path, tmp_path):
     """With the infinite quality that it computes itself; two jobs at a time find the same."""
     start = [
-        "nvae_codec.eval.compressai_bench",
+        "nvae_codec.cli",
+        "eval",
+        "compressai-bench",
         "nvaecodec",
         images,
         "--metrics",
@@ -229,7 +234,7 @@ def test_its_bench_drives_our_codec(theirs, images, toy_model_path, tmp_path):
     assert (tmp_path / "figure.png").exists()
 
 
-def test_what_its_bench_cannot_do_is_said_in_a_sentence(images, toy_model_path, capsys, monkeypatch):
+def test_what_its_bench_cannot_do_is_said_in_a_sentence(images, toy_model_path, monkeypatch):
     pytest.importorskip("compressai")
     start = ["nvaecodec", str(images), "--metrics", "psnr-rgb", "--model"]
     for arguments, reason in (
@@ -237,13 +242,11 @@ def test_what_its_bench_cannot_do_is_said_in_a_sentence(images, toy_model_path, 
         ([*start, "missing.safetensors"], "missing.safetensors"),
         (["nvaecodec", "nowhere"], "No such directory: nowhere"),
     ):
-        assert compressai_bench.main(arguments) == 1
-        out, err = capsys.readouterr()
-        assert out == "" and err.count("\n") == 1 and reason in err
-        assert err.startswith("nvae_codec.eval.compressai_bench: ")
+        message = failure(invoke("eval", "compressai-bench", *arguments))
+        assert message.startswith("nvae-codec: ") and message.count("\n") == 1 and reason in message
     from nvae_codec.codec import Codec
 
     genuine = Codec.decompress
     monkeypatch.setattr(Codec, "decompress", lambda self, data: Image(genuine(self, data).samples ^ 1))
-    assert compressai_bench.main([*start, str(toy_model_path)]) == 1
-    assert "0.png: other samples came back" in capsys.readouterr().err
+    message = failure(invoke("eval", "compressai-bench", *start, str(toy_model_path)))
+    assert "0.png: other samples came back" in message

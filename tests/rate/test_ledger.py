@@ -26,7 +26,6 @@ from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.chains import Search
 from nvae_codec.errors import DriftError, ImageError, ModelError
-from nvae_codec.eval import rate_vs_elbo as evaluation
 from nvae_codec.eval.tables import ledger_table
 from nvae_codec.image import Image, write_image
 from nvae_codec.integer import model_file
@@ -436,7 +435,7 @@ def test_a_table_lies_under_the_line_of_its_file(photos, model_path, run_path):
             "integer network",
             "inactive channels",
             "grid",
-            "direct coding",
+            "relative entropy coding",
             "coder",
             "headers and checksums",
             "metadata",
@@ -533,25 +532,23 @@ def test_a_ledger_that_fails_leaves_the_file(photos, model_path, monkeypatch, er
 # Over many images
 
 
-def evaluated(capsys, *arguments: object) -> tuple[int, str, str]:
-    status = evaluation.main(list(map(str, arguments)))
-    return status, *capsys.readouterr()
+def evaluated(*arguments: object) -> tuple[int, str, str]:
+    result = invoke("eval", "rate", *arguments)
+    return result.exit_code, result.stdout, result.stderr
 
 
-def test_images_can_be_cut_and_left_out(photos, model_path, capsys):
-    status, _, _ = evaluated(
-        capsys, "photos", "--images", 1, "--crop", 5, "--effort", 1, "--model", model_path, "-o", "out"
-    )
+def test_images_can_be_cut_and_left_out(photos, model_path):
+    status, _, _ = evaluated("photos", "--images", 1, "--crop", 5, "--effort", 1, "--model", model_path, "-o", "out")
     (path,) = Path("out/files").glob("*.nvb")
     back = Codec.load(model_path).decompress(path.read_bytes()).samples
     assert status == 0 and np.array_equal(back, picture(20, 33)[7:12, 14:19])
-    status, _, err = evaluated(capsys, "photos/b.png", "--crop", 17, "--model", model_path)
-    assert status == 1 and err == "nvae_codec.eval.rate_vs_elbo: b.png: 16 x 16 pixels are too few for a crop of 17\n"
-    status, _, err = evaluated(capsys, "photos/b.png", "--reduce", 17, "--model", model_path)
-    assert status == 1 and err == "nvae_codec.eval.rate_vs_elbo: b.png: 16 x 16 pixels cannot be reduced by 17\n"
+    status, _, err = evaluated("photos/b.png", "--crop", 17, "--model", model_path)
+    assert status == 1 and err == "nvae-codec: b.png: 16 x 16 pixels are too few for a crop of 17\n"
+    status, _, err = evaluated("photos/b.png", "--reduce", 17, "--model", model_path)
+    assert status == 1 and err == "nvae-codec: b.png: 16 x 16 pixels cannot be reduced by 17\n"
 
 
-def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, capsys, monkeypatch):
+def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, monkeypatch):
     monkeypatch.setattr(Codec, "compress", None)
     monkeypatch.setattr(Codec, "compress_archive", None)
     Path("bad.png").write_bytes(b"no image")
@@ -562,7 +559,7 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
     grey = "grey.png: a float network has no likelihood for grey images"
     for arguments, reason in (
         (["photos", "bad.png"], "bad.png: this is no image"),
-        (["missing.png"], "rate_vs_elbo: missing.png: No such file or directory"),
+        (["missing.png"], "nvae-codec: missing.png: No such file or directory"),
         (["photos", "-o", "done"], "done: holds a results.json already; choose another folder"),
         (["photos", "-o", "grey.png"], "grey.png: is a file, not a folder"),
         (["photos", "grey.png", "--float-network", run_path], grey),
@@ -571,9 +568,9 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
         (["--dataset", "photos"], "no data set 'photos' of images of one size; there are mnist"),
         (["--dataset", "folder"], "no data set 'folder' of images of one size"),
     ):
-        status, out, err = evaluated(capsys, *arguments, "--model", model_path)
+        status, out, err = evaluated(*arguments, "--model", model_path)
         assert status == 1 and out == "" and err.count("\n") == 1
-        assert err.startswith("nvae_codec.eval.rate_vs_elbo: ") and reason in err
+        assert err.startswith("nvae-codec: ") and reason in err
     for arguments in (
         [],
         ["photos", "--dataset", "cifar10"],
@@ -582,9 +579,7 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
         ["photos", "--images", -1],
         ["photos", "--crop", "1.5"],
     ):
-        with pytest.raises(SystemExit) as end:
-            evaluated(capsys, *arguments)
-        assert end.value.code == 2
+        assert evaluated(*arguments)[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -597,22 +592,22 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
         ),
     ],
 )
-def test_failures_name_their_image_and_leave_no_folder(photos, model_path, capsys, monkeypatch, error, reason):
+def test_failures_name_their_image_and_leave_no_folder(photos, model_path, monkeypatch, error, reason):
     def refuse(self, image, **_):
         raise error
 
     monkeypatch.setattr(Codec, "compress", refuse)
-    status, _, err = evaluated(capsys, "photos", "--model", model_path, "-o", "out")
-    assert (status, err) == (1, f"nvae_codec.eval.rate_vs_elbo: a.png: {reason}\n") and not os.path.exists("out")
+    status, _, err = evaluated("photos", "--model", model_path, "-o", "out")
+    assert (status, err) == (1, f"nvae-codec: a.png: {reason}\n") and not os.path.exists("out")
 
 
-def test_a_data_set(photos, model_path, capsys):
+def test_a_data_set(photos, model_path):
     tiles = smooth_tiles(4, 32).numpy()
     Path("set").mkdir()
     for split, images in (("train", tiles[:2]), ("test", tiles[2:])):
         np.save(f"set/{split}.npy", images)
     status, _, err = evaluated(
-        capsys, "--dataset", "cifar10", "--data", "set", "--archive", "--effort", 1, "--model", model_path, "-o", "out"
+        "--dataset", "cifar10", "--data", "set", "--archive", "--effort", 1, "--model", model_path, "-o", "out"
     )
     assert status == 0, err
     content = container.unpack(Path("out/files/archive.nvb").read_bytes())
@@ -626,7 +621,7 @@ def test_no_extra_and_no_torch_are_needed_to_begin():
     script = """if True:
         import sys
         sys.modules["imagecodecs"] = None
-        import nvae_codec.cli.ledger, nvae_codec.eval.tables, nvae_codec.eval.rate_vs_elbo
+        import nvae_codec.cli.ledger, nvae_codec.eval.tables, nvae_codec.eval.rate
         sys.exit("torch" in sys.modules)
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
@@ -656,16 +651,16 @@ def digits(tmp_path, monkeypatch) -> tuple[Path, Path]:
     return model, run
 
 
-def test_black_and_white_of_a_data_tile_batch_is_measured(digits, capsys):
+def test_black_and_white_of_a_data_set_is_measured(digits):
     model, run = digits
     status, _, err = evaluated(
-        capsys, "--dataset", "mnist", "--data", ".", "--archive", "--model", model, "--float-network", run, "-o", "out"
+        "--dataset", "mnist", "--data", ".", "--archive", "--model", model, "--float-network", run, "-o", "out"
     )
     assert status == 0, err
     found = json.loads(Path("out/results.json").read_text())
     assert found["data"] == {
         "source": "mnist",
-        "images": 3,
+        "num_images": 3,
         "pixels": 3 * 784,
         "subpixels": 3 * 784,
         "bits_per_sample": 1,

@@ -19,7 +19,7 @@ SPEAKING = 4  # channels of each group that say something, of 20
 
 @pytest.mark.slow
 def test_a_single_image_of_the_ffhq_preset_needs_no_initial_bits():
-    """Weights are random; most channels are made to say nothing, as most of a trained network's do, and set inactive."""
+    """Weights are random; most channels are made to say nothing, as most of a trained network's do: inactive."""
     torch.manual_seed(0)
     network = NVAE(PRESETS["ffhq256"])
     latents = network.config.num_latent_per_group

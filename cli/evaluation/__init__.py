@@ -1,0 +1,1 @@
+"""The commands of `nvae-codec eval`, a module for each."""

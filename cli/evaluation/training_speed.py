@@ -1,0 +1,104 @@
+"""The `eval training-speed` command."""
+
+from pathlib import Path
+
+import click
+
+from nvae_codec.errors import ModelError
+from nvae_codec.eval.printed import TrainingSpeed
+
+from ..files import echo, write
+from ..options import PATH, device_option
+from .options import POSITIVE, Recorded
+
+
+class Ways(click.ParamType):
+    """A way to execute training."""
+
+    name = "way"
+
+    def convert(self, value, param, ctx) -> str:
+        from nvae_codec.eval.training_speed import WAYS
+
+        if value not in WAYS:
+            self.fail(f"there is no way {value!r}; there are: {'; '.join(WAYS)}", param, ctx)
+        return value
+
+
+class Settings(click.ParamType):
+    """NAME=VALUE."""
+
+    name = "setting"
+
+    def convert(self, value, param, ctx) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, sign, text = value.partition("=")
+        if not (name and sign):
+            self.fail(f"{value!r} is not NAME=VALUE.", param, ctx)
+        return name, text
+
+
+@click.command(
+    cls=Recorded, results=TrainingSpeed, output="the file that --json keeps", short_help="Speed and memory of training."
+)
+@click.option("--preset", metavar="NAME", default="cifar10-small", show_default=True, help="As of `train`.")
+@click.option("--batch-size", metavar="N", type=POSITIVE, help="Images in a step.  [default: the recipe's]")
+@device_option()
+@click.option("--steps", metavar="N", type=POSITIVE, default=24, show_default=True, help="Of every way.")
+@click.option("--skip", metavar="WAY", type=Ways(), multiple=True, help="A way to leave out; any number.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="NAME=VALUE",
+    type=Settings(),
+    multiple=True,
+    help="A field of the network, e.g. num_channels_enc=16; any number.",
+)
+@click.option(
+    "--beside",
+    metavar="N",
+    type=click.IntRange(0, 1024),
+    default=0,
+    show_default=True,
+    help="Busy programs that run beside and want a processor each.",
+)
+@click.option("--json", "output", metavar="FILE", type=PATH, help="Keep the figures in this file.")
+def training_speed(
+    preset: str, skip: tuple[str, ...], settings: tuple[tuple[str, str], ...], output: Path | None, **options
+) -> None:
+    """Measure training steps in every way that a run can be executed, each in a process of its own, on random images.
+
+    Prints a Markdown table. The ways differ in precision, memory layout, fused batch norms, recomputation and
+    compilation.
+
+    \b
+    Examples:
+      nvae-codec eval training-speed --preset cifar10-small --steps 15
+      nvae-codec eval training-speed --skip "the same in fp16" --skip "bf16, cells compiled" --json speed.json
+      nvae-codec eval training-speed --preset photo --set num_channels_enc=16 --batch-size 4
+    """
+    from nvae_codec.eval.document import to_json
+    from nvae_codec.eval.printed import Speed
+    from nvae_codec.eval.training_speed import WAYS, check_settings, measure_ways
+    from nvae_codec.model.presets import PRESETS
+
+    if preset not in PRESETS:
+        raise click.UsageError(f"There is no preset {preset}; there are {', '.join(PRESETS)}.")
+    check_settings(preset, dict(settings))
+    ways = [way for way in WAYS if way not in skip]
+    found: dict[str, Speed] = {}
+    echo("| way | images/s | first report, s | peak memory, MB |\n|---|---|---|---|")
+    for way, speed in measure_ways(preset, ways, settings=dict(settings), **options):
+        if isinstance(speed, str):
+            echo(f"| {way} | failed: {speed[:100]} | | |")
+            continue
+        found[way] = speed
+        first, megabytes = f"{speed.first_report_seconds:.1f}", f"{speed.peak_bytes / 1e6:,.0f}"
+        echo(f"| {way} | {speed.images_per_second:.1f} | {first} | {megabytes} |")
+    if not found:
+        raise ModelError("nothing could be measured")
+    speed = next(iter(found.values()))
+    echo(f"\npreset {preset}, batch of {speed.batch_size}, {speed.device}")
+    if output is not None:
+        write(output, to_json(TrainingSpeed(preset=preset, ways=found)).encode())
