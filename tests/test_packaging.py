@@ -104,7 +104,7 @@ def test_the_source_archive_holds_what_the_checkout_does(built):
 def test_the_installed_wheel_works_far_from_the_checkout(installed):
     code = "import nvae_codec.cli.main as main; print(main.__file__); main.main"
     assert run(sys.executable, "-c", code, PYTHONPATH=str(installed)).startswith(str(installed))
-    for module in ("codec", "weights", "bitstreams.container", "training.loop", "eval.compare", "eval.demo"):
+    for module in ("codec", "integer.model_file", "bitstreams.container", "training.loop", "eval.compare", "eval.demo"):
         run(sys.executable, "-c", f"import nvae_codec.{module}", PYTHONPATH=str(installed))
 
 

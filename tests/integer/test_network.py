@@ -559,26 +559,26 @@ def test_a_tampered_model_file_is_refused(toy_model_path, tmp_path, name, edit):
         model_file.load(change(toy_model_path, name, edit, tmp_path / "m.safetensors"))
 
 
-def test_inactive_channels_are_kept_in_the_model_file_and_rest_at_the_mean(toy_integer, toy_model_path, tmp_path):
+def test_inactive_channels_are_kept_in_the_model_file_and_are_the_priors_mean(toy_integer, toy_model_path, tmp_path):
     model, fingerprint = model_file.load(toy_model_path)
     channels = model.group_shape(0)[0]
     assert model.active(0).tolist() == list(range(channels))
     model.network.latent_inactive[0, 1] = 1
     path = tmp_path / "m.safetensors"
     path.write_bytes(model_file.serialise(model.network))
-    inactive, other_fingerprint = model_file.load(path)
-    assert other_fingerprint != fingerprint and inactive.digest() == model.digest()
-    assert inactive.active(0).tolist() == [channel for channel in range(channels) if channel != 1]
+    sparse, other_fingerprint = model_file.load(path)
+    assert other_fingerprint != fingerprint and sparse.digest() == model.digest()
+    assert sparse.active(0).tolist() == [channel for channel in range(channels) if channel != 1]
     offsets = np.random.default_rng(0).integers(-2048, 2049, (2, *model.group_shape(0)))
     inactive = offsets.copy()
     inactive[:, 1] = 0
-    for mean, (some, others) in (
-        ("at rest", (inactive, inactive)),
-        ("not", (model_file.load(toy_model_path)[0], inactive)),
+    for kind, (some, others) in (
+        ("inactive", (sparse, sparse)),
+        ("active", (model_file.load(toy_model_path)[0], sparse)),
     ):
         first = some.prior(1, some.update(0, some.start(2), offsets))
         second = others.prior(1, others.update(0, others.start(2), inactive))
-        assert np.array_equal(first.mean, second.mean) == (mean == "at rest")
+        assert np.array_equal(first.mean, second.mean) == (kind == "inactive")
 
 
 def test_files_that_are_no_model_are_refused(toy_model_path, tmp_path):
