@@ -45,6 +45,7 @@ test-slow: $(VENV)/dev.stamp
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 kodak: $(VENV)/eval.stamp

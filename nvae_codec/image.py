@@ -109,24 +109,35 @@ def image_shape(source: bytes | BinaryIO) -> tuple[int, ...]:
         return (decoded.height, decoded.width) + ((3,) if decoded.mode == "RGB" else ())
 
 
-def find_images(folder: Path, *, recursive: bool = True) -> list[Path]:
-    """The image files in a folder, known by their suffixes, sorted by their paths.
+def is_image_file(path: Path) -> bool:
+    """Whether a name is that of an image file, which is known by its suffix, and not hidden."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
-    With `recursive` those in its sub-folders too. Hidden files and folders are passed over, links to folders are not
-    followed. Raises ImageError if there is no image file, and OSError if a folder cannot be read.
+
+def visible_files(folder: Path, *, recursive: bool = True) -> Iterator[Path]:
+    """The files in a folder by their names and, with `recursive`, then those in its sub-folders likewise.
+
+    Hidden files and folders are passed over, links to folders are not followed. Raises OSError if one cannot be read.
     """
 
     def fail(error: OSError) -> None:
         raise error
 
-    found = []
     for place, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]  # the walk goes on to these
-        visible = (Path(place, name) for name in names if not name.startswith("."))
-        found += [path for path in visible if path.suffix.lower() in SUFFIXES]
+        # The walk goes on to these.
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+
+
+def find_images(folder: Path, *, recursive: bool = True) -> list[Path]:
+    """The image files among `visible_files`, sorted by their paths.
+
+    Raises ImageError if there is none, and OSError if a folder cannot be read.
+    """
+    found = sorted(filter(is_image_file, visible_files(folder, recursive=recursive)), key=Path.as_posix)
     if not found:
         raise ImageError(f"{folder}: there is no image file in this folder")
-    return sorted(found, key=Path.as_posix)
+    return found
 
 
 def write_image(image: Image, suffix: str = ".png") -> bytes:

@@ -85,7 +85,7 @@ def run_on_fake_gpu(network: IntegerNetwork) -> list[torch.Tensor]:
 
 
 @needs_fake_gpu
-@pytest.mark.parametrize("bits", [16, 12], ids=["wide", "narrow"])
+@pytest.mark.parametrize("bits", [16, 12], ids=["16 bits", "12 bits"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_every_operand_is_on_the_device(config, bits):
     """An operation with operands on two devices raises; all results are on the GPU."""
@@ -131,7 +131,7 @@ def test_devices_that_are_not_there_get_a_sentence(tmp_path, monkeypatch, comman
 
 
 @needs_gpu
-@pytest.mark.parametrize("bits", [16, 12], ids=["wide", "narrow"])
+@pytest.mark.parametrize("bits", [16, 12], ids=["16 bits", "12 bits"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_gpu_computes_the_same_integers(config, bits):
     network = network_of(config, bits)

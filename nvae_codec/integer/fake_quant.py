@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -114,23 +115,6 @@ def choosing_scales(network: nn.Module) -> Iterator[None]:
             rounding._choosing = False
 
 
-class _Exact(nn.Module):
-    """In the place of a rounding: none."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-    again = forward
-
-
-def unrounded(network: nn.Module) -> nn.Module:
-    """The network itself, which from now on rounds nothing; another network without roundings as it is."""
-    for module in network.modules():
-        if isinstance(getattr(module, "rounding", None), Rounding):
-            module.rounding = _Exact()
-    return network
-
-
 def _activated(rounding: Rounding, x: Tensor, activation: str | None) -> Tensor:
     """Rounded before the activation, which is a table of integers then, and after it, to the same unit."""
     x = rounding(x)
@@ -181,3 +165,12 @@ class Sum(float_ops.Sum):
 def float_network(config: NVAEConfig) -> NVAE:
     """A float network of this configuration, with ops that round activations where it says so."""
     return NVAE(config, sys.modules[__name__] if config.rounded_activations else float_ops)
+
+
+def unrounded(network: NVAE) -> NVAE:
+    """The same network with plain ops, which round nothing; itself, if it is one."""
+    if not network.config.rounded_activations:
+        return network
+    plain, state = NVAE(replace(network.config, rounded_activations=False)), network.state_dict()
+    plain.load_state_dict({name: state[name] for name in plain.state_dict()})
+    return plain.eval()

@@ -3,37 +3,23 @@
 from functools import partial
 from types import SimpleNamespace
 
-from nvae_codec.integer.conv import Conv
-from nvae_codec.integer.layers import (
-    Activate,
-    Concat,
-    ImageInput,
-    Mean,
-    Quarters,
-    RawNormal,
-    Residual,
-    Resize,
-    StandardNormal,
-    Start,
-    Sum,
-    Upsample,
-)
+from nvae_codec.integer import conv, layers
 from nvae_codec.integer.op import Arithmetic
 
 OPS = (
-    Conv,
-    Activate,
-    Concat,
-    ImageInput,
-    Mean,
-    Quarters,
-    RawNormal,
-    Residual,
-    Resize,
-    StandardNormal,
-    Start,
-    Sum,
-    Upsample,
+    conv.Conv,
+    layers.Activate,
+    layers.Concat,
+    layers.ImageInput,
+    layers.Mean,
+    layers.Quarters,
+    layers.RawNormal,
+    layers.Residual,
+    layers.Resize,
+    layers.StandardNormal,
+    layers.Start,
+    layers.Sum,
+    layers.Upsample,
 )
 
 

@@ -36,7 +36,7 @@ PHASES = dataclasses.replace(
 QUICK = Execution(device="cpu", tensorboard=False, report_every=1, save_every=2)
 
 
-def plain_and_narrow(config: NVAEConfig, seed: int = 0) -> tuple[NVAE, NVAE]:
+def plain_and_rounded(config: NVAEConfig, seed: int = 0) -> tuple[NVAE, NVAE]:
     """An untrained network, and one of the same weights that rounds, with scales chosen by some tiles."""
     torch.manual_seed(seed)
     plain = NVAE(config)
@@ -44,13 +44,13 @@ def plain_and_narrow(config: NVAEConfig, seed: int = 0) -> tuple[NVAE, NVAE]:
     for module in plain.modules():  # squeeze-and-excitation would begin almost linear
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.normal_(module.weight, std=0.1)
-    narrow = float_network(dataclasses.replace(config, rounded_activations=True))
-    missing, unexpected = narrow.load_state_dict(plain.state_dict(), strict=False)
+    rounded = float_network(dataclasses.replace(config, rounded_activations=True))
+    missing, unexpected = rounded.load_state_dict(plain.state_dict(), strict=False)
     assert missing and all(name.endswith("rounding.bits") for name in missing) and not unexpected
     x = unit_range(config, smooth_tiles(16, config.image_size, seed=1))
-    with torch.no_grad(), choosing_scales(narrow.eval()):
-        narrow(x)
-    return plain.eval(), narrow
+    with torch.no_grad(), choosing_scales(rounded.eval()):
+        rounded(x)
+    return plain.eval(), rounded
 
 
 def roundings(network: torch.nn.Module) -> dict[str, int]:
@@ -132,10 +132,10 @@ def test_results_of_an_activation_have_the_unit_of_its_argument():
     ids=[*ARCHITECTURES, "flows", "phases"],
 )
 def test_integers_have_the_scales_of_training_and_cost_next_to_nothing(config):
-    _, narrow = plain_and_narrow(config)
-    exact = convert(narrow, smooth_tiles(8, 16, seed=2), activation_bits=12)
-    bits = roundings(narrow)
-    assert len(bits) == sum(isinstance(module, Rounding) for module in narrow.modules()) > 20
+    _, rounded = plain_and_rounded(config)
+    exact = convert(rounded, smooth_tiles(8, 16, seed=2), activation_bits=12)
+    bits = roundings(rounded)
+    assert len(bits) == sum(isinstance(module, Rounding) for module in rounded.modules()) > 20
     leaves = dict(exact.named_modules())
     with_tables = {
         name: int(leaves[name].output.table_bits)
@@ -143,38 +143,38 @@ def test_integers_have_the_scales_of_training_and_cost_next_to_nothing(config):
         if isinstance(leaves[name], Activate) or isinstance(leaves[name], Conv) and leaves[name].output.activation
     }
     assert with_tables == {name: bits[name] for name in with_tables} and with_tables
-    assert abs(compare(narrow, exact, smooth_tiles(16, 16, seed=5)).relative) < 2e-3
+    assert abs(compare(rounded, exact, smooth_tiles(16, 16, seed=5)).relative) < 2e-3
 
 
 def test_raw_outputs_are_not_rounded():
     """Distributions and parameters of pixels have 16 bits in integers."""
-    _, narrow = plain_and_narrow(PHASES)
-    latents = [*(head[1] for head in narrow.prior_heads), *narrow.posterior_heads]
-    raw = [*latents, *narrow.phases.heads()]
+    _, rounded = plain_and_rounded(PHASES)
+    latents = [*(head[1] for head in rounded.prior_heads), *rounded.posterior_heads]
+    raw = [*latents, *rounded.phases.heads()]
     assert all(layer.rounding is None for layer in raw)
-    convolutions = [module for module in narrow.modules() if isinstance(module, fake_quant.Conv)]
+    convolutions = [module for module in rounded.modules() if isinstance(module, fake_quant.Conv)]
     assert sum(module.rounding is None for module in convolutions) == len(raw)
 
 
 def test_rounding_changes_what_is_computed_and_can_be_left_out():
-    plain, narrow = plain_and_narrow(PHASES)
+    plain, rounded = plain_and_rounded(PHASES)
     x, noise = unit_range(PHASES, smooth_tiles(4, 16, seed=3)), lambda group, shape: torch.zeros(shape)
     with torch.no_grad():
-        before, with_rounding = plain(x, noise).output, narrow(x, noise).output
-        after = unrounded(narrow)(x, noise).output
+        before, with_rounding = plain(x, noise).output, rounded(x, noise).output
+        after = unrounded(rounded)(x, noise).output
     assert not torch.equal(before, with_rounding)
     assert torch.allclose(before, after, rtol=1e-5, atol=1e-5)
     assert unrounded(plain) is plain
 
 
-def test_a_wide_twin_has_scales_of_its_own():
+def test_a_16_bit_twin_has_scales_of_its_own():
     """It has bits enough for all activations, so nothing saturates in it that did not in training."""
-    plain, narrow = plain_and_narrow(PHASES)
+    plain, rounded = plain_and_rounded(PHASES)
     tiles = smooth_tiles(8, 16, seed=2)
-    of_narrow, of_plain = (convert(network, tiles, activation_bits=16) for network in (narrow, plain))
+    of_rounded, of_plain = (convert(network, tiles, activation_bits=16) for network in (rounded, plain))
     difference = max(
         abs(int(mine.output.table_bits) - int(other.output.table_bits))
-        for mine, other in zip(of_narrow.ops(), of_plain.ops(), strict=True)
+        for mine, other in zip(of_rounded.ops(), of_plain.ops(), strict=True)
         if isinstance(mine, Activate)
     )
     assert difference <= 1
@@ -199,10 +199,10 @@ def test_a_12_bit_network_begins_with_a_trained_one_and_keeps_its_scales(dataset
     plain = train(PHASES, recipe, dataset, tmp_path / "plain", QUICK)
     config = dataclasses.replace(PHASES, rounded_activations=True)
     stops = iter([False, True])
-    half = train(config, recipe, dataset, tmp_path / "narrow", QUICK, stop=lambda: next(stops), start=plain)
+    half = train(config, recipe, dataset, tmp_path / "rounded", QUICK, stop=lambda: next(stops), start=plain)
     chosen = roundings(half)
     assert len(set(chosen.values())) > 1
-    whole = train(config, recipe, dataset, tmp_path / "narrow", QUICK)
+    whole = train(config, recipe, dataset, tmp_path / "rounded", QUICK)
     assert roundings(whole) == chosen
     # Once more from there: the scales are those that are known.
     again = train(config, recipe, dataset, tmp_path / "again", QUICK, start=whole)
@@ -212,12 +212,12 @@ def test_a_12_bit_network_begins_with_a_trained_one_and_keeps_its_scales(dataset
 
 def test_the_memory_of_a_12_bit_network_is_estimated_without_weights():
     recipe, execution = RECIPES["toy"], Execution(device="cpu")
-    plain, narrow = (
+    plain, rounded = (
         estimate_memory(dataclasses.replace(PHASES, rounded_activations=each), recipe, execution, False)
         for each in (False, True)
     )
-    assert plain["parameters"] == narrow["parameters"]
-    assert plain["activations"] < narrow["activations"] < 3 * plain["activations"]
+    assert plain["parameters"] == rounded["parameters"]
+    assert plain["activations"] < rounded["activations"] < 3 * plain["activations"]
 
 
 def test_a_12_bit_network_does_not_begin_with_random_weights(dataset, tmp_path):
@@ -228,6 +228,6 @@ def test_a_12_bit_network_does_not_begin_with_random_weights(dataset, tmp_path):
 
 
 def test_a_12_bit_network_is_no_beginning_for_another(dataset, tmp_path):
-    _, narrow = plain_and_narrow(PHASES)
+    _, rounded = plain_and_rounded(PHASES)
     with pytest.raises(ModelError, match="rounded_activations = True, not False"):
-        train(PHASES, RECIPES["toy"], dataset, tmp_path / "run", QUICK, start=narrow)
+        train(PHASES, RECIPES["toy"], dataset, tmp_path / "run", QUICK, start=rounded)

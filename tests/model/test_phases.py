@@ -36,7 +36,7 @@ BINARY = dataclasses.replace(
     num_phase_channels=8,
     num_phase_cells=1,
 )
-SENSING_BINARY = dataclasses.replace(BINARY, num_phase_noise_filters=4, num_phase_interpolations=3)
+FILTERED_BINARY = dataclasses.replace(BINARY, num_phase_noise_filters=4, num_phase_interpolations=3)
 CONFIG = dataclasses.replace(
     PRESETS["toy"],
     architecture="res_bnswish",
@@ -45,7 +45,7 @@ CONFIG = dataclasses.replace(
     pixel_head="phases",
     num_phase_channels=8,
 )
-SENSING = dataclasses.replace(CONFIG, num_phase_noise_filters=6, num_phase_interpolations=3)
+FILTERED = dataclasses.replace(CONFIG, num_phase_noise_filters=6, num_phase_interpolations=3)
 
 
 def network(config: NVAEConfig = CONFIG, seed: int = 0) -> NVAE:
@@ -60,8 +60,8 @@ def network(config: NVAEConfig = CONFIG, seed: int = 0) -> NVAE:
 
 @pytest.fixture(
     scope="module",
-    params=[(CONFIG, 16), (CONFIG, 12), (SENSING, 16), (SENSING, 12)],
-    ids=["wide", "narrow", "sensing", "sensing, narrow"],
+    params=[(CONFIG, 16), (CONFIG, 12), (FILTERED, 16), (FILTERED, 12)],
+    ids=["16 bits", "12 bits", "noise filters", "noise filters, 12 bits"],
 )
 def coder(request) -> IntegerModel:
     config, bits = request.param
@@ -195,7 +195,7 @@ def test_means_are_not_rounded_in_low_precision():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("config", [CONFIG, SENSING], ids=["plain", "sensing"])
+@pytest.mark.parametrize("config", [CONFIG, FILTERED], ids=["plain", "noise filters"])
 def test_it_learns(config):
     torch.manual_seed(0)
     model = NVAE(config).train()
@@ -253,7 +253,7 @@ def test_a_colour_follows_the_residual_of_the_one_before():
 
 def sensed(planes: list[torch.Tensor]) -> torch.Tensor:
     """What the filters of untrained sensors say of planes, before their activation."""
-    model = network(SENSING)
+    model = network(FILTERED)
     filters = model.phases.levels[0].noise_filters[len(planes) - 1].filters
     with torch.no_grad():
         return filters.linear(torch.cat(planes, dim=1))[..., 2:-2, 2:-2]
@@ -275,7 +275,7 @@ def test_noise_filters_do_not_see_what_is_smooth_and_see_single_levels(planes):
 
 
 def test_noise_filters_come_in_both_signs_for_brightness_and_both_colours():
-    filters = network(SENSING).phases.levels[1].noise_filters[0].filters.weight.detach()
+    filters = network(FILTERED).phases.levels[1].noise_filters[0].filters.weight.detach()
     brightness = 32 / 3
     expected = torch.tensor(
         [3 * [brightness], 3 * [-brightness], [-128, 128, 0], [128, -128, 0], [0, -128, 128], [0, 128, -128]]
@@ -285,7 +285,7 @@ def test_noise_filters_come_in_both_signs_for_brightness_and_both_colours():
 
 def test_noise_filters_see_noise_in_low_precision():
     """bfloat16 has steps of two levels where pixels are bright."""
-    model = network(SENSING)
+    model = network(FILTERED)
     noise_filter = model.phases.levels[1].noise_filters[0]
     bright = 2 * torch.full((1, 3, 8, 8), 250 / 255) - 1
     off = bright.clone()
@@ -305,7 +305,7 @@ def test_integers_cost_little(coder):
     assert abs(comparison.relative) < (wide if coder.network.activation_bits == 16 else 3e-3)
 
 
-@pytest.mark.parametrize("config", [CONFIG, SENSING], ids=["plain", "sensing"])
+@pytest.mark.parametrize("config", [CONFIG, FILTERED], ids=["plain", "noise filters"])
 def test_partial_tiles_cost_the_same_in_floats_and_in_integers(config):
     model = network(config)
     exact = convert(model, smooth_tiles(4, 16), activation_bits=16)
@@ -329,7 +329,7 @@ def codec_12_bits(config: NVAEConfig) -> Codec:
 @pytest.mark.parametrize("bits", [5, 8])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (37, 20), (16, 16), (50, 33)])
 @pytest.mark.parametrize("grey", [False, True])
-@pytest.mark.parametrize("config", [CONFIG, SENSING], ids=["plain", "sensing"])
+@pytest.mark.parametrize("config", [CONFIG, FILTERED], ids=["plain", "noise filters"])
 def test_images_of_any_size_come_back(config, shape, grey, bits):
     codec = codec_12_bits(dataclasses.replace(config, num_x_bits=bits))
     samples = np.random.default_rng(1).integers(0, 256, shape if grey else (*shape, 3)).astype(np.uint8)
@@ -366,7 +366,7 @@ def binary_codec(bits: int = 12, config: NVAEConfig = BINARY) -> Codec:
     return Codec(IntegerModel(exact), model_file.fingerprint(config, exact.state_dict()), "binary")
 
 
-@pytest.mark.parametrize("config", [BINARY, SENSING_BINARY], ids=["plain", "sensing"])
+@pytest.mark.parametrize("config", [BINARY, FILTERED_BINARY], ids=["plain", "noise filters"])
 def test_black_and_white_costs_the_same_in_floats_and_in_integers(config):
     model, codec = network(config), binary_codec(16, config)
     comparison = compare(model, codec.model.network, binary_tiles(8, seed=1))
@@ -378,7 +378,7 @@ def test_black_and_white_costs_the_same_in_floats_and_in_integers(config):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (20, 37)])
-@pytest.mark.parametrize("config", [BINARY, SENSING_BINARY], ids=["plain", "sensing"])
+@pytest.mark.parametrize("config", [BINARY, FILTERED_BINARY], ids=["plain", "noise filters"])
 def test_black_and_white_comes_back(config, shape):
     codec = binary_codec(config=config)
     samples = np.random.default_rng(2).integers(0, 2, shape).astype(np.uint8) * 255

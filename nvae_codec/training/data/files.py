@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nvae_codec.errors import ImageError
-from nvae_codec.image import SUFFIXES, image_shape, quiet, read_image
+from nvae_codec.image import image_shape, is_image_file, quiet, read_image, visible_files
 from nvae_codec.training.data.definition import Request
 from nvae_codec.training.data.fit import Fit, Unsuitable
 from nvae_codec.training.data.splits import Splits, purposes_by_words, split_by_hash
@@ -85,7 +85,7 @@ class FileImages(StoredImages):
 
 def image_files(request: Request) -> Splits | None:
     """The layout that any data set may have: image files, told apart by a published list, by words or by a hash."""
-    sources, published = find_images(request.root), request.definition.published_split
+    sources, published = find_sources(request.root), request.definition.published_split
     if not sources:
         return None
     purposes = published(request.root, [source.name for source in sources]) if published else None
@@ -104,23 +104,20 @@ def image_files(request: Request) -> Splits | None:
     return training, validation
 
 
-def find_images(root: Path) -> list[Source]:
-    """Every image file below a folder, and in the tar archives there, in order of their names. Dotfiles are ignored.
+def find_sources(root: Path) -> list[Source]:
+    """Every image file below a folder, and in the tar archives there, in the order of `visible_files`.
 
     Raises ImageError for an archive that is damaged.
     """
     if root.is_file():
         return list(_members(root, "")) if root.suffix == ".tar" else []
     sources: list[Source] = []
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        place = Path(folder).relative_to(root).as_posix()
-        for name in sorted(names):
-            path = Path(folder, name)
-            if path.suffix == ".tar" and not name.startswith("."):
-                sources += _members(path, f"{place}/{name}")
-            elif _is_image_file(path):
-                sources.append(Source(name, place, str(path)))
+    for path in visible_files(root) if root.is_dir() else ():
+        place = path.parent.relative_to(root).as_posix()
+        if path.suffix == ".tar":
+            sources += _members(path, f"{place}/{path.name}")
+        elif is_image_file(path):
+            sources.append(Source(path.name, place, str(path)))
     return sources
 
 
@@ -129,14 +126,10 @@ def _members(path: Path, place: str) -> Iterator[Source]:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 inside = Path(member.name)
-                if member.isfile() and _is_image_file(inside):
+                if member.isfile() and is_image_file(inside):
                     yield Source(member.name, f"{place}/{inside.parent}", str(path), member.offset_data, member.size)
     except (tarfile.TarError, OSError) as error:
         raise ImageError(f"{path}: not a whole, uncompressed tar archive ({error})") from error
-
-
-def _is_image_file(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def read_files(sources: Sequence[Source], fit: Fit, cache_bytes: int, report: Report = silent) -> FileImages:
