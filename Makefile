@@ -44,6 +44,7 @@ test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/dev.stamp
+	mkdir -p build/types && ln -sfn ../.. build/types/nvae_codec
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
