@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -21,6 +22,13 @@ from .items import Item
 from .memory import peak_bytes
 from .printed import Bench, Direction, Forward, Operator
 from .progress import Report, silent
+
+if TYPE_CHECKING:
+    import torch
+
+    from nvae_codec.codec import Codec
+    from nvae_codec.integer.latent_model import IntegerModel
+    from nvae_codec.integer.network import IntegerNetwork
 
 FEATURES, PIXELS, CODER = "features", "pixels", "coder"
 BATCH_SIZE = 16  # of the forward passes that are compared
@@ -42,7 +50,7 @@ def busy_programs(count: int) -> Iterator[None]:
 
 
 class _Clock:
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
@@ -57,17 +65,17 @@ class _Clock:
 class TimedModel:
     """An `IntegerModel` with a clock on what the coder asks it for: features, every group, pixels."""
 
-    def __init__(self, model, clock: _Clock):
+    def __init__(self, model: "IntegerModel", clock: _Clock):
         self._model, self._clock = model, clock
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def features(self, samples: np.ndarray):
+    def features(self, samples: np.ndarray) -> Any:
         with self._clock(FEATURES):
             return self._model.features(samples)
 
-    def pixel_phases(self, *arguments):
+    def pixel_phases(self, *arguments: Any) -> Iterator[np.ndarray]:
         phases = self._model.pixel_phases(*arguments)
         while True:
             with self._clock(PIXELS):  # and not while the coder has the parameters
@@ -76,23 +84,23 @@ class TimedModel:
                 return
             yield parameters
 
-    def _group(self, method: str, group: int, *arguments):
+    def _group(self, method: str, group: int, *arguments: Any) -> Any:
         with self._clock(f"group {group}"):
             return getattr(self._model, method)(group, *arguments)
 
-    def prior(self, group: int, *arguments):
+    def prior(self, group: int, *arguments: Any) -> Any:
         return self._group("prior", group, *arguments)
 
-    def posterior(self, group: int, *arguments):
+    def posterior(self, group: int, *arguments: Any) -> Any:
         return self._group("posterior", group, *arguments)
 
-    def flow(self, group: int, *arguments):
+    def flow(self, group: int, *arguments: Any) -> Any:
         return self._group("flow", group, *arguments)
 
-    def unflow(self, group: int, *arguments):
+    def unflow(self, group: int, *arguments: Any) -> Any:
         return self._group("unflow", group, *arguments)
 
-    def update(self, group: int, *arguments):
+    def update(self, group: int, *arguments: Any) -> Any:
         return self._group("update", group, *arguments)
 
 
@@ -113,7 +121,7 @@ def bench(
     effort: int | None = None,
     repeat: int = 2,
     workers: int = 1,
-    device=None,
+    device: "torch.device | None" = None,
     float_network: Path | None = None,
     profile: bool = False,
     beside: int = 0,
@@ -131,7 +139,7 @@ def bench(
         start = time.perf_counter()
         clock, codec = _Clock(), _load(model, device)
         start_seconds = time.perf_counter() - start
-        codec.model = codec.payload.model = TimedModel(codec.model, clock)
+        codec.payload.model = cast("IntegerModel", TimedModel(codec.model, clock))
         start = time.perf_counter()
         images = [(f"{number}", Image(item.load())) for number, item in enumerate(items)]
         read_seconds = time.perf_counter() - start
@@ -178,7 +186,15 @@ def bench(
 class _Runs:
     """Images through a codec and back, in memory, several times; the last files and samples are kept."""
 
-    def __init__(self, codec, clock: _Clock, images: Sequence[tuple[str, Image]], archive: bool, effort, workers: int):
+    def __init__(
+        self,
+        codec: "Codec",
+        clock: _Clock,
+        images: Sequence[tuple[str, Image]],
+        archive: bool,
+        effort: int | None,
+        workers: int,
+    ):
         self.codec, self.clock, self.images = codec, clock, images
         self.archive, self.effort, self.workers = archive, effort, workers
         self.encoded: list[Timing] = []
@@ -196,11 +212,14 @@ class _Runs:
             raise DriftError("other samples came back")
 
     def _encode(self) -> list[bytes]:
-        options = {"effort": self.effort, "verify": False}
         if self.archive:
-            images = iter(self.images)
-            return [self.codec.compress_archive(images, len(self.images), workers=self.workers, **options)]
-        return [self.codec.compress(image, **options) for _, image in self.images]
+            count = len(self.images)
+            return [
+                self.codec.compress_archive(
+                    iter(self.images), count, effort=self.effort, verify=False, workers=self.workers
+                )
+            ]
+        return [self.codec.compress(image, effort=self.effort, verify=False) for _, image in self.images]
 
     def _decode(self) -> list[np.ndarray]:
         return [
@@ -227,14 +246,16 @@ def _time_files(files: Sequence[bytes], samples: Sequence[np.ndarray]) -> dict[s
     return clock.seconds
 
 
-def _load(model: str | Path | None, device):
+def _load(model: str | Path | None, device: "torch.device | None") -> "Codec":
     from nvae_codec.codec import Codec
     from nvae_codec.integer.kernels import CPU
 
     return Codec.load(model, device or CPU)
 
 
-def profile_compression(model: str | Path | None, item: Item, effort: int | None, device=None) -> list[Operator]:
+def profile_compression(
+    model: str | Path | None, item: Item, effort: int | None, device: "torch.device | None" = None
+) -> list[Operator]:
     """Operators of PyTorch and calls to the entropy coder while an image is compressed, the slowest first."""
     from torch.autograd.profiler import record_function
     from torch.profiler import ProfilerActivity, profile
@@ -245,7 +266,7 @@ def profile_compression(model: str | Path | None, item: Item, effort: int | None
     genuine = {name: getattr(Stack, name) for name in dir(Stack) if name.startswith(("push_", "pop_"))}
 
     def recorded(name: str) -> Callable:
-        def call(*arguments):
+        def call(*arguments: Any) -> Any:
             with record_function(name):
                 return genuine[name](*arguments)
 
@@ -276,7 +297,7 @@ def _timed(clock: _Clock, function: Callable) -> tuple[Timing, list]:
     return Timing(seconds, stages | {CODER: seconds - sum(stages.values())}), result
 
 
-def kernel(network) -> str:
+def kernel(network: "IntegerNetwork") -> str:
     """What convolutions of the integer network are computed with, the most frequent first."""
     from nvae_codec.integer.conv import Conv
 
@@ -284,7 +305,7 @@ def kernel(network) -> str:
     return ", ".join(sorted(set(names), key=names.count, reverse=True))
 
 
-def time_forward(model: str | Path | None, run: Path, repeat: int, device=None) -> Forward:
+def time_forward(model: str | Path | None, run: Path, repeat: int, device: "torch.device | None" = None) -> Forward:
     """One forward pass of the integer network beside that of the float network that it was made of, in turns.
 
     A float network that rounds its activations does not do so here: that is for training.

@@ -15,12 +15,16 @@ import time
 from argparse import ArgumentParser, Namespace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from compressai.utils.bench.codecs import Codec
 
 from nvae_codec import __version__
 from nvae_codec.errors import DriftError, ImageError, NvaeCodecError
+
+if TYPE_CHECKING:
+    from nvae_codec.codec import Codec as NvbCodec
 
 EFFORTS = range(6)  # 0: as `compress` takes it
 
@@ -77,7 +81,7 @@ class NvaeCodec(Codec):
 
 
 @cache
-def _loaded(model: str | None):
+def _loaded(model: str | None) -> "NvbCodec":
     from nvae_codec.codec import Codec as Loaded
 
     return Loaded.load(model)

@@ -2,10 +2,15 @@
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .extra import check_extra
 from .results import NVAE_CODEC, CompareResults, RateResults, Total
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 PARTS = {  # of the ledger, but for the negative ELBO itself: label and colour
     "integer_network_bits": ("integer network", "#4e79a7"),
@@ -59,7 +64,7 @@ def svg(draw: Callable, results: Any, width: float = WIDTH, height: float = HEIG
     return text[text.index("<svg") :]  # without the XML prologue it can stand in a page
 
 
-def _rate_against_negative_elbo(figure, results: RateResults) -> None:
+def _rate_against_negative_elbo(figure: "Figure", results: RateResults) -> None:
     images, totals = results.images, results.totals
     promised, achieved = (
         [getattr(image, key) / image.subpixels for image in images] for key in ("negative_elbo_bits", "file_bits")
@@ -85,14 +90,13 @@ def _rate_against_negative_elbo(figure, results: RateResults) -> None:
     reported = f"all bytes: {100 * totals.overhead_total_over_bytes:+.2f} %"
     if interval:
         reported += f" (95 %: {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})"
-    axes.errorbar(
-        *([each] for each in mean), yerr=errors, fmt="D", markersize=7, color="black", capsize=4, label=reported
-    )
+    x, y = ([each] for each in mean)
+    axes.errorbar(x, y, yerr=errors, fmt="D", markersize=7, color="black", capsize=4, label=reported)
     axes.set(xlim=ends, ylim=ends, xlabel="negative ELBO, bits per sub-pixel", ylabel="file, bits per sub-pixel")
     axes.legend(loc="upper left", frameon=False)
 
 
-def _ledger(figure, results: RateResults) -> None:
+def _ledger(figure: "Figure", results: RateResults) -> None:
     images, totals = results.images, results.totals
     rows = [("all", totals.ledger)]
     if 1 < len(images) <= MAX_BARS:
@@ -117,13 +121,13 @@ def _ledger(figure, results: RateResults) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
 
 
-def _patch(label: str, colour: str):
+def _patch(label: str, colour: str) -> "Patch":
     from matplotlib.patches import Patch
 
     return Patch(color=colour, label=label)
 
 
-def _groups(figure, results: RateResults) -> None:
+def _groups(figure: "Figure", results: RateResults) -> None:
     totals = results.totals
     rates = [bits / totals.subpixels for bits in (*totals.kl_bits, totals.pixel_bits)]
     names = [f"group {group}" for group in range(len(rates) - 1)] + ["pixels"]
@@ -137,7 +141,7 @@ def _groups(figure, results: RateResults) -> None:
     axes.grid(axis="x", visible=False)
 
 
-def _chains(figure, results: RateResults) -> None:
+def _chains(figure: "Figure", results: RateResults) -> None:
     chains = results.chains
     axes = figure.subplots()
     lengths, overheads = [each.num_images for each in chains], [100 * each.overhead for each in chains]
@@ -187,7 +191,7 @@ def speed_figure(results: CompareResults) -> str:
     return svg(_panels, results, 10, 4.5)
 
 
-def _panels(drawing, results: CompareResults) -> None:
+def _panels(drawing: "Figure", results: CompareResults) -> None:
     panels = (("encode", "encoding"), ("decode", "decoding"))
     for axes, (direction, title) in zip(drawing.subplots(1, 2, sharey=True), panels, strict=True):
         _draw(axes, points_of(results, direction), direction)
@@ -195,7 +199,7 @@ def _panels(drawing, results: CompareResults) -> None:
     drawing.axes[0].set_ylabel("bits per sub-pixel, total over bytes")
 
 
-def _draw(axes, points: Sequence[Point], direction: str) -> None:
+def _draw(axes: "Axes", points: Sequence[Point], direction: str) -> None:
     axes.set_xscale("log")
     best = front(points)
     if best:
@@ -223,7 +227,7 @@ def rates_figure(results: CompareResults) -> str:
     return svg(_bars, results, 6.4, 0.8 + 0.36 * max(1, len(complete(results))))
 
 
-def _bars(figure, results: CompareResults) -> None:
+def _bars(figure: "Figure", results: CompareResults) -> None:
     rows = sorted(complete(results), key=lambda row: (row.bits_per_subpixel_total_over_bytes, row.codec))
     axes = figure.subplots()
     rates = [row.bits_per_subpixel_total_over_bytes for row in rows]

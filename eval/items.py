@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from nvae_codec.errors import ImageError
 from nvae_codec.image import Image, find_images, read_image, resized
 
 from .progress import Watch, unwatched
+
+if TYPE_CHECKING:
+    from nvae_codec.model.nvae import NVAE
+    from nvae_codec.training.data.sets import ImageSet
 
 
 class Item(NamedTuple):
@@ -90,7 +94,7 @@ def read_samples(path: Path) -> np.ndarray:
         raise ImageError(f"{path}: {error}") from error
 
 
-def _image(images, number: int) -> np.ndarray:
+def _image(images: "ImageSet", number: int) -> np.ndarray:
     return as_image(images.item(number, None))
 
 
@@ -116,7 +120,9 @@ def _cropped(name: str, load: Callable[[], np.ndarray], side: int) -> np.ndarray
     return np.ascontiguousarray(samples[top : top + side, left : left + side])
 
 
-def check_items(items: Sequence[Item], *, archive: bool, float_network=None, watch: Watch = unwatched) -> None:
+def check_items(
+    items: Sequence[Item], *, archive: bool, float_network: "NVAE | None" = None, watch: Watch = unwatched
+) -> None:
     """Find out now, not after hours, what cannot be read, or measured with a float network. Raises ImageError."""
     colour = float_network is not None and float_network.config.image_channels == 3
     names = set()

@@ -237,7 +237,7 @@ class CodecProcess:
     def __init__(self, pool: ProcessPoolExecutor, codec: ImageCodec):
         self._pool, self.codec = pool, codec
 
-    def call(self, function: Callable, *arguments) -> Any:
+    def call(self, function: Callable, *arguments: Any) -> Any:
         """What one of this module's functions gives there for the codec and these arguments. Raises what it raises,
         and NvaeCodecError if the process is killed."""
         try:

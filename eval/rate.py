@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,10 @@ from .progress import Watch, unwatched
 from .results import Chain, Data, Model, RateImage, RateResults, RateSettings
 from .totals import ledger_parts, rate_totals
 
+if TYPE_CHECKING:
+    from nvae_codec.codec import Codec
+    from nvae_codec.model.nvae import NVAE
+
 SMALL_PIXELS = 2**14  # images of which chains of many lengths are coded without being asked for
 MAX_PIXELS = MAX_IMAGES * MAX_SIDE**2
 
@@ -33,7 +38,7 @@ MAX_PIXELS = MAX_IMAGES * MAX_SIDE**2
 class Meter:
     """A codec, the float network that its model was made of if that is known, and how files of them are measured."""
 
-    def __init__(self, codec, float_network, settings: RateSettings, watch: Watch):
+    def __init__(self, codec: "Codec", float_network: "NVAE | None", settings: RateSettings, watch: Watch):
         self.codec, self.float_network, self.settings, self.watch = codec, float_network, settings, watch
 
     @enough_memory()
@@ -47,8 +52,8 @@ class Meter:
         height, width = samples.shape[:2]
         entry = self._entry(data, path, [digest(samples)])
         bound = None
-        if settings.importance_samples and not entry["ledger"].colour_spaces_saved_bits:
-            draws = settings.importance_samples
+        draws = settings.importance_samples
+        if draws and self.float_network is not None and not entry["ledger"].colour_spaces_saved_bits:
             bound = importance_weighted_bits(self.codec, self.float_network, samples, draws)
         return RateImage(
             image=item.name,
@@ -148,7 +153,7 @@ class Meter:
         return Chain(len(items), 8 * len(data), promised, 8 * len(data) / promised - 1)
 
 
-def importance_weighted_bits(codec, network, samples: np.ndarray, draws: int) -> float | None:
+def importance_weighted_bits(codec: "Codec", network: "NVAE", samples: np.ndarray, draws: int) -> float | None:
     """The importance-weighted bound (Burda et al. 2016) of an image, tile by tile; None if a tile is not all image.
 
     A tile's latents are drawn by themselves, so that the bound of an image is the sum of its tiles'.
@@ -233,7 +238,10 @@ def measure(
     )
 
 
-def _named(name: str, function: Callable, *arguments):
+Result = TypeVar("Result")
+
+
+def _named(name: str, function: Callable[..., Result], *arguments: Any) -> Result:
     try:
         return function(*arguments)
     except NvaeCodecError as error:

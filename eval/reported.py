@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from .document import FILE_NAME, Cell, to_json
 from .items import Item, Reading, as_image, digest
 from .progress import Watch, unwatched
 from .results import Measured, ReportedResults, ReportedRow
+
+if TYPE_CHECKING:
+    from nvae_codec.codec import Codec
 
 ARCHIVE = "archive.nvb"
 ABSTRACT = "confirmed: the paper's abstract"
@@ -109,7 +112,7 @@ def held_out_images(dataset: str, data: Path | None, side: int, most: int) -> tu
     return ALIASES.get(dataset, dataset), np.stack([held_out.item(number) for number in range(len(held_out))[:most]])
 
 
-def archive_size(codec, images: np.ndarray, path: Path, watch: Watch = unwatched) -> int:
+def archive_size(codec: "Codec", images: np.ndarray, path: Path, watch: Watch = unwatched) -> int:
     """Bytes of the archive at `path` that `codec` makes of uint8 [N, C, S, S]; it is read, decoded and compared.
 
     Raises DriftError if other samples come back, and OSError.

@@ -1,10 +1,14 @@
 """Tables for people, in plain text."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
 from .document import Cell
+
+if TYPE_CHECKING:
+    from nvae_codec.rate.ledger import Ledger
 
 HEAD_WIDTH = 18  # characters, beyond which a heading goes on in the next line
 
@@ -32,7 +36,7 @@ def _cell(entry: Cell) -> str:
     return f"{entry:,}" if isinstance(entry, int) else f"{entry:,.3f}"
 
 
-def ledger_table(entry) -> str:
+def ledger_table(entry: "Ledger") -> str:
     """The parts of a `nvae_codec.rate.ledger.Ledger`, and the file that they add up to; below, how certain they are."""
     network = "integer" if entry.integer_network_bits is None else "float"
     labels = {"negative_elbo_bits": f"negative ELBO of the {network} network", "rec_bits": "relative entropy coding"}
@@ -48,6 +52,6 @@ def ledger_table(entry) -> str:
             f"{(entry.negative_elbo_bits + saved) / entry.subpixels:.3f} bits/sub-pixel"
         )
     if entry.standard_error_bits is not None:
-        bits = f"{entry.standard_error_bits:,.0f} bits"
-        text += f"\nstandard error of grid and relative entropy coding together: {bits}"
+        error = f"{entry.standard_error_bits:,.0f} bits"
+        text += f"\nstandard error of grid and relative entropy coding together: {error}"
     return text

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .memory import Memory
 from .results import LedgerParts, RateImage, RateTotals, Result, Total
+
+if TYPE_CHECKING:
+    from nvae_codec.rate.ledger import Ledger
 
 CONFIDENCE, RESAMPLES = 0.95, 9999
 RATES = ("file_bits", "negative_elbo_bits", "integer_negative_elbo_bits", "importance_weighted_bits")
@@ -78,7 +81,7 @@ def _sum(column: Sequence) -> int | float | None:
     return None if None in column else sum(column)
 
 
-def whole_ledger(entry: RateImage | RateTotals):
+def whole_ledger(entry: RateImage | RateTotals) -> "Ledger":
     """The `nvae_codec.rate.ledger.Ledger` of an image, or of the totals."""
     from nvae_codec.rate.ledger import Ledger
 
