@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -269,11 +269,12 @@ class Codec:
         chunks = [chunk for chunk, _ in batch]
         tiles = self.payload.decode(chunks, [first_needed(*each) for each in batch], progress)
         for (chunk, indices), of_chunk in zip(batch, tiles, strict=True):
-            of_images = list(self.payload.images_of(chunk, of_chunk))
-            if any(chunk.images[index].is_small for index in indices):
-                check_small_images(chunk, of_images)
+            of_images, checked = list(self.payload.images_of(chunk, of_chunk)), False
             for index in indices:
                 entry, samples = of_images[index]
+                if entry.is_small and not checked:
+                    check_small_images(chunk, of_images)
+                    checked = True
                 check_image(chunk, entry, samples)
                 yield entry, Image(samples, *metadata_of(chunk, entry))
 
@@ -321,7 +322,7 @@ def _batches(items: Iterator[Item], most: int, pixels: Callable[[Item], int]) ->
         yield batch
 
 
-@cache
+@lru_cache(4)
 def _cached(path: Path, changed: int) -> Codec:
     return Codec.load(path)
 

@@ -10,7 +10,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
@@ -22,22 +22,16 @@ Result = TypeVar("Result")
 
 @contextmanager
 def processes(workers: int) -> Iterator[Executor]:
-    """An executor of so many processes, which end with the context.
-
-    Raises ModelError if one of them is killed.
-    """
+    """An executor of so many processes, which end with the context."""
     # Forked processes would inherit locks of torch's threads, which no longer exist there.
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, context, _begin) as pool:
         try:
             yield pool
-        except BaseException as error:
+        except BaseException:
             # What is worked on would be waited for, and nobody wants it any more.
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
-            if isinstance(error, BrokenProcessPool):
-                reason = "a worker process was killed, maybe for want of memory; fewer threads need less"
-                raise ModelError(reason) from error
             raise
 
 
@@ -47,15 +41,18 @@ def map_in_order(
     """What a function gives for the arguments of one call after the other, in order.
 
     `calls` are read as workers become free: so many are worked on while one is waited for. Raises what the function
-    raises.
+    raises, and ModelError if a worker is killed.
     """
-    pending: deque[Future] = deque()
-    for arguments in calls:
-        pending.append(_submit(executor, function, arguments))
-        if len(pending) > ahead:
+    pending: deque[Future[Result]] = deque()
+    try:
+        for arguments in calls:
+            pending.append(_submit(executor, function, arguments))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
             yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+    except BrokenExecutor as error:
+        raise ModelError("a worker process was killed, maybe for want of memory; fewer threads need less") from error
 
 
 def _submit(executor: Executor, function: Callable, arguments: tuple) -> Future:

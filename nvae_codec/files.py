@@ -5,6 +5,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,12 +17,15 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, *, only_writer: bool = False) -> Iterator[BinaryIO]:
     """A binary file to write to, which takes the place of `path` when the block ends without an error.
 
     Whatever happens meanwhile, a crash included, `path` holds its old content or the new, never a part. A symbolic link
     stays, and the file that it points to is replaced. A file that is replaced keeps its permissions. Pipes and devices
     are written to as they are.
+
+    Who is the `only_writer` of a file leaves at most one temporary file behind, however often it is killed: the next
+    time takes its place.
 
     An OSError in the block, or of this function, names `path` and not the temporary file beside it.
     """
@@ -32,9 +36,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             with open(path, "wb") as file:
                 yield file
             return
-        temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # a rename is atomic only within one folder
+        token = sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:16]
+        token = token if only_writer else secrets.token_hex(8)
+        temporary = path.with_name(f".{token}.tmp")  # a rename is atomic only within one folder
         try:
-            with open(temporary, "xb") as file:  # a new file has the permissions that the umask leaves it
+            with open(
+                temporary, "wb" if only_writer else "xb"
+            ) as file:  # a new file has the permissions that the umask leaves it
                 if status:
                     os.chmod(temporary, stat.S_IMODE(status.st_mode))
                 yield file

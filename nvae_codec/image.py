@@ -114,16 +114,19 @@ def is_image_file(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def visible_files(folder: Path, *, recursive: bool = True) -> Iterator[Path]:
+def _fail(error: OSError) -> None:
+    raise error
+
+
+def visible_files(
+    folder: Path, *, recursive: bool = True, unreadable: Callable[[OSError], None] = _fail
+) -> Iterator[Path]:
     """The files in a folder by their names and, with `recursive`, then those in its sub-folders likewise.
 
-    Hidden files and folders are passed over, links to folders are not followed. Raises OSError if one cannot be read.
+    Hidden files and folders are passed over, links to folders are not followed. `unreadable` is given the errors of
+    folders that cannot be read; by default it raises them.
     """
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for place, folders, names in os.walk(folder, onerror=fail):
+    for place, folders, names in os.walk(folder, onerror=unreadable):
         # The walk goes on to these.
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))

@@ -187,7 +187,7 @@ def test_where_there_is_no_affinity_all_processors_count(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [psutil.AccessDenied(), NotImplementedError(), PermissionError()])
-def test_a_system_that_does_not_tell_is_taken_for_inactive(monkeypatch, error):
+def test_a_system_that_does_not_tell_is_taken_for_idle(monkeypatch, error):
     def fail(*arguments, **options):
         raise error
 

@@ -21,6 +21,21 @@ from nvae_codec.model.nvae import NVAE
 
 FORMAT = "nvae-codec model 1"
 SUFFIX = ".safetensors"
+# The keys of `describe` that are not notes.
+FIGURES = {
+    "bytes",
+    "fingerprint",
+    "tile_side",
+    "architecture",
+    "latent_groups",
+    "latents_per_tile",
+    "weights",
+    "latent_channels",
+    "active_channels",
+    "initial_bits",
+    "rec_overhead",
+    "groups",
+}
 DEFAULT_MODEL = "photo"
 BUNDLED = Path(__file__).resolve().parents[1] / "models"
 FINGERPRINT_DIGITS = 16  # hexadecimal digits of the fingerprint that an .nvb file carries
@@ -189,7 +204,9 @@ def describe(path: Path) -> dict:
     if measured and measured.rec_overhead is not None:
         content["rec_overhead"] = measured.rec_overhead
     notes = {key.removeprefix("note_"): text for key, text in sorted(metadata.items()) if key.startswith("note_")}
-    return {**content, **notes, "groups": groups}
+    # A note must not stand in the place of a figure.
+    free = {f"note_{key}" if key in FIGURES else key: text for key, text in notes.items()}
+    return {**content, **free, "groups": groups}
 
 
 def _latent_groups(config: NVAEConfig, tensors: dict[str, torch.Tensor], measured: Measurement | None) -> list[dict]:

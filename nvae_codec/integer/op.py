@@ -59,7 +59,9 @@ class Arithmetic:
 
     def table(self, name: str) -> Tensor:
         """The table of that name; made, if it is not there yet."""
-        return self.tables.setdefault(name, activation_table(name))
+        if name not in self.tables:
+            self.tables[name] = activation_table(name)
+        return self.tables[name]
 
 
 class Conversion:

@@ -109,8 +109,8 @@ class _NormaliseJointly(torch.autograd.Function):
         updated: Statistics | None,
         processes: dist.ProcessGroup,
     ) -> Tensor:
-        integer = x.to(weight.dtype)  # low precision would spoil the statistics
-        var, mean = torch.var_mean(integer, dim=(0, 2, 3), correction=0)
+        exact = x.to(weight.dtype)  # low precision would spoil the statistics
+        var, mean = torch.var_mean(exact, dim=(0, 2, 3), correction=0)
         own = torch.cat([mean, var, mean.new_tensor([x.numel() // x.shape[1]])])
         parts = [torch.empty_like(own) for _ in range(dist.get_world_size(processes))]
         dist.all_gather(parts, own, group=processes)
@@ -125,7 +125,7 @@ class _NormaliseJointly(torch.autograd.Function):
             running_var.lerp_((var * count / (count - 1)).to(running_var.dtype), momentum)
         inverse = torch.rsqrt(var + EPSILON)
         scale, shift = weight * inverse, bias - mean * weight * inverse
-        y = torch.addcmul(_by_channel(shift), integer, _by_channel(scale)).to(x.dtype)
+        y = torch.addcmul(_by_channel(shift), exact, _by_channel(scale)).to(x.dtype)
         ctx.save_for_backward(x, scale, shift, mean, inverse, count)
         ctx.swish, ctx.processes = swish, processes
         return F.silu(y) if swish else y

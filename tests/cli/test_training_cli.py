@@ -344,7 +344,7 @@ def no_estimate(monkeypatch):
         ),
     ],
 )
-def test_data_tile_batch_preset_and_folder_follow_from_each_other(
+def test_data_set_preset_and_folder_follow_from_each_other(
     no_estimate, tmp_path, monkeypatch, arguments, run, network, data
 ):
     monkeypatch.chdir(tmp_path)

@@ -105,14 +105,15 @@ def image_files(request: Request) -> Splits | None:
 
 
 def find_sources(root: Path) -> list[Source]:
-    """Every image file below a folder, and in the tar archives there, in the order of `visible_files`.
+    """Every image file below a folder, and in the tar archives there, in the order of `visible_files`; folders that
+    cannot be read are passed over.
 
     Raises ImageError for an archive that is damaged.
     """
     if root.is_file():
         return list(_members(root, "")) if root.suffix == ".tar" else []
     sources: list[Source] = []
-    for path in visible_files(root) if root.is_dir() else ():
+    for path in visible_files(root, unreadable=lambda error: None) if root.is_dir() else ():
         place = path.parent.relative_to(root).as_posix()
         if path.suffix == ".tar":
             sources += _members(path, f"{place}/{path.name}")
