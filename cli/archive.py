@@ -13,13 +13,14 @@ from nvae_codec.bitstreams.container import pack
 from nvae_codec.bitstreams.content import GREY, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileBatch
 from nvae_codec.errors import ImageError, enough_memory
 
-from .batch import Batch, Examine, print_report, workers_for
+from .batch import Batch, Examine, print_report, unexamined, workers_for
 from .files import (
     STREAM,
     Job,
     check_names,
     check_outputs,
     check_sources,
+    counted,
     display,
     display_output,
     printable,
@@ -28,17 +29,18 @@ from .files import (
 )
 from .ledger import check_colour
 from .progress import progress_bar
+from .reports import ArchiveReport, UnpackedReport
+
+
+class Archive(NamedTuple):
+    output: Path
+    members: list["Member"]
 
 
 class Member(NamedTuple):
     name: str  # in the archive, with "/" between its parts
     path: Path
     shape: tuple[int, ...] = ()  # of the samples, once the file has been looked at
-
-
-class Archive(NamedTuple):
-    output: Path
-    members: list[Member]
 
 
 def plan_archive(batch: Batch, *, colour: bool = False) -> Archive:
@@ -128,7 +130,7 @@ def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> l
 
 @enough_memory()
 def make_archive(
-    codec, archive: Archive, batch: Batch, examine: Examine | None = None, *, verify: bool, **options
+    codec, archive: Archive, batch: Batch, examine: Examine = unexamined, *, verify: bool, **options
 ) -> None:
     """Code all images, write the file, `examine` it and report. `options` are those of `Codec.compress_archive`."""
     from nvae_codec.image import read_image
@@ -161,27 +163,24 @@ def make_archive(
             images(), len(members), verify=verify, progress=progress, workers=workers, **options
         )
     write(output, data)
-    report = {
-        "inputs": list(map(str, batch.inputs)),
-        "output": str(output),
-        "input_bytes": sizes["input_bytes"],
-        "output_bytes": len(data),
-        "num_images": len(members),
-        "pixels": sizes["pixels"],
-        "subpixels": sizes["subpixels"],
-        "bits_per_subpixel": 8 * len(data) / sizes["subpixels"],
-        "seconds": time.perf_counter() - start,
-        "model": codec.name,
-        "verified": verify,
-    }
-    more, lines = examine(name, data) if examine else ({}, "")
-    print_report(report | more, archive_line(name, len(data), report) + lines, batch)
+    report = ArchiveReport(
+        inputs=list(map(str, batch.inputs)),
+        output=str(output),
+        output_bytes=len(data),
+        num_images=len(members),
+        **sizes,
+        bits_per_subpixel=8 * len(data) / sizes["subpixels"],
+        seconds=time.perf_counter() - start,
+        model=codec.name,
+        verified=verify,
+    )
+    print_report(report, archive_line(name, len(data), report), batch, *examine(name, data))
 
 
-def archive_line(name: str, size: int | None, report: dict) -> str:
+def archive_line(name: str, size: int | None, report: ArchiveReport | UnpackedReport) -> str:
     """The line for people of a report on an archive, of which `name`, if it is a file, is so many bytes long."""
-    count, rate = report["num_images"], report["bits_per_subpixel"]
-    parts = [f"{count:,} image{'' if count == 1 else 's'}"]
+    rate = report.bits_per_subpixel
+    parts = [counted(report.num_images, "image")]
     parts += [] if size is None else [f"{size:,} bytes"]
     parts += [] if rate is None else [f"{rate:.3f} bits per sub-pixel"]
-    return f"{name}: {', '.join(parts)}, {report['seconds']:.1f} s"
+    return f"{name}: {', '.join(parts)}, {report.seconds:.1f} s"

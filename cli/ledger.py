@@ -1,11 +1,13 @@
 """The ledger that `compress` opens of each file that it has made."""
 
+from dataclasses import asdict
 from pathlib import Path
 from textwrap import indent
 
 from nvae_codec.errors import ImageError, NvaeCodecError, enough_memory
 
 from .progress import progress_bar
+from .reports import LedgerReport
 
 
 def check_colour(shape: tuple[int, ...]) -> None:
@@ -34,4 +36,4 @@ class Ledgers:
                 entry = ledger(self.codec, data, self.float_network, draws=self.draws, progress=progress)
         except NvaeCodecError as error:
             raise type(error)(f"the file was made, but its ledger cannot be: {error}") from error
-        return {"ledger": entry.to_dict()}, "\n" + indent(ledger_table(entry), "  ")
+        return {"ledger": asdict(LedgerReport(**entry.to_dict()))}, "\n" + indent(ledger_table(entry), "  ")

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from nvae_codec.bitstreams.container import Container
-from nvae_codec.bitstreams.content import ImageEntry
 from nvae_codec.bitstreams.recovery import Recovery
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecError, enough_memory
 
 from .archive import archive_line
 from .batch import print_report, workers_for
-from .files import display, display_output, printable, write, write_inside
+from .files import counted, display, display_output, printable, write, write_inside
 from .main import AlreadyReported, print_error
 from .progress import Progress, progress_bar
+from .reports import UnpackedReport
 from .unpack_plan import Request, Unpacking, worded
 
 MAX_NAMES = 5  # in one sentence
@@ -33,30 +33,23 @@ def unpack_archive(job: Unpacking, request: Request, data: bytes, codec_for: Cal
     if job.targets.keys() - {image.name for image in content.images}:
         raise BitstreamError("the file has changed while it was being read")
     output = job.folder or next(iter(job.targets.values()), None)
-    report: dict[str, Any] = {
-        "input": str(job.source),
-        "output": None if output is None else str(output),
-        "input_bytes": len(data),
-        "output_bytes": None if output is None else 0,
-        "num_images": 0,
-        "pixels": 0,
-        "subpixels": 0,
-        "bits_per_subpixel": None if recovery.losses else 8 * len(data) / sum(map(_subpixels, content.images)),
-        "seconds": 0.0,
-        "model": None,
-        "verified": True,
-        "lost": [],
-        "lost_chunks": 0,
-    }
+    subpixels = sum(image.width * image.height * image.channels for image in content.images)
+    report = UnpackedReport(
+        input=str(job.source),
+        output=None if output is None else str(output),
+        input_bytes=len(data),
+        output_bytes=None if output is None else 0,
+        bits_per_subpixel=None if recovery.losses else 8 * len(data) / subpixels,
+    )
     _report_losses(job, request, recovery, report)
     if job.targets:
         codec = codec_for(content.fingerprint)
-        report["model"] = codec.name
+        report.model = codec.name
         _give_back(codec, content, job, request, report)
-    report["seconds"] = time.perf_counter() - start
-    failed = bool(report["lost"] or report["lost_chunks"])
+    report.seconds = time.perf_counter() - start
+    failed = bool(report.lost or report.lost_chunks)
     if output is not None:
-        name, size = display_output(output), report["output_bytes"]
+        name, size = display_output(output), report.output_bytes
     else:
         some = request.only and list(job.targets)
         verb = "are" if some and len(some) > 1 else "is"
@@ -67,18 +60,18 @@ def unpack_archive(job: Unpacking, request: Request, data: bytes, codec_for: Cal
         raise AlreadyReported
 
 
-def _report_losses(job: Unpacking, request: Request, recovery: Recovery, report: dict) -> None:
+def _report_losses(job: Unpacking, request: Request, recovery: Recovery, report: UnpackedReport) -> None:
     """Name the chunks that are lost; where only some images are wanted, those of them that are."""
     for loss in recovery.losses:
         names = [name for name in loss.images if not request.only or name in request.only]
         if names or not request.only:
-            unknown = f"{loss.chunks:,} chunk{'' if loss.chunks == 1 else 's'} of unknown names"
+            unknown = f"{counted(loss.chunks, 'chunk')} of unknown names"
             _print_error(job, worded(loss.reason), _listed(names) or unknown)
-            report["lost"] += names
-            report["lost_chunks"] += loss.chunks
+            report.lost += names
+            report.lost_chunks += loss.chunks
 
 
-def _give_back(codec, content: Container, job: Unpacking, request: Request, report: dict) -> None:
+def _give_back(codec, content: Container, job: Unpacking, request: Request, report: UnpackedReport) -> None:
     """Decode and write the images, and then name those for which that could not be done."""
     failures: list[tuple[NvaeCodecError, list[str]]] = []
     files = _Files(job.folder)
@@ -91,18 +84,18 @@ def _give_back(codec, content: Container, job: Unpacking, request: Request, repo
                     target = job.targets[names[0]]
                     if target is not None:
                         suffix = request.suffix_of(grey=image.samples.ndim == 2)
-                        report["output_bytes"] += files.write(target, image, suffix)
+                        report.output_bytes = (report.output_bytes or 0) + files.write(target, image, suffix)
                 except NvaeCodecError as error:
                     failures.append((error, names))
                 else:
                     height, width = image.samples.shape[:2]
-                    report["num_images"] += 1
-                    report["pixels"] += height * width
-                    report["subpixels"] += image.samples.size
+                    report.num_images += 1
+                    report.pixels += height * width
+                    report.subpixels += image.samples.size
     finally:  # the bar is gone, also after Ctrl-C or on a full disk
         for failure, names in failures:
             _print_error(job, str(failure), _listed(names))
-            report["lost"] += names
+            report.lost += names
 
 
 class _Files:
@@ -170,7 +163,3 @@ def _listed(names: Sequence[str]) -> str:
     """The first few names, as they are printed."""
     more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
     return ", ".join(map(printable, names[:MAX_NAMES])) + more
-
-
-def _subpixels(image: ImageEntry) -> int:
-    return image.width * image.height * image.channels

@@ -8,6 +8,7 @@ import click
 from nvae_codec.eval.results import CompareResults, Result, SolidArchive, Total
 
 from ..files import echo
+from ..options import model_option, note
 from ..progress import progress_bar
 from .options import Recorded, command_line, measured_images, output_folder, results_folder, write_texts
 
@@ -30,15 +31,12 @@ class Baselines(click.ParamType):
 
 @click.command(cls=Recorded, results=CompareResults, short_help="File sizes and times beside those of other codecs.")
 @measured_images
-@click.option(
-    "--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors; none: the other codecs only."
-)
+@model_option("A bundled model, or a model.safetensors; none: the other codecs only.  [default: photo]")
 @click.option(
     "--baselines",
     metavar="NAMES",
     type=Baselines(),
     default="png,webp,jxl-e3,jxl-e7,jxl,jpegls,jpeg2000,avif",
-    show_default=True,
     help="Other codecs, with commas; '' for none.",
 )
 @click.option(
@@ -46,10 +44,13 @@ class Baselines(click.ParamType):
     metavar="1-8",
     type=click.IntRange(1, 8),
     default=8,
-    show_default=True,
     help="The upper bits of each sample only; a model for 8 bits is then left out.",
 )
-@click.option("--solid", is_flag=True, help="All images as one image, too, a mosaic; of nvae-codec, as an archive.")
+@click.option(
+    "--solid",
+    is_flag=True,
+    help="Also all images together: the other codecs get one mosaic, nvae-codec makes an archive.",
+)
 @click.option(
     "--cross-process",
     "across",
@@ -59,9 +60,7 @@ class Baselines(click.ParamType):
 @output_folder(
     "Keep the coded files there, with results.json, results.csv, rate-against-speed.svg, report.html and compressai/."
 )
-def compare(
-    selection, model: str | None, baselines: list[str], bits: int, solid: bool, across: bool, folder: Path | None
-) -> None:
+def compare(selection, model: str | None, baselines: list[str], folder: Path | None, **options) -> None:
     """Give every image to every codec, decode the files again, and compare sizes, times and memory.
 
     IMAGES are 8-bit grey or RGB files, or folders, of which the files right in them are taken. Each codec works in a
@@ -83,12 +82,10 @@ def compare(
             place,
             model=model,
             baselines=baselines,
-            bits=bits,
-            solid=solid,
-            across=across,
             command=command_line(),
             watch=progress_bar,
-            report=lambda line: click.echo(line, err=True),
+            report=note,
+            **options,
         )
         write_texts(folder, lambda: texts(results))
     echo(describe(results))

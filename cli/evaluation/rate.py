@@ -7,9 +7,18 @@ import click
 from nvae_codec.eval.results import RateResults
 
 from ..files import echo
-from ..options import PATH
+from ..options import POSITIVE, model_option
 from ..progress import progress_bar
-from .options import POSITIVE, Recorded, command_line, measured_images, output_folder, results_folder, write_texts
+from .options import (
+    EFFORT,
+    Recorded,
+    command_line,
+    float_network_option,
+    measured_images,
+    output_folder,
+    results_folder,
+    write_texts,
+)
 
 MAX_LISTED_IMAGES = 100  # of which each has a line
 
@@ -30,19 +39,16 @@ class Lengths(click.ParamType):
 @click.command(cls=Recorded, results=RateResults, short_help="File sizes against the negative ELBO.")
 @measured_images
 @click.option("--archive", is_flag=True, help="All images in one file, instead of a file each.")
-@click.option("--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors.")
-@click.option(
-    "--float-network", metavar="RUN", type=PATH, help="The run, or the checkpoint, that the model was made of."
-)
-@click.option("--effort", metavar="1-5", type=click.IntRange(1, 5), help="As of `compress`.")
-@click.option(
-    "--draws", metavar="N", type=POSITIVE, default=1, show_default=True, help="Of the latents, for the negative ELBO."
-)
+@model_option()
+@float_network_option("The run, or the checkpoint, that the model was made of.")
+@EFFORT
+@click.option("--draws", metavar="N", type=POSITIVE, default=1, help="Of the latents, for the negative ELBO.")
 @click.option(
     "--importance-samples",
     metavar="K",
     type=POSITIVE,
-    help="Also the importance-weighted bound of K draws, of colour images that are made of whole tiles.",
+    help="Also the importance-weighted bound of K draws, of colour images that are made of whole tiles: a bound "
+    "on -log p(x) that is tighter than the negative ELBO, and which a file does not reach.",
 )
 @click.option(
     "--chains",
