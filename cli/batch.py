@@ -51,8 +51,8 @@ batch_options = together(
     click.option("--output-dir", "folder", metavar="DIR", type=PATH, help="The folder of all outputs."),
     FORCE,
     threads_option(
-        "CPU threads, at most; fewer while other programs are busy. A large archive, of two million pixels or more, is "
-        "shared out among as many processes as threads, 8 at most. The result is the same."
+        "CPU threads, at most; fewer while other programs are busy. A large archive is shared out among processes, as "
+        "many as threads, but at most 8 and one for each million pixels. The result is the same."
     ),
     DEVICE,
     QUIET,

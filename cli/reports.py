@@ -24,6 +24,7 @@ class ImageReport:
     bits_per_subpixel: float
     """of the .nvb file"""
     seconds: Seconds
+    """without those of a ledger"""
     model: str
     """the name of the model that coded it"""
     verified: bool
@@ -45,6 +46,7 @@ class ArchiveReport:
     bits_per_subpixel: float
     """all bytes of the file over all sub-pixels"""
     seconds: Seconds
+    """without those of a ledger"""
     model: str
     verified: bool
 
@@ -158,14 +160,14 @@ class ListedImage:
 
 @dataclass(frozen=True, config=STRICT)
 class LatentGroup:
-    """A group of latents; lists have an entry for every channel, and are null if `export` measured nothing."""
+    """A group of latents; `export` may not have measured it."""
 
     side: Count
     channels: Count
     active: Bytes
     """how many channels are coded"""
     active_channels: list[int]
-    """their numbers"""
+    """the numbers of these"""
     steps: list[int]
     """of every channel: with step j, latents lie on a grid with a spacing of 2^-j sigma of the prior"""
     kl_bits_per_latent: list[float] | None

@@ -73,8 +73,10 @@ def _report_losses(job: Unpacking, request: Request, recovery: Recovery, report:
 
 def _give_back(codec, content: Container, job: Unpacking, request: Request, report: UnpackedReport) -> None:
     """Decode and write the images, and then name those for which that could not be done."""
+    from nvae_codec.image import write_image
+
     failures: list[tuple[NvaeCodecError, list[str]]] = []
-    files = _Files(job.folder)
+    written: set[tuple[int, int]] = set()
     try:
         with progress_bar(display(job.source), "image", request.quiet) as progress:
             for names, image in _decoded(codec, content, job.targets.keys(), progress):
@@ -84,7 +86,9 @@ def _give_back(codec, content: Container, job: Unpacking, request: Request, repo
                     target = job.targets[names[0]]
                     if target is not None:
                         suffix = request.suffix_of(grey=image.samples.ndim == 2)
-                        report.output_bytes = (report.output_bytes or 0) + files.write(target, image, suffix)
+                        report.output_bytes = (report.output_bytes or 0) + _write(
+                            job, target, write_image(image, suffix), written
+                        )
                 except NvaeCodecError as error:
                     failures.append((error, names))
                 else:
@@ -98,29 +102,17 @@ def _give_back(codec, content: Container, job: Unpacking, request: Request, repo
             report.lost += names
 
 
-class _Files:
-    """The files of one run, none of which replaces another."""
-
-    def __init__(self, folder: Path | None):
-        self.folder = folder
-        self.written: set[tuple[int, int]] = set()
-
-    def write(self, target: Path, image, suffix: str) -> int:
-        """The number of bytes that the image takes as a file."""
-        from nvae_codec.image import write_image
-
-        data = write_image(image, suffix)
-        if self.folder is None:
-            write(target, data)
-            return len(data)
-        if target.exists() and _identity(target) in self.written:
-            raise ImageError(
-                f"{display(target)} was written just now from another image; here names that differ in "
-                "upper and lower case, or lead over links, are the same"
-            )
-        write_inside(self.folder, target, data)
-        self.written.add(_identity(target))
-        return len(data)
+def _write(job: Unpacking, target: Path, data: bytes, written: set[tuple[int, int]]) -> None:
+    """Write one file, which must be none of those `written` before."""
+    if job.folder is None:
+        return write(target, data)
+    if target.exists() and _identity(target) in written:
+        raise ImageError(
+            f"{display(target)} was written just now from another image; here names that differ in "
+            "upper and lower case, or lead over links, are the same"
+        )
+    write_inside(job.folder, target, data)
+    written.add(_identity(target))
 
 
 def _identity(path: Path) -> tuple[int, int]:

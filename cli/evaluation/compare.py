@@ -15,18 +15,14 @@ from .options import Recorded, command_line, measured_images, output_folder, res
 MAX_LISTED_IMAGES = 100  # of which each has a line
 
 
-class Baselines(click.ParamType):
+def codec_names(text: str) -> list[str]:
     """Names of codecs with commas between them."""
+    from nvae_codec.eval.codecs import BASELINES
 
-    name = "names"
-
-    def convert(self, value, param, ctx) -> list[str]:
-        from nvae_codec.eval.codecs import BASELINES
-
-        names = [name for name in dict.fromkeys(str(value).split(",")) if name]
-        if unknown := sorted(set(names) - set(BASELINES)):
-            self.fail(f"unknown: {', '.join(unknown)}; known are {', '.join(BASELINES)}", param, ctx)
-        return names
+    names = [name for name in dict.fromkeys(text.split(",")) if name]
+    if unknown := sorted(set(names) - set(BASELINES)):
+        raise click.BadParameter(f"unknown: {', '.join(unknown)}; known are {', '.join(BASELINES)}")
+    return names
 
 
 @click.command(cls=Recorded, results=CompareResults, short_help="File sizes and times beside those of other codecs.")
@@ -35,7 +31,7 @@ class Baselines(click.ParamType):
 @click.option(
     "--baselines",
     metavar="NAMES",
-    type=Baselines(),
+    type=codec_names,
     default="png,webp,jxl-e3,jxl-e7,jxl,jpegls,jpeg2000,avif",
     help="Other codecs, with commas; '' for none.",
 )

@@ -23,17 +23,13 @@ from .options import (
 MAX_LISTED_IMAGES = 100  # of which each has a line
 
 
-class Lengths(click.ParamType):
-    """Positive integers with commas between them."""
-
-    name = "lengths"
-
-    def convert(self, value, param, ctx) -> list[int]:
-        parts = [part for part in str(value).split(",") if part]
-        for part in parts:
-            if not part.isdecimal() or int(part) < 1:
-                self.fail(f"{part!r} is not a positive integer.", param, ctx)
-        return sorted({int(part) for part in parts})
+def positive_integers(text: str) -> list[int]:
+    """Positive integers with commas between them, sorted."""
+    parts = [part for part in text.split(",") if part]
+    for part in parts:
+        if not part.isdecimal() or int(part) < 1:
+            raise click.BadParameter(f"{part!r} is not a positive integer.")
+    return sorted({int(part) for part in parts})
 
 
 @click.command(cls=Recorded, results=RateResults, short_help="File sizes against the negative ELBO.")
@@ -54,7 +50,7 @@ class Lengths(click.ParamType):
     "--chains",
     "lengths",
     metavar="N,N,...",
-    type=Lengths(),
+    type=positive_integers,
     help="Also archives of the first N images, in one chunk.  [default: 1,4,16,... and all, if the images are small]",
 )
 @output_folder("Keep the files there, with results.json, results.csv, figures/ and report.html.")

@@ -12,18 +12,12 @@ from ..options import PATH, POSITIVE, Documented, device_option
 from .options import BESIDE
 
 
-class Settings(click.ParamType):
-    """NAME=VALUE."""
-
-    name = "setting"
-
-    def convert(self, value, param, ctx) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        name, sign, text = value.partition("=")
-        if not (name and sign):
-            self.fail(f"{value!r} is not NAME=VALUE.", param, ctx)
-        return name, text
+def name_and_value(text: str) -> tuple[str, str]:
+    """The two parts of NAME=VALUE."""
+    name, sign, value = text.partition("=")
+    if not (name and sign):
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE.")
+    return name, value
 
 
 @click.command(
@@ -44,7 +38,7 @@ class Settings(click.ParamType):
     "--set",
     "settings",
     metavar="NAME=VALUE",
-    type=Settings(),
+    type=name_and_value,
     multiple=True,
     help="A field of the network, e.g. num_channels_enc=16; any number.",
 )
