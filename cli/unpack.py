@@ -86,9 +86,9 @@ def _give_back(codec, content: Container, job: Unpacking, request: Request, repo
                     target = job.targets[names[0]]
                     if target is not None:
                         suffix = request.suffix_of(grey=image.samples.ndim == 2)
-                        report.output_bytes = (report.output_bytes or 0) + _write(
-                            job, target, write_image(image, suffix), written
-                        )
+                        data = write_image(image, suffix)
+                        _write(job, target, data, written)
+                        report.output_bytes = (report.output_bytes or 0) + len(data)
                 except NvaeCodecError as error:
                     failures.append((error, names))
                 else:
