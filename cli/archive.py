@@ -11,7 +11,7 @@ import click
 
 from nvae_codec.bitstreams.container import pack
 from nvae_codec.bitstreams.content import GREY, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileBatch
-from nvae_codec.errors import ImageError, enough_memory
+from nvae_codec.errors import ImageError, about, enough_memory
 
 from .batch import Batch, Examine, print_report, unexamined, workers_for
 from .files import (
@@ -116,13 +116,10 @@ def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> l
         for name, path, _ in members:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise ImageError(f"{display(path)}: is no regular file, so it cannot be read twice")
-            try:
-                with open(path, "rb") as file:
-                    shape = image_shape(file)
+            with about(display(path)), open(path, "rb") as file:
+                shape = image_shape(file)
                 if colour:
                     check_colour(shape)
-            except ImageError as error:
-                raise ImageError(f"{display(path)}: {error}") from error
             checked.append(Member(name, path, shape))
             progress(len(checked), len(members))
     return checked
@@ -138,19 +135,15 @@ def make_archive(
     start = time.perf_counter()
     output, members = archive
     for _, path, shape in members:
-        try:
+        with about(display(path)):
             codec.payload.check_size(*shape[:2])
-        except ImageError as error:
-            raise ImageError(f"{display(path)}: {error}") from error
     sizes = {"input_bytes": 0, "pixels": 0, "subpixels": 0}
 
     def images() -> Iterator[tuple[str, object]]:
         for name, path, _ in members:
             data = read(path)
-            try:
+            with about(display(path)):
                 image = read_image(data)
-            except ImageError as error:
-                raise ImageError(f"{display(path)}: {error}") from error
             height, width = image.samples.shape[:2]
             for key, size in zip(sizes, (len(data), height * width, image.samples.size), strict=True):
                 sizes[key] += size

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from textwrap import indent
 
-from nvae_codec.errors import ImageError, NvaeCodecError, enough_memory
+from nvae_codec.errors import ImageError, about, enough_memory
 
 from .progress import progress_bar
 from .reports import LedgerReport
@@ -31,9 +31,7 @@ class Ledgers:
 
         from ..eval.tables import ledger_table
 
-        try:
-            with enough_memory(), progress_bar(f"ledger of {name}", "tile", self.quiet) as progress:
-                entry = ledger(self.codec, data, self.float_network, draws=self.draws, progress=progress)
-        except NvaeCodecError as error:
-            raise type(error)(f"the file was made, but its ledger cannot be: {error}") from error
+        failure = about("the file was made, but its ledger cannot be")
+        with failure, enough_memory(), progress_bar(f"ledger of {name}", "tile", self.quiet) as progress:
+            entry = ledger(self.codec, data, self.float_network, draws=self.draws, progress=progress)
         return {"ledger": asdict(LedgerReport(**entry.to_dict()))}, "\n" + indent(ledger_table(entry), "  ")
