@@ -17,7 +17,7 @@ help:
 	@echo "make test                  run the tests, in seven minutes on two cores"
 	@echo "make test-matrix           run those of exactness as on other processors, with other kernels, and with the oldest"
 	@echo "                           and newest libraries, in environments of their own; 12 GB and an hour"
-	@echo "make test-slow             run the tests that train, or code full-size pictures"
+	@echo "make test-slow             run the tests that train, or code full-size images"
 	@echo "make lint                  check the sources with ruff, their types with mypy"
 	@echo "make kodak DATA=folder     rates and times of a folder of images, decoded by another process; see results/kodak"
 	@echo "make report KODAK=folder CIFAR=folder [MNIST=folder]   measure the bundled models, beside other codecs: results/report/report.html"

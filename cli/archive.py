@@ -11,15 +11,16 @@ import click
 
 from nvae_codec.bitstreams.container import pack
 from nvae_codec.bitstreams.content import GREY, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileBatch
-from nvae_codec.errors import ImageError, enough_memory
+from nvae_codec.errors import ImageError, about, enough_memory
 
-from .batch import Batch, Examine, print_report, workers_for
+from .batch import Batch, Examine, print_report, unexamined, workers_for
 from .files import (
     STREAM,
     Job,
     check_names,
     check_outputs,
     check_sources,
+    counted,
     display,
     display_output,
     printable,
@@ -28,21 +29,22 @@ from .files import (
 )
 from .ledger import check_colour
 from .progress import progress_bar
+from .reports import ArchiveReport, UnpackedReport
 
 if TYPE_CHECKING:
     from nvae_codec.codec import Codec
     from nvae_codec.image import Image
 
 
+class Archive(NamedTuple):
+    output: Path
+    members: list["Member"]
+
+
 class Member(NamedTuple):
     name: str  # in the archive, with "/" between its parts
     path: Path
     shape: tuple[int, ...] = ()  # of the samples, once the file has been looked at
-
-
-class Archive(NamedTuple):
-    output: Path
-    members: list[Member]
 
 
 def plan_archive(batch: Batch, *, colour: bool = False) -> Archive:
@@ -118,13 +120,10 @@ def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> l
         for name, path, _ in members:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise ImageError(f"{display(path)}: is no regular file, so it cannot be read twice")
-            try:
-                with open(path, "rb") as file:
-                    shape = image_shape(file)
+            with about(display(path)), open(path, "rb") as file:
+                shape = image_shape(file)
                 if colour:
                     check_colour(shape)
-            except ImageError as error:
-                raise ImageError(f"{display(path)}: {error}") from error
             checked.append(Member(name, path, shape))
             progress(len(checked), len(members))
     return checked
@@ -132,7 +131,7 @@ def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> l
 
 @enough_memory()
 def make_archive(
-    codec: "Codec", archive: Archive, batch: Batch, examine: Examine | None = None, *, verify: bool, **options: Any
+    codec: "Codec", archive: Archive, batch: Batch, examine: Examine = unexamined, *, verify: bool, **options: Any
 ) -> None:
     """Code all images, write the file, `examine` it and report. `options` are those of `Codec.compress_archive`."""
     from nvae_codec.image import read_image
@@ -140,19 +139,15 @@ def make_archive(
     start = time.perf_counter()
     output, members = archive
     for _, path, shape in members:
-        try:
+        with about(display(path)):
             codec.payload.check_size(*shape[:2])
-        except ImageError as error:
-            raise ImageError(f"{display(path)}: {error}") from error
     sizes = {"input_bytes": 0, "pixels": 0, "subpixels": 0}
 
     def images() -> Iterator[tuple[str, "Image"]]:
         for name, path, _ in members:
             data = read(path)
-            try:
+            with about(display(path)):
                 image = read_image(data)
-            except ImageError as error:
-                raise ImageError(f"{display(path)}: {error}") from error
             height, width = image.samples.shape[:2]
             for key, size in zip(sizes, (len(data), height * width, image.samples.size), strict=True):
                 sizes[key] += size
@@ -165,27 +160,24 @@ def make_archive(
             images(), len(members), verify=verify, progress=progress, workers=workers, **options
         )
     write(output, data)
-    report = {
-        "inputs": list(map(str, batch.inputs)),
-        "output": str(output),
-        "input_bytes": sizes["input_bytes"],
-        "output_bytes": len(data),
-        "num_images": len(members),
-        "pixels": sizes["pixels"],
-        "subpixels": sizes["subpixels"],
-        "bits_per_subpixel": 8 * len(data) / sizes["subpixels"],
-        "seconds": time.perf_counter() - start,
-        "model": codec.name,
-        "verified": verify,
-    }
-    more, lines = examine(name, data) if examine else ({}, "")
-    print_report(report | more, archive_line(name, len(data), report) + lines, batch)
+    report = ArchiveReport(
+        inputs=list(map(str, batch.inputs)),
+        output=str(output),
+        output_bytes=len(data),
+        num_images=len(members),
+        **sizes,
+        bits_per_subpixel=8 * len(data) / sizes["subpixels"],
+        seconds=time.perf_counter() - start,
+        model=codec.name,
+        verified=verify,
+    )
+    print_report(report, archive_line(name, len(data), report), batch, *examine(name, data))
 
 
-def archive_line(name: str, size: int | None, report: dict) -> str:
+def archive_line(name: str, size: int | None, report: ArchiveReport | UnpackedReport) -> str:
     """The line for people of a report on an archive, of which `name`, if it is a file, is so many bytes long."""
-    count, rate = report["num_images"], report["bits_per_subpixel"]
-    parts = [f"{count:,} image{'' if count == 1 else 's'}"]
+    rate = report.bits_per_subpixel
+    parts = [counted(report.num_images, "image")]
     parts += [] if size is None else [f"{size:,} bytes"]
     parts += [] if rate is None else [f"{rate:.3f} bits per sub-pixel"]
-    return f"{name}: {', '.join(parts)}, {report['seconds']:.1f} s"
+    return f"{name}: {', '.join(parts)}, {report.seconds:.1f} s"

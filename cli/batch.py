@@ -2,24 +2,31 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import click
 
 from nvae_codec.errors import enough_memory, sentence
 
-from .files import Job, display, display_output, echo, read, write
+from .files import Job, display, display_output, echo, write
 from .main import FAILURES, AlreadyReported, print_error
-from .options import DEVICE, FORCE, PATH, QUIET, STREAM_OR_PATH, json_option, threads_option
+from .options import DEVICE, FORCE, PATH, QUIET, STREAM_OR_PATH, json_option, note, threads_option, together
 from .progress import Progress, progress_bar
+from .reports import ArchiveReport, ImageReport, UnpackedReport
 
 # More are not started without need: each loads PyTorch and the model, and takes about a gigabyte.
 MAX_WORKERS, WORKER_PIXELS = 8, 2**20
 Item = TypeVar("Item")
 Examine = Callable[[str, bytes], tuple[dict, str]]  # of a name and the file made: what a report and a line say besides
+
+
+def unexamined(name: str, data: bytes) -> tuple[dict, str]:
+    """Nothing besides."""
+    return {}, ""
 
 
 @dataclass(frozen=True)
@@ -37,27 +44,20 @@ class Batch:
     as_json: bool
 
 
-def batch_options(command: Callable) -> Callable:
-    """The options of a `Batch`, but for --model, which each command explains itself."""
-    for option in reversed(
-        (
-            click.argument("inputs", nargs=-1, required=True, type=STREAM_OR_PATH),
-            click.option(
-                "-o", "--output", metavar="FILE", type=STREAM_OR_PATH, help="The output of one input; - is stdout."
-            ),
-            click.option("--output-dir", "folder", metavar="DIR", type=PATH, help="The folder of all outputs."),
-            FORCE,
-            threads_option(
-                "CPU threads, at most; fewer while other programs are busy. Up to 8 processes share a large archive "
-                "and the threads. The result is the same."
-            ),
-            DEVICE,
-            QUIET,
-            json_option("Print a JSON object for each file on stdout."),
-        )
-    ):
-        command = option(command)
-    return command
+# The options of a `Batch`, but for --model, which each command explains itself.
+batch_options = together(
+    click.argument("inputs", nargs=-1, required=True, type=STREAM_OR_PATH),
+    click.option("-o", "--output", metavar="FILE", type=STREAM_OR_PATH, help="The output of one input; - is stdout."),
+    click.option("--output-dir", "folder", metavar="DIR", type=PATH, help="The folder of all outputs."),
+    FORCE,
+    threads_option(
+        "CPU threads, at most; fewer while other programs are busy. A large archive is shared out among processes, as "
+        "many as threads, but at most 8 and one for each million pixels. The result is the same."
+    ),
+    DEVICE,
+    QUIET,
+    json_option("Print a JSON object for each file on stdout."),
+)
 
 
 class Coded(NamedTuple):
@@ -76,22 +76,6 @@ def workers_for(pixels: int) -> int:
     return max(1, min(torch.get_num_threads(), MAX_WORKERS, pixels // WORKER_PIXELS))
 
 
-def run(
-    jobs: Iterable[Job],
-    code: Callable[[Job, bytes, Progress], Coded],
-    batch: Batch,
-    *,
-    verified: bool,
-    examine: Examine | None = None,
-) -> None:
-    """Read, `code`, write, `examine` and report one file after the other."""
-    each(
-        jobs,
-        lambda job: display(job.source),
-        lambda job: run_one(job, read, code, batch, verified=verified, examine=examine),
-    )
-
-
 @enough_memory()
 def run_one(
     job: Job,
@@ -100,7 +84,7 @@ def run_one(
     batch: Batch,
     *,
     verified: bool,
-    examine: Examine | None = None,
+    examine: Examine = unexamined,
 ) -> None:
     """`load` the input, `code`, write, `examine` the output and report."""
     start = time.perf_counter()
@@ -109,17 +93,41 @@ def run_one(
         coded = code(job, data, progress)
     if job.target is not None:
         write(job.target, coded.output)
-    report = _report(job, len(data), coded, verified, time.perf_counter() - start)
-    more, lines = examine(display(job.source), coded.output) if examine else ({}, "")
-    print_report(report | more, _line(job, report) + lines, batch)
+    height, width, channels = (*coded.shape, 1)[:3]
+    report = ImageReport(
+        input=str(job.source),
+        output=None if job.target is None else str(job.target),
+        input_bytes=len(data),
+        output_bytes=None if job.target is None else len(coded.output),
+        width=width,
+        height=height,
+        channels=channels,
+        bits_per_subpixel=8 * coded.stream_bytes / (height * width * channels),
+        seconds=time.perf_counter() - start,
+        model=coded.model,
+        verified=verified,
+    )
+    if job.target is None:
+        name, size = f"{display(job.source)} is whole", len(data)
+    else:
+        name, size = display_output(job.target), len(coded.output)
+    rate = f"{report.bits_per_subpixel:.3f} bits per sub-pixel"
+    line = f"{name}: {size:,} bytes, {rate}, {report.seconds:.1f} s"
+    print_report(report, line, batch, *examine(display(job.source), coded.output))
 
 
-def print_report(report: dict, line: str, batch: Batch) -> None:
-    """What was done: an object for programs and a line for people."""
+def print_report(
+    report: ImageReport | ArchiveReport | UnpackedReport,
+    line: str,
+    batch: Batch,
+    keys: Mapping = MappingProxyType({}),
+    lines: str = "",
+) -> None:
+    """What was done: for programs an object, a dataclass of `reports`; for people a line. What was examined follows."""
     if batch.as_json:
-        echo(json.dumps(report))
+        echo(json.dumps({**asdict(report), **keys}))
     if not batch.quiet:
-        click.echo(line, err=True)
+        note(line + lines)
 
 
 def each(items: Iterable[Item], name: Callable[[Item], str], work: Callable[[Item], None]) -> None:
@@ -140,28 +148,3 @@ def each(items: Iterable[Item], name: Callable[[Item], str], work: Callable[[Ite
             failed = True
     if failed:
         raise AlreadyReported
-
-
-def _report(job: Job, input_bytes: int, coded: Coded, verified: bool, seconds: float) -> dict:
-    height, width, channels = (*coded.shape, 1)[:3]
-    return {
-        "input": str(job.source),
-        "output": None if job.target is None else str(job.target),
-        "input_bytes": input_bytes,
-        "output_bytes": None if job.target is None else len(coded.output),
-        "width": width,
-        "height": height,
-        "channels": channels,
-        "bits_per_subpixel": 8 * coded.stream_bytes / (height * width * channels),
-        "seconds": seconds,
-        "model": coded.model,
-        "verified": verified,
-    }
-
-
-def _line(job: Job, report: dict) -> str:
-    if job.target is None:
-        name, size = f"{display(job.source)} is whole", report["input_bytes"]
-    else:
-        name, size = display_output(job.target), report["output_bytes"]
-    return f"{name}: {size:,} bytes, {report['bits_per_subpixel']:.3f} bits per sub-pixel, {report['seconds']:.1f} s"

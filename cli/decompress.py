@@ -10,21 +10,23 @@ from nvae_codec.errors import BitstreamError, ImageError
 
 from .batch import Coded, batch_options, each, run_one
 from .files import STREAM, Job, check_names, check_options, check_outputs, check_sources, default_target, display, read
-from .options import gathered, model_option, use_threads
+from .options import POSITIVE, Documented, gathered, model_option, use_threads
 from .progress import Progress
+from .reports import ImageReport, UnpackedReport
 from .unpack import unpack_archive
 from .unpack_plan import Request, Unpacking, check_unpacking, is_archive, only_image, plan_unpacking
 
+KEYS = {"the JSON object of an image": ImageReport, "the JSON object of an archive": UnpackedReport}
 
-@click.command(short_help="Restore the images in .nvb files.")
+
+@click.command(cls=Documented, results=KEYS, short_help="Restore the images in .nvb files.")
 @batch_options
 @model_option("Your own model, a file model.safetensors. Bundled models are found without this option.")
 @click.option(
     "--max-pixels",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=POSITIVE,
     default=DEFAULT_MAX_PIXELS,
-    show_default=True,
     help="Refuse larger images, and archives with larger chunks.",
 )
 @click.option(
@@ -32,7 +34,6 @@ from .unpack_plan import Request, Unpacking, check_unpacking, is_archive, only_i
     "format_name",
     type=click.Choice(["png", "webp", "tif", "bmp", "ppm"]),
     default="png",
-    show_default=True,
     help="The format of the images, unless the suffix of -o names one. With ppm, grey images become pgm.",
 )
 @click.option("--only", metavar="NAME", multiple=True, help="Of an archive, only this image. Can be repeated.")
@@ -64,13 +65,6 @@ def decompress(request: Request) -> None:
       nvae-codec decompress broken.nvb --recover --output-dir saved
       nvae-codec decompress - < photo.nvb | display -
       nvae-codec decompress --test coded/*.nvb
-
-    \b
-    With --json each object has the keys input, output, input_bytes, output_bytes, width,
-    height, channels, bits_per_subpixel (of the .nvb file), seconds, model, verified.
-    That of an archive has the keys input, output (the folder), input_bytes, output_bytes (of
-    all files), num_images, pixels, subpixels, bits_per_subpixel (of the .nvb file; null if it
-    is damaged), seconds, model, verified, lost (names), lost_chunks.
     """
     if request.test and (request.output or request.folder):
         raise click.UsageError("--test writes nothing, so -o and --output-dir have no meaning with it.")

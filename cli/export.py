@@ -1,29 +1,14 @@
 """The `export` command."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from nvae_codec.errors import enough_memory
 
 from .files import check_target
-from .options import FORCE, PATH, RUN, data_option, device_option, gathered, threads_option, use_threads
-
-
-@dataclass(frozen=True)
-class Options:
-    run: Path
-    output: Path | None
-    data: Path | None
-    check: Path | None
-    images: int | None
-    tolerance: float
-    activation_bits: int | None
-    notes: tuple[str, ...]
-    device: str
-    threads: int | None
-    force: bool
+from .options import FORCE, PATH, RUN, data_option, device_option, note, threads_option, use_threads
 
 
 @click.command(short_help="Make a model file of a trained network.")
@@ -40,6 +25,7 @@ class Options:
 )
 @click.option(
     "--images",
+    "calibration_images",
     metavar="N",
     type=click.IntRange(min=2),
     help="Training images to calibrate the integers on; all, if there are fewer.  [default: 64; fewer of images "
@@ -50,8 +36,7 @@ class Options:
     metavar="PERCENT",
     type=click.FloatRange(min=0),
     default=0.2,
-    show_default=True,
-    help="By how much the integers may change the negative ELBO. Beyond it, no model is written.",
+    help="By how much, in percent, the integers may change the negative ELBO. Beyond it, no model is written.",
 )
 @click.option(
     "--activation-bits",
@@ -69,15 +54,24 @@ class Options:
 @device_option(more="Only statistics of batch norms are computed there.")
 @threads_option()
 @FORCE
-@gathered(Options)
-def export(options: Options) -> None:
-    """Make of a trained network the integer model that coding uses.
+def export(
+    run: Path,
+    output: Path | None,
+    notes: tuple[str, ...],
+    tolerance: float,
+    device: str,
+    threads: int | None,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Convert a trained network to the integer model that coding uses.
 
     RUN is the folder of a training run, or of an imported network. Its training images are needed: to estimate the
     statistics of batch norms, to calibrate the integers, and to choose which latent channels are coded and how finely.
 
-    The negative ELBO of both networks is measured on held-out images, with the same noise, and printed; so is what
-    inactive channels and the coder's grids add to it. `nvae-codec info` shows the choice.
+    The negative ELBO of both networks, the trained one in floats and the integer one, is measured on held-out images
+    with the same noise, and printed; so is what inactive channels and the coder's grids add to it. `nvae-codec info`
+    shows the choice.
 
     A model card is written beside the model: a Markdown page of the same name. Add to it what the images were and under
     which licence the model may be used.
@@ -88,33 +82,30 @@ def export(options: Options) -> None:
       nvae-codec export runs/mine -f --activation-bits 16
       nvae-codec compress one.png --model mine.safetensors
     """
-    output = options.output or options.run / "model.safetensors"
+    output = output or run / "model.safetensors"
     if output.suffix != ".safetensors":
         raise click.UsageError("The output's name must end in .safetensors.")
-    pairs = [note.partition("=") for note in options.notes]
+    pairs = [text.partition("=") for text in notes]
     if not all(key and equals for key, equals, _ in pairs):
         raise click.UsageError("A --note has the form KEY=TEXT.")
-    if not all(note.isprintable() for note in options.notes):
+    if not all(text.isprintable() for text in notes):
         raise click.UsageError("A --note is one line of printable text.")
 
     from nvae_codec.device import choose_device
     from nvae_codec.training.export import export_run
     from nvae_codec.training.run import Run
 
-    Run.load(options.run)
+    Run.load(run)
     for target in (output, output.with_suffix(".md")):
-        check_target(target, options.force)
-    use_threads(options.threads)
+        check_target(target, force)
+    use_threads(threads)
     with enough_memory("fewer --images need less"):
         export_run(
-            options.run,
+            run,
             output,
-            data=options.data,
-            check=options.check,
             notes={key: text for key, _, text in pairs},
-            calibration_images=options.images,
-            activation_bits=options.activation_bits,
-            tolerance=options.tolerance / 100,
-            device=choose_device(options.device),
-            report=lambda line: click.echo(line, err=True),
+            tolerance=tolerance / 100,
+            device=choose_device(device),
+            report=note,
+            **options,
         )

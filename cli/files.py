@@ -73,6 +73,10 @@ def printable(name: str) -> str:
     return name if name.isprintable() else name.encode("unicode_escape").decode()
 
 
+def counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def read(source: Path) -> bytes:
     with named(display(source)):
         return sys.stdin.buffer.read() if source == STREAM else source.read_bytes()

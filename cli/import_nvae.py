@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import PATH, data_option
+from .options import PATH, data_option, note
 
 
 @click.command(short_help="Import a checkpoint of the NVAE release.")
@@ -47,11 +47,7 @@ def import_nvae(checkpoint: Path, folder: Path | None, data: Path | None) -> Non
     network, dataset, recipe = load_published_run(checkpoint)
     dataset, fit = ALIASES.get(dataset, dataset), "crop"
     if dataset not in DATASETS:
-        click.echo(
-            f"note: {dataset} is none of the data sets of `train`; it is taken for a folder of images, which "
-            "are resized",
-            err=True,
-        )
+        note(f"note: {dataset} is none of the data sets of `train`; it is taken for a folder of images, to be resized")
         dataset, fit = "folder", "resize"
     percent = DATASETS[dataset].validation_percent
     source = runs.Data(dataset, os.path.abspath(data or Path("data") / dataset), fit, percent)
@@ -62,4 +58,4 @@ def import_nvae(checkpoint: Path, folder: Path | None, data: Path | None) -> Non
     except OSError:
         target.unlink()  # both or none
         raise
-    click.echo(f"wrote {target}: {sum(p.numel() for p in network.parameters()):,} parameters", err=True)
+    note(f"wrote {target}: {sum(p.numel() for p in network.parameters()):,} parameters")

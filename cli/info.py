@@ -1,6 +1,7 @@
 """The `info` command."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -13,10 +14,18 @@ from nvae_codec.errors import ModelError
 from .batch import each
 from .files import check_sources, display, echo, read
 from .info_text import describe
-from .options import STREAM_OR_PATH, json_option
+from .options import STREAM_OR_PATH, Documented, json_option
+from .reports import ArchiveFile, ImageFile, ListedImage, ModelFile
+
+KEYS = {
+    "the JSON object of a file of one image": ImageFile,
+    "the JSON object of an archive": ArchiveFile,
+    "each object in the list images, a further key of both with --list": ListedImage,
+    "the JSON object of a model file; each `export --note` is a further key": ModelFile,
+}
 
 
-@click.command(short_help="Print what .nvb files and model files hold.")
+@click.command(cls=Documented, results=KEYS, short_help="Print what .nvb files and model files hold.")
 @click.argument("files", nargs=-1, required=True, type=STREAM_OR_PATH)
 @click.option("--list", "listed", is_flag=True, help="List the images of .nvb files, too.")
 @json_option("Print a JSON object for each file.")
@@ -35,45 +44,24 @@ def info(files: tuple[Path, ...], listed: bool, as_json: bool) -> None:
       nvae-codec info photo
 
     Of a model, the table at the end has a row for each group of latents, coarsest first: the side of the group; how
-    many of its channels are active, which means coded; the steps of these (the grid has a spacing of 2 to the power of
-    minus this, in standard deviations of the prior); and, where `export` measured them, the KL that a latent has and
-    the initial bits of the group.
+    many of its channels are active, which means coded; the steps of these; and, where `export` measured them, the KL
+    that a latent has and the initial bits of the group. With step j, latents lie on a grid with a spacing of 2^-j
+    sigma, the standard deviation of the prior.
 
     Initial bits are the bits that must already be in a file before the latents of one tile can be drawn with them.
     Where there are none, latents are sent by relative entropy coding (REC). REC overhead is what that adds to the bits
     of an image alone.
 
     --list adds a line for each image: its name, width, height, colours, and the number of its chunk.
-
-    \b
-    With --json the object of a file of one image has the keys file, bytes, version (of the
-    format), width, height, channels, colours_from (the colour space that the image had before
-    it became RGB; null if that is not known), bits_per_subpixel, model (null if unknown),
-    fingerprint, exif_bytes, icc_bytes, chunks, tile_batches (how many; the tiles of a batch
-    are coded together), rec_groups (a list: of each tile batch, how many groups of latents are
-    coded by REC), trellis_bits, payload_bytes (of the coded words).
-    That of an archive has the keys file, bytes, version, num_images, chunks, pixels, subpixels,
-    bits_per_subpixel, model, fingerprint, header_bytes (and checksums), metadata_bytes (as
-    they are stored), payload_bytes.
-    With --list both have images, too, a list. Each of these has the keys name (null if the
-    image has none), width, height, channels, colours_from, chunk (from 1 on).
-    That of a model file has the keys file, bytes, fingerprint, tile_side, architecture,
-    latent_groups, latents_per_tile, weights, latent_channels, active_channels, initial_bits
-    (null if not measured), rec_overhead (as a part of the bits; absent if not measured),
-    groups (a list; before it come the notes of its maker, by their names).
-    Each of these groups has the keys side, channels, active, active_channels (their numbers),
-    steps (of every channel, as in the two lists that follow), kl_bits_per_latent,
-    sigma_ratio (of the posterior over the prior), initial_bits (null, as the two before
-    it, if not measured).
     """
     models = {file: _model_file(file) for file in files}
     check_sources([models[file] or file for file in files])
 
     def show(file: Path) -> None:
         model = models[file]
-        content = _describe(read(file), listed) if model is None else _describe_model(model)
+        content = _describe(file, listed) if model is None else _describe_model(file, model)
         if as_json:
-            echo(json.dumps({"file": str(file), **content}))
+            echo(json.dumps(content))
         else:
             echo("\n  ".join([f"{display(file)}:", *describe(content)]))
 
@@ -91,71 +79,73 @@ def _model_file(file: Path) -> Path | None:
     return model_file.bundled(str(file))
 
 
-def _describe_model(file: Path) -> dict:
+def _describe_model(name: Path, file: Path) -> dict:
     from nvae_codec.integer import model_file
 
-    return model_file.describe(file)
+    return {"file": str(name), **model_file.describe(file)}
 
 
-def _describe(data: bytes, listed: bool) -> dict:
+def _describe(file: Path, listed: bool) -> dict:
     """What an .nvb file holds; `listed`, with its images one by one."""
+    data = read(file)
     container = unpack(data, max_pixels=MAX_SIDE**2)  # nothing is decoded, so no size is too large
-    content = {"bytes": len(data), "version": VERSION}
-    content |= _archive(container, len(data)) if container.images[0].name else _single(container, len(data))
+    subpixels = sum(image.width * image.height * image.channels for image in container.images)
+    every = {
+        "file": str(file),
+        "bytes": len(data),
+        "version": VERSION,
+        "bits_per_subpixel": 8 * len(data) / subpixels,
+        "model": _model_name(container.fingerprint.hex()),
+        "fingerprint": container.fingerprint.hex(),
+        "chunks": len(container.chunks),
+        "payload_bytes": sum(len(chunk.words) for chunk in container.chunks),
+    }
+    content = asdict(_archive(container, every, subpixels) if container.images[0].name else _single(container, every))
     return content | ({"images": _listed(container)} if listed else {})
 
 
-def _single(container: Container, size: int) -> dict:
+def _single(container: Container, every: dict) -> ImageFile:
     (chunk,) = container.chunks
     (image,) = chunk.images
     metadata_bytes = {item.kind: len(item.data) for item in chunk.metadata}
-    return {
-        "width": image.width,
-        "height": image.height,
-        "channels": image.channels,
-        "colours_from": _colours_from(image),
-        "bits_per_subpixel": 8 * size / (image.width * image.height * image.channels),
-        "model": _model_name(container.fingerprint.hex()),
-        "fingerprint": container.fingerprint.hex(),
-        "exif_bytes": metadata_bytes.get(EXIF, 0),
-        "icc_bytes": metadata_bytes.get(ICC, 0),
-        "chunks": 1,
-        "tile_batches": len(chunk.tile_batches),
-        "rec_groups": [each.rec_groups for each in chunk.tile_batches],
-        "trellis_bits": chunk.trellis_bits,
-        "payload_bytes": len(chunk.words),
-    }
+    return ImageFile(
+        **every,
+        width=image.width,
+        height=image.height,
+        channels=image.channels,
+        colours_from=_colours_from(image),
+        exif_bytes=metadata_bytes.get(EXIF, 0),
+        icc_bytes=metadata_bytes.get(ICC, 0),
+        tile_batches=len(chunk.tile_batches),
+        rec_groups=[each.rec_groups for each in chunk.tile_batches],
+        trellis_bits=chunk.trellis_bits,
+    )
 
 
-def _archive(container: Container, size: int) -> dict:
-    images = container.images
-    subpixels = sum(image.width * image.height * image.channels for image in images)
-    words = sum(len(chunk.words) for chunk in container.chunks)
+def _archive(container: Container, every: dict, subpixels: int) -> ArchiveFile:
     metadata = sum(len(deflate_item(item)[1]) for chunk in container.chunks for item in chunk.metadata)
-    return {
-        "num_images": len(images),
-        "chunks": len(container.chunks),
-        "pixels": sum(image.width * image.height for image in images),
-        "subpixels": subpixels,
-        "bits_per_subpixel": 8 * size / subpixels,
-        "model": _model_name(container.fingerprint.hex()),
-        "fingerprint": container.fingerprint.hex(),
-        "header_bytes": size - words - metadata,
-        "metadata_bytes": metadata,
-        "payload_bytes": words,
-    }
+    return ArchiveFile(
+        **every,
+        num_images=len(container.images),
+        pixels=sum(image.width * image.height for image in container.images),
+        subpixels=subpixels,
+        header_bytes=every["bytes"] - every["payload_bytes"] - metadata,
+        metadata_bytes=metadata,
+    )
 
 
 def _listed(container: Container) -> list[dict]:
     return [
-        {
-            "name": image.name or None,
-            "width": image.width,
-            "height": image.height,
-            "channels": image.channels,
-            "colours_from": _colours_from(image),
-            "chunk": number,
-        }
+        asdict(
+            ListedImage(
+                name=image.name or None,
+                width=image.width,
+                height=image.height,
+                channels=image.channels,
+                colours_from=_colours_from(image),
+                chunk=number,
+            )
+        )
         for number, chunk in enumerate(container.chunks, 1)
         for image in chunk.images
     ]

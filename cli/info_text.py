@@ -1,13 +1,12 @@
 """What `info` prints for people: the figures of its JSON objects, in words."""
 
+from dataclasses import fields
 from itertools import groupby
 
-from .files import printable
+from .files import counted, printable
+from .reports import ModelFile
 
-MODEL_KEYS = {  # all others of a model are the notes of its maker
-    "bytes", "fingerprint", "tile_side", "architecture", "latent_groups", "latents_per_tile", "weights",
-    "latent_channels", "active_channels", "initial_bits", "rec_overhead", "groups",
-}  # fmt: skip
+MODEL_KEYS = {field.name for field in fields(ModelFile)}  # all others of a model are the notes of its maker
 
 
 def describe(content: dict) -> list[str]:
@@ -41,7 +40,7 @@ def _archive(content: dict) -> list[str]:
         *_file_and_model(content),
         f"headers and checksums: {content['header_bytes']:,} bytes",
         f"metadata: {content['metadata_bytes']:,} bytes",
-        f"coded words: {content['payload_bytes']:,} bytes in {_count(content['chunks'], 'chunk')}",
+        f"coded words: {content['payload_bytes']:,} bytes in {counted(content['chunks'], 'chunk')}",
     ]
 
 
@@ -60,7 +59,7 @@ def _model(content: dict) -> list[str]:
         f"tiles: {content['tile_side']} x {content['tile_side']} pixels",
         f"architecture: {content['architecture']}",
         f"weights: {content['weights']:,}",
-        f"latents: {content['latents_per_tile']:,} of each tile, in {_count(content['latent_groups'], 'group')}",
+        f"latents: {content['latents_per_tile']:,} of each tile, in {counted(content['latent_groups'], 'group')}",
         f"latent channels: {content['latent_channels']:,}, of which {content['active_channels']:,} are active",
         f"initial bits: {'not measured' if initial is None else f'{initial:,}'}",
         *([] if overhead is None else [f"REC overhead: {100 * overhead:+.2f} %"]),
@@ -99,10 +98,6 @@ def _size(image: dict) -> str:
     colours = "grey" if image["channels"] == 1 else "RGB"
     came = f" converted from {image['colours_from']}" if image["colours_from"] else ""
     return f"{image['width']:,} x {image['height']:,} pixels, {colours}{came}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _repeated(value: int, times: int) -> str:

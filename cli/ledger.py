@@ -1,12 +1,14 @@
 """The ledger that `compress` opens of each file that it has made."""
 
+from dataclasses import asdict
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING
 
-from nvae_codec.errors import ImageError, NvaeCodecError, enough_memory
+from nvae_codec.errors import ImageError, about, enough_memory
 
 from .progress import progress_bar
+from .reports import LedgerReport
 
 if TYPE_CHECKING:
     from nvae_codec.codec import Codec
@@ -33,9 +35,7 @@ class Ledgers:
 
         from ..eval.tables import ledger_table
 
-        try:
-            with enough_memory(), progress_bar(f"ledger of {name}", "tile", self.quiet) as progress:
-                entry = ledger(self.codec, data, self.float_network, draws=self.draws, progress=progress)
-        except NvaeCodecError as error:
-            raise type(error)(f"the file was made, but its ledger cannot be: {error}") from error
-        return {"ledger": entry.to_dict()}, "\n" + indent(ledger_table(entry), "  ")
+        failure = about("the file was made, but its ledger cannot be")
+        with failure, enough_memory(), progress_bar(f"ledger of {name}", "tile", self.quiet) as progress:
+            entry = ledger(self.codec, data, self.float_network, draws=self.draws, progress=progress)
+        return {"ledger": asdict(LedgerReport(**entry.to_dict()))}, "\n" + indent(ledger_table(entry), "  ")

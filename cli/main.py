@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
         sys.exit(1)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="nvae-codec")
 def cli() -> None:
     """Compress images without loss, with a neural network as the model of their pixels.
@@ -81,7 +81,7 @@ def cli() -> None:
       nvae-codec compress - < a.png > a.nvb      reads and writes pipes
 
     Every option can also be set by an environment variable: NVAE_CODEC_COMPRESS_MODEL for `compress --model`. The
-    option on the command line goes before.
+    command line takes precedence.
     """
 
 

@@ -1,6 +1,5 @@
 """The `sample` command."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -9,24 +8,10 @@ from nvae_codec.errors import enough_memory
 from nvae_codec.files import write_file
 
 from .files import check_target
-from .options import FORCE, PATH, RUN, SEED, device_option, gathered, threads_option, use_threads
+from .options import FORCE, PATH, RUN, device_option, note, seed_option, threads_option, use_threads
 from .progress import progress_bar
 
 AT_A_TIME = 16  # images
-
-
-@dataclass(frozen=True)
-class Options:
-    run: Path
-    output: Path | None
-    count: int
-    columns: int | None
-    temperature: float
-    readjust: int
-    seed: int
-    device: str
-    threads: int | None
-    force: bool
 
 
 @click.command(short_help="Draw images from a float network.")
@@ -38,9 +23,7 @@ class Options:
     type=PATH,
     help="The image file; its suffix chooses the format.  [default: RUN/samples.png]",
 )
-@click.option(
-    "--count", metavar="N", type=click.IntRange(1, 4096), default=64, show_default=True, help="Images to draw."
-)
+@click.option("--count", metavar="N", type=click.IntRange(1, 4096), default=64, help="Images to draw.")
 @click.option(
     "--columns", metavar="N", type=click.IntRange(1, 4096), help="Images in a row.  [default: as square as can be]"
 )
@@ -49,7 +32,6 @@ class Options:
     metavar="T",
     type=click.FloatRange(min=0, min_open=True),
     default=0.7,
-    show_default=True,
     help="Factor on the standard deviations of the prior. Lower ones give smoother images.",
 )
 @click.option(
@@ -57,22 +39,24 @@ class Options:
     metavar="BATCHES",
     type=click.IntRange(min=0),
     default=0,
-    show_default=True,
     help="Batches of samples that the statistics of batch norms follow first; the paper has 500.",
 )
-@click.option(
-    "--seed",
-    metavar="N",
-    type=SEED,
-    default=0,
-    show_default=True,
-    help="Of the random numbers. The same seed gives the same images.",
-)
+@seed_option("Of the random numbers. The same seed gives the same images.")
 @device_option()
 @threads_option()
 @FORCE
-@gathered(Options)
-def sample(options: Options) -> None:
+def sample(
+    run: Path,
+    output: Path | None,
+    count: int,
+    columns: int | None,
+    temperature: float,
+    readjust: int,
+    seed: int,
+    device: str,
+    threads: int | None,
+    force: bool,
+) -> None:
     """Draw images from the prior of a float network, and write them as a grid into one image file.
 
     RUN is the folder of a training run, or of an imported network, which stays as it is. At low temperatures the
@@ -93,28 +77,27 @@ def sample(options: Options) -> None:
     from nvae_codec.training.checkpoint import FILE_NAME, load_network
     from nvae_codec.training.sampling import image_grid, readjust_batch_norm
 
-    run, count, temperature = options.run, options.count, options.temperature
-    output = options.output or run / "samples.png"
+    output = output or run / "samples.png"
     if output.suffix.lower() not in FORMATS:
         raise click.UsageError(f"The suffix of -o chooses the format; it can be {', '.join(FORMATS)}.")
     if not (run / FILE_NAME).exists():
         raise ModelError(f"{run}: not the folder of a run: it has no {FILE_NAME}")
-    check_target(output, options.force)
-    use_threads(options.threads)
-    network = load_network(run).to(choose_device(options.device))
-    columns = options.columns or math.isqrt(count - 1) + 1
+    check_target(output, force)
+    use_threads(threads)
+    network = load_network(run).to(choose_device(device))
+    columns = columns or math.isqrt(count - 1) + 1
     blank = torch.zeros(1, network.config.image_channels, 1, 1)
     write_image(Image(image_grid(blank, 1)), output.suffix.lower())  # fails early if the format cannot hold grey
-    generator = torch.Generator(next(network.parameters()).device).manual_seed(options.seed)
+    generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
     images = []
     with enough_memory("a machine or a device with more is needed"):
-        if options.readjust:
+        if readjust:
             with progress_bar("readjusting", "batch") as progress:
-                readjust_batch_norm(network, temperature, generator, options.readjust, progress=progress)
+                readjust_batch_norm(network, temperature, generator, readjust, progress=progress)
         with progress_bar("sampling", "image") as progress:
             for first in range(0, count, AT_A_TIME):
                 images.append(network.sample(min(AT_A_TIME, count - first), temperature, generator).cpu())
                 progress(min(first + AT_A_TIME, count), count)
         data = write_image(Image(image_grid(torch.cat(images), columns)), output.suffix.lower())
     write_file(output, data)
-    click.echo(f"wrote {output}", err=True)
+    note(f"wrote {output}")

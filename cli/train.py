@@ -6,22 +6,24 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nvae_codec.errors import ModelError, NvaeCodecError, enough_memory
 
 from .main import AlreadyReported
-from .options import PATH, SEED, data_option, device_option, gathered, threads_option, use_threads
+from .options import PATH, POSITIVE, data_option, device_option, note, seed_option, threads_option, use_threads
 from .signals import stop_on_signal
 from .train_plan import Options, check_run_folder, plan_training, resolved
 
 if TYPE_CHECKING:
     import torch
 
-    from nvae_codec.model.config import NVAEConfig
+    from nvae_codec.model.nvae import NVAE
     from nvae_codec.training.data.sets import Dataset
+
+EXECUTION = ("device", "precision", "compile", "recompute", "threads", "workers", "report_every", "save_every")
 
 
 @click.command(short_help="Train a network and export it as a model file.")
@@ -61,7 +63,6 @@ if TYPE_CHECKING:
     "--fit",
     type=click.Choice(["crop", "resize"]),
     default="crop",
-    show_default=True,
     help="How the images of a folder get the network's size: by random crops of those that are large enough, or all "
     "of them by resizing.",
 )
@@ -70,14 +71,19 @@ if TYPE_CHECKING:
     "validation_percent",
     metavar="PERCENT",
     type=click.FloatRange(0, 100, max_open=True),
-    help="Part to hold out, where the data set has no part for that.  [default: 10 of celebahq256 and ffhq256, "
-    "otherwise 5]",
+    help="Percent of the images to hold out, if the data set has no validation images of its own.  [default: 10 of "
+    "celebahq256 and ffhq256, otherwise 5]",
 )
-@click.option("--epochs", metavar="N", type=click.IntRange(min=1), help="Length of the run.")
-@click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Length of the run, instead of --epochs.")
-@click.option("--batch-size", metavar="N", type=click.IntRange(min=1), help="Images in a step, in each process.")
-@click.option("--learning-rate", metavar="RATE", type=click.FloatRange(min=0, min_open=True), help="At its highest.")
-@click.option("--seed", metavar="N", type=SEED, help="Of weights, order of the images, and noise.")
+@click.option("--epochs", metavar="N", type=POSITIVE, help="Length of the run.")
+@click.option("--steps", metavar="N", type=POSITIVE, help="Length of the run, instead of --epochs.")
+@click.option("--batch-size", metavar="N", type=POSITIVE, help="Images in a step, in each process.")
+@click.option(
+    "--learning-rate",
+    metavar="RATE",
+    type=click.FloatRange(min=0, min_open=True),
+    help="The highest rate of the schedule.",
+)
+@seed_option("Of weights, order of the images, and noise.", default=None)
 @click.option(
     "--set",
     "settings",
@@ -90,10 +96,9 @@ if TYPE_CHECKING:
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     default="auto",
-    show_default=True,
     help="Of the network. auto is bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU.",
 )
-@click.option("--compile", "compiled", is_flag=True, help="Compile the cells: a slow start, then faster steps.")
+@click.option("--compile", is_flag=True, help="Compile the cells: a slow start, then faster steps.")
 @click.option(
     "--recompute", is_flag=True, help="Compute activations again in the backward pass: less memory, slower steps."
 )
@@ -102,38 +107,32 @@ if TYPE_CHECKING:
     metavar="N",
     type=click.IntRange(min=0),
     default=0,
-    show_default=True,
     help="Processes that read images ahead, for each training process.",
 )
 @threads_option(
     "CPU threads of each training process, always exactly this many.  [default: one for each processor that other "
     "programs leave free]"
 )
-@click.option(
-    "--report-every",
-    metavar="STEPS",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    help="Steps between lines of figures.",
-)
+@click.option("--report-every", metavar="STEPS", type=POSITIVE, default=50, help="Steps between lines of figures.")
 @click.option(
     "--save-every",
     metavar="STEPS",
-    type=click.IntRange(min=1),
+    type=POSITIVE,
     help="Steps between checkpoints, each with a validation.  [default: a hundredth of the run, at least 50]",
 )
 @click.option("--no-export", is_flag=True, help="Do not make a model file at the end.")
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved run and the memory that it will need, as JSON, and do nothing."
 )
-@gathered(Options)
-def train(options: Options) -> None:
+def train(no_export: bool, dry_run: bool, **values: Any) -> None:
     """Train a network, and export it as a model file.
 
-    Whatever the options leave open is as in the preset. Ctrl-C saves a checkpoint and stops; several processes stop at
-    once and keep the last checkpoint. The same command continues a run, however it was interrupted. The options from
-    --device on may then be different.
+    Options that are not given take the preset's values. Ctrl-C saves a checkpoint and stops; several processes stop at
+    once and keep the last checkpoint. The same command continues a run, however it was interrupted.
+
+    When a run is continued, only these options may be different, which say how it is executed: --device, --precision,
+    --compile, --recompute, --workers, --threads, --report-every, --save-every and --no-export. --data may name
+    another place to which the same data set has moved.
 
     The folder of the run gets config.json (the resolved run), checkpoint.pt, stats.jsonl (a line of figures for every
     report), tensorboard/, samples/, and at the end model.safetensors for `compress --model`, with its card model.md.
@@ -147,6 +146,8 @@ def train(options: Options) -> None:
       nvae-codec train --dataset cifar10 --set num_nf=0 --set average=0.9999
       torchrun --nproc-per-node 8 -m nvae_codec.cli train --dataset ffhq --data ffhq/ -o runs/faces
     """
+    given = {name: value for name in EXECUTION if (value := values.pop(name)) is not None}
+    options = Options(**values)
     options.check()
 
     from nvae_codec.device import choose_device
@@ -155,19 +156,10 @@ def train(options: Options) -> None:
 
     plan = plan_training(options)
     run, folder = plan.run, plan.folder
-    execution = Execution(
-        device=options.device,
-        precision=options.precision,
-        compile=options.compiled,
-        recompute=options.recompute,
-        threads=options.threads or 0,
-        workers=options.workers,
-        report_every=options.report_every,
-        save_every=options.save_every or 0,
-    )
-    use_threads(options.threads)
-    device = choose_device(options.device)
-    if options.dry_run:
+    execution = Execution(**given)
+    use_threads(given.get("threads"))
+    device = choose_device(execution.device)
+    if dry_run:
         click.echo(json.dumps(resolved(plan, execution, device), indent=1))
         return
 
@@ -175,12 +167,12 @@ def train(options: Options) -> None:
 
     def report(line: str) -> None:
         if is_main:
-            click.echo(line, err=True)
+            note(line)
 
     for harmless in ("`broadcast_buffers` is deprecated", "Grad strides do not match"):  # of DistributedDataParallel
         warnings.filterwarnings("ignore", harmless)
     check_run_folder(folder, run)
-    exporting = not options.no_export and _can_export(run.network, folder, report)
+    exporting = not no_export and _can_export(run.network, folder, report)
     checkpoint, model = folder / "checkpoint.pt", folder / "model.safetensors"
     with enough_memory("a smaller --batch-size needs less, and so does --recompute"), working_compiler():
         opened = run.moved(plan.root).data.open(run.network.image_size, report)
@@ -207,7 +199,7 @@ def train(options: Options) -> None:
             _export(folder, model, opened, device, report)
 
 
-def _can_export(network: "NVAEConfig", folder: Path, report: Callable[[str], None]) -> bool:
+def _can_export(network: "NVAE", folder: Path, report: Callable[[str], None]) -> bool:
     """Whether there will be a model file; if not, this is reported before the hours of training."""
     later = f"`nvae-codec export {folder}` makes one where it is installed"
     try:

@@ -22,7 +22,7 @@ PRESET_OF = {"folder": "photo", "omniglot": "mnist", "cifar100": "cifar10", "ima
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments and options of `train`; None, 0 or empty where none was given."""
+    """The options of `train` that say what a run is; None or empty where none was given."""
 
     dataset: str | None
     data: Path | None
@@ -37,16 +37,6 @@ class Options:
     learning_rate: float | None
     seed: int | None
     settings: tuple[str, ...]
-    device: str
-    precision: str
-    compiled: bool
-    recompute: bool
-    workers: int
-    threads: int | None
-    report_every: int
-    save_every: int | None
-    no_export: bool
-    dry_run: bool
 
     def check(self) -> None:
         if self.epochs and self.steps:

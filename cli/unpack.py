@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nvae_codec.bitstreams.container import Container
-from nvae_codec.bitstreams.content import ImageEntry
 from nvae_codec.bitstreams.recovery import Recovery
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecError, enough_memory
 
 from .archive import archive_line
 from .batch import print_report, workers_for
-from .files import display, display_output, printable, write, write_inside
+from .files import counted, display, display_output, printable, write, write_inside
 from .main import AlreadyReported, print_error
 from .progress import Progress, progress_bar
+from .reports import UnpackedReport
 from .unpack_plan import Request, Unpacking, worded
 
 if TYPE_CHECKING:
     from nvae_codec.codec import Codec
-    from nvae_codec.image import Image
 
 MAX_NAMES = 5  # in one sentence
 
@@ -37,30 +36,23 @@ def unpack_archive(job: Unpacking, request: Request, data: bytes, codec_for: Cal
     if job.targets.keys() - {image.name for image in content.images}:
         raise BitstreamError("the file has changed while it was being read")
     output = job.folder or next(iter(job.targets.values()), None)
-    report: dict[str, Any] = {
-        "input": str(job.source),
-        "output": None if output is None else str(output),
-        "input_bytes": len(data),
-        "output_bytes": None if output is None else 0,
-        "num_images": 0,
-        "pixels": 0,
-        "subpixels": 0,
-        "bits_per_subpixel": None if recovery.losses else 8 * len(data) / sum(map(_subpixels, content.images)),
-        "seconds": 0.0,
-        "model": None,
-        "verified": True,
-        "lost": [],
-        "lost_chunks": 0,
-    }
+    subpixels = sum(image.width * image.height * image.channels for image in content.images)
+    report = UnpackedReport(
+        input=str(job.source),
+        output=None if output is None else str(output),
+        input_bytes=len(data),
+        output_bytes=None if output is None else 0,
+        bits_per_subpixel=None if recovery.losses else 8 * len(data) / subpixels,
+    )
     _report_losses(job, request, recovery, report)
     if job.targets:
         codec = codec_for(content.fingerprint)
-        report["model"] = codec.name
+        report.model = codec.name
         _give_back(codec, content, job, request, report)
-    report["seconds"] = time.perf_counter() - start
-    failed = bool(report["lost"] or report["lost_chunks"])
+    report.seconds = time.perf_counter() - start
+    failed = bool(report.lost or report.lost_chunks)
     if output is not None:
-        name, size = display_output(output), report["output_bytes"]
+        name, size = display_output(output), report.output_bytes
     else:
         some = request.only and list(job.targets)
         verb = "are" if some and len(some) > 1 else "is"
@@ -71,21 +63,23 @@ def unpack_archive(job: Unpacking, request: Request, data: bytes, codec_for: Cal
         raise AlreadyReported
 
 
-def _report_losses(job: Unpacking, request: Request, recovery: Recovery, report: dict) -> None:
+def _report_losses(job: Unpacking, request: Request, recovery: Recovery, report: UnpackedReport) -> None:
     """Name the chunks that are lost; where only some images are wanted, those of them that are."""
     for loss in recovery.losses:
         names = [name for name in loss.images if not request.only or name in request.only]
         if names or not request.only:
-            unknown = f"{loss.chunks:,} chunk{'' if loss.chunks == 1 else 's'} of unknown names"
+            unknown = f"{counted(loss.chunks, 'chunk')} of unknown names"
             _print_error(job, worded(loss.reason), _listed(names) or unknown)
-            report["lost"] += names
-            report["lost_chunks"] += loss.chunks
+            report.lost += names
+            report.lost_chunks += loss.chunks
 
 
-def _give_back(codec: "Codec", content: Container, job: Unpacking, request: Request, report: dict) -> None:
+def _give_back(codec: "Codec", content: Container, job: Unpacking, request: Request, report: UnpackedReport) -> None:
     """Decode and write the images, and then name those for which that could not be done."""
+    from nvae_codec.image import write_image
+
     failures: list[tuple[NvaeCodecError, list[str]]] = []
-    files = _Files(job.folder)
+    written: set[tuple[int, int]] = set()
     try:
         with progress_bar(display(job.source), "image", request.quiet) as progress:
             for names, image in _decoded(codec, content, job.targets.keys(), progress):
@@ -95,43 +89,33 @@ def _give_back(codec: "Codec", content: Container, job: Unpacking, request: Requ
                     target = job.targets[names[0]]
                     if target is not None:
                         suffix = request.suffix_of(grey=image.samples.ndim == 2)
-                        report["output_bytes"] += files.write(target, image, suffix)
+                        data = write_image(image, suffix)
+                        _write(job, target, data, written)
+                        report.output_bytes = (report.output_bytes or 0) + len(data)
                 except NvaeCodecError as error:
                     failures.append((error, names))
                 else:
                     height, width = image.samples.shape[:2]
-                    report["num_images"] += 1
-                    report["pixels"] += height * width
-                    report["subpixels"] += image.samples.size
+                    report.num_images += 1
+                    report.pixels += height * width
+                    report.subpixels += image.samples.size
     finally:  # the bar is gone, also after Ctrl-C or on a full disk
         for failure, names in failures:
             _print_error(job, str(failure), _listed(names))
-            report["lost"] += names
+            report.lost += names
 
 
-class _Files:
-    """The files of one run, none of which replaces another."""
-
-    def __init__(self, folder: Path | None):
-        self.folder = folder
-        self.written: set[tuple[int, int]] = set()
-
-    def write(self, target: Path, image: "Image", suffix: str) -> int:
-        """The number of bytes that the image takes as a file."""
-        from nvae_codec.image import write_image
-
-        data = write_image(image, suffix)
-        if self.folder is None:
-            write(target, data)
-            return len(data)
-        if target.exists() and _identity(target) in self.written:
-            raise ImageError(
-                f"{display(target)} was written just now from another image; here names that differ in "
-                "upper and lower case, or lead over links, are the same"
-            )
-        write_inside(self.folder, target, data)
-        self.written.add(_identity(target))
-        return len(data)
+def _write(job: Unpacking, target: Path, data: bytes, written: set[tuple[int, int]]) -> None:
+    """Write one file, which must be none of those `written` before."""
+    if job.folder is None:
+        return write(target, data)
+    if target.exists() and _identity(target) in written:
+        raise ImageError(
+            f"{display(target)} was written just now from another image; here names that differ in "
+            "upper and lower case, or lead over links, are the same"
+        )
+    write_inside(job.folder, target, data)
+    written.add(_identity(target))
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -141,7 +125,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _decoded(
     codec: "Codec", content: Container, wanted: Collection[str], progress: Progress
-) -> "Iterator[tuple[list[str], Image | NvaeCodecError]]":
+) -> Iterator[tuple[list[str], Any]]:
     """Images, each with its name in a list; for those that cannot be given back, their names and the error."""
     left = set(wanted)
     try:
@@ -176,7 +160,3 @@ def _listed(names: Sequence[str]) -> str:
     """The first few names, as they are printed."""
     more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
     return ", ".join(map(printable, names[:MAX_NAMES])) + more
-
-
-def _subpixels(image: ImageEntry) -> int:
-    return image.width * image.height * image.channels

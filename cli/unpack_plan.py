@@ -13,7 +13,7 @@ import click
 from nvae_codec.bitstreams.container import Container, unpack
 from nvae_codec.bitstreams.content import START_BYTES, ImageEntry
 from nvae_codec.bitstreams.recovery import Recovery, recover
-from nvae_codec.errors import BitstreamError, ImageError, NvaeCodecError
+from nvae_codec.errors import BitstreamError, ImageError, NvaeCodecError, about
 
 from .batch import Batch
 from .files import STREAM, Job, check_folder, check_inside, check_outputs, check_target, display, printable
@@ -190,10 +190,8 @@ def _check_format(image: ImageEntry, request: Request) -> None:
     from nvae_codec.image import check_format
 
     grey = image.channels == 1
-    try:
+    with about(printable(image.name)):
         check_format(request.suffix_of(grey), grey=grey, metadata=bool(image.metadata))
-    except ImageError as error:
-        raise ImageError(f"{printable(image.name)}: {error}") from error
 
 
 def _check_encoding(path: PurePosixPath) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from compressai.utils.bench.codecs import Codec
 
 from nvae_codec import __version__
-from nvae_codec.errors import DriftError, ImageError, NvaeCodecError
+from nvae_codec.errors import DriftError, ImageError, about
 
 if TYPE_CHECKING:
     from nvae_codec.codec import Codec as NvbCodec
@@ -61,14 +61,12 @@ class NvaeCodec(Codec):
         if quality not in EFFORTS:
             raise ImageError(f"-q is the encoder's effort here, 0 to {EFFORTS[-1]}, not {quality}")
         codec, samples = _loaded(self.model), np.array(self._load_img(in_filepath))
-        try:
+        with about(str(in_filepath)):
             start = time.perf_counter()
             data = codec.compress(samples, effort=quality or None, verify=False)
             encoded = time.perf_counter()
             decoded = codec.decompress(data).samples
             end = time.perf_counter()
-        except NvaeCodecError as error:
-            raise type(error)(f"{in_filepath}: {error}") from error
         if decoded.dtype != samples.dtype or not np.array_equal(decoded, samples):
             raise DriftError(f"{in_filepath}: other samples came back")
         height, width = samples.shape[:2]

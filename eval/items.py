@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from nvae_codec.errors import ImageError
+from nvae_codec.errors import ImageError, about
 from nvae_codec.image import Image, find_images, read_image, resized
 
 from .progress import Watch, unwatched
@@ -88,10 +88,8 @@ class Selection:
 
 def read_samples(path: Path) -> np.ndarray:
     """The samples of the image file at `path`, without its metadata, so that all codecs have the same to carry."""
-    try:
+    with about(str(path)):
         return read_image(path.read_bytes()).samples
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
 
 
 def _image(images: "ImageSet", number: int) -> np.ndarray:

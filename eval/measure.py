@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nvae_codec.errors import DriftError, ImageError, NvaeCodecError
+from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, about
 
 from .codecs import ImageCodec
 from .memory import Memory, peak_bytes, resident_bytes
@@ -217,12 +217,11 @@ def _check(codec: ImageCodec, given: np.ndarray, decoded: np.ndarray, image: str
 @contextmanager
 def _naming(what: str) -> Iterator[None]:
     """Say of an error what it befell. The libraries' own errors become ImageErrors."""
-    try:
-        yield
-    except NvaeCodecError as error:
-        raise type(error)(f"{what}: {error}") from error
-    except (RuntimeError, ValueError) as error:
-        raise ImageError(f"{what}: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+    with about(what):
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            raise ImageError((str(error) or type(error).__name__).splitlines()[0]) from error
 
 
 def _timed(function: Callable, argument: object) -> tuple:

@@ -1,8 +1,22 @@
 """What `eval bench`, `elbo` and `training-speed` find: the documents that these print, or keep, as JSON."""
 
+from typing import Any
+
 from pydantic.dataclasses import dataclass
 
 from .document import STRICT, Bytes, Count, Seconds
+
+# The ways to execute training that are timed: fields of an Execution.
+PLAIN = dict(precision="fp32", channels_last=False, fused_norm=False)
+WAYS: dict[str, dict[str, Any]] = {
+    "float32, batch norm and swish apart": PLAIN,
+    "channels last": PLAIN | dict(channels_last=True),
+    "channels last, batch norm and swish fused": dict(precision="fp32"),
+    "the same in fp16": dict(precision="fp16"),
+    "the same in bf16": dict(precision="bf16"),
+    "bf16, cells recomputed": dict(precision="bf16", recompute=True),
+    "bf16, cells compiled": dict(precision="bf16", compile=True),
+}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -104,7 +118,7 @@ class Speed:
 
     images_per_second: float
     first_report_seconds: Seconds
-    """until the first report, compilation and caches included"""
+    """until the first line of figures, after a third of --steps; with compilation and the filling of caches"""
     peak_bytes: Bytes
     """of memory, on a GPU of its own"""
     batch_size: Count

@@ -8,17 +8,17 @@ real pixels. What lies between them is the file's ledger (`nvae_codec.rate.ledge
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nvae_codec import __version__
 from nvae_codec.bitstreams.container import unpack
 from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE
-from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, enough_memory
+from nvae_codec.errors import DriftError, ImageError, about, enough_memory
 
 from .document import FILE_NAME, to_csv, to_json
 from .extra import check_extra
@@ -202,22 +202,24 @@ def measure(
     check_items(items, archive=settings.archive, float_network=network, watch=watch)
     meter, files, images = Meter(codec, network, settings, watch), folder / "files", []
     if settings.archive:
-        images.append(_named("archive", meter.archive, items, files / "archive.nvb"))
+        with about("archive"):
+            images.append(meter.archive(items, files / "archive.nvb"))
     else:
         with watch("measuring", "image") as progress:
             for number, item in enumerate(items, 1):
                 path = files / f"{number:05}-{Path(item.name).stem}.nvb"
-                images.append(_named(item.name, meter.image, item, path))
+                with about(item.name):
+                    images.append(meter.image(item, path))
                 progress(number, len(items))
     if lengths is None:
         small = not settings.archive and max(image.pixels for image in images) <= SMALL_PIXELS
         most = min(len(items), codec.payload.max_in_chunk([item.load().shape for item in items]))
         lengths = chain_lengths(most) if small and len(items) > 1 else []
-    chains = [
-        _named(f"the first {length}", meter.chain, items[:length], images, files / f"chain-{length}.nvb")
-        for length in lengths
-        if length <= len(items)
-    ]
+    chains = []
+    for length in lengths:
+        if length <= len(items):
+            with about(f"the first {length}"):
+                chains.append(meter.chain(items[:length], images, files / f"chain-{length}.nvb"))
     return RateResults(
         kind="rate",
         schema_version=1,
@@ -236,16 +238,6 @@ def measure(
         totals=rate_totals(images, settings.archive),
         chains=chains,
     )
-
-
-Result = TypeVar("Result")
-
-
-def _named(name: str, function: Callable[..., Result], *arguments: Any) -> Result:
-    try:
-        return function(*arguments)
-    except NvaeCodecError as error:
-        raise type(error)(f"{name}: {error}") from error
 
 
 def texts(results: RateResults) -> dict[str, str]:

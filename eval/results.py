@@ -47,22 +47,28 @@ class RateSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class LedgerParts:
-    """What adds up to a file's bits, but for the last two; parts after the first may be negative."""
+    """The parts that add up to a file's bits, and two more figures. Parts after the first may be negative."""
 
-    negative_elbo_bits: float
-    integer_network_bits: float | None
-    """integers in place of floats; null without a float network"""
-    inactive_channels_bits: float
-    grid_bits: float
-    rec_bits: float
-    """relative entropy coding"""
-    coder_bits: float
+    negative_elbo_bits: Annotated[float, Field(description="of the float network; of the integer network without one")]
+    integer_network_bits: Annotated[
+        float | None, Field(description="integers in place of floats; null without a float network")
+    ]
+    inactive_channels_bits: Annotated[float, Field(description="latent channels that are not coded")]
+    grid_bits: Annotated[float, Field(description="the grid that latents lie on")]
+    rec_bits: Annotated[float, Field(description="relative entropy coding")]
+    coder_bits: Annotated[float, Field(description="what the coder's words take beyond the information in them")]
     headers_and_checksums_bits: int
     metadata_bits: int
-    standard_error_bits: float | None
-    """of grid and relative entropy coding together; no part of the sum"""
-    colour_spaces_saved_bits: float
-    """how much more the negative ELBO would be if all RGB colours were possible; no part of the sum"""
+    standard_error_bits: Annotated[
+        float | None,
+        Field(description="of grid and REC together; no part of the sum; null where there are too few tile batches"),
+    ]
+    colour_spaces_saved_bits: Annotated[
+        float,
+        Field(
+            description="how much more the negative ELBO would be if all RGB colours were possible; no part of the sum"
+        ),
+    ]
 
 
 @dataclass(frozen=True, config=STRICT)

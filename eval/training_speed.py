@@ -11,24 +11,13 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from nvae_codec.errors import ModelError
 
 from .bench import busy_programs
 from .memory import peak_bytes
-from .printed import Speed
+from .printed import WAYS, Speed
 
-PLAIN = dict(precision="fp32", channels_last=False, fused_norm=False)
-WAYS: dict[str, dict[str, Any]] = {
-    "float32, batch norm and swish apart": PLAIN,
-    "channels last": PLAIN | dict(channels_last=True),
-    "channels last, batch norm and swish fused": dict(precision="fp32"),
-    "the same in fp16": dict(precision="fp16"),
-    "the same in bf16": dict(precision="bf16"),
-    "bf16, cells recomputed": dict(precision="bf16", recompute=True),
-    "bf16, cells compiled": dict(precision="bf16", compile=True),
-}
 WARM_UP_REPORTS = 1  # reports of a few steps each that do not count
 
 

@@ -30,8 +30,8 @@ Progress = Callable[[int, int], None]  # called with tiles or images done, and i
 Named = Sequence[tuple[str, Image]]  # the images of a chunk
 Wanted = tuple[Chunk, Sequence[int]]  # a chunk, and the numbers of those of its images that are wanted
 
-# Chunks coded at the same time. More would make larger batches where a chunk begins, tile by tile; but each has calls
-# to the coder of its own.
+# Chunks coded at the same time. A chunk begins with batches of one tile, until its stack has bits for more: with more
+# chunks these batches of the network would be larger, but every chunk has its own calls to the coder.
 LANES = 2
 BATCH_PIXELS = 2**22  # in tiles of chunks coded at the same time, unless one alone has more
 CHUNK_PIXELS = 2**18  # of an archive: what is decoded to get at an image, and lost with a damage
@@ -110,7 +110,7 @@ class Codec:
 
         A chunk is decoded as a whole, and damage is confined to it; a larger image is a chunk of its own. Names are
         relative paths with "/" between their parts. `items` are read as they are needed; `progress` counts images, of
-        which there are `count`.
+        which there are `count` (0: unknown).
 
         `workers` processes share the work and this one's threads, or those of an `executor` of one's own; the bytes are
         the same. A script with more than one must keep what it does behind `if __name__ == "__main__"`. Raises

@@ -46,6 +46,15 @@ def enough_memory(advice: str = "a machine with more is needed") -> Iterator[Non
         raise
 
 
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """Put `name` before the sentence of an error of this package."""
+    try:
+        yield
+    except NvaeCodecError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
 def sentence(error: Exception, name: str = "") -> str:
     """What a user reads of an error that befell the input `name`; an OSError says by itself what it is about."""
     reason = str(error)

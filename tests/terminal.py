@@ -40,7 +40,11 @@ def same_image(first: str | Path, second: str | Path) -> bool:
 
 
 def documented_keys(command: str) -> list[list[str]]:
-    """The lists of keys in a command's help, without the remarks in parentheses."""
-    text = re.sub(r"\([^)]*\)", "", " ".join(invoke(command, "--help").stdout.split()))
-    lists = re.findall(r"has the keys ([\w, ]+?)\.", text)
-    return [[key.strip() for key in keys.split(",")] for keys in lists]
+    """The lists of keys in a command's help: those of each section, followed by those of the objects in it."""
+    text = re.sub(r"\n {6,}", " ", invoke(command, "--help").stdout)  # one line for each entry
+    lists = []
+    for section in re.split(r"^Keys of .*:\n", text, flags=re.MULTILINE)[1:]:
+        for indent in ("  ", "    "):
+            entries = re.findall(rf"^{indent}(\w[\w, ]*)(?::|$)", section, re.MULTILINE)
+            lists += [", ".join(entries).split(", ")] if entries else []
+    return lists

@@ -1,15 +1,14 @@
 """The `eval bench` command."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nvae_codec.eval.printed import Bench
 
 from ..files import echo
-from ..options import DEVICE, PATH, threads_option, use_threads
-from .options import POSITIVE, Recorded, measured_images
+from ..options import DEVICE, POSITIVE, Documented, json_option, model_option, note, threads_option, use_threads
+from .options import BESIDE, EFFORT, float_network_option, measured_images
 
 if TYPE_CHECKING:
     from nvae_codec.eval.items import Selection
@@ -18,54 +17,35 @@ MAX_OPERATORS = 16  # that a table shows
 
 
 @click.command(
-    cls=Recorded, results=Bench, output="the object that --json prints", short_help="Times of every stage of coding."
+    cls=Documented, results={"the object that --json prints": Bench}, short_help="Times of every stage of coding."
 )
 @measured_images
-@click.option("--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors.")
+@model_option()
 @click.option("--archive", is_flag=True, help="All images in one archive, instead of a file each.")
-@click.option("--effort", metavar="1-5", type=click.IntRange(1, 5), help="As of `compress`.")
-@click.option(
-    "--repeat", metavar="N", type=POSITIVE, default=2, show_default=True, help="Runs, of which the fastest counts."
-)
-@click.option(
-    "--float-network",
-    metavar="RUN",
-    type=PATH,
-    help="The training run that the model was made of: compare a forward pass of both networks, too.",
-)
+@EFFORT
+@click.option("--repeat", metavar="N", type=POSITIVE, default=2, help="Runs, of which the fastest counts.")
+@float_network_option("The training run that the model was made of: compare a forward pass of both networks, too.")
 @click.option("--profile", is_flag=True, help="Of the first image: the operators that take most of the time.")
 @threads_option()
-@click.option(
-    "--beside",
-    metavar="N",
-    type=click.IntRange(0, 1024),
-    default=0,
-    show_default=True,
-    help="Busy programs that run beside and want a processor each.",
-)
+@BESIDE
 @DEVICE
 @click.option(
     "--workers",
     metavar="N",
     type=click.IntRange(1, 1024),
     default=1,
-    show_default=True,
     help="Processes that share an --archive, and the threads. Stages are then not timed.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@json_option()
 def bench(
     selection: "Selection",
     model: str | None,
     archive: bool,
-    effort: int | None,
-    repeat: int,
-    float_network: Path | None,
-    profile: bool,
     threads: int | None,
-    beside: int,
     device: str,
     workers: int,
     as_json: bool,
+    **others: Any,
 ) -> None:
     """Time compression without verification, and decompression, in memory.
 
@@ -92,14 +72,10 @@ def bench(
         model,
         selection.items(),
         archive=archive,
-        effort=effort,
-        repeat=repeat,
         workers=workers,
         device=choose_device(device),
-        float_network=float_network,
-        profile=profile,
-        beside=beside,
-        report=lambda line: None if as_json else click.echo(line, err=True),
+        report=(lambda line: None) if as_json else note,
+        **others,
     )
     echo(to_json(result).rstrip() if as_json else describe(result))
 

@@ -9,6 +9,7 @@ import click
 from nvae_codec.eval.results import CompareResults, Result, SolidArchive, Total
 
 from ..files import echo
+from ..options import model_option, note
 from ..progress import progress_bar
 from .options import Recorded, command_line, measured_images, output_folder, results_folder, write_texts
 
@@ -18,31 +19,24 @@ if TYPE_CHECKING:
 MAX_LISTED_IMAGES = 100  # of which each has a line
 
 
-class Baselines(click.ParamType):
+def codec_names(text: str) -> list[str]:
     """Names of codecs with commas between them."""
+    from nvae_codec.eval.codecs import BASELINES
 
-    name = "names"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        from nvae_codec.eval.codecs import BASELINES
-
-        names = [name for name in dict.fromkeys(str(value).split(",")) if name]
-        if unknown := sorted(set(names) - set(BASELINES)):
-            self.fail(f"unknown: {', '.join(unknown)}; known are {', '.join(BASELINES)}", param, ctx)
-        return names
+    names = [name for name in dict.fromkeys(text.split(",")) if name]
+    if unknown := sorted(set(names) - set(BASELINES)):
+        raise click.BadParameter(f"unknown: {', '.join(unknown)}; known are {', '.join(BASELINES)}")
+    return names
 
 
 @click.command(cls=Recorded, results=CompareResults, short_help="File sizes and times beside those of other codecs.")
 @measured_images
-@click.option(
-    "--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors; none: the other codecs only."
-)
+@model_option("A bundled model, or a model.safetensors; none: the other codecs only.  [default: photo]")
 @click.option(
     "--baselines",
     metavar="NAMES",
-    type=Baselines(),
+    type=codec_names,
     default="png,webp,jxl-e3,jxl-e7,jxl,jpegls,jpeg2000,avif",
-    show_default=True,
     help="Other codecs, with commas; '' for none.",
 )
 @click.option(
@@ -50,10 +44,13 @@ class Baselines(click.ParamType):
     metavar="1-8",
     type=click.IntRange(1, 8),
     default=8,
-    show_default=True,
     help="The upper bits of each sample only; a model for 8 bits is then left out.",
 )
-@click.option("--solid", is_flag=True, help="All images as one image, too, a mosaic; of nvae-codec, as an archive.")
+@click.option(
+    "--solid",
+    is_flag=True,
+    help="Also all images together: the other codecs get one mosaic, nvae-codec makes an archive.",
+)
 @click.option(
     "--cross-process",
     "across",
@@ -64,13 +61,7 @@ class Baselines(click.ParamType):
     "Keep the coded files there, with results.json, results.csv, rate-against-speed.svg, report.html and compressai/."
 )
 def compare(
-    selection: "Selection",
-    model: str | None,
-    baselines: list[str],
-    bits: int,
-    solid: bool,
-    across: bool,
-    folder: Path | None,
+    selection: "Selection", model: str | None, baselines: list[str], folder: Path | None, **options: Any
 ) -> None:
     """Give every image to every codec, decode the files again, and compare sizes, times and memory.
 
@@ -93,12 +84,10 @@ def compare(
             place,
             model=model,
             baselines=baselines,
-            bits=bits,
-            solid=solid,
-            across=across,
             command=command_line(),
             watch=progress_bar,
-            report=lambda line: click.echo(line, err=True),
+            report=note,
+            **options,
         )
         write_texts(folder, lambda: texts(results))
     echo(describe(results))

@@ -32,7 +32,7 @@ def compressai(results: tuple[Path, ...], drawn_at: float | None, folder: Path) 
       nvae-codec eval compressai results/kodak/results.json -o results/compressai
       nvae-codec eval compressai results/kodak/results.json --drawn-at 50 -o results/drawn
     """
-    from nvae_codec.errors import ImageError
+    from nvae_codec.errors import ImageError, about
     from nvae_codec.eval.compressai_results import documents_of, file_texts
     from nvae_codec.eval.document import read
     from nvae_codec.eval.results import CompareResults
@@ -40,10 +40,8 @@ def compressai(results: tuple[Path, ...], drawn_at: float | None, folder: Path) 
     documents: dict[str, dict] = {}
     for path in results:
         found = read(CompareResults, path, "results of `eval compare`")
-        try:
+        with about(str(path)):
             new = documents_of(found, drawn_at)
-        except ImageError as error:
-            raise ImageError(f"{path}: {error}") from error
         if twice := sorted(documents.keys() & new.keys()):
             raise ImageError(f"{path}: {', '.join(twice)} is in another file too; give each file a folder of its own")
         documents |= new

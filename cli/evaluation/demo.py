@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ..files import echo
-from ..options import PATH
+from ..options import PATH, note
 
 COLUMNS = ("codec", "size_bytes", "bits_per_subpixel", "encode_seconds", "decode_seconds")
 
@@ -26,7 +26,7 @@ def demo(image: Path | None) -> None:
     from nvae_codec.eval.document import columns
     from nvae_codec.eval.tables import table
 
-    results = demonstrate(image or astronaut(), lambda line: click.echo(line, err=True))
+    results = demonstrate(image or astronaut(), note)
     first = results[0]
     size = f"{first.width_pixels} x {first.height_pixels} pixels, {'RGB' if first.channels == 3 else 'grey'}"
     echo(f"\n{first.image}, {size}\n\n{table(*columns(results, COLUMNS))}\n")

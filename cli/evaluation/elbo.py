@@ -8,51 +8,43 @@ import click
 from nvae_codec.eval.printed import Bounds, Elbo
 
 from ..files import echo
-from ..options import device_option, threads_option, use_threads
+from ..options import (
+    POSITIVE,
+    RUN,
+    Documented,
+    data_option,
+    device_option,
+    json_option,
+    note,
+    threads_option,
+    use_threads,
+)
 from ..progress import progress_bar
-from .options import Recorded
+from .options import BATCH_SIZE, NOISE_SEED, samples_option
 
 
 @click.command(
-    cls=Recorded,
-    results=Elbo,
-    output="the object that --json prints",
+    cls=Documented,
+    results={"the object that --json prints": Elbo},
     short_help="Negative ELBO of a float network on its data set.",
 )
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Where the run's data set lies now, if not where it was.",
-)
+@RUN
+@data_option()
 @click.option("--training", is_flag=True, help="Training images, not validation images.")
 @click.option(
     "--images",
     "num_images",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=POSITIVE,
     default=500,
-    show_default=True,
     help="How many, drawn at random, always the same ones; all, if there are fewer.",
 )
-@click.option(
-    "--samples",
-    metavar="K",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Draws of the latents for each image. The importance-weighted bound is tighter with more; the paper has 1000.",
-)
-@click.option(
-    "--batch-size", metavar="N", type=click.IntRange(min=1), default=16, show_default=True, help="Images at a time."
-)
-@click.option(
-    "--seed", metavar="N", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the noise."
-)
+@samples_option("The importance-weighted bound is tighter with more; the paper has 1000.")
+@BATCH_SIZE
+@NOISE_SEED
 @device_option()
 @threads_option()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@json_option()
 def elbo(run: Path, training: bool, threads: int | None, as_json: bool, **options: Any) -> None:
     """Negative ELBO and importance-weighted bound of a float network.
 
@@ -70,9 +62,7 @@ def elbo(run: Path, training: bool, threads: int | None, as_json: bool, **option
     from nvae_codec.eval.elbo import measure
 
     use_threads(threads)
-    result, sides = measure(
-        run, training=training, report=lambda line: click.echo(line, err=True), watch=progress_bar, **options
-    )
+    result, sides = measure(run, training=training, report=note, watch=progress_bar, **options)
     echo(to_json(result).rstrip() if as_json else describe(result, sides, "training" if training else "validation"))
 
 

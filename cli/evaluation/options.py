@@ -3,7 +3,7 @@
 import errno
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -13,21 +13,19 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from nvae_codec.eval.document import FILE_NAME, keys
+from nvae_codec.eval.document import FILE_NAME
 
 from ..files import write
-from ..options import PATH
+from ..options import EFFORTS, PATH, POSITIVE, Documented, data_option, seed_option, together
 
-POSITIVE = click.IntRange(min=1)
 LINE = "nvae_codec.cli.evaluation.line"  # in a context's meta: how the command was called
 
 
-class Recorded(click.Command):
-    """A command that knows how it was called, for its results, and ends its help with the keys of these."""
+class Recorded(Documented):
+    """A command that knows how it was called, for its results.json, whose keys end its help."""
 
-    def __init__(self, *arguments: Any, results: type | None = None, output: str = FILE_NAME, **options: Any):
-        super().__init__(*arguments, **options)
-        self.results, self.output = results, output
+    def __init__(self, *arguments: Any, results: type, **options: Any):
+        super().__init__(*arguments, results={FILE_NAME: results}, **options)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         words = ["nvae-codec", *ctx.command_path.split()[1:], *args]
@@ -41,12 +39,6 @@ class Recorded(click.Command):
         ctx.meta[LINE] = " ".join([*variables, shlex.join(words)])
         return rest
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        if self.results is not None:
-            with formatter.section(f"Keys of {self.output}"):
-                for line in keys(self.results).splitlines():
-                    formatter.write(f"  {line}\n")
-
 
 def command_line() -> str:
     """How the command at work was called, as a line for a shell."""
@@ -59,14 +51,14 @@ def measured_images(command: Callable) -> Callable:
     @wraps(command)
     def with_selection(
         *,
-        paths: Sequence[Path],
+        paths: list[Path],
         dataset: str | None,
         data: Path | None,
         num_images: int | None,
-        reduce: int | None,
+        reduce: int,
         crop: int | None,
         **others: Any,
-    ) -> Any:
+    ) -> None:
         if data and not paths and not dataset:  # --data by itself
             paths, dataset, data = ([data], None, None) if data.exists() else ([], str(data), None)
         if bool(paths) == bool(dataset):
@@ -77,30 +69,42 @@ def measured_images(command: Callable) -> Callable:
 
         return command(selection=Selection(paths, dataset, data, num_images, reduce, crop), **others)
 
-    for option in reversed(
-        (
-            click.argument("paths", metavar="[IMAGES]...", nargs=-1, type=PATH),
-            click.option(
-                "--dataset",
-                metavar="NAME",
-                help="Instead of IMAGES: the test images of a data set, as `train` reads it.",
-            ),
-            click.option(
-                "--data",
-                metavar="DIR",
-                type=PATH,
-                help="Where the data set lies; by itself, a folder of images or the name of a data set.  "
-                "[default: data/NAME]",
-            ),
-            click.option("--images", "num_images", metavar="N", type=POSITIVE, help="The first N only."),
-            click.option(
-                "--reduce", metavar="N", type=POSITIVE, help="Each image at one N-th of its sides, by Lanczos's filter."
-            ),
-            click.option("--crop", metavar="SIDE", type=POSITIVE, help="The central square of so many pixels of each."),
-        )
-    ):
-        with_selection = option(with_selection)
-    return with_selection
+    return together(
+        click.argument("paths", metavar="[IMAGES]...", nargs=-1, type=PATH),
+        click.option(
+            "--dataset", metavar="NAME", help="Instead of IMAGES: the test images of a data set, as `train` reads it."
+        ),
+        data_option(
+            "Where the --dataset lies.  [default: data/NAME]  Without --dataset: a folder of images to measure, or the "
+            "name of a data set."
+        ),
+        click.option("--images", "num_images", metavar="N", type=POSITIVE, help="The first N only."),
+        click.option(
+            "--reduce", metavar="N", type=POSITIVE, help="Each image at one N-th of its sides, by Lanczos's filter."
+        ),
+        click.option("--crop", metavar="SIDE", type=POSITIVE, help="The central square of so many pixels of each."),
+    )(with_selection)
+
+
+EFFORT = click.option("--effort", metavar="1-5", type=EFFORTS, help="As of `compress`.")
+BESIDE = click.option(
+    "--beside",
+    metavar="N",
+    type=click.IntRange(0, 1024),
+    default=0,
+    help="Busy programs that run beside and want a processor each.",
+)
+BATCH_SIZE = click.option("--batch-size", metavar="N", type=POSITIVE, default=16, help="Images at a time.")
+NOISE_SEED = seed_option("Of the noise.")
+
+
+def samples_option(more: str = "") -> Callable:
+    text = f"Draws of the latents for each image. {more}".strip()
+    return click.option("--samples", metavar="K", type=POSITIVE, default=1, help=text)
+
+
+def float_network_option(text: str) -> Callable:
+    return click.option("--float-network", metavar="RUN", type=PATH, help=text)
 
 
 def output_folder(help: str) -> Callable:

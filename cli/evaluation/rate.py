@@ -1,16 +1,25 @@
 """The `eval rate` command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from nvae_codec.eval.results import RateResults
 
 from ..files import echo
-from ..options import PATH
+from ..options import POSITIVE, model_option
 from ..progress import progress_bar
-from .options import POSITIVE, Recorded, command_line, measured_images, output_folder, results_folder, write_texts
+from .options import (
+    EFFORT,
+    Recorded,
+    command_line,
+    float_network_option,
+    measured_images,
+    output_folder,
+    results_folder,
+    write_texts,
+)
 
 if TYPE_CHECKING:
     from nvae_codec.eval.items import Selection
@@ -18,41 +27,34 @@ if TYPE_CHECKING:
 MAX_LISTED_IMAGES = 100  # of which each has a line
 
 
-class Lengths(click.ParamType):
-    """Positive integers with commas between them."""
-
-    name = "lengths"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        parts = [part for part in str(value).split(",") if part]
-        for part in parts:
-            if not part.isdecimal() or int(part) < 1:
-                self.fail(f"{part!r} is not a positive integer.", param, ctx)
-        return sorted({int(part) for part in parts})
+def positive_integers(text: str) -> list[int]:
+    """Positive integers with commas between them, sorted."""
+    parts = [part for part in text.split(",") if part]
+    for part in parts:
+        if not part.isdecimal() or int(part) < 1:
+            raise click.BadParameter(f"{part!r} is not a positive integer.")
+    return sorted({int(part) for part in parts})
 
 
 @click.command(cls=Recorded, results=RateResults, short_help="File sizes against the negative ELBO.")
 @measured_images
 @click.option("--archive", is_flag=True, help="All images in one file, instead of a file each.")
-@click.option("--model", metavar="NAME|PATH", help="A bundled model, or a model.safetensors.")
-@click.option(
-    "--float-network", metavar="RUN", type=PATH, help="The run, or the checkpoint, that the model was made of."
-)
-@click.option("--effort", metavar="1-5", type=click.IntRange(1, 5), help="As of `compress`.")
-@click.option(
-    "--draws", metavar="N", type=POSITIVE, default=1, show_default=True, help="Of the latents, for the negative ELBO."
-)
+@model_option()
+@float_network_option("The run, or the checkpoint, that the model was made of.")
+@EFFORT
+@click.option("--draws", metavar="N", type=POSITIVE, default=1, help="Of the latents, for the negative ELBO.")
 @click.option(
     "--importance-samples",
     metavar="K",
     type=POSITIVE,
-    help="Also the importance-weighted bound of K draws, of colour images that are made of whole tiles.",
+    help="Also the importance-weighted bound of K draws, of colour images that are made of whole tiles: a bound "
+    "on -log p(x) that is tighter than the negative ELBO, and which a file does not reach.",
 )
 @click.option(
     "--chains",
     "lengths",
     metavar="N,N,...",
-    type=Lengths(),
+    type=positive_integers,
     help="Also archives of the first N images, in one chunk.  [default: 1,4,16,... and all, if the images are small]",
 )
 @output_folder("Keep the files there, with results.json, results.csv, figures/ and report.html.")

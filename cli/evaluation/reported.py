@@ -8,38 +8,33 @@ import click
 from nvae_codec.eval.results import ReportedResults
 
 from ..files import echo
-from ..options import PATH, device_option
+from ..options import PATH, POSITIVE, data_option, device_option, model_option
 from ..progress import progress_bar
-from .options import POSITIVE, Recorded, command_line, output_folder, results_folder, write_texts
+from .options import (
+    BATCH_SIZE,
+    NOISE_SEED,
+    Recorded,
+    command_line,
+    output_folder,
+    results_folder,
+    samples_option,
+    write_texts,
+)
 
 
 @click.command(cls=Recorded, results=ReportedResults, short_help="The paper's figures beside measured ones.")
 @click.option(
     "--run", metavar="RUN", type=PATH, help="The folder of a training run or of an imported network, or a checkpoint."
 )
-@click.option(
-    "--model",
-    metavar="NAME|PATH",
-    help="The integer model made of it, to make an archive with; --run's network is then the one that it was made of.",
+@model_option(
+    "The integer model made of it, to make an archive with; --run's network is then the one that it was made of."
 )
 @click.option("--dataset", metavar="NAME", help="Whose test or validation images are measured, as `train` reads it.")
-@click.option("--data", metavar="DIR", type=PATH, help="Where the data set lies.  [default: data/NAME]")
-@click.option(
-    "--images",
-    "num_images",
-    metavar="N",
-    type=POSITIVE,
-    default=500,
-    show_default=True,
-    help="The first N held-out images.",
-)
-@click.option(
-    "--samples", metavar="K", type=POSITIVE, default=1, show_default=True, help="Draws of the latents for each image."
-)
-@click.option("--batch-size", metavar="N", type=POSITIVE, default=16, show_default=True, help="Images at a time.")
-@click.option(
-    "--seed", metavar="N", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the noise."
-)
+@data_option("Where the data set lies.  [default: data/NAME]")
+@click.option("--images", "num_images", metavar="N", type=POSITIVE, default=500, help="The first N held-out images.")
+@samples_option()
+@BATCH_SIZE
+@NOISE_SEED
 @device_option()
 @click.option(
     "--measured",

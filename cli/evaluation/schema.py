@@ -10,7 +10,7 @@ from ..files import echo
 @click.command(short_help="The JSON schema of results.")
 @click.argument("kind", type=click.Choice(["rate", "compare", "reported", "bench", "elbo", "training-speed"]))
 def schema(kind: str) -> None:
-    """Print the JSON schema of what the command KIND writes, or prints, as JSON.
+    """Print the JSON schema of what the command of this name writes, or prints, as JSON.
 
     \b
     Examples:

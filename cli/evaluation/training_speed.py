@@ -6,64 +6,44 @@ from typing import Any
 import click
 
 from nvae_codec.errors import ModelError
-from nvae_codec.eval.printed import TrainingSpeed
+from nvae_codec.eval.printed import WAYS, TrainingSpeed
 
 from ..files import echo, write
-from ..options import PATH, device_option
-from .options import POSITIVE, Recorded
+from ..options import PATH, POSITIVE, Documented, device_option
+from .options import BESIDE
 
 
-class Ways(click.ParamType):
-    """A way to execute training."""
-
-    name = "way"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from nvae_codec.eval.training_speed import WAYS
-
-        if value not in WAYS:
-            self.fail(f"there is no way {value!r}; there are: {'; '.join(WAYS)}", param, ctx)
-        return value
-
-
-class Settings(click.ParamType):
-    """NAME=VALUE."""
-
-    name = "setting"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        name, sign, text = value.partition("=")
-        if not (name and sign):
-            self.fail(f"{value!r} is not NAME=VALUE.", param, ctx)
-        return name, text
+def name_and_value(text: str) -> tuple[str, str]:
+    """The two parts of NAME=VALUE."""
+    name, sign, value = text.partition("=")
+    if not (name and sign):
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE.")
+    return name, value
 
 
 @click.command(
-    cls=Recorded, results=TrainingSpeed, output="the file that --json keeps", short_help="Speed and memory of training."
+    cls=Documented, results={"the file that --json keeps": TrainingSpeed}, short_help="Speed and memory of training."
 )
-@click.option("--preset", metavar="NAME", default="cifar10-small", show_default=True, help="As of `train`.")
+@click.option("--preset", metavar="NAME", default="cifar10-small", help="As of `train`.")
 @click.option("--batch-size", metavar="N", type=POSITIVE, help="Images in a step.  [default: the recipe's]")
 @device_option()
-@click.option("--steps", metavar="N", type=POSITIVE, default=24, show_default=True, help="Of every way.")
-@click.option("--skip", metavar="WAY", type=Ways(), multiple=True, help="A way to leave out; any number.")
+@click.option("--steps", metavar="N", type=POSITIVE, default=24, help="Of every way.")
+@click.option(
+    "--skip",
+    metavar="WAY",
+    type=click.Choice(list(WAYS)),
+    multiple=True,
+    help=f"A way to leave out; any number. They are {'; '.join(WAYS)}.",
+)
 @click.option(
     "--set",
     "settings",
     metavar="NAME=VALUE",
-    type=Settings(),
+    type=name_and_value,
     multiple=True,
     help="A field of the network, e.g. num_channels_enc=16; any number.",
 )
-@click.option(
-    "--beside",
-    metavar="N",
-    type=click.IntRange(0, 1024),
-    default=0,
-    show_default=True,
-    help="Busy programs that run beside and want a processor each.",
-)
+@BESIDE
 @click.option("--json", "output", metavar="FILE", type=PATH, help="Keep the figures in this file.")
 def training_speed(
     preset: str, skip: tuple[str, ...], settings: tuple[tuple[str, str], ...], output: Path | None, **options: Any
@@ -81,7 +61,7 @@ def training_speed(
     """
     from nvae_codec.eval.document import to_json
     from nvae_codec.eval.printed import Speed
-    from nvae_codec.eval.training_speed import WAYS, check_settings, measure_ways
+    from nvae_codec.eval.training_speed import check_settings, measure_ways
     from nvae_codec.model.presets import PRESETS
 
     if preset not in PRESETS:

@@ -41,7 +41,7 @@ class _Chain:
         return self.tiles.layout.num_tiles - self.done
 
     def next_batch(self, most: int) -> Tiles:
-        """So many tiles as the stack can draw the latents of, at least one."""
+        """As many tiles as the stack can draw the latents of, at least one."""
         affordable = 1
         if self.needed_per_pixel is not None:  # tiles at the border have fewer pixels
             pixels = self.tiles.layout.part(slice(self.done, self.done + most)).pixels

@@ -5,7 +5,7 @@ power of two as the scale of each channel (a `Traced` tensor knows it during con
 weights and shifts). A weight is an integer of at most 16 bits with a power of two per output channel.
 
 Activations have 16 bits or 12. Of 16 bits |a| <= 32767, and sums need float64. Of 12 bits |a| <= 2047, and weights are
-as large as leaves the sums below 2**24, so that float32 carries them: several times faster, for a slightly larger
+as large as possible with sums below 2**24, which float32 carries exactly: several times faster, for a slightly larger
 negative ELBO.
 """
 

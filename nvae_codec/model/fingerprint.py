@@ -1,4 +1,4 @@
-"""What networks are told apart by."""
+"""The fingerprint of a network."""
 
 import json
 from hashlib import sha256

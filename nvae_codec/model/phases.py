@@ -1,7 +1,7 @@
 """A head for pixels that are not independent given the latents: coded phase by phase, each given those before.
 
 Not part of NVAE, whose pixels are independent given the latents: there the latents carry every pixel's local detail,
-which is dear. Here they carry what the pixels around do not tell. First comes a coarse lattice of pixels, as many as
+which is dear. Here they carry what the pixels around do not show. First comes a coarse lattice of pixels, as many as
 the decoder's stream has points. Then, level by level, what lies between the pixels that are known, in three phases: the
 centres of their squares, the middles of rows, the middles of columns. Then these are the known pixels of the next
 level, of half the stride. After P levels all pixels are known. A phase's pixels are independent of each other given the

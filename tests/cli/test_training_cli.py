@@ -425,6 +425,15 @@ def test_help_names_everything():
         assert not re.search(r"\w\.\.\.$", overview, re.MULTILINE)
 
 
+def test_help_of_train_names_exactly_the_data_sets_and_presets_that_exist():
+    options = main.cli.get_command(None, "train").params
+    helps = {option.name: option.help.partition("  [default: ")[0] for option in options}
+    for text, names in ((helps["dataset"], {*DATASETS, "ffhq"}), (helps["preset"], {*PRESETS})):
+        words = re.sub(r"Network and recipe: |\(the paper's\)|\(ours\)|\bor |: any folder of images", "", text)
+        assert set(re.findall(r"[\w-]+", words)) == names
+    assert RECIPES.keys() == PRESETS.keys()
+
+
 # What is refused before any work
 
 
