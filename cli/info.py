@@ -21,7 +21,7 @@ KEYS = {
     "the JSON object of a file of one image": ImageFile,
     "the JSON object of an archive": ArchiveFile,
     "each object in the list images, a further key of both with --list": ListedImage,
-    "the JSON object of a model file; each `export --note` is a further key": ModelFile,
+    "the JSON object of a model file": ModelFile,
 }
 
 

@@ -1,12 +1,8 @@
 """What `info` prints for people: the figures of its JSON objects, in words."""
 
-from dataclasses import fields
 from itertools import groupby
 
 from .files import counted, printable
-from .reports import ModelFile
-
-MODEL_KEYS = {field.name for field in fields(ModelFile)}  # all others of a model are the notes of its maker
 
 
 def describe(content: dict) -> list[str]:
@@ -52,7 +48,7 @@ def _file_and_model(content: dict) -> list[str]:
 
 
 def _model(content: dict) -> list[str]:
-    initial, overhead = content["initial_bits"], content.get("rec_overhead")
+    initial, overhead = content["initial_bits"], content["rec_overhead"]
     return [
         f"file: {content['bytes']:,} bytes",
         f"fingerprint: {content['fingerprint']}",
@@ -63,7 +59,7 @@ def _model(content: dict) -> list[str]:
         f"latent channels: {content['latent_channels']:,}, of which {content['active_channels']:,} are active",
         f"initial bits: {'not measured' if initial is None else f'{initial:,}'}",
         *([] if overhead is None else [f"REC overhead: {100 * overhead:+.2f} %"]),
-        *(f"{key}: {printable(text)}" for key, text in content.items() if key not in MODEL_KEYS),
+        *(f"{key}: {printable(text)}" for key, text in content["notes"].items()),
         "groups of latents, coarsest first:" + _latent_table(content["groups"]),
     ]
 

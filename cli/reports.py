@@ -179,7 +179,7 @@ class LatentGroup:
 
 @dataclass(frozen=True, config=STRICT)
 class ModelFile:
-    """A model file. Notes of its maker, of `export --note`, stand beside these, each under its own key."""
+    """A model file."""
 
     file: str
     bytes: int
@@ -194,7 +194,9 @@ class ModelFile:
     """of all latent channels, how many are coded"""
     initial_bits: int | None
     """null if not measured"""
-    rec_overhead: float
-    """what REC adds to the bits of an image alone, as a part of them; absent if not measured"""
+    rec_overhead: float | None
+    """what REC adds to the bits of an image alone, as a part of them; null if not measured"""
+    notes: dict[str, str]
+    """texts of its maker, of `export --note`"""
     groups: list[LatentGroup]
     """groups of latents, coarsest first"""

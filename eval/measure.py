@@ -239,24 +239,29 @@ class CodecProcess:
     def call(self, function: Callable, *arguments: Any) -> Any:
         """What one of this module's functions gives there for the codec and these arguments. Raises what it raises,
         and NvaeCodecError if the process is killed."""
-        try:
-            return self._pool.submit(_call, function, arguments).result()
-        except BrokenExecutor as error:
-            raise NvaeCodecError(f"the process of {self.codec.name} was killed, perhaps for want of memory") from error
+        return _result(self._pool, f"the process of {self.codec.name}", _call, function, arguments)
 
     def memory(self) -> Memory:
-        """Of the process, until now."""
-        return self._pool.submit(_memory).result()
+        """Of the process, until now. Raises NvaeCodecError if it was killed."""
+        return _result(self._pool, f"the process of {self.codec.name}", _memory)
 
 
 @contextmanager
 def codec_process(source: ImageCodec | Callable[[], ImageCodec], threads: int | None = None) -> Iterator[CodecProcess]:
     """A fresh process with a codec, or with what a function that can be pickled makes there; it ends with the context.
 
-    `threads` is for codecs that compute with torch. Raises what making the codec raises.
+    `threads` is for codecs that compute with torch. Raises what making the codec raises, and NvaeCodecError if the
+    process is killed meanwhile.
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        yield CodecProcess(pool, pool.submit(_begin, source, threads).result())
+        yield CodecProcess(pool, _result(pool, "the process of a codec", _begin, source, threads))
+
+
+def _result(pool: ProcessPoolExecutor, name: str, function: Callable, *arguments: Any) -> Any:
+    try:
+        return pool.submit(function, *arguments).result()
+    except BrokenExecutor as error:
+        raise NvaeCodecError(f"{name} was killed, perhaps for want of memory") from error
 
 
 _here: dict[str, Any] = {}  # in a codec's process: "codec", and "idle", its bytes of memory at first

@@ -158,3 +158,16 @@ def test_a_block_that_fails_leaves_the_old_file_and_no_rest(old):
         assert old.read_bytes() == b"old"
         file.write(b"ew")
     assert old.read_bytes() == b"new" and os.listdir(old.parent) == [old.name]
+
+
+def test_the_only_writer_of_a_file_leaves_at_most_one_rest(old):
+    def begin():  # and be killed: the block never ends
+        file = whole_file(old, only_writer=True)
+        file.__enter__().write(b"n")
+        return file
+
+    killed = [begin() for _ in range(3)]
+    assert old.read_bytes() == b"old" and len(os.listdir(old.parent)) == 2
+    with whole_file(old, only_writer=True) as file:
+        file.write(b"new")
+    assert old.read_bytes() == b"new" and os.listdir(old.parent) == [old.name] and len(killed) == 3

@@ -21,21 +21,7 @@ from nvae_codec.model.nvae import NVAE
 
 FORMAT = "nvae-codec model 1"
 SUFFIX = ".safetensors"
-# The keys of `describe` that are not notes.
-FIGURES = {
-    "bytes",
-    "fingerprint",
-    "tile_side",
-    "architecture",
-    "latent_groups",
-    "latents_per_tile",
-    "weights",
-    "latent_channels",
-    "active_channels",
-    "initial_bits",
-    "rec_overhead",
-    "groups",
-}
+NOTE = "note_"  # before the key of each of its maker's notes, in the file's metadata
 DEFAULT_MODEL = "photo"
 BUNDLED = Path(__file__).resolve().parents[1] / "models"
 FINGERPRINT_DIGITS = 16  # hexadecimal digits of the fingerprint that an .nvb file carries
@@ -59,7 +45,7 @@ def serialise(
         "config": json.dumps(network.config.to_dict(), sort_keys=True),
         "fingerprint": fingerprint(network.config, tensors),
         "self_test": IntegerModel(network).digest(),
-        **{f"note_{key}": text for key, text in (notes or {}).items()},
+        **{NOTE + key: text for key, text in (notes or {}).items()},
     }
     if measurement is not None:
         metadata["channels"] = json.dumps(measurement.to_dict())
@@ -174,7 +160,7 @@ def find(short_fingerprint: str) -> Path:
 
 
 def describe(path: Path) -> dict:
-    """What a model file holds, for people: numbers, texts, the notes of its maker, and what is known of its latents.
+    """What a model file holds, for people: figures, the `notes` of its maker, and what is known of its latents.
 
     `groups` are the groups of latents, coarsest first. Figures that take a measurement are None if there was none.
     """
@@ -189,7 +175,7 @@ def describe(path: Path) -> dict:
         raise ModelError(f"{path}: damaged: its measurements are not JSON") from error
     except ModelError as error:
         raise ModelError(f"{path}: damaged: {error}") from error
-    content = {
+    return {
         "bytes": path.stat().st_size,
         "fingerprint": metadata["fingerprint"][:FINGERPRINT_DIGITS],
         "tile_side": config.image_size,
@@ -200,13 +186,10 @@ def describe(path: Path) -> dict:
         "latent_channels": sum(group["channels"] for group in groups),
         "active_channels": sum(group["active"] for group in groups),
         "initial_bits": measured and round(measured.initial_bits),
+        "rec_overhead": measured and measured.rec_overhead,
+        "notes": {key.removeprefix(NOTE): text for key, text in sorted(metadata.items()) if key.startswith(NOTE)},
+        "groups": groups,
     }
-    if measured and measured.rec_overhead is not None:
-        content["rec_overhead"] = measured.rec_overhead
-    notes = {key.removeprefix("note_"): text for key, text in sorted(metadata.items()) if key.startswith("note_")}
-    # A note must not stand in the place of a figure.
-    free = {f"note_{key}" if key in FIGURES else key: text for key, text in notes.items()}
-    return {**content, **free, "groups": groups}
 
 
 def _latent_groups(config: NVAEConfig, tensors: dict[str, torch.Tensor], measured: Measurement | None) -> list[dict]:

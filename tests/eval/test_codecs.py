@@ -192,3 +192,15 @@ def test_a_process_that_is_killed_is_an_error_of_its_codec(tmp_path):
     with measure.codec_process(replace(BASELINES["png"], encode=end)) as process:
         with pytest.raises(NvaeCodecError, match="the process of png was killed"):
             process.call(measure.encode_file, np.zeros((4, 4), np.uint8), "", tmp_path / "file")
+        with pytest.raises(NvaeCodecError, match="the process of png was killed"):
+            process.memory()
+
+
+def end_at_once():
+    os._exit(1)
+
+
+def test_a_process_that_is_killed_at_its_start_is_an_error():
+    with pytest.raises(NvaeCodecError, match="the process of a codec was killed"):
+        with measure.codec_process(end_at_once):
+            pass

@@ -128,6 +128,9 @@ def test_schemas_are_strict(kind):
     jsonschema.Draft202012Validator.check_schema(schema)
     for each in (schema, *schema["$defs"].values()):
         assert each["additionalProperties"] is False and set(each["required"]) == set(each["properties"])
+        assert not any("properties" in value for value in each["properties"].values())  # no object without a name
+    if kind == "compare":
+        assert set(schema["$defs"]) == {"NamedData", "CompareSettings", "Result", "Total", "LeftOut", "SolidArchive"}
 
 
 def test_comparison_of_two_images_across_processes(toy_model_path, images, tmp_path):

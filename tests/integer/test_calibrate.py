@@ -422,7 +422,7 @@ def test_a_model_file_with_damaged_measurements_is_not_described(toy_model_path,
 
 def test_info_shows_the_groups_of_latents(network, inactive_path, toy_model_path):
     report = json.loads(invoke("info", "--json", inactive_path).stdout)
-    assert (report["latent_channels"], report["active_channels"], report["about"]) == (6, 3, "inactive")
+    assert (report["latent_channels"], report["active_channels"], report["notes"]["about"]) == (6, 3, "inactive")
     first, second, third = report["groups"]
     figures = measure(network, TILES[:4])
     assert report["initial_bits"] == round(figures.initial_bits)

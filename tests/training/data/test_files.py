@@ -1,5 +1,7 @@
 """Image files in folders and archives: found in order, left out, kept in memory or decoded again."""
 
+import os
+
 import numpy as np
 from PIL import Image as pillow
 from training_sets import archive, flat, folder, items, levels, noise, planes, png, refused
@@ -28,6 +30,20 @@ def test_folders_and_archives(tmp_path):
     assert levels(found.training) == [2, 3, 3, 1] and len(found.validation) == 0
     assert (found.name, found.image_size, found.image_channels) == ("folder", 8, 3)
     assert levels(open_dataset("folder", tmp_path / "more.tar", side=8, validation_percent=0).training) == [2, 3, 3]
+
+
+def test_hidden_and_unreadable_folders_are_passed_over(tmp_path, monkeypatch):
+    content = {f"{place}/a.png": flat(8, 8, level) for level, place in enumerate((".cache", "locked", "open"))}
+    folder(tmp_path, content)
+    scan = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert levels(open_dataset("folder", tmp_path, side=8, validation_percent=0).training) == [2]
 
 
 def test_images_are_in_the_order_of_their_names(tmp_path):
