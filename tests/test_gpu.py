@@ -14,7 +14,7 @@ from terminal import failure, invoke
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nvae_codec.codec import Codec
-from nvae_codec.integer import kernels, layers, model_file, ops
+from nvae_codec.integer import kernels, layers, model_file
 from nvae_codec.integer.convert import convert
 from nvae_codec.integer.kernels import Kernels
 from nvae_codec.integer.latent_model import IntegerModel
@@ -95,7 +95,7 @@ def test_every_operand_is_on_the_device(config, bits):
 
 @needs_fake_gpu
 def test_an_operand_left_behind_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(ops.Activate, "move_operands", lambda op: None)
+    monkeypatch.setattr(layers.Activate, "move_operands", lambda op: None)
     with pytest.raises(RuntimeError, match="device|CPU tensor"):
         run_on_fake_gpu(network_of(PHASES, 12))
 
@@ -108,7 +108,7 @@ def test_a_network_moves_back():
     assert network.device == kernels.CPU and IntegerModel(network).digest() == before
 
 
-@pytest.mark.parametrize("command", ["compress one.png", "decompress two.nvb", "bench one.png"])
+@pytest.mark.parametrize("command", ["compress one.png", "decompress two.nvb", "eval bench one.png"])
 @pytest.mark.parametrize(
     "device, why",
     [
