@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from nvae_codec.training.recipe import Recipe
     from nvae_codec.training.run import Run
 
-PRESET_OF = {"folder": "photo", "omniglot": "mnist", "cifar100": "cifar10", "imagenet64": "celeba64"}
-
 
 @dataclass(frozen=True)
 class Options:
@@ -73,7 +71,9 @@ def plan_training(options: Options) -> Plan:
     dataset = ALIASES.get(dataset, dataset)
     if dataset not in DATASETS:
         raise click.UsageError(f"There is no data set {dataset}; there are {', '.join(DATASETS)}.")
-    preset = preset or PRESET_OF.get(dataset, dataset)
+    preset = preset or DATASETS[dataset].preset or dataset
+    if preset not in RECIPES:
+        raise click.UsageError(f"There is no preset for {dataset} alone; --preset chooses one.")
     network, recipe = _configured(preset, options.fields, options.epochs, options.steps)
     kind = DATASETS[dataset].for_side(network.image_size)
     if kind.side not in (0, network.image_size) or kind.channels != network.image_channels:

@@ -230,7 +230,7 @@ def measure(
             num_images=len(items),
             pixels=sum(image.pixels for image in images),
             subpixels=sum(image.subpixels for image in images),
-            bits_per_sample=1 if codec.model.network.config.likelihood == "bernoulli" else 8,
+            bits_per_sample=codec.model.network.config.pixels.sample_bits,
         ),
         model=Model(name=codec.name, fingerprint=codec.fingerprint, float_network=network is not None),
         settings=settings,

@@ -151,8 +151,8 @@ def measure_network(options: Options, folder: Path, watch: Watch = unwatched) ->
     # Export may have given batch norms other statistics than the checkpoint has: what the model was made of is right.
     network = load_float_network(options.run, codec) if codec else load_network(options.run)
     config = network.config
-    if config.likelihood == "gaussian":
-        raise ModelError(f"{options.run}: a Gaussian head has a density, which compares with no code length")
+    if config.pixels.obstacle_to_coding:
+        raise ModelError(f"{options.run}: no code length to compare with: {config.pixels.obstacle_to_coding}")
     name, images = held_out_images(options.dataset, options.data, config.image_size, options.num_images)
     if images.shape[1] != config.image_channels:
         raise ImageError(

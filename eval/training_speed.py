@@ -80,8 +80,8 @@ def measure(
     )
     random = np.random.default_rng(0)
     shape = 4 * recipe.batch_size, config.image_channels, config.image_size, config.image_size
-    levels = 2 if config.likelihood == "bernoulli" else 256
-    images = Whole(ArrayImages([random.integers(0, levels, shape, dtype=np.uint8)]), shape[1:])
+    samples = random.integers(0, 2**config.pixels.sample_bits, shape, dtype=np.uint8)
+    images = Whole(ArrayImages([samples]), shape[1:])
     dataset = Dataset("random", images, images, config.image_size, config.image_channels)
     times = [time.perf_counter()]
     with TemporaryDirectory() as folder:

@@ -11,7 +11,6 @@ from nvae_codec.coding.latents import IntegerNormal, offsets_of
 from nvae_codec.device import adjust
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.integer.network import IntegerNetwork
-from nvae_codec.likelihoods.bernoulli import BLACK, WHITE
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.descent import Descent
 from nvae_codec.model.hierarchy import State
@@ -129,9 +128,7 @@ class IntegerModel:
         side = self.tile_side
         index = np.arange(3 * side**2, dtype=np.int64)
         samples = (index * index * 2654435761 >> 7 & 255).astype(np.uint8).reshape(1, 3, side, side)
-        if self.likelihood.can_code(samples[0, 0]):
-            return samples
-        return np.where(samples & 128, WHITE, BLACK).astype(np.uint8)
+        return self.likelihood.codable(samples)
 
     def check(self, expected: str) -> None:
         """Self-test. Raises DriftError if this machine does not compute what the one that converted the model did."""

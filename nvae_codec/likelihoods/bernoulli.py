@@ -31,7 +31,16 @@ class Bernoulli(Likelihood):
 
     rounded_samples: bool = False
 
-    num_parameters = num_input_bits = image_channels = 1
+    num_parameters = num_input_bits = image_channels = sample_bits = 1
+
+    @classmethod
+    def create(cls, *, components: int, num_bits: int, with_phases: bool) -> "Bernoulli":
+        return cls(rounded_samples=with_phases)
+
+    @property
+    def frame(self) -> int:
+        """The release puts sets of 28 x 28 pixels into images of 32 x 32."""
+        return 0 if self.rounded_samples else 2
 
     def log_prob(self, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:
         return -F.binary_cross_entropy_with_logits(output, x, reduction="none").sum(dim=1)
@@ -46,10 +55,6 @@ class Bernoulli(Likelihood):
     def unit_range(self, samples: Tensor) -> Tensor:
         """All samples but 0 count as white, and all channels but the first are left out."""
         return (samples[:, :1] != BLACK).float()
-
-    @torch.no_grad()
-    def centre(self, bias: Tensor) -> None:
-        bias.zero_()
 
     @torch.no_grad()
     def follow_neighbours(self, weight: Tensor, bias: Tensor, interpolations: int) -> None:
@@ -97,6 +102,9 @@ class IntegerBernoulli(IntegerLikelihood):
 
     def can_code(self, samples: np.ndarray) -> bool:
         return samples.ndim == 2 and bool(np.isin(samples, (BLACK, WHITE)).all())
+
+    def codable(self, samples: np.ndarray) -> np.ndarray:
+        return np.where(samples & 128, WHITE, BLACK).astype(np.uint8)
 
     def network_input(self, samples: np.ndarray) -> np.ndarray:
         """0 and 1, one channel."""

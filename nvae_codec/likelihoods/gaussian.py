@@ -60,6 +60,11 @@ class Gaussian(Likelihood):
 
     num_parameters = 6
     obstacle_to_coding = "its Gaussian likelihood is a density, not a distribution of samples"
+    obstacle_to_phases = "a Gaussian likelihood is for pixels that are independent given the latents"
+
+    @classmethod
+    def create(cls, *, components: int, num_bits: int, with_phases: bool) -> "Gaussian":
+        return cls(num_bits)
 
     @property
     def num_input_bits(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Generator as RandomGenerator
 from torch import Tensor
 
@@ -51,6 +52,10 @@ class IntegerLikelihood(ABC):
     def can_code(self, samples: np.ndarray) -> bool:
         """Whether an image uint8 [H, W] or [H, W, 3] is of the kind that this codes."""
 
+    def codable(self, samples: np.ndarray) -> np.ndarray:
+        """Any samples, uint8, made to ones that this codes."""
+        return samples
+
     @abstractmethod
     def network_input(self, samples: np.ndarray) -> np.ndarray:
         """What a network sees of samples uint8 [B, 3, H, W]."""
@@ -75,7 +80,19 @@ class Likelihood(ABC):
     """The float half. x is [B, C, H, W] in [0, 1], outputs are [B, `num_parameters`, H, W], results are in nats."""
 
     image_channels: ClassVar[int] = 3
+    sample_bits: ClassVar[int] = 8  # of the images; not all of them need be modelled
     obstacle_to_coding: ClassVar[str | None] = None  # why there is no integer half, in words
+    obstacle_to_phases: ClassVar[str | None] = None  # why there is no `follow_neighbours`, in words
+
+    @classmethod
+    @abstractmethod
+    def create(cls, *, components: int, num_bits: int, with_phases: bool) -> "Likelihood":
+        """The one of a network with these fields: `num_mixtures`, `num_x_bits`, and whether it has a head of phases."""
+
+    @property
+    def frame(self) -> int:
+        """Pixels at every border of the network's images that do not count."""
+        return 0
 
     @property
     @abstractmethod
@@ -99,16 +116,17 @@ class Likelihood(ABC):
     def unit_range(self, samples: Tensor) -> Tensor:
         """A network's input x, float32 [B, C, H, W], from samples uint8 [B, C, H, W]."""
 
+    @torch.no_grad()
     def centre(self, bias: Tensor) -> None:
         """Set the bias of an untrained network's last layer so that its distributions reach all samples."""
-        raise NotImplementedError(f"{type(self).__name__} has no first bias")
+        bias.zero_()
 
     def follow_neighbours(self, weight: Tensor, bias: Tensor, interpolations: int) -> None:
         """Set an untrained last layer, [`num_parameters`, I] and [`num_parameters`], so that it begins to interpolate.
 
         Its last `interpolations` * C inputs are means of the pixels around, as a network has them: in [-1, 1].
         """
-        raise NotImplementedError(f"{type(self).__name__} is not for heads that know the pixels around")
+        raise NotImplementedError(self.obstacle_to_phases)
 
     @property
     @abstractmethod
@@ -122,4 +140,4 @@ class Likelihood(ABC):
 
     def integers(self, tables: dict[str, np.ndarray] | None = None) -> IntegerLikelihood:
         """The integer half with tables of a model file; without any, they are computed in floating point."""
-        raise NotImplementedError(f"{type(self).__name__} has no integer half")
+        raise NotImplementedError(self.obstacle_to_coding)

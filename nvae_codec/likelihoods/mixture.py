@@ -35,6 +35,10 @@ class Mixture(Likelihood):
     num_bits: int = 8
     residual: bool = False
 
+    @classmethod
+    def create(cls, *, components: int, num_bits: int, with_phases: bool) -> "Mixture":
+        return cls(components, num_bits, residual=with_phases)
+
     @property
     def num_parameters(self) -> int:
         return PARAMETERS_PER_COMPONENT * self.components

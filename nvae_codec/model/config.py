@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from nvae_codec.errors import ModelError
-from nvae_codec.likelihoods import LIKELIHOODS, create
+from nvae_codec.likelihoods import LIKELIHOODS
 from nvae_codec.likelihoods.likelihood import Likelihood
 
 # Residual operations of the four kinds of cell, per architecture key (NVAE, section 3.2 and appendix; released
@@ -63,7 +63,8 @@ LARGEST = {
 
 @dataclass(frozen=True)
 class NVAEConfig:
-    """Everything that decides the shapes of a network. Names with `num_` are those of the NVAE release.
+    """Everything that decides the shapes of a network. Names with `num_` are those of the NVAE release, but for
+    `num_phase_`.
 
     Sides are in pixels, channels are counts. A latent scale s (0 = finest) has side `image_size / 2**(P + s)` and
     channel multiplier `2**(P + s)`, P = `num_preprocess_blocks`. Raises ModelError where the numbers cannot make a
@@ -93,7 +94,7 @@ class NVAEConfig:
     num_cell_per_cond_dec: int = 1
     num_nf: int = 0  # pairs of flow cells per group
     # Not in the paper. "phases", in place of the postprocess: pixels are not independent given the latents but come
-    # phase by phase, each given those before (`nvae_codec.model.phases`). The next four are of no effect without.
+    # phase by phase, each given those before (`nvae_codec.model.phases`). The next four go with it alone.
     pixel_head: str = "independent"
     num_phase_channels: int = 32
     num_phase_cells: int = 1  # per phase
@@ -137,12 +138,17 @@ class NVAEConfig:
                 f"an image side of {self.image_size} cannot be halved "
                 f"{self.num_preprocess_blocks + self.num_latent_scales - 1} times"
             )
-        if self.image_channels not in (1, 3) or (self.image_channels == 1) != (self.likelihood == "bernoulli"):
-            raise ModelError("the Bernoulli head is for one channel, the other heads are for three")
-        if self.has_phases and (self.likelihood == "gaussian" or not self.num_preprocess_blocks):
+        pixels = LIKELIHOODS[self.likelihood]
+        if self.image_channels != pixels.image_channels:
             raise ModelError(
-                "a head of phases has no Gaussian likelihood, and needs a preprocess block: it begins "
-                "with as many pixels as the finest latents have"
+                f"the likelihood {self.likelihood} is of images with image_channels = {pixels.image_channels}, "
+                f"not {self.image_channels}"
+            )
+        if self.has_phases and pixels.obstacle_to_phases:
+            raise ModelError(f"a head of phases has no such likelihood: {pixels.obstacle_to_phases}")
+        if self.has_phases and not self.num_preprocess_blocks:
+            raise ModelError(
+                "a head of phases needs a preprocess block: it begins with as many pixels as the finest latents have"
             )
         if not self.has_phases and any(getattr(self, name) != getattr(NVAEConfig, name) for name in OF_PHASES):
             raise ModelError(f"{', '.join(sorted(OF_PHASES - {'pixel_head'}))} go with pixel_head=phases")
@@ -172,7 +178,7 @@ class NVAEConfig:
         return self.num_groups == 1
 
     def multiplier(self, scale: int) -> int:
-        """How often `scale` is narrower than the image, which is also its channel multiplier."""
+        """How many times narrower than the image `scale` is, which is also its channel multiplier."""
         return 2 ** (self.num_preprocess_blocks + scale)
 
     def side(self, scale: int) -> int:
@@ -184,8 +190,8 @@ class NVAEConfig:
 
     @property
     def frame(self) -> int:
-        """Pixels at every border that do not count: the release puts sets of 28 x 28 into images of 32 x 32."""
-        return 2 if self.likelihood == "bernoulli" and not self.has_phases else 0
+        """Pixels at every border that do not count."""
+        return self.pixels.frame
 
     @property
     def num_latents(self) -> int:
@@ -195,7 +201,8 @@ class NVAEConfig:
     @cached_property
     def pixels(self) -> Likelihood:
         """The likelihood of an image's pixels."""
-        return create(self.likelihood, components=self.num_mixtures, num_bits=self.num_x_bits, residual=self.has_phases)
+        kind = LIKELIHOODS[self.likelihood]
+        return kind.create(components=self.num_mixtures, num_bits=self.num_x_bits, with_phases=self.has_phases)
 
     @property
     def num_dimensions(self) -> int:

@@ -56,7 +56,7 @@ def initialise(network: NVAE, recipe: Recipe, dataset: Dataset, start: NVAE | No
             "a network with rounded activations begins with the weights of a trained one (--from), whose "
             "activations tell how to round them"
         )
-    if recipe.centre_mixture and network.config.likelihood == "mixture" and not network.config.has_phases:
+    if recipe.centre_mixture and not network.config.has_phases:
         last: Any = network.image_head[1]
         network.config.pixels.centre(last.bias)
 

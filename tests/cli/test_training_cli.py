@@ -425,6 +425,13 @@ def test_help_names_everything():
         assert not re.search(r"\w\.\.\.$", overview, re.MULTILINE)
 
 
+def test_a_data_set_without_a_preset_needs_one(place, monkeypatch):
+    monkeypatch.setitem(DATASETS, "squares", replace(DATASETS["folder"], name="squares", preset=""))
+    assert "no preset for squares alone; --preset chooses one" in invoke("train", "--dataset", "squares").stderr
+    result = invoke("train", "--dataset", "squares", "--preset", "toy", "--data", "images", "--dry-run")
+    assert result.exit_code == 0 and json.loads(result.stdout)["data"]["dataset"] == "squares"
+
+
 def test_help_of_train_names_exactly_the_data_sets_and_presets_that_exist():
     options = main.cli.get_command(None, "train").params
     helps = {option.name: option.help.partition("  [default: ")[0] for option in options}

@@ -258,7 +258,10 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path):
         (["--run", "run", "--dataset", "mnist", "--data", "mnist"], "1 channels, but the network takes 3"),
         (["--run", tmp_path / "small", *given], "cifar10 has images of 32 x 32, but the network takes 16 x 16"),
         (["--run", tmp_path / "small", "--model", "mine.safetensors", *given], "this is not the float network"),
-        (["--run", tmp_path / "density", *given], "a Gaussian head has a density"),
+        (
+            ["--run", tmp_path / "density", *given],
+            "no code length to compare with: its Gaussian likelihood is a density",
+        ),
         (["--run", "run", "--device", "tpu", *given], "there is no device 'tpu'"),
         (["--measured", tmp_path / "other.json"], "other.json: not results of this command: "),
         (["--measured", tmp_path / "rows.json"], "rows.json: not results of this command: measured.0."),

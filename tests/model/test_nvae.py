@@ -238,7 +238,7 @@ def test_low_precision_leaves_the_distributions_in_float32():
         (dict(image_size=10), "halved 2 times"),
         (dict(num_latent_scales=4), "halved 4 times"),
         (dict(image_channels=1), "Bernoulli"),
-        (dict(image_channels=3, likelihood="bernoulli"), "Bernoulli"),
+        (dict(image_channels=3, likelihood="bernoulli"), "bernoulli is of images with image_channels = 1"),
         (dict(image_channels=4), "channel"),
         (dict(num_x_bits=9), "num_x_bits"),
         (dict(num_x_bits=0), "num_x_bits"),

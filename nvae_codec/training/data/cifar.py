@@ -98,4 +98,5 @@ CIFAR100 = Definition(
         array_files,
         image_files,
     ),
+    preset="cifar10",
 )

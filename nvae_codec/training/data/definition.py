@@ -24,6 +24,7 @@ class Definition:
     advice: str  # what to download, and where to put it; {root} stands for the data set's folder
     layouts: "tuple[Callable[[Request], Splits | None], ...]"
     aliases: tuple[str, ...] = ()  # beside our own short name, what the NVAE release calls it
+    preset: str = ""  # of network and recipe, where none has the name of the data set
     channels: int = 3  # 1: grey levels, which are binarised
     margin: int = 0  # pixels of zeros that items have more than the images, at each border
     validation_percent: float = 5.0  # held out by a hash of names, where the files say nothing else

@@ -10,4 +10,5 @@ FOLDER = Definition(
     0,
     "Put 8-bit RGB images (PNG, WebP, JPEG, TIFF, BMP, PPM), or tar archives of them, into {root}.",
     layouts=(image_files, array_files),
+    preset="photo",
 )

@@ -16,6 +16,7 @@ def _imagenet(side: int) -> Definition:
         "and val_data.npz in {root}.",
         layouts=(lmdb_of_samples, array_files, image_files),
         aliases=(f"imagenet_{side}",),
+        preset="celeba64" if side == 64 else "",
     )
 
 

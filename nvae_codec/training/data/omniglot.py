@@ -44,6 +44,7 @@ OMNIGLOT = Definition(
     32,
     "Download chardata.mat (https://github.com/yburda/iwae, folder datasets/OMNIGLOT) and put it into {root}.",
     layouts=(_matlab_file, array_files, image_files),
+    preset="mnist",
     channels=1,
     margin=2,
 )
