@@ -81,7 +81,7 @@ _meter = _Meter()
 _of_this_thread = threading.local()
 
 
-UNKNOWN = OSError, NotImplementedError, psutil.Error  # what psutil raises where a system does not tell
+UNKNOWN = OSError, NotImplementedError, psutil.Error  # what psutil raises where a system does not report it
 
 
 def _allowed() -> list[int]:

@@ -63,7 +63,7 @@ def _submit(executor: Executor, function: Callable, arguments: tuple) -> Future:
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process tells when to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides when to end
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -21,7 +21,7 @@ def decoded_chains(model, coded, layouts, memory: int = MEMORY, **options) -> li
 
 
 class Noting:
-    """A model that notes the offsets of every set that is decoded."""
+    """A model that notes the offsets of every tile batch that is decoded."""
 
     def __init__(self, model):
         self._model, self.tile_batches = model, []
@@ -39,16 +39,16 @@ class Noting:
 
 
 def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], rec_groups: int) -> tuple[float, float, float]:
-    """-log2 p(x | z), and log2 q(z | x) / p(z) of the groups that were drawn and of those that were direct.
+    """-log2 p(x | z), and log2 q(z | x) / p(z) of the groups that were drawn and of those that took REC.
 
     Densities are those of continuous distributions. All tiles must be whole.
     """
     features, state, latents = model.features(tiles.samples), model.start(tiles.layout.num_tiles), [0.0, 0.0]
     for group, found in enumerate(offsets):
         prior, posterior = model.prior(group, state), model.posterior(group, state, features)
-        direct, active, steps = group >= model.num_groups - rec_groups, model.active(group), model.steps(group)
+        takes_rec, active, steps = group >= model.num_groups - rec_groups, model.active(group), model.steps(group)
         coded, inactive = coded_cells(model, tiles.layout, group), np.setdiff1d(np.arange(len(steps)), active)
-        if direct:
+        if takes_rec:
             points = nearest_points(prior, posterior, steps)
             points[:, inactive] = 0
             shift = offsets_of(model.flow(group, state, points, coded) - points, steps)
@@ -56,9 +56,9 @@ def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], rec_groups: i
             points = found >> (MAX_STEP - steps.astype(np.int64))[:, None, None]
             shift = offsets_of(points - model.unflow(group, state, points, coded), steps)
         mean = (posterior.mean - prior.mean) * 2.0 ** (SIGMA_BITS - MEAN_BITS) / prior.sigma
-        deviation, u, shift = posterior.sigma / prior.sigma, found / 2.0**MAX_STEP, shift / 2.0**MAX_STEP
-        nats = (np.square(u) - np.square((u - shift - mean) / deviation)) / 2 - np.log(deviation)
-        latents[direct] += nats[:, active].sum() / math.log(2)
+        sigma, u, shift = posterior.sigma / prior.sigma, found / 2.0**MAX_STEP, shift / 2.0**MAX_STEP
+        nats = (np.square(u) - np.square((u - shift - mean) / sigma)) / 2 - np.log(sigma)
+        latents[takes_rec] += nats[:, active].sum() / math.log(2)
         state = model.update(group, state, found)
     real = real_pixels(tiles.layout.sizes, model.tile_side)
     parameters = model.pixels(state, tiles.samples, tiles.layout.sizes).transpose(1, 0, 2, 3)
@@ -87,11 +87,11 @@ def account(model, tiles: Tiles, joint_tiles: int, search: Search, monkeypatch) 
             for each, end, offsets in zip(tile_batches, ends, reversed(noting.tile_batches), strict=True)
         ]
     )
-    pixels, drawn, direct = costs.sum(axis=0)
+    pixels, drawn, rec = costs.sum(axis=0)
     return {
         "words": WORD_BITS * len(words),
-        "negative ELBO": pixels + drawn + direct,
+        "negative ELBO": pixels + drawn + rec,
         "index": index_bits,
-        "direct latents": direct,
-        "direct tiles": sum(each.tiles for each in tile_batches if each.rec_groups),
+        "REC latents": rec,
+        "REC tiles": sum(each.tiles for each in tile_batches if each.rec_groups),
     }

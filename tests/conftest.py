@@ -69,7 +69,7 @@ def toy_integer(toy_network) -> IntegerNetwork:
 
 @pytest.fixture(scope="session")
 def toy_integer_12(toy_network) -> IntegerNetwork:
-    """A narrow one."""
+    """Another one, with 12-bit activations."""
     return convert(toy_network, smooth_tiles(16, PRESETS["toy"].image_size), activation_bits=12)
 
 

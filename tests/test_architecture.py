@@ -1,4 +1,4 @@
-"""The floors of the house: no import runs upwards, and there is no circle."""
+"""The floors of the architecture: no import runs upwards, and there is no circle."""
 
 import ast
 from graphlib import TopologicalSorter

@@ -51,9 +51,9 @@ def checkerboard(height: int, width: int) -> np.ndarray:
 
 
 def one_hot(height: int, width: int) -> np.ndarray:
-    picture = np.zeros((height, width, 3), dtype=np.uint8)
-    picture[height // 2, width // 3, 1] = 255
-    return picture
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[height // 2, width // 3, 1] = 255
+    return image
 
 
 IMAGES = {
@@ -82,22 +82,22 @@ def test_images_come_back(codec, name):
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 34), st.integers(1, 34), st.booleans(), st.integers(0, 255))
 def test_any_image_comes_back(codec, height, width, grey, level):
-    picture = (noise(height, width, seed=level) // 8 + level // 2).astype(np.uint8)
-    picture = picture if grey else np.stack([picture, 255 - picture, picture // 2], axis=-1)
-    assert np.array_equal(codec.decompress(codec.compress(picture, verify=False)).samples, picture)
+    image = (noise(height, width, seed=level) // 8 + level // 2).astype(np.uint8)
+    image = image if grey else np.stack([image, 255 - image, image // 2], axis=-1)
+    assert np.array_equal(codec.decompress(codec.compress(image, verify=False)).samples, image)
 
 
 def test_metadata_is_kept(codec):
-    picture = Image(noise(5, 6, 3), exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0", icc=bytes(range(256)) * 3)
-    decoded = codec.decompress(codec.compress(picture))
-    assert (decoded.exif, decoded.icc) == (picture.exif, picture.icc)
+    image = Image(noise(5, 6, 3), exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0", icc=bytes(range(256)) * 3)
+    decoded = codec.decompress(codec.compress(image))
+    assert (decoded.exif, decoded.icc) == (image.exif, image.icc)
 
 
 def test_the_two_functions(toy_model_path):
-    picture = noise(9, 7, 3)
-    data = nvae_codec.compress(pillow.fromarray(picture), model=toy_model_path)
+    image = noise(9, 7, 3)
+    data = nvae_codec.compress(pillow.fromarray(image), model=toy_model_path)
     assert isinstance(data, bytes)
-    assert np.array_equal(nvae_codec.decompress(data, model=toy_model_path), picture)
+    assert np.array_equal(nvae_codec.decompress(data, model=toy_model_path), image)
 
 
 def test_arrays_that_are_no_images_are_refused(codec):
@@ -113,10 +113,10 @@ def test_too_much_metadata_is_refused(codec):
 
 
 def test_the_same_bytes_every_time(codec, toy_model_path):
-    picture = noise(20, 35, 3)
-    first = codec.compress(picture)
+    image = noise(20, 35, 3)
+    first = codec.compress(image)
     codec.compress(noise(64, 64, 3, seed=1))
-    assert codec.compress(picture) == first == Codec.load(toy_model_path).compress(picture)
+    assert codec.compress(image) == first == Codec.load(toy_model_path).compress(image)
 
 
 def test_progress_counts_both_passes(codec):
@@ -167,8 +167,8 @@ def test_bundled_models_load_and_name_themselves():
 
 @pytest.fixture(scope="module")
 def small_file(codec) -> tuple[np.ndarray, bytes]:
-    picture = noise(3, 4, 3)
-    return picture, codec.compress(Image(picture, exif=b"MM\0*\0\0\0\x08\0\0\0\0\0\0"))
+    image = noise(3, 4, 3)
+    return image, codec.compress(Image(image, exif=b"MM\0*\0\0\0\x08\0\0\0\0\0\0"))
 
 
 def test_every_truncation_is_detected(codec, small_file):
@@ -217,10 +217,10 @@ def test_wrong_words_with_right_checksums_are_detected(codec, small_file, words)
     st.lists(st.integers(0, 3), min_size=6, max_size=6),
     st.integers(MIN_MEMORY, 12),
 )
-def test_random_words_with_right_checksums_are_detected(codec, small_file, seed, count, direct, memory):
-    """However the sets say that they are coded: nothing but an error that is foreseen."""
+def test_random_words_with_right_checksums_are_detected(codec, small_file, seed, count, rec_groups, memory):
+    """However the tile batches say that they are coded: nothing but an error that is foreseen."""
     words = np.random.default_rng(seed).integers(1, 2**32, count).astype("<u4").tobytes()
-    tile_batches, memory = tuple(TileBatch(1, groups) for groups in direct), memory if any(direct) else 0
+    tile_batches, memory = tuple(TileBatch(1, groups) for groups in rec_groups), memory if any(rec_groups) else 0
     data = repacked(
         small_file[1], dict(words=words, tile_batches=tile_batches, trellis_bits=memory), dict(width=33, height=20)
     )
@@ -297,21 +297,21 @@ def test_images_that_are_too_narrow_are_refused(codec):
         codec.compress_archive([("a.png", Image(noise(3, 3))), ("line.png", Image(line))])
 
 
-def test_only_the_first_tiles_are_direct(codec):
+def test_only_the_first_tiles_take_rec(codec):
     """Also of a narrow image, whose tiles leave little on the stack."""
-    for picture in (noise(1, 700), noise(80, 80, 3)):
-        tile_batches = container.unpack(codec.compress(picture)).chunks[0].tile_batches
+    for image in (noise(1, 700), noise(80, 80, 3)):
+        tile_batches = container.unpack(codec.compress(image)).chunks[0].tile_batches
         assert tile_batches[0] == TileBatch(1, codec.model.num_groups)
-        direct = [each.rec_groups for each in tile_batches for _ in range(each.tiles)]
-        assert direct == sorted(direct, reverse=True) and not any(direct[8:])
+        rec_groups = [each.rec_groups for each in tile_batches for _ in range(each.tiles)]
+        assert rec_groups == sorted(rec_groups, reverse=True) and not any(rec_groups[8:])
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
 def test_every_effort_decodes(codec, effort):
-    picture = noise(20, 20, 3)
-    data = codec.compress(picture, effort=effort)
+    image = noise(20, 20, 3)
+    data = codec.compress(image, effort=effort)
     assert container.unpack(data).chunks[0].trellis_bits == EFFORTS[effort].memory
-    assert np.array_equal(codec.decompress(data).samples, picture)
+    assert np.array_equal(codec.decompress(data).samples, image)
 
 
 @pytest.mark.parametrize("effort", [0, 6])
@@ -365,14 +365,14 @@ ICC, EXIF = bytes(range(256)) * 3, b"II*\0\x08\0\0\0\0\0\0\0\0\0"
 @pytest.fixture(scope="module")
 def album() -> dict[str, Image]:
     """14 images in 33 tiles; `big.png` has 12 of them."""
-    pictures = {
+    images = {
         f"holiday/{number}.png": Image(noise(5 + number, 30 - number, 3, seed=number), icc=ICC) for number in range(10)
     }
-    pictures["big.png"] = Image(noise(40, 60, 3), exif=EXIF, icc=ICC)
-    pictures["notes.png"] = Image(checkerboard(9, 13), exif=EXIF)
-    pictures["grey, one pixel.png"] = Image(noise(1, 1))
-    pictures["\u00fcber/\u5199\u771f.png"] = Image(one_hot(18, 30))
-    return pictures
+    images["big.png"] = Image(noise(40, 60, 3), exif=EXIF, icc=ICC)
+    images["notes.png"] = Image(checkerboard(9, 13), exif=EXIF)
+    images["grey, one pixel.png"] = Image(noise(1, 1))
+    images["\u00fcber/\u5199\u771f.png"] = Image(one_hot(18, 30))
+    return images
 
 
 def same(first: Image, second: Image) -> bool:
@@ -380,7 +380,7 @@ def same(first: Image, second: Image) -> bool:
 
 
 def unpacked(codec: Codec, data: bytes, **options) -> dict[str, Image]:
-    return {entry.name: picture for entry, picture in codec.decompress_archive(container.unpack(data), **options)}
+    return {entry.name: image for entry, image in codec.decompress_archive(container.unpack(data), **options)}
 
 
 def as_jpeg(samples: np.ndarray, quality: int) -> np.ndarray:
@@ -398,7 +398,7 @@ def from_photo_cd(samples: np.ndarray) -> np.ndarray:
 def test_images_from_other_colour_spaces_come_back(codec, monkeypatch):
     """Those that were JPEG files or Photo CD scans, also with clipped colours, beside others, in cut tiles."""
     smooth = np.asarray(pillow.fromarray(noise(9, 12, 3, seed=5)).resize((45, 37), pillow.Resampling.BICUBIC))
-    pictures = {
+    images = {
         "a.png": as_jpeg(smooth, 90),
         "b.png": smooth,
         "c.png": from_photo_cd(smooth // 2 + 64),
@@ -406,21 +406,21 @@ def test_images_from_other_colour_spaces_come_back(codec, monkeypatch):
         "e.png": from_photo_cd(noise(20, 21, 3) // 3 + 90),
         "f.png": as_jpeg(noise(9, 8, 3), 30),
     }
-    data = codec.compress_archive((name, Image(samples)) for name, samples in pictures.items())
+    data = codec.compress_archive((name, Image(samples)) for name, samples in images.items())
     content = container.unpack(data)
     modes = [JPEG_RGB, RGB, PHOTO_CD_RGB, GREY, PHOTO_CD_RGB, JPEG_RGB]
     assert [image.mode for image in content.images] == modes
-    decoded = {entry.name: picture.samples for entry, picture in codec.decompress_archive(content)}
-    assert all(np.array_equal(decoded[name], samples) for name, samples in pictures.items())
-    alone = {name: codec.compress(pictures[name]) for name in ("a.png", "c.png")}
-    assert all(np.array_equal(codec.decompress(data).samples, pictures[name]) for name, data in alone.items())
+    decoded = {entry.name: image.samples for entry, image in codec.decompress_archive(content)}
+    assert all(np.array_equal(decoded[name], samples) for name, samples in images.items())
+    alone = {name: codec.compress(images[name]) for name in ("a.png", "c.png")}
+    assert all(np.array_equal(codec.decompress(data).samples, images[name]) for name, data in alone.items())
     # A part of what impossible colours take, which is 0.7 and 1.1 bits of a sample where nothing is clipped.
     monkeypatch.setattr(neural, "find_space", lambda samples: (RGB, samples))
     for name, share in (("a.png", 0.3), ("c.png", 0.4)):
-        as_rgb = codec.compress(pictures[name])
+        as_rgb = codec.compress(images[name])
         assert container.unpack(as_rgb).images[0].mode == RGB
-        assert np.array_equal(codec.decompress(as_rgb).samples, pictures[name])
-        assert 8 * (len(as_rgb) - len(alone[name])) > share * pictures[name].size
+        assert np.array_equal(codec.decompress(as_rgb).samples, images[name])
+        assert 8 * (len(as_rgb) - len(alone[name])) > share * images[name].size
 
 
 def test_models_of_fewer_bits_and_of_black_and_white_know_no_other_colour_spaces(codec, monkeypatch):
@@ -441,7 +441,7 @@ def test_archives_come_back(codec, album, chunk_pixels, num_chunks):
     assert len(content.chunks) == num_chunks
     decoded = unpacked(codec, data)
     assert list(decoded) == [image.name for image in content.images] == list(album)
-    assert all(same(decoded[name], picture) for name, picture in album.items())
+    assert all(same(decoded[name], image) for name, image in album.items())
 
 
 def test_a_chunk_ends_before_it_has_too_many_pixels(codec, album):
@@ -461,7 +461,7 @@ def test_equal_metadata_are_stored_once_in_a_chunk(codec, album):
 
 
 def test_images_of_an_archive_share_a_stack(codec):
-    """Together they cost less than each with a stack of its own, and only the first has direct tiles."""
+    """Together they cost less than each with a stack of its own, and only the first has tiles that take REC."""
     thumbnails = {f"{number:03}.png": Image(noise(16, 16, 3, seed=number) // 8) for number in range(24)}
     content = container.unpack(codec.compress_archive(thumbnails.items(), verify=False))
     (chunk,) = content.chunks
@@ -477,7 +477,7 @@ def test_some_images_of_an_archive(codec, album, chunk_pixels):
         calls: list[tuple[int, int]] = []
         decoded = unpacked(codec, data, only=names, progress=lambda *call, calls=calls: calls.append(call))
         assert list(decoded) == [name for name in album if name in names]
-        assert all(same(picture, album[name]) for name, picture in decoded.items())
+        assert all(same(image, album[name]) for name, image in decoded.items())
         assert calls == sorted(calls) and (calls or not names) and set(calls[-1:]) <= {(len(names), len(names))}
 
 
@@ -513,7 +513,7 @@ def test_an_empty_archive_is_refused(codec):
 @pytest.mark.parametrize("verify", [False, True])
 @pytest.mark.parametrize("chunk_pixels", [2**18, 8 * 256, 1])
 def test_progress_of_an_archive_counts_images(codec, album, verify, chunk_pixels):
-    many = {f"{copy}/{name}": picture for copy in "ab" for name, picture in album.items()}
+    many = {f"{copy}/{name}": image for copy in "ab" for name, image in album.items()}
     calls = []
     codec.compress_archive(
         many.items(),
@@ -531,16 +531,16 @@ def test_images_are_read_when_they_are_needed(codec):
     """An archive may be larger than the memory: no more images are alive than are coded at once, and the next."""
     alive, most, count = weakref.WeakSet(), 0, 150
 
-    def pictures():
+    def images():
         nonlocal most
         for number in range(count):
-            picture = Image(noise(10, 10, seed=number))
-            alive.add(picture)
+            image = Image(noise(10, 10, seed=number))
+            alive.add(image)
             most = max(most, len(alive))
-            yield f"{number}.png", picture
-            del picture
+            yield f"{number}.png", image
+            del image
 
-    data = codec.compress_archive(pictures(), count, chunk_pixels=2 * 256, verify=False)
+    data = codec.compress_archive(images(), count, chunk_pixels=2 * 256, verify=False)
     assert len(unpacked(codec, data)) == count
     at_once = 2 * codec_module.LANES  # two in a chunk
     assert at_once <= most <= at_once + 3  # and the next chunk, with one more
@@ -577,10 +577,10 @@ def test_damage_is_confined_to_a_chunk(codec, album):
     with pytest.raises(BitstreamError):
         container.unpack(bytes(data))
     recovery = recover(bytes(data))
-    decoded = {entry.name: picture for entry, picture in codec.decompress_archive(recovery.container)}
+    decoded = {entry.name: image for entry, image in codec.decompress_archive(recovery.container)}
     missing = {image.name for image in lost.images}
     assert list(decoded) == [name for name in album if name not in missing] and len(decoded) < len(album)
-    assert all(same(picture, album[name]) for name, picture in decoded.items())
+    assert all(same(image, album[name]) for name, image in decoded.items())
     assert {name for loss in recovery.losses for name in loss.images} == missing
 
 
@@ -595,17 +595,17 @@ def test_a_wrong_image_of_an_archive_is_named(codec, album):
 
 
 def test_small_images_of_a_chunk_share_a_checksum(codec, album):
-    pictures = album | {"large.png": Image(checkerboard(64, 70))}
-    data = codec.compress_archive(pictures.items(), verify=False)
+    images = album | {"large.png": Image(checkerboard(64, 70))}
+    data = codec.compress_archive(images.items(), verify=False)
     (chunk,) = container.unpack(data).chunks
-    assert chunk.shared_crc32 == zlib.crc32(b"".join(picture.samples.tobytes() for picture in album.values()))
-    assert [image.samples_crc32 for image in chunk.images] == 14 * [0] + [zlib.crc32(pictures["large.png"].samples)]
+    assert chunk.shared_crc32 == zlib.crc32(b"".join(image.samples.tobytes() for image in album.values()))
+    assert [image.samples_crc32 for image in chunk.images] == 14 * [0] + [zlib.crc32(images["large.png"].samples)]
     assert same(unpacked(codec, data, only=["notes.png"])["notes.png"], album["notes.png"])
     data = repacked(data, chunk=dict(shared_crc32=chunk.shared_crc32 ^ 1))
     for only in (None, ["notes.png"], ["large.png", "notes.png"]):
         with pytest.raises(DriftError, match="the 14 decoded small images from holiday/0.png to .* together"):
             unpacked(codec, data, only=only)
-    assert same(unpacked(codec, data, only=["large.png"])["large.png"], pictures["large.png"])
+    assert same(unpacked(codec, data, only=["large.png"])["large.png"], images["large.png"])
 
 
 def test_archives_of_another_model_are_refused(codec, album):
@@ -640,33 +640,33 @@ def coded_in_process(command: str, model, source, target, threads: str) -> None:
 
 @pytest.mark.thorough
 def test_one_thread_encodes_and_two_decode_in_another_process(toy_model_path, codec, tmp_path):
-    picture = noise(50, 70, 3)
-    pillow.fromarray(picture).save(tmp_path / "a.png")
+    image = noise(50, 70, 3)
+    pillow.fromarray(image).save(tmp_path / "a.png")
     coded_in_process("compress", toy_model_path, tmp_path / "a.png", tmp_path / "a.nvb", "1")
     coded_in_process("decompress", toy_model_path, tmp_path / "a.nvb", tmp_path / "b.png", "2")
-    assert np.array_equal(read_image((tmp_path / "b.png").read_bytes()).samples, picture)
-    assert (tmp_path / "a.nvb").read_bytes() == codec.compress(picture)
+    assert np.array_equal(read_image((tmp_path / "b.png").read_bytes()).samples, image)
+    assert (tmp_path / "a.nvb").read_bytes() == codec.compress(image)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 3), (7, 500, 3), (1080, 1920, 3)])
 def test_sizes_with_the_bundled_model(shape, tmp_path):
     index = np.indices(shape[:2])
-    picture = np.stack([index[0] // 3 % 256, (index[0] + index[1]) // 7 % 256, index[1] % 251], axis=-1)
-    picture = ((picture + noise(*shape) // 16) % 256).astype(np.uint8)
-    pillow.fromarray(picture).save(tmp_path / "a.png")
+    image = np.stack([index[0] // 3 % 256, (index[0] + index[1]) // 7 % 256, index[1] % 251], axis=-1)
+    image = ((image + noise(*shape) // 16) % 256).astype(np.uint8)
+    pillow.fromarray(image).save(tmp_path / "a.png")
     photo = model_file.resolve(None)
     coded_in_process("compress", photo, tmp_path / "a.png", tmp_path / "a.nvb", "1")
     coded_in_process("decompress", photo, tmp_path / "a.nvb", tmp_path / "b.png", "2")
-    assert np.array_equal(read_image((tmp_path / "b.png").read_bytes()).samples, picture)
+    assert np.array_equal(read_image((tmp_path / "b.png").read_bytes()).samples, image)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not KODAK.is_dir(), reason="the Kodak images are not here")
 def test_a_photograph_is_smaller_than_its_png(tmp_path):
-    picture = KODAK / "kodim23.png"
-    coded_in_process("compress", model_file.resolve(None), picture, tmp_path / "a.nvb", "1")
+    photograph = KODAK / "kodim23.png"
+    coded_in_process("compress", model_file.resolve(None), photograph, tmp_path / "a.nvb", "1")
     coded_in_process("decompress", model_file.resolve(None), tmp_path / "a.nvb", tmp_path / "b.png", "2")
-    original, decoded = (read_image(path.read_bytes()).samples for path in (picture, tmp_path / "b.png"))
+    original, decoded = (read_image(path.read_bytes()).samples for path in (photograph, tmp_path / "b.png"))
     assert np.array_equal(decoded, original)
-    assert (tmp_path / "a.nvb").stat().st_size < picture.stat().st_size
+    assert (tmp_path / "a.nvb").stat().st_size < photograph.stat().st_size

@@ -156,11 +156,11 @@ def test_after_a_pause_the_average_is_not_believed(monkeypatch):
     assert found == pytest.approx([0.0, 1.0, 1.0, 0.0])
 
 
-def told_by_the_system() -> bool:
+def reported_by_the_system() -> bool:
     return sum(sum(each) for each in psutil.cpu_times(percpu=True)) > 0
 
 
-@pytest.mark.skipif(not told_by_the_system(), reason="this system does not tell how busy its processors are")
+@pytest.mark.skipif(not reported_by_the_system(), reason="this system does not report how busy its processors are")
 def test_what_is_busy_here_is_seen(monkeypatch):
     """On the real counters: this process keeps a processor busy, and says that it is another's."""
     monkeypatch.setattr(device.time, "process_time", lambda: 0.0)
@@ -187,7 +187,7 @@ def test_where_there_is_no_affinity_all_processors_count(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [psutil.AccessDenied(), NotImplementedError(), PermissionError()])
-def test_a_system_that_does_not_tell_is_taken_for_idle(monkeypatch, error):
+def test_a_system_that_does_not_report_is_taken_for_idle(monkeypatch, error):
     def fail(*arguments, **options):
         raise error
 
@@ -200,11 +200,11 @@ def test_coding_adjusts_its_threads(four_processors, toy_model_path, monkeypatch
     codec, found = Codec.load(toy_model_path), set()
     genuine = codec.model.network.features
     monkeypatch.setattr(codec.model.network, "features", lambda x: (found.add(torch.get_num_threads()), genuine(x))[1])
-    picture = smooth_tiles(1, 40)[0].permute(1, 2, 0).numpy()
-    alone = codec.compress(picture)
+    image = smooth_tiles(1, 40)[0].permute(1, 2, 0).numpy()
+    alone = codec.compress(image)
     assert found == {4}
     four_processors[0] = 1.0
-    assert codec.compress(picture) == alone and found == {4, 3}
+    assert codec.compress(image) == alone and found == {4, 3}
     assert torch.get_num_threads() == 4
 
 

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.thorough
 @pytest.fixture(scope="module")
 def path_12_bits(toy_integer_12, tmp_path_factory):
     """A model whose sums float32 carries."""
-    path = tmp_path_factory.mktemp("model") / "narrow.safetensors"
+    path = tmp_path_factory.mktemp("model") / "12_bits.safetensors"
     path.write_bytes(model_file.serialise(toy_integer_12))
     return path
 
@@ -58,7 +58,7 @@ CHUNK = 4 * 16**2
 
 
 def unpacked(codec: Codec, data: bytes, **options) -> list[tuple[str, Image]]:
-    return [(image.name, picture) for image, picture in codec.decompress_archive(unpack(data), **options)]
+    return [(entry.name, image) for entry, image in codec.decompress_archive(unpack(data), **options)]
 
 
 def same(some: list[tuple[str, Image]], others: list[tuple[str, Image]]) -> bool:
@@ -189,9 +189,9 @@ def test_large_archives_are_shared_out_among_threads(tmp_path, path_12_bits, alb
             )[1],
         )
     paths = [tmp_path / name for name, _ in album]
-    for path, (_, picture) in zip(paths, album, strict=True):
-        path.write_bytes(write_image(picture))
-    pixels = sum(picture.samples.shape[0] * picture.samples.shape[1] for _, picture in album)
+    for path, (_, image) in zip(paths, album, strict=True):
+        path.write_bytes(write_image(image))
+    pixels = sum(image.samples.shape[0] * image.samples.shape[1] for _, image in album)
     for worker_pixels, threads, expected in (
         (pixels // 2, 2, 2),
         (pixels // 2, 1, 1),

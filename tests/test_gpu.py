@@ -1,6 +1,6 @@
 """Networks that compute on a GPU: the same integers where there is one, and no operand left behind where there is none.
 
-Without a GPU, PyTorch's fake tensors tell on which device every operation would take place; they have no values.
+Without a GPU, PyTorch's fake tensors show on which device every operation would take place; they have no values.
 """
 
 import copy

@@ -107,18 +107,18 @@ def test_samples_survive_every_format_that_can_hold_them(suffix, samples):
 @pytest.mark.parametrize("icc", [ICC, b""])
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
 def test_metadata_survive_byte_for_byte(suffix, icc, exif):
-    picture = read_image(write_image(Image(RGB, exif, icc), suffix))
-    assert (picture.exif, picture.icc) == (exif, icc)
-    again = read_image(write_image(picture, suffix))
+    image = read_image(write_image(Image(RGB, exif, icc), suffix))
+    assert (image.exif, image.icc) == (exif, icc)
+    again = read_image(write_image(image, suffix))
     assert (again.exif, again.icc) == (exif, icc) and np.array_equal(again.samples, RGB)
 
 
 @pytest.mark.parametrize("samples", [RGB, GREY], ids=["rgb", "grey"])
 def test_a_jpeg_is_the_samples_that_it_decodes_to(samples):
     data = saved(samples, "JPEG", exif=b"Exif\0\0" + camera_exif(), icc_profile=ICC)
-    picture = read_image(data)
-    assert np.array_equal(picture.samples, np.asarray(pillow.open(io.BytesIO(data))))  # not turned by its orientation
-    assert (picture.exif, picture.icc) == (camera_exif(), ICC)
+    image = read_image(data)
+    assert np.array_equal(image.samples, np.asarray(pillow.open(io.BytesIO(data))))  # not turned by its orientation
+    assert (image.exif, image.icc) == (camera_exif(), ICC)
 
 
 def test_tiff_keeps_exif_among_its_tags_or_refuses():
@@ -141,9 +141,9 @@ def test_tiff_keeps_exif_among_its_tags_or_refuses():
 
 @pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".pnm"])
 def test_formats_without_metadata_refuse_it(suffix):
-    for picture in (Image(RGB, exif=camera_exif()), Image(RGB, icc=ICC)):
+    for image in (Image(RGB, exif=camera_exif()), Image(RGB, icc=ICC)):
         with pytest.raises(ImageError, match="EXIF or ICC"):
-            write_image(picture, suffix)
+            write_image(image, suffix)
 
 
 @pytest.mark.parametrize("suffix", ["", ".jpg", ".gif", ".nvb"])
@@ -152,7 +152,7 @@ def test_unknown_and_lossy_output_formats_are_refused(suffix):
         write_image(Image(RGB), suffix)
 
 
-def test_a_image_too_wide_for_webp_is_an_image_error():
+def test_an_image_too_wide_for_webp_is_an_image_error():
     with pytest.raises(ImageError, match=".webp cannot hold this image"):
         write_image(Image(np.zeros((1, 16384, 3), np.uint8)), ".webp")
 
@@ -312,11 +312,11 @@ def test_there_is_no_shape_of_what_is_no_image(data):
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("picture", [Image(RGB), Image(GREY), Image(RGB, camera_exif()), Image(GREY, b"", ICC)])
-def test_what_a_format_holds_can_be_asked_beforehand(suffix, picture):
-    kind = {"grey": picture.samples.ndim == 2, "metadata": bool(picture.exif or picture.icc)}
+@pytest.mark.parametrize("image", [Image(RGB), Image(GREY), Image(RGB, camera_exif()), Image(GREY, b"", ICC)])
+def test_what_a_format_holds_can_be_asked_beforehand(suffix, image):
+    kind = {"grey": image.samples.ndim == 2, "metadata": bool(image.exif or image.icc)}
     try:
-        write_image(picture, suffix)
+        write_image(image, suffix)
     except ImageError as error:
         with pytest.raises(ImageError, match=re.escape(str(error))):
             check_format(suffix, **kind)
@@ -333,7 +333,7 @@ def test_resized_images(samples):
     assert np.array_equal(resized(samples[::-1], 5, 5)[::-1], resized(samples, 5, 5))
 
 
-def test_no_pixel_is_skipped_when_a_image_shrinks():
+def test_no_pixel_is_skipped_when_an_image_shrinks():
     for row, column in ((0, 0), (3, 60), (31, 17)):
         spot = np.zeros((64, 64), np.uint8)
         spot[row : row + 2, column : column + 2] = 255
@@ -362,7 +362,7 @@ def test_threads_leave_the_filters_of_warnings_as_they_were():
 
 def test_arrays_and_pillow_images_are_images():
     assert as_image(RGB).samples is RGB
-    assert as_image(picture := Image(GREY, icc=ICC)) is picture
+    assert as_image(image := Image(GREY, icc=ICC)) is image
     assert np.array_equal(as_image(pillow.fromarray(GREY)).samples, GREY)
     opened = as_image(pillow.open(io.BytesIO(saved(RGB, "PNG", exif=camera_exif(), icc_profile=ICC))))
     assert np.array_equal(opened.samples, RGB) and (opened.exif, opened.icc) == (camera_exif(), ICC)

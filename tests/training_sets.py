@@ -74,7 +74,7 @@ def items(images: ImageSet) -> np.ndarray:
 
 
 def levels(images: ImageSet) -> list[int]:
-    """What tells flat images apart."""
+    """By which flat images are told apart."""
     return [int(item[0, 0, 0]) for item in items(images)]
 
 

@@ -1,12 +1,12 @@
 """A head for pixels that are not independent given the latents: coded phase by phase, each given those before.
 
 Not part of NVAE, whose pixels are independent given the latents: there the latents carry every pixel's local detail,
-which is dear. Here they carry what the pixels around do not show. First comes a coarse lattice of pixels, as many as
-the decoder's stream has points. Then, level by level, what lies between the pixels that are known, in three phases: the
-centres of their squares, the middles of rows, the middles of columns. Then these are the known pixels of the next
-level, of half the stride. After P levels all pixels are known. A phase's pixels are independent of each other given the
-latents and the phases before. The idea is that of Reed et al., "Parallel Multiscale Autoregressive Density Estimation"
-(2017), and of interlaced codecs.
+which costs many bits. Here they carry what does not follow from the pixels around. First comes a coarse lattice of
+pixels, as many as the decoder's stream has points. Then, level by level, what lies between the pixels that are known,
+in three phases: the centres of their squares, the middles of rows, the middles of columns. Then these are the known
+pixels of the next level, of half the stride. After P levels all pixels are known. A phase's pixels are independent of
+each other given the latents and the phases before. The idea is that of Reed et al., "Parallel Multiscale Autoregressive
+Density Estimation" (2017), and of interlaced codecs.
 
 In a mixture's component, green and blue depend on how far the colours before are off their means (`residual` in
 `nvae_codec.likelihoods.mixture`): what the neighbours say of the means then serves all colours.
@@ -106,9 +106,9 @@ class Phase(nn.Module):
 class NoiseFilters(nn.Module):
     """Features of how the pixels that were known last differ from those around them: of texture and of noise.
 
-    How wide a pixel's distribution must be is told by how far its neighbours are off what could be expected of them.
-    That is often a level or two, 1/100 of the range: the filters begin as such differences, of brightness and of
-    colours, made large enough for an activation to tell them from none.
+    How wide a pixel's distribution must be follows from how far its neighbours are off what could be expected. That is
+    often a level or two, 1/100 of the range: the filters begin as such differences, of brightness and of colours, made
+    large enough for an activation to distinguish them from zero.
     """
 
     def __init__(self, ops: Any, config: NVAEConfig, planes: int):

@@ -76,7 +76,7 @@ PRESETS: dict[str, NVAEConfig] = {
         num_preprocess_blocks=0,
         num_postprocess_blocks=0,
     ),
-    # Few latents, at 1/16 of the image's side, and pixels in phases: what is near is told by the pixels around.
+    # Few latents, at 1/16 of the image's side, and pixels in phases: what is near follows from the pixels around.
     "photo": NVAEConfig(
         image_size=64,
         architecture="res_bnswish",

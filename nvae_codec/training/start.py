@@ -53,8 +53,8 @@ def initialise(network: NVAE, recipe: Recipe, dataset: Dataset, start: NVAE | No
         return
     if network.config.rounded_activations:
         raise ModelError(
-            "a network with rounded activations begins with the weights of a trained one (--from), whose "
-            "activations tell how to round them"
+            "a network with rounded activations begins with the weights of a trained one (--from): the scales "
+            "to round with are chosen from its activations"
         )
     if recipe.centre_mixture and not network.config.has_phases:
         last: Any = network.image_head[1]

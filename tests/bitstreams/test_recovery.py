@@ -218,7 +218,7 @@ def test_all_chunks_beside_a_gap_are_recovered(data):
         lost = sum(loss.chunks for loss in losses)
         if 15 + len(header_of(A)) <= begin or 0 in kept:
             assert lost == 4 - len(kept)
-        else:  # how many are lost before the first that is found, nothing tells
+        else:  # how many are lost before the first that is found, is not known
             assert 1 <= lost <= 4 - len(kept)
     else:
         try:

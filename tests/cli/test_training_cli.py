@@ -210,18 +210,18 @@ def test_a_run_begins_with_the_weights_of_another(place):
 
 def test_a_run_with_rounded_activations_makes_a_model_of_12_bits(place):
     """Its float network is the one that rounds: the ledger counts from there."""
-    narrow = [*TOY, "--run", "narrow", "--from", "run", "--set", "rounded_activations=true"]
-    assert invoke(*narrow, "--steps", 2, "--dry-run").exit_code == 0
-    result = invoke(*narrow, "--steps", 2)
+    rounded = [*TOY, "--run", "rounded", "--from", "run", "--set", "rounded_activations=true"]
+    assert invoke(*rounded, "--steps", 2, "--dry-run").exit_code == 0
+    result = invoke(*rounded, "--steps", 2)
     assert result.exit_code == 0, result.stderr
-    assert Run.load(Path("narrow")).network.rounded_activations
-    assert model_file.load(Path("narrow/model.safetensors"))[0].network.arithmetic.activation_bits == 12
-    assert "| activations | integers of 12 bits, as in training |" in Path("narrow/model.md").read_text()
-    image, model = "images/00.png", ["--model", "narrow/model.safetensors"]
-    assert invoke("compress", image, "-o", "00.nvb", *model, "--ledger", "--float-network", "narrow").exit_code == 0
+    assert Run.load(Path("rounded")).network.rounded_activations
+    assert model_file.load(Path("rounded/model.safetensors"))[0].network.arithmetic.activation_bits == 12
+    assert "| activations | integers of 12 bits, as in training |" in Path("rounded/model.md").read_text()
+    image, model = "images/00.png", ["--model", "rounded/model.safetensors"]
+    assert invoke("compress", image, "-o", "00.nvb", *model, "--ledger", "--float-network", "rounded").exit_code == 0
     assert invoke("decompress", "00.nvb", "-o", "back.png", *model).exit_code == 0
     assert same_image(image, "back.png")
-    assert "rounded_activations = True, not False" in sentence(invoke(*TOY, "--run", "third", "--from", "narrow"))
+    assert "rounded_activations = True, not False" in sentence(invoke(*TOY, "--run", "third", "--from", "rounded"))
     assert "begins with the weights of a trained one (--from)" in sentence(
         invoke(*TOY, "--run", "third", "--set", "rounded_activations=true")
     )

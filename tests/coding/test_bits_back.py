@@ -1,4 +1,4 @@
-"""Tiles on stacks, with a toy model: several stacks at once, direct groups, chains, and files of version 1."""
+"""Tiles on stacks, with a toy model: several stacks at once, REC groups, chains, and files of version 1."""
 
 import numpy as np
 import pytest
@@ -53,31 +53,31 @@ def mixed_tiles(seed: int = 0) -> Tiles:
     return tiles.part(order)
 
 
-# Sets of tiles
+# Tile batches
 
 
 @pytest.mark.parametrize("kind", [ToyModel, PhasedToyModel])
 @pytest.mark.parametrize("words", [0, 3, 8, 9, 10, 11, 12, 13, 14, 20, 200])
 def test_decoding_undoes_encoding_word_for_word(words, kind):
-    """Of several stacks that hold little or much, and so have other groups coded direct."""
+    """Of several stacks that hold little or much, and so have other REC groups."""
     model, amounts = kind(), [words, 0, 11, 600, 9]
     parts = [
         mixed_tiles(seed).part(slice(start, end))
         for seed, (start, end) in enumerate([(0, 1), (2, 5), (1, 2), (0, 12), (7, 8)])
     ]
     stacks = [Stack.seeded(amount) for amount in amounts]
-    direct, needed = encode(model, stacks, parts, MEMORY)
-    assert direct[1] == model.num_groups and direct[3] == 0
-    for groups, bits, amount in zip(direct, needed, amounts, strict=True):
+    rec_groups, needed = encode(model, stacks, parts, MEMORY)
+    assert rec_groups[1] == model.num_groups and rec_groups[3] == 0
+    for groups, bits, amount in zip(rec_groups, needed, amounts, strict=True):
         assert groups == 0 or Stack.seeded(amount).available_bits < bits
         assert groups == model.num_groups or amount > RESERVE_WORDS
-    decoded = decode(model, stacks, [part.layout for part in parts], direct, [MEMORY] * 5)
+    decoded = decode(model, stacks, [part.layout for part in parts], rec_groups, [MEMORY] * 5)
     for part, samples, stack, amount in zip(parts, decoded, stacks, amounts, strict=True):
         assert np.array_equal(samples, part.samples)
         assert np.array_equal(stack.words(), generator_words(amount)[::-1])
 
 
-def test_a_stack_decides_how_many_groups_are_direct():
+def test_a_stack_decides_how_many_groups_take_rec():
     """The finest first, and none without need."""
     model, tile = ToyModel(), toy_tiles(8, 8)
     found = {words: encode(model, [Stack.seeded(words)], [tile], MEMORY)[0][0] for words in range(40)}
@@ -92,12 +92,12 @@ def test_stacks_do_not_see_each_other(kind):
     model, amounts = kind(), [7, 0, 600]
     parts = [mixed_tiles(3).part(slice(0, 2)), mixed_tiles(4), toy_tiles(20, 20, 5, grey=True)]
     together = [Stack.seeded(amount) for amount in amounts]
-    direct, needed = encode(model, together, parts, MEMORY)
-    assert direct == [1, 2, 0]
+    rec_groups, needed = encode(model, together, parts, MEMORY)
+    assert rec_groups == [1, 2, 0]
     words = [stack.words() for stack in together]
     for number, (part, amount) in enumerate(zip(parts, amounts, strict=True)):
         alone = Stack.seeded(amount)
-        assert encode(model, [alone], [part], MEMORY) == ([direct[number]], [needed[number]])
+        assert encode(model, [alone], [part], MEMORY) == ([rec_groups[number]], [needed[number]])
         assert np.array_equal(alone.words(), words[number])
     for chosen in ([0], [2, 0], [1, 2]):
         stacks = [Stack(words[number]) for number in chosen]
@@ -105,7 +105,7 @@ def test_stacks_do_not_see_each_other(kind):
             model,
             stacks,
             [parts[number].layout for number in chosen],
-            [direct[number] for number in chosen],
+            [rec_groups[number] for number in chosen],
             [MEMORY] * len(chosen),
         )
         for number, samples, stack in zip(chosen, decoded, stacks, strict=True):
@@ -124,8 +124,8 @@ def test_stacks_may_have_trellises_of_different_sizes():
     assert [stack.height for stack in stacks] == [0, 0]
 
 
-def test_direct_tiles_need_no_posterior():
-    """To decode a tile of which all groups are direct takes one half of the network."""
+def test_tiles_that_take_rec_throughout_need_no_posterior():
+    """To decode a tile of which all groups take REC takes one half of the network."""
 
     class Half(ToyModel):
         def features(self, samples):
@@ -156,8 +156,8 @@ def test_padding_and_inactive_channels_are_the_priors_mean(words):
     """On both sides."""
     model, tile = Watched(), toy_tiles(3, 5)
     stack = Stack.seeded(words)
-    direct, _ = encode(model, [stack], [tile], MEMORY)
-    decode(model, [stack], [tile.layout], direct, [MEMORY])
+    rec_groups, _ = encode(model, [stack], [tile], MEMORY)
+    decode(model, [stack], [tile.layout], rec_groups, [MEMORY])
     encoded, decoded = model.seen[:2], model.seen[2:]
     for (group, offsets), (same_group, same) in zip(encoded, decoded, strict=True):
         assert group == same_group and np.array_equal(offsets, same)
@@ -182,9 +182,9 @@ def test_flows_find_zeros_where_nothing_is_coded():
 
     model, parts = Looking(), [toy_tiles(3, 5, 1), toy_tiles(5, 3, 2)]
     stacks = [Stack.seeded(0), Stack.seeded(600)]
-    direct, _ = encode(model, stacks, parts, MEMORY)
-    assert direct == [2, 0] and model.looks == 2
-    decode(model, stacks, [part.layout for part in parts], direct, [MEMORY] * 2)
+    rec_groups, _ = encode(model, stacks, parts, MEMORY)
+    assert rec_groups == [2, 0] and model.looks == 2
+    decode(model, stacks, [part.layout for part in parts], rec_groups, [MEMORY] * 2)
     assert model.looks == 4
 
 
@@ -208,13 +208,13 @@ def test_inactive_channels_have_no_say():
 
 
 def test_a_group_may_be_inactive_altogether():
-    class Idle(ToyModel):
+    class Inactive(ToyModel):
         def active(self, group):
             return np.arange(2) if group else np.zeros(0, dtype=np.int64)
 
     tiles = mixed_tiles()
-    coded = encode_chains(Idle(), [tiles], 2, SEARCH)
-    assert np.array_equal(decoded_chains(Idle(), coded, [tiles.layout])[0], tiles.samples)
+    coded = encode_chains(Inactive(), [tiles], 2, SEARCH)
+    assert np.array_equal(decoded_chains(Inactive(), coded, [tiles.layout])[0], tiles.samples)
 
 
 # Chains
@@ -336,7 +336,7 @@ def test_the_best_of_several_searches_is_taken():
     ((words, tile_batches),) = coded = encode_chains(model, [tile], 1, Search(MEMORY, rate_factors))
     assert Stack(words).bits == min(sizes.values())
     assert np.array_equal(decoded_chains(model, coded, [tile.layout])[0], tile.samples)
-    # Of every chain for itself, and where nothing is direct any more, too.
+    # Of every chain for itself, and where nothing takes REC any more, too.
     chains = [toy_tiles(40, 40, 1), toy_tiles(3, 30, 2), tile]
     coded = encode_chains(model, chains, 3, Search(MEMORY, rate_factors))
     assert np.array_equal(coded[2][0], words)
@@ -350,12 +350,12 @@ def test_the_best_of_several_searches_is_taken():
 @pytest.mark.parametrize("joint_tiles", [1, 16])
 def test_a_chain_of_100_tiles_costs_its_negative_elbo(joint_tiles, monkeypatch):
     bits = account(ToyModel(), toy_tiles(80, 80), joint_tiles, Search(12), monkeypatch)
-    assert 1 <= bits["direct tiles"] <= 3
-    # With the latents of direct groups at what their index costs, to a five hundredth; then with what that is too much.
-    expected = bits["negative ELBO"] - bits["direct latents"] + bits["index"]
+    assert 1 <= bits["REC tiles"] <= 3
+    # With the latents of REC groups at what their index costs, to a five hundredth; then with what that is too much.
+    expected = bits["negative ELBO"] - bits["REC latents"] + bits["index"]
     assert abs(bits["words"] / expected - 1) < 0.002
     assert bits["words"] / bits["negative ELBO"] < 1.002 + 0.3 * bits["index"] / bits["negative ELBO"]
-    assert 0.7 * bits["index"] < bits["direct latents"] < bits["index"] < 0.01 * bits["negative ELBO"]
+    assert 0.7 * bits["index"] < bits["REC latents"] < bits["index"] < 0.01 * bits["negative ELBO"]
 
 
 # What must be noticed
@@ -387,13 +387,13 @@ def test_a_chain_of_several_that_does_not_end_empty_is_noticed():
         decoded_chains(model, [second, (longer, tile_batches)], layouts[::-1])
 
 
-def test_another_trellis_or_another_set_is_noticed():
+def test_another_trellis_or_other_tile_batches_are_noticed():
     """Samples are wrong, or there is an error."""
     model, tiles = ToyModel(), toy_tiles(24, 24)
     ((words, tile_batches),) = encode_chains(model, [tiles], 4, SEARCH)
-    direct = tuple(TileBatch(each.tiles, 2 - each.rec_groups) for each in tile_batches)
+    exchanged = tuple(TileBatch(each.tiles, 2 - each.rec_groups) for each in tile_batches)
     merged = (TileBatch(tile_batches[0].tiles + tile_batches[1].tiles, tile_batches[0].rec_groups), *tile_batches[2:])
-    for memory, other in ((9, tile_batches), (MEMORY, direct), (MEMORY, merged)):
+    for memory, other in ((9, tile_batches), (MEMORY, exchanged), (MEMORY, merged)):
         try:
             assert not np.array_equal(decoded_chains(model, [(words, other)], [tiles.layout], memory)[0], tiles.samples)
         except (DriftError, BitstreamError):
@@ -448,7 +448,7 @@ def test_damaged_words_end_in_other_samples_or_an_error(place, damage):
 
 
 class AllActive(ToyModel):
-    """Channels could not be idle then."""
+    """Channels could not be inactive then."""
 
     def active(self, group):
         return np.arange(self.group_shape(group)[0])

@@ -120,17 +120,17 @@ def test_offsets_are_in_units_of_the_finest_grid():
 def test_nearest_points():
     shape, steps = (1, 4, 1, 1), np.array([2, 2, 0, 8])
     prior = IntegerNormal(np.full(shape, 1 << MEAN_BITS), np.full(shape, 2 << SIGMA_BITS))
-    means = [1 + 2 * 0.3, 1 - 2 * 0.3, 100, 1 + 2 * 7.9995]  # in prior deviations: 0.3, -0.3, far, 7.9995
+    means = [1 + 2 * 0.3, 1 - 2 * 0.3, 100, 1 + 2 * 7.9995]  # in prior sigmas: 0.3, -0.3, far, 7.9995
     posterior = IntegerNormal(np.array([round(mean * 2**MEAN_BITS) for mean in means]).reshape(shape), prior.sigma)
     assert nearest_points(prior, posterior, steps).ravel().tolist() == [1, -1, 8, 2048]
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.25, 0.5, None])
-@pytest.mark.parametrize("deviation", [0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 5, 3000])
-def test_drawing_takes_no_more_bits_than_foreseen(mean, deviation):
-    """Wherever the means lie between the points of the grid; None: everywhere. `deviation` in grid spacings."""
+@pytest.mark.parametrize("sigma", [0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 5, 3000])
+def test_drawing_takes_no_more_bits_than_foreseen(mean, sigma):
+    """Wherever the means lie between the points of the grid; None: everywhere. `sigma` in grid spacings."""
     shape, steps = (1, 2, 50, 50), np.array([3, 3])
-    prior, posterior = constant(shape, 0, 1), constant(shape, 0, deviation / 8)
+    prior, posterior = constant(shape, 0, 1), constant(shape, 0, sigma / 8)
     random = np.random.default_rng(7)
     spacings = random.uniform(-5, 5, shape) if mean is None else np.full(shape, mean)
     posterior = IntegerNormal(np.rint(spacings / 8 * 2**MEAN_BITS).astype(np.int64), posterior.sigma)
@@ -141,7 +141,7 @@ def test_drawing_takes_no_more_bits_than_foreseen(mean, deviation):
     pop_posterior(stack, prior, posterior, steps, coded)
     taken = WORD_BITS * (4000 - stack.height)
     assert taken <= foreseen + WORD_BITS
-    if deviation == 1:
+    if sigma == 1:
         assert foreseen < taken + 0.06 * latents + 12 * math.sqrt(latents) + 128
 
 

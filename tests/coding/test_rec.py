@@ -1,4 +1,4 @@
-"""Direct coding: the frozen tables, the code's inverse, the search's optimum, and what it costs."""
+"""Relative entropy coding (REC): the frozen tables, the code's inverse, the search's optimum, and what it costs."""
 
 import math
 from hashlib import sha256
@@ -32,7 +32,7 @@ EDGE = HALF_WIDTH << MAX_STEP
 
 
 def in_integers(mean: np.ndarray, ratio: np.ndarray | float) -> tuple[IntegerNormal, IntegerNormal]:
-    """Prior and posterior, the posterior's mean and deviation being these in the prior's units, nearly."""
+    """Prior and posterior, the posterior's mean and sigma being these in the prior's units, nearly."""
     prior = IntegerNormal(np.full(mean.shape, 3 << MEAN_BITS - 2), np.full(mean.shape, 5 << SIGMA_BITS - 1))
     moved = np.rint(mean * 2.5 * 2**MEAN_BITS).astype(np.int64)
     sigma = np.rint(np.broadcast_to(ratio, mean.shape) * 2.5 * 2**SIGMA_BITS).astype(np.int64)
@@ -250,7 +250,7 @@ def test_blocks_have_rates_of_their_own():
 
 
 def test_uncoded_latents_have_no_say():
-    """They stay 0, and whatever would be told of them changes nothing."""
+    """They stay 0, and what their posteriors are changes nothing."""
     random, shape = np.random.default_rng(1), (2, 3, 6, 6)
     coded = random.random((2, 6, 6)) < 0.5
     prior, posterior = in_integers(random.normal(0, 1, shape), random.uniform(0.2, 1, shape))
@@ -353,7 +353,7 @@ def test_the_rate_is_the_nearest_to_the_divergence(rate_factor):
 
 
 def test_a_flow_moves_the_posterior():
-    """`moved` counts units of 2**-8 prior deviations."""
+    """`moved` counts units of 2**-8 prior sigmas."""
     random, shape = np.random.default_rng(4), (1, 2, 6, 6)
     prior = IntegerNormal(random.integers(-1000, 1000, shape), np.full(shape, 1 << SIGMA_BITS))
     posterior = IntegerNormal(prior.mean + random.integers(-20_000, 20_000, shape), np.full(shape, 1 << SIGMA_BITS - 1))
@@ -366,11 +366,11 @@ def test_a_flow_moves_the_posterior():
 
 # What it costs
 
-# Deviation of the posteriors' means and their own, in prior deviations: KLs of 0.16, 1.1 and 2.2 bits.
+# Sigma of the posteriors' means and their own, in prior sigmas: KLs of 0.16, 1.1 and 2.2 bits.
 POSTERIORS = {"weak": (0.45, 0.89), "middling": (1.0, 0.55), "strong": (0.9, 0.2)}
 # Bits above the log ratio of the densities, as a part of KL: measured 0.18, 0.13, 0.10; 0.23, 0.16, 0.12; 0.19, 0.11,
 # 0.075 for 8, 10 and 12 bits of memory, and over seeds within 0.025 of it.
-MOST = {"weak": (0.22, 0.16, 0.14), "middling": (0.26, 0.19, 0.14), "strong": (0.22, 0.13, 0.09)}
+MAX_OVERHEADS = {"weak": (0.22, 0.16, 0.14), "middling": (0.26, 0.19, 0.14), "strong": (0.22, 0.13, 0.09)}
 
 
 @pytest.mark.parametrize("kind", POSTERIORS)
@@ -384,7 +384,7 @@ def test_index_bits_buy_density(kind):
     for memory in (8, 10, 12):
         code = search(*pair, memory, 1.1)
         overheads.append((len(code.bits) - log_ratio(code.offsets / 256, mean, ratios).sum()) / information)
-    assert all(0 < overhead < most for overhead, most in zip(overheads, MOST[kind], strict=True)), overheads
+    assert all(0 < overhead < most for overhead, most in zip(overheads, MAX_OVERHEADS[kind], strict=True)), overheads
     assert overheads[0] > overheads[1] + 0.01 and overheads[1] > overheads[2] + 0.01, overheads
 
 

@@ -43,7 +43,7 @@ def images(tmp_path):
     folder.mkdir()
     save(folder / "b.png", photograph((20, 24)))
     save(folder / "a.PNG", photograph((24, 20, 3)))
-    (folder / "notes.txt").write_text("not a image")
+    (folder / "notes.txt").write_text("not an image")
     return folder
 
 

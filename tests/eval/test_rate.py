@@ -1,4 +1,4 @@
-"""`eval rate` and the report: real files beside the negative ELBO, and what is told of them."""
+"""`eval rate` and the report: real files beside the negative ELBO, and what is reported of them."""
 
 import csv
 import json

@@ -113,10 +113,10 @@ def test_reported_figures_alone(tmp_path):
     }
     assert confirmed == {("cifar10", "with_flow"), ("celebahq256", "with_flow")}
     assert rows["imagenet32"]["without_flow_source"] is None
-    told = rows_of(out)
-    assert told["CIFAR-10"] == ["bits/dim", "2.93*", "2.91"] + [""] * 7
-    assert told["ImageNet 32 x 32"] == ["bits/dim", "", "3.92*"] + [""] * 7
-    assert told["MNIST"][0] == "nats/image"
+    printed = rows_of(out)
+    assert printed["CIFAR-10"] == ["bits/dim", "2.93*", "2.91"] + [""] * 7
+    assert printed["ImageNet 32 x 32"] == ["bits/dim", "", "3.92*"] + [""] * 7
+    assert printed["MNIST"][0] == "nats/image"
     assert out.endswith("* from memory of the paper's Table 1, to be checked there\n")
     assert run()[:2] == (0, out)  # no folder is needed to look at it
 
@@ -225,17 +225,17 @@ def test_mnist_is_in_nats_and_other_depths_have_rows_of_their_own(tmp_path):
         1,
         1,
     )
-    told = rows_of(out)
-    assert told["MNIST"][:5] == ["nats/image", "78.01*", "78.19*", str(tmp_path / "grey"), "yes"]
-    assert told["MNIST"][6:] == [
+    printed = rows_of(out)
+    assert printed["MNIST"][:5] == ["nats/image", "78.01*", "78.19*", str(tmp_path / "grey"), "yes"]
+    assert printed["MNIST"][6:] == [
         f"{grey['negative_elbo_published_nats_per_image']:.3f}",
         f"{grey['negative_elbo_codable_nats_per_image']:.3f}",
         "",
         "",
     ]
-    assert told["CIFAR-10"][3:] == [""] * 7
-    assert told["CIFAR-10, 32 x 32, 5 bits"][:4] == ["bits/dim", "", "", str(tmp_path / "coarse")]
-    assert told["any kind, 16 x 16, 8 bits"][:4] == ["bits/dim", "", "", str(tmp_path / "small")]
+    assert printed["CIFAR-10"][3:] == [""] * 7
+    assert printed["CIFAR-10, 32 x 32, 5 bits"][:4] == ["bits/dim", "", "", str(tmp_path / "coarse")]
+    assert printed["any kind, 16 x 16, 8 bits"][:4] == ["bits/dim", "", "", str(tmp_path / "small")]
     assert coarse["sample_bits"] == 5 and small["dataset"] == "folder" and small["num_images"] == 5
     for row in (grey, coarse, small):
         assert row["model"] is row["file_size_bytes"] is row["file_bits_per_subpixel"] is None

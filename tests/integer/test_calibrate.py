@@ -1,4 +1,4 @@
-"""Idle channels and grids: what is measured is what the coder spends, and what is chosen is worth it."""
+"""Inactive channels and grids: what is measured is what the coder spends, and what is chosen is worth it."""
 
 import copy
 import dataclasses
@@ -82,12 +82,12 @@ def made_useless(network: IntegerNetwork, group: int, channel: int) -> None:
 # What grids cost
 
 
-def normals(count: int, deviation: float) -> tuple[IntegerNormal, IntegerNormal]:
-    """Priors N(0, 1), and posteriors of a deviation with means as far away as goes with it."""
-    means = np.random.default_rng(0).normal(0, math.sqrt(1 - deviation**2), (1, 1, 1, count))
+def normals(count: int, sigma: float) -> tuple[IntegerNormal, IntegerNormal]:
+    """Priors N(0, 1), and posteriors of this sigma with means as far away as goes with it."""
+    means = np.random.default_rng(0).normal(0, math.sqrt(1 - sigma**2), (1, 1, 1, count))
     prior = IntegerNormal(np.zeros((1, 1, 1, count), dtype=np.int64), np.full((1, 1, 1, count), 1 << SIGMA_BITS))
     return prior, IntegerNormal(
-        (means * 2**MEAN_BITS).astype(np.int64), np.full((1, 1, 1, count), round(deviation * 2**SIGMA_BITS))
+        (means * 2**MEAN_BITS).astype(np.int64), np.full((1, 1, 1, count), round(sigma * 2**SIGMA_BITS))
     )
 
 
@@ -102,10 +102,10 @@ def exact_kl(prior: IntegerNormal, posterior: IntegerNormal) -> float:
     return float(((distance**2 + ratio**2 - 1) / 2 - np.log(ratio)).mean() / math.log(2))
 
 
-@pytest.mark.parametrize("deviation", [0.05, 0.3, 0.9])
-def test_the_finer_a_grid_the_nearer_its_kl_to_that_without_a_grid(deviation):
-    """From below: what a grid does not resolve is not told. The entropy rises by a bit from grid to grid."""
-    prior, posterior = normals(2000, deviation)
+@pytest.mark.parametrize("sigma", [0.05, 0.3, 0.9])
+def test_the_finer_a_grid_the_nearer_its_kl_to_that_without_a_grid(sigma):
+    """From below: what a grid does not resolve is not coded. The entropy rises by a bit from grid to grid."""
+    prior, posterior = normals(2000, sigma)
     figures = [grid_bits(prior, posterior, np.array([step]), noise(2000))[1:] for step in range(9)]
     kl, entropy = ([float(each.mean()) for each in column] for column in zip(*figures, strict=True))
     assert all(coarse < fine + 1e-3 for coarse, fine in zip(kl, kl[1:], strict=False))
@@ -114,10 +114,10 @@ def test_the_finer_a_grid_the_nearer_its_kl_to_that_without_a_grid(deviation):
     assert entropy[8] - entropy[7] == pytest.approx(1, abs=0.01) and entropy[0] >= 0
 
 
-@pytest.mark.parametrize("deviation, step", [(0.05, 2), (0.3, 2), (0.9, 0), (0.9, 3)])
-def test_a_grid_costs_what_the_coder_spends(deviation, step):
+@pytest.mark.parametrize("sigma, step", [(0.05, 2), (0.3, 2), (0.9, 0), (0.9, 3)])
+def test_a_grid_costs_what_the_coder_spends(sigma, step):
     """Mean figures of latents against words taken from a stack, and given back to it."""
-    prior, posterior = normals(20_000, deviation)
+    prior, posterior = normals(20_000, sigma)
     _, kl, entropy = grid_bits(prior, posterior, np.array([step]), noise(20_000))
     stack = Stack.seeded(30_000)
     drawn = stack.pop_normals(*posterior_on_grid(prior, posterior, step), half_width(step))
@@ -370,7 +370,7 @@ def test_tampered_inactive_channels_are_refused(inactive_path, tmp_path, edit):
         model_file.load(change(inactive_path, "latent_inactive", edit, tmp_path / "m.safetensors"))
 
 
-# What is told of it
+# What is reported of it
 
 
 def test_measurements_survive_json(network):

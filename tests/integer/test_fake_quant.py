@@ -136,11 +136,11 @@ def test_integers_have_the_scales_of_training_and_cost_next_to_nothing(config):
     exact = convert(rounded, smooth_tiles(8, 16, seed=2), activation_bits=12)
     bits = roundings(rounded)
     assert len(bits) == sum(isinstance(module, Rounding) for module in rounded.modules()) > 20
-    leaves = dict(exact.named_modules())
+    ops = dict(exact.named_modules())
     with_tables = {
-        name: int(leaves[name].output.table_bits)
+        name: int(ops[name].output.table_bits)
         for name in bits
-        if isinstance(leaves[name], Activate) or isinstance(leaves[name], Conv) and leaves[name].output.activation
+        if isinstance(ops[name], Activate) or isinstance(ops[name], Conv) and ops[name].output.activation
     }
     assert with_tables == {name: bits[name] for name in with_tables} and with_tables
     assert abs(compare(rounded, exact, smooth_tiles(16, 16, seed=5)).relative) < 2e-3

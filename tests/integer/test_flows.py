@@ -54,7 +54,7 @@ def twins(request) -> tuple[NVAE, IntegerNetwork]:
 
 
 def coded(adapter: IntegerModel, samples: np.ndarray) -> tuple[np.ndarray, tuple]:
-    """Words and sets of whole colour tiles, which come back."""
+    """Words and tile batches of whole colour tiles, which come back."""
     layout = Layout(np.full((len(samples), 2), adapter.tile_side), np.full(len(samples), RGB))
     ((words, tile_batches),) = encode_chains(adapter, [Tiles(samples, samples, layout)], 4, Search(8))
     assert np.array_equal(decode_chains(adapter, [Stack(words)], [tile_batches], [layout], [8])[0], samples)
@@ -76,7 +76,7 @@ def test_tiles_come_back_and_cost_their_negative_elbo(twins):
 
 @pytest.fixture
 def some_inactive(twins) -> IntegerNetwork:
-    """The first channel of the second group is idle, and all of the last group but its last channel."""
+    """The first channel of the second group is inactive, and all of the last group but its last channel."""
     _, exact = twins
     exact.latent_inactive[1, 0] = exact.latent_inactive[-1, :-1] = 1
     yield exact
@@ -135,8 +135,8 @@ def test_images_through_a_model_file(tmp_path):
     codec = Codec.load(path)
     random = np.random.default_rng(0)
     for shape in ((1, 1, 3), (19, 33, 3), (19, 33)):
-        picture = random.integers(0, 256, shape).astype(np.uint8)
-        assert np.array_equal(codec.decompress(codec.compress(picture)).samples, picture)
+        image = random.integers(0, 256, shape).astype(np.uint8)
+        assert np.array_equal(codec.decompress(codec.compress(image)).samples, image)
 
 
 def test_a_flow_cell_that_looks_ahead_is_refused():

@@ -155,26 +155,26 @@ def test_planes_are_used_only_where_they_are_exact_and_faster(monkeypatch):
     assert not fastest().planes
 
 
-def test_wide_networks_in_planes_have_few_other_sums(toy_integer):
+def test_activations_of_16_bits_in_planes_have_few_other_sums(toy_integer):
     """Not those of depth alone, nor those whose weights are the largest."""
     network = prepared(toy_integer, WAYS["planes of 8 bits"])
     carriers = [op.carrier for op in network.ops() if isinstance(op, Conv)]
     assert carriers.count(torch.int32) > 0.7 * len(carriers)
 
 
-@pytest.mark.parametrize("width", ["toy_integer", "toy_integer_12"])
-def test_files_are_the_same_whatever_computes_them(width, request, tmp_path, each_way):
+@pytest.mark.parametrize("network", ["toy_integer", "toy_integer_12"])
+def test_files_are_the_same_whatever_computes_them(network, request, tmp_path, each_way):
     path = tmp_path / "model.safetensors"
-    path.write_bytes(model_file.serialise(request.getfixturevalue(width)))
-    picture = smooth_tiles(1, 48)[0, :, :, :40].permute(1, 2, 0).numpy()
-    reference = Codec(IntegerModel(prepared(request.getfixturevalue(width), REFERENCE)), "0" * 64)
+    path.write_bytes(model_file.serialise(request.getfixturevalue(network)))
+    image = smooth_tiles(1, 48)[0, :, :, :40].permute(1, 2, 0).numpy()
+    reference = Codec(IntegerModel(prepared(request.getfixturevalue(network), REFERENCE)), "0" * 64)
     codec = Codec.load(path)
     assert codec.model.network.arithmetic.kernels == each_way
     reference.fingerprint = codec.fingerprint
-    data = codec.compress(picture)
-    assert data == reference.compress(picture)
+    data = codec.compress(image)
+    assert data == reference.compress(image)
     for each in reference, codec:
-        assert np.array_equal(each.decompress(data).samples, picture)
+        assert np.array_equal(each.decompress(data).samples, image)
 
 
 def test_products_that_saturate_are_noticed(monkeypatch):
@@ -253,7 +253,7 @@ def test_where_all_of_float32_rounds_everything_is_float64(monkeypatch):
 @needs_onednn
 def test_a_network_that_float32_computes_wrongly_is_computed_by_the_reference(toy_integer_12, tmp_path, monkeypatch):
     """An algorithm that is wrong for some shapes only escapes the check of the kernels, not the self-test."""
-    path, right = tmp_path / "narrow.safetensors", torch.mkldnn_convolution
+    path, right = tmp_path / "12_bits.safetensors", torch.mkldnn_convolution
     path.write_bytes(model_file.serialise(toy_integer_12))
     monkeypatch.setattr(kernels, "fastest", lambda device: WAYS["float32 by oneDNN"])
     monkeypatch.setattr(torch, "mkldnn_convolution", lambda x, *more: right(x, *more) + (x.shape[2] == 16))
@@ -436,10 +436,10 @@ def test_negative_elbo_of_integers_is_that_of_floats(toy_network, toy_integer, t
     assert abs(compare(toy_network, toy_integer_12, smooth_tiles(16, 16, seed=5)).relative) < 1e-3
 
 
-@pytest.mark.parametrize("width", ["toy_integer", "toy_integer_12"])
-def test_images_far_from_calibration_saturate_but_stay_exact(width, request, each_way):
+@pytest.mark.parametrize("network", ["toy_integer", "toy_integer_12"])
+def test_images_far_from_calibration_saturate_but_stay_exact(network, request, each_way):
     """Noise and checkerboards: nothing overflows, and the result does not depend on the batch or the kernels."""
-    exact = request.getfixturevalue(width)
+    exact = request.getfixturevalue(network)
     coder, limit = IntegerModel(prepared(exact, each_way)), exact.arithmetic.limit
     checkerboard = np.broadcast_to(np.indices((16, 16)).sum(axis=0) % 2 * 255, (3, 16, 16))
     noise = np.random.default_rng(0).integers(0, 256, (3, 16, 16))
@@ -451,9 +451,9 @@ def test_images_far_from_calibration_saturate_but_stay_exact(width, request, eac
         assert first.abs().max() <= limit
 
 
-@pytest.mark.parametrize("width", ["toy_integer", "toy_integer_12"])
-def test_the_same_integers_from_any_batch_thread_count_and_library(width, request, each_way):
-    exact = request.getfixturevalue(width)
+@pytest.mark.parametrize("network", ["toy_integer", "toy_integer_12"])
+def test_the_same_integers_from_any_batch_thread_count_and_library(network, request, each_way):
+    exact = request.getfixturevalue(network)
     coder, samples = IntegerModel(prepared(exact, each_way)), smooth_tiles(4, 16, seed=3).numpy()
     threads = torch.get_num_threads()
     reference = outputs_digest(IntegerModel(prepared(exact, REFERENCE)), samples, 4)
@@ -470,7 +470,7 @@ def test_the_same_integers_from_any_batch_thread_count_and_library(width, reques
 
 def test_the_same_integers_in_a_fresh_process(toy_integer_12, tmp_path):
     """The digest of a cold process with one thread and without oneDNN is that of this warm one."""
-    path_12_bits = tmp_path / "narrow.safetensors"
+    path_12_bits = tmp_path / "12_bits.safetensors"
     path_12_bits.write_bytes(model_file.serialise(toy_integer_12))
     model, _ = model_file.load(path_12_bits)
     script = (
@@ -615,8 +615,8 @@ def test_a_published_checkpoint_converts():
     from nvae_codec.training.import_nvae import load_published
 
     model = load_published(SHARED / "reference" / "c10_noflow.pt")
-    picture = read_image((SHARED / "data" / "kodak" / "kodim05.png").read_bytes()).samples
-    tiles = torch.from_numpy(cut(picture, model.config.image_size))
+    image = read_image((SHARED / "data" / "kodak" / "kodim05.png").read_bytes()).samples
+    tiles = torch.from_numpy(cut(image, model.config.image_size))
     exact = convert(model, tiles[::6])
     measured = compare(model, exact, tiles[1::24])
     print(f"integers against floats: {measured.relative:+.4%}")

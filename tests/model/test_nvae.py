@@ -106,15 +106,15 @@ PUBLISHED = {
     "imagenet32": ([(28, 16)], 143_360, 268_509_444, 570, 340),
     "celebahq256": ([(4, 8), (4, 16), (4, 32), (8, 64), (16, 128)], 6_005_760, 330_798_664, 986, 460),
     "ffhq256": ([(4, 8), (4, 16), (4, 32), (8, 64), (16, 128)], 6_005_760, 330_798_664, 986, 460),
-    "ffhq256, narrow": ([(4, 8), (4, 16), (4, 32), (8, 64), (16, 128)], 6_005_760, 214_250_352, 986, 460),
+    "ffhq256, 24 channels": ([(4, 8), (4, 16), (4, 32), (8, 64), (16, 128)], 6_005_760, 214_250_352, 986, 460),
 }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_presets(name):
     groups, latents, parameters, convolutions, norms = PUBLISHED[name]
-    config = PRESETS[name.removesuffix(", narrow")]
-    if name.endswith("narrow"):
+    config = PRESETS[name.removesuffix(", 24 channels")]
+    if name.endswith("24 channels"):
         config = dataclasses.replace(config, num_channels_enc=24, num_channels_dec=24)
     assert [config.side(scale) for scale in config.scale_of_group] == [side for n, side in groups for _ in range(n)]
     assert config.num_latents == latents
@@ -259,13 +259,13 @@ def test_configuration_as_a_dictionary():
             NVAEConfig.from_dict(wrong)
 
 
-@pytest.mark.parametrize("leaves", [ops, integer_ops(Arithmetic())], ids=["float", "integer"])
+@pytest.mark.parametrize("some_ops", [ops, integer_ops(Arithmetic())], ids=["float", "integer"])
 @pytest.mark.parametrize("changes", [dict(num_channels_enc=12), dict(num_channels_dec=12)])
-def test_groups_that_do_not_divide_the_channels_are_refused(changes, leaves):
+def test_groups_that_do_not_divide_the_channels_are_refused(changes, some_ops):
     with pytest.raises(ModelError, match="8 groups, which do not divide a cell of 12 channels"):
-        Hierarchy(tiny(architecture="mbconv_den", **changes), leaves)
-    Hierarchy(tiny(architecture="mbconv_den"), leaves)
-    Hierarchy(tiny(architecture="mbconv_sep", **changes), leaves)
+        Hierarchy(tiny(architecture="mbconv_den", **changes), some_ops)
+    Hierarchy(tiny(architecture="mbconv_den"), some_ops)
+    Hierarchy(tiny(architecture="mbconv_sep", **changes), some_ops)
 
 
 # Layers and cells, computed again from the formulas
@@ -359,12 +359,12 @@ def test_residual_cell(primitives, mode, training):
     cell = randomise(Cell(ops, 6, primitives, mode, use_se=False)).train(training)
     assert cell.gate is None
     x = torch.randn(3, 6, 6, 4, generator=torch.Generator().manual_seed(2)).double()
-    leaves = [op for op in cell.branch if not isinstance(op, ops.Upsample)]
+    cell_ops = [op for op in cell.branch if not isinstance(op, ops.Upsample)]
     t = x
-    for primitive, activate, conv in zip(primitives, leaves[::2], leaves[1::2], strict=True):
+    for primitive, activate, conv in zip(primitives, cell_ops[::2], cell_ops[1::2], strict=True):
         t = t if primitive == "res_elu" else normalised(activate.norm, t, training)
         t = swish(t) if "swish" in primitive else F.elu(t)
-        first = conv is leaves[1]
+        first = conv is cell_ops[1]
         dilation = 2 if primitive == "res_bnswish5" else 1
         t = weight_norm_conv(
             conv,
@@ -698,8 +698,8 @@ def test_samples_of_the_mixture_follow_the_component_and_the_colours_before():
     assert red == pytest.approx(0.5, abs=2e-4)
     assert green == pytest.approx(-0.2 + 0.4 * 0.5, abs=2e-4)
     assert blue == pytest.approx(0.1 - 0.7 * 0.5 + 0.9 * 0, abs=2e-4)
-    deviation = math.exp(-7) * math.pi / math.sqrt(3)  # of a logistic variable
-    assert drawn[:, 0].std().item() == pytest.approx(deviation, rel=0.05)
+    sigma = math.exp(-7) * math.pi / math.sqrt(3)  # of a logistic variable
+    assert drawn[:, 0].std().item() == pytest.approx(sigma, rel=0.05)
     # The head's temperature divides the scale, as in the release.
     half = TINY.pixels.sample(output, torch.Generator().manual_seed(0), temperature=0.5) * 2 - 1
-    assert half[:, 0].std().item() == pytest.approx(2 * deviation, rel=0.05)
+    assert half[:, 0].std().item() == pytest.approx(2 * sigma, rel=0.05)

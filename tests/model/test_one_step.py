@@ -49,7 +49,7 @@ SMALL = NVAEConfig(
     num_postprocess_blocks=1,
     num_postprocess_cells=2,
 )
-NARROW = dict(num_channels_enc=4, num_channels_dec=4)
+FEW_CHANNELS = dict(num_channels_enc=4, num_channels_dec=4)
 CONFIGURATIONS = {
     "default": dict(),
     "two pairs of flow cells": dict(num_nf=2),
@@ -57,7 +57,7 @@ CONFIGURATIONS = {
         architecture="res_bnswish", num_latent_scales=1, num_groups_per_scale=3, num_nf=1, use_se=False
     ),
     "bernoulli": dict(
-        NARROW,
+        FEW_CHANNELS,
         image_size=32,
         image_channels=1,
         likelihood="bernoulli",
@@ -66,15 +66,17 @@ CONFIGURATIONS = {
         num_preprocess_cells=1,
         num_postprocess_cells=1,
     ),
-    "gaussian": dict(NARROW, likelihood="gaussian", num_mixtures=1, num_cell_per_cond_enc=2, num_cell_per_cond_dec=2),
-    "5 bits, mbconv_sep": dict(NARROW, num_x_bits=5, architecture="mbconv_sep", num_cell_per_cond_dec=2),
+    "gaussian": dict(
+        FEW_CHANNELS, likelihood="gaussian", num_mixtures=1, num_cell_per_cond_enc=2, num_cell_per_cond_dec=2
+    ),
+    "5 bits, mbconv_sep": dict(FEW_CHANNELS, num_x_bits=5, architecture="mbconv_sep", num_cell_per_cond_dec=2),
     "1 bit, res_bnelu": dict(num_x_bits=1, architecture="res_bnelu"),
     "mbconv_den, flow cells": dict(architecture="mbconv_den", num_nf=1, image_size=8, num_latent_per_group=2),
-    "mbconv_sep11": dict(NARROW, architecture="mbconv_sep11", image_size=8),
-    "mbconv_res": dict(NARROW, architecture="mbconv_res"),
-    "res53_mbconv": dict(NARROW, architecture="res53_mbconv"),
-    "res55_mbconv": dict(NARROW, architecture="res55_mbconv", use_se=False),
-    "res_elu, which has no batch norm": dict(NARROW, architecture="res_elu"),
+    "mbconv_sep11": dict(FEW_CHANNELS, architecture="mbconv_sep11", image_size=8),
+    "mbconv_res": dict(FEW_CHANNELS, architecture="mbconv_res"),
+    "res53_mbconv": dict(FEW_CHANNELS, architecture="res53_mbconv"),
+    "res55_mbconv": dict(FEW_CHANNELS, architecture="res55_mbconv", use_se=False),
+    "res_elu, which has no batch norm": dict(FEW_CHANNELS, architecture="res_elu"),
     "odd widths, posterior by itself": dict(num_channels_enc=5, num_channels_dec=7, res_dist=False),
     "three scales from the image's own, uneven widths": dict(
         num_channels_enc=8,
@@ -86,7 +88,7 @@ CONFIGURATIONS = {
         architecture="res35_mbconv",
     ),
     "three scales of equally many groups": dict(
-        NARROW, num_latent_scales=3, num_groups_per_scale=2, ada_groups=False, num_x_bits=7
+        FEW_CHANNELS, num_latent_scales=3, num_groups_per_scale=2, ada_groups=False, num_x_bits=7
     ),
     "one latent group": dict(num_latent_scales=1, num_groups_per_scale=1, num_nf=1, num_channels_enc=4),
 }
@@ -372,7 +374,7 @@ def test_run_of_three_steps(changes, tmp_path, monkeypatch):
 
     The three steps have the KL coefficients 1e-4, 2/3 and 1.
     """
-    config = dataclasses.replace(SMALL, **NARROW, image_size=8, **changes)
+    config = dataclasses.replace(SMALL, **FEW_CHANNELS, image_size=8, **changes)
     recipe = Recipe(
         steps=3,
         warm_up=0,

@@ -49,7 +49,7 @@ FILTERED = dataclasses.replace(CONFIG, num_phase_noise_filters=6, num_phase_inte
 
 
 def network(config: NVAEConfig = CONFIG, seed: int = 0) -> NVAE:
-    """An untrained network, whose sensors say something already."""
+    """An untrained network, whose noise filters say something already."""
     torch.manual_seed(seed)
     model = NVAE(config).eval()
     for level in model.phases.levels:
@@ -248,11 +248,11 @@ def test_a_colour_follows_the_residual_of_the_one_before():
     assert abs(most_likely((above + 1) / 2) - (0.2 + 0.5 * (above - 0.2))) < 0.01
 
 
-# Sensors
+# Noise filters
 
 
-def sensed(planes: list[torch.Tensor]) -> torch.Tensor:
-    """What the filters of untrained sensors say of planes, before their activation."""
+def filtered(planes: list[torch.Tensor]) -> torch.Tensor:
+    """What untrained noise filters say of planes, before their activation."""
     model = network(FILTERED)
     filters = model.phases.levels[0].noise_filters[len(planes) - 1].filters
     with torch.no_grad():
@@ -265,11 +265,11 @@ def test_noise_filters_do_not_see_what_is_smooth_and_see_single_levels(planes):
     rows, columns = torch.meshgrid(torch.arange(0, 24.0), torch.arange(0, 24.0), indexing="ij")
     slope = ((rows + 2 * columns) / 255).expand(1, 3, -1, -1)
     known = [slope[..., 0::2, 0::2], slope[..., 1::2, 1::2], slope[..., 0::2, 1::2]][:planes]
-    smooth = sensed(known)
+    smooth = filtered(known)
     for levels, changed in ((4, [0, 1, 2]), (1, [0])):
         off = known[-1].clone()
         off[0, changed, 6, 6] += 2 * levels / 255  # the network's input is twice as wide
-        difference = sensed([*known[:-1], off]) - smooth
+        difference = filtered([*known[:-1], off]) - smooth
         assert difference[..., 4, 4].abs().max() > 0.8
     assert smooth.abs().max() < 0.7 * 0.8
 
@@ -300,9 +300,9 @@ def test_noise_filters_see_noise_in_low_precision():
 
 def test_integers_cost_little(coder):
     comparison = compare(network(coder.network.config), coder.network, smooth_tiles(8, 16, seed=2))
-    # Where sensors of no training widen the tails, the coder's smallest mass is worth a little.
-    wide = 3e-4 if coder.network.config.num_phase_noise_filters else 1e-4
-    assert abs(comparison.relative) < (wide if coder.network.activation_bits == 16 else 3e-3)
+    # Where untrained noise filters widen the tails, the coder's smallest mass is worth a little.
+    bound = 3e-4 if coder.network.config.num_phase_noise_filters else 1e-4
+    assert abs(comparison.relative) < (bound if coder.network.activation_bits == 16 else 3e-3)
 
 
 @pytest.mark.parametrize("config", [CONFIG, FILTERED], ids=["plain", "noise filters"])
@@ -333,8 +333,8 @@ def codec_12_bits(config: NVAEConfig) -> Codec:
 def test_images_of_any_size_come_back(config, shape, grey, bits):
     codec = codec_12_bits(dataclasses.replace(config, num_x_bits=bits))
     samples = np.random.default_rng(1).integers(0, 256, shape if grey else (*shape, 3)).astype(np.uint8)
-    ((_, picture),) = codec.decompress_archive(unpack(codec.compress(Image(samples))))
-    assert np.array_equal(picture.samples, samples)
+    ((_, image),) = codec.decompress_archive(unpack(codec.compress(Image(samples))))
+    assert np.array_equal(image.samples, samples)
 
 
 def test_a_model_file_keeps_the_head(coder, tmp_path):
@@ -382,8 +382,8 @@ def test_black_and_white_costs_the_same_in_floats_and_in_integers(config):
 def test_black_and_white_comes_back(config, shape):
     codec = binary_codec(config=config)
     samples = np.random.default_rng(2).integers(0, 2, shape).astype(np.uint8) * 255
-    ((_, picture),) = codec.decompress_archive(unpack(codec.compress(Image(samples))))
-    assert np.array_equal(picture.samples, samples)
+    ((_, image),) = codec.decompress_archive(unpack(codec.compress(Image(samples))))
+    assert np.array_equal(image.samples, samples)
 
 
 def test_other_images_are_refused_by_a_model_for_black_and_white():

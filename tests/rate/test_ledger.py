@@ -64,7 +64,7 @@ def codec_of(exact: IntegerNetwork, name: str = "toy") -> Codec:
     return Codec(IntegerModel(exact), model_file.fingerprint(exact.config, exact.state_dict()), name)
 
 
-def picture(height: int, width: int, seed: int = 5) -> np.ndarray:
+def smooth_image(height: int, width: int, seed: int = 5) -> np.ndarray:
     """Smooth colours, uint8 [H, W, 3]."""
     return smooth_tiles(1, max(height, width), seed)[0].permute(1, 2, 0).numpy()[:height, :width].copy()
 
@@ -86,8 +86,8 @@ def codec(exact) -> Codec:
 
 @pytest.fixture(scope="module")
 def file(codec) -> bytes:
-    """36 tiles, of which the first is direct."""
-    return codec.compress(picture(96, 96), **QUICK)
+    """36 tiles, of which the first takes REC."""
+    return codec.compress(smooth_image(96, 96), **QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +104,10 @@ def differences(first: Ledger, second: Ledger) -> dict[str, float]:
 # The parts
 
 ALBUM = {
-    "a/one.png": Image(picture(20, 33), icc=bytes(range(256)) * 2),
-    "a/dot.png": Image(picture(1, 1)),
-    "grey.png": Image(picture(17, 40)[:, :, 1].copy(), exif=b"II*\0\x08\0\0\0"),
-    "b.png": Image(picture(40, 30)),
+    "a/one.png": Image(smooth_image(20, 33), icc=bytes(range(256)) * 2),
+    "a/dot.png": Image(smooth_image(1, 1)),
+    "grey.png": Image(smooth_image(17, 40)[:, :, 1].copy(), exif=b"II*\0\x08\0\0\0"),
+    "b.png": Image(smooth_image(40, 30)),
 }
 
 
@@ -125,7 +125,7 @@ def test_parts_add_up_to_the_file(changes):
     exact = convert(floats, smooth_tiles(16, 16))
     exact.latent_inactive[1, 0] = 1
     codec = codec_of(exact)
-    for samples in (picture(1, 1), picture(50, 37), picture(50, 37)[:, :, 0].copy()):
+    for samples in (smooth_image(1, 1), smooth_image(50, 37), smooth_image(50, 37)[:, :, 0].copy()):
         data = codec.compress(samples, **QUICK)
         entry = ledger(codec, data)
         check_sum(entry, data)
@@ -147,7 +147,7 @@ def test_parts_add_up_to_the_file(changes):
 def test_what_colour_spaces_save_is_beside_the_parts(codec, floats, monkeypatch):
     """The negative ELBO is that of the possible colours; with the same draws, of all it is what the ledger says."""
     file = io.BytesIO()
-    pillow.fromarray(picture(40, 50)).save(file, "JPEG", quality=85)
+    pillow.fromarray(smooth_image(40, 50)).save(file, "JPEG", quality=85)
     samples = np.asarray(pillow.open(file))
     data = codec.compress(samples, **QUICK)
     entry, without_floats = ledger(codec, data, floats), ledger(codec, data)
@@ -177,7 +177,7 @@ def test_the_float_network_is_the_first_part_if_it_is_known(codec, file, floats,
 
 
 def test_metadata_and_names_are_told_apart_from_headers(codec):
-    samples, icc = picture(20, 33), np.random.default_rng(0).bytes(300)
+    samples, icc = smooth_image(20, 33), np.random.default_rng(0).bytes(300)
     plain, described = (ledger(codec, codec.compress(Image(samples, icc=profile), **QUICK)) for profile in (b"", icc))
     changes = differences(plain, described)
     assert changes.pop("metadata_bits") == 8 * len(icc)
@@ -194,21 +194,21 @@ def test_inactive_channels(exact, file, entry, floats):
     quiet = copy.deepcopy(exact)
     quiet.latent_inactive[1] = 1
     codec = codec_of(quiet)
-    data = codec.compress(picture(96, 96), **QUICK)
+    data = codec.compress(smooth_image(96, 96), **QUICK)
     inactive = ledger(codec, data, floats)
     assert entry.inactive_channels_bits == 0
     assert not {"negative_elbo_bits", "integer_network_bits"} & set(differences(entry, inactive))
-    assert inactive.inactive_channels_bits < -20 * entry.standard_error_bits  # their information is told no more
+    assert inactive.inactive_channels_bits < -20 * entry.standard_error_bits  # their information is not coded
     saved = 8 * len(data) - entry.file_bits
     assert inactive.inactive_channels_bits == pytest.approx(saved, abs=4 * entry.standard_error_bits)
 
 
 def test_the_grid(exact, entry, floats):
-    """A coarse grid does not resolve what a posterior says, so less is told: seen where grids are drawn from alone."""
+    """A coarse grid does not resolve what a posterior says, so less is coded: seen where grids are drawn from alone."""
     coarse = copy.deepcopy(exact)
     coarse.latent_steps.fill_(0)
     codec = codec_of(coarse)
-    data = codec.compress(picture(96, 96), **QUICK)
+    data = codec.compress(smooth_image(96, 96), **QUICK)
     changes = differences(entry, ledger(codec, data, floats))
     assert abs(changes.pop("coder_bits", 0)) < 64
     assert set(changes) == {"grid_bits"} and changes["grid_bits"] < -20 * entry.standard_error_bits
@@ -216,9 +216,11 @@ def test_the_grid(exact, entry, floats):
 
 
 def test_rec(codec, entry, monkeypatch):
-    """A tile alone is direct. Index bits that it does not need add to that part."""
+    """A tile alone takes REC. Index bits that it does not need add to that part."""
     monkeypatch.setitem(EFFORTS, 2, Search(EFFORTS[1].memory, (1.6,)))
-    frugal, lavish = (ledger(codec, codec.compress(picture(16, 16), effort=effort, verify=False)) for effort in (1, 2))
+    frugal, lavish = (
+        ledger(codec, codec.compress(smooth_image(16, 16), effort=effort, verify=False)) for effort in (1, 2)
+    )
     assert frugal.grid_bits == lavish.grid_bits == 0 and frugal.standard_error_bits is None
     changes = differences(frugal, lavish)
     assert abs(changes.pop("coder_bits", 0)) < 64
@@ -230,9 +232,9 @@ def test_draws_follow_from_the_images(codec, floats, monkeypatch):
     """Whichever chunk and whichever file they are in, so that files of the same images can be compared."""
     seeds, noise = [], ledger_module.same_noise
     monkeypatch.setattr(ledger_module, "same_noise", lambda drawn: seeds.append(drawn.initial_seed()) or noise(drawn))
-    pictures = [Image(picture(16, 48, seed)) for seed in (5, 6)]
-    apart = Ledger.total([ledger(codec, codec.compress(each, **QUICK), floats) for each in pictures])
-    together = ledger(codec, codec.compress_archive(zip("ab", pictures, strict=True), chunk_pixels=1, **QUICK), floats)
+    images = [Image(smooth_image(16, 48, seed)) for seed in (5, 6)]
+    apart = Ledger.total([ledger(codec, codec.compress(each, **QUICK), floats) for each in images])
+    together = ledger(codec, codec.compress_archive(zip("ab", images, strict=True), chunk_pixels=1, **QUICK), floats)
     assert not {"negative_elbo_bits", "integer_network_bits"} & set(differences(apart, together))
     assert len(seeds) == 4 and len(set(seeds)) == 2 and seeds[:2] == seeds[2:]
 
@@ -266,7 +268,7 @@ def test_impossible_points_have_the_information_that_the_coder_gives_them():
 
 
 def test_the_standard_error_is_that_of_tile_batches():
-    """Its square is right in the mean, for sets of any sizes."""
+    """Its square is right in the mean, for tile batches of any sizes."""
     random, tiles = np.random.default_rng(0), np.array([1, 1, 2, 5, 8])
     squares = [
         ledger_module._standard_error(7.0 * tiles + 3.0 * np.sqrt(tiles) * random.normal(size=5), tiles, 20) ** 2
@@ -277,7 +279,7 @@ def test_the_standard_error_is_that_of_tile_batches():
 
 
 def test_draws_are_independent_and_more_of_them_more_certain(codec):
-    data = codec.compress(picture(32, 32), **QUICK)
+    data = codec.compress(smooth_image(32, 32), **QUICK)
     once, often = (
         [ledger(codec, data, draws=draws, seed=seed).negative_elbo_bits for seed in range(8)] for draws in (1, 9)
     )
@@ -316,7 +318,7 @@ def test_networks_that_do_not_fit_are_refused(codec, file, floats):
     with pytest.raises(ModelError, match=codec.fingerprint):
         ledger(Codec(codec.model, "0123456789abcdef"), file)
     with pytest.raises(ModelError, match="no likelihood for grey"):
-        ledger(codec, codec.compress(picture(4, 4)[:, :, 0].copy(), **QUICK), floats)
+        ledger(codec, codec.compress(smooth_image(4, 4)[:, :, 0].copy(), **QUICK), floats)
     broken = copy.deepcopy(floats)
     broken.image_head[1].bias.data.fill_(math.nan)
     with pytest.raises(ModelError, match="negative ELBO of these images is nan bits"):
@@ -339,8 +341,8 @@ def test_drift_is_noticed(codec, file):
 
 def test_drift_of_small_images_is_noticed(codec):
     samples = np.arange(3 * 100, dtype=np.uint8).reshape(3, 10, 10)
-    pictures = [(f"{number}.png", Image(each)) for number, each in enumerate(samples)]
-    content = container.unpack(codec.compress_archive(pictures))
+    images = [(f"{number}.png", Image(each)) for number, each in enumerate(samples)]
+    content = container.unpack(codec.compress_archive(images))
     (chunk,) = content.chunks
     ledger(codec, container.pack(content))
     other = dataclasses.replace(chunk, shared_crc32=chunk.shared_crc32 ^ 1)
@@ -378,7 +380,7 @@ def test_a_model_knows_the_network_that_it_was_made_of(exact, floats, tmp_path):
     with pytest.raises(ModelError, match="run/checkpoint.pt: this is not the float network .* other weights or stat"):
         load_float_network(run / FILE_NAME, codec)
     with pytest.raises(ModelError, match="the model mine was made of: it has other weights"):
-        ledger(codec, codec.compress(picture(16, 16), **QUICK), later)
+        ledger(codec, codec.compress(smooth_image(16, 16), **QUICK), later)
 
 
 # At the terminal
@@ -403,9 +405,9 @@ def run_path(floats, tmp_path_factory) -> Path:
 def photos(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
-    for name, samples in (("a", picture(20, 33)), ("b", picture(16, 16, seed=6))):
+    for name, samples in (("a", smooth_image(20, 33)), ("b", smooth_image(16, 16, seed=6))):
         Path("photos", f"{name}.png").write_bytes(write_image(Image(samples)))
-    Path("grey.png").write_bytes(write_image(Image(picture(9, 9)[:, :, 0].copy())))
+    Path("grey.png").write_bytes(write_image(Image(smooth_image(9, 9)[:, :, 0].copy())))
     return tmp_path
 
 
@@ -541,7 +543,7 @@ def test_images_can_be_cut_and_left_out(photos, model_path):
     status, _, _ = evaluated("photos", "--images", 1, "--crop", 5, "--effort", 1, "--model", model_path, "-o", "out")
     (path,) = Path("out/files").glob("*.nvb")
     back = Codec.load(model_path).decompress(path.read_bytes()).samples
-    assert status == 0 and np.array_equal(back, picture(20, 33)[7:12, 14:19])
+    assert status == 0 and np.array_equal(back, smooth_image(20, 33)[7:12, 14:19])
     status, _, err = evaluated("photos/b.png", "--crop", 17, "--model", model_path)
     assert status == 1 and err == "nvae-codec: b.png: 16 x 16 pixels are too few for a crop of 17\n"
     status, _, err = evaluated("photos/b.png", "--reduce", 17, "--model", model_path)
@@ -668,8 +670,8 @@ def test_black_and_white_of_a_data_set_is_measured(digits):
     floats, integers = (found["totals"][f"{which}negative_elbo_bits"] for which in ("", "integer_"))
     assert abs(integers / floats - 1) < 1e-3 and found["totals"]["file_bits"] > floats
     content = container.unpack(Path("out/files/archive.nvb").read_bytes())
-    for _, picture in Codec.load(model).decompress_archive(content):
-        assert picture.samples.shape == (28, 28) and set(np.unique(picture.samples)) == {0, 255}
+    for _, image in Codec.load(model).decompress_archive(content):
+        assert image.samples.shape == (28, 28) and set(np.unique(image.samples)) == {0, 255}
 
 
 def test_black_and_white_has_a_ledger_at_the_command_line(digits):

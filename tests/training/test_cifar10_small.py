@@ -1,4 +1,4 @@
-"""The preset `cifar10-small` from CIFAR-10 to a decoded picture, by the commands that a user gives."""
+"""The preset `cifar10-small` from CIFAR-10 to a decoded image, by the commands that a user gives."""
 
 import json
 import subprocess
@@ -53,9 +53,9 @@ def test_from_images_to_a_file_and_back(seed, tmp_path):
 
     images = open_dataset("cifar10", DATA, side=32).validation
     mosaic = np.concatenate([images.item(index).transpose(1, 2, 0) for index in range(8)], axis=1)
-    picture, coded, decoded = tmp_path / "one.png", tmp_path / "one.nvb", tmp_path / "back.png"
-    picture.write_bytes(write_image(Image(mosaic)))
+    original, coded, decoded = tmp_path / "one.png", tmp_path / "one.nvb", tmp_path / "back.png"
+    original.write_bytes(write_image(Image(mosaic)))
     model = str(folder / "model.safetensors")
-    run("compress", str(picture), "-o", str(coded), "--model", model)
+    run("compress", str(original), "-o", str(coded), "--model", model)
     run("decompress", str(coded), "-o", str(decoded), "--model", model)
     assert np.array_equal(read_image(decoded.read_bytes()).samples, mosaic)

@@ -25,7 +25,7 @@ def test_a_single_image_of_the_ffhq_preset_needs_no_initial_bits():
     latents = network.config.num_latent_per_group
     with torch.no_grad():
         for head in network.posterior_heads:
-            for first in (SPEAKING, latents + SPEAKING):  # means, then logarithms of deviations
+            for first in (SPEAKING, latents + SPEAKING):  # means, then log sigmas
                 silent = slice(first, first + latents - SPEAKING)
                 head.log_gain[silent] = -40.0
                 head.bias[silent] = 0.0
@@ -46,5 +46,5 @@ def test_a_single_image_of_the_ffhq_preset_needs_no_initial_bits():
         f"inactive channels {entry.inactive_channels_bits / modelled:+.4%}; REC "
         f"{entry.rec_bits / 1e6:+.4f} Mbit ({entry.rec_bits / modelled:+.2%})"
     )
-    assert entry.inactive_channels_bits < 0.002 * modelled  # less than nothing: at rest they make no noise
+    assert entry.inactive_channels_bits < 0.002 * modelled  # less than nothing: inactive, they make no noise
     assert entry.rec_bits < 0.3e6

@@ -78,7 +78,7 @@ def test_every_convolution_but_those_of_the_gates_counts(architecture):
     ],
 )
 def test_layers_that_are_regularised(name, changes, convolutions, norms):
-    """Narrow: the numbers of layers do not depend on the channels."""
+    """With few channels: the numbers of layers do not depend on the channels."""
     config = dataclasses.replace(PRESETS[name], num_channels_enc=4, num_channels_dec=4, **changes)
     with torch.device("meta"):
         model = NVAE(config)
