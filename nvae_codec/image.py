@@ -47,7 +47,7 @@ ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (
 
 
 class Format(NamedTuple):
-    """What a file format can hold without loss, and how Pillow is told to."""
+    """What a file format can hold without loss, and the options of Pillow for that."""
 
     name: str
     modes: tuple[str, ...] = ("L", "RGB")

@@ -25,7 +25,7 @@ def with_colours_of(image: np.ndarray, space: ColourSpace) -> np.ndarray:
 def with_half_chroma(image: np.ndarray, kind: int) -> np.ndarray:
     """uint8 [3, H, W] as it comes out of a JPEG file that keeps one chroma sample for 2 x 2 pixels; H and W are even.
 
-    `kind` below KINDS: its bits tell whether squares begin at odd rows, whether at odd columns (as they may in an
+    `kind` below KINDS: its bits say whether squares begin at odd rows, whether at odd columns (as they may in an
     image that was cropped), and whether chroma is repeated rather than interpolated.
     """
     if not 0 <= kind < KINDS:

@@ -14,7 +14,7 @@ class Unsuitable(ImageError):
 
 
 class Fit(ABC):
-    """What becomes of an image file: one image or several, of a size that the header already tells."""
+    """What becomes of an image file: one image or several, of a size that is read from its header."""
 
     @abstractmethod
     def shape(self, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
