@@ -191,3 +191,14 @@ def flipped(data: bytes, place: int) -> bytes:
 
 def overhead(content: Container) -> int:
     return len(pack(content)) - sum(len(chunk.words) for chunk in content.chunks)
+
+
+def repacked(data: bytes, chunk: dict | None = None, image: dict | None = None) -> bytes:
+    """The file with something changed, all checksums repaired, so that only decoding itself can notice.
+
+    The changes are those of the first chunk and of its first image.
+    """
+    content = unpack(data)
+    first, *others = content.chunks
+    images = (replace(first.images[0], **(image or {})), *first.images[1:])
+    return pack(replace(content, chunks=(replace(first, images=images, **(chunk or {})), *others)))

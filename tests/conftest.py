@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import NO_PRODUCTS, WAYS, products_of_bytes_are_exact, randomise_batch_norm, smooth_tiles
 
+from nvae_codec.codec import Codec
 from nvae_codec.integer import kernels, model_file
 from nvae_codec.integer.convert import convert
 from nvae_codec.integer.kernels import Kernels
@@ -79,3 +80,8 @@ def toy_model_path(toy_integer, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model") / "toy.safetensors"
     path.write_bytes(model_file.serialise(toy_integer, {"about": "random weights, for tests"}))
     return path
+
+
+@pytest.fixture(scope="session")
+def codec(toy_model_path) -> Codec:
+    return Codec.load(toy_model_path)

@@ -84,3 +84,8 @@ def change(path, name, edit, target):
     metadata["fingerprint"] = model_file.fingerprint(PRESETS["toy"], tensors)
     save_file(tensors, target, metadata)
     return target
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    """uint8, every value as likely."""
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)

@@ -6,16 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import noise
 from PIL import Image as pillow
 
 from nvae_codec.errors import ImageError
 from nvae_codec.image import Image, write_image
 from nvae_codec.training.data.open import open_dataset
 from nvae_codec.training.data.sets import ImageSet
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
 def png(samples: np.ndarray) -> bytes:

@@ -4,7 +4,8 @@ import pickle
 
 import numpy as np
 import pytest
-from training_sets import Exploding, items, noise, planes, refused
+from helpers import noise
+from training_sets import Exploding, items, planes, refused
 
 from nvae_codec.training.data.open import open_dataset
 

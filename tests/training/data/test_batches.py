@@ -6,7 +6,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from training_sets import equal, flat, folder, items, levels, noise, numbered, png
+from helpers import noise
+from training_sets import equal, flat, folder, items, levels, numbered, png
 
 from nvae_codec.errors import ImageError
 from nvae_codec.training.data.batches import Batches, fixed_batch

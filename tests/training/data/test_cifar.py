@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from helpers import SHARED
-from training_sets import Exploding, folder, items, noise, planes, refused
+from helpers import SHARED, noise
+from training_sets import Exploding, folder, items, planes, refused
 
 from nvae_codec.training.data.batches import fixed_batch
 from nvae_codec.training.data.open import open_dataset

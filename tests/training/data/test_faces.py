@@ -3,8 +3,9 @@
 import io
 
 import numpy as np
+from helpers import noise
 from PIL import Image as pillow
-from training_sets import folder, items, noise, planes, png, resized_by_pillow
+from training_sets import folder, items, planes, png, resized_by_pillow
 
 from nvae_codec.training.data.open import open_dataset
 

@@ -3,8 +3,9 @@
 import os
 
 import numpy as np
+from helpers import noise
 from PIL import Image as pillow
-from training_sets import archive, flat, folder, items, levels, noise, planes, png, refused
+from training_sets import archive, flat, folder, items, levels, planes, png, refused
 
 from nvae_codec.image import Image, write_image
 from nvae_codec.training.data import files

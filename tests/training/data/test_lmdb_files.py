@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from training_sets import equal, flat, folder, items, noise, planes, png, refused, resized_by_pillow, write_lmdb
+from helpers import noise
+from training_sets import equal, flat, folder, items, planes, png, refused, resized_by_pillow, write_lmdb
 
 from nvae_codec.errors import ImageError
 from nvae_codec.training.data.batches import Batches

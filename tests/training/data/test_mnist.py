@@ -5,8 +5,8 @@ import struct
 
 import numpy as np
 import pytest
-from helpers import SHARED
-from training_sets import noise, refused
+from helpers import SHARED, noise
+from training_sets import refused
 
 from nvae_codec.training.data.batches import fixed_batch
 from nvae_codec.training.data.open import open_dataset

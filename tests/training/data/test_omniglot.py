@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from training_sets import items, noise, refused
+from helpers import noise
+from training_sets import items, refused
 
 from nvae_codec.training.data.open import open_dataset
 

@@ -4,7 +4,8 @@ import itertools
 import pickle
 
 import numpy as np
-from training_sets import folder, items, noise, numbered, planes, png
+from helpers import noise
+from training_sets import folder, items, numbered, planes, png
 
 from nvae_codec.training.data.batches import Batches
 from nvae_codec.training.data.open import open_dataset
