@@ -168,7 +168,11 @@ class Codec:
         workers: int,
         executor: Executor | None,
     ) -> Iterator[Iterable[Item]]:
-        """What comes of one call after the other, in order: here, of its first argument alone, or by others."""
+        """What becomes of each of `calls`, tuples of arguments, in order.
+
+        In this process `here` is called, with the first argument of each. In others `elsewhere` is called, with a
+        reference to this codec and then all arguments.
+        """
         shared = executor is not None or workers > 1
         if not shared or self.path is None or self.model.network.device != CPU:
             for arguments in calls:
@@ -234,7 +238,10 @@ class Codec:
         workers: int = 1,
         executor: Executor | None = None,
     ) -> Iterator[tuple[ImageEntry, Image]]:
-        """All images of what `container.unpack` or `container.recover` gave, or those of some names, in its order.
+        """All images of an archive, or those of some names, in its order.
+
+        `content` is what `nvae_codec.bitstreams.container.unpack` gave, or `Recovery.container` of what
+        `nvae_codec.bitstreams.recovery.recover` gave.
 
         `progress` counts images; `workers` and `executor` are as in `compress_archive`. Raises as `decompress` does,
         and ImageError for a name that the file does not hold.

@@ -79,7 +79,7 @@ def account(model, tiles: Tiles, joint_tiles: int, search: Search, monkeypatch) 
     noting = Noting(model)
     with monkeypatch.context() as patch:
         patch.setattr(Stack, "pop_uniform_bits", counting)
-        assert np.array_equal(decoded_chains(noting, coded, [tiles.layout], search.memory)[0], tiles.samples)
+        assert np.array_equal(decoded_chains(noting, coded, [tiles.layout], search.trellis_bits)[0], tiles.samples)
     ends = np.cumsum([each.tiles for each in tile_batches])
     costs = np.array(
         [

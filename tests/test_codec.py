@@ -22,7 +22,7 @@ from nvae_codec.bitstreams.content import MAGIC, MAX_METADATA_BYTES, TileBatch
 from nvae_codec.bitstreams.recovery import recover
 from nvae_codec.codec import Codec
 from nvae_codec.coding import pixels as stack_of_pixels
-from nvae_codec.coding.rec import MIN_MEMORY
+from nvae_codec.coding.rec import MIN_TRELLIS_BITS
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError, NvaeCodecError
 from nvae_codec.image import Image, read_image
 from nvae_codec.integer import model_file
@@ -189,7 +189,7 @@ def test_wrong_words_with_right_checksums_are_detected(codec, small_file, words)
     st.integers(0, 2**32 - 1),
     st.integers(0, 600),
     st.lists(st.integers(0, 3), min_size=6, max_size=6),
-    st.integers(MIN_MEMORY, 12),
+    st.integers(MIN_TRELLIS_BITS, 12),
 )
 def test_random_words_with_right_checksums_are_detected(codec, small_file, seed, count, rec_groups, memory):
     """However the tile batches say that they are coded: nothing but an error that is foreseen."""

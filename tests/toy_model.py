@@ -1,4 +1,7 @@
-"""A latent model of a few lines of integer arithmetic: with it the bits-back coder is tested in milliseconds."""
+"""A latent model of a few lines of integer arithmetic: with it the bits-back coder is tested in milliseconds.
+
+Besides what `LatentModel` asks for, there is `pixels` for `accounting`, which computes all probabilities once more.
+"""
 
 import numpy as np
 
@@ -12,7 +15,7 @@ class ToyModel:
 
     tile_side = 8
     num_groups = 2
-    components = 2
+    components = 2  # of the mixture, for `parameters` alone
     lattices = (WHOLE,)
 
     def __init__(self):

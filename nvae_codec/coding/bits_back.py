@@ -111,11 +111,15 @@ class Tiles(NamedTuple):
 
 
 def encode(
-    model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], memory: int, rate_factor: float = RATE_FACTOR
+    model: LatentModel,
+    stacks: Sequence[Stack],
+    parts: Sequence[Tiles],
+    trellis_bits: int,
+    rate_factor: float = RATE_FACTOR,
 ) -> tuple[list[int], list[float]]:
     """Put a batch of tiles on each stack.
 
-    Latents of REC are searched with a trellis of 2**`memory` states and `rate_factor` times the KL's index bits.
+    Latents of REC are searched with a trellis of 2**`trellis_bits` states and `rate_factor` times the KL's index bits.
     Returns of each batch how many groups REC codes, and about how many bits a stack must have so that it codes none.
     """
     tiles, lanes = Tiles.join(parts), _lanes([part.layout.num_tiles for part in parts])
@@ -146,7 +150,7 @@ def encode(
                     posterior.part(lane, active),
                     moved[lane, active],
                     coded[lane],
-                    memory,
+                    trellis_bits,
                     rate_factor,
                 )
                 offsets[lane, active] = code.offsets
@@ -173,13 +177,13 @@ def decode(
     stacks: Sequence[Stack],
     layouts: Sequence[Layout],
     rec_groups: Sequence[int],
-    memory: Sequence[int],
+    trellis_bits: Sequence[int],
 ) -> list[np.ndarray]:
     """Take a batch of tiles off each stack, which is then as `encode` found it.
 
-    `rec_groups` and `memory` are those of each batch, as `encode` returned them or was given them. Returns the samples
-    of each batch, uint8 [N, 3, side, side]. If REC codes all groups of all batches, no posterior is needed and the
-    inference network is not evaluated.
+    `rec_groups` and `trellis_bits` are those of each batch, as `encode` returned them or was given them. Returns the
+    samples of each batch, uint8 [N, 3, side, side]. If REC codes all groups of all batches, no posterior is needed and
+    the inference network is not evaluated.
     """
     layout, lanes = Layout.join(layouts), _lanes([layout.num_tiles for layout in layouts])
     first_rec = [model.num_groups - groups for groups in rec_groups]
@@ -194,7 +198,7 @@ def decode(
         for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
             taken = layouts[number].num_tiles, len(active), *cells
             if group >= first_rec[number]:
-                offsets[lane, active] = rec.pop(stack, taken, coded[lane], memory[number])
+                offsets[lane, active] = rec.pop(stack, taken, coded[lane], trellis_bits[number])
             else:
                 points[group][lane, active] = pop_prior(stack, taken, steps[active], coded[lane])
                 offsets[lane] = offsets_of(points[group][lane], steps)

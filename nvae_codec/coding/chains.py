@@ -19,7 +19,7 @@ Progress = Callable[[int], None]  # called with the number of tiles done
 class Search:
     """How hard the encoder looks for the latents of REC."""
 
-    memory: int  # the trellis has 2**memory states; a decoder must know it
+    trellis_bits: int  # the trellis has 2**trellis_bits states; a decoder must know it
     rate_factors: tuple[float, ...] = (RATE_FACTOR,)  # index bits as multiples of the KL; the shortest result is taken
 
 
@@ -83,7 +83,9 @@ def _encode_shortest(
     open_batches = list(range(len(stacks)))
     for rate_factor in search.rate_factors:
         trial = [stacks[number].copy() for number in open_batches]
-        groups, needed = encode(model, trial, [parts[number] for number in open_batches], search.memory, rate_factor)
+        groups, needed = encode(
+            model, trial, [parts[number] for number in open_batches], search.trellis_bits, rate_factor
+        )
         for number, stack, count, bits in zip(open_batches, trial, groups, needed, strict=True):
             if number not in found or stack.bits < found[number][0].bits:
                 found[number] = stack, count, bits
@@ -99,7 +101,7 @@ def decode_chains(
     stacks: Sequence[Stack],
     batches: Sequence[Sequence[TileBatch]],
     layouts: Sequence[Layout],
-    memory: Sequence[int],
+    trellis_bits: Sequence[int],
     first: Sequence[int] | None = None,
     progress: Progress = lambda done: None,
 ) -> list[np.ndarray]:
@@ -130,7 +132,7 @@ def decode_chains(
                 [stacks[chain] for chain in joint],
                 [layouts[chain].part(places[chain]) for chain in joint],
                 [batches[chain][turn].rec_groups for chain in joint],
-                [memory[chain] for chain in joint],
+                [trellis_bits[chain] for chain in joint],
             )
             for chain, tiles in zip(joint, decoded, strict=True):
                 samples[chain][places[chain]] = tiles

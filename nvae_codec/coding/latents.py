@@ -14,7 +14,7 @@ import numpy as np
 from nvae_codec.coding.ans import Stack
 
 MEAN_BITS = 14  # fractional bits of an integer mean
-SIGMA_BITS = 20  # fractional bits of an integer standard deviation
+SIGMA_BITS = 20  # fractional bits of an integer sigma
 HALF_WIDTH = 8  # of the grid, in prior sigmas
 MAX_STEP = 8  # finest grid: delta = 2**-8
 RATIO_BITS = 10  # the posterior's sigma lies between 2**-10 and 2**10 steps of the grid

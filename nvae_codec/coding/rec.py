@@ -5,10 +5,10 @@ needs none: encoder and decoder share a table of draws from N(0, 1), the prior i
 of them to take.
 
 Here the code can be searched exactly: every `bits` index bits lead to `latents` new latents, and these depend on the
-last `memory` index bits. So the indices are a path through a trellis of 2**memory states, and Viterbi's algorithm finds
-the path whose latents have the largest ratio of posterior to prior density (trellis source coding: Viterbi and Omura,
-1974). If a block of latents is given about as
-many index bits as its posteriors diverge from its priors (KL), the path's latents look like draws from the posterior.
+last `trellis_bits` index bits. So the indices are a path through a trellis of 2**trellis_bits states, and Viterbi's
+algorithm finds the path whose latents have the largest ratio of posterior to prior density (trellis source coding:
+Viterbi and Omura, 1974). If a block of latents is given about as many index bits as its posteriors diverge from its
+priors (KL), the path's latents look like draws from the posterior.
 
 Latents of a tile come in a fixed random order, because a path can shift bits only among latents that are close to each
 other in it: where much and little informative ones alternate, each gets its share.
@@ -61,7 +61,7 @@ RATES = (
 )
 LONGEST = max(latents for _, latents in RATES)
 GAIN_BITS, LARGEST_GAIN = 10, 2**13  # resolution and range of a latent's gain: see `_best_paths`
-MIN_MEMORY, MAX_MEMORY = 8, 16  # that the file format allows
+MIN_TRELLIS_BITS, MAX_TRELLIS_BITS = 8, 16  # that the file format allows
 FEW_BRANCHES = 8  # that lead to a state
 SEARCH_BYTES = 2**27  # for the paths of the blocks that are searched at once
 
@@ -76,11 +76,11 @@ class RecCode:
 
 
 @cache
-def codewords(memory: int) -> np.ndarray:
-    """Draws from N(0, 1) in units of 2**-8, int32 [2**memory, 32]: what words of the fixed generator decode to."""
-    if not MIN_MEMORY <= memory <= MAX_MEMORY:
-        raise ValueError(f"a trellis of {memory} bits; {MIN_MEMORY} to {MAX_MEMORY} are allowed")
-    count = LONGEST << memory
+def codewords(trellis_bits: int) -> np.ndarray:
+    """Draws from N(0, 1) in units of 2**-8, int32 [2**trellis_bits, 32]: words of the fixed generator, decoded."""
+    if not MIN_TRELLIS_BITS <= trellis_bits <= MAX_TRELLIS_BITS:
+        raise ValueError(f"a trellis of {trellis_bits} bits; {MIN_TRELLIS_BITS} to {MAX_TRELLIS_BITS} are allowed")
+    count = LONGEST << trellis_bits
     stack = Stack.seeded(count)  # a draw takes 24 bits at most
     return stack.pop_standard_normals(count, 2.0**MAX_STEP, HALF_WIDTH << MAX_STEP).reshape(-1, LONGEST)
 
@@ -96,7 +96,7 @@ def choose(
     posterior: IntegerNormal,
     moved: np.ndarray,
     coded: np.ndarray,
-    memory: int,
+    trellis_bits: int,
     rate_factor: float = 1.0,
 ) -> RecCode:
     """Find latents for a group, with `rate_factor` times as many index bits as its KL has.
@@ -121,14 +121,14 @@ def choose(
         alike = [i for i, block in enumerate(blocks) if (rates[i], len(block)) == (rate, length)]
         if not rate:
             continue
-        at_once = max(1, SEARCH_BYTES // (_num_steps(RATES[rate], length) << memory))
+        at_once = max(1, SEARCH_BYTES // (_num_steps(RATES[rate], length) << trellis_bits))
         for first in range(0, len(alike), at_once):
             some = np.array(alike[first : first + at_once])
             here = np.stack([blocks[i] for i in some])
-            found = _best_paths(linear[here], square[here], *RATES[rate], memory)
+            found = _best_paths(linear[here], square[here], *RATES[rate], trellis_bits)
             for i, bits in zip(some, found, strict=True):
                 paths[i] = bits
-                offsets[blocks[i]] = _follow(bits, RATES[rate], length, memory)
+                offsets[blocks[i]] = _follow(bits, RATES[rate], length, trellis_bits)
     return RecCode(rates, np.concatenate([nothing, *paths]), offsets.reshape(prior.mean.shape))
 
 
@@ -138,7 +138,7 @@ def push(stack: Stack, code: RecCode) -> None:
     stack.push_uniform_bits(code.rates[:, None] >> np.arange(RATE_BITS) & 1)
 
 
-def pop(stack: Stack, shape: tuple[int, ...], coded: np.ndarray, memory: int) -> np.ndarray:
+def pop(stack: Stack, shape: tuple[int, ...], coded: np.ndarray, trellis_bits: int) -> np.ndarray:
     """The inverse of `push`: the offsets, int64 of `shape` [B, L, H, W]."""
     blocks = _blocks(shape, coded)
     rates = stack.pop_uniform_bits(len(blocks) * RATE_BITS).reshape(-1, RATE_BITS) @ (1 << np.arange(RATE_BITS))
@@ -146,7 +146,7 @@ def pop(stack: Stack, shape: tuple[int, ...], coded: np.ndarray, memory: int) ->
     paths = np.split(stack.pop_uniform_bits(sum(lengths)).astype(np.int64), np.cumsum(lengths)[:-1])
     offsets = np.zeros(int(np.prod(shape)), dtype=np.int64)
     for rate, block, bits in zip(rates, blocks, paths, strict=False):
-        offsets[block] = _follow(bits, RATES[rate], len(block), memory)
+        offsets[block] = _follow(bits, RATES[rate], len(block), trellis_bits)
     return offsets.reshape(shape)
 
 
@@ -175,28 +175,28 @@ def _num_bits(rate: tuple[int, int], length: int) -> int:
     return rate[0] * _num_steps(rate, length)
 
 
-def _follow(bits: np.ndarray, rate: tuple[int, int], length: int, memory: int) -> np.ndarray:
+def _follow(bits: np.ndarray, rate: tuple[int, int], length: int, trellis_bits: int) -> np.ndarray:
     """The latents [length] along a path."""
     bits_per_step, latents_per_step = rate
     if not bits_per_step:
         return np.zeros(length, dtype=np.int64)
-    padded = np.concatenate([np.zeros(memory, dtype=np.int64), bits])
-    ends = memory + bits_per_step * np.arange(1, len(bits) // bits_per_step + 1)
-    states = sum(padded[ends - 1 - place] << place for place in range(memory))  # the last bits, latest lowest
-    return codewords(memory)[states, :latents_per_step].reshape(-1)[:length]
+    padded = np.concatenate([np.zeros(trellis_bits, dtype=np.int64), bits])
+    ends = trellis_bits + bits_per_step * np.arange(1, len(bits) // bits_per_step + 1)
+    states = sum(padded[ends - 1 - place] << place for place in range(trellis_bits))  # the last bits, latest lowest
+    return codewords(trellis_bits)[states, :latents_per_step].reshape(-1)[:length]
 
 
-def _best_paths(linear: np.ndarray, square: np.ndarray, bits: int, latents: int, memory: int) -> np.ndarray:
+def _best_paths(linear: np.ndarray, square: np.ndarray, bits: int, latents: int, trellis_bits: int) -> np.ndarray:
     """Index bits [S, steps * bits] of the paths with the largest sums of gains, by Viterbi's algorithm.
 
     A latent u adds linear * u + square * u**2; the arguments, integer-valued float64 [S, N], count units of 2**-10, and
     so do u and u**2. Sums over a block stay below 2**52, so that they are exact in whatever order they are formed.
     """
     count, length = linear.shape
-    steps, states, branches = -(-length // latents), 1 << memory, 1 << bits
+    steps, states, branches = -(-length // latents), 1 << trellis_bits, 1 << bits
     padding = ((0, 0), (0, steps * latents - length))
     gains = np.concatenate([np.pad(values, padding).reshape(count, steps, latents) for values in (linear, square)], 2)
-    u = codewords(memory)[:, :latents].astype(np.int64)
+    u = codewords(trellis_bits)[:, :latents].astype(np.int64)
     powers = u << (GAIN_BITS - MAX_STEP), u * u >> (2 * MAX_STEP - GAIN_BITS)
     table = np.concatenate(powers, axis=1).T.astype(np.float64)  # [2 latents, states]
     best = np.full((count, states), -np.inf)
@@ -221,5 +221,5 @@ def _best_paths(linear: np.ndarray, square: np.ndarray, bits: int, latents: int,
     for step in reversed(range(steps)):
         chosen[:, step] = state & (branches - 1)
         state = state >> bits
-        state = state | origins[step, rows, state].astype(np.int64) << (memory - bits)
+        state = state | origins[step, rows, state].astype(np.int64) << (trellis_bits - bits)
     return (chosen[:, :, None] >> np.arange(bits)[::-1] & 1).reshape(count, -1).astype(np.uint8)

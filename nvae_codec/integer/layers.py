@@ -350,7 +350,7 @@ class ImageInput(Op):
 
 
 class RawNormal(Op):
-    """Raw means and log standard deviations with 10 fractional bits, plus the prior's if the posterior is residual."""
+    """Raw means and log sigmas with 10 fractional bits, plus the prior's if the posterior is residual."""
 
     def convert(
         self, twin: float_ops.RawNormal, output: Traced, prior: tuple[Traced, Traced] | None = None

@@ -42,7 +42,7 @@ class IntegerNetwork(Hierarchy):
         for name, length in config.pixels.table_lengths.items():
             self.register_buffer(f"pixel_{name}_table", torch.zeros(length, dtype=torch.int32))
         self.register_buffer("activation_bits", torch.tensor(activation_bits, dtype=torch.int16))
-        # Latent z of the network = z_real * 2**latent_bits; spacing of the grid = 2**-steps prior standard deviations.
+        # Latent z of the network = z_real * 2**latent_bits; spacing of the grid = 2**-steps prior sigmas.
         self.register_buffer("latent_bits", torch.zeros(config.num_groups, dtype=torch.int16))
         steps = torch.zeros(config.num_groups, config.num_latent_per_group, dtype=torch.int16)
         self.register_buffer("latent_steps", steps)
@@ -139,7 +139,7 @@ class IntegerNetwork(Hierarchy):
     def place(self, group: int, prior: IntegerNormal, offsets: np.ndarray) -> Tensor:
         """The latents, as integers of the network, at offsets int64 [B, L, H, W] from the means of a prior.
 
-        Offsets count units of 2**-8 prior standard deviations. Latents of inactive channels are the means, whatever
+        Offsets count units of 2**-8 prior sigmas. Latents of inactive channels are the means, whatever
         their offsets.
         """
         offsets = offsets * self._active(group)

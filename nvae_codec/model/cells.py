@@ -16,7 +16,7 @@ def residual_operation(ops: Any, primitive: str, c_in: int, c_out: int, mode: st
     """The ops of one residual operation from `c_in` to `c_out` channels, in order of application."""
     upsample = [ops.Upsample()] if mode == UP else []
     stride = 2 if mode == DOWN else 1
-    if primitive.startswith("mconv"):
+    if primitive.startswith("mconv"):  # its name: expansion, kernel size, groups; 0 groups: depthwise
         expansion, kernel_size, groups = {
             "mconv_e6k5g0": (6, 5, 0),
             "mconv_e3k5g0": (3, 5, 0),

@@ -37,7 +37,7 @@ class Hierarchy(nn.Module):
         super().__init__()
         self.config, self.num_groups = config, config.num_groups
         scales, latents = config.scale_of_group, config.num_latent_per_group
-        raw = (RAW_BITS,) * (2 * latents)  # means and log standard deviations
+        raw = (RAW_BITS,) * (2 * latents)  # means and log sigmas
         pre, enc, dec, post = ARCHITECTURES[config.architecture]
         c_enc, c_dec = config.num_channels_enc, config.num_channels_dec
 

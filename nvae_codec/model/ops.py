@@ -234,7 +234,7 @@ class ImageInput(nn.Module):
 
 
 class RawNormal(nn.Module):
-    """Raw means and log standard deviations of a group, each [B, L, H, W].
+    """Raw means and log sigmas of a group, each [B, L, H, W].
 
     They are the layer's output split along the channels, plus the prior's where it is residual. The soft clamp comes
     later, on the sum.

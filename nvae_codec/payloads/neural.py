@@ -61,7 +61,7 @@ class NeuralPayload:
         for chunk, (words, batches) in zip(parts, coded, strict=True):
             modes = [int(each.layout.modes[0]) for each in chunk]
             uses_rec = any(batch.rec_groups for batch in batches)
-            found.append(Coded(modes, batches, search.memory if uses_rec else 0, words))
+            found.append(Coded(modes, batches, search.trellis_bits if uses_rec else 0, words))
         return found
 
     def decode(

@@ -8,6 +8,9 @@ file. So they add up to the file's size whatever they are.
 The negative ELBOs are means over draws of the latents, and the file is one more draw: single parts are uncertain by
 about the standard error that the ledger gives.
 
+The coder's part can be negative, in small files: on an empty stack a symbol costs nothing as long as its interval, and
+those of all symbols pushed before it, begin at 0.
+
 Where an image comes from another colour space (`nvae_codec.colour.spaces`), the negative ELBO is that of the possible
 colours, and the ledger says beside it what it would be of all.
 """

@@ -183,7 +183,7 @@ def _rec_overhead(network: IntegerNetwork, images: Tensor) -> float:
     model, search, bits = IntegerModel(network), EFFORTS[default_effort(1)], 0.0
     for image in images.split(1):
         stack = Stack()  # too little is on it to draw latents with
-        encode(model, [stack], [Tiles(image.numpy(), image.numpy(), whole(image))], search.memory)
+        encode(model, [stack], [Tiles(image.numpy(), image.numpy(), whole(image))], search.trellis_bits)
         bits += stack.bits - model.likelihood.low_bits * image.numel()
     return bits / len(images) / measure(network, images).bits - 1
 

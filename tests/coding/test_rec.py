@@ -16,8 +16,8 @@ from nvae_codec.coding.latents import HALF_WIDTH, MAX_STEP, MEAN_BITS, SIGMA_BIT
 from nvae_codec.coding.rec import (
     BLOCK_LATENTS,
     LONGEST,
-    MAX_MEMORY,
-    MIN_MEMORY,
+    MAX_TRELLIS_BITS,
+    MIN_TRELLIS_BITS,
     RATE_BITS,
     RATES,
     RecCode,
@@ -136,14 +136,14 @@ def test_tables_are_frozen():
     assert sha256(repr(RATES).encode()).hexdigest() == (
         "fbb6d3ec8bb4d169d4896a56e0c23c5d5b472fac36a98a268ccea76634358f5a"
     )
-    assert (BLOCK_LATENTS, RATE_BITS, MIN_MEMORY, MAX_MEMORY) == (4096, 5, 8, 16)
+    assert (BLOCK_LATENTS, RATE_BITS, MIN_TRELLIS_BITS, MAX_TRELLIS_BITS) == (4096, 5, 8, 16)
 
 
 def test_rates_rise_by_a_third_at_most():
     assert len(RATES) == 2**RATE_BITS and LONGEST == 32
     ratios = [bits / latents for bits, latents in RATES]
     assert ratios[0] == 0 and all(low < high <= low * 4 / 3 + 1e-9 for low, high in pairwise(ratios[1:]))
-    assert max(bits for bits, _ in RATES) <= MIN_MEMORY  # a step replaces bits of the state, not more
+    assert max(bits for bits, _ in RATES) <= MIN_TRELLIS_BITS  # a step replaces bits of the state, not more
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 777, 5000])
@@ -176,14 +176,14 @@ def test_codewords_are_draws_from_the_prior():
         assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 3 / math.sqrt(first.size)
 
 
-@pytest.mark.parametrize("memory", range(MIN_MEMORY, MAX_MEMORY))
+@pytest.mark.parametrize("memory", range(MIN_TRELLIS_BITS, MAX_TRELLIS_BITS))
 def test_codewords_of_a_smaller_trellis_come_first(memory):
     assert np.array_equal(codewords(memory + 1)[: 1 << memory], codewords(memory))
 
 
 # The code and its inverse
 
-memories = st.integers(MIN_MEMORY, MAX_MEMORY)
+memories = st.integers(MIN_TRELLIS_BITS, MAX_TRELLIS_BITS)
 seeds = st.integers(0, 2**32 - 1)
 
 

@@ -12,7 +12,7 @@ from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.content import GREY, JPEG_RGB, PHOTO_CD_RGB, RGB, TileBatch
 from nvae_codec.coding import chains
 from nvae_codec.coding.chains import max_joint_tiles
-from nvae_codec.coding.rec import MAX_MEMORY, MIN_MEMORY
+from nvae_codec.coding.rec import MAX_TRELLIS_BITS, MIN_TRELLIS_BITS
 from nvae_codec.colour.spaces import SPACES
 from nvae_codec.errors import BitstreamError, DriftError, ImageError
 from nvae_codec.image import Image
@@ -46,7 +46,7 @@ def test_tile_batches_that_do_not_suit_the_model_or_the_image_are_refused(codec)
             codec.decompress(repacked(data, chunk=changes))
     with pytest.raises(BitstreamError, match="more REC groups than its model"):
         codec.decompress(repacked(data, chunk=dict(tile_batches=(TileBatch(1, groups + 1), *chunk.tile_batches[1:]))))
-    for bits in (MIN_MEMORY - 1, MAX_MEMORY + 1):
+    for bits in (MIN_TRELLIS_BITS - 1, MAX_TRELLIS_BITS + 1):
         with pytest.raises(ValueError, match="number of trellis bits"):  # no file can say so
             repacked(data, chunk=dict(trellis_bits=bits))
     for changes in (
@@ -79,7 +79,7 @@ def test_only_the_first_tiles_take_rec(codec):
 def test_every_effort_decodes(codec, effort):
     image = noise(20, 20, 3)
     data = codec.compress(image, effort=effort)
-    assert container.unpack(data).chunks[0].trellis_bits == EFFORTS[effort].memory
+    assert container.unpack(data).chunks[0].trellis_bits == EFFORTS[effort].trellis_bits
     assert np.array_equal(codec.decompress(data).samples, image)
 
 

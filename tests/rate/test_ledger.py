@@ -217,7 +217,7 @@ def test_the_grid(exact, entry, floats):
 
 def test_rec(codec, entry, monkeypatch):
     """A tile alone takes REC. Index bits that it does not need add to that part."""
-    monkeypatch.setitem(EFFORTS, 2, Search(EFFORTS[1].memory, (1.6,)))
+    monkeypatch.setitem(EFFORTS, 2, Search(EFFORTS[1].trellis_bits, (1.6,)))
     frugal, lavish = (
         ledger(codec, codec.compress(smooth_image(16, 16), effort=effort, verify=False)) for effort in (1, 2)
     )
