@@ -12,15 +12,16 @@ import click
 from nvae_codec.bitstreams.container import pack
 from nvae_codec.bitstreams.content import GREY, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileBatch
 from nvae_codec.errors import ImageError, about, enough_memory
+from nvae_codec.wording import counted
 
 from .batch import Batch, Examine, print_report, unexamined, workers_for
 from .files import (
     STREAM,
     Job,
     check_names,
+    check_no_image,
     check_outputs,
     check_sources,
-    counted,
     display,
     display_output,
     printable,
@@ -59,6 +60,7 @@ def plan_archive(batch: Batch, *, colour: bool = False) -> Archive:
     members = find_members(batch.inputs)
     job = Job(batch.inputs[0], batch.output)
     check_names([job], (member.path for member in members), batch.as_json)
+    check_no_image(batch.output)
     check_outputs([job], None, batch.force)
     _check_names_inside(members)
     return Archive(batch.output, _check_beginnings(members, batch.quiet, colour))
@@ -85,6 +87,8 @@ def _check_names_inside(members: Sequence[Member]) -> None:
     taken: dict[str, Path] = {}
     for name, path, _ in members:
         if name in taken:
+            if taken[name].resolve() == path.resolve():
+                raise ImageError(f"{display(path)} is given twice")
             raise ImageError(
                 f"{display(taken[name])} and {display(path)} would both be called {name} in the archive; "
                 "names are kept apart by folders: give the folders that these lie in"
@@ -174,10 +178,10 @@ def make_archive(
     print_report(report, archive_line(name, len(data), report), batch, *examine(name, data))
 
 
-def archive_line(name: str, size: int | None, report: ArchiveReport | UnpackedReport) -> str:
-    """The line for people of a report on an archive, of which `name`, if it is a file, is so many bytes long."""
+def archive_line(name: str, size: int | None, report: ArchiveReport | UnpackedReport, origin: str = "") -> str:
+    """The line for people of a report on an archive: `name` has so many bytes. `origin` stands before the rate."""
     rate = report.bits_per_subpixel
     parts = [counted(report.num_images, "image")]
     parts += [] if size is None else [f"{size:,} bytes"]
-    parts += [] if rate is None else [f"{rate:.3f} bits per sub-pixel"]
+    parts += [] if rate is None else [f"{origin}{rate:.3f} bits per sub-pixel"]
     return f"{name}: {', '.join(parts)}, {report.seconds:.1f} s"

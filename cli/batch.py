@@ -111,7 +111,8 @@ def run_one(
         name, size = f"{display(job.source)} is whole", len(data)
     else:
         name, size = display_output(job.target), len(coded.output)
-    rate = f"{report.bits_per_subpixel:.3f} bits per sub-pixel"
+    origin = "" if size == coded.stream_bytes else f"from {coded.stream_bytes:,} bytes at "
+    rate = f"{origin}{report.bits_per_subpixel:.3f} bits per sub-pixel"
     line = f"{name}: {size:,} bytes, {rate}, {report.seconds:.1f} s"
     print_report(report, line, batch, *examine(display(job.source), coded.output))
 
@@ -123,10 +124,13 @@ def print_report(
     keys: Mapping = MappingProxyType({}),
     lines: str = "",
 ) -> None:
-    """What was done: for programs an object, a dataclass of `reports`; for people a line. What was examined follows."""
+    """What was done: for programs an object, a dataclass of `reports`; for people a line, if it is not empty.
+
+    What was examined follows.
+    """
     if batch.as_json:
         echo(json.dumps({**asdict(report), **keys}))
-    if not batch.quiet:
+    if line and not batch.quiet:
         note(line + lines)
 
 

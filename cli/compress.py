@@ -7,7 +7,7 @@ import click
 
 from .archive import make_archive, plan_archive
 from .batch import Batch, Coded, batch_options, each, run_one, unexamined
-from .files import Job, display, plan, read
+from .files import Job, check_no_image, display, plan, read
 from .ledger import Ledgers, check_colour
 from .options import EFFORTS, PATH, POSITIVE, Documented, gathered, model_option, use_threads
 from .progress import Progress
@@ -119,6 +119,7 @@ def compress(options: Options) -> None:
             as_json=options.as_json,
             of_folders="give the files in it, or --archive for one file of them all",
         )
+        check_no_image(options.output)
 
     from nvae_codec.codec import CHUNK_PIXELS, Codec
     from nvae_codec.device import choose_device

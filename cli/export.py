@@ -21,7 +21,7 @@ from .options import FORCE, PATH, RUN, data_option, device_option, note, threads
     "--check",
     metavar="DIR",
     type=PATH,
-    help="A folder of other images to compare both networks on.  [default: validation images]",
+    help="A folder of other images to compare both networks on.  [default: held-out images]",
 )
 @click.option(
     "--images",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import click
 
+from nvae_codec.errors import NO_FILE, NO_FOLDER
 from nvae_codec.files import named, write_file
 
 STREAM = Path("-")  # standard input or standard output
@@ -53,7 +54,7 @@ def check_sources(sources: Sequence[Path], of_folders: str = "give the files in 
         raise click.UsageError("Standard input is a terminal or closed: give a file, or pipe one in.")
     for source in sources:
         if source != STREAM and not source.exists():
-            raise FileNotFoundError(errno.ENOENT, "there is no such file", display(source))
+            raise FileNotFoundError(errno.ENOENT, NO_FILE, display(source))
         if source.is_dir():
             raise IsADirectoryError(errno.EISDIR, f"is a folder; {of_folders}", display(source))
 
@@ -71,10 +72,6 @@ def display_output(path: Path) -> str:
 def printable(name: str) -> str:
     """A name out of a file, which must not get at the terminal with what it holds."""
     return name if name.isprintable() else name.encode("unicode_escape").decode()
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def read(source: Path) -> bytes:
@@ -138,6 +135,14 @@ def check_outputs(jobs: Sequence[Job], folder: Path | None, force: bool) -> None
         check_folder(folder)
 
 
+def check_no_image(output: Path | None) -> None:
+    """Refuse an .nvb file with the name of an image file."""
+    from nvae_codec.image import is_image_file
+
+    if output is not None and is_image_file(output):
+        raise click.UsageError(f"{display(output)} has the suffix of an image file, but would be an .nvb file.")
+
+
 def check_target(target: Path, force: bool, create_folder: bool = False) -> None:
     """Refuse an output that could not be written, or that would overwrite what is there."""
     if target == STREAM:
@@ -147,7 +152,7 @@ def check_target(target: Path, force: bool, create_folder: bool = False) -> None
     if target.is_file() and not force:
         raise FileExistsError(errno.EEXIST, "exists already; -f overwrites it", display(target))
     if not create_folder and not target.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "there is no such folder", display(target.parent))
+        raise FileNotFoundError(errno.ENOENT, NO_FOLDER, display(target.parent))
 
 
 def check_folder(folder: Path) -> None:

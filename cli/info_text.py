@@ -2,7 +2,9 @@
 
 from itertools import groupby
 
-from .files import counted, printable
+from nvae_codec.wording import counted
+
+from .files import printable
 
 
 def describe(content: dict) -> list[str]:
@@ -32,7 +34,8 @@ def _image(content: dict) -> list[str]:
 
 def _archive(content: dict) -> list[str]:
     return [
-        f"images: {content['num_images']:,}, of {content['pixels']:,} pixels and {content['subpixels']:,} sub-pixels",
+        f"images: {content['num_images']:,}, of {counted(content['pixels'], 'pixel')} and "
+        f"{counted(content['subpixels'], 'sub-pixel')}",
         *_file_and_model(content),
         f"headers and checksums: {content['header_bytes']:,} bytes",
         f"metadata: {content['metadata_bytes']:,} bytes",

@@ -1,6 +1,7 @@
 """The `nvae-codec` command: its subcommands, and what every error becomes: one sentence on stderr and an exit status.
 
 0: all went well. 1: something failed; of many files, at least one. 2: the command line contradicts itself.
+130: interrupted by Ctrl-C; but 1 of `train`, which handles signals itself (`signals`).
 """
 
 import os
@@ -16,6 +17,7 @@ from nvae_codec.errors import NvaeCodecError, sentence
 
 COMMANDS = ("compress", "decompress", "info", "train", "export", "import-nvae", "sample", "eval")
 FAILURES = (NvaeCodecError, OSError, MemoryError)
+INTERRUPTED = 130  # as of what SIGINT ends: 128 and its number
 
 
 class AlreadyReported(Exception):
@@ -50,8 +52,15 @@ class LazyGroup(click.Group):
                 option.envvar = f"{self.variables}_{name}_{long_name}".replace("-", "_").upper()
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print_error("interrupted")
+            raise click.exceptions.Exit(INTERRUPTED) from None
+
     def main(self, *args: Any, **options: Any) -> Any:
-        """Handle what click does not; it handles usage errors, Ctrl-C, and broken pipes, of which it says nothing."""
+        """Handle what click does not; it handles usage errors, and broken pipes, of which it says nothing."""
         try:
             return super().main(*args, **options)
         except AlreadyReported:

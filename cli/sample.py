@@ -72,7 +72,7 @@ def sample(
     import torch
 
     from nvae_codec.device import choose_device
-    from nvae_codec.errors import ModelError
+    from nvae_codec.errors import NO_FOLDER, ModelError
     from nvae_codec.image import FORMATS, Image, write_image
     from nvae_codec.training.checkpoint import FILE_NAME, load_network
     from nvae_codec.training.sampling import image_grid, readjust_batch_norm
@@ -81,7 +81,7 @@ def sample(
     if output.suffix.lower() not in FORMATS:
         raise click.UsageError(f"The suffix of -o chooses the format; it can be {', '.join(FORMATS)}.")
     if not (run / FILE_NAME).exists():
-        raise ModelError(f"{run}: not the folder of a run: it has no {FILE_NAME}")
+        raise ModelError(f"{run}: {f'not the folder of a run: it has no {FILE_NAME}' if run.exists() else NO_FOLDER}")
     check_target(output, force)
     use_threads(threads)
     network = load_network(run).to(choose_device(device))

@@ -71,7 +71,7 @@ EXECUTION = ("device", "precision", "compile", "recompute", "threads", "workers"
     "validation_percent",
     metavar="PERCENT",
     type=click.FloatRange(0, 100, max_open=True),
-    help="Percent of the images to hold out, if the data set has no validation images of its own.  [default: 10 of "
+    help="Percent of the images to hold out, if the data set does not say itself which ones are.  [default: 10 of "
     "celebahq256 and ffhq256, otherwise 5]",
 )
 @click.option("--epochs", metavar="N", type=POSITIVE, help="Length of the run.")

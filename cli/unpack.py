@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from nvae_codec.bitstreams.container import Container
 from nvae_codec.bitstreams.recovery import Recovery
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecError, enough_memory
+from nvae_codec.wording import counted
 
 from .archive import archive_line
 from .batch import print_report, workers_for
-from .files import counted, display, display_output, printable, write, write_inside
+from .files import display, display_output, printable, write, write_inside
 from .main import AlreadyReported, print_error
 from .progress import Progress, progress_bar
 from .reports import UnpackedReport
@@ -51,14 +52,17 @@ def unpack_archive(job: Unpacking, request: Request, data: bytes, codec_for: Cal
         _give_back(codec, content, job, request, report)
     report.seconds = time.perf_counter() - start
     failed = bool(report.lost or report.lost_chunks)
+    origin = ""
     if output is not None:
         name, size = display_output(output), report.output_bytes
+        origin = f"from {len(data):,} bytes at "
     else:
         some = request.only and list(job.targets)
         verb = "are" if some and len(some) > 1 else "is"
         name = f"{_listed(some)} of {display(job.source)}" if some else display(job.source)
         name, size = name if failed else f"{name} {verb} whole", len(data) if request.test and not some else None
-    print_report(report, archive_line(name, size, report), request)
+    line = "" if failed and not report.num_images else archive_line(name, size, report, origin)  # errors said it all
+    print_report(report, line, request)
     if failed:
         raise AlreadyReported
 

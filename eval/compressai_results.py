@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from nvae_codec.errors import ImageError
+from nvae_codec.wording import counted
 
 from .results import CompareResults
 
@@ -74,7 +75,8 @@ def documents_of(results: CompareResults, drawn_at_db: float | None = None) -> d
         return {
             total.codec: document(
                 total.codec,
-                f"{total.codec} {results.settings.codecs.get(total.codec, '')}, lossless, {total.num_images} images",
+                f"{total.codec} {results.settings.codecs.get(total.codec, '')}, lossless, "
+                f"{counted(total.num_images, 'image')}",
                 [total.bits_per_pixel_mean_over_images],
                 [total.encode_seconds / total.num_images],
                 [total.decode_seconds / total.num_images],

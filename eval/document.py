@@ -44,10 +44,23 @@ def read(kind: Any, path: Path, what: str) -> Any:
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        reason = f"{place}: {first['msg']}" if place else first["msg"]
-        raise NvaeCodecError(f"{path}: not {what}: {reason}") from error
+        raise NvaeCodecError(f"{path}: not {what}: {_reason(error)}") from error
+
+
+def _reason(error: ValidationError) -> str:
+    """What is the matter with a file, by the first error that pydantic found."""
+    first = error.errors(include_url=False)[0]
+    place, found = ".".join(map(str, first["loc"])), first["input"]
+    if first["type"] == "json_invalid":
+        return "it is not JSON"
+    kind = found.get("kind") if first["type"] == "union_tag_invalid" else found if place == "kind" else None
+    if isinstance(kind, str):
+        return f"it is of the kind {kind!r}"
+    if first["type"] == "missing":
+        return f"it has no {place}"
+    if first["type"] == "unexpected_keyword_argument":
+        return f"it has {place}, which is unknown"
+    return f"{place} has a value that it cannot have" if place else "it has no kind that is known"
 
 
 def keys(kind: Any) -> str:

@@ -9,6 +9,7 @@ from nvae_codec.training.checkpoint import load_network
 from nvae_codec.training.data.batches import fixed_batch
 from nvae_codec.training.evaluation import evaluate
 from nvae_codec.training.run import Run
+from nvae_codec.wording import counted
 
 from .printed import Bounds, Elbo
 from .progress import Report, Watch, silent, unwatched
@@ -27,8 +28,9 @@ def measure(
     device: str = "auto",
     report: Report = silent,
     watch: Watch = unwatched,
-) -> tuple[Elbo, tuple[int, ...]]:
-    """Bounds on held-out, or on training, images, and the sides of the groups of latents, coarsest first.
+) -> tuple[Elbo, tuple[int, ...], str]:
+    """Bounds on held-out, or on training, images, the sides of the groups of latents, coarsest first, and what was
+    measured, in words.
 
     `run` is the folder of a training run or of an imported network; `data` is where its data set lies now. Raises
     ModelError and ImageError where these cannot be read, or if no images are held out.
@@ -59,4 +61,5 @@ def measure(
         nats=Bounds(**nats),
         bits_per_dim=Bounds(**bits, kl=[found.bits(value) for value in found.kl]),
     )
-    return result, tuple(config.side(scale) for scale in config.scale_of_group)
+    what = counted(found.images, f"{'training' if training else 'held-out'} {images.noun}")
+    return result, tuple(config.side(scale) for scale in config.scale_of_group), what

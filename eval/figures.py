@@ -4,6 +4,8 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nvae_codec.wording import counted
+
 from .extra import check_extra
 from .results import NVAE_CODEC, CompareResults, RateResults, Total
 
@@ -81,7 +83,7 @@ def _rate_against_negative_elbo(figure: "Figure", results: RateResults) -> None:
         color=OURS,
         alpha=0.6,
         linewidths=0,
-        label=f"{len(images):,} images, a file each",
+        label=f"{counted(len(images), 'image')}, a file each",
     )
     mean = totals.negative_elbo_bits_per_subpixel_total_over_bytes, totals.file_bits_per_subpixel_total_over_bytes
     interval, errors = totals.overhead_total_confidence_interval, None

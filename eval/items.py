@@ -1,4 +1,4 @@
-"""What is measured: images by name, or the test images of a data set, each read when it is its turn."""
+"""What is measured: images by name, or the held-out images of a data set, each read when it is its turn."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Selection:
-    """Image files and the folders that they lie right in, or the test images of a data set in the folder `data`.
+    """Image files and the folders that they lie right in, or the held-out images of a data set in the folder `data`.
 
     They are the first `num_images` of them, at 1 / `reduce` of their sides (rounded down, by Lanczos's filter), cut to
     their central squares with a side of `crop`.
@@ -51,7 +51,7 @@ class Selection:
         )
         found = found[: self.num_images]
         if not found:
-            raise ImageError("no images are held out for validation or testing")
+            raise ImageError("no images are held out")
         if self.reduce:
             found = [Item(name, partial(_reduced, name, load, self.reduce)) for name, load in found]
         if self.crop:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, about
+from nvae_codec.wording import counted
 
 from .codecs import ImageCodec
 from .memory import Memory, peak_bytes, resident_bytes
@@ -149,7 +150,7 @@ def decode_solid(codec: ImageCodec, images: Sequence[tuple[str, np.ndarray]], en
         with _naming(f"{SOLID}: {codec.name}"):
             decoded, seconds = _timed(codec.decode_archive, file.read_bytes())
         if len(decoded) != len(images):
-            raise DriftError(f"{SOLID}: {codec.name} gave back {len(decoded)} images of {len(images)}")
+            raise DriftError(f"{SOLID}: {codec.name} gave back {len(decoded)} of {counted(len(images), 'image')}")
         for (name, samples), samples_decoded in zip(images, decoded, strict=True):
             _check(codec, samples << (8 - bits), samples_decoded, f"{SOLID}: {name}")
         return seconds

@@ -12,6 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from nvae_codec.wording import counted
+
 from . import document
 from .document import Cell, columns
 from .extra import check_extra
@@ -93,8 +95,7 @@ def _cell(entry: Cell) -> str:
 
 def _data(data: Data) -> str:
     """What was measured, in words."""
-    plural = "" if data.num_images == 1 else "s"
-    return f"{data.source}, {data.num_images:,} image{plural}, {data.subpixels:,} sub-pixels"
+    return f"{data.source}, {counted(data.num_images, 'image')}, {counted(data.subpixels, 'sub-pixel')}"
 
 
 def _safe_figures(drawn: dict[str, str]) -> dict[str, str]:

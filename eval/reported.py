@@ -108,7 +108,7 @@ def held_out_images(dataset: str, data: Path | None, side: int, most: int) -> tu
 
     held_out = open_dataset(dataset, data, side=side).validation
     if not len(held_out):
-        raise ImageError(f"{dataset}: no images are held out for validation or testing")
+        raise ImageError(f"{dataset}: no images are held out")
     return ALIASES.get(dataset, dataset), np.stack([held_out.item(number) for number in range(len(held_out))[:most]])
 
 

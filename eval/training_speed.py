@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nvae_codec.errors import ModelError
+from nvae_codec.wording import counted
 
 from .bench import busy_programs
 from .memory import peak_bytes
@@ -107,4 +108,4 @@ def _name(device: str) -> str:
 
     if device == "cuda":
         return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} threads of a {platform.processor() or platform.machine()} processor"
+    return f"{counted(torch.get_num_threads(), 'thread')}, processor {platform.processor() or platform.machine()}"

@@ -1,7 +1,11 @@
 """Everything a user can cause has one of these types; the terminal turns them into one sentence and exit status 1."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+NO_FILE, NO_FOLDER = "there is no such file", "there is no such folder"
 
 
 class NvaeCodecError(Exception):
@@ -61,5 +65,11 @@ def sentence(error: Exception, name: str = "") -> str:
     if isinstance(error, MemoryError):
         reason = "there is not enough memory"
     elif isinstance(error, OSError) and error.strerror:
-        name, reason = error.filename or name, error.strerror
+        missing = error.strerror == os.strerror(errno.ENOENT)
+        name, reason = error.filename or name, NO_FILE if missing else error.strerror
     return f"{name}: {reason}" if name else reason
+
+
+def reason_of(error: OSError) -> str:
+    """Why a file cannot be read, without its name."""
+    return NO_FILE if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"

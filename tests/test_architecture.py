@@ -8,7 +8,7 @@ from helpers import REPOSITORY
 
 # From the ground. A module is on the floor of the longest name here that it begins with.
 FLOORS = (
-    ("errors", "files", "installation"),
+    ("errors", "files", "installation", "wording"),
     ("device", "executors", "bitstreams"),
     ("tiling", "image"),
     ("colour",),

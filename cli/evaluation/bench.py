@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nvae_codec.eval.printed import Bench
+from nvae_codec.wording import counted
 
 from ..files import echo
 from ..options import DEVICE, POSITIVE, Documented, json_option, model_option, note, threads_option, use_threads
@@ -99,14 +100,14 @@ def describe(result: Bench) -> str:
     lines = [
         table(("seconds", "compress", "decompress"), rows),
         "",
-        f"{result.num_images} images, {result.raw_bytes:,} bytes raw, {result.file_bytes:,} coded; model "
+        f"{counted(result.num_images, 'image')}, {result.raw_bytes:,} bytes raw, {result.file_bytes:,} coded; model "
         f"{result.model}, {result.kernel} on {result.device}, threads {result.threads}, workers {result.workers}, busy "
         f"programs beside {result.beside}; start {result.start_seconds:.1f} s"
         + (f"; peak memory {peak / 1e6:,.0f} MB" if peak else ""),
     ]
     if forward := result.forward:
         lines.append(
-            f"forward pass of {forward.batch_size} tiles: integers {forward.integer_seconds:.3f} s, floats "
+            f"forward pass of {counted(forward.batch_size, 'tile')}: integers {forward.integer_seconds:.3f} s, floats "
             f"{forward.float_seconds:.3f} s, ratio {forward.integer_over_float:.2f}"
         )
     if result.profile:

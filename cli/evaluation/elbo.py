@@ -30,7 +30,7 @@ from .options import BATCH_SIZE, NOISE_SEED, samples_option
 )
 @RUN
 @data_option()
-@click.option("--training", is_flag=True, help="Training images, not validation images.")
+@click.option("--training", is_flag=True, help="Training images, not held-out images.")
 @click.option(
     "--images",
     "num_images",
@@ -62,12 +62,12 @@ def elbo(run: Path, training: bool, threads: int | None, as_json: bool, **option
     from nvae_codec.eval.elbo import measure
 
     use_threads(threads)
-    result, sides = measure(run, training=training, report=note, watch=progress_bar, **options)
-    echo(to_json(result).rstrip() if as_json else describe(result, sides, "training" if training else "validation"))
+    result, sides, what = measure(run, training=training, report=note, watch=progress_bar, **options)
+    echo(to_json(result).rstrip() if as_json else describe(result, sides, what))
 
 
-def describe(result: Elbo, sides: tuple[int, ...], kind: str) -> str:
-    """A table of all bounds, and the KL of every group of latents, whose side is in `sides`."""
+def describe(result: Elbo, sides: tuple[int, ...], what: str) -> str:
+    """What was measured, a table of all bounds, and the KL of every group of latents, whose side is in `sides`."""
     from dataclasses import fields
 
     from nvae_codec.eval.tables import table
@@ -81,4 +81,4 @@ def describe(result: Elbo, sides: tuple[int, ...], kind: str) -> str:
     for group, (side, nats, bits) in enumerate(zip(sides, result.nats.kl, result.bits_per_dim.kl, strict=True)):
         rows.append((f"KL of group {group}, side {side}", nats, bits))
     text = table(("", "nats/image", "bits/dim"), [(label, f"{nats:.3f}", f"{bits:.4f}") for label, nats, bits in rows])
-    return f"{result.num_images} {kind} images, draws for each: {result.samples}\n{text}"
+    return f"{what}, draws for each: {result.samples}\n{text}"

@@ -72,7 +72,9 @@ def measured_images(command: Callable) -> Callable:
     return together(
         click.argument("paths", metavar="[IMAGES]...", nargs=-1, type=PATH),
         click.option(
-            "--dataset", metavar="NAME", help="Instead of IMAGES: the test images of a data set, as `train` reads it."
+            "--dataset",
+            metavar="NAME",
+            help="Instead of IMAGES: the held-out images of a data set, as `train` reads it.",
         ),
         data_option(
             "Where the --dataset lies.  [default: data/NAME]  Without --dataset: a folder of images to measure, or the "

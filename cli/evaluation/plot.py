@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from ..files import write
-from ..options import PATH
+from ..files import check_target, display_output, write
+from ..options import PATH, note
 
 
 @click.command(short_help="A bar chart of the rates of all codecs.")
@@ -25,4 +25,6 @@ def plot(results: Path, output: Path) -> None:
     from nvae_codec.eval.figures import rates_figure
     from nvae_codec.eval.results import CompareResults
 
+    check_target(output, force=True)
     write(output, rates_figure(read(CompareResults, results, "results of `eval compare`")).encode())
+    note(f"wrote {display_output(output)}")

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import click
 
 from nvae_codec.eval.results import RateResults
+from nvae_codec.wording import counted
 
 from ..files import echo
-from ..options import POSITIVE, model_option
+from ..options import POSITIVE, model_option, note
 from ..progress import progress_bar
 from .options import (
     EFFORT,
@@ -102,6 +103,9 @@ def rate(
             watch=progress_bar,
         )
         write_texts(folder, lambda: texts(results))
+    found = results.data.num_images
+    if too_long := [str(length) for length in lengths or () if length > found]:
+        note(f"note: no chain of {' or '.join(too_long)}, for want of images: {counted(found, 'image')} in all")
     echo(describe(results))
 
 
@@ -129,7 +133,7 @@ def describe(results: RateResults) -> str:
     likely = "" if interval is None else f" (95 % interval {100 * interval[0]:+.3f} to {100 * interval[1]:+.3f})"
     parts.append(f"files over negative ELBO: {means}all bytes {100 * totals.overhead_total_over_bytes:+.3f} %{likely}")
     if results.chains:
-        chains = [(f"{each.num_images:,}", each.file_bits / 8, 100 * each.overhead) for each in results.chains]
+        chains = [(f"{each.num_images:,}", round(each.file_bits / 8), 100 * each.overhead) for each in results.chains]
         parts.append(table(("images in a chain", "bytes", "overhead %"), chains))
     return "\n\n".join(parts)
 

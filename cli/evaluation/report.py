@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from ..files import write
-from ..options import PATH
+from ..files import check_target, display_output, write
+from ..options import PATH, note
 
 
 @click.command(short_help="One page of all results.")
@@ -24,4 +24,6 @@ def report(folders: tuple[Path, ...], output: Path) -> None:
     from nvae_codec.eval.document import FILE_NAME
     from nvae_codec.eval.report import read_results, render
 
+    check_target(output, force=True)
     write(output, render([read_results(folder / FILE_NAME) for folder in folders]).encode())
+    note(f"wrote {display_output(output)}")

@@ -29,7 +29,7 @@ from .options import (
 @model_option(
     "The integer model made of it, to make an archive with; --run's network is then the one that it was made of."
 )
-@click.option("--dataset", metavar="NAME", help="Whose test or validation images are measured, as `train` reads it.")
+@click.option("--dataset", metavar="NAME", help="Whose held-out images are measured, as `train` reads it.")
 @data_option("Where the data set lies.  [default: data/NAME]")
 @click.option("--images", "num_images", metavar="N", type=POSITIVE, default=500, help="The first N held-out images.")
 @samples_option()

@@ -8,8 +8,8 @@ import click
 from nvae_codec.errors import ModelError
 from nvae_codec.eval.printed import WAYS, TrainingSpeed
 
-from ..files import echo, write
-from ..options import PATH, POSITIVE, Documented, device_option
+from ..files import check_target, display_output, echo, write
+from ..options import PATH, POSITIVE, Documented, device_option, note
 from .options import BESIDE
 
 
@@ -67,6 +67,8 @@ def training_speed(
     if preset not in PRESETS:
         raise click.UsageError(f"There is no preset {preset}; there are {', '.join(PRESETS)}.")
     check_settings(preset, dict(settings))
+    if output is not None:
+        check_target(output, force=True)
     ways = [way for way in WAYS if way not in skip]
     found: dict[str, Speed] = {}
     echo("| way | images/s | first report, s | peak memory, MB |\n|---|---|---|---|")
@@ -83,3 +85,4 @@ def training_speed(
     echo(f"\npreset {preset}, batch of {speed.batch_size}, {speed.device}")
     if output is not None:
         write(output, to_json(TrainingSpeed(preset=preset, ways=found)).encode())
+        note(f"wrote {display_output(output)}")

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from nvae_codec.errors import DriftError, ModelError, enough_memory, lacks_memory
+from nvae_codec.errors import DriftError, ModelError, enough_memory, lacks_memory, reason_of
 from nvae_codec.integer import kernels
 from nvae_codec.integer.calibrate import Measurement
 from nvae_codec.integer.kernels import CPU, Kernels
@@ -60,7 +60,7 @@ def _read(path: Path) -> tuple[dict[str, str], NVAEConfig, dict[str, torch.Tenso
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError as error:
-        raise ModelError(f"{path}: no such model file") from error
+        raise ModelError(f"{path}: {reason_of(error)}") from error
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a readable safetensors file") from error
     if metadata.get("format") != FORMAT or not {"fingerprint", "self_test"} <= set(metadata):
@@ -136,6 +136,8 @@ def resolve(model: str | Path | None) -> Path:
         return path
     if (found := bundled(str(model))) is None:
         known = ", ".join(sorted(file.stem for file in BUNDLED.glob(f"*{SUFFIX}"))) or "none"
+        if path.exists():
+            raise ModelError(f"{model}: not a model, which is a {SUFFIX} file or the name of a bundled one: {known}")
         raise ModelError(
             f"no bundled model is called {model}; there are: {known} (a path to a {SUFFIX} file is accepted too)"
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from nvae_codec.errors import ModelError
+from nvae_codec.errors import ModelError, reason_of
 from nvae_codec.files import whole_file
 from nvae_codec.integer.fake_quant import float_network
 from nvae_codec.model.config import NVAEConfig
@@ -35,9 +35,9 @@ def load_checkpoint(path: Path) -> dict:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise ModelError(f"{path}: {reason_of(error)}") from error
     except Exception as error:  # whatever a damaged pickle makes its reader stumble over
-        raise ModelError(f"{path}: not a readable checkpoint ({type(error).__name__})") from error
+        raise ModelError(f"{path}: not a readable checkpoint") from error
     if not isinstance(values, dict) or not {"config", "model"} <= set(values):
         raise ModelError(f"{path}: not a checkpoint of this program")
     return values
@@ -48,6 +48,8 @@ def load_network(path: Path) -> NVAE:
 
     Where the run averages its weights it is the average. Raises ModelError if there is no network.
     """
+    if not path.exists():
+        raise ModelError(f"{path}: there is no such file or folder")
     path = path / FILE_NAME if path.is_dir() else path
     values = load_checkpoint(path)
     try:

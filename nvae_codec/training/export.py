@@ -32,6 +32,7 @@ from nvae_codec.training.data.open import open_dataset
 from nvae_codec.training.data.sets import Dataset, ImageSet
 from nvae_codec.training.evaluation import bits_per_dimension, estimate_batch_norm, evaluate
 from nvae_codec.training.run import Run
+from nvae_codec.wording import counted
 
 # How many images there are of a kind: so many pixels' worth, within limits.
 CALIBRATION_PIXELS, CALIBRATION_IMAGES = 2**18, (4, 64)  # that the integers' scales are chosen on, in one batch
@@ -93,7 +94,7 @@ def export(
     network, statistics = _choose_batch_norm(network, training, held_out, device, report)
     calibration_images = calibration_images or _worth(CALIBRATION_PIXELS, side**2, CALIBRATION_IMAGES)
     checked = fixed_batch(check or held_out, _worth(CHECKED_PIXELS, side**2, CHECKED_IMAGES), seed=1)
-    compared_on = f"{len(checked)} {kind} image{'s' if len(checked) > 1 else ''}"
+    compared_on = counted(len(checked), f"{kind} {(check or held_out).noun}")
     for bits in (12, 16) if activation_bits is None else (activation_bits,):
         integer = convert(network, fixed_batch(training, calibration_images), activation_bits=bits)
         comparison = compare(network, integer, checked)
@@ -261,12 +262,12 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
     ]
     if run is not None:
         recipe = run.recipe
-        length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs} epochs"
+        length = counted(recipe.steps, "step") if recipe.steps else counted(recipe.epochs, "epoch")
         rows += [
             ("data", f"`{run.data.dataset}`"),
             (
                 "training",
-                f"{length} of {recipe.batch_size} images per process, "
+                f"{length} of {counted(recipe.batch_size, 'image')} per process, "
                 f"seed {recipe.seed}; `config.json` has every option",
             ),
         ]
@@ -275,8 +276,8 @@ def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> 
     if "validation_bits_per_dim" in status:
         rows.append(
             (
-                "negative ELBO, validation images",
-                f"{status['validation_bits_per_dim']:.4f} bits/dim after {status['step']:,} steps",
+                "negative ELBO, held-out images",
+                f"{status['validation_bits_per_dim']:.4f} bits/dim after {counted(status['step'], 'step')}",
             )
         )
     comparison = exported.comparison

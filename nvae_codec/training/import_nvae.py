@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nvae_codec.errors import ModelError
+from nvae_codec.errors import ModelError, reason_of
 from nvae_codec.model.cells import Cell, DownSkip, UpSkip
 from nvae_codec.model.config import ARCHITECTURES, OF_PHASES, NVAEConfig
 from nvae_codec.model.nvae import NVAE
@@ -144,9 +144,9 @@ def _read(path: str | Path) -> dict:
         with torch.serialization.safe_globals([argparse.Namespace]):
             values = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror or error}") from error
+        raise ModelError(reason_of(error)) from error
     except Exception as error:  # whatever a damaged pickle makes its reader stumble over
-        raise ModelError(f"not a readable checkpoint ({type(error).__name__})") from error
+        raise ModelError("not a readable checkpoint") from error
     if not isinstance(values, dict) or not {"args", "arch_instance", "state_dict"} <= values.keys():
         raise ModelError("not a checkpoint of the NVAE release: it must hold args, arch_instance and state_dict")
     return values

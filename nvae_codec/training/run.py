@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from nvae_codec.errors import ModelError
+from nvae_codec.errors import NO_FOLDER, ModelError
 from nvae_codec.files import write_file
 from nvae_codec.integer.fake_quant import float_network
 from nvae_codec.model.config import NVAEConfig
@@ -98,7 +98,8 @@ class Run:
                 values["start"],
             )
         except OSError as error:
-            raise ModelError(f"{folder}: not the folder of a training run: it has no {FILE_NAME}") from error
+            fault = f"not the folder of a training run: it has no {FILE_NAME}" if folder.exists() else NO_FOLDER
+            raise ModelError(f"{folder}: {fault}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(f"{path}: not the configuration of a training run") from error
         except ModelError as error:

@@ -91,7 +91,9 @@ def test_metadata_come_back_and_the_suffix_chooses_the_format(photos, toy_model_
     Path("meta.webp").write_bytes(write_image(Image(SAMPLES, b"II*\0EXIF", b"profile"), ".webp"))
     assert invoke("compress", "meta.webp", "-q", "--model", toy_model_path).exit_code == 0
     for output, format in (("back.png", "PNG"), ("back.webp", "WEBP"), ("back", "PNG")):
-        assert invoke("decompress", "meta.nvb", "-o", output, "--model", toy_model_path).exit_code == 0
+        result = invoke("decompress", "meta.nvb", "-o", output, "--model", toy_model_path)
+        sizes = f"{os.path.getsize(output):,} bytes, from {os.path.getsize('meta.nvb'):,} bytes at "
+        assert result.exit_code == 0 and result.stderr.startswith(f"{output}: {sizes}")
         assert same_image("meta.webp", output) and pillow.open(output).format == format
     assert "EXIF or ICC" in failure(invoke("decompress", "meta.nvb", "-o", "back.ppm", "--model", toy_model_path))
     refused = failure(invoke("decompress", "meta.nvb", "-o", "back.jpg", "--model", toy_model_path), status=2)
@@ -419,6 +421,7 @@ def test_too_little_memory_for_a_model_is_no_damage(photos, toy_model_path, monk
         (["squeeze", "a.png"], 2, "No such command"),
         (["compress", "a.png", "b.png", "-o", "x.nvb"], 2, "-o is for one input"),
         (["compress", "a.png", "-o", "a.png"], 2, "both an input and an output"),
+        (["compress", "a.png", "-o", "c.PNG"], 2, "c.PNG has the suffix of an image file"),
         (["compress", "."], 1, "is a folder; give the files in it, or --archive for one file of them all"),
         (["compress", "a.png", "-o", "-", "--json"], 2, "--json"),
         (["compress", "a.png", "--chunk-pixels", "9"], 2, "--chunk-pixels is for an --archive"),
@@ -432,6 +435,13 @@ def test_mistakes_have_their_exit_status_before_any_work(photos, monkeypatch, ar
     monkeypatch.setitem(sys.modules, "nvae_codec.codec", None)  # whoever began to work would fail to import it
     assert reason in failure(invoke(*arguments), status)
     assert sorted(os.listdir()) == ["a.png", "b.png", "grey.png"]
+
+
+def test_a_file_that_is_no_model(photos):
+    reported = failure(invoke("compress", "a.png", "--model", "grey.png"))
+    assert reported.startswith("nvae-codec: grey.png: not a model, which is a .safetensors file")
+    missing = failure(invoke("compress", "a.png", "--model", "none.safetensors"))
+    assert missing == "nvae-codec: none.safetensors: there is no such file\n"
 
 
 def test_existing_outputs_are_overwritten_by_force_alone(photos, toy_model_path):
@@ -470,12 +480,12 @@ def test_wrong_models_and_large_images_are_refused(photos, toy_model_path):
     assert not os.path.exists("back.png")
 
 
-def test_interruptions_end_with_status_1(photos, monkeypatch):
+def test_interruptions_end_with_status_130(photos, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "read_bytes", interrupt)
-    assert failure(invoke("info", "a.png")).strip() == "Aborted!"
+    assert failure(invoke("info", "a.png"), 130) == "nvae-codec: interrupted\n"
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_what_a_run_reports_and_leaves(workshop):
         f"{lines[-1]['validation_bits_per_dim']:.4f} bits/dim after 6",
         "6 steps of 8 images",
         "`folder`",
-        "held-out image",
+        "held-out crop",
         "licence the model may be used",
     ):
         assert part in card
@@ -231,7 +231,7 @@ def test_a_run_with_rounded_activations_makes_a_model_of_12_bits(place):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--from", "nowhere"], "nowhere: cannot be read"),
+        (["--from", "nowhere"], "nowhere: there is no such file or folder"),
         (["--from", "images/00.png"], "images/00.png: not a readable checkpoint"),
         (["--from", "run", "--set", "num_mixtures=3"], "the network to begin with has num_mixtures = 2, not 3"),
         (
@@ -498,10 +498,7 @@ def test_contradictions_in_training(tmp_path, monkeypatch, no_reading, arguments
         (["--device", "cuda:999"], ""),
         (["--data", "images", "--preset", "toy", "--run", "a.txt"], "a.txt: a file, not the folder of a run"),
         (["--data", "images", "--preset", "toy", "--run", "a.txt/run"], "a.txt/run: Not a directory"),
-        (
-            ["--data", "images", "--preset", "toy", "--batch-size", 100],
-            "training images are too few for a batch of 100",
-        ),
+        (["--data", "images", "--preset", "toy", "--batch-size", 100], "training crops are too few for a batch of 100"),
         (["--data", "images"], "images: no image of at least 64 x 64 RGB pixels to train on"),
     ],
 )
@@ -565,11 +562,11 @@ def test_a_single_image(place):
     (line,) = map(json.loads, Path("single/stats.jsonl").read_text().splitlines())
     assert "validation_bits_per_dim" not in line
     card = Path("single/model.md").read_text()
-    assert "training images, same noise" in card and "held-out" not in card and "validation" not in card
+    assert "training crops, same noise" in card and "held-out" not in card and "validation" not in card
     reported = sentence(invoke("eval", "elbo", "single"))
     assert reported == "no images are held out; --training takes training images"
     evaluated = invoke("eval", "elbo", "single", "--training", "--images", 2)
-    assert evaluated.exit_code == 0 and evaluated.stdout.startswith("2 training images")
+    assert evaluated.exit_code == 0 and evaluated.stdout.startswith("2 training crops")
 
 
 def test_a_network_that_cannot_code_says_so_first(place):
@@ -807,12 +804,12 @@ def test_export_of_a_run(place):
         "licence=mine=alone",
     )
     assert result.exit_code == 0 and result.stdout == ""
-    assert "negative ELBO on 6 held-out images: float " in result.stderr
+    assert "negative ELBO on 6 held-out crops: float " in result.stderr
     assert result.stderr.endswith("wrote mine.safetensors and mine.md\n")
     described = invoke("info", "mine.safetensors").stdout
     assert "  about: my holidays\n" in described and "  licence: mine=alone\n" in described
     card = Path("mine.md").read_text()
-    assert card.startswith("# mine\n") and "6 held-out images, same noise" in card
+    assert card.startswith("# mine\n") and "6 held-out crops, same noise" in card
     assert model_file.load(Path("mine.safetensors"))[1][:16] in card
     assert content("run") == before
 
@@ -919,7 +916,7 @@ def spoil(how: str) -> str:
     values = json.loads(config.read_text())
     if how == "absent":
         shutil.rmtree("run")
-        return "run: not the folder of a "
+        return "run: there is no such folder"
     if how == "file":
         shutil.rmtree("run")
         Path("run").write_text("text")
@@ -1057,7 +1054,7 @@ def test_imported_networks_have_their_data_set(tmp_path, monkeypatch, name, expe
 def test_what_cannot_be_imported(place):
     torch.save({"args": Shell(), "arch_instance": {}, "state_dict": {}}, "code.pt")
     for source, reason in (
-        ("nowhere.pt", "nowhere.pt: cannot be read: No such file"),
+        ("nowhere.pt", "nowhere.pt: there is no such file"),
         ("images", "images: "),
         ("images/01.png", "images/01.png: not a readable checkpoint"),
         ("code.pt", "code.pt: not a readable checkpoint"),
@@ -1127,7 +1124,7 @@ def test_figures_for_people(place):
     result = invoke("eval", "elbo", "run", "--images", 500)
     held_out = int(re.search(r"(\d+) held out", result.stderr)[1])
     first, header, _, *rows = result.stdout.splitlines()
-    assert first == f"{2 * held_out} validation images, draws for each: 1"
+    assert first == f"{2 * held_out} held-out crops, draws for each: 1"
     assert header.split() == ["nats/image", "bits/dim"]
     assert [re.split(r" {3,}", row)[0] for row in rows] == [
         "negative ELBO",

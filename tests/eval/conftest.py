@@ -41,4 +41,5 @@ def measured(images, model, tmp_path_factory):
     options += ["--chains", "1,2,4,5,9"]
     result = invoke("eval", "rate", images, *options, "-o", out)
     assert result.exit_code == 0, result.output
+    assert "note: no chain of 9, for want of images: 5 images in all\n" in result.stderr
     return out

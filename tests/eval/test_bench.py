@@ -60,7 +60,7 @@ def test_both_networks_are_compared(images, toy_network, toy_integer_12, tmp_pat
     save_checkpoint(tmp_path / FILE_NAME, toy_network)
     text = invoke("eval", "bench", *images, "--model", model, "--effort", 1, "--float-network", tmp_path).stdout
     assert all(each in text for each in ("float32 on cpu", "ratio", "raw MB/s", "read files", "write files"))
-    assert "nothing.png: No such file or directory" in failure(invoke("eval", "bench", "nothing.png"))
+    assert "nothing.png: there is no such file" in failure(invoke("eval", "bench", "nothing.png"))
 
 
 def test_operators_and_the_coders_calls_are_profiled(images, toy_model_path):

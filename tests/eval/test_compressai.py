@@ -121,7 +121,7 @@ def test_what_cannot_be_converted_is_said_in_a_sentence(tmp_path):
         ([save(tmp_path / "kind.json", {"kind": "rate"})], none),
         ([save(tmp_path / "empty.json", compared())], "no codec was measured"),
         ([save(tmp_path / "nothing.json", compared(ours=-1))], "bpp must hold positive numbers"),
-        ([tmp_path / "none"], "No such file"),
+        ([tmp_path / "none"], "there is no such file"),
         ([save(tmp_path / "five.json", compared(5, ours=9.0))], "of samples of 5 bits"),
         ([good, good], "ours is in another file too"),
         ([good], "ours.json: is there already"),

@@ -58,8 +58,14 @@ def test_figures_name_every_codec_and_are_the_same_each_time(draw):
 def test_the_chart_of_a_document(tmp_path):
     given = found(("nvae-codec", 2.9, 0.1, 2), ("jxl", 3.1, 1.0, 2))
     (tmp_path / "results.json").write_text(document.to_json(given))
-    assert invoke("eval", "plot", tmp_path / "results.json", "-o", tmp_path / "a.svg").exit_code == 0
+    result = invoke("eval", "plot", tmp_path / "results.json", "-o", tmp_path / "a.svg")
+    assert result.exit_code == 0 and result.stderr == f"wrote {tmp_path / 'a.svg'}\n"
     assert (tmp_path / "a.svg").read_text() == figures.rates_figure(given)
-    (tmp_path / "results.json").write_text("{}")
+    nowhere = failure(invoke("eval", "plot", tmp_path / "results.json", "-o", tmp_path / "none" / "a.svg"))
+    assert nowhere == f"nvae-codec: {tmp_path / 'none'}: there is no such folder\n"
+    (tmp_path / "results.json").write_text('{"kind": "rate"}')
     message = failure(invoke("eval", "plot", tmp_path / "results.json", "-o", tmp_path / "b.svg"))
-    assert "results.json: not results of `eval compare`: " in message and not (tmp_path / "b.svg").exists()
+    assert (
+        "results.json: not results of `eval compare`: it is of the kind 'rate'" in message
+        and not (tmp_path / "b.svg").exists()
+    )

@@ -186,7 +186,7 @@ def test_other_samples_and_mistakes(images, model, tmp_path, monkeypatch):
     assert "0.png: other samples came back" in failure(invoke("eval", "rate", images, *options, "-o", tmp_path / "out"))
     assert not (tmp_path / "out" / "results.json").exists()
     monkeypatch.undo()
-    assert "nothing.png: No such file" in failure(invoke("eval", "rate", tmp_path / "nothing.png", *options))
+    assert "nothing.png: there is no such file" in failure(invoke("eval", "rate", tmp_path / "nothing.png", *options))
     for arguments in (
         [],
         ["--importance-samples", "3", images],

@@ -128,13 +128,13 @@ def rows_of(page: str) -> list[list[str]]:
 def test_results_that_are_none_make_no_page(measured, tmp_path):
     good = document_in(measured)
     for content, reason in (
-        ("[", "Invalid JSON"),
-        ("[]", "Input should be an object"),
-        ('{"kind": "rate"}', "rate.schema_version: Field required"),
-        ('{"kind": "guess"}', "'guess'"),
-        (json.dumps(good | {"schema_version": 2}), "rate.schema_version: Input should be 1"),
-        (json.dumps(good | {"more": 1}), "rate.more"),
-        (json.dumps(good | {"chains": [{"num_images": "1"}]}), "rate.chains.0.num_images"),
+        ("[", "it is not JSON"),
+        ("[]", "it has no kind that is known"),
+        ('{"kind": "rate"}', "it has no rate.schema_version"),
+        ('{"kind": "guess"}', "it is of the kind 'guess'"),
+        (json.dumps(good | {"schema_version": 2}), "rate.schema_version has a value that it cannot have"),
+        (json.dumps(good | {"more": 1}), "it has rate.more, which is unknown"),
+        (json.dumps(good | {"chains": [{"num_images": "1"}]}), "rate.chains.0.num_images has a value"),
     ):
         (tmp_path / "results.json").write_text(content)
         message = failure(invoke("eval", "report", tmp_path, "-o", tmp_path / "page.html"))

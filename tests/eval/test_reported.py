@@ -252,7 +252,7 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path):
     (tmp_path / "results.json").touch()
     given = ["--dataset", "cifar10", "--data", "cifar10"]
     for arguments, reason in (
-        (["--run", "missing", *given], "missing: cannot be read"),
+        (["--run", "missing", *given], "missing: there is no such file or folder"),
         (["--run", "run", "--dataset", "cifar"], "there is no data set 'cifar'; there are mnist"),
         (["--run", "run", "--dataset", "cifar10", "--data", "none"], "none: there is no such folder"),
         (["--run", "run", "--dataset", "mnist", "--data", "mnist"], "1 channels, but the network takes 3"),
@@ -264,8 +264,8 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path):
         ),
         (["--run", "run", "--device", "tpu", *given], "there is no device 'tpu'"),
         (["--measured", tmp_path / "other.json"], "other.json: not results of this command: "),
-        (["--measured", tmp_path / "rows.json"], "rows.json: not results of this command: measured.0."),
-        (["--measured", "none.json"], "none.json: No such file or directory"),
+        (["--measured", tmp_path / "rows.json"], "rows.json: not results of this command: it has no measured.0."),
+        (["--measured", "none.json"], "none.json: there is no such file"),
         (["-o", tmp_path], "holds a results.json already; choose another folder"),
         (["-o", "mine.safetensors"], "mine.safetensors: is a file, not a folder"),
     ):

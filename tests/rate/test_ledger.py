@@ -494,7 +494,7 @@ def test_a_float_network_that_does_not_fit_is_refused_before_any_coding(photos, 
     save_checkpoint(Path("other.pt"), network(num_channels_dec=8))
     for name, reason in (
         ("other.pt", "the model mine was made of"),
-        ("missing", "cannot be read"),
+        ("missing", "there is no such file"),
         ("grey.png", "not a readable checkpoint"),
     ):
         for archive in ([], ["--archive", "-o", "set.nvb"]):
@@ -561,7 +561,7 @@ def test_what_is_wrong_is_named_before_any_coding(photos, model_path, run_path, 
     grey = "grey.png: a float network has no likelihood for grey images"
     for arguments, reason in (
         (["photos", "bad.png"], "bad.png: this is no image"),
-        (["missing.png"], "nvae-codec: missing.png: No such file or directory"),
+        (["missing.png"], "nvae-codec: missing.png: there is no such file"),
         (["photos", "-o", "done"], "done: holds a results.json already; choose another folder"),
         (["photos", "-o", "grey.png"], "grey.png: is a file, not a folder"),
         (["photos", "grey.png", "--float-network", run_path], grey),

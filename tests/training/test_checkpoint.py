@@ -26,7 +26,7 @@ def test_damaged_checkpoints(tmp_path):
         with pytest.raises(ModelError, match="not a readable checkpoint"):
             run(tmp_path, recipe)
     path.unlink()
-    with pytest.raises(ModelError, match="not a readable checkpoint|cannot be read"):
+    with pytest.raises(ModelError, match="there is no such file"):
         load_network(path)
     torch.save({"weights": {}}, path)
     with pytest.raises(ModelError, match="not a checkpoint of this program"):

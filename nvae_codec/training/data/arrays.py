@@ -10,6 +10,7 @@ from nvae_codec.training.data.definition import Request
 from nvae_codec.training.data.fit import padded
 from nvae_codec.training.data.splits import Splits, purposes_by_words, split_by_hash
 from nvae_codec.training.data.stored import ArrayImages
+from nvae_codec.wording import counted
 
 
 def array_files(request: Request) -> Splits | None:
@@ -34,7 +35,7 @@ def array_files(request: Request) -> Splits | None:
             taken += 0 if isinstance(images, np.memmap) else images.nbytes
             places.append(f"{path.relative_to(inside)} {key}")
             parts.append(images)
-        request.report(f"{path.name} read, {sum(map(len, parts)):,} images so far")
+        request.report(f"{path.name} read, {counted(sum(map(len, parts)), 'image')} so far")
     if not parts:
         return None
     purposes = purposes_by_words(places)

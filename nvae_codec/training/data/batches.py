@@ -13,6 +13,7 @@ from nvae_codec.errors import ImageError
 from nvae_codec.training.data import augment
 from nvae_codec.training.data.sets import Crops, ImageSet
 from nvae_codec.training.data.stored import silent
+from nvae_codec.wording import counted
 
 DRAWS = 3  # random integers below 2^63 that an item is given
 
@@ -50,7 +51,9 @@ class Batches:
         self.steps_per_epoch = -(-len(images) // world_size) // batch_size
         if self.steps_per_epoch == 0:
             processes = f" in each of {world_size} processes" if world_size > 1 else ""
-            raise ImageError(f"{len(images)} training images are too few for a batch of {batch_size}{processes}")
+            found = counted(len(images), f"training {images.noun}")
+            too_few = "is too few" if len(images) == 1 else "are too few"
+            raise ImageError(f"{found} {too_few} for a batch of {batch_size}{processes}")
         if self.parts.get("smaller") and not isinstance(images, Crops):
             raise ImageError("smaller is for training on crops of images, and these images are seen whole")
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nvae_codec.errors import ImageError
+from nvae_codec.errors import ImageError, reason_of
 from nvae_codec.training.data.arrays import array_files
 from nvae_codec.training.data.definition import Definition, Request
 from nvae_codec.training.data.files import image_files
@@ -63,7 +63,7 @@ def _read(path: Path, labels: int) -> np.ndarray:
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise ImageError(f"{path}: {reason_of(error)}") from error
     if data.size % (labels + 3072):
         raise ImageError(f"{path}: not a whole number of records of {labels + 3072} bytes")
     return data.reshape(-1, labels + 3072)[:, labels:].reshape(-1, 3, 32, 32)

@@ -15,7 +15,7 @@ class Definition:
     """A data set that a network can be trained on.
 
     `layouts` are the ways in which its files may lie, in the order in which they are looked for: each gives training
-    and validation images, or None if there are no such files. It raises ImageError for files that are damaged.
+    and held-out images, or None if there are no such files. It raises ImageError for files that are damaged.
     """
 
     name: str

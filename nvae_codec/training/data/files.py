@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nvae_codec.errors import ImageError
+from nvae_codec.errors import ImageError, reason_of
 from nvae_codec.image import image_shape, is_image_file, quiet, read_image, visible_files
 from nvae_codec.training.data.definition import Request
 from nvae_codec.training.data.fit import Fit, Unsuitable
@@ -44,7 +44,7 @@ class Source:
                 file.seek(self.offset)
                 return file.read(self.size)
         except OSError as error:
-            raise ImageError(f"it cannot be read: {error.strerror or error}") from error
+            raise ImageError(reason_of(error)) from error
 
 
 class Entry(NamedTuple):

@@ -60,6 +60,8 @@ def open_dataset(
     request = Request(kind, root, side, fit, percent, cache_bytes, report)
     found = next(filter(None, (layout(request) for layout in kind.layouts)), None)
     if found is None:
+        if root.is_file() and root.suffix != ".tar":
+            raise ImageError(f"{root}: a data set is a folder, or a .tar archive of image files")
         missing = f"no images of {kind.title} are there" if root.exists() else "there is no such folder"
         raise ImageError(f"{root}: {missing}. {kind.advice.format(root=root)}")
     training, validation = (_items(images, request) for images in found)

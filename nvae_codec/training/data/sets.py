@@ -20,6 +20,8 @@ class ImageSet(ABC):
     once, and stays in `unreadable`: its number -> what is wrong with it.
     """
 
+    noun = "image"  # what an item is called
+
     def __init__(self, stored: StoredImages, shape: tuple[int, int, int], report: Report = silent):
         self.stored, self.shape, self.report = stored, shape, report
         self.unreadable: dict[int, str] = {}
@@ -88,6 +90,8 @@ class Crops(ImageSet):
     An image is there as many times as its area holds such squares, rounded down. The validation form of its j-th item
     is the j-th tile of its grid of whole tiles, cyclically.
     """
+
+    noun = "crop"
 
     def __init__(self, stored: StoredImages, side: int, report: Report = silent):
         super().__init__(stored, (3, side, side), report)

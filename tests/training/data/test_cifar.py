@@ -43,7 +43,7 @@ def test_cifar_from_its_binary_files(tmp_path, name, place, labels, training, te
     (tmp_path / place / test).write_bytes(records.tobytes()[:-1])
     assert f"{test}: not a whole number of records" in refused(name, tmp_path, side=32)
     (tmp_path / place / test).unlink()
-    assert f"{test}: cannot be read: No such file" in refused(name, tmp_path, side=32)
+    assert f"{test}: there is no such file" in refused(name, tmp_path, side=32)
 
 
 @pytest.mark.parametrize(("name", "place"), [("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")])

@@ -21,6 +21,8 @@ def test_a_missing_data_set_says_what_to_download_and_where_to_put_it(tmp_path, 
     assert f"{tmp_path}: no images of {DATASETS[name].title} are there. " in empty
     assert f" {tmp_path}" in empty.partition(". ")[2] and ("https://" in empty or name in ("mnist", "folder"))
     assert str(Path("data") / name) in refused(name, side=side)
+    file = refused(name, tmp_path / "notes.txt", side=side)
+    assert file == f"{tmp_path / 'notes.txt'}: a data set is a folder, or a .tar archive of image files"
 
 
 def test_what_cannot_be_asked_for():
