@@ -76,5 +76,15 @@ def test_there_is_no_circle():
     assert len(list(order.static_order())) >= len(MODULES)
 
 
+def test_the_tree_names_every_file():
+    text = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+    tables = text.partition("## The tree")[2].partition("## Floors")[0].split("\n\n")
+    for folder in FOLDERS:
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            place = f"{path.parent.relative_to(REPOSITORY).as_posix()}/"
+            if not path.name.startswith("__"):
+                assert any(table.startswith(f"| `{place}`") and f"`{path.name}`" in table for table in tables), path
+
+
 def test_every_module_has_a_floor():
     assert {name.split(".")[0] for name in MODULES} == set(FLOOR_OF)
