@@ -22,6 +22,7 @@ from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.descent import Descent
+from nvae_codec.wording import counted
 
 STRATA = 16  # draws of every latent that its cost is the mean of
 PROBABILITY_BITS = 24  # of the entropy coder, which leaves every point of a grid at least one unit
@@ -230,7 +231,7 @@ class _Calibration:
         before, after, inactive = rule.measurement, chosen.measurement, int(chosen.inactive.sum())
         self.report(
             f"latent channels: {inactive} of {chosen.inactive.numel()} inactive; {before.bits / self.dimensions:.4f} "
-            f"became {after.bits / self.dimensions:.4f} bits/dim on {after.images} training images, and the "
+            f"became {after.bits / self.dimensions:.4f} bits/dim on {counted(after.images, 'training tile')}, and the "
             f"{before.initial_bits:,.0f} bits that an image is drawn with {after.initial_bits:,.0f}"
         )
 

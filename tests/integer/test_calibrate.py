@@ -178,7 +178,7 @@ def test_a_useless_channel_becomes_inactive_and_a_useful_one_does_not(network, u
     assert cost(after, network) < cost(before, network) and after.initial_bits < before.initial_bits
     inactive = int(network.latent_inactive.sum())
     assert lines[-1].startswith(f"latent channels: {inactive} of 6 inactive; {before.bits / 768:.4f} became ")
-    assert "on 32 training images" in lines[-1]
+    assert "on 32 training tiles" in lines[-1]
 
 
 def test_a_grid_that_is_too_fine_is_made_coarser(network, useful):
