@@ -113,7 +113,7 @@ def _configured(
         of_network, of_recipe = ({name: given[name] for name in names & given.keys()} for names in fields)
         return replace(network, of_network), replace(recipe, of_recipe)
     except ModelError as error:
-        raise click.UsageError(f"No such network or recipe: {error}.") from error
+        raise click.UsageError(f"A field does not fit: {error}.") from error
 
 
 def _form(channels: int, side: int) -> str:

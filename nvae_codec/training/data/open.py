@@ -13,6 +13,7 @@ from nvae_codec.training.data.mnist import MNIST
 from nvae_codec.training.data.omniglot import OMNIGLOT
 from nvae_codec.training.data.sets import Binarised, Crops, Dataset, ImageSet, Whole
 from nvae_codec.training.data.stored import Report, StoredImages, silent
+from nvae_codec.wording import counted
 
 DATASETS: dict[str, Definition] = {
     each.name: each
@@ -69,7 +70,7 @@ def open_dataset(
         size = f"of at least {side} x {side} RGB pixels" if isinstance(training, Crops) else "of the right kind"
         raise ImageError(f"{root}: no image {size} to train on")
     crops = f", {len(training):,} crops in an epoch" if isinstance(training, Crops) else ""
-    report(f"{name}: {len(training.stored):,} training images{crops}; {len(validation.stored):,} held out")
+    report(f"{name}: {counted(len(training.stored), 'training image')}{crops}; {len(validation.stored):,} held out")
     return Dataset(name, training, validation, side, kind.channels)
 
 
