@@ -237,7 +237,7 @@ def test_low_precision_leaves_the_distributions_in_float32():
         (dict(num_preprocess_blocks=2), "equally many"),
         (dict(image_size=10), "halved 2 times"),
         (dict(num_latent_scales=4), "halved 4 times"),
-        (dict(image_channels=1), "Bernoulli"),
+        (dict(image_channels=1), "mixture is of images with image_channels = 3"),
         (dict(image_channels=3, likelihood="bernoulli"), "bernoulli is of images with image_channels = 1"),
         (dict(image_channels=4), "channel"),
         (dict(num_x_bits=9), "num_x_bits"),

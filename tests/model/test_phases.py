@@ -420,7 +420,7 @@ def test_networks_with_a_frame_cannot_code():
     [
         ({"pixel_head": "rows"}, "unknown pixel head 'rows'"),
         ({"pixel_head": 3}, "must be texts"),
-        ({"likelihood": "gaussian"}, "no Gaussian"),
+        ({"likelihood": "gaussian"}, "a Gaussian likelihood is for pixels that are independent"),
         ({"num_phase_cells": 0}, "num_phase_cells"),
         ({"num_preprocess_blocks": 0, "num_postprocess_blocks": 0}, "needs a preprocess block"),
         ({"num_phase_channels": 100_000}, "more than this program allows"),
