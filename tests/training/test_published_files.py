@@ -204,7 +204,8 @@ def test_only_namespaces_are_unpickled(small, tmp_path):
     assert argparse.Namespace not in allowed
     with pytest.raises(ModelError, match="not a readable checkpoint") as refused:
         load_published(saved(small | {"writer": PurePosixPath("runs")}, tmp_path))
-    assert isinstance(refused.value.__cause__, pickle.UnpicklingError)
+    assert refused.value.__cause__ is not None
+    assert isinstance(refused.value.__cause__.__cause__, pickle.UnpicklingError)
     load_published(saved(small, tmp_path))
     assert torch.serialization.get_safe_globals() == allowed  # namespaces were allowed for that load alone
 
