@@ -24,7 +24,19 @@ from nvae_codec.model import ops as float_ops
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.modules import modules_of
 from nvae_codec.model.nvae import NVAE
-from nvae_codec.model.ops import Concat, ImageInput, Mean, Quarters, RawNormal, Resize, StandardNormal, Start, Upsample  # noqa: F401 - the ops that need no rounding
+from nvae_codec.model.ops import (  # noqa: F401 - the ops that need no rounding
+    Concat,
+    ImageInput,
+    Interleave,
+    Mean,
+    Quarters,
+    RawNormal,
+    Resize,
+    Scores,
+    StandardNormal,
+    Start,
+    Upsample,
+)
 
 LIMIT = 2047  # largest magnitude of an activation, in units of its last bit
 FINER = 5  # scales so many powers of two finer than what holds the largest are tried

@@ -70,6 +70,7 @@ class IntegerNetwork(Hierarchy):
         self._check_types()
         self.arithmetic.tables = self._checked_tables()
         self.arithmetic.kernels = kernels.fastest() if how is None else how
+        self.arithmetic.likelihood = self.likelihood()
         self._prove_bounds()
         for op in self.ops():
             op.move_operands()

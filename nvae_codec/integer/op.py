@@ -19,6 +19,7 @@ from nvae_codec.errors import ModelError
 from nvae_codec.integer.kernels import REFERENCE, Kernels
 from nvae_codec.integer.quantise import ACTIVATION_LIMITS, LIMIT, activation_table
 from nvae_codec.integer.ranges import Range, Ranges
+from nvae_codec.likelihoods.likelihood import IntegerLikelihood
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Arithmetic:
     activation_bits: int = 16
     kernels: Kernels = REFERENCE
     tables: dict[str, Tensor] = field(default_factory=dict)  # int16 [65536], by name
+    likelihood: IntegerLikelihood | None = None  # of the network's pixels, once it is prepared
 
     @property
     def limit(self) -> int:

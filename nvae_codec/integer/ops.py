@@ -3,7 +3,7 @@
 from functools import partial
 from types import SimpleNamespace
 
-from nvae_codec.integer import conv, layers
+from nvae_codec.integer import conv, layers, scores
 from nvae_codec.integer.op import Arithmetic
 
 OPS = (
@@ -20,6 +20,8 @@ OPS = (
     layers.Start,
     layers.Sum,
     layers.Upsample,
+    scores.Interleave,
+    scores.Scores,
 )
 
 

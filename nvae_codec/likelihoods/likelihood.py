@@ -71,6 +71,13 @@ class IntegerLikelihood(ABC):
     def bits_of(self, planes: np.ndarray) -> Iterator[np.ndarray]:
         """The bits that `decide` asks for, int32, where the planes uint8 [C, N] are known."""
 
+    def scores(self, parameters: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """`Likelihood.scores` in integers, int64 [K, N], of samples uint8 [3, N] as `network_input` gives them.
+
+        They have `Likelihood.score_bits`, and are the same on every machine.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no scores")
+
     @abstractmethod
     def information(self, planes: np.ndarray, parameters: np.ndarray, space: ColourSpace | None = None) -> np.ndarray:
         """-log2 p(x | z) of the modelled bits of N pixels, float64 [N], with the coder's masses; planes [C, N]."""
@@ -81,6 +88,8 @@ class Likelihood(ABC):
 
     image_channels: ClassVar[int] = 3
     sample_bits: ClassVar[int] = 8  # of the images; not all of them need be modelled
+    score_bits: ClassVar[tuple[int, ...]] = ()  # fractional bits of the integer scores, [K]; K = 0: there are none
+    score_limits: ClassVar[tuple[int, ...]] = ()  # the largest magnitudes of these, as integers, [K]
     obstacle_to_coding: ClassVar[str | None] = None  # why there is no integer half, in words
     obstacle_to_phases: ClassVar[str | None] = None  # why there is no `follow_neighbours`, in words
 
@@ -127,6 +136,14 @@ class Likelihood(ABC):
         Its last `interpolations` * C inputs are means of the pixels around, as a network has them: in [-1, 1].
         """
         raise NotImplementedError(self.obstacle_to_phases)
+
+    def scores(self, output: Tensor, x: Tensor) -> Tensor:
+        """How wrong the outputs were of pixels that are known, [B, K, H, W], without gradient.
+
+        About 0 on average, or constant, where the distributions are right: derivatives of log p(x | z) with respect to
+        what a distribution is made of.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no scores")
 
     @property
     @abstractmethod

@@ -61,6 +61,31 @@ class PixelDistributions:
             self._num_bits,
         )
 
+    def scores(
+        self, samples: np.ndarray, bits: tuple[int, ...], pairs: tuple[tuple[int, int], ...], max_stretch: int
+    ) -> np.ndarray:
+        """`mixture.scores` of samples [3, N] in integers, int64 [9, N], with so many fractional bits each."""
+        distribution, directions, stretches = self.red(), [], []
+        for colour, values in enumerate(samples):
+            if colour:
+                distribution = self.following(distribution, samples[colour - 1])
+            direction, distance = distribution.errors(values)
+            directions.append(direction)
+            stretches.append(
+                (direction * distance).mul_(2.0**-ARGUMENT_BITS).floor_().clamp_(max=max_stretch << ARGUMENT_BITS)
+            )
+        together = [
+            (directions[first] * directions[second]).mul_(2.0**-ARGUMENT_BITS).floor_() for first, second in pairs
+        ]
+        weights = distribution.responsibilities(samples[-1])
+        total = weights.sum(dim=0)
+        # Products below 2**20 * 2**15, five of them: one division of integers below 2**53, and a power of two.
+        found = [
+            (weights * each).sum(dim=0).div_(total).mul_(2.0 ** (each_bits - ARGUMENT_BITS)).floor_()
+            for each, each_bits in zip([*directions, *stretches, *together], bits, strict=True)
+        ]
+        return torch.stack(found).long().numpy()
+
     def _positions(self, values: np.ndarray) -> Tensor:
         """Samples [N] in the units of `ColourDistribution`, float64."""
         return torch.from_numpy((2.0 * values - self._largest) * 2.0**UNIT_BITS)
@@ -135,14 +160,32 @@ class ColourDistribution:
         inner = self._inner(torch.from_numpy(edges).double()).long().numpy()
         return np.where(edges == 0, 0, np.where(edges == self._num_values, self.total, inner))
 
+    def errors(self, values: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Of the samples `values` [N] and each component, whole numbers in 2**-12, float64 [M, N].
+
+        First the sum of the distribution function at both edges of the sample's bin, less one; then the distance of the
+        bin's middle from the mean, in scales, of at most 16.
+        """
+        edges = torch.from_numpy(values.astype(np.float64))
+        low, high = self._at_edges(edges)
+        direction = high.double().add_(low).sub_(1 << SIGMOID_BITS).mul_(2.0 ** (ARGUMENT_BITS - SIGMOID_BITS)).floor_()
+        middle = torch.addcmul(self._start, self._slope, self._places(edges + 0.5)).floor_()
+        zero = ARGUMENT_RANGE << ARGUMENT_BITS
+        return direction, middle.sub_(zero).clamp_(-zero, zero)
+
+    def _at_edges(self, edges: Tensor) -> tuple[Tensor, Tensor]:
+        """`_sigmoids` at both edges of the bins that begin at `edges`, whole distribution functions at the ends."""
+        low = self._sigmoids(edges).mul_(edges != 0)
+        high = self._sigmoids(edges + 1).masked_fill_(edges == self._num_values - 1, float(1 << SIGMOID_BITS))
+        return low, high
+
     def responsibilities(self, values: np.ndarray) -> Tensor:
         """The components' weights once the samples `values` [N] are known (Bayes' rule).
 
         Integers [M, N], float64, the largest of each pixel 2**20.
         """
         edges = torch.from_numpy(values.astype(np.float64))
-        low = self._sigmoids(edges).mul_(edges != 0)
-        high = self._sigmoids(edges + 1).masked_fill_(edges == self._num_values - 1, float(1 << SIGMOID_BITS))
+        low, high = self._at_edges(edges)
         # One more than the component's mass: never all zero, however far from every component a sample lies.
         products = high.double().sub_(low).add_(1).mul_(self._weights)  # below 2**45
         # One division of integers, and a product with a power of two.

@@ -27,6 +27,13 @@ FIRST_CORRELATION = 0.85  # of a colour's residual with that of the colour befor
 FIRST_HEAD = 0.1  # factor on the first weights of the means
 
 
+# Scores of each pixel, and how large integers get: see `scores`.
+SCORE_BITS = (10,) * 3 + (7,) * 3 + (10,) * 3
+MAX_STRETCH = 8
+SCORE_LIMITS = (1 << 10,) * 3 + (MAX_STRETCH << 7,) * 3 + (1 << 10,) * 3
+PAIRS = (1, 0), (2, 0), (2, 1)  # colours whose errors are compared
+
+
 @dataclass(frozen=True)
 class Mixture(Likelihood):
     """The float half. `residual`: see `condition_means`."""
@@ -34,6 +41,8 @@ class Mixture(Likelihood):
     components: int
     num_bits: int = 8
     residual: bool = False
+
+    score_bits, score_limits = SCORE_BITS, SCORE_LIMITS
 
     @classmethod
     def create(cls, *, components: int, num_bits: int, with_phases: bool) -> "Mixture":
@@ -52,6 +61,9 @@ class Mixture(Likelihood):
 
     def sample(self, output: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         return sample(output, generator, temperature, residual=self.residual)
+
+    def scores(self, output: Tensor, x: Tensor) -> Tensor:
+        return scores(output, x, self.num_bits, residual=self.residual)
 
     def unit_range(self, samples: Tensor) -> Tensor:
         return (samples >> (8 - self.num_bits)).float() / (2**self.num_bits - 1)
@@ -153,6 +165,33 @@ def log_prob(
     return torch.logsumexp(F.log_softmax(logits, dim=1) + log_mass.sum(dim=1), dim=1)
 
 
+@torch.no_grad()
+def scores(output: Tensor, x: Tensor, num_bits: int = 8, *, residual: bool = False) -> Tensor:
+    """Of every pixel nine scores, [B, 9, H, W], float32; arguments as of `log_prob`.
+
+    With u and l the logistic's distribution function at the edges of a sample's bin, u + l - 1 is the derivative of
+    the logarithm of the bin's mass, u - l, with respect to a mean that is counted in scales: which way the mean was
+    off. Times the sample's distance from the mean, in scales, it says whether the scale was too small or too large.
+    Products of two colours' derivatives say how their errors hang together. All are means over the components, by how
+    likely each is once the pixel is known.
+    """
+    levels = 2**num_bits - 1
+    s = 2 * x.float() - 1
+    logits, means, log_scales, coefficients = split(output.float(), dim=1)
+    means = condition_means(means, coefficients.tanh(), s, residual=residual)
+    inverse_scale = torch.exp(-log_scales.clamp(LOG_SCALE_MIN, LOG_SCALE_MAX))
+    s = s.unsqueeze(2)
+    distance, half = inverse_scale * (s - means), inverse_scale / levels  # [B, 3, M, H, W]
+    below = torch.sigmoid(distance - half).masked_fill_(s < -1 + 1e-3, 0)
+    until = torch.sigmoid(distance + half).masked_fill_(s > 1 - 1 / levels, 1)
+    log_mass = (until - below).clamp_(min=1e-7).log_().sum(dim=1)
+    responsibility = F.softmax(F.log_softmax(logits, dim=1) + log_mass, dim=1).unsqueeze(1)
+    direction = until.add_(below).sub_(1)
+    stretch = distance.mul_(direction).clamp_(max=MAX_STRETCH)
+    together = torch.stack([direction[:, first] * direction[:, second] for first, second in PAIRS], dim=1)
+    return (torch.cat([direction, stretch, together], dim=1) * responsibility).sum(dim=2)
+
+
 def sample(
     output: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0, *, residual: bool = False
 ) -> Tensor:
@@ -215,6 +254,9 @@ class IntegerMixture(MixtureTables, IntegerLikelihood):
                 yield values >> bit & 1
         for bit in reversed(range(self.low_bits)):
             yield (planes.reshape(-1) >> bit & 1).astype(np.int32)
+
+    def scores(self, parameters: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        return PixelDistributions(parameters, self).scores(samples, SCORE_BITS, PAIRS, MAX_STRETCH)
 
     def information(self, planes: np.ndarray, parameters: np.ndarray, space: ColourSpace | None = None) -> np.ndarray:
         distributions, values = self._distributions(parameters, space), (planes >> self.low_bits).astype(np.int64)

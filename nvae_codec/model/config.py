@@ -33,6 +33,7 @@ OF_PHASES = {
     "num_phase_cells",
     "num_phase_noise_filters",
     "num_phase_interpolations",
+    "phase_scores",
 }
 
 # No network is larger. A configuration read from a file could otherwise ask for any amount of memory or time.
@@ -94,12 +95,13 @@ class NVAEConfig:
     num_cell_per_cond_dec: int = 1
     num_nf: int = 0  # pairs of flow cells per group
     # Not in the paper. "phases", in place of the postprocess: pixels are not independent given the latents but come
-    # phase by phase, each given those before (`nvae_codec.model.phases`). The next four go with it alone.
+    # phase by phase, each given those before (`nvae_codec.model.phases`). The next five go with it alone.
     pixel_head: str = "independent"
     num_phase_channels: int = 32
     num_phase_cells: int = 1  # per phase
     num_phase_noise_filters: int = 0  # filters for texture and noise, before every phase; 0: none
     num_phase_interpolations: int = 1  # of a phase's neighbours, which components of a mixture take in turn
+    phase_scores: bool = False  # phases see how wrong the head was of the pixels that are known
     # Not in the paper: activations are rounded in training as integers of 12 bits (`nvae_codec.integer.fake_quant`).
     rounded_activations: bool = False
 
@@ -146,6 +148,8 @@ class NVAEConfig:
             )
         if self.has_phases and pixels.obstacle_to_phases:
             raise ModelError(f"a head of phases has no such likelihood: {pixels.obstacle_to_phases}")
+        if self.phase_scores and not pixels.score_bits:
+            raise ModelError(f"the likelihood {self.likelihood} has no scores for phase_scores")
         if self.has_phases and not self.num_preprocess_blocks:
             raise ModelError(
                 "a head of phases needs a preprocess block: it begins with as many pixels as the finest latents have"

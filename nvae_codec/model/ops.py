@@ -6,13 +6,14 @@ that one forward pass serves both networks. All tensors are [B, C, H, W].
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nvae_codec.likelihoods.likelihood import Likelihood
 from nvae_codec.model.modules import modules_of
 from nvae_codec.model.norm import BatchNorm
 
@@ -231,6 +232,32 @@ class ImageInput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * x - 1
+
+
+class Scores(nn.Module):
+    """Scores of pixels that are known, [B, K, H, W], from their parameters and the network's input.
+
+    Whoever takes them learns nothing about the parameters: they are without gradient.
+    """
+
+    def __init__(self, pixels: Likelihood):
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, parameters: Tensor, x: Tensor) -> Tensor:
+        with in_full_precision(x):
+            return self.pixels.scores(parameters, (x + 1) / 2)
+
+
+class Interleave(nn.Module):
+    """Four tensors [B, C, h, w] as one, [B, C, 2 h, 2 w]: in every square of four, row by row."""
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        return interleave(parts)
+
+
+def interleave(parts: Sequence[Tensor]) -> Tensor:
+    return F.pixel_shuffle(torch.stack(tuple(parts), dim=2).flatten(1, 2), 2)
 
 
 class RawNormal(nn.Module):

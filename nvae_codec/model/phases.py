@@ -16,11 +16,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.modules import modules_of
+from nvae_codec.model.ops import interleave
 from nvae_codec.tiling import Lattice
 
 # What the phases' pixels are to the known ones, as taps of a 3 x 3 kernel around the same square's first pixel:
@@ -34,6 +34,7 @@ NEIGHBOURS = (
 AROUND = ((0, 0, 1), (0, 1, 0), (0, 1, 2), (0, 2, 1)), *NEIGHBOURS[:2]
 FILTERED = (1 / 3, 1 / 3, 1 / 3), (-4, 4, 0), (0, -4, 4)  # brightness, and differences of colours, which are smaller
 FIRST_FILTER_GAIN = 32.0  # of the filters: a level, 1/128 of the network's input, becomes 1/4 or 1
+FIRST_FEEDBACK = 0.1  # factor on the first weights of feedback
 FIRST_BRANCH = 0.3  # factor on the first weights of cells, and of what they add to parameters
 
 
@@ -51,7 +52,7 @@ def join(planes: list[Tensor]) -> Tensor:
     joined, *rest = planes
     while rest:
         centres, rows, columns, *rest = rest
-        joined = F.pixel_shuffle(torch.stack([joined, rows, columns, centres], dim=2).flatten(1, 2), 2)
+        joined = interleave([joined, rows, columns, centres])
     return joined
 
 
@@ -125,10 +126,26 @@ class NoiseFilters(nn.Module):
         return self.sum(features, self.last(self.filters(planes[0] if self.concat is None else self.concat(*planes))))
 
 
-class Level(nn.Module):
-    """Three phases, which double the side of what is known."""
+class Feedback(nn.Module):
+    """Features of how wrong the head was of the pixels that were known last: what a region is like.
+
+    How wide errors are there, on which side means lie, how colours hang together: all of it goes on a little further.
+    """
 
     def __init__(self, ops: Any, config: NVAEConfig):
+        super().__init__()
+        channels = config.num_phase_channels
+        self.conv = ops.Conv(len(config.pixels.score_bits), channels, 3, weight_norm=False, regularised=False)
+        self.sum = ops.Sum(channels)
+
+    def forward(self, features: Any, scores: Any) -> Any:
+        return self.sum(features, self.conv(scores))
+
+
+class Level(nn.Module):
+    """Three phases, which double the side of what is known. At the `last` one nobody asks for scores any more."""
+
+    def __init__(self, ops: Any, config: NVAEConfig, last: bool):
         super().__init__()
         channels, colours = config.num_phase_channels, config.image_channels
         plain = dict(weight_norm=False, regularised=False)
@@ -140,24 +157,36 @@ class Level(nn.Module):
         self.noise_filters = nn.ModuleList(
             NoiseFilters(ops, config, planes) for planes in (1, 2, 3) if config.num_phase_noise_filters
         )
+        self.feedback = nn.ModuleList(Feedback(ops, config) for _ in range(3) if config.phase_scores)
+        self.scores = ops.Scores(config.pixels) if config.phase_scores else None
+        self.interleave = None if last or self.scores is None else ops.Interleave()
 
     def forward(
-        self, features: Any, known: Callable[[Lattice], Any], here: Sequence[Lattice]
-    ) -> Generator[Any, None, Any]:
-        """Gives the parameters of the phases, which lie `here`, and returns features for the next level."""
-        planes = [known(Lattice(0, 0, here[0].stride))]
+        self, features: Any, known: Callable[[Lattice], Any], here: Sequence[Lattice], scores: Any
+    ) -> Generator[Any, None, tuple[Any, Any]]:
+        """Gives the parameters of the phases, which lie `here`. `scores` are those of the pixels that are known.
+
+        Returns features for the next level, and the scores of what is known there.
+        """
+        planes, errors = [known(Lattice(0, 0, here[0].stride))], [scores]
         features = self.combine(self.concat(features, planes[0]))
-        for noise_filter in self.noise_filters[:1]:
-            features = noise_filter(features, planes)
         for index, phase in enumerate(self.phases):
+            if index:
+                features = self.sums[index - 1](features, self.additions[index - 1](planes[-1]))
+            for feedback in self.feedback[index : index + 1]:
+                features = feedback(features, errors[-1])
+            for noise_filter in self.noise_filters[index : index + 1]:
+                features = noise_filter(features, planes)
             features, parameters = phase(features, planes)
             yield parameters
-            if index < 2:
+            if index < 2 or self.interleave is not None:
                 planes.append(known(here[index]))
-                features = self.sums[index](features, self.additions[index](planes[-1]))
-                for noise_filter in self.noise_filters[index + 1 : index + 2]:
-                    features = noise_filter(features, planes)
-        return features
+                if self.scores is not None:
+                    errors.append(self.scores(parameters, planes[-1]))
+        if self.interleave is None:
+            return features, None
+        before, centres, rows, columns = errors
+        return features, self.interleave(before, rows, columns, centres)
 
 
 class PhaseHead(nn.Module):
@@ -169,7 +198,9 @@ class PhaseHead(nn.Module):
         self.input = ops.ImageInput(config.pixels.num_input_bits)
         self.stem = nn.Sequential(ops.Activate(channels, "elu"), ops.Conv(channels, config.num_phase_channels))
         self.first = Phase(ops, config, 0)
-        self.levels = nn.ModuleList(Level(ops, config) for _ in range(config.num_preprocess_blocks))
+        self.first_scores = ops.Scores(config.pixels) if config.phase_scores else None
+        levels = config.num_preprocess_blocks
+        self.levels = nn.ModuleList(Level(ops, config, last=number == levels - 1) for number in range(levels))
         self.ups = nn.ModuleList(ops.Upsample() for _ in self.levels[1:])
 
     def heads(self) -> list[Any]:
@@ -188,11 +219,14 @@ class PhaseHead(nn.Module):
 
         features, parameters = self.first(self.stem(stream), [])
         yield parameters
+        scores = None
+        if self.first_scores is not None:
+            scores = self.first_scores(parameters, known_input(self.lattices[0]))
         for number, level in enumerate(self.levels):
             if number:
                 features = self.ups[number - 1](features)
             here = self.lattices[1 + 3 * number : 4 + 3 * number]
-            features = yield from level(features, known_input, here)
+            features, scores = yield from level(features, known_input, here, scores)
 
 
 @torch.no_grad()
@@ -203,6 +237,9 @@ def initialise_phases(head: PhaseHead, config: NVAEConfig) -> None:
         last: Any = cell.branch[-1]
         last.weight.mul_(FIRST_BRANCH)
         last.bias.zero_()
+    for feedback in modules_of(head, Feedback):
+        feedback.conv.weight.mul_(FIRST_FEEDBACK)
+        feedback.conv.bias.zero_()
     for level in modules_of(head, Level):
         for phase, taps in zip(modules_of(level, Phase), NEIGHBOURS, strict=True):
             interpolate: Any = phase.interpolate
