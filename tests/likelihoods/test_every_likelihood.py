@@ -115,3 +115,21 @@ def test_any_samples_can_be_made_codable(name):
     image = integers.codable(samples)[0, 0]
     assert integers.can_code(image) and image.dtype == np.uint8
     assert np.array_equal(integers.codable(integers.codable(samples)), integers.codable(samples))
+
+
+@each_coded
+@with_and_without_phases
+def test_scores_are_the_same_in_integers(name, with_phases):
+    likelihood = made(name, with_phases)
+    if not likelihood.score_bits:
+        with pytest.raises(NotImplementedError):
+            likelihood.scores(torch.zeros(1, likelihood.num_parameters, 1, 1), torch.zeros(1, 1, 1, 1))
+        return
+    parameters, planes = drawn(likelihood)
+    integers = likelihood.integers().scores(parameters, planes)
+    assert integers.shape == (len(likelihood.score_bits), PIXELS)
+    assert (np.abs(integers) <= np.array(likelihood.score_limits)[:, None]).all()
+    output = torch.from_numpy(parameters / 2.0 ** np.array(likelihood.fractional_bits)[:, None])
+    x = likelihood.unit_range(torch.from_numpy(planes)[None, :, None])
+    floats = likelihood.scores(output.reshape(1, -1, 1, PIXELS), x)[0, :, 0].numpy()
+    assert np.abs(integers / 2.0 ** np.array(likelihood.score_bits)[:, None] - floats).mean() < 5e-3

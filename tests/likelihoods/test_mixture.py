@@ -10,7 +10,7 @@ import torch
 from nvae_codec.coding.ans import WORD_BITS, Stack
 from nvae_codec.coding.pixels import pop, push
 from nvae_codec.colour.spaces import SPACES, ColourSpace
-from nvae_codec.likelihoods import mixture
+from nvae_codec.likelihoods import layout, mixture
 from nvae_codec.likelihoods.logistic import FLOOR
 from nvae_codec.likelihoods.mixture import ChromaDistributions, IntegerMixture, PixelDistributions
 
@@ -319,3 +319,29 @@ def test_tables_with_wrong_values_are_noticed():
         TABLES.weight, TABLES.inverse_scale, TABLES.coefficient, TABLES.sigmoid[::-1].copy()
     ).problem()
     assert IntegerMixture(TABLES.weight, TABLES.inverse_scale * 9, TABLES.coefficient, TABLES.sigmoid).problem()
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_scores_are_derivatives_of_the_likelihood(residual):
+    """With respect to means, counted in scales: by finite differences."""
+    parameters, tables = random_parameters(np.random.default_rng(11), 3, 500), RESIDUAL if residual else TABLES
+    samples = pop(Stack.seeded(8000), tables, 3, parameters)  # likely ones
+    output = torch.from_numpy(parameters / 2.0 ** np.array(layout.fractional_bits(3))[:, None]).reshape(1, -1, 1, 500)
+    x = torch.from_numpy(samples).double()[None, :, None] / 255
+    step, found = 1e-4, mixture.scores(output, x, residual=residual)
+    for colour in range(3):
+
+        def moved(by: float, colour: int = colour) -> torch.Tensor:
+            changed = output.clone()
+            _, means, log_scales, coefficients = layout.split(changed, dim=1)
+            shifts = {colour: by * log_scales[:, colour].clamp(-7, 4).exp()}
+            for later in range(colour + 1, 3) if residual else ():
+                # What follows a residual moves with its mean: the colours after are to stay where they are.
+                slopes = {before: coefficients[:, layout.slope_slot(later, before)].tanh() for before in shifts}
+                shifts[later] = sum(slopes[before] * shift for before, shift in shifts.items())
+            for each, shift in shifts.items():
+                means[:, each] += shift
+            return mixture.log_prob(changed, x, residual=residual)
+
+        derivative = (moved(step) - moved(-step)) / (2 * step)
+        np.testing.assert_allclose(found[:, colour], derivative, atol=2e-3)

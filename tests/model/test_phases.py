@@ -46,6 +46,7 @@ CONFIG = dataclasses.replace(
     num_phase_channels=8,
 )
 FILTERED = dataclasses.replace(CONFIG, num_phase_noise_filters=6, num_phase_interpolations=3)
+SCORED = dataclasses.replace(FILTERED, phase_scores=True)
 
 
 def network(config: NVAEConfig = CONFIG, seed: int = 0) -> NVAE:
@@ -60,8 +61,8 @@ def network(config: NVAEConfig = CONFIG, seed: int = 0) -> NVAE:
 
 @pytest.fixture(
     scope="module",
-    params=[(CONFIG, 16), (CONFIG, 12), (FILTERED, 16), (FILTERED, 12)],
-    ids=["16 bits", "12 bits", "noise filters", "noise filters, 12 bits"],
+    params=[(CONFIG, 16), (CONFIG, 12), (FILTERED, 16), (FILTERED, 12), (SCORED, 16), (SCORED, 12)],
+    ids=["16 bits", "12 bits", "noise filters", "noise filters, 12 bits", "scores", "scores, 12 bits"],
 )
 def coder(request) -> IntegerModel:
     config, bits = request.param
