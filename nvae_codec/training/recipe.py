@@ -28,6 +28,7 @@ class Recipe:
     optimizer: str = "adamax"  # or adam, which is not in the paper
     learning_rate: float = 1e-2
     learning_rate_min: float = 1e-4
+    cooldown: float = 1.0  # last part of the run, after the warm-up, over which the rate falls. Not in the paper
     weight_decay: float = 3e-4
     norm_regularisation: float = 1e-2  # lambda, of spectral norms and batch-norm scales; beside nats per image
     norm_regularisation_first: float = 0.0  # at the start, annealed to the other as the KL term grows; 0: constant
@@ -69,7 +70,7 @@ class Recipe:
             )
         if self.norm_regularisation_first and not self.norm_regularisation:
             raise ModelError("norm_regularisation must be positive where norm_regularisation_first is")
-        for name in ("kl_anneal_portion", "kl_const_portion", *self.parts):
+        for name in ("kl_anneal_portion", "kl_const_portion", "cooldown", *self.parts):
             if getattr(self, name) > 1:
                 raise ModelError(f"{name} must be at most 1, got {getattr(self, name)}")
         if self.average >= 1:
@@ -106,6 +107,9 @@ class Schedule:
     def learning_rate(self, step: int) -> float:
         """Linear from 0 in every step of the warm-up, then a cosine down to the minimum, from epoch to epoch.
 
+        With a `cooldown` below 1 the rate stays at its highest until the cosine begins. Such a run can be cut short
+        anywhere before: another one goes on from there and cools down at once.
+
         In the release the cosine begins with what the warm-up has reached, and so falls from base * (W - 1) / W after W
         warm-up steps; so it is here in runs by epochs. In runs by steps it falls from the base.
         """
@@ -116,7 +120,8 @@ class Schedule:
             return recipe.learning_rate * step / warm_up_steps
         reached = (warm_up_steps - 1) / warm_up_steps if recipe.epochs and warm_up_steps else 1
         highest = recipe.learning_rate * reached
-        progress = (step // unit - recipe.warm_up) / max(length - recipe.warm_up - 1, 1)
+        falling = recipe.cooldown * max(length - recipe.warm_up - 1, 1)  # steps or epochs
+        progress = max(1 - (length - 1 - step // unit) / falling, 0) if falling else 0
         height = highest - recipe.learning_rate_min
         return recipe.learning_rate_min + height * (1 + math.cos(math.pi * min(progress, 1))) / 2
 
@@ -171,7 +176,16 @@ RECIPES: dict[str, Recipe] = {
     ),
     # Gradients of a head of phases are nearly always clipped: Adam then sees directions alone.
     "photo": Recipe(
-        steps=7_500, batch_size=16, clip_gradient=4000, half_chroma=0.25, **_PHASES | {"learning_rate": 7e-4}
+        steps=400_000,
+        batch_size=8,
+        cooldown=0.3,
+        clip_gradient=4000,
+        average=0.999,
+        smaller=0.25,
+        noise=0.1,
+        half_chroma=0.25,
+        rounded_colours=0.1,
+        **_PHASES | {"learning_rate": 7e-4, "kl_anneal_portion": 0.01},
     ),
     "tiny": Recipe(steps=8_000, batch_size=16, clip_gradient=1000, **_PHASES | {"learning_rate": 1e-3}),
     "mnist-small": Recipe(steps=8_000, batch_size=32, clip_gradient=20, **_PHASES),
