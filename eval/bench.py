@@ -71,9 +71,9 @@ class TimedModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def features(self, samples: np.ndarray) -> Any:
+    def features(self, draft: Any) -> Any:
         with self._clock(FEATURES):
-            return self._model.features(samples)
+            return self._model.features(draft)
 
     def pixel_phases(self, *arguments: Any) -> Iterator[np.ndarray]:
         phases = self._model.pixel_phases(*arguments)
@@ -336,11 +336,12 @@ def time_forward(model: str | Path | None, run: Path, repeat: int, device: "torc
         for _ in range(repeat + 1):  # the first one warms up
             for network, x in images.items():
                 start = time.perf_counter()
-                descent = Descent(network, BATCH_SIZE, network.features(x))
+                draft = network.draft(BATCH_SIZE, partial(Lattice.of, values=x))
+                descent = Descent(network, BATCH_SIZE, network.features(draft))
                 for step in descent:
                     _ = step.posterior
                     step.latents = latents[step.group]
-                for _ in network.pixel_phases(descent.state, partial(Lattice.of, values=x)):
+                for _ in network.pixel_phases(descent.state, draft):
                     pass
                 if x.is_cuda:
                     torch.cuda.synchronize(x.device)

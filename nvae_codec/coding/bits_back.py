@@ -58,8 +58,15 @@ class LatentModel(Protocol):
     def steps(self, group: int) -> np.ndarray:
         """Grid of every latent channel, int [L]: its spacing is 2**-step prior sigmas, 0 <= step <= 8."""
 
-    def features(self, samples: np.ndarray) -> Any:
-        """What the posteriors need to know of tiles uint8 [B, 3, side, side]."""
+    def draft(self, samples: np.ndarray, sizes: np.ndarray) -> Any:
+        """What it says of tiles before any latent is known; for `features` and for `pixel_phases`.
+
+        Of `samples`, uint8 [B, 3, side, side], the parts of `sizes` [B, 2] are real. They are read later, as far as
+        they are known then: by `pixel_phases` the phases before, by `features` all.
+        """
+
+    def features(self, draft: Any) -> Any:
+        """What the posteriors need to know of the tiles. It depends on their real pixels alone."""
 
     def start(self, batch_size: int) -> Any:
         """The state before any latent is known."""
@@ -86,11 +93,11 @@ class LatentModel(Protocol):
         They are given as offsets from the prior's mean in units of 2**-8 prior sigmas, int64 [B, L, H, W].
         """
 
-    def pixel_phases(self, state: Any, samples: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
+    def pixel_phases(self, state: Any, draft: Any) -> Iterator[np.ndarray]:
         """Parameters of p(x | z), integers [B, C, h, w], of the pixels of each of `lattices`, one after the other.
 
-        A phase may depend on the phases before it: when its parameters are asked for, it reads their pixels in
-        `samples`, uint8 [B, 3, side, side], of which the parts of `sizes` [B, 2] are real, and no others.
+        A phase may depend on the phases before it: when its parameters are asked for, it reads their pixels in the
+        samples of the draft, and no others.
         """
 
 
@@ -123,7 +130,8 @@ def encode(
     Returns of each batch how many groups REC codes, and about how many bits a stack must have so that it codes none.
     """
     tiles, lanes = Tiles.join(parts), _lanes([part.layout.num_tiles for part in parts])
-    descent = Descent(model, len(tiles.samples), model.features(tiles.samples))
+    draft = model.draft(tiles.samples, tiles.layout.sizes)
+    descent = Descent(model, len(tiles.samples), model.features(draft))
     rec_groups, needed = [0] * len(stacks), [0.0] * len(stacks)
     codes: list[list[Any]] = [[] for _ in stacks]
     for step in descent:
@@ -158,7 +166,7 @@ def encode(
             else:
                 codes[number].append(flowed[lane, active])
         step.latents = offsets
-    phases = list(model.pixel_phases(descent.state, tiles.samples, tiles.layout.sizes))
+    phases = list(model.pixel_phases(descent.state, draft))
     for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
         _, planes, layout = parts[number]
         for lattice, parameters in zip(reversed(model.lattices), reversed(phases), strict=True):
@@ -204,13 +212,14 @@ def decode(
                 offsets[lane] = offsets_of(points[group][lane], steps)
         step.latents = offsets
     samples = np.zeros((layout.num_tiles, 3, model.tile_side, model.tile_side), dtype=np.uint8)
-    phases = model.pixel_phases(descent.state, samples, layout.sizes)
+    draft = model.draft(samples, layout.sizes)
+    phases = model.pixel_phases(descent.state, draft)
     for lattice, parameters in zip(model.lattices, phases, strict=True):
         for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
             pop_lattice(stack, model.likelihood, samples[lane], layouts[number], lattice, parameters[lane])
-    samples = pad(samples, layout.sizes)
     drawn_groups = max(first_rec)
-    features = model.features(samples) if drawn_groups else None
+    features = model.features(draft) if drawn_groups else None
+    samples = pad(samples, layout.sizes)
     for group in reversed(range(drawn_groups)):
         state, active = states[group], model.active(group)
         prior, posterior = model.prior(group, state), model.posterior(group, state, features)

@@ -21,6 +21,7 @@ from nvae_codec.errors import ModelError
 from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.corrections import Draft
 from nvae_codec.model.descent import Descent
 from nvae_codec.wording import counted
 
@@ -137,13 +138,15 @@ def _masses(points: Tensor, means: Tensor, sigmas: Tensor, edge: Tensor) -> Tens
 @dataclass(frozen=True)
 class _Batch:
     samples: np.ndarray
+    draft: Draft
     features: list[Tensor]
     seed: int
 
 
 def _batches(model: IntegerModel, samples: Tensor, seed: int) -> Iterator[_Batch]:
     for index, part in enumerate(samples.split(BATCH_SIZE)):
-        yield _Batch(part.numpy(), model.features(part.numpy()), seed + index)
+        draft = model.draft_of_whole(part.numpy())
+        yield _Batch(part.numpy(), draft, model.features(draft), seed + index)
 
 
 @torch.inference_mode()
@@ -165,7 +168,7 @@ def _measure(model: IntegerModel, batches: Iterable[_Batch]) -> tuple[Measuremen
             sums[:, group] += figures.sum(axis=(1, 3, 4))
             bits += figures[:2, :, model.active(group)].sum(axis=(2, 3, 4))
             step.latents = offsets_of(points, model.steps(group))
-        parameters = model.pixels(descent.state, batch.samples, np.full((len(batch.samples), 2), model.tile_side))
+        parameters = model.pixels(descent.state, batch.draft)
         for index, tile in enumerate(batch.samples):
             of_tile = parameters[index].reshape(parameters.shape[1], -1)
             bits[0, index] += model.likelihood.information(tile.reshape(len(tile), -1), of_tile).sum()

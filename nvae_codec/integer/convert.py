@@ -56,7 +56,8 @@ def _run_beside(integer: IntegerNetwork, model: NVAE, x: Tensor, noise: Noise | 
     def samples(values: Tensor) -> Traced:
         return conversion.traced(values, scale_of_samples, Range.symmetric(levels, x.shape[1]))
 
-    descent = Descent(integer, conversion, integer.features(samples(x)))
+    draft = integer.draft(conversion, lambda lattice: samples(lattice.of(x)))
+    descent = Descent(integer, conversion, integer.features(draft))
     for step in descent:
         group = step.group
         prior, posterior = (Normal.from_raw(*(part.value for part in raw)) for raw in (step.prior, step.posterior))
@@ -72,7 +73,7 @@ def _run_beside(integer: IntegerNetwork, model: NVAE, x: Tensor, noise: Noise | 
         for cell, before in zip(integer.flow_cells(group), path, strict=False):
             cell(conversion.traced(before, scale, Range.symmetric(limit, len(scale))))
         step.latents = conversion.traced(path[-1], scale, Range.symmetric(limit, len(scale)))
-    for _ in integer.pixel_phases(descent.state, lambda lattice: samples(lattice.of(x))):
+    for _ in integer.pixel_phases(descent.state, draft):
         pass
 
 

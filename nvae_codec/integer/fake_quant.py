@@ -26,6 +26,7 @@ from nvae_codec.model.modules import modules_of
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.ops import (  # noqa: F401 - the ops that need no rounding
     Concat,
+    Correct,
     ImageInput,
     Interleave,
     Mean,

@@ -12,6 +12,7 @@ from nvae_codec.device import adjust
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.corrections import Draft
 from nvae_codec.model.descent import Descent
 from nvae_codec.model.hierarchy import State
 from nvae_codec.model.phases import join
@@ -50,9 +51,20 @@ class IntegerModel:
         return np.flatnonzero(self.network.latent_inactive[group].numpy() == 0)
 
     @torch.inference_mode()
-    def features(self, samples: np.ndarray) -> list[Tensor]:
-        adjust()
-        return self.network.features(self._input(samples))
+    def draft(self, samples: np.ndarray, sizes: np.ndarray) -> Draft:
+        def known(lattice: Lattice) -> Tensor:
+            adjust()
+            return self._input(known_pixels(samples, sizes, lattice))
+
+        return self.network.draft(len(samples), known)
+
+    def draft_of_whole(self, samples: np.ndarray) -> Draft:
+        """The draft of known tiles without padding."""
+        return self.draft(samples, np.full((len(samples), 2), self.tile_side))
+
+    @torch.inference_mode()
+    def features(self, draft: Draft) -> list[Tensor]:
+        return self.network.features(draft)
 
     def _input(self, samples: np.ndarray) -> Tensor:
         return torch.from_numpy(self.likelihood.network_input(samples)).to(self.network.device)
@@ -95,23 +107,19 @@ class IntegerModel:
         return self.network.update(group, state, self.network.place(group, self.prior(group, state), offsets))
 
     @torch.inference_mode()
-    def pixel_phases(self, state: State, samples: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
-        def known(lattice: Lattice) -> Tensor:
-            return self._input(known_pixels(samples, sizes, lattice))
-
-        for parameters in self.network.pixel_phases(state, known):
-            adjust()
+    def pixel_phases(self, state: State, draft: Draft) -> Iterator[np.ndarray]:
+        for parameters in self.network.pixel_phases(state, draft):
             yield parameters.to(torch.int32, memory_format=torch.contiguous_format).cpu().numpy()
 
-    def pixels(self, state: State, samples: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    def pixels(self, state: State, draft: Draft) -> np.ndarray:
         """The parameters of all pixels of tiles whose samples are known, int32 [B, P, side, side]."""
-        return join([torch.from_numpy(phase) for phase in self.pixel_phases(state, samples, sizes)]).numpy()
+        return join([torch.from_numpy(phase) for phase in self.pixel_phases(state, draft)]).numpy()
 
     def digest(self) -> str:
         """SHA-256 of all outputs of the network for a fixed tile and fixed points: what a machine must reproduce."""
         digest = sha256()
-        samples = self._tile_of_self_test()
-        descent = Descent(self, 1, self.features(samples))
+        draft = self.draft_of_whole(self._tile_of_self_test())
+        descent = Descent(self, 1, self.features(draft))
         for step in descent:
             group = step.group
             for normal in (step.prior, step.posterior):
@@ -120,8 +128,7 @@ class IntegerModel:
             points = (np.arange(np.prod(shape), dtype=np.int64).reshape(shape) * 7919 % 5 - 2).astype(np.int64)
             flowed = self.flow(group, step.state, points, np.ones((1, *shape[2:]), dtype=bool))
             step.latents = offsets_of(flowed, self.steps(group))
-        whole = np.full((1, 2), self.tile_side)
-        digest.update(self.pixels(descent.state, samples, whole).astype("<i8").tobytes())
+        digest.update(self.pixels(descent.state, draft).astype("<i8").tobytes())
         return digest.hexdigest()
 
     def _tile_of_self_test(self) -> np.ndarray:

@@ -302,13 +302,14 @@ class Concat(Op):
 
 
 class Start(Op):
-    """The decoder's learned first tensor."""
+    """A learned first tensor. `uniform`: the same at all points."""
 
     value: Tensor
 
-    def __init__(self, arithmetic: Arithmetic, channels: int, side: int):
+    def __init__(self, arithmetic: Arithmetic, channels: int, side: int, *, uniform: bool = False):
         super().__init__(arithmetic)
-        self.register_buffer("value", torch.zeros(channels, side, side, dtype=torch.int16))
+        self.side = side
+        self.register_buffer("value", torch.zeros(channels, *[1 if uniform else side] * 2, dtype=torch.int16))
 
     def convert(self, twin: float_ops.Start, conversion: Conversion) -> Traced:
         bits = fitting_bits(twin.value.abs().max().item(), self.arithmetic.limit)
@@ -324,7 +325,7 @@ class Start(Op):
         return Range(values.amin(dim=1), values.amax(dim=1))
 
     def compute(self, batch_size: int) -> Tensor:
-        expanded = self._value.expand(batch_size, -1, -1, -1)
+        expanded = self._value.expand(batch_size, -1, self.side, self.side)
         return expanded.contiguous(memory_format=self.arithmetic.memory_format)
 
 

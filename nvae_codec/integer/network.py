@@ -98,13 +98,14 @@ class IntegerNetwork(Hierarchy):
         """Let the ranges of all tensors run through the network."""
         config, limit = self.config, self.arithmetic.limit
         samples = Range(torch.zeros(config.image_channels), torch.full((config.image_channels,), 255.0))
-        descent = Descent(self, Ranges(), self.features(samples))
+        draft = self.draft(Ranges(), lambda lattice: samples)
+        descent = Descent(self, Ranges(), self.features(draft))
         for step in descent:
             _ = step.posterior
             step.latents = Range.symmetric(limit, config.num_latent_per_group)
             for cell in self.flow_cells(step.group):
                 cell(step.latents)
-        for _ in self.pixel_phases(descent.state, lambda lattice: samples):
+        for _ in self.pixel_phases(descent.state, draft):
             pass
 
     def _check_latents(self) -> None:

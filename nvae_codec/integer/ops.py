@@ -3,7 +3,7 @@
 from functools import partial
 from types import SimpleNamespace
 
-from nvae_codec.integer import conv, layers, scores
+from nvae_codec.integer import conv, layers, pixel_ops
 from nvae_codec.integer.op import Arithmetic
 
 OPS = (
@@ -20,8 +20,9 @@ OPS = (
     layers.Start,
     layers.Sum,
     layers.Upsample,
-    scores.Interleave,
-    scores.Scores,
+    pixel_ops.Correct,
+    pixel_ops.Interleave,
+    pixel_ops.Scores,
 )
 
 

@@ -20,6 +20,7 @@ LOGIT_BITS = 10
 MEAN_BITS = 12
 LOG_SCALE_BITS = 10
 COEFFICIENT_BITS = 10  # before tanh
+SHIFT_BITS = 10  # of corrections of means, in scales
 
 
 def split(parameters: Tensor, dim: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -78,6 +78,13 @@ class IntegerLikelihood(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no scores")
 
+    def corrected(self, parameters: np.ndarray, corrections: np.ndarray) -> np.ndarray:
+        """`Likelihood.corrected` in integers, int64 [P, N], |values| < 2**15, of corrections [K, N].
+
+        They have `Likelihood.correction_bits`, |values| < 2**15, and the result is the same on every machine.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no corrections")
+
     @abstractmethod
     def information(self, planes: np.ndarray, parameters: np.ndarray, space: ColourSpace | None = None) -> np.ndarray:
         """-log2 p(x | z) of the modelled bits of N pixels, float64 [N], with the coder's masses; planes [C, N]."""
@@ -113,6 +120,11 @@ class Likelihood(ABC):
     def num_input_bits(self) -> int:
         """Of the samples that a network is given."""
 
+    @property
+    def correction_bits(self) -> tuple[int, ...]:
+        """Fractional bits of the integers that correct parameters, [K]; K = 0: nothing does."""
+        return ()
+
     @abstractmethod
     def log_prob(self, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:
         """log p(x | z) of every pixel, [B, H, W]. `published`: as the NVAE release computes it, for comparison."""
@@ -144,6 +156,10 @@ class Likelihood(ABC):
         what a distribution is made of.
         """
         raise NotImplementedError(f"{type(self).__name__} has no scores")
+
+    def corrected(self, output: Tensor, corrections: Tensor) -> Tensor:
+        """Outputs [B, `num_parameters`, H, W] with corrections [B, K, H, W], of which 0 changes nothing."""
+        raise NotImplementedError(f"{type(self).__name__} has no corrections")
 
     @property
     @abstractmethod

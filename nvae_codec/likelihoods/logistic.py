@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nvae_codec.likelihoods.layout import LOG_SCALE_BITS, LOG_SCALE_MIN, MEAN_BITS, RED, slope_slot, split
+from nvae_codec.likelihoods.layout import LOG_SCALE_BITS, LOG_SCALE_MIN, MEAN_BITS, RED, SHIFT_BITS, slope_slot, split
 from nvae_codec.likelihoods.tables import (
     ARGUMENT_BITS,
     ARGUMENT_RANGE,
@@ -21,6 +21,7 @@ from nvae_codec.likelihoods.tables import (
     MixtureTables,
 )
 
+LIMIT = (1 << 15) - 1  # largest magnitude of a parameter
 FLOOR = 1 << 20  # added to every value's mass, which keeps each above 2**-28
 
 
@@ -85,6 +86,22 @@ class PixelDistributions:
             for each, each_bits in zip([*directions, *stretches, *together], bits, strict=True)
         ]
         return torch.stack(found).long().numpy()
+
+    def corrected(self, corrections: np.ndarray) -> np.ndarray:
+        """`mixture.corrected` in integers: int64 [10 M, N], of corrections [M + 9, N] as in `layout`."""
+        components = len(self._logits)
+        given = torch.from_numpy(corrections).to(torch.int32)
+        shift, of_log_scales, of_coefficients = given[components:].unflatten(0, (3, 3, 1)).unbind(1)  # [3, 1, N]
+        # A scale is 2**(12 + b) / (2**b - 1) over an inverse scale from the table: shift * scale in the means' unit is
+        # a division of integers below 2**53.
+        unit = 2.0 ** (INVERSE_SCALE_BITS + self._num_bits + MEAN_BITS - SHIFT_BITS)
+        inverse_scales = torch.stack([self._inverse_scales(colour) for colour in range(3)]).mul_(self._largest)
+        moved = (shift.double() * unit).div(inverse_scales).floor_().clamp_(-LIMIT, LIMIT).to(torch.int32)
+        others = torch.stack(
+            [self._means + moved, self._log_scales + of_log_scales, self._coefficients + of_coefficients], dim=1
+        )
+        found = torch.cat([self._logits + given[:components], others.flatten(0, 2)])
+        return found.clamp_(-LIMIT, LIMIT).long().numpy()
 
     def _positions(self, values: np.ndarray) -> Tensor:
         """Samples [N] in the units of `ColourDistribution`, float64."""

@@ -16,7 +16,17 @@ from torch import Generator, Tensor
 from nvae_codec.bitstreams.content import GREY, RGB
 from nvae_codec.colour.spaces import SPACES, ColourSpace
 from nvae_codec.likelihoods.chroma import ChromaDistributions
-from nvae_codec.likelihoods.layout import LOG_SCALE_MAX, LOG_SCALE_MIN, PARAMETERS_PER_COMPONENT, fractional_bits, split
+from nvae_codec.likelihoods.layout import (
+    COEFFICIENT_BITS,
+    LOG_SCALE_BITS,
+    LOG_SCALE_MAX,
+    LOG_SCALE_MIN,
+    LOGIT_BITS,
+    PARAMETERS_PER_COMPONENT,
+    SHIFT_BITS,
+    fractional_bits,
+    split,
+)
 from nvae_codec.likelihoods.likelihood import Decisions, IntegerLikelihood, Likelihood
 from nvae_codec.likelihoods.logistic import PixelDistributions
 from nvae_codec.likelihoods.tables import LENGTHS, MixtureTables
@@ -64,6 +74,13 @@ class Mixture(Likelihood):
 
     def scores(self, output: Tensor, x: Tensor) -> Tensor:
         return scores(output, x, self.num_bits, residual=self.residual)
+
+    @property
+    def correction_bits(self) -> tuple[int, ...]:
+        return (LOGIT_BITS,) * self.components + (SHIFT_BITS, LOG_SCALE_BITS, COEFFICIENT_BITS) * 3
+
+    def corrected(self, output: Tensor, corrections: Tensor) -> Tensor:
+        return corrected(output, corrections)
 
     def unit_range(self, samples: Tensor) -> Tensor:
         return (samples >> (8 - self.num_bits)).float() / (2**self.num_bits - 1)
@@ -192,6 +209,21 @@ def scores(output: Tensor, x: Tensor, num_bits: int = 8, *, residual: bool = Fal
     return (torch.cat([direction, stretch, together], dim=1) * responsibility).sum(dim=2)
 
 
+def corrected(output: Tensor, corrections: Tensor) -> Tensor:
+    """Outputs [B, 10 M, H, W] with corrections [B, M + 9, H, W].
+
+    They are a term for each logit, and for each colour three that all components share: how many scales its means are
+    shifted by, and what is added to log-scales and to coefficients.
+    """
+    logits, means, log_scales, coefficients = split(output, dim=1)
+    components = logits.shape[1]
+    of_logits, of_colours = corrections.split([components, 9], dim=1)
+    shift, of_log_scales, of_coefficients = of_colours.unflatten(1, (3, 3, 1)).unbind(2)  # [B, 3, 1, H, W]
+    means = means + shift * log_scales.clamp(LOG_SCALE_MIN, LOG_SCALE_MAX).exp()
+    others = torch.stack([means, log_scales + of_log_scales, coefficients + of_coefficients], dim=2)
+    return torch.cat([logits + of_logits, others.flatten(1, 3)], dim=1)
+
+
 def sample(
     output: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0, *, residual: bool = False
 ) -> Tensor:
@@ -257,6 +289,9 @@ class IntegerMixture(MixtureTables, IntegerLikelihood):
 
     def scores(self, parameters: np.ndarray, samples: np.ndarray) -> np.ndarray:
         return PixelDistributions(parameters, self).scores(samples, SCORE_BITS, PAIRS, MAX_STRETCH)
+
+    def corrected(self, parameters: np.ndarray, corrections: np.ndarray) -> np.ndarray:
+        return PixelDistributions(parameters, self).corrected(corrections)
 
     def information(self, planes: np.ndarray, parameters: np.ndarray, space: ColourSpace | None = None) -> np.ndarray:
         distributions, values = self._distributions(parameters, space), (planes >> self.low_bits).astype(np.int64)

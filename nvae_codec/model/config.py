@@ -34,6 +34,8 @@ OF_PHASES = {
     "num_phase_noise_filters",
     "num_phase_interpolations",
     "phase_scores",
+    "num_phase_levels",
+    "num_correction_channels",
 }
 
 # No network is larger. A configuration read from a file could otherwise ask for any amount of memory or time.
@@ -59,6 +61,8 @@ LARGEST = {
     "num_phase_cells": 16,
     "num_phase_noise_filters": 256,
     "num_phase_interpolations": 64,
+    "num_phase_levels": 8,
+    "num_correction_channels": 512,
 }
 
 
@@ -95,13 +99,15 @@ class NVAEConfig:
     num_cell_per_cond_dec: int = 1
     num_nf: int = 0  # pairs of flow cells per group
     # Not in the paper. "phases", in place of the postprocess: pixels are not independent given the latents but come
-    # phase by phase, each given those before (`nvae_codec.model.phases`). The next five go with it alone.
+    # phase by phase, each given those before (`nvae_codec.model.phases`). The next seven go with it alone.
     pixel_head: str = "independent"
     num_phase_channels: int = 32
     num_phase_cells: int = 1  # per phase
     num_phase_noise_filters: int = 0  # filters for texture and noise, before every phase; 0: none
     num_phase_interpolations: int = 1  # of a phase's neighbours, which components of a mixture take in turn
     phase_scores: bool = False  # phases see how wrong the head was of the pixels that are known
+    num_phase_levels: int = 0  # doublings of the side of what is known; 0: as many as there are preprocess blocks
+    num_correction_channels: int = 0  # of what corrects the phases by latents; 0: latents reach the first phase alone
     # Not in the paper: activations are rounded in training as integers of 12 bits (`nvae_codec.integer.fake_quant`).
     rounded_activations: bool = False
 
@@ -121,6 +127,8 @@ class NVAEConfig:
             "num_preprocess_blocks",
             "num_postprocess_blocks",
             "num_phase_noise_filters",
+            "num_phase_levels",
+            "num_correction_channels",
         }
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -154,6 +162,14 @@ class NVAEConfig:
             raise ModelError(
                 "a head of phases needs a preprocess block: it begins with as many pixels as the finest latents have"
             )
+        if self.has_phases and not self.corrects and self.phase_levels != self.num_preprocess_blocks:
+            raise ModelError("num_phase_levels is free where latents correct phases (num_correction_channels) alone")
+        if self.corrects and (not self.phase_scores or self.is_vanilla):
+            raise ModelError("num_correction_channels goes with phase_scores=true and more than one group of latents")
+        if self.corrects and min(self.num_preprocess_blocks, self.phase_levels) < 2:
+            raise ModelError("corrections of the last two levels need two preprocess blocks and two levels of phases")
+        if self.image_size % 2**self.phase_levels:
+            raise ModelError(f"an image side of {self.image_size} cannot be halved {self.phase_levels} times")
         if not self.has_phases and any(getattr(self, name) != getattr(NVAEConfig, name) for name in OF_PHASES):
             raise ModelError(f"{', '.join(sorted(OF_PHASES - {'pixel_head'}))} go with pixel_head=phases")
         if not 1 <= self.num_x_bits <= 8:
@@ -191,6 +207,15 @@ class NVAEConfig:
     @property
     def has_phases(self) -> bool:
         return self.pixel_head == "phases"
+
+    @property
+    def phase_levels(self) -> int:
+        return self.num_phase_levels or self.num_preprocess_blocks
+
+    @property
+    def corrects(self) -> bool:
+        """Whether latents correct the parameters of phases, rather than reach the first phase."""
+        return self.num_correction_channels > 0
 
     @property
     def frame(self) -> int:

@@ -1,7 +1,7 @@
 """The topology of NVAE, once for the float network and its integer twin.
 
 A hierarchy is made of the ops that it is handed (`nvae_codec.model.ops`, or twins of them). It offers what the coder
-and the float objective both use: `features`, `start`, `prior`, `posterior`, `update`, `pixel_phases`.
+and the float objective both use: `draft`, `features`, `start`, `prior`, `posterior`, `update`, `pixel_phases`.
 Groups are numbered in decoder order, coarsest first.
 
 Source: Vahdat and Kautz, "NVAE: A Deep Hierarchical Variational Autoencoder", NeurIPS 2020. Where the published
@@ -17,6 +17,7 @@ from torch import nn
 from nvae_codec.likelihoods.gaussian import RAW_BITS
 from nvae_codec.model.cells import DOWN, NORMAL, UP, Cell
 from nvae_codec.model.config import ARCHITECTURES, NVAEConfig
+from nvae_codec.model.corrections import Corrections, Draft
 from nvae_codec.model.flows import flow_cells
 from nvae_codec.model.phases import PhaseHead, join
 from nvae_codec.tiling import WHOLE, Lattice
@@ -65,7 +66,9 @@ class Hierarchy(nn.Module):
         # Bottom-up: from the image to the features of every group.
         top = config.multiplier(config.num_latent_scales - 1)
         self.image_input = ops.ImageInput(config.pixels.num_input_bits)
-        self.stem = ops.Conv(config.image_channels, c_enc, 3)
+        seen = config.image_channels + (len(config.pixels.score_bits) if config.corrects else 0)
+        self.with_scores = ops.Concat() if config.corrects else None
+        self.stem = ops.Conv(seen, c_enc, 3)
         self.preprocess = blocks(config.num_preprocess_blocks, config.num_preprocess_cells, c_enc, pre, DOWN)
         towers = not config.is_vanilla
         self.encoder_cells = nn.ModuleList(  # by group
@@ -79,7 +82,7 @@ class Hierarchy(nn.Module):
         )
 
         # Top-down: the latents, coarse to fine.
-        self.start_op = ops.Start(c_dec * top, config.side(config.num_latent_scales - 1))
+        self.start_op = ops.Start(c_dec * top, config.side(config.num_latent_scales - 1), uniform=config.corrects)
         self.first_prior = ops.StandardNormal(latents)
         self.prior_heads = nn.ModuleList(  # by group, from the second
             nn.Sequential(
@@ -114,6 +117,7 @@ class Hierarchy(nn.Module):
         # From the stream to the parameters of the pixels.
         width = (c_dec if towers else c_enc) * config.multiplier(0)
         self.phases = PhaseHead(ops, config, width) if config.has_phases else None
+        self.corrections = Corrections(ops, config, width) if config.corrects else None
         if not config.has_phases:
             self.postprocess = blocks(config.num_postprocess_blocks, config.num_postprocess_cells, width, post, UP)
             c_out = width // 2**config.num_postprocess_blocks
@@ -122,9 +126,21 @@ class Hierarchy(nn.Module):
                 ops.Conv(c_out, config.pixels.num_parameters, 3, raw=config.pixels.fractional_bits),
             )
 
-    def features(self, x: Any) -> list:
-        """What the encoder knows of the images, a tensor for every group in decoder order."""
-        stream = self.preprocess(self.stem(self.image_input(x)))
+    def draft(self, batch_size: Any, known: Callable[[Lattice], Any]) -> Draft:
+        """What is said of images before any latent is known.
+
+        `known(lattice)` are samples whose parameters `pixel_phases` has given, as `ops.ImageInput` takes them.
+        """
+        if self.phases is None or self.corrections is None:
+            return Draft(known)
+        return self.corrections.draft(self.phases, batch_size, known)
+
+    def features(self, draft: Draft) -> list:
+        """What the encoder knows of images all of which is known, a tensor for every group in decoder order."""
+        image = self.image_input(draft.known(WHOLE))
+        stream = self.preprocess(
+            self.stem(image if self.with_scores is None else self.with_scores(image, draft.scores))
+        )
         found = []
         for group in reversed(range(self.config.num_groups)):  # encoder order: finest first
             scale = self.config.scale_of_group[group]
@@ -174,17 +190,20 @@ class Hierarchy(nn.Module):
         """Where the pixels lie whose parameters `pixel_phases` gives, one after the other."""
         return (WHOLE,) if self.phases is None else self.phases.lattices
 
-    def pixel_phases(self, state: State, known: Callable[[Lattice], Any]) -> Iterator[Any]:
+    def pixel_phases(self, state: State, draft: Draft) -> Iterator[Any]:
         """Parameters of the image head, [B, `config.pixels.num_parameters`, h, w], of each of `lattices`.
 
-        `known(lattice)` are samples whose parameters were given before, as `ops.ImageInput` takes them. A head whose
-        pixels are independent given the latents gives all parameters at once and asks for none.
+        A phase's pixels must be known when the next parameters are asked for. A head whose pixels are independent
+        given the latents gives all parameters at once.
         """
         if self.phases is None:
             yield self.image_head(self.postprocess(state.stream))
+        elif self.corrections is None:
+            for _, parameters in self.phases(self.phases.stem(state.stream), draft.known):
+                yield parameters
         else:
-            yield from self.phases(state.stream, known)
+            yield from self.corrections(state.stream, draft)
 
-    def pixels(self, state: State, known: Callable[[Lattice], Any]) -> Any:
-        """All of them, [B, `config.pixels.num_parameters`, image_size, image_size]."""
-        return join(list(self.pixel_phases(state, known)))
+    def pixels(self, state: State, draft: Draft) -> Any:
+        """All of them, [B, `config.pixels.num_parameters`, image_size, image_size], of images that are known."""
+        return join(list(self.pixel_phases(state, draft)))

@@ -10,10 +10,10 @@ from torch import Tensor
 from nvae_codec.likelihoods.gaussian import Normal
 from nvae_codec.model import ops as float_ops
 from nvae_codec.model.config import NVAEConfig
+from nvae_codec.model.corrections import Draft
 from nvae_codec.model.descent import Descent
 from nvae_codec.model.hierarchy import Hierarchy, State
 from nvae_codec.model.phases import initialise_phases, join
-from nvae_codec.tiling import Lattice
 
 # noise(group, shape) -> standard normal tensor of that shape
 Noise = Callable[[int, torch.Size], Tensor]
@@ -102,10 +102,14 @@ class NVAE(Hierarchy):
             z = z - cell(z)
         return z
 
-    def pixel_phases(self, state: State, known: Callable[[Lattice], Tensor]) -> Iterator[Tensor]:
+    def draft_of(self, x: Tensor) -> Draft:
+        """The draft of images [B, C, H, W] in [0, 1] that are known."""
+        return self.draft(len(x), lambda lattice: lattice.of(x))
+
+    def pixel_phases(self, state: State, draft: Draft) -> Iterator[Tensor]:
         """As in the hierarchy, but never in low precision: bright pixels' means need more digits than bfloat16 has."""
         if self.phases is not None:  # its layers see to it themselves
-            yield from super().pixel_phases(state, known)
+            yield from super().pixel_phases(state, draft)
             return
         stream = self.postprocess(state.stream)
         with float_ops.in_full_precision(stream):
@@ -115,7 +119,8 @@ class NVAE(Hierarchy):
     def forward(self, x: Tensor, noise: Noise | None = None, *, published: bool = False) -> Elbo:
         """The bound for images [B, C, H, W] in [0, 1]; `published` selects the release's likelihood."""
         noise = noise or default_noise(x)
-        descent = Descent(self, x.shape[0], self.features(x))
+        draft = self.draft_of(x)
+        descent = Descent(self, len(x), self.features(draft))
         kl, kl_channels, normals, latents = [], [], [], []
         for step in descent:
             prior, posterior = Normal.from_raw(*step.prior), Normal.from_raw(*step.posterior)
@@ -127,7 +132,7 @@ class NVAE(Hierarchy):
             kl_channels.append(by_channel.detach().mean(dim=0))
             normals.append((posterior, prior))
             latents.append((drawn, z))
-        outputs = tuple(self.pixel_phases(descent.state, lambda lattice: lattice.of(x)))
+        outputs = tuple(self.pixel_phases(descent.state, draft))
         given, targets = outputs[0], x
         if len(outputs) > 1:  # end to end: cheaper than to where they belong
             given = torch.cat([output.flatten(2) for output in outputs], dim=2).unsqueeze(3)
@@ -148,7 +153,8 @@ class NVAE(Hierarchy):
             step.latents = prior.sample(default_noise(prior.mean, generator)(step.group, prior.mean.shape))
         side, levels = self.config.image_size, 2**self.config.pixels.num_input_bits - 1
         images = torch.empty(count, self.config.image_channels, side, side, device=descent.state.stream.device)
-        phases = self.pixel_phases(descent.state, lambda lattice: torch.round(lattice.of(images) * levels) / levels)
+        draft = self.draft(count, lambda lattice: torch.round(lattice.of(images) * levels) / levels)
+        phases = self.pixel_phases(descent.state, draft)
         for lattice, output in zip(self.lattices, phases, strict=True):
             lattice.of(images)[:] = self.config.pixels.sample(output, generator)
         return images

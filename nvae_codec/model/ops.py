@@ -214,14 +214,15 @@ class Concat(nn.Module):
 
 
 class Start(nn.Module):
-    """The learned first tensor of the decoder, [C, H, W], broadcast over the batch."""
+    """A learned first tensor [C, side, side], broadcast over the batch. `uniform`: the same at all points."""
 
-    def __init__(self, channels: int, side: int):
+    def __init__(self, channels: int, side: int, *, uniform: bool = False):
         super().__init__()
-        self.value = nn.Parameter(torch.rand(channels, side, side))
+        self.side = side
+        self.value = nn.Parameter(torch.rand(channels, *[1 if uniform else side] * 2))
 
     def forward(self, batch_size: int) -> Tensor:
-        return self.value.expand(batch_size, -1, -1, -1)
+        return self.value.expand(batch_size, -1, self.side, self.side)
 
 
 class ImageInput(nn.Module):
@@ -247,6 +248,18 @@ class Scores(nn.Module):
     def forward(self, parameters: Tensor, x: Tensor) -> Tensor:
         with in_full_precision(x):
             return self.pixels.scores(parameters, (x + 1) / 2)
+
+
+class Correct(nn.Module):
+    """Parameters of pixels [B, P, H, W] with corrections [B, K, H, W]."""
+
+    def __init__(self, pixels: Likelihood):
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, parameters: Tensor, corrections: Tensor) -> Tensor:
+        with in_full_precision(parameters):
+            return self.pixels.corrected(parameters, corrections)
 
 
 class Interleave(nn.Module):

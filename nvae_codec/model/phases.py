@@ -12,7 +12,7 @@ In a mixture's component, green and blue depend on how far the colours before ar
 `nvae_codec.likelihoods.mixture`): what the neighbours say of the means then serves all colours.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ NEIGHBOURS = (
 )  # of a column: above, below, left, right
 # What noise filters compare the newest known pixels with, likewise.
 AROUND = ((0, 0, 1), (0, 1, 0), (0, 1, 2), (0, 2, 1)), *NEIGHBOURS[:2]
+PHASES_PER_LEVEL = 3
 FILTERED = (1 / 3, 1 / 3, 1 / 3), (-4, 4, 0), (0, -4, 4)  # brightness, and differences of colours, which are smaller
 FIRST_FILTER_GAIN = 32.0  # of the filters: a level, 1/128 of the network's input, becomes 1/4 or 1
 FIRST_FEEDBACK = 0.1  # factor on the first weights of feedback
@@ -96,7 +97,7 @@ class Phase(nn.Module):
         )
 
     def forward(self, features: Any, planes: list) -> tuple[Any, Any]:
-        """Features for the next phase, and parameters [B, 10 M, h, w]."""
+        """Features for the next phase, and parameters [B, P, h, w]."""
         features = self.cells(features)
         parts = [features, self.activate(features)]
         if self.interpolate is not None:
@@ -143,7 +144,7 @@ class Feedback(nn.Module):
 
 
 class Level(nn.Module):
-    """Three phases, which double the side of what is known. At the `last` one nobody asks for scores any more."""
+    """Three phases, which double the side of what is known. `last`: nobody asks for scores after it."""
 
     def __init__(self, ops: Any, config: NVAEConfig, last: bool):
         super().__init__()
@@ -163,8 +164,8 @@ class Level(nn.Module):
 
     def forward(
         self, features: Any, known: Callable[[Lattice], Any], here: Sequence[Lattice], scores: Any
-    ) -> Generator[Any, None, tuple[Any, Any]]:
-        """Gives the parameters of the phases, which lie `here`. `scores` are those of the pixels that are known.
+    ) -> Generator[tuple[Any, Any], None, tuple[Any, Any]]:
+        """Gives features and parameters of the phases, which lie `here`. `scores` are those of the known pixels.
 
         Returns features for the next level, and the scores of what is known there.
         """
@@ -178,7 +179,7 @@ class Level(nn.Module):
             for noise_filter in self.noise_filters[index : index + 1]:
                 features = noise_filter(features, planes)
             features, parameters = phase(features, planes)
-            yield parameters
+            yield features, parameters
             if index < 2 or self.interleave is not None:
                 planes.append(known(here[index]))
                 if self.scores is not None:
@@ -190,43 +191,55 @@ class Level(nn.Module):
 
 
 class PhaseHead(nn.Module):
-    """From the decoder's stream [B, `channels`, side, side] to the parameters of all pixels, phase by phase."""
+    """From features of the first phase's points to the parameters of all pixels, phase by phase.
+
+    Those of the first phase come from the decoder's stream [B, `channels`, side, side] or, where latents correct what
+    the head puts out, from nothing.
+    """
 
     def __init__(self, ops: Any, config: NVAEConfig, channels: int):
         super().__init__()
-        self.lattices = lattices(config.num_preprocess_blocks)
+        levels, features = config.phase_levels, config.num_phase_channels
+        self.lattices = lattices(levels)
         self.input = ops.ImageInput(config.pixels.num_input_bits)
-        self.stem = nn.Sequential(ops.Activate(channels, "elu"), ops.Conv(channels, config.num_phase_channels))
+        self.stem: nn.Module = (  # to features
+            ops.Start(features, config.image_size // 2**levels, uniform=True)
+            if config.corrects
+            else nn.Sequential(ops.Activate(channels, "elu"), ops.Conv(channels, features))
+        )
         self.first = Phase(ops, config, 0)
         self.first_scores = ops.Scores(config.pixels) if config.phase_scores else None
-        levels = config.num_preprocess_blocks
-        self.levels = nn.ModuleList(Level(ops, config, last=number == levels - 1) for number in range(levels))
+        self.levels = nn.ModuleList(
+            Level(ops, config, last=number == levels - 1 and not config.corrects) for number in range(levels)
+        )
         self.ups = nn.ModuleList(ops.Upsample() for _ in self.levels[1:])
 
     def heads(self) -> list[Any]:
         """The last layers, whose output are parameters."""
         return [phase.head for phase in modules_of(self, Phase)]
 
-    def forward(self, stream: Any, known: Callable[[Lattice], Any]) -> Iterator[Any]:
-        """The parameters of one phase after another, [B, 10 M, h, w].
+    def forward(self, features: Any, known: Callable[[Lattice], Any]) -> Generator[tuple[Any, Any], None, Any]:
+        """Features [B, F, h, w] and parameters [B, P, h, w] of one phase after another.
 
         `known(lattice)` are samples whose parameters were given before, as `ops.ImageInput` takes them; it is called
-        when the next parameters are asked for.
+        when the next parameters are asked for. Returns the scores of all pixels where latents correct the parameters.
         """
 
         def known_input(lattice: Lattice) -> Any:
             return self.input(known(lattice))
 
-        features, parameters = self.first(self.stem(stream), [])
-        yield parameters
+        features, parameters = self.first(features, [])
+        yield features, parameters
         scores = None
         if self.first_scores is not None:
             scores = self.first_scores(parameters, known_input(self.lattices[0]))
         for number, level in enumerate(self.levels):
             if number:
                 features = self.ups[number - 1](features)
-            here = self.lattices[1 + 3 * number : 4 + 3 * number]
+            begin = 1 + PHASES_PER_LEVEL * number
+            here = self.lattices[begin : begin + PHASES_PER_LEVEL]
             features, scores = yield from level(features, known_input, here, scores)
+        return scores
 
 
 @torch.no_grad()

@@ -102,9 +102,10 @@ def integer_rates(
     channels are the prior's mean, as in coding; otherwise they are drawn like the others.
     """
     model, layout = IntegerModel(network), layout or whole(samples)
-    descent = Descent(network, len(samples), model.features(samples.numpy()))
+    draft = model.draft(samples.numpy(), layout.sizes)
+    descent = Descent(network, len(samples), model.features(draft))
     kl = _kl_of_groups(network, descent, _Integers(network, inactive), layout, noise)
-    parameters = model.pixels(descent.state, samples.numpy(), layout.sizes)
+    parameters = model.pixels(descent.state, draft)
     bits, saved = np.zeros(len(samples)), np.zeros(len(samples))
     for index, real in enumerate(real_pixels(layout.sizes, model.tile_side)):
         pixels, of_pixels = samples[index, : layout.channels[index]].numpy()[:, real], parameters[index][:, real]
@@ -125,13 +126,14 @@ def float_negative_elbo(model: NVAE, samples: Tensor, noise: Noise, layout: Layo
     For tiles of colour, or of black and white if the network's likelihood is Bernoulli's.
     """
     x = unit_range(model.config, samples)
-    descent = Descent(model, len(x), model.features(x))
-    kl = _kl_of_groups(model, descent, _Floats(), layout, noise)
 
     def known(lattice: Lattice) -> Tensor:
         return unit_range(model.config, torch.from_numpy(known_pixels(samples.numpy(), layout.sizes, lattice)))
 
-    log_prob = model.config.pixels.log_prob(model.pixels(descent.state, known), x)
+    draft = model.draft(len(x), known)
+    descent = Descent(model, len(x), model.features(draft))
+    kl = _kl_of_groups(model, descent, _Floats(), layout, noise)
+    log_prob = model.config.pixels.log_prob(model.pixels(descent.state, draft), x)
     real = torch.from_numpy(real_pixels(layout.sizes, model.config.image_size))
     return sum(kl) - torch.where(real, log_prob, 0).double().sum(dim=(1, 2)).numpy()
 
