@@ -43,7 +43,8 @@ def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], rec_groups: i
 
     Densities are those of continuous distributions. All tiles must be whole.
     """
-    features, state, latents = model.features(tiles.samples), model.start(tiles.layout.num_tiles), [0.0, 0.0]
+    draft = model.draft(tiles.samples, tiles.layout.sizes)
+    features, state, latents = model.features(draft), model.start(tiles.layout.num_tiles), [0.0, 0.0]
     for group, found in enumerate(offsets):
         prior, posterior = model.prior(group, state), model.posterior(group, state, features)
         takes_rec, active, steps = group >= model.num_groups - rec_groups, model.active(group), model.steps(group)
@@ -61,7 +62,7 @@ def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], rec_groups: i
         latents[takes_rec] += nats[:, active].sum() / math.log(2)
         state = model.update(group, state, found)
     real = real_pixels(tiles.layout.sizes, model.tile_side)
-    parameters = model.pixels(state, tiles.samples, tiles.layout.sizes).transpose(1, 0, 2, 3)
+    parameters = model.pixels(state, draft).transpose(1, 0, 2, 3)
     known = tiles.samples.transpose(1, 0, 2, 3)[:, real]
     return model.likelihood.information(known, parameters[:, real]).sum(), *latents
 

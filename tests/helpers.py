@@ -56,7 +56,8 @@ def outputs_digest(coder: IntegerModel, samples: np.ndarray, batch: int) -> list
     results: list[list[bytes]] = [[] for _ in samples]
     for first in range(0, len(samples), batch):
         part = samples[first : first + batch]
-        features, state = coder.features(part), coder.start(len(part))
+        draft = coder.draft_of_whole(part)
+        features, state = coder.features(draft), coder.start(len(part))
         for group in range(coder.num_groups):
             normals = [coder.prior(group, state), coder.posterior(group, state, features)]
             shape = coder.group_shape(group)
@@ -66,7 +67,7 @@ def outputs_digest(coder: IntegerModel, samples: np.ndarray, batch: int) -> list
             arrays = [array for normal in normals for array in (normal.mean, normal.sigma)]
             for index in range(len(part)):
                 results[first + index] += [array[index].tobytes() for array in arrays]
-        pixels = coder.pixels(state, part, np.full((len(part), 2), coder.tile_side))
+        pixels = coder.pixels(state, draft)
         for index in range(len(part)):
             results[first + index].append(pixels[index].tobytes())
     return [b"".join(result) for result in results]

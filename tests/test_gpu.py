@@ -73,7 +73,8 @@ def run_on_fake_gpu(network: IntegerNetwork) -> list[torch.Tensor]:
                     setattr(op, name, mode.from_tensor(value))
             op.move_operands()
         x = torch.empty(2, config.image_channels, config.image_size, config.image_size, dtype=torch.uint8, device=GPU)
-        found = network.features(x)
+        draft = network.draft(2, lambda lattice: lattice.of(x))
+        found = network.features(draft)
         features, state = list(found), network.start(2)
         for group in range(config.num_groups):
             found += [*network.prior(group, state), *network.posterior(group, state, features)]
@@ -81,7 +82,7 @@ def run_on_fake_gpu(network: IntegerNetwork) -> list[torch.Tensor]:
             for cell in network.flows[group]:
                 found.append(cell(z))
             state = network.update(group, state, z)
-        return [*found, *network.pixel_phases(state, lambda lattice: lattice.of(x))]
+        return [*found, *network.pixel_phases(state, draft)]
 
 
 @needs_fake_gpu

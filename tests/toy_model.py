@@ -7,7 +7,7 @@ import numpy as np
 
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS, IntegerNormal
 from nvae_codec.likelihoods.mixture import IntegerMixture
-from nvae_codec.tiling import WHOLE, Lattice, known_pixels
+from nvae_codec.tiling import WHOLE, Lattice, known_pixels, pad
 
 
 class ToyModel:
@@ -30,8 +30,11 @@ class ToyModel:
     def active(self, group):
         return np.arange(2) if group == 0 else np.array([0, 2])
 
-    def features(self, samples):
-        return samples.astype(np.int64)
+    def draft(self, samples, sizes):
+        return samples, sizes
+
+    def features(self, draft):
+        return pad(*draft).astype(np.int64)
 
     def start(self, batch_size):
         return np.zeros((batch_size, 3, 4, 4), dtype=np.int64)
@@ -63,13 +66,13 @@ class ToyModel:
         state[:, : offsets.shape[1]] += offsets.repeat(repeat, axis=2).repeat(repeat, axis=3) * 10
         return state
 
-    def pixel_phases(self, state, samples, sizes):
+    def pixel_phases(self, state, draft):
         yield self.parameters(state)
 
-    def pixels(self, state, samples, sizes):
+    def pixels(self, state, draft):
         """The parameters of all pixels of tiles whose samples are known."""
         values = np.zeros((len(state), 10 * self.components, 8, 8), dtype=np.int64)
-        for lattice, phase in zip(self.lattices, self.pixel_phases(state, samples, sizes), strict=True):
+        for lattice, phase in zip(self.lattices, self.pixel_phases(state, draft), strict=True):
             lattice.of(values)[:] = phase
         return values
 
@@ -100,8 +103,8 @@ class PhasedToyModel(ToyModel):
         Lattice(1, 0, 2),
     )
 
-    def pixel_phases(self, state, samples, sizes):
-        parameters = self.parameters(state)
+    def pixel_phases(self, state, draft):
+        (samples, sizes), parameters = draft, self.parameters(state)
         for number, lattice in enumerate(self.lattices):
             phase = lattice.of(parameters).copy()
             if number:

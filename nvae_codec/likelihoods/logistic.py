@@ -96,7 +96,7 @@ class PixelDistributions:
         # a division of integers below 2**53.
         unit = 2.0 ** (INVERSE_SCALE_BITS + self._num_bits + MEAN_BITS - SHIFT_BITS)
         inverse_scales = torch.stack([self._inverse_scales(colour) for colour in range(3)]).mul_(self._largest)
-        moved = (shift.double() * unit).div(inverse_scales).floor_().clamp_(-LIMIT, LIMIT).to(torch.int32)
+        moved = (shift.double() * unit).div(inverse_scales).floor_().clamp_(-2 * LIMIT, 2 * LIMIT).to(torch.int32)
         others = torch.stack(
             [self._means + moved, self._log_scales + of_log_scales, self._coefficients + of_coefficients], dim=1
         )

@@ -91,11 +91,22 @@ class UpSkip(nn.Module):
 
 
 class Cell(nn.Module):
-    """skip(x) + 0.1 * gate * branch(x). A down cell doubles the channels and halves the side, an up cell undoes it."""
+    """skip(x) + 0.1 * gate * branch(x).
 
-    def __init__(self, ops: Any, c_in: int, primitives: tuple[str, ...], mode: str = NORMAL, use_se: bool = True):
+    A down cell doubles the channels, unless there are to be `c_out`, and halves the side; an up cell undoes it.
+    """
+
+    def __init__(
+        self,
+        ops: Any,
+        c_in: int,
+        primitives: tuple[str, ...],
+        mode: str = NORMAL,
+        use_se: bool = True,
+        c_out: int | None = None,
+    ):
         super().__init__()
-        c_out = {NORMAL: c_in, DOWN: 2 * c_in, UP: c_in // 2}[mode]
+        c_out = {NORMAL: c_in, DOWN: 2 * c_in, UP: c_in // 2}[mode] if c_out is None else c_out
         self.skip = nn.Identity() if mode == NORMAL else {DOWN: DownSkip, UP: UpSkip}[mode](ops, c_in, c_out)
         operations = residual_operation(ops, primitives[0], c_in, c_out, mode)
         for primitive in primitives[1:]:

@@ -57,6 +57,7 @@ LARGEST = {
     "num_postprocess_cells": 16,
     "num_cell_per_cond_dec": 16,
     "num_nf": 16,
+    "max_channel_multiplier": 2**15,
     "num_phase_channels": 512,
     "num_phase_cells": 16,
     "num_phase_noise_filters": 256,
@@ -72,8 +73,8 @@ class NVAEConfig:
     `num_phase_`.
 
     Sides are in pixels, channels are counts. A latent scale s (0 = finest) has side `image_size / 2**(P + s)` and
-    channel multiplier `2**(P + s)`, P = `num_preprocess_blocks`. Raises ModelError where the numbers cannot make a
-    network.
+    channel multiplier `2**(P + s)`, P = `num_preprocess_blocks`, unless that is bounded. Raises
+    ModelError where the numbers cannot make a network.
     """
 
     image_size: int
@@ -108,6 +109,8 @@ class NVAEConfig:
     phase_scores: bool = False  # phases see how wrong the head was of the pixels that are known
     num_phase_levels: int = 0  # doublings of the side of what is known; 0: as many as there are preprocess blocks
     num_correction_channels: int = 0  # of what corrects the phases by latents; 0: latents reach the first phase alone
+    # Not in the paper: channels double with every halving of the side only so far; 0: without an end.
+    max_channel_multiplier: int = 0
     # Not in the paper: activations are rounded in training as integers of 12 bits (`nvae_codec.integer.fake_quant`).
     rounded_activations: bool = False
 
@@ -126,6 +129,7 @@ class NVAEConfig:
             "num_cell_per_cond_dec",
             "num_preprocess_blocks",
             "num_postprocess_blocks",
+            "max_channel_multiplier",
             "num_phase_noise_filters",
             "num_phase_levels",
             "num_correction_channels",
@@ -198,11 +202,15 @@ class NVAEConfig:
         return self.num_groups == 1
 
     def multiplier(self, scale: int) -> int:
-        """How many times narrower than the image `scale` is, which is also its channel multiplier."""
-        return 2 ** (self.num_preprocess_blocks + scale)
+        """How many times more channels `scale` has than the finest layers."""
+        return self.multiplier_after(self.num_preprocess_blocks + scale)
+
+    def multiplier_after(self, halvings: int) -> int:
+        """The same of layers whose side is that of the image, halved so often."""
+        return min(2**halvings, self.max_channel_multiplier or 2**halvings)
 
     def side(self, scale: int) -> int:
-        return self.image_size // self.multiplier(scale)
+        return self.image_size // 2 ** (self.num_preprocess_blocks + scale)
 
     @property
     def has_phases(self) -> bool:

@@ -12,6 +12,7 @@ stay asleep. The draft depends on known pixels alone, so that the decoder has th
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from nvae_codec.model.config import NVAEConfig
@@ -129,3 +130,12 @@ class Corrections(nn.Module):
         for number, (of_stream, correction) in enumerate(zip(self.streams, self.of_phases, strict=True)):
             level = levels[number // PHASES_PER_LEVEL - CORRECTED_LEVELS]
             yield correction(*draft.phase(self.uncorrected + number), of_stream(level))
+
+
+@torch.no_grad()
+def initialise_corrections(corrections: Corrections) -> None:
+    """First weights of a float network's: they correct nothing yet."""
+    for correction in modules_of(corrections, Correction):
+        last: Any = correction.last
+        last.weight.zero_()
+        last.bias.zero_()

@@ -42,25 +42,29 @@ class Hierarchy(nn.Module):
         pre, enc, dec, post = ARCHITECTURES[config.architecture]
         c_enc, c_dec = config.num_channels_enc, config.num_channels_dec
 
-        def cell(channels: int, primitives: tuple[str, ...], mode: str = NORMAL) -> Cell:
-            return Cell(ops, channels, primitives, mode, config.use_se)
+        def cell(channels: int, primitives: tuple[str, ...], mode: str = NORMAL, c_out: int | None = None) -> Cell:
+            return Cell(ops, channels, primitives, mode, config.use_se, c_out)
 
         def cells(channels: int, count: int, primitives: tuple[str, ...]) -> nn.Sequential:
             return nn.Sequential(*(cell(channels, primitives) for _ in range(count)))
 
-        def blocks(
-            count: int, cells_per_block: int, channels: int, primitives: tuple[str, ...], mode: str
-        ) -> nn.Sequential:
-            """In every block the last cell goes down, or the first one up."""
+        def preprocess() -> nn.Sequential:
+            """In every block the last cell goes down."""
             sequence: list[nn.Module] = []
-            for _ in range(count):
-                if mode == UP:
-                    sequence.append(cell(channels, primitives, UP))
-                    channels //= 2
-                sequence += cells(channels, cells_per_block - 1, primitives)
-                if mode == DOWN:
-                    sequence.append(cell(channels, primitives, DOWN))
-                    channels *= 2
+            for block in range(config.num_preprocess_blocks):
+                fine, coarse = (c_enc * config.multiplier_after(halvings) for halvings in (block, block + 1))
+                sequence += cells(fine, config.num_preprocess_cells - 1, pre)
+                sequence.append(cell(fine, pre, DOWN, coarse))
+            return nn.Sequential(*sequence)
+
+        def postprocess(channels: int) -> nn.Sequential:
+            """From `channels`. In every block the first cell goes up."""
+            sequence: list[nn.Module] = []
+            finest = channels // config.multiplier(0)
+            for block in reversed(range(config.num_postprocess_blocks)):
+                fine, coarse = (finest * config.multiplier_after(halvings) for halvings in (block, block + 1))
+                sequence.append(cell(coarse, post, UP, fine))
+                sequence += cells(fine, config.num_postprocess_cells - 1, post)
             return nn.Sequential(*sequence)
 
         # Bottom-up: from the image to the features of every group.
@@ -69,13 +73,14 @@ class Hierarchy(nn.Module):
         seen = config.image_channels + (len(config.pixels.score_bits) if config.corrects else 0)
         self.with_scores = ops.Concat() if config.corrects else None
         self.stem = ops.Conv(seen, c_enc, 3)
-        self.preprocess = blocks(config.num_preprocess_blocks, config.num_preprocess_cells, c_enc, pre, DOWN)
+        self.preprocess = preprocess()
         towers = not config.is_vanilla
         self.encoder_cells = nn.ModuleList(  # by group
             cells(c_enc * config.multiplier(s), config.num_cell_per_cond_enc if towers else 0, enc) for s in scales
         )
         self.encoder_downs = nn.ModuleList(  # by scale
-            cell(c_enc * config.multiplier(s), enc, DOWN) for s in range(config.num_latent_scales - 1)
+            cell(c_enc * config.multiplier(s), enc, DOWN, c_enc * config.multiplier(s + 1))
+            for s in range(config.num_latent_scales - 1)
         )
         self.encoder_top = nn.Sequential(
             ops.Activate(c_enc * top, "elu"), ops.Conv(c_enc * top, c_enc * top, activation="elu")
@@ -109,7 +114,8 @@ class Hierarchy(nn.Module):
             cells(c_dec * config.multiplier(s), config.num_cell_per_cond_dec, dec) for s in scales[1:]
         )
         self.decoder_ups = nn.ModuleList(  # by scale, from the second finest
-            cell(c_dec * config.multiplier(s), dec, UP) for s in range(1, config.num_latent_scales)
+            cell(c_dec * config.multiplier(s), dec, UP, c_dec * config.multiplier(s - 1))
+            for s in range(1, config.num_latent_scales)
         )
         # Without towers the latent is all that there is.
         self.vanilla_stem = None if towers else ops.Conv(latents, c_enc * top)
@@ -119,8 +125,8 @@ class Hierarchy(nn.Module):
         self.phases = PhaseHead(ops, config, width) if config.has_phases else None
         self.corrections = Corrections(ops, config, width) if config.corrects else None
         if not config.has_phases:
-            self.postprocess = blocks(config.num_postprocess_blocks, config.num_postprocess_cells, width, post, UP)
-            c_out = width // 2**config.num_postprocess_blocks
+            self.postprocess = postprocess(width)
+            c_out = width // config.multiplier(0)
             self.image_head = nn.Sequential(
                 ops.Activate(c_out, "elu"),
                 ops.Conv(c_out, config.pixels.num_parameters, 3, raw=config.pixels.fractional_bits),

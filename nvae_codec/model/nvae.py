@@ -10,7 +10,7 @@ from torch import Tensor
 from nvae_codec.likelihoods.gaussian import Normal
 from nvae_codec.model import ops as float_ops
 from nvae_codec.model.config import NVAEConfig
-from nvae_codec.model.corrections import Draft
+from nvae_codec.model.corrections import Draft, initialise_corrections
 from nvae_codec.model.descent import Descent
 from nvae_codec.model.hierarchy import Hierarchy, State
 from nvae_codec.model.phases import initialise_phases, join
@@ -95,6 +95,8 @@ class NVAE(Hierarchy):
         super().__init__(config, ops)
         if self.phases is not None:
             initialise_phases(self.phases, config)
+        if self.corrections is not None:
+            initialise_corrections(self.corrections)
 
     def flow(self, group: int, z: Tensor) -> Tensor:
         """What the flow cells of a group make of a draw from its posterior; z itself where there are none."""
@@ -133,12 +135,26 @@ class NVAE(Hierarchy):
             normals.append((posterior, prior))
             latents.append((drawn, z))
         outputs = tuple(self.pixel_phases(descent.state, draft))
+        log_prob = self._log_likelihood(outputs, x, published=published)
+        return Elbo(outputs, log_prob, torch.stack(kl, dim=1), torch.stack(kl_channels), tuple(normals), tuple(latents))
+
+    def without_latents(self, x: Tensor) -> Elbo:
+        """The draft's likelihood of images x, of a network whose latents correct it: a bound with a KL of 0."""
+        draft, config = self.draft_of(x), self.config
+        outputs = tuple(draft.phase(number)[0] for number in range(len(self.lattices)))
+        kl, kl_channels = (
+            x.new_zeros(len(x), self.num_groups),
+            x.new_zeros(self.num_groups, config.num_latent_per_group),
+        )
+        return Elbo(outputs, self._log_likelihood(outputs, x), kl, kl_channels, (), ())
+
+    def _log_likelihood(self, outputs: tuple[Tensor, ...], x: Tensor, *, published: bool = False) -> Tensor:
+        """Of images x [B, C, H, W] given the parameters of all phases, [B]."""
         given, targets = outputs[0], x
         if len(outputs) > 1:  # end to end: cheaper than to where they belong
             given = torch.cat([output.flatten(2) for output in outputs], dim=2).unsqueeze(3)
             targets = torch.cat([lattice.of(x).flatten(2) for lattice in self.lattices], dim=2).unsqueeze(3)
-        log_prob = log_likelihood(self.config, given, targets, published=published)
-        return Elbo(outputs, log_prob, torch.stack(kl, dim=1), torch.stack(kl_channels), tuple(normals), tuple(latents))
+        return log_likelihood(self.config, given, targets, published=published)
 
     @torch.no_grad()
     def sample(self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:

@@ -108,7 +108,7 @@ def train(
                 objective,
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
-                find_unused_parameters=config.is_vanilla,
+                find_unused_parameters=config.is_vanilla or recipe.draft_portion > 0,
             )
 
         if world.is_main:
@@ -135,6 +135,7 @@ def train(
                 step_noise(x, recipe.seed, step, world.rank),
                 schedule.kl_coefficient(step),
                 schedule.norm_regularisation(step),
+                schedule.has_latents(step),
             )
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss.total).backward()

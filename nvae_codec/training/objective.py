@@ -53,10 +53,16 @@ class Objective(nn.Module):
         synchronise(network, processes)
         self.register_buffer("alphas", balancing_scales(network.config), persistent=False)
 
-    def forward(self, x: Tensor, noise: Noise, kl_coefficient: float, regularisation: float) -> Loss:
-        """Loss of images x [B, C, H, W] in [0, 1]."""
+    def forward(
+        self, x: Tensor, noise: Noise, kl_coefficient: float, regularisation: float, latents: bool = True
+    ) -> Loss:
+        """Loss of images x [B, C, H, W] in [0, 1]. Without `latents` that of the phases' draft, and nothing else."""
         with nullcontext() if self.precision is None else torch.autocast(x.device.type, dtype=self.precision):
-            elbo = self.network(x, noise)
+            elbo = self.network(x, noise) if latents else self.network.without_latents(x)
+        if not latents:
+            none = x.new_zeros(())
+            total = -elbo.log_likelihood.mean()
+            return Loss(total, total, none, none, none, elbo)
         kl = balanced_kl(elbo.kl, kl_coefficient, self.alphas, self.processes).mean()
         reconstruction = -elbo.log_likelihood.mean()
         spectral = kl.new_zeros(()) if self.spectral is None else self.spectral()

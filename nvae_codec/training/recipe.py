@@ -33,7 +33,8 @@ class Recipe:
     norm_regularisation: float = 1e-2  # lambda, of spectral norms and batch-norm scales; beside nats per image
     norm_regularisation_first: float = 0.0  # at the start, annealed to the other as the KL term grows; 0: constant
     spectral: bool = True  # regularise the spectral norms, too; without, batch-norm scales alone
-    kl_anneal_portion: float = 0.3  # part of the run over which the KL coefficient grows to 1
+    draft_portion: float = 0.0  # first part of the run, which trains phases without latents. Not in the paper
+    kl_anneal_portion: float = 0.3  # part of the run, after that, over which the KL coefficient grows to 1
     kl_const_portion: float = 1e-4  # part of the run before that
     kl_const_coefficient: float = 1e-4  # and the coefficient then
     clip_gradient: float = 0.0  # largest norm of the gradient; 0: any. Not in the paper
@@ -70,7 +71,7 @@ class Recipe:
             )
         if self.norm_regularisation_first and not self.norm_regularisation:
             raise ModelError("norm_regularisation must be positive where norm_regularisation_first is")
-        for name in ("kl_anneal_portion", "kl_const_portion", "cooldown", *self.parts):
+        for name in ("draft_portion", "kl_anneal_portion", "kl_const_portion", "cooldown", *self.parts):
             if getattr(self, name) > 1:
                 raise ModelError(f"{name} must be at most 1, got {getattr(self, name)}")
         if self.average >= 1:
@@ -89,6 +90,8 @@ class Recipe:
         for name, part in self.parts.items():
             if part and config.image_channels != 3:
                 raise ModelError(f"{name} is for networks of colour images")
+        if self.draft_portion and not config.corrects:
+            raise ModelError("draft_portion is for networks whose latents correct phases (num_correction_channels)")
         if self.half_chroma and config.image_size % 2:
             raise ModelError("half_chroma is for images with an even side")
 
@@ -125,12 +128,17 @@ class Schedule:
         height = highest - recipe.learning_rate_min
         return recipe.learning_rate_min + height * (1 + math.cos(math.pi * min(progress, 1))) / 2
 
+    def has_latents(self, step: int) -> bool:
+        """Whether the step trains latents, too."""
+        return step >= self.recipe.draft_portion * self.total_steps
+
     def kl_coefficient(self, step: int) -> float:
         """Weight of the KL term: a small constant, then linear to 1."""
         anneal = self.recipe.kl_anneal_portion * self.total_steps
         if not anneal:
             return 1.0
-        grown = (step - self.recipe.kl_const_portion * self.total_steps) / anneal
+        before = (self.recipe.draft_portion + self.recipe.kl_const_portion) * self.total_steps
+        grown = (step - before) / anneal
         return max(min(grown, 1.0), self.recipe.kl_const_coefficient)
 
     def norm_regularisation(self, step: int) -> float:
@@ -176,16 +184,17 @@ RECIPES: dict[str, Recipe] = {
     ),
     # Gradients of a head of phases are nearly always clipped: Adam then sees directions alone.
     "photo": Recipe(
-        steps=400_000,
+        steps=250_000,
         batch_size=8,
         cooldown=0.3,
+        draft_portion=0.5,
         clip_gradient=4000,
         average=0.999,
         smaller=0.25,
         noise=0.1,
         half_chroma=0.25,
         rounded_colours=0.1,
-        **_PHASES | {"learning_rate": 7e-4, "kl_anneal_portion": 0.01},
+        **_PHASES | {"learning_rate": 7e-4, "kl_anneal_portion": 0.02},
     ),
     "tiny": Recipe(steps=8_000, batch_size=16, clip_gradient=1000, **_PHASES | {"learning_rate": 1e-3}),
     "mnist-small": Recipe(steps=8_000, batch_size=32, clip_gradient=20, **_PHASES),

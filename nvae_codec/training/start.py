@@ -34,10 +34,13 @@ def check_data(config: NVAEConfig, dataset: Dataset) -> None:
 def check_start(start: NVAEConfig, config: NVAEConfig) -> None:
     """Raises ModelError unless a network can begin with the weights of another.
 
-    Both must have the same configuration, but that the first need not round its activations where the second does.
+    Both must have the same configuration, but that the first need not round its activations where the second does, and
+    that networks whose latents correct phases may have tiles of another size.
     """
     as_it_begins = dataclasses.replace(
-        start, rounded_activations=start.rounded_activations or config.rounded_activations
+        start,
+        rounded_activations=start.rounded_activations or config.rounded_activations,
+        image_size=config.image_size if config.corrects else start.image_size,
     )
     if changed := _differences(dataclasses.asdict(as_it_begins), dataclasses.asdict(config)):
         raise ModelError(f"the network to begin with has {changed}; only one of the same configuration will do")

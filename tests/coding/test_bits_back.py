@@ -128,7 +128,7 @@ def test_tiles_that_take_rec_throughout_need_no_posterior():
     """To decode a tile of which all groups take REC takes one half of the network."""
 
     class Half(ToyModel):
-        def features(self, samples):
+        def features(self, draft):
             raise AssertionError("not needed")
 
         posterior = features

@@ -347,8 +347,9 @@ def forward(model: NVAE, exact, samples: torch.Tensor, seed: int = 0):
     coder = IntegerModel(exact)
     worst = {"mean": 0.0, "log_sigma": 0.0}
     with torch.no_grad():
-        features, state = model.features(samples.float() / 255), model.start(len(samples))
-        integer_features, integer_state = exact.features(samples), exact.start(len(samples))
+        draft, integer_draft = model.draft_of(samples.float() / 255), coder.draft_of_whole(samples.numpy())
+        features, state = model.features(draft), model.start(len(samples))
+        integer_features, integer_state = exact.features(integer_draft), exact.start(len(samples))
         for group in range(model.config.num_groups):
             pairs = [
                 (Normal.from_raw(*model.prior(group, state)), coder.prior(group, integer_state)),
@@ -365,9 +366,8 @@ def forward(model: NVAE, exact, samples: torch.Tensor, seed: int = 0):
             state = model.update(group, state, z)
             rounded = torch.round(z.double() * 2.0 ** int(exact.latent_bits[group]))
             integer_state = exact.update(group, integer_state, rounded)
-        x, whole = samples.float() / 255, np.full((len(samples), 2), samples.shape[-1])
-        output = model.pixels(state, lambda lattice: lattice.of(x))
-        exact_output = coder.pixels(integer_state, samples.numpy(), whole)
+        output = model.pixels(state, draft)
+        exact_output = coder.pixels(integer_state, integer_draft)
     logits = slice(0, model.config.num_mixtures)
     worst["logits"] = np.abs(exact_output[:, logits] / 2**10 - output[:, logits].numpy()).max()
     return worst
@@ -444,8 +444,10 @@ def test_images_far_from_calibration_saturate_but_stay_exact(network, request, e
     checkerboard = np.broadcast_to(np.indices((16, 16)).sum(axis=0) % 2 * 255, (3, 16, 16))
     noise = np.random.default_rng(0).integers(0, 256, (3, 16, 16))
     samples = np.stack([checkerboard, noise]).astype(np.uint8)
-    both, alone = coder.features(samples), coder.features(samples[1:])
-    references = IntegerModel(prepared(exact, REFERENCE)).features(samples)
+    both, alone, references = (
+        each.features(each.draft_of_whole(part))
+        for each, part in ((coder, samples), (coder, samples[1:]), (IntegerModel(prepared(exact, REFERENCE)), samples))
+    )
     for first, second, reference in zip(both, alone, references, strict=True):
         assert torch.equal(first[1:], second) and torch.equal(first, reference)
         assert first.abs().max() <= limit

@@ -133,3 +133,27 @@ def test_scores_are_the_same_in_integers(name, with_phases):
     x = likelihood.unit_range(torch.from_numpy(planes)[None, :, None])
     floats = likelihood.scores(output.reshape(1, -1, 1, PIXELS), x)[0, :, 0].numpy()
     assert np.abs(integers / 2.0 ** np.array(likelihood.score_bits)[:, None] - floats).mean() < 5e-3
+
+
+@each_coded
+@with_and_without_phases
+def test_corrections_are_the_same_in_integers(name, with_phases):
+    likelihood = made(name, with_phases)
+    count, bits = len(likelihood.correction_bits), np.array(likelihood.correction_bits)[:, None]
+    if not count:
+        with pytest.raises(NotImplementedError):
+            likelihood.corrected(torch.zeros(1, likelihood.num_parameters, 1, 1), torch.zeros(1, 0, 1, 1))
+        return
+    parameters, _ = drawn(likelihood)
+    integers, corrections = likelihood.integers(), np.random.default_rng(1).integers(-2000, 2001, (count, PIXELS))
+    unchanged = integers.corrected(parameters, np.zeros_like(corrections))
+    assert np.array_equal(unchanged, parameters)
+    found = integers.corrected(parameters, corrections) / 2.0 ** np.array(likelihood.fractional_bits)[:, None]
+    output = torch.from_numpy(parameters / 2.0 ** np.array(likelihood.fractional_bits)[:, None])
+    given = torch.from_numpy(corrections / 2.0**bits)
+    floats = likelihood.corrected(output.reshape(1, -1, 1, PIXELS), given.reshape(1, -1, 1, PIXELS))[0, :, 0].numpy()
+    limits = (2.0**15 - 1) / 2.0 ** np.array(likelihood.fractional_bits)[:, None]
+    # Of wide components: inverse scales have 12 bits.
+    assert np.abs(found - floats.clip(-limits, limits)).max() < 2e-2
+    extreme = integers.corrected(np.full_like(parameters, 32767), np.full_like(corrections, -32767))
+    assert np.abs(extreme).max() <= 32767

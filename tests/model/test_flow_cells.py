@@ -265,7 +265,7 @@ def test_the_decoder_sees_what_the_flows_made():
         state = model.start(len(x))
         for group, z in enumerate(latents):
             state = model.update(group, state, z)
-        return model.pixels(state, lambda lattice: lattice.of(x))
+        return model.pixels(state, model.draft_of(x))
 
     with torch.no_grad():
         elbo = model(x, default_noise(x, torch.Generator().manual_seed(1)))

@@ -142,7 +142,9 @@ def test_presets_fit_together(name):
     config, latents = PRESETS[name], 0
     model = without_numbers(config)
     size = (config.image_size, config.image_size)
-    features, state = model.features(torch.zeros(1, config.image_channels, *size, device="meta")), model.start(1)
+    x = torch.zeros(1, config.image_channels, *size, device="meta")
+    draft = model.draft_of(x)
+    features, state = model.features(draft), model.start(1)
     for group in range(config.num_groups):
         (p_mean, p_log_sigma), (mean, log_sigma) = model.prior(group, state), model.posterior(group, state, features)
         side = config.side(config.scale_of_group[group])
@@ -151,8 +153,7 @@ def test_presets_fit_together(name):
         latents += mean.numel()
         state = model.update(group, state, model.flow(group, mean))
     assert latents == config.num_latents
-    x = torch.zeros(1, config.image_channels, *size, device="meta")
-    output = Hierarchy.pixels(model, state, lambda lattice: lattice.of(x))
+    output = Hierarchy.pixels(model, state, draft)
     assert output.shape == (1, config.pixels.num_parameters, *size)
 
 

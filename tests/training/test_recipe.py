@@ -1,5 +1,6 @@
 """Recipes: those of the paper, what is refused, and their schedules."""
 
+import dataclasses
 import itertools
 import math
 
@@ -23,6 +24,8 @@ PUBLISHED = {  # epochs, warm-up epochs, batch per GPU, learning rate, last lamb
 
 
 COMMON = dict(
+    cooldown=1.0,
+    draft_portion=0.0,
     steps=0,
     learning_rate_min=1e-4,
     weight_decay=3e-4,
@@ -178,6 +181,24 @@ def test_learning_rate_by_steps():
     assert all(earlier > later for earlier, later in itertools.pairwise(found[100:]))
     assert found[600] == pytest.approx((4e-3 + 1e-5) / 2)  # half of the cosine
     assert found[-1] == pytest.approx(1e-5)
+
+
+def test_a_rate_that_stays_until_it_cools_down():
+    recipe = Recipe(steps=1101, warm_up=100, learning_rate=4e-3, learning_rate_min=1e-5, cooldown=0.4)
+    found, whole = rates(recipe, 7), rates(dataclasses.replace(recipe, cooldown=1.0), 7)
+    assert found[:100] == whole[:100] and set(found[100:701]) == {4e-3}
+    assert found[900] == pytest.approx((4e-3 + 1e-5) / 2) and found[-1] == pytest.approx(1e-5)
+    assert all(earlier > later for earlier, later in itertools.pairwise(found[701:]))
+    assert set(rates(dataclasses.replace(recipe, cooldown=0.0), 7)[100:]) == {4e-3}
+
+
+def test_latents_come_after_the_draft():
+    schedule = Schedule(Recipe(steps=1000, draft_portion=0.5, kl_const_portion=0.01, kl_anneal_portion=0.2), 1)
+    assert [schedule.has_latents(step) for step in (0, 499, 500, 999)] == [False, False, True, True]
+    assert schedule.kl_coefficient(510) == 1e-4 and schedule.kl_coefficient(610) == pytest.approx(0.5)
+    assert schedule.kl_coefficient(710) == 1 == schedule.kl_coefficient(999)
+    with pytest.raises(ModelError, match="draft_portion is for networks whose latents correct phases"):
+        schedule.recipe.check_suits(PRESETS["tiny"])
 
 
 @pytest.mark.parametrize(
