@@ -49,6 +49,17 @@ CONFIGS = {
     "noise_filters": dataclasses.replace(
         CONFIG, pixel_head="phases", num_phase_channels=6, num_phase_noise_filters=4, num_phase_interpolations=2
     ),
+    "corrections": dataclasses.replace(
+        CONFIG,
+        num_preprocess_blocks=2,
+        num_postprocess_blocks=2,
+        max_channel_multiplier=2,
+        pixel_head="phases",
+        num_phase_levels=3,
+        num_phase_channels=6,
+        phase_scores=True,
+        num_correction_channels=4,
+    ),
     "black_and_white": dataclasses.replace(
         CONFIG, image_channels=1, likelihood="bernoulli", pixel_head="phases", num_phase_channels=6
     ),
