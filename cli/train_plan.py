@@ -106,9 +106,11 @@ def _configured(
     if epochs or steps:
         length, before = epochs or steps or 0, recipe.epochs or recipe.steps
         given = given | {"epochs": str(epochs or 0), "steps": str(steps or 0)}
-        if bool(epochs) != bool(recipe.epochs) or recipe.warm_up >= length:
-            # The warm-up is counted in the same unit, and should not become the whole run.
+        # The warm-up is counted in the same unit, and should not become the whole run.
+        if bool(epochs) != bool(recipe.epochs):
             given = {"warm_up": str(recipe.warm_up * length // before)} | given
+        elif recipe.warm_up >= length:
+            given = {"warm_up": str(length // 20)} | given
     try:
         of_network, of_recipe = ({name: given[name] for name in names & given.keys()} for names in fields)
         return replace(network, of_network), replace(recipe, of_recipe)

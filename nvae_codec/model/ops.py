@@ -161,6 +161,8 @@ class Resize(nn.Module):
     """Twice the height and width, bilinear with aligned corners (the skip connection of an up cell)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] == (1, 1):  # of one point there is nothing to interpolate
+            return x.expand(-1, -1, 2, 2)
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
 
 

@@ -74,6 +74,7 @@ def config_from_published(args: argparse.Namespace, arch_instance: dict) -> NVAE
         "likelihood",
         "num_mixtures",
         "architecture",
+        "max_channel_multiplier",
         "rounded_activations",
     } | OF_PHASES
     shared = [field.name for field in dataclasses.fields(NVAEConfig) if field.name not in otherwise]

@@ -90,6 +90,8 @@ class Recipe:
         for name, part in self.parts.items():
             if part and config.image_channels != 3:
                 raise ModelError(f"{name} is for networks of colour images")
+        if config.side(config.num_latent_scales - 1) == 1 and self.batch_size == 1:
+            raise ModelError("batch norms of one point need more than one image: batch_size must be 2 or more")
         if self.draft_portion and not config.corrects:
             raise ModelError("draft_portion is for networks whose latents correct phases (num_correction_channels)")
         if self.half_chroma and config.image_size % 2:

@@ -1,5 +1,6 @@
 """`train`, `export`, `import-nvae`, `eval elbo` and `sample`, as somebody meets them who has never seen them."""
 
+import importlib
 import itertools
 import json
 import math
@@ -310,6 +311,7 @@ def resolved(*arguments) -> dict:
 @pytest.fixture
 def no_estimate(monkeypatch):
     """Spare the seconds that an estimate of memory takes, and a large network without values."""
+    importlib.import_module("nvae_codec.training.loop")  # whose annotations need the class
     monkeypatch.setattr("nvae_codec.training.run.estimate_memory", lambda *_: {"parameters": 0})
     monkeypatch.setattr("nvae_codec.model.nvae.NVAE", lambda _: torch.nn.Identity())
 
@@ -361,7 +363,7 @@ def test_data_set_preset_and_folder_follow_from_each_other(
     [
         (["--epochs", 10], {"epochs": 10, "steps": 0, "warm_up": 0}),  # 100 epochs of warm-up would be all
         (["--steps", 100_000], {"steps": 100_000}),
-        (["--steps", 90], {"steps": 90, "warm_up": 2}),
+        (["--steps", 90], {"steps": 90, "warm_up": 4}),
         (["--steps", 90, "--set", "warm_up=30"], {"steps": 90, "warm_up": 30}),
         (["--preset", "cifar10", "--steps", 8000], {"epochs": 0, "steps": 8000, "warm_up": 100}),
         (["--preset", "cifar10", "--epochs", 20], {"epochs": 20}),
@@ -469,7 +471,7 @@ def test_help_of_train_names_exactly_the_data_sets_and_presets_that_exist():
         (["--set", "spectral=maybe"], "spectral must be true or false, got 'maybe'"),
         (["--set", f"seed={2**32}"], "seed must be below 2^32, got 4294967296"),
         (["--set", "epochs=3"], "either epochs or steps must be positive"),
-        (["--set", "num_latent_scales=8"], "an image side of 64 cannot be halved 11 times"),
+        (["--set", "num_latent_scales=8"], "an image side of 64 cannot be halved 10 times"),
         (["--set", "likelihood=poisson"], "unknown likelihood 'poisson'"),
         (["--set", "num_x_bits=9"], "num_x_bits = 9"),
         (

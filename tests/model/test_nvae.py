@@ -140,7 +140,7 @@ def test_published_cifar10_without_flows():
 def test_presets_fit_together(name):
     """A pass without numbers: the image comes out in its size, the latents are as many as the configuration says."""
     config, latents = PRESETS[name], 0
-    model = without_numbers(config)
+    model = without_numbers(config).eval()  # in training, batch norms need more than one point
     size = (config.image_size, config.image_size)
     x = torch.zeros(1, config.image_channels, *size, device="meta")
     draft = model.draft_of(x)
