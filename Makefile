@@ -2,6 +2,7 @@
 # A stamp file per installation makes later runs quick; an edited pyproject.toml or constraints.txt installs again.
 
 VENV := .venv
+COMPILED := nvae_codec/coding/compiled/pixels.c
 BIN := $(VENV)/bin
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -103,11 +104,11 @@ $(VENV)/python.stamp:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/eval.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
+$(VENV)/eval.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt $(COMPILED)
 	$(INSTALL) --editable '.[eval]'
 	touch $@
 
-$(VENV)/dev.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
+$(VENV)/dev.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt $(COMPILED)
 	$(INSTALL) --editable '.[train,eval,dev]'
 	touch $@ $(VENV)/eval.stamp
 

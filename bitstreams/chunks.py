@@ -45,7 +45,8 @@ from .names import leave_out_sequential, read_names, write_names
 MARKER = 0xB5  # begins a chunk
 NAMED, DESCRIBED, DEFLATED, FIRST = 1, 2, 4, 8  # flags: names, metadata, deflated fields, first chunk of the file
 COMPACT = 16  # flag: small images share a checksum, and sequential names are left out; only with NAMED
-ALL_FLAGS = 31
+LEARNING = 32  # flag: distributions of pixels follow the pixels before
+ALL_FLAGS = 63
 
 MAX_HEADER_BYTES = 2**22
 MAX_INFLATED_BYTES = 2**24
@@ -66,6 +67,7 @@ class Header(NamedTuple):
     shared_crc32: int | None
     tile_batches: tuple[TileBatch, ...]
     trellis_bits: int
+    learns: bool
     words_length: int  # bytes
     words_crc: bytes
 
@@ -94,7 +96,7 @@ def unseal(file: Reader, start: bytes) -> SealedHeader:
 def write_chunk(chunk: Chunk, is_first: bool, left: int, start: bytes, tally: Tally) -> bytes:
     stored = list(map(deflate_item, chunk.metadata))
     names = [image.name for image in chunk.images]
-    flags = FIRST * is_first | NAMED * any(names) | DESCRIBED * bool(stored)
+    flags = FIRST * is_first | NAMED * any(names) | DESCRIBED * bool(stored) | LEARNING * chunk.learns
     if chunk.shared_crc32 is not None or not any(image.is_small for image in chunk.images):
         shortened = leave_out_sequential(names, tally)
         if chunk.shared_crc32 is not None or shortened != names:
@@ -111,7 +113,9 @@ def read_chunk(file: Reader, header: Header, tally: Tally) -> Chunk:
     metadata = tuple(inflate_item(file, item) for item in header.items)
     words = file.checked("coded words", header.words_length, header.words_crc)
     tally.add_names([image.name for image in header.images])
-    return Chunk(header.images, metadata, header.tile_batches, header.trellis_bits, words, header.shared_crc32)
+    return Chunk(
+        header.images, metadata, header.tile_batches, header.trellis_bits, words, header.shared_crc32, header.learns
+    )
 
 
 # The fields of a header's body, written and read in the same order.
@@ -156,7 +160,8 @@ def read_header(body: bytes, tally: Tally, max_pixels: int) -> Header:
     words_crc = header.take("chunk's checksum", CRC_BYTES)
     if not header.at_end:
         raise BitstreamError("invalid: the header is longer than its fields")
-    return Header(images, items, shared_crc32, tile_batches, trellis_bits, words_length, words_crc)
+    learns = bool(flags & LEARNING)
+    return Header(images, items, shared_crc32, tile_batches, trellis_bits, learns, words_length, words_crc)
 
 
 def _read_images(

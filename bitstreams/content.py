@@ -91,6 +91,7 @@ class Chunk:
     trellis_bits: int  # 0 if no tile batch has REC groups
     words: bytes  # ANS words, uint32 little-endian
     shared_crc32: int | None = None  # of the samples of all small images, one after the other; None: each has its own
+    learns: bool = False  # in each tile batch distributions of pixels follow the pixels before
 
     def checksum_bytes(self, image: ImageEntry) -> int:
         """How many bytes of the CRC-32 of its samples one of the images has for itself."""

@@ -82,17 +82,24 @@ class Codec:
             raise ModelError(f"the file was made with the model {needed}, not with {self.fingerprint} ({self.name})")
 
     def compress(
-        self, image: AnyImage, *, effort: int | None = None, verify: bool = True, progress: Progress | None = None
+        self,
+        image: AnyImage,
+        *,
+        effort: int | None = None,
+        learn: bool = True,
+        verify: bool = True,
+        progress: Progress | None = None,
     ) -> bytes:
         """The bytes of an .nvb file for an `Image`, a uint8 array [H, W] or [H, W, 3], or a Pillow image.
 
         `effort`, 1 to 5, is how hard to look for the latents of the first tiles; None leaves it to the image's size.
-        `verify` decodes the result and compares it. `progress` counts tiles. Raises ImageError for images that cannot
-        be coded exactly.
+        `learn`: adapt to the image while it is coded, which makes it smaller and takes longer, both ways. `verify`
+        decodes the result and compares it. `progress` counts tiles. Raises ImageError for images that cannot be coded
+        exactly.
         """
         image = as_image(image)
         self._check(image)
-        return self._pack(self._encode([[("", image)]], effort, verify, progress or _ignore))
+        return self._pack(self._encode([[("", image)]], effort, learn, verify, progress or _ignore))
 
     def compress_archive(
         self,
@@ -101,6 +108,7 @@ class Codec:
         *,
         chunk_pixels: int = CHUNK_PIXELS,
         effort: int | None = None,
+        learn: bool = True,
         verify: bool = True,
         progress: Progress | None = None,
         workers: int = 1,
@@ -129,10 +137,12 @@ class Codec:
         def encode(batch: Sequence[Named]) -> list[Chunk]:
             before, images = done, sum(map(len, batch))
             return self._encode(
-                batch, effort, verify, lambda tiles, total: report(before + images * tiles // total, count)
+                batch, effort, learn, verify, lambda tiles, total: report(before + images * tiles // total, count)
             )
 
-        calls = map(lambda batch: (batch, effort, verify), batches)  # unlike a generator, it does not keep a batch
+        calls = map(
+            lambda batch: (batch, effort, learn, verify), batches
+        )  # unlike a generator, it does not keep a batch
         for coded in self._share(calls, encode, _encode_elsewhere, workers, executor):
             chunks += coded
             done += sum(len(chunk.images) for chunk in coded)
@@ -185,13 +195,13 @@ class Codec:
             yield from map_in_order(chosen, elsewhere, ((reference, *call) for call in calls), workers)
 
     def _encode(
-        self, batch: Sequence[Named], effort: int | None, verify: bool, progress: Progress = _ignore
+        self, batch: Sequence[Named], effort: int | None, learn: bool, verify: bool, progress: Progress = _ignore
     ) -> list[Chunk]:
         """Chunks of named images, all at the same time."""
         samples = [[image.samples for _, image in chunk] for chunk in batch]
         tiles = sum(self.payload.num_tiles(*each.shape[:2]) for chunk in samples for each in chunk)
         total = tiles * (1 + verify)
-        coded = self.payload.encode(samples, effort, lambda done: progress(done, total))
+        coded = self.payload.encode(samples, effort, lambda done: progress(done, total), learn=learn)
         chunks = [make_chunk(images, each) for images, each in zip(batch, coded, strict=True)]
         if verify:
             self._verify(batch, chunks, lambda done, _: progress(tiles + done, total))
@@ -307,8 +317,10 @@ class _Reference:
         return codec
 
 
-def _encode_elsewhere(reference: _Reference, batch: Sequence[Named], effort: int | None, verify: bool) -> list[Chunk]:
-    return reference.codec()._encode(batch, effort, verify)
+def _encode_elsewhere(
+    reference: _Reference, batch: Sequence[Named], effort: int | None, learn: bool, verify: bool
+) -> list[Chunk]:
+    return reference.codec()._encode(batch, effort, learn, verify)
 
 
 def _decode_elsewhere(reference: _Reference, batch: Sequence[Wanted]) -> list[tuple[ImageEntry, Image]]:
@@ -341,15 +353,20 @@ def _loaded(model: str | Path | None) -> Codec:
 
 
 def compress(
-    image: AnyImage, model: str | Path | None = None, *, effort: int | None = None, verify: bool = True
+    image: AnyImage,
+    model: str | Path | None = None,
+    *,
+    effort: int | None = None,
+    learn: bool = True,
+    verify: bool = True,
 ) -> bytes:
     """The bytes of an .nvb file for a uint8 array [H, W] (grey) or [H, W, 3] (RGB), a Pillow image, or an `Image`.
 
     `model` is a bundled model's name or the path of a model file; it stays loaded. `effort`, 1 to 5, is how hard to
-    look for the smallest file; `verify` decodes the result and compares it. Raises ImageError for images that cannot be
-    coded exactly, and ModelError.
+    look for the smallest file; `learn` adapts to the image, which takes longer; `verify` decodes the result and
+    compares it. Raises ImageError for images that cannot be coded exactly, and ModelError.
     """
-    return _loaded(model).compress(image, effort=effort, verify=verify)
+    return _loaded(model).compress(image, effort=effort, learn=learn, verify=verify)
 
 
 def decompress(data: bytes, model: str | Path | None = None) -> Image:

@@ -24,7 +24,7 @@ def make_chunk(images: Sequence[tuple[str, Image]], coded: Coded) -> Chunk:
         height, width = image.samples.shape[:2]
         entries.append(ImageEntry(width, height, mode, 0, items, name))
     words = coded.words.astype("<u4").tobytes()
-    chunk = Chunk((), tuple(metadata), coded.batches, coded.trellis_bits, words)
+    chunk = Chunk((), tuple(metadata), coded.batches, coded.trellis_bits, words, learns=coded.learns)
     samples = [image.samples for _, image in images]
     small = [each for each, entry in zip(samples, entries, strict=True) if entry.is_small]
     if len(small) >= MIN_SHARING:

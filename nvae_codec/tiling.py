@@ -1,6 +1,7 @@
 """Cutting an image into square tiles and joining them again; padding at the border; lattices of their pixels."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -10,11 +11,26 @@ from nvae_codec.bitstreams.content import GREY
 Values = TypeVar("Values", bound=Any)  # an array or a tensor
 
 
-class Layout(NamedTuple):
-    """What is known of N tiles before their samples are."""
+@dataclass(frozen=True)
+class Layout:
+    """What is known of N tiles before their samples are. Without places, each is an image of its own."""
 
     sizes: np.ndarray  # int64 [N, 2]: height and width of the real part
     modes: np.ndarray  # int64 [N]: one of `bitstreams.content.MODES`
+    places: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))  # row and column, [N, 2]
+    images: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # numbers of their images, [N]
+
+    def __post_init__(self) -> None:
+        if not len(self.images):
+            object.__setattr__(self, "places", np.zeros((self.num_tiles, 2), dtype=np.int64))
+            object.__setattr__(self, "images", np.arange(self.num_tiles))
+
+    @classmethod
+    def of_image(cls, height: int, width: int, side: int, mode: int) -> "Layout":
+        """Of the tiles that `cut` makes of an image."""
+        sizes = tile_sizes(height, width, side)
+        places = np.stack(np.divmod(np.arange(len(sizes)), -(-width // side)), axis=1)
+        return cls(sizes, np.full(len(sizes), mode), places, np.zeros(len(sizes), dtype=np.int64))
 
     @property
     def num_tiles(self) -> int:
@@ -31,11 +47,19 @@ class Layout(NamedTuple):
         return channels_of(self.modes)
 
     def part(self, tiles: slice) -> "Layout":
-        return Layout(self.sizes[tiles], self.modes[tiles])
+        return Layout(self.sizes[tiles], self.modes[tiles], self.places[tiles], self.images[tiles])
 
     @classmethod
     def join(cls, layouts: Sequence["Layout"]) -> "Layout":
-        return cls(*map(np.concatenate, zip(*layouts, strict=True)))
+        """Tiles of several layouts are of different images."""
+        counts = [int(layout.images.max(initial=-1)) + 1 for layout in layouts]
+        firsts = np.cumsum([0, *counts[:-1]])
+        return cls(
+            np.concatenate([layout.sizes for layout in layouts]),
+            np.concatenate([layout.modes for layout in layouts]),
+            np.concatenate([layout.places for layout in layouts]),
+            np.concatenate([layout.images + first for layout, first in zip(layouts, firsts, strict=True)]),
+        )
 
 
 def channels_of(mode: np.ndarray | int) -> np.ndarray:

@@ -116,11 +116,19 @@ class Stack:
 
     def push_bits(self, bits: np.ndarray, probabilities: np.ndarray) -> None:
         """Push bits, each 1 with its probability (float64, strictly between 0 and 1)."""
-        self._coder.encode_reverse(_integers(bits, 0, 1), _TABLES, _tables_of_bits(probabilities))
+        self.push_masses(bits, masses_of_bits(probabilities))
 
     def pop_bits(self, probabilities: np.ndarray) -> np.ndarray:
         """The inverse of `push_bits`: int32, flattened."""
-        return self._pop(_TABLES, _tables_of_bits(probabilities))
+        return self.pop_masses(masses_of_bits(probabilities))
+
+    def push_masses(self, bits: np.ndarray, masses: np.ndarray) -> None:
+        """Push bits of which `masses` gives those of 0 and 1, float32 [N, 2]: of 2**24 together, each less one."""
+        self._coder.encode_reverse(_integers(bits, 0, 1), _TABLES, masses)
+
+    def pop_masses(self, masses: np.ndarray) -> np.ndarray:
+        """The inverse of `push_masses`: int32 [N]."""
+        return self._pop(_TABLES, masses)
 
     def push_uniform_bits(self, bits: np.ndarray) -> None:
         """Push bits that are 0 and 1 with equal probabilities."""
@@ -199,8 +207,8 @@ def _normal_parameters(means: np.ndarray, sigmas: np.ndarray) -> tuple[np.ndarra
     return means, sigmas
 
 
-def _tables_of_bits(probabilities: np.ndarray) -> np.ndarray:
-    """A table of two masses for each bit, float32 [N, 2]: those of constriction's own `Bernoulli(perfect=False)`.
+def masses_of_bits(probabilities: np.ndarray) -> np.ndarray:
+    """For `Stack.push_masses`, those of constriction's own `Bernoulli(perfect=False)`.
 
     It gives the same words, in half the time. As in `_standard_normal`, masses are given less one.
     """

@@ -12,7 +12,7 @@ Tiles of one stack can be coded in batches, as if they were one tile with more l
 the same time: that is how the network gets batches to work on. Its integers do not depend on what else is in a batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,11 +29,13 @@ from nvae_codec.coding.latents import (
     push_posterior,
     push_prior,
 )
-from nvae_codec.coding.pixels import pop_lattice, push_lattice
+from nvae_codec.coding.pixels import PixelCoder, pixel_coder
 from nvae_codec.likelihoods.likelihood import IntegerLikelihood
 from nvae_codec.model.descent import Descent
 from nvae_codec.tiling import Lattice, Layout, pad, real_cells
 
+# Called with a stack, its tiles, a lattice, their samples, of which it was decoded, and the parameters [N, P, h, w].
+Watch = Callable[[Stack, Layout, Lattice, np.ndarray, np.ndarray], None]
 RATE_FACTOR = 1.1  # index bits of REC groups as a multiple of the KL: the best of 0.9 .. 1.3
 
 
@@ -123,8 +125,10 @@ def encode(
     parts: Sequence[Tiles],
     trellis_bits: int,
     rate_factor: float = RATE_FACTOR,
+    *,
+    learns: bool = False,
 ) -> tuple[list[int], list[float]]:
-    """Put a batch of tiles on each stack.
+    """Put a batch of tiles on each stack. `learns`: distributions of pixels follow those before (`learning`).
 
     Latents of REC are searched with a trellis of 2**`trellis_bits` states and `rate_factor` times the KL's index bits.
     Returns of each batch how many groups REC codes, and about how many bits a stack must have so that it codes none.
@@ -166,17 +170,19 @@ def encode(
             else:
                 codes[number].append(flowed[lane, active])
         step.latents = offsets
-    phases = list(model.pixel_phases(descent.state, draft))
-    for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
-        _, planes, layout = parts[number]
-        for lattice, parameters in zip(reversed(model.lattices), reversed(phases), strict=True):
-            push_lattice(stack, model.likelihood, planes, layout, lattice, parameters[lane])
+    coders = [_pixel_coder(model, part.layout, learns) for part in parts]
+    phases = model.pixel_phases(descent.state, draft)
+    for index, (lattice, parameters) in enumerate(zip(model.lattices, phases, strict=True)):
+        for coder, part, lane in zip(coders, parts, lanes, strict=True):
+            coder.encode(index, lattice, part.planes, parameters[lane])
+    for number, (stack, part) in enumerate(zip(stacks, parts, strict=True)):
+        coders[number].push(stack)
         for group in reversed(range(model.num_groups)):
             if group >= model.num_groups - rec_groups[number]:
                 rec.push(stack, codes[number][group])
             else:
                 steps = model.steps(group)[model.active(group)]
-                push_prior(stack, codes[number][group], steps, coded_cells(model, layout, group))
+                push_prior(stack, codes[number][group], steps, coded_cells(model, part.layout, group))
     return rec_groups, needed
 
 
@@ -186,10 +192,13 @@ def decode(
     layouts: Sequence[Layout],
     rec_groups: Sequence[int],
     trellis_bits: Sequence[int],
+    learns: Sequence[bool],
+    watch: Watch | None = None,
 ) -> list[np.ndarray]:
     """Take a batch of tiles off each stack, which is then as `encode` found it.
 
-    `rec_groups` and `trellis_bits` are those of each batch, as `encode` returned them or was given them. Returns the
+    `rec_groups`, `trellis_bits` and `learns` are those of each batch, as `encode` returned them or was given them.
+    `watch` is called after every phase of every batch. Returns the
     samples of each batch, uint8 [N, 3, side, side]. If REC codes all groups of all batches, no posterior is needed and
     the inference network is not evaluated.
     """
@@ -213,10 +222,13 @@ def decode(
         step.latents = offsets
     samples = np.zeros((layout.num_tiles, 3, model.tile_side, model.tile_side), dtype=np.uint8)
     draft = model.draft(samples, layout.sizes)
+    coders = [_pixel_coder(model, each, learn) for each, learn in zip(layouts, learns, strict=True)]
     phases = model.pixel_phases(descent.state, draft)
-    for lattice, parameters in zip(model.lattices, phases, strict=True):
-        for number, (stack, lane) in enumerate(zip(stacks, lanes, strict=True)):
-            pop_lattice(stack, model.likelihood, samples[lane], layouts[number], lattice, parameters[lane])
+    for index, (lattice, parameters) in enumerate(zip(model.lattices, phases, strict=True)):
+        for coder, part, stack, lane in zip(coders, layouts, stacks, lanes, strict=True):
+            coder.decode(index, lattice, stack, samples[lane], parameters[lane])
+            if watch is not None:
+                watch(stack, part, lattice, samples[lane], parameters[lane])
     drawn_groups = max(first_rec)
     features = model.features(draft) if drawn_groups else None
     samples = pad(samples, layout.sizes)
@@ -236,6 +248,10 @@ def decode(
                     coded[lane],
                 )
     return [samples[lane] for lane in lanes]
+
+
+def _pixel_coder(model: LatentModel, layout: Layout, learns: bool) -> PixelCoder:
+    return pixel_coder(model.likelihood, layout, model.tile_side, model.lattices, learns=learns)
 
 
 def _lanes(counts: Sequence[int]) -> list[slice]:

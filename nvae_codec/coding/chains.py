@@ -7,7 +7,7 @@ import numpy as np
 
 from nvae_codec.bitstreams.content import TileBatch
 from nvae_codec.coding.ans import Stack
-from nvae_codec.coding.bits_back import RATE_FACTOR, LatentModel, Tiles, decode, encode
+from nvae_codec.coding.bits_back import RATE_FACTOR, LatentModel, Tiles, Watch, decode, encode
 from nvae_codec.errors import DriftError
 from nvae_codec.tiling import Layout
 
@@ -56,15 +56,19 @@ def encode_chains(
     joint_tiles: int,
     search: Search,
     progress: Progress = lambda done: None,
+    *,
+    learns: bool = False,
 ) -> list[tuple[np.ndarray, tuple[TileBatch, ...]]]:
     """Code each chain of tiles on a stack of its own, all at the same time and `joint_tiles` tiles at once.
+
+    `learns`: in each batch distributions of pixels follow those before (`nvae_codec.coding.learning`).
 
     Returns the stacks' words, uint32, and the batches, both in the order of encoding.
     """
     lanes, done = [_Chain(tiles) for tiles in chains], 0
     while busy := [lane for lane in lanes if lane.left]:
         parts = [lane.next_batch(max(1, joint_tiles // len(busy))) for lane in busy]
-        coded = _encode_shortest(model, [lane.stack for lane in busy], parts, search)
+        coded = _encode_shortest(model, [lane.stack for lane in busy], parts, search, learns)
         for lane, part, (stack, groups, bits) in zip(busy, parts, coded, strict=True):
             lane.stack, count = stack, part.layout.num_tiles
             lane.batches.append(TileBatch(count, groups))
@@ -76,7 +80,7 @@ def encode_chains(
 
 
 def _encode_shortest(
-    model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], search: Search
+    model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], search: Search, learns: bool
 ) -> list[tuple[Stack, int, float]]:
     """The best of several trials of `encode`: of each batch the stack that it leaves, and what `encode` says of it."""
     found: dict[int, tuple[Stack, int, float]] = {}
@@ -84,7 +88,7 @@ def _encode_shortest(
     for rate_factor in search.rate_factors:
         trial = [stacks[number].copy() for number in open_batches]
         groups, needed = encode(
-            model, trial, [parts[number] for number in open_batches], search.trellis_bits, rate_factor
+            model, trial, [parts[number] for number in open_batches], search.trellis_bits, rate_factor, learns=learns
         )
         for number, stack, count, bits in zip(open_batches, trial, groups, needed, strict=True):
             if number not in found or stack.bits < found[number][0].bits:
@@ -104,11 +108,15 @@ def decode_chains(
     trellis_bits: Sequence[int],
     first: Sequence[int] | None = None,
     progress: Progress = lambda done: None,
+    *,
+    learns: Sequence[bool] | None = None,
+    watch: Watch | None = None,
 ) -> list[np.ndarray]:
     """The inverse of `encode_chains`: the samples of every chain, uint8 [N, 3, side, side].
 
     What was coded first lies lowest: with `first`, a tile of every chain, the batches before that tile are not decoded,
-    and their samples are zero. `progress` is called after every batch. Raises DriftError if a stack that was decoded
+    and their samples are zero. `learns` says which chains were coded so; without it none. `progress` is called after
+    every batch, `watch` as by `decode`. Raises DriftError if a stack that was decoded
     entirely is not empty in the end: then the model computed other numbers.
     """
     done = 0
@@ -133,6 +141,8 @@ def decode_chains(
                 [layouts[chain].part(places[chain]) for chain in joint],
                 [batches[chain][turn].rec_groups for chain in joint],
                 [trellis_bits[chain] for chain in joint],
+                [learns[chain] if learns else False for chain in joint],
+                watch,
             )
             for chain, tiles in zip(joint, decoded, strict=True):
                 samples[chain][places[chain]] = tiles

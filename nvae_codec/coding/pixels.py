@@ -1,10 +1,20 @@
 """Pixels on a stack: the decisions that a likelihood makes of them, coded with their probabilities."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 
-from nvae_codec.coding.ans import Stack
+from nvae_codec.coding.ans import Stack, masses_of_bits
+from nvae_codec.coding.blocks import Block, ReferenceBlock
+from nvae_codec.coding.canvas import arranged
+from nvae_codec.coding.compiled.library import CompiledBlock, CompiledPixels, load
+from nvae_codec.coding.learning import LEARNT, RULE, Canvas, margin_of, neighbours_of
 from nvae_codec.colour.spaces import SPACES, ColourSpace
+from nvae_codec.likelihoods.layout import PARAMETERS_PER_COMPONENT
 from nvae_codec.likelihoods.likelihood import IntegerLikelihood
+from nvae_codec.likelihoods.mixture import IntegerMixture
 from nvae_codec.tiling import Lattice, Layout, channels_of, real_pixels
 
 
@@ -16,9 +26,16 @@ def push(
     space: ColourSpace | None = None,
 ) -> None:
     """Push the planes uint8 [C, N] of N pixels, whose parameters are [P, N], so that `pop` has them in order."""
+    stack.push_bits(*decided(likelihood, planes, parameters, space))
+
+
+def decided(
+    likelihood: IntegerLikelihood, planes: np.ndarray, parameters: np.ndarray, space: ColourSpace | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The decisions that the planes uint8 [C, N] are made of, int32, and their probabilities, float64."""
     decisions, bits = likelihood.decide(parameters, len(planes), space), list(likelihood.bits_of(planes))
     probabilities = [next(decisions), *map(decisions.send, bits[:-1])]
-    stack.push_bits(np.concatenate(bits), np.concatenate(probabilities))
+    return np.concatenate(bits), np.concatenate(probabilities)
 
 
 def pop(
@@ -34,45 +51,206 @@ def pop(
             return finished.value
 
 
-def push_lattice(
-    stack: Stack,
-    likelihood: IntegerLikelihood,
-    planes: np.ndarray,
-    layout: Layout,
-    lattice: Lattice,
-    parameters: np.ndarray,
-) -> None:
-    """Push the real pixels of a lattice of N tiles: those of tiles of the last mode first.
+class PixelCoder(ABC):
+    """The pixels of one tile batch on its stack: phase by phase, in the order of a model's lattices.
 
-    `planes` are uint8 [N, 3, side, side], `parameters` [N, P, h, w].
+    An encoder gives all phases to `encode` and then calls `push`, a decoder gives them to `decode`.
     """
-    for mode in reversed(np.unique(layout.modes).tolist()):
-        coded = _coded_pixels(layout, planes.shape[-1], lattice, mode)
-        if coded.any():
-            of_mode = _at(lattice.of(planes[:, : channels_of(mode)]), coded)
-            push(stack, likelihood, of_mode, _at(parameters, coded), SPACES.get(mode))
+
+    def __init__(self, likelihood: IntegerLikelihood, layout: Layout, side: int):
+        self._likelihood, self._layout, self._side = likelihood, layout, side
+        self._modes = np.unique(layout.modes).tolist()
+        self._coded: list[list[tuple[np.ndarray, np.ndarray]]] = []  # of phases: bits and their masses
+
+    def encode(self, number: int, lattice: Lattice, planes: np.ndarray, parameters: np.ndarray) -> None:
+        """Take in a phase: its lattice of `planes` uint8 [N, 3, side, side], parameters int32 [N, P, h, w]."""
+        phase: list[tuple[np.ndarray, np.ndarray]] = []
+        for mode in self._modes:
+            phase += self._encoded(number, lattice, mode, planes, parameters)
+        self._coded.append(phase)
+
+    def push(self, stack: Stack) -> None:
+        """Put all phases onto the stack, the first one last."""
+        while self._coded:
+            phase = self._coded.pop()
+            if phase:
+                bits, masses = map(np.concatenate, zip(*phase, strict=True))
+                stack.push_masses(bits, masses)
+
+    def decode(self, number: int, lattice: Lattice, stack: Stack, samples: np.ndarray, parameters: np.ndarray) -> None:
+        """Take the phase `number` off the stack, into `samples` uint8 [N, 3, side, side]; others stay as they are."""
+        for mode in self._modes:
+            self._decode(number, lattice, mode, stack, samples, parameters)
+
+    @abstractmethod
+    def _encoded(
+        self, number: int, lattice: Lattice, mode: int, planes: np.ndarray, parameters: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Bits, int32 [n], and their masses, float32 [n, 2], of the pixels of tiles of a mode."""
+
+    @abstractmethod
+    def _decode(
+        self, number: int, lattice: Lattice, mode: int, stack: Stack, samples: np.ndarray, parameters: np.ndarray
+    ) -> None: ...
+
+    def _where(self, lattice: Lattice, mode: int) -> np.ndarray:
+        """Which pixels of a lattice of tiles of one mode are real, bool [N, h, w]."""
+        of_mode = (self._layout.modes == mode)[:, None, None]
+        return lattice.of(real_pixels(self._layout.sizes, self._side)) & of_mode
 
 
-def pop_lattice(
-    stack: Stack,
-    likelihood: IntegerLikelihood,
-    samples: np.ndarray,
-    layout: Layout,
-    lattice: Lattice,
-    parameters: np.ndarray,
-) -> None:
-    """The inverse of `push_lattice`, into `samples` uint8 [N, 3, side, side]; what was not coded stays as it is."""
-    for mode in np.unique(layout.modes).tolist():
-        coded = _coded_pixels(layout, samples.shape[-1], lattice, mode)
-        if coded.any():
-            space = SPACES.get(mode)
-            planes = pop(stack, likelihood, int(channels_of(mode)), _at(parameters, coded), space)
-            lattice.of(samples).transpose(1, 0, 2, 3)[:, coded] = planes if space is None else space.to_samples(planes)
+class DecisionCoder(PixelCoder):
+    """Pixels by the decisions of any likelihood: all pixels of a phase and mode together."""
+
+    def _encoded(
+        self, number: int, lattice: Lattice, mode: int, planes: np.ndarray, parameters: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        where = self._where(lattice, mode)
+        if where.any():
+            values = _at(lattice.of(planes[:, : channels_of(mode)]), where)
+            bits, probabilities = decided(self._likelihood, values, _at(parameters, where), SPACES.get(mode))
+            yield bits, masses_of_bits(probabilities)
+
+    def _decode(
+        self, number: int, lattice: Lattice, mode: int, stack: Stack, samples: np.ndarray, parameters: np.ndarray
+    ) -> None:
+        where = self._where(lattice, mode)
+        if where.any():
+            planes = pop(stack, self._likelihood, int(channels_of(mode)), _at(parameters, where), SPACES.get(mode))
+            _put(lattice.of(samples), where, planes, mode)
 
 
-def _coded_pixels(layout: Layout, side: int, lattice: Lattice, mode: int) -> np.ndarray:
-    """Which pixels of a lattice of tiles of one mode are real, bool [N, h, w]."""
-    return lattice.of(real_pixels(layout.sizes, side)) & (layout.modes == mode)[:, None, None]
+class BlockCoder(PixelCoder):
+    """Pixels of a mixture, block by block.
+
+    Without learning a block is all pixels of a phase and mode, coded as by `DecisionCoder`. With learning it is a row
+    of the phase's lattice in all tiles.
+    """
+
+    def __init__(
+        self,
+        likelihood: IntegerMixture,
+        layout: Layout,
+        side: int,
+        lattices: Sequence[Lattice],
+        learns: bool,
+        library: Any = None,
+    ):
+        super().__init__(likelihood, layout, side)
+        self._lattices, self._learns, self._library = tuple(lattices), learns, library
+        self._block: Block | None = None
+        self._learnt: dict[tuple[int, int], np.ndarray] = {}  # by phase and mode: of the planes
+        if learns:
+            self._arrangement = arranged(layout, side, margin_of(self._lattices))
+            pixels = self._arrangement.height * self._arrangement.width
+            self._canvases = {mode: Canvas(pixels, int(channels_of(mode)), RULE) for mode in self._modes}
+
+    def _encoded(
+        self, number: int, lattice: Lattice, mode: int, planes: np.ndarray, parameters: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        low_bits, bits = self._likelihood.low_bits, self._likelihood.num_bits
+        shifts = np.arange(bits)[::-1, None]
+        for rows, where in self._blocks(lattice, mode):
+            block = self._start(number, lattice, mode, rows, where, parameters)
+            values = _at(lattice.of(planes[:, : channels_of(mode)])[:, :, rows], where)
+            for plane, of_plane in enumerate(values):
+                upper = np.ascontiguousarray(of_plane >> low_bits)
+                block.plane(self._of_plane(number, mode, plane))
+                masses = block.masses(upper)
+                block.known()
+                yield (upper >> shifts & 1).astype(np.int32).reshape(-1), masses.reshape(-1, 2)
+            for bit in reversed(range(low_bits)):
+                yield (values.reshape(-1) >> bit & 1).astype(np.int32), masses_of_bits(np.full(values.size, 0.5))
+
+    def _decode(
+        self, number: int, lattice: Lattice, mode: int, stack: Stack, samples: np.ndarray, parameters: np.ndarray
+    ) -> None:
+        low_bits = self._likelihood.low_bits
+        for rows, where in self._blocks(lattice, mode):
+            block = self._start(number, lattice, mode, rows, where, parameters)
+            planes = np.empty((int(channels_of(mode)), int(where.sum())), dtype=np.uint8)
+            for plane in range(len(planes)):
+                block.plane(self._of_plane(number, mode, plane))
+                planes[plane] = _decoded(stack, block)
+                block.known()
+            planes <<= low_bits
+            for bit in reversed(range(low_bits)):
+                planes |= stack.pop_bits(np.full(planes.size, 0.5)).astype(np.uint8).reshape(planes.shape) << bit
+            _put(lattice.of(samples)[:, :, rows], where, planes, mode)
+
+    def _blocks(self, lattice: Lattice, mode: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """Rows of the lattice, and which pixels of these are in the block, bool [N, rows, w]."""
+        where = self._where(lattice, mode)
+        height = where.shape[1] if self._learns else 1
+        step = 1 if self._learns else where.shape[1]
+        for number in range(height):
+            rows = slice(number * step, (number + 1) * step)
+            if where[:, rows].any():
+                yield rows, where[:, rows]
+
+    def _start(
+        self, number: int, lattice: Lattice, mode: int, rows: slice, where: np.ndarray, parameters: np.ndarray
+    ) -> Block:
+        """The next block, before its first plane."""
+        of_block = np.ascontiguousarray(_at(parameters[:, :, rows], where), dtype=np.int32)
+        block = self._block = self._block or self._new_block(len(of_block))
+        if not self._learns:
+            block.start(of_block, SPACES.get(mode))
+            return block
+        corners, width = self._arrangement.corners, self._arrangement.width
+        top = corners[:, 0] + lattice.row + rows.start * lattice.stride
+        columns = np.arange(where.shape[2]) * lattice.stride + lattice.column
+        places = (top * width + corners[:, 1])[:, None] + columns
+        offsets = neighbours_of(lattice, number, len(self._lattices))
+        if offsets is None:
+            neighbours = None
+        else:
+            neighbours = np.array([row * width + column for row, column in offsets], dtype=np.int32)
+            self._learnt.setdefault((number, mode), np.zeros(int(channels_of(mode)), dtype=LEARNT))
+        at = places[where[:, 0]].astype(np.int32)
+        block.start(of_block, SPACES.get(mode), self._canvases[mode], at, neighbours)
+        return block
+
+    def _of_plane(self, number: int, mode: int, plane: int) -> np.ndarray | None:
+        learnt = self._learnt.get((number, mode))
+        return None if learnt is None else learnt[plane : plane + 1].reshape(())
+
+    def _new_block(self, num_parameters: int) -> Block:
+        likelihood = self._likelihood
+        assert isinstance(likelihood, IntegerMixture)
+        if self._library is None:
+            return ReferenceBlock(likelihood, RULE)
+        rows = 1 if self._learns else self._side
+        shapes = (lattice.of(np.empty((self._side, self._side), dtype=bool)).shape for lattice in self._lattices)
+        capacity = self._layout.num_tiles * max(min(rows, height) * width for height, width in shapes)
+        components = num_parameters // PARAMETERS_PER_COMPONENT
+        return CompiledBlock(CompiledPixels(self._library, likelihood, components, RULE), capacity, self._learns)
+
+
+def _decoded(stack: Stack, block: Block) -> np.ndarray:
+    """The values of a block's plane, uint8 [N]."""
+    decisions = block.decide()
+    masses = next(decisions)
+    while True:
+        bits = stack.pop_masses(masses)
+        try:
+            masses = decisions.send(bits)
+        except StopIteration as finished:
+            return finished.value
+
+
+def pixel_coder(
+    likelihood: IntegerLikelihood, layout: Layout, side: int, lattices: Sequence[Lattice], *, learns: bool = False
+) -> PixelCoder:
+    """The fastest coder for a tile batch; all give the same. Only mixtures learn."""
+    library = load()
+    if isinstance(likelihood, IntegerMixture) and (learns or library is not None):
+        return BlockCoder(likelihood, layout, side, lattices, learns, library)
+    return DecisionCoder(likelihood, layout, side)
+
+
+def can_learn(likelihood: IntegerLikelihood) -> bool:
+    return isinstance(likelihood, IntegerMixture)
 
 
 def _at(values: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -81,3 +259,9 @@ def _at(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     if where.all():  # several times faster than to pick them
         return values.reshape(len(values), -1)
     return np.ascontiguousarray(values[:, where])
+
+
+def _put(samples: np.ndarray, where: np.ndarray, planes: np.ndarray, mode: int) -> None:
+    """Set the samples [N, 3, h, w] at the pixels `where` [N, h, w] to those of planes [C, count] of a mode."""
+    space = SPACES.get(mode)
+    samples.transpose(1, 0, 2, 3)[:, where] = planes if space is None else space.to_samples(planes)

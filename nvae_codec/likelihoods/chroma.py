@@ -123,5 +123,5 @@ class PlaneDistribution(ColourDistribution):
         super().__init__([], centres, inverse_scales, weights, sigmoid, 8)
         self.given_red, self._place = given_red, places
 
-    def _places(self, edges: Tensor) -> Tensor:
+    def places(self, edges: Tensor) -> Tensor:
         return self._place(edges.long())

@@ -4,6 +4,7 @@ The distribution function is an integer: a sum over components of weight * sigmo
 but by `floor`, so that every machine has the same.
 """
 
+import copy
 from collections.abc import Generator
 
 import numpy as np
@@ -145,29 +146,42 @@ class ColourDistribution:
     ):
         """`known` are the positions of the colours before; `centres` are in units of 1 / ((2**b - 1) 2**14);
         `sigmoid` is the table for arguments of both signs."""
-        self.known, self._num_bits, self._num_values = known, num_bits, 1 << num_bits
-        self._sigmoid, self._weights = sigmoid, weights
-        self._total = weights.sum(dim=0).mul_(1 << SIGMOID_BITS).add_(self._num_values * FLOOR)
+        self.known, self.num_bits, self._num_values = known, num_bits, 1 << num_bits
+        self._sigmoid = sigmoid
+        self._set(centres, inverse_scales, weights, FLOOR)
+
+    def _set(self, centres: Tensor, inverse_scales: Tensor, weights: Tensor, floor: int) -> None:
+        """The components, and what is added to every value's mass."""
+        self.centres, self.inverse_scales, self.weights, self._floor = centres, inverse_scales, weights, floor
+        self._total = weights.sum(dim=0).mul_(1 << SIGMOID_BITS).add_(self._num_values * floor)
         # The index in the table at an edge e is floor(slope e + start), clamped: in units of 2**-shift a distance of
-        # ((2 e - 2**b) << 14) - centre, below 2**27, times the inverse scale, plus the half, plus half the table.
-        unit = 2.0 ** -(UNIT_BITS + INVERSE_SCALE_BITS + num_bits - ARGUMENT_BITS)
+        # ((2 e - 2**b) << 14) - centre, below 2**28, times the inverse scale, plus the half, plus half the table.
+        unit = 2.0 ** -(UNIT_BITS + INVERSE_SCALE_BITS + self.num_bits - ARGUMENT_BITS)
         self._slope = inverse_scales * (2.0 ** (UNIT_BITS + 1) * unit)
         first = centres + (self._num_values << UNIT_BITS)
         self._start = first.mul_(inverse_scales).mul_(-unit).add_(0.5 + (ARGUMENT_RANGE << ARGUMENT_BITS))
 
+    def with_components(
+        self, centres: Tensor, inverse_scales: Tensor, weights: Tensor, floor: int = FLOOR
+    ) -> "ColourDistribution":
+        """The distributions of the same colour with other components, float64 [K, N]; `floor` as FLOOR."""
+        other = copy.copy(self)
+        other._set(centres, inverse_scales, weights, floor)
+        return other
+
     def _sigmoids(self, edges: Tensor) -> Tensor:
         """2**24 times every component's distribution function at edges float64 [N]: float32 [M, N]."""
-        index = torch.addcmul(self._start, self._slope, self._places(edges)).clamp_(0, len(self._sigmoid) - 1)
+        index = torch.addcmul(self._start, self._slope, self.places(edges)).clamp_(0, len(self._sigmoid) - 1)
         index = index.to(torch.int32)
         return torch.index_select(self._sigmoid, 0, index.reshape(-1)).view(index.shape)
 
-    def _places(self, edges: Tensor) -> Tensor:
+    def places(self, edges: Tensor) -> Tensor:
         """Where edges lie, float64 [N], in steps of `_slope`."""
         return edges
 
     def _inner(self, edges: Tensor) -> Tensor:
         """`cumulative` of edges between the first and the last, float64 [N]."""
-        return torch.mul(self._weights, self._sigmoids(edges)).sum(dim=0).add_(edges, alpha=FLOOR)
+        return torch.mul(self.weights, self._sigmoids(edges)).sum(dim=0).add_(edges, alpha=self._floor)
 
     def cumulative(self, edges: np.ndarray) -> np.ndarray:
         """Integer mass of the values below `edges`, int64 [N], 0 .. 2**b.
@@ -176,6 +190,12 @@ class ColourDistribution:
         """
         inner = self._inner(torch.from_numpy(edges).double()).long().numpy()
         return np.where(edges == 0, 0, np.where(edges == self._num_values, self.total, inner))
+
+    def mass(self, values: np.ndarray) -> np.ndarray:
+        """Integer mass of the samples `values` [N], float64 [N]."""
+        edges = torch.from_numpy(values.astype(np.float64))
+        low, high = self._at_edges(edges)
+        return torch.mul(self.weights, high.double().sub_(low)).sum(dim=0).add_(self._floor).numpy()
 
     def errors(self, values: np.ndarray) -> tuple[Tensor, Tensor]:
         """Of the samples `values` [N] and each component, whole numbers in 2**-12, float64 [M, N].
@@ -186,7 +206,7 @@ class ColourDistribution:
         edges = torch.from_numpy(values.astype(np.float64))
         low, high = self._at_edges(edges)
         direction = high.double().add_(low).sub_(1 << SIGMOID_BITS).mul_(2.0 ** (ARGUMENT_BITS - SIGMOID_BITS)).floor_()
-        middle = torch.addcmul(self._start, self._slope, self._places(edges + 0.5)).floor_()
+        middle = torch.addcmul(self._start, self._slope, self.places(edges + 0.5)).floor_()
         zero = ARGUMENT_RANGE << ARGUMENT_BITS
         return direction, middle.sub_(zero).clamp_(-zero, zero)
 
@@ -204,7 +224,7 @@ class ColourDistribution:
         edges = torch.from_numpy(values.astype(np.float64))
         low, high = self._at_edges(edges)
         # One more than the component's mass: never all zero, however far from every component a sample lies.
-        products = high.double().sub_(low).add_(1).mul_(self._weights)  # below 2**45
+        products = high.double().sub_(low).add_(1).mul_(self.weights)  # below 2**45
         # One division of integers, and a product with a power of two.
         return products.div_(products.amax(dim=0)).mul_(2.0**WEIGHT_BITS).floor_()
 
@@ -221,7 +241,7 @@ class ColourDistribution:
         """
         values = torch.zeros(len(self._total), dtype=torch.int32)
         low, high = self._interval()
-        for bit in reversed(range(self._num_bits)):
+        for bit in reversed(range(self.num_bits)):
             middle = self._inner((values + (1 << bit)).double())
             chosen = torch.from_numpy((yield _probability(low, middle, high)))
             values += chosen << bit

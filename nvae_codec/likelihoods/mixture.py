@@ -268,7 +268,7 @@ class IntegerMixture(MixtureTables, IntegerLikelihood):
         return samples >> self.low_bits
 
     def decide(self, parameters: np.ndarray, channels: int, space: ColourSpace | None = None) -> Decisions:
-        distributions = self._distributions(parameters, space)
+        distributions = self.distributions(parameters, space)
         distribution = distributions.red()
         planes = [(yield from distribution.decide())]
         while len(planes) < channels:
@@ -294,7 +294,7 @@ class IntegerMixture(MixtureTables, IntegerLikelihood):
         return PixelDistributions(parameters, self).corrected(corrections)
 
     def information(self, planes: np.ndarray, parameters: np.ndarray, space: ColourSpace | None = None) -> np.ndarray:
-        distributions, values = self._distributions(parameters, space), (planes >> self.low_bits).astype(np.int64)
+        distributions, values = self.distributions(parameters, space), (planes >> self.low_bits).astype(np.int64)
         bits, distribution = np.zeros(planes.shape[1]), distributions.red()
         for plane, each in enumerate(values):
             if plane:
@@ -303,5 +303,6 @@ class IntegerMixture(MixtureTables, IntegerLikelihood):
             bits -= np.log2(mass / distribution.total)
         return bits
 
-    def _distributions(self, parameters: np.ndarray, space: ColourSpace | None) -> PixelDistributions:
+    def distributions(self, parameters: np.ndarray, space: ColourSpace | None = None) -> PixelDistributions:
+        """Those of N pixels, whose parameters are [10 M, N]: one plane after the other."""
         return PixelDistributions(parameters, self) if space is None else ChromaDistributions(parameters, self, space)

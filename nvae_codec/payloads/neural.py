@@ -9,12 +9,13 @@ from nvae_codec.bitstreams.content import DEFAULT_MAX_PIXELS, GREY, MAX_SIDE, RG
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.coding.chains import Search, decode_chains, encode_chains, max_joint_tiles
+from nvae_codec.coding.pixels import can_learn
 from nvae_codec.colour.detect import find_space
 from nvae_codec.colour.spaces import SPACES
 from nvae_codec.device import considerate
 from nvae_codec.errors import BitstreamError, ImageError
 from nvae_codec.integer.latent_model import IntegerModel
-from nvae_codec.tiling import Layout, cut, join, tile_sizes
+from nvae_codec.tiling import Layout, cut, join
 
 # Tiles coded at once, at most: as many as a decoder takes, since a call to PyTorch or the coder has its price.
 JOINT_TILES, JOINT_PIXELS = 64, 2**18
@@ -35,6 +36,7 @@ class Coded(NamedTuple):
     batches: tuple[TileBatch, ...]
     trellis_bits: int  # 0 if no batch has REC groups
     words: np.ndarray  # uint32
+    learns: bool
 
 
 class NeuralPayload:
@@ -45,23 +47,31 @@ class NeuralPayload:
         self._joint_tiles = max(1, min(JOINT_TILES, JOINT_PIXELS // model.tile_side**2))
 
     def encode(
-        self, chunks: Sequence[Sequence[np.ndarray]], effort: int | None, progress: Callable[[int], None]
+        self,
+        chunks: Sequence[Sequence[np.ndarray]],
+        effort: int | None,
+        progress: Callable[[int], None],
+        *,
+        learn: bool = True,
     ) -> list[Coded]:
-        """Code the images of several chunks at the same time. `effort`: one of EFFORTS. `progress` counts tiles."""
+        """Code the images of several chunks at the same time. `effort`: one of EFFORTS. `progress` counts tiles.
+
+        `learn`: where the model can, learn from the pixels that are known (`nvae_codec.coding.learning`).
+        """
         parts = [[self._cut(samples) for samples in chunk] for chunk in chunks]
         tiles = [Tiles.join(chunk) for chunk in parts]
         if effort is None:
             effort = default_effort(min(each.layout.num_tiles for each in tiles))
         if effort not in EFFORTS:
             raise ValueError(f"effort is {min(EFFORTS)} to {max(EFFORTS)}, not {effort}")
-        search = EFFORTS[effort]
+        search, learns = EFFORTS[effort], learn and can_learn(self.model.likelihood)
         with considerate():
-            coded = encode_chains(self.model, tiles, self._joint_tiles, search, progress)
+            coded = encode_chains(self.model, tiles, self._joint_tiles, search, progress, learns=learns)
         found = []
         for chunk, (words, batches) in zip(parts, coded, strict=True):
             modes = [int(each.layout.modes[0]) for each in chunk]
             uses_rec = any(batch.rec_groups for batch in batches)
-            found.append(Coded(modes, batches, search.trellis_bits if uses_rec else 0, words))
+            found.append(Coded(modes, batches, search.trellis_bits if uses_rec else 0, words, learns))
         return found
 
     def decode(
@@ -87,6 +97,7 @@ class NeuralPayload:
                 [chunk.trellis_bits for chunk in chunks],
                 skipped,
                 lambda done: progress(min(done, total), total),
+                learns=[chunk.learns for chunk in chunks],
             )
 
     def images_of(self, chunk: Chunk, tiles: np.ndarray) -> Iterator[tuple[ImageEntry, np.ndarray]]:
@@ -106,6 +117,8 @@ class NeuralPayload:
             raise BitstreamError("invalid: the tiles of a chunk's batches are not those of its images")
         if max(each.rec_groups for each in chunk.tile_batches) > self.model.num_groups:
             raise BitstreamError("invalid: a chunk has more REC groups than its model has groups")
+        if chunk.learns and not can_learn(self.model.likelihood):
+            raise BitstreamError("invalid: a chunk's pixels were learnt from, for which its model has no way")
         largest = max(each.tiles for each in chunk.tile_batches)
         if others := {image.mode for image in chunk.images} - set(self.model.likelihood.modes):
             raise BitstreamError(f"invalid: an image has mode {min(others)}, for which its model has no probabilities")
@@ -148,8 +161,7 @@ class NeuralPayload:
         return num_tiles * self.model.tile_side**2 > max(2 * pixels, DEFAULT_MAX_PIXELS)
 
     def _layout(self, height: int, width: int, mode: int) -> Layout:
-        sizes = tile_sizes(height, width, self.model.tile_side)
-        return Layout(sizes, np.full(len(sizes), mode))
+        return Layout.of_image(height, width, self.model.tile_side, mode)
 
     def _cut(self, samples: np.ndarray) -> Tiles:
         mode, planes = GREY if samples.ndim == 2 else RGB, samples

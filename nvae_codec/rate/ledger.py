@@ -28,7 +28,7 @@ from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE, Chunk, Container, ImageEntry
 from nvae_codec.bitstreams.metadata import deflate_item
 from nvae_codec.codec import Codec
-from nvae_codec.coding.ans import Stack
+from nvae_codec.coding.ans import MASS_BITS, Stack
 from nvae_codec.coding.chains import decode_chains
 from nvae_codec.device import adjust, considerate
 from nvae_codec.entries import check_image, check_small_images
@@ -209,10 +209,10 @@ class _MeteredStack(Stack):
         super().push_normals(symbols, means, sigmas, half_width)
         self.information -= _normal_information(symbols, means, sigmas, half_width)
 
-    def pop_bits(self, probabilities: np.ndarray) -> np.ndarray:
-        bits = super().pop_bits(probabilities)
-        likely = np.where(bits, probabilities.reshape(-1), 1 - probabilities.reshape(-1))
-        self.information -= float(np.log2(likely).sum())
+    def pop_masses(self, masses: np.ndarray) -> np.ndarray:
+        bits = super().pop_masses(masses)
+        taken = masses[np.arange(len(bits)), bits].astype(np.float64) + 1
+        self.information += MASS_BITS * len(bits) - float(np.log2(taken).sum())
         return bits
 
 

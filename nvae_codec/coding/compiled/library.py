@@ -1,0 +1,229 @@
+"""`pixels.c` as Python sees it. Only this file knows ctypes."""
+
+import ctypes
+import os
+from collections.abc import Generator
+from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nvae_codec.coding import learning
+from nvae_codec.coding.compiled.compiler import LIBRARY, fingerprint
+from nvae_codec.coding.learning import Canvas, Rule
+from nvae_codec.colour.spaces import POSITION_BITS, ColourSpace
+from nvae_codec.likelihoods.tables import MixtureTables
+
+SWITCH = "NVAE_CODEC_COMPILED"  # an environment variable: 0 means to code without
+PLANES = 3
+
+
+class _Mixture(Structure):
+    _fields_ = [
+        *((name, c_int32) for name in ("components", "bits", "residual", "weights", "inverse_scales")),
+        *((name, c_void_p) for name in ("weight", "inverse_scale", "coefficient", "sigmoid")),
+    ]
+
+
+class _Space(Structure):
+    _fields_ = [
+        *((name, c_double) for name in ("of_green", "of_blue")),
+        *((name, c_void_p) for name in ("edges_of_cr", "lines", "edges_of_cb", "grey")),
+    ]
+
+
+class _Rule(Structure):
+    _fields_ = [
+        *(
+            (name, c_int32)
+            for name in ("neighbours", "valued", "crossed", "near", "experts", "rate", "memory", "nearby")
+        ),
+        *((name, c_int32 * learning.MAX_EXPERTS) for name in ("shift", "narrowing")),
+        *((name, c_double) for name in ("coarse", "ridge")),
+        ("sizes", c_double * (learning.SIZES - 1)),
+        ("ratios", c_double * (learning.RATIOS - 1)),
+        ("logarithms", c_void_p),
+    ]
+
+
+class _Canvas(Structure):
+    _fields_ = [(name, c_void_p * PLANES) for name in ("errors", "values", "ratios", "gains")]
+
+
+class _Sizes(Structure):
+    names = ("mixture", "space", "rule", "learnt", "canvas")
+    _fields_ = [(name, c_int64) for name in names]
+
+
+def _declared(library: Any) -> Any:
+    """The library with its functions' arguments declared; None if it was compiled from another source."""
+    pointers = {
+        "block_new": (c_void_p, [c_void_p, c_void_p, c_int]),
+        "block_free": (None, [c_void_p]),
+        "block_start": (None, [c_void_p, c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_int]),
+        "block_plane": (None, [c_void_p, c_void_p, c_void_p]),
+        "block_masses": (None, [c_void_p, c_void_p, c_void_p, c_void_p]),
+        "block_next": (None, [c_void_p, c_void_p, c_int, c_void_p, c_void_p]),
+        "block_last": (None, [c_void_p, c_void_p, c_void_p]),
+        "block_known": (None, [c_void_p, c_void_p, c_void_p]),
+        "block_sizes": (None, [POINTER(_Sizes)]),
+        "block_source": (c_char_p, []),
+    }
+    for name, (result, arguments) in pointers.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    if library.block_source().decode() != fingerprint():
+        return None
+    sizes = _Sizes()
+    library.block_sizes(byref(sizes))
+    expected = [ctypes.sizeof(each) for each in (_Mixture, _Space, _Rule)]
+    expected += [learning.LEARNT.itemsize, ctypes.sizeof(_Canvas)]
+    assert [getattr(sizes, name) for name in _Sizes.names] == expected, "structures are declared here as in pixels.c"
+    return library
+
+
+@cache
+def load(path: Path = LIBRARY) -> Any:
+    """The compiled functions; None where they were not built, do not load, or were compiled from another source."""
+    if os.environ.get(SWITCH) == "0" or not path.exists():
+        return None
+    try:
+        return _declared(ctypes.CDLL(str(path)))
+    except (OSError, AttributeError):
+        return None
+
+
+def _address(array: np.ndarray | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+class _Doubles:
+    """Tables as contiguous doubles that live as long as this."""
+
+    def __init__(self) -> None:
+        self._kept: list[np.ndarray] = []
+
+    def address(self, values: Any, kind: type = np.float64) -> int:
+        self._kept.append(np.ascontiguousarray(values, dtype=kind))
+        return self._kept[-1].ctypes.data
+
+
+class CompiledPixels:
+    """What blocks of one model's pixels have in common. Raises MemoryError where a block finds no room."""
+
+    def __init__(self, library: Any, tables: MixtureTables, components: int, rule: Rule):
+        self.library, self.rule = library, rule
+        self._doubles = _Doubles()
+        tensors = tables.tensors
+        weight, inverse, coefficient, sigmoid = (tensor.numpy() for tensor in tensors)
+        self.mixture = _Mixture(
+            components,
+            tables.num_bits,
+            tables.residual,
+            len(weight),
+            len(inverse),
+            *map(self._doubles.address, (weight, inverse, coefficient)),
+            self._doubles.address(sigmoid, np.float32),
+        )
+        unused = [0] * (learning.MAX_EXPERTS - rule.experts)
+        self.rule_fields = _Rule(
+            *(rule.neighbours, rule.valued, rule.crossed, rule.near, rule.experts, rule.rate, rule.memory, rule.nearby),
+            (c_int32 * learning.MAX_EXPERTS)(*rule.shifts, *unused),
+            (c_int32 * learning.MAX_EXPERTS)(*rule.narrowings, *unused),
+            rule.coarse(components),
+            rule.ridge,
+            (c_double * (learning.SIZES - 1))(*learning.SIZE_LIMITS),
+            (c_double * (learning.RATIOS - 1))(*learning.RATIO_LIMITS),
+            self._doubles.address(learning.logarithms()),
+        )
+        self._spaces: dict[int, _Space] = {}
+
+    def space(self, space: ColourSpace | None) -> Any:
+        if space is None:
+            return None
+        if id(space) not in self._spaces:
+            self._spaces[id(space)] = _Space(
+                *space.direction,
+                *map(
+                    self._doubles.address,
+                    (space.edges_of_cr, space.lines, space.edges_of_cb, space.luma * space.luma_of.clip(min=0)),
+                ),
+            )
+        return byref(self._spaces[id(space)])
+
+    @cached_property
+    def bits(self) -> int:
+        return int(self.mixture.bits)
+
+
+class CompiledBlock:
+    """See `coding.blocks.Block`."""
+
+    def __init__(self, pixels: CompiledPixels, capacity: int, learns: bool):
+        self._pixels, self._library = pixels, pixels.library
+        self._block = self._library.block_new(
+            byref(pixels.mixture), byref(pixels.rule_fields) if learns else None, capacity
+        )
+        if not self._block:
+            raise MemoryError
+        self._canvas: Any = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_block", None):
+            self._library.block_free(self._block)
+
+    def start(
+        self,
+        parameters: np.ndarray,
+        space: ColourSpace | None = None,
+        canvas: Canvas | None = None,
+        at: np.ndarray | None = None,
+        neighbours: np.ndarray | None = None,
+    ) -> None:
+        self._kept = parameters, at, neighbours, canvas
+        self._count = parameters.shape[1]
+        self._canvas = None
+        if canvas is not None:
+            planes = range(len(canvas.errors))
+            rows = (
+                (c_void_p * PLANES)(*(each[plane].ctypes.data for plane in planes))
+                for each in (canvas.errors, canvas.values, canvas.ratios, canvas.gains)
+            )
+            self._canvas = byref(_Canvas(*rows))
+        self._library.block_start(
+            self._block,
+            self._pixels.space(space),
+            _address(parameters),
+            self._count,
+            _address(at),
+            _address(neighbours),
+            torch.get_num_threads(),
+        )
+
+    def plane(self, learnt: np.ndarray | None) -> None:
+        self._learnt = _address(learnt)
+        self._library.block_plane(self._block, self._learnt, self._canvas)
+
+    def masses(self, values: np.ndarray) -> np.ndarray:
+        found = np.empty((self._pixels.bits, self._count, 2), dtype=np.float32)
+        self._library.block_masses(self._block, self._learnt, _address(values), _address(found))
+        return found
+
+    def decide(self) -> Generator[np.ndarray, np.ndarray, np.ndarray]:
+        masses = np.empty((self._count, 2), dtype=np.float32)
+        to, bits = _address(masses), None
+        for bit in reversed(range(self._pixels.bits)):
+            self._library.block_next(self._block, self._learnt, bit, _address(bits), to)
+            bits = yield masses
+        values = np.empty(self._count, dtype=np.uint8)
+        self._library.block_last(self._block, _address(bits), _address(values))
+        return values
+
+    def known(self) -> None:
+        self._library.block_known(self._block, self._learnt, self._canvas)
+
+
+assert POSITION_BITS == 14, "as in pixels.c"
