@@ -80,9 +80,9 @@ def second_decoder(file: bytes) -> tuple:
         left = number
         body = f.take(f.varint(1, 4_194_304))
         require(f.u(4) == zlib.crc32(f.data[:15] + f.data[begin : f.at - 4]))
-        images, rows, shared, tile_batches, trellis, count, crc = header_of_chunk(body, first=not chunks)
+        images, rows, shared, tile_batches, trellis, count, crc, learns = header_of_chunk(body, first=not chunks)
         items = tuple(f.item(*row) for row in rows)
-        chunks.append((images, items, tile_batches, trellis, f.checked(4 * count, crc), shared))
+        chunks.append((images, items, tile_batches, trellis, f.checked(4 * count, crc), shared, learns))
     require(f.at == len(f.data))
     names = [image[5] for chunk in chunks for image in chunk[0]]
     require(len(set(names)) == len(names) and ("" not in names or len(names) == 1))
@@ -94,7 +94,7 @@ def second_decoder(file: bytes) -> tuple:
 def header_of_chunk(body, first):
     f = Fields(body)
     flags = f.u(1)
-    require(flags < 32 and bool(flags & 8) == first and (flags & 1 or not flags & 16))
+    require(flags < 64 and bool(flags & 8) == first and (flags & 1 or not flags & 16))
     if flags & 4:
         length = f.varint(1, 2**24)
         f = Fields(inflated(body[f.at :], length))
@@ -126,7 +126,7 @@ def header_of_chunk(body, first):
     count, crc = f.varint(0, 2**35 - 1), f.u(4)
     require(f.at == len(f.data))
     images = tuple(zip(*sides, modes, checksums, references, names, strict=True))
-    return images, rows, shared, tuple(tile_batches), trellis, count, crc
+    return images, rows, shared, tuple(tile_batches), trellis, count, crc, flags >= 32
 
 
 def name_of_image(f, before):

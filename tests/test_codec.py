@@ -21,7 +21,7 @@ from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.content import MAGIC, MAX_METADATA_BYTES, TileBatch
 from nvae_codec.bitstreams.recovery import recover
 from nvae_codec.codec import Codec
-from nvae_codec.coding import pixels as stack_of_pixels
+from nvae_codec.coding.pixels import PixelCoder
 from nvae_codec.coding.rec import MIN_TRELLIS_BITS
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError, NvaeCodecError
 from nvae_codec.image import Image, read_image
@@ -235,12 +235,12 @@ def test_arbitrary_bytes_are_refused(codec, data):
 
 def test_verification_notices_drift(codec, monkeypatch):
     """A machine whose probabilities differ between encoding and decoding gets an error, not a file."""
-    genuine = stack_of_pixels.pop
+    genuine = PixelCoder.decode
 
-    def drifting(stack, likelihood, channels, parameters, space=None):
-        return genuine(stack, likelihood, channels, parameters + 40, space)
+    def drifting(self, number, lattice, stack, samples, parameters):
+        genuine(self, number, lattice, stack, samples, parameters + 40)
 
-    monkeypatch.setattr(stack_of_pixels, "pop", drifting)
+    monkeypatch.setattr(PixelCoder, "decode", drifting)
     with pytest.raises((DriftError, BitstreamError)):
         codec.compress(noise(16, 16, 3))
     with pytest.raises((DriftError, BitstreamError)):

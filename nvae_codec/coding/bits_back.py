@@ -34,8 +34,6 @@ from nvae_codec.likelihoods.likelihood import IntegerLikelihood
 from nvae_codec.model.descent import Descent
 from nvae_codec.tiling import Lattice, Layout, pad, real_cells
 
-# Called with a stack, its tiles, a lattice, their samples, of which it was decoded, and the parameters [N, P, h, w].
-Watch = Callable[[Stack, Layout, Lattice, np.ndarray, np.ndarray], None]
 RATE_FACTOR = 1.1  # index bits of REC groups as a multiple of the KL: the best of 0.9 .. 1.3
 
 
@@ -101,6 +99,18 @@ class LatentModel(Protocol):
         A phase may depend on the phases before it: when its parameters are asked for, it reads their pixels in the
         samples of the draft, and no others.
         """
+
+
+class PixelDecoder(Protocol):
+    """See `PixelCoder`."""
+
+    def decode(
+        self, number: int, lattice: Lattice, stack: Stack, samples: np.ndarray, parameters: np.ndarray
+    ) -> None: ...
+
+
+# Of the tiles of a batch, and whether it learns.
+NewDecoder = Callable[[LatentModel, Layout, bool], PixelDecoder]
 
 
 class Tiles(NamedTuple):
@@ -192,13 +202,13 @@ def decode(
     layouts: Sequence[Layout],
     rec_groups: Sequence[int],
     trellis_bits: Sequence[int],
-    learns: Sequence[bool],
-    watch: Watch | None = None,
+    learns: Sequence[bool] | None = None,
+    decoder: "NewDecoder | None" = None,
 ) -> list[np.ndarray]:
     """Take a batch of tiles off each stack, which is then as `encode` found it.
 
-    `rec_groups`, `trellis_bits` and `learns` are those of each batch, as `encode` returned them or was given them.
-    `watch` is called after every phase of every batch. Returns the
+    `rec_groups`, `trellis_bits` and `learns` are those of each batch, as `encode` returned them or was given them; none
+    learns if nothing is said. `decoder` makes something else than a `PixelCoder` of a batch. Returns the
     samples of each batch, uint8 [N, 3, side, side]. If REC codes all groups of all batches, no posterior is needed and
     the inference network is not evaluated.
     """
@@ -222,13 +232,12 @@ def decode(
         step.latents = offsets
     samples = np.zeros((layout.num_tiles, 3, model.tile_side, model.tile_side), dtype=np.uint8)
     draft = model.draft(samples, layout.sizes)
-    coders = [_pixel_coder(model, each, learn) for each, learn in zip(layouts, learns, strict=True)]
+    learns = [False] * len(stacks) if learns is None else learns
+    coders = [(decoder or _pixel_coder)(model, each, learn) for each, learn in zip(layouts, learns, strict=True)]
     phases = model.pixel_phases(descent.state, draft)
     for index, (lattice, parameters) in enumerate(zip(model.lattices, phases, strict=True)):
-        for coder, part, stack, lane in zip(coders, layouts, stacks, lanes, strict=True):
+        for coder, stack, lane in zip(coders, stacks, lanes, strict=True):
             coder.decode(index, lattice, stack, samples[lane], parameters[lane])
-            if watch is not None:
-                watch(stack, part, lattice, samples[lane], parameters[lane])
     drawn_groups = max(first_rec)
     features = model.features(draft) if drawn_groups else None
     samples = pad(samples, layout.sizes)

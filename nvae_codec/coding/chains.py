@@ -7,7 +7,7 @@ import numpy as np
 
 from nvae_codec.bitstreams.content import TileBatch
 from nvae_codec.coding.ans import Stack
-from nvae_codec.coding.bits_back import RATE_FACTOR, LatentModel, Tiles, Watch, decode, encode
+from nvae_codec.coding.bits_back import RATE_FACTOR, LatentModel, NewDecoder, Tiles, decode, encode
 from nvae_codec.errors import DriftError
 from nvae_codec.tiling import Layout
 
@@ -110,13 +110,13 @@ def decode_chains(
     progress: Progress = lambda done: None,
     *,
     learns: Sequence[bool] | None = None,
-    watch: Watch | None = None,
+    decoder: NewDecoder | None = None,
 ) -> list[np.ndarray]:
     """The inverse of `encode_chains`: the samples of every chain, uint8 [N, 3, side, side].
 
     What was coded first lies lowest: with `first`, a tile of every chain, the batches before that tile are not decoded,
     and their samples are zero. `learns` says which chains were coded so; without it none. `progress` is called after
-    every batch, `watch` as by `decode`. Raises DriftError if a stack that was decoded
+    every batch, `decoder` as by `decode`. Raises DriftError if a stack that was decoded
     entirely is not empty in the end: then the model computed other numbers.
     """
     done = 0
@@ -142,7 +142,7 @@ def decode_chains(
                 [batches[chain][turn].rec_groups for chain in joint],
                 [trellis_bits[chain] for chain in joint],
                 [learns[chain] if learns else False for chain in joint],
-                watch,
+                decoder,
             )
             for chain, tiles in zip(joint, decoded, strict=True):
                 samples[chain][places[chain]] = tiles

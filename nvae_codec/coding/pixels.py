@@ -82,6 +82,19 @@ class PixelCoder(ABC):
         for mode in self._modes:
             self._decode(number, lattice, mode, stack, samples, parameters)
 
+    def information(self, lattice: Lattice, samples: np.ndarray, parameters: np.ndarray) -> float:
+        """-log2 of the probability of a phase's pixels, by the network alone, low bits included."""
+        bits = 0.0
+        for mode in self._modes:
+            where, space = self._where(lattice, mode), SPACES.get(mode)
+            if where.any():
+                values = _at(lattice.of(samples[:, : channels_of(mode)]), where)
+                planes = values if space is None else space.to_planes(values)
+                assert planes is not None, "they were decoded"
+                bits += float(self._likelihood.information(planes, _at(parameters, where), space).sum())
+                bits += self._likelihood.low_bits * values.size
+        return bits
+
     @abstractmethod
     def _encoded(
         self, number: int, lattice: Lattice, mode: int, planes: np.ndarray, parameters: np.ndarray

@@ -29,14 +29,16 @@ from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE, Chunk, Container
 from nvae_codec.bitstreams.metadata import deflate_item
 from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import MASS_BITS, Stack
+from nvae_codec.coding.bits_back import LatentModel
 from nvae_codec.coding.chains import decode_chains
+from nvae_codec.coding.pixels import PixelCoder, pixel_coder
 from nvae_codec.device import adjust, considerate
 from nvae_codec.entries import check_image, check_small_images
 from nvae_codec.errors import ModelError
 from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE, Noise
 from nvae_codec.rate.elbo import float_negative_elbo, integer_negative_elbo, integer_rates, same_noise
-from nvae_codec.tiling import Layout
+from nvae_codec.tiling import Lattice, Layout
 
 BATCH_TILES, BATCH_PIXELS = 8, 2**15  # of tiles that are measured at once, at most
 MIN_MASS = 2.0**-24  # what the coder rounds smaller probabilities up to
@@ -51,6 +53,7 @@ class Ledger:
     inactive_channels_bits: float  # channels that are not coded
     grid_bits: float  # latents on a grid, in tile batches that are coded with bits-back alone
     rec_bits: float  # latents coded by REC or on a grid, in the other batches; no bits are initial
+    learning_bits: float  # pixels by what was learnt while they were coded, in place of the network alone
     coder_bits: float  # words of the stacks over the information in what was coded
     headers_and_checksums_bits: int
     metadata_bits: int
@@ -147,7 +150,7 @@ def account(
         raise ModelError(
             f"the network's negative ELBO of these images is {negative_elbo:g} bits, to which no file can be compared"
         )
-    excess, uses_rec = costs.information - costs.inactive, costs.rec_groups > 0
+    excess, uses_rec = costs.information - costs.learning - costs.inactive, costs.rec_groups > 0
     group_bits = costs.groups.sum(axis=0).tolist()
     words_bits = 8 * sum(len(chunk.words) for chunk in content.chunks)
     metadata_bits = 8 * sum(len(deflate_item(item)[1]) for chunk in content.chunks for item in chunk.metadata)
@@ -157,6 +160,7 @@ def account(
         inactive_channels_bits=float((costs.inactive - costs.drawn).sum()),
         grid_bits=float(excess[~uses_rec].sum()),
         rec_bits=float(excess[uses_rec].sum()),
+        learning_bits=float(costs.learning.sum()),
         coder_bits=float(words_bits - costs.information.sum()),
         headers_and_checksums_bits=8 * len(data) - words_bits - metadata_bits,
         metadata_bits=metadata_bits,
@@ -174,6 +178,7 @@ class _Costs(NamedTuple):
     tiles: np.ndarray
     rec_groups: np.ndarray
     information: np.ndarray  # in the latents and pixels that were coded
+    learning: np.ndarray  # of these, what learning added
     known: np.ndarray  # negative ELBO of the float network, or of the integer network without one
     drawn: np.ndarray  # of the integer network with all channels drawn
     inactive: np.ndarray  # of the integer network without inactive channels
@@ -199,6 +204,7 @@ class _MeteredStack(Stack):
     def __init__(self, words: np.ndarray):
         super().__init__(words)
         self.information = 0.0  # bits
+        self.learning = 0.0  # of these, what learning added
 
     def pop_standard_normals(self, count: int, sigma: float, half_width: int) -> np.ndarray:
         points = super().pop_standard_normals(count, sigma, half_width)
@@ -255,7 +261,7 @@ def _measure(
 
     rows = []
     for chunk, layout in zip(content.chunks, layouts, strict=True):
-        samples, information = _decode(codec, chunk, layout, count)
+        samples, information, learning = _decode(codec, chunk, layout, count)
         of_images = list(codec.payload.images_of(chunk, samples))
         check_small_images(chunk, of_images)
         for image, of_image in of_images:
@@ -273,22 +279,51 @@ def _measure(
                 count(len(samples[part]))
         tiles, rec_groups = np.array(chunk.tile_batches).T
         of_batches = np.add.reduceat(bits, np.cumsum(tiles) - tiles, axis=1)
-        rows.append([tiles, rec_groups, information, *of_batches[:4], of_batches[4:].T])
+        rows.append([tiles, rec_groups, information, learning, *of_batches[:4], of_batches[4:].T])
     return _Costs(*map(np.concatenate, zip(*rows, strict=True)))
 
 
-def _decode(codec: Codec, chunk: Chunk, layout: Layout, count: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
-    """The samples of a chunk's tiles, uint8 [N, 3, side, side], and the information in every batch. `count`s tiles."""
-    stack, ends = _MeteredStack(np.frombuffer(chunk.words, dtype="<u4")), [(0, 0.0)]
+class _MeteredPixels:
+    """A decoder of pixels that adds up what learning adds to them, on a `_MeteredStack`."""
+
+    def __init__(self, coder: PixelCoder):
+        self._coder = coder
+
+    def decode(self, number: int, lattice: Lattice, stack: Stack, samples: np.ndarray, parameters: np.ndarray) -> None:
+        assert isinstance(stack, _MeteredStack)
+        before = stack.information
+        self._coder.decode(number, lattice, stack, samples, parameters)
+        alone = self._coder.information(lattice, samples, parameters)
+        stack.learning += stack.information - before - alone
+
+
+def _decode(
+    codec: Codec, chunk: Chunk, layout: Layout, count: Callable[[int], None]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The samples of a chunk's tiles, uint8 [N, 3, side, side]; of every batch the information, and what learning added
+    to it. `count`s tiles."""
+    stack, ends = _MeteredStack(np.frombuffer(chunk.words, dtype="<u4")), [(0, 0.0, 0.0)]
 
     def after_batch(done: int) -> None:
         count(done - ends[-1][0])
-        ends.append((done, stack.information))
+        ends.append((done, stack.information, stack.learning))
+
+    def metered(model: LatentModel, layout: Layout, learns: bool) -> _MeteredPixels | PixelCoder:
+        coder = pixel_coder(model.likelihood, layout, model.tile_side, model.lattices, learns=learns)
+        return _MeteredPixels(coder) if learns else coder
 
     (samples,) = decode_chains(
-        codec.model, [stack], [chunk.tile_batches], [layout], [chunk.trellis_bits], progress=after_batch
+        codec.model,
+        [stack],
+        [chunk.tile_batches],
+        [layout],
+        [chunk.trellis_bits],
+        progress=after_batch,
+        learns=[chunk.learns],
+        decoder=metered,
     )
-    return samples, np.diff([information for _, information in ends])[::-1]
+    _, information, learning = np.diff(np.array(ends), axis=0)[::-1].T
+    return samples, information, learning
 
 
 def _negative_elbos(

@@ -112,7 +112,7 @@ def test_as_many_tile_batches_as_may_be_are_accepted():
     (dict(left=WIDE), "truncated: the file ends where a chunk should begin"),
     (dict(left=2 * WIDE), "invalid: the number of chunks left is longer than 5 bytes"),
     (dict(left=b"\x80\x00"), "invalid: the number of chunks left is written in more bytes than it needs"),
-    (dict(flags=40), "invalid: the value of a header's flags is 40, allowed are 0 to 31"),
+    (dict(flags=72), "invalid: the value of a header's flags is 72, allowed are 0 to 63"),
     (dict(checksums=bytes(4), flags=24), "invalid: the images of a compact chunk must have names"),
     (dict(flags=25), "invalid: "),
     (dict(flags=136), "invalid: the value of a header's flags is 136"),

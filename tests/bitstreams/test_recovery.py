@@ -244,7 +244,7 @@ def test_a_file_of_another_model_among_the_words_is_not_mistaken_for_chunks():
     assert recovery.losses == (Loss(WORDS_DAMAGED, ("outer",), 1),)
 
 
-@pytest.mark.parametrize("flags", [0, 15, 17, 31])
+@pytest.mark.parametrize("flags", [0, 15, 17, 31, 32, 47, 49, 63])
 @pytest.mark.parametrize("left", [0, 127, 128, 2**14, 2**21, 2**28, WIDE])
 @pytest.mark.parametrize("header_length", [100, 1000, 20_000, 2**21, 2**22])
 def test_a_chunk_is_found_whatever_it_says_of_itself(flags, left, header_length):
