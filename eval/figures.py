@@ -19,6 +19,7 @@ PARTS = {  # of the ledger, but for the negative ELBO itself: label and colour
     "inactive_channels_bits": ("inactive channels", "#a0cbe8"),
     "grid_bits": ("grid", "#59a14f"),
     "rec_bits": ("relative entropy coding", "#8cd17d"),
+    "learning_bits": ("learning while coding", "#b07aa1"),
     "coder_bits": ("coder", "#f28e2b"),
     "headers_and_checksums_bits": ("headers and checksums", "#b6992d"),
     "metadata_bits": ("metadata", "#79706e"),
@@ -88,7 +89,8 @@ def _rate_against_negative_elbo(figure: "Figure", results: RateResults) -> None:
     mean = totals.negative_elbo_bits_per_subpixel_total_over_bytes, totals.file_bits_per_subpixel_total_over_bytes
     interval, errors = totals.overhead_total_confidence_interval, None
     if interval:
-        errors = [[mean[1] - mean[0] * (1 + interval[0])], [mean[0] * (1 + interval[1]) - mean[1]]]
+        below, above = mean[1] - mean[0] * (1 + interval[0]), mean[0] * (1 + interval[1]) - mean[1]
+        errors = [[max(below, 0)], [max(above, 0)]]  # of equal images both are nothing but rounding
     reported = f"all bytes: {100 * totals.overhead_total_over_bytes:+.2f} %"
     if interval:
         reported += f" (95 %: {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})"

@@ -56,6 +56,9 @@ class LedgerParts:
     inactive_channels_bits: Annotated[float, Field(description="latent channels that are not coded")]
     grid_bits: Annotated[float, Field(description="the grid that latents lie on")]
     rec_bits: Annotated[float, Field(description="relative entropy coding")]
+    learning_bits: Annotated[
+        float, Field(description="what learning from known pixels adds to the network's own; negative where it saves")
+    ]
     coder_bits: Annotated[float, Field(description="what the coder's words take beyond the information in them")]
     headers_and_checksums_bits: int
     metadata_bits: int

@@ -39,7 +39,11 @@ def _cell(entry: Cell) -> str:
 def ledger_table(entry: "Ledger") -> str:
     """The parts of a `nvae_codec.rate.ledger.Ledger`, and the file that they add up to; below, how certain they are."""
     network = "integer" if entry.integer_network_bits is None else "float"
-    labels = {"negative_elbo_bits": f"negative ELBO of the {network} network", "rec_bits": "relative entropy coding"}
+    labels = {
+        "negative_elbo_bits": f"negative ELBO of the {network} network",
+        "rec_bits": "relative entropy coding",
+        "learning_bits": "learning while coding",
+    }
     rows = []
     for name, bits in (*entry.parts.items(), ("file", entry.file_bits)):
         label = labels.get(name, name.removesuffix("_bits").replace("_", " "))

@@ -42,7 +42,7 @@ LEAST_OWN_MASS = 1 << 13  # of an expert's values
 LEAST_MIXED_MASS = LEAST_OWN_MASS << PORTION_BITS
 LOG_PARTS = 2048
 LOG_BITS = 26
-LN_2 = 46516320  # in 2**-26
+LN_2 = 46516319  # in 2**-26
 REACH = 3  # of neighbours, in strides of what is known
 LEVELS = 3  # that learn: the last ones, fifteen sixteenths of the pixels and three of four of the rest
 UNIT = 2.0 ** -(UNIT_BITS + 1 - ERROR_BITS)  # from positions to errors
@@ -237,7 +237,7 @@ def gains(experts: list[ColourDistribution], parts: np.ndarray, values: np.ndarr
 def logarithm(x: np.ndarray) -> np.ndarray:
     """Natural, of positive numbers, in 2**-26."""
     part, exponent = np.frexp(x)
-    return exponent * float(LN_2) + logarithms()[((part * 2 - 1) * LOG_PARTS).astype(np.int64)]
+    return (exponent - 1) * float(LN_2) + logarithms()[((part * 2 - 1) * LOG_PARTS).astype(np.int64)]
 
 
 def remember(

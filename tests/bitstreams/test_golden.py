@@ -30,6 +30,9 @@ SHAPES = {
     "black_and_white": [(28, 28), (1, 1), (20, 37)],
     "noise_filters_many": [(9, 20), (20, 9, 3), (64, 65, 3), (5, 5, 3), (16, 16)],
     "corrections_mixed": [(20, 37, 3), (9, 20), (16, 16, 3)],
+    "phases_learning": [(40, 37, 3), (9, 20), (16, 16, 3), (20, 50)],
+    "flows_5_bits_learning": [(40, 37, 3), (9, 20)],
+    "learning_colour_spaces": [(19, 21, 3), (9, 20), (23, 18, 3), (20, 9, 3)],
     "colour_spaces": [(19, 21, 3), (9, 20), (23, 18, 3), (20, 9, 3)],
 }
 
@@ -45,12 +48,12 @@ def golden_images(name: str) -> list[Image]:
             metadata = dict(exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0", icc=b"not a profile, but kept " * 9)
         if name == "black_and_white":
             samples = (samples + number) % 256 // 128 * 255 - number
-        if name == "colour_spaces" and number in (0, 2):
+        if "colour_spaces" in name and number in (0, 2):
             # Red is clipped below, blue at the left, green above.
             luma, cb, cr = index[0][..., 0] * 11 + number, 40 + index[1][..., 0] * 5, 220 - index[0][..., 0] * 2
             space = SPACES[2 + number // 2]
             samples = space.rgb(*map(np.ravel, (luma, cb, cr))).T.reshape(shape).astype(int) - number
-        if name == "colour_spaces" and number == 3:
+        if "colour_spaces" in name and number == 3:
             samples = samples * (1 + index[2])
         images.append(Image(((samples + number) % 256).astype(np.uint8), **metadata))
     return images
@@ -90,6 +93,9 @@ def test_the_streams_show_what_the_format_can():
     stored = (GOLDEN / "noise_filters_many.nvb").read_bytes()
     assert b"08.png\0\0\0\00020.png\0" in stored, "sequential names are left out"
     assert [image.mode for image in contents["colour_spaces"].images] == [2, 0, 3, 1]
+    assert [image.mode for image in contents["learning_colour_spaces"].images] == [2, 0, 3, 1]
+    learning = {name for name, content in contents.items() if any(chunk.learns for chunk in content.chunks)}
+    assert learning == {"corrections_mixed", "phases_learning", "flows_5_bits_learning", "learning_colour_spaces"}
     assert len(contents["archive"].chunks) > 1 and all(image.name for image in contents["archive"].images)
 
 

@@ -215,15 +215,15 @@ def test_options_reach_the_codec(here, monkeypatch, toy_model_path):
 
     reported, make = [], Codec.compress_archive
 
-    def spy(self, items, count, *, chunk_pixels, effort, verify, progress, workers):
-        reported.append((count, chunk_pixels, effort, verify))
+    def spy(self, items, count, *, chunk_pixels, effort, learn, verify, progress, workers):
+        reported.append((count, chunk_pixels, effort, learn, verify))
         return make(self, items, count, chunk_pixels=chunk_pixels, effort=1, verify=False, progress=progress)
 
     monkeypatch.setattr(Codec, "compress_archive", spy)
     command = ["compress", "logo.png", "--archive", "-f", "-o", "set.nvb", "--model", toy_model_path]
     assert invoke(*command).exit_code == 0
-    assert invoke(*command, "--chunk-pixels", 99, "--effort", 2, "--no-verify").exit_code == 0
-    assert reported == [(1, CHUNK_PIXELS, None, True), (1, 99, 2, False)]
+    assert invoke(*command, "--chunk-pixels", 99, "--effort", 2, "--no-learning", "--no-verify").exit_code == 0
+    assert reported == [(1, CHUNK_PIXELS, None, True, True), (1, 99, 2, False, False)]
     assert f"a slightly smaller file. [default: {CHUNK_PIXELS}]" in " ".join(invoke("compress", "-h").stdout.split())
     assert "--chunk-pixels" in failure(invoke(*command, "--chunk-pixels", compress.MAX_CHUNK_PIXELS + 1), status=2)
 

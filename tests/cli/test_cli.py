@@ -133,15 +133,15 @@ def test_results_are_verified_and_sought_for_as_the_options_say(photos, toy_mode
 
     reported, compress = [], Codec.compress
 
-    def spy(self, image, *, effort, verify, progress):
-        reported.append((effort, verify))
+    def spy(self, image, *, effort, learn, verify, progress):
+        reported.append((effort, learn, verify))
         return compress(self, image, effort=effort, verify=verify, progress=progress)
 
     monkeypatch.setattr(Codec, "compress", spy)
     assert invoke("compress", "b.png", "--model", toy_model_path).exit_code == 0
-    options = ["--no-verify", "--effort", min(EFFORTS), "--model", toy_model_path]
+    options = ["--no-verify", "--no-learning", "--effort", min(EFFORTS), "--model", toy_model_path]
     assert invoke("compress", "b.png", "-f", *options).exit_code == 0
-    assert reported == [(None, True), (min(EFFORTS), False)]
+    assert reported == [(None, True, True), (min(EFFORTS), False, False)]
     for effort in (min(EFFORTS) - 1, max(EFFORTS) + 1):
         assert "--effort" in failure(invoke("compress", "a.png", "--effort", effort), status=2)
     text = " ".join(invoke("compress", "--help").stdout.split())

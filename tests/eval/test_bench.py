@@ -67,11 +67,11 @@ def test_operators_and_the_coders_calls_are_profiled(images, toy_model_path):
     report = json.loads(invoke("eval", "bench", images[0], "--model", toy_model_path, "--profile", "--json").stdout)
     found = {each["operator"]: each for each in report["profile"]}
     seconds = [each["seconds"] for each in report["profile"]]
-    assert {"aten::matmul", "push_bits", "pop_normals"} <= set(found) and found["push_bits"]["calls"] >= 3
+    assert {"aten::matmul", "push_masses", "pop_normals"} <= set(found) and found["push_masses"]["calls"] >= 3
     assert seconds == sorted(seconds, reverse=True) and all(
         set(each) == {"operator", "calls", "seconds"} for each in report["profile"]
     )
-    assert "push_bits" in invoke("eval", "bench", images[0], "--model", toy_model_path, "--profile").stdout
+    assert "push_masses" in invoke("eval", "bench", images[0], "--model", toy_model_path, "--profile").stdout
 
 
 def test_workers_and_data_sets(images, toy_model_path):

@@ -43,7 +43,7 @@ from nvae_codec.training.export import load_float_network
 
 pytestmark = pytest.mark.thorough
 
-QUICK = dict(effort=1, verify=False)
+QUICK = dict(effort=1, verify=False, learn=False)
 
 
 def network(**changes) -> NVAE:
@@ -176,6 +176,18 @@ def test_the_float_network_is_the_first_part_if_it_is_known(codec, file, floats,
     }
 
 
+def test_what_learning_saves(codec):
+    """It is a part below zero, beside the others as they are without."""
+    image = smooth_image(96, 96)
+    plain, learnt = (codec.compress(image, effort=1, verify=False, learn=learn) for learn in (False, True))
+    without, entry = ledger(codec, plain), ledger(codec, learnt)
+    check_sum(entry, learnt)
+    assert without.learning_bits == 0 > entry.learning_bits
+    changes = differences(without, entry)
+    assert changes.pop("learning_bits") == pytest.approx(8 * (len(learnt) - len(plain)), rel=0.02)
+    assert max(map(abs, changes.values())) < 0.02 * abs(entry.learning_bits), "latents are drawn with other bits"
+
+
 def test_metadata_and_names_are_told_apart_from_headers(codec):
     samples, icc = smooth_image(20, 33), np.random.default_rng(0).bytes(300)
     plain, described = (ledger(codec, codec.compress(Image(samples, icc=profile), **QUICK)) for profile in (b"", icc))
@@ -219,7 +231,8 @@ def test_rec(codec, entry, monkeypatch):
     """A tile alone takes REC. Index bits that it does not need add to that part."""
     monkeypatch.setitem(EFFORTS, 2, Search(EFFORTS[1].trellis_bits, (1.6,)))
     frugal, lavish = (
-        ledger(codec, codec.compress(smooth_image(16, 16), effort=effort, verify=False)) for effort in (1, 2)
+        ledger(codec, codec.compress(smooth_image(16, 16), effort=effort, verify=False, learn=False))
+        for effort in (1, 2)
     )
     assert frugal.grid_bits == lavish.grid_bits == 0 and frugal.standard_error_bits is None
     changes = differences(frugal, lavish)
@@ -438,6 +451,7 @@ def test_a_table_lies_under_the_line_of_its_file(photos, model_path, run_path):
             "inactive channels",
             "grid",
             "relative entropy coding",
+            "learning while coding",
             "coder",
             "headers and checksums",
             "metadata",

@@ -7,6 +7,7 @@
  * A block is n pixels whose planes are coded one after the other, all pixels of a plane together. M are components, E
  * experts, F features.
  */
+#include <fenv.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -438,7 +439,7 @@ static void predict(Block *b, int i, const Learnt *learnt, const Canvas *canvas)
 static double logarithm(const Rule *r, double x) { /* natural, in 2**-26; x is positive */
     int exponent;
     double part = frexp(x, &exponent) * 2 - 1;
-    return exponent * 46516320.0 + r->logarithms[(int)(part * LOG_PARTS)];
+    return (exponent - 1) * 46516319.0 + r->logarithms[(int)(part * LOG_PARTS)];
 }
 
 /* What each expert would have gained over all together, in 2**-10. */
@@ -556,6 +557,7 @@ static void do_part(int part) {
 
 static void *helper(void *number) {
     int part = (int)(intptr_t)number, turn = 0;
+    fesetenv(FE_DFL_ENV);
     for (;;) {
         int spins = 0;
         while (atomic_load_explicit(&pool.turn, memory_order_acquire) == turn && spins < SPINS) spins++;
@@ -586,7 +588,7 @@ static void hire(int helpers) {
 }
 
 /* Returns in how many parts the work was done: in one if there is little to do, or another caller has the helpers. */
-static int share(const Task *task, Work *work) {
+static int shared(const Task *task, Work *work) {
     int count = task->block->count, threads = task->block->threads;
     if (threads > count / FEWEST) threads = count / FEWEST;
     if (threads > MAX_THREADS) threads = MAX_THREADS;
@@ -606,6 +608,17 @@ static int share(const Task *task, Work *work) {
     while (atomic_load_explicit(&pool.left, memory_order_acquire)) {}
     pthread_mutex_unlock(&pool.taken);
     return threads;
+}
+
+/* In the floating-point environment that every process begins with, whatever others have made of it: libraries that were
+ * built with fast mathematics let small numbers become zero in the whole process. */
+static int share(const Task *task, Work *work) {
+    fenv_t others;
+    fegetenv(&others);
+    fesetenv(FE_DFL_ENV);
+    int parts = shared(task, work);
+    fesetenv(&others);
+    return parts;
 }
 
 /* ---- What Python calls ---- */
@@ -774,7 +787,11 @@ void block_known(Block *b, Learnt *learnt, const Canvas *canvas) {
             learnt->targets[j] += b->sums[part].targets[j];
             for (int k = 0; k <= j; k++) learnt->products[j][k] += b->sums[part].products[j][k];
         }
+    fenv_t others;
+    fegetenv(&others);
+    fesetenv(FE_DFL_ENV);
     solve(learnt, n, b->rule->ridge);
+    fesetenv(&others);
     for (int context = 0; context < CONTEXTS; context++) {
         int64_t seen = 0, gained[MAX_EXPERTS] = {0};
         for (int part = 0; part < parts; part++) {
