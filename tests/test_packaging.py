@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import nvae_codec
+from nvae_codec.coding.compiled.compiler import compilers
 
 pytestmark = pytest.mark.thorough
 
@@ -69,17 +71,33 @@ def installed(wheel, tmp_path_factory):
 def expected_names():
     """Where the wheel must have every module, model and document of the folders."""
     for folder, package in FOLDERS.items():
-        for pattern in ("**/*.py", "py.typed", "models/*.safetensors", "models/*.md", "FORMAT.md", "templates/*"):
+        for pattern in (
+            "**/*.py",
+            "py.typed",
+            "models/*.safetensors",
+            "models/*.md",
+            "FORMAT.md",
+            "templates/*",
+            "**/pixels.c",
+        ):
             for path in (ROOT / folder).glob(pattern):
                 relative = path.relative_to(ROOT / folder)
                 if relative.parts[0] != "golden":
                     yield f"{package}/{relative.as_posix()}"
+    if compilers():
+        yield "nvae_codec/coding/compiled/pixels.so"
 
 
 def test_the_wheel_holds_the_folders_and_nothing_else(names):
     metadata = f"nvae_codec-{nvae_codec.__version__}.dist-info"
     assert {name.partition("/")[0] for name in names} == {"nvae_codec", metadata}
     assert {name for name in names if not name.startswith(metadata)} == set(expected_names())
+
+
+def test_what_is_compiled_is_for_one_kind_of_machine(wheel):
+    """And what is not is for all."""
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert wheel.stem.endswith(f"py3-none-{platform}" if compilers() else "py3-none-any")
 
 
 def test_the_wheel_holds_a_model_with_its_card_and_the_format(names):

@@ -79,7 +79,7 @@ class Rule:
     nearby: int = 28  # of what experts gained at neighbours, from 2**-4 to 2**-10
     shifts: tuple[int, ...] = (0, 0, 2, 2, 2, 2)  # of experts, in halves of the predicted error
     narrowings: tuple[int, ...] = (32, 53, 64, 43, 30, 21)  # of their inverse scales, in 2**-5
-    ridge: float = 2.0**22
+    ridge: float = 2.0**20
 
     @property
     def experts(self) -> int:
@@ -254,7 +254,7 @@ def remember(
 def learn(learnt: np.ndarray, rule: Rule, found: np.ndarray, error: np.ndarray, variance: np.ndarray) -> None:
     """Take in the features and errors of a block; then find the coefficients."""
     count = len(found)
-    factor = np.floor(2.0**22 / (variance + 77)).astype(np.int64)
+    factor = np.floor(2.0**20 / (variance + 77)).astype(np.int64)
     weighted = found * factor
     learnt["products"][:count, :count] += np.tril(weighted @ found.T)
     learnt["targets"][:count] += weighted @ error.astype(np.int64)

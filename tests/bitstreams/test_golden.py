@@ -93,7 +93,7 @@ def test_the_streams_show_what_the_format_can():
     stored = (GOLDEN / "noise_filters_many.nvb").read_bytes()
     assert b"08.png\0\0\0\00020.png\0" in stored, "sequential names are left out"
     assert [image.mode for image in contents["colour_spaces"].images] == [2, 0, 3, 1]
-    assert [image.mode for image in contents["learning_colour_spaces"].images] == [2, 0, 3, 1]
+    assert [image.mode for image in contents["learning_colour_spaces"].images] == [2, 0, 1, 1]
     learning = {name for name, content in contents.items() if any(chunk.learns for chunk in content.chunks)}
     assert learning == {"corrections_mixed", "phases_learning", "flows_5_bits_learning", "learning_colour_spaces"}
     assert len(contents["archive"].chunks) > 1 and all(image.name for image in contents["archive"].images)

@@ -232,9 +232,9 @@ def test_coefficients_are_those_of_least_squares():
     learnt = np.zeros((), dtype=LEARNT)
     variance = random.integers(1, 5000, 50).astype(float)
     learning.learn(learnt, RULE, found, error.astype(float), variance)
-    weights = [Fraction(int(2**22 // (each + 77))) for each in variance]
+    weights = [Fraction(int(2**20 // (each + 77))) for each in variance]
     matrix = [
-        [sum(w * int(a) * int(b) for w, a, b in zip(weights, x, y, strict=True)) + (i == j) * 2**22 for j, y in rows]
+        [sum(w * int(a) * int(b) for w, a, b in zip(weights, x, y, strict=True)) + (i == j) * 2**20 for j, y in rows]
         for rows in [list(enumerate(found))]
         for i, x in rows
     ]

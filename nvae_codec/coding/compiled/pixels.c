@@ -762,7 +762,7 @@ static void add_up(const Task *task, int part, int first, int last) {
         if (task->canvas) put(b, i, task->canvas, &error);
         if (task->learnt) {
             const int16_t *f = b->features + (int64_t)i * MAX_FEATURES;
-            double factor = floor(4194304 / (b->variance[i] + 77)), wide[MAX_FEATURES];
+            double factor = floor(1048576 / (b->variance[i] + 77)), wide[MAX_FEATURES];
             for (int j = 0; j < n; j++) wide[j] = f[j];
             for (int j = 0; j < n; j++) {
                 double scaled = factor * wide[j], *row = sums->products[j];
