@@ -17,6 +17,7 @@ class ToyModel:
     num_groups = 2
     components = 2  # of the mixture, for `parameters` alone
     lattices = (WHOLE,)
+    learning = None
 
     def __init__(self):
         self.likelihood = IntegerMixture.compute()

@@ -47,6 +47,7 @@ class LatentModel(Protocol):
     tile_side: int  # pixels
     num_groups: int
     likelihood: IntegerLikelihood
+    learning: np.ndarray | None  # what learning begins with, as a `BlockCoder` takes it; None: nothing
     lattices: tuple[Lattice, ...]  # where the pixels of each phase lie: together, all pixels once
 
     def group_shape(self, group: int) -> tuple[int, int, int]:
@@ -180,7 +181,7 @@ def encode(
             else:
                 codes[number].append(flowed[lane, active])
         step.latents = offsets
-    coders = [_pixel_coder(model, part.layout, learns) for part in parts]
+    coders = [pixel_coder_of(model, part.layout, learns) for part in parts]
     phases = model.pixel_phases(descent.state, draft)
     for index, (lattice, parameters) in enumerate(zip(model.lattices, phases, strict=True)):
         for coder, part, lane in zip(coders, parts, lanes, strict=True):
@@ -233,7 +234,7 @@ def decode(
     samples = np.zeros((layout.num_tiles, 3, model.tile_side, model.tile_side), dtype=np.uint8)
     draft = model.draft(samples, layout.sizes)
     learns = [False] * len(stacks) if learns is None else learns
-    coders = [(decoder or _pixel_coder)(model, each, learn) for each, learn in zip(layouts, learns, strict=True)]
+    coders = [(decoder or pixel_coder_of)(model, each, learn) for each, learn in zip(layouts, learns, strict=True)]
     phases = model.pixel_phases(descent.state, draft)
     for index, (lattice, parameters) in enumerate(zip(model.lattices, phases, strict=True)):
         for coder, stack, lane in zip(coders, stacks, lanes, strict=True):
@@ -259,8 +260,10 @@ def decode(
     return [samples[lane] for lane in lanes]
 
 
-def _pixel_coder(model: LatentModel, layout: Layout, learns: bool) -> PixelCoder:
-    return pixel_coder(model.likelihood, layout, model.tile_side, model.lattices, learns=learns)
+def pixel_coder_of(model: LatentModel, layout: Layout, learns: bool) -> PixelCoder:
+    """Of a tile batch."""
+    start = model.learning if learns else None
+    return pixel_coder(model.likelihood, layout, model.tile_side, model.lattices, learns=learns, start=start)
 
 
 def _lanes(counts: Sequence[int]) -> list[slice]:

@@ -16,6 +16,7 @@ Everything here is computed by `compiled/pixels.c`, too, number by number. Numbe
 single operations in the order written; `docs/arithmetic.md` has the formulas.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Context, Decimal
 from functools import cache
@@ -45,6 +46,8 @@ LOG_BITS = 26
 LN_2 = 46516319  # in 2**-26
 REACH = 3  # of neighbours, in strides of what is known
 LEVELS = 3  # that learn: the last ones, fifteen sixteenths of the pixels and three of four of the rest
+PLANES = 3
+MAX_SUM = 2**52  # of what is added up over a batch
 UNIT = 2.0 ** -(UNIT_BITS + 1 - ERROR_BITS)  # from positions to errors
 
 # Row and column of a pixel's neighbours, nearest first, in strides of what is known after the phase: of the centres of
@@ -92,6 +95,10 @@ class Rule:
         """What components' weights are multiplied with, so that sums over them and the experts stay below 2**53."""
         return 2.0 ** (18 - (components - 1).bit_length() - WEIGHT_BITS)
 
+    def empty(self, phases: int) -> np.ndarray:
+        """What is known before anything was learnt, LEARNT [phases, PLANES]."""
+        return np.zeros((phases, PLANES), dtype=LEARNT)
+
 
 RULE = Rule()
 # Of variances, in 2**-8 squared levels, two thirds of an octave of the standard deviation apart: floor(2**(8 + 4 (i +
@@ -108,6 +115,11 @@ def logarithms() -> np.ndarray:
     return np.array([float((part * 2**LOG_BITS).to_integral_value(ROUND_FLOOR)) for part in parts])
 
 
+def first_learning(lattices: Sequence[Lattice]) -> int:
+    """The number of the first phase that learns; all later ones do, too."""
+    return 0 if tuple(lattices) == (WHOLE,) else max(1, len(lattices) - 3 * LEVELS)
+
+
 def neighbours_of(lattice: Lattice, number: int, count: int) -> list[tuple[int, int]] | None:
     """Rows and columns, in pixels, from a pixel of the phase `number` of `count` to its neighbours.
 
@@ -115,7 +127,7 @@ def neighbours_of(lattice: Lattice, number: int, count: int) -> list[tuple[int, 
     """
     if lattice == WHOLE:
         return list(NEIGHBOURS["raster"])
-    if number < max(1, count - 3 * LEVELS):
+    if number < max(1, count - 3 * LEVELS):  # as in `first_learning`
         return None
     half = lattice.stride // 2
     kind = "centres" if lattice.row and lattice.column else "columns" if lattice.row else "rows"
@@ -125,6 +137,60 @@ def neighbours_of(lattice: Lattice, number: int, count: int) -> list[tuple[int, 
 def margin_of(lattices: tuple[Lattice, ...]) -> int:
     """How far beyond an image's borders neighbours may lie, in pixels."""
     return REACH * (1 if lattices == (WHOLE,) else 2 ** (LEVELS - 1))
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a batch begins with, of images like those that a model was trained on: whole numbers, [phases, PLANES, ...].
+
+    Of RGB images; grey ones, and images of colour spaces, take the first plane's.
+    """
+
+    products: np.ndarray  # int64 [.., F, F], the lower triangle; F features
+    targets: np.ndarray  # int64 [.., F]
+    scores: np.ndarray  # int32 [.., CONTEXTS, experts]
+
+    @classmethod
+    def nothing(cls, phases: int, rule: Rule = RULE) -> "Start":
+        count = rule.num_features(PLANES - 1)
+        return cls(
+            np.zeros((phases, PLANES, count, count), dtype=np.int64),
+            np.zeros((phases, PLANES, count), dtype=np.int64),
+            np.zeros((phases, PLANES, CONTEXTS, rule.experts), dtype=np.int32),
+        )
+
+    @classmethod
+    def of(cls, learnt: Sequence[np.ndarray], experience: float, trust: float, rule: Rule = RULE) -> "Start":
+        """From what several batches had learnt in the end, LEARNT [phases, PLANES] each: as if an `experience` part of
+        their mean had been seen, with a part `trust` of the mean scores."""
+        mean = {name: np.mean([each[name] for each in learnt], axis=0) for name in ("products", "targets", "scores")}
+        count = rule.num_features(PLANES - 1)
+        return cls(
+            np.rint(mean["products"][..., :count, :count] * experience).astype(np.int64),
+            np.rint(mean["targets"][..., :count] * experience).astype(np.int64),
+            np.rint(mean["scores"][..., : rule.experts] * trust).astype(np.int32),
+        )
+
+    def problem(self) -> str | None:
+        """Why it cannot be used, if so: sums over a batch could leave the integers that doubles hold."""
+        diagonal = np.diagonal(self.products, axis1=-2, axis2=-1)
+        if np.abs(self.products).max(initial=0) > MAX_SUM or np.abs(self.targets).max(initial=0) > MAX_SUM:
+            return "what learning begins with is out of range"
+        if diagonal.min(initial=0) < 0 or np.abs(self.scores).max(initial=0) > SCORE_LIMIT:
+            return "what learning begins with is out of range"
+        return None
+
+    def learnt(self, rule: Rule = RULE) -> np.ndarray:
+        """LEARNT [phases, PLANES]."""
+        count, found = self.products.shape[-1], rule.empty(len(self.products))
+        found["products"][..., :count, :count] = np.tril(self.products)
+        found["targets"][..., :count] = self.targets
+        found["scores"][..., : rule.experts] = self.scores
+        for index in np.ndindex(found.shape):
+            each, used = found[index], rule.num_features(index[1])
+            solution = solved(each["products"][:used, :used], each["targets"][:used], rule.ridge)
+            each["coefficients"][:used] = solution
+        return found
 
 
 class Canvas:

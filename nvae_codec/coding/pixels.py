@@ -10,7 +10,7 @@ from nvae_codec.coding.ans import Stack, masses_of_bits
 from nvae_codec.coding.blocks import Block, ReferenceBlock
 from nvae_codec.coding.canvas import arranged
 from nvae_codec.coding.compiled.library import CompiledBlock, CompiledPixels, load
-from nvae_codec.coding.learning import LEARNT, RULE, Canvas, margin_of, neighbours_of
+from nvae_codec.coding.learning import LEARNT, RULE, Canvas, first_learning, margin_of, neighbours_of
 from nvae_codec.colour.spaces import SPACES, ColourSpace
 from nvae_codec.likelihoods.layout import PARAMETERS_PER_COMPONENT
 from nvae_codec.likelihoods.likelihood import IntegerLikelihood
@@ -148,9 +148,13 @@ class BlockCoder(PixelCoder):
         lattices: Sequence[Lattice],
         learns: bool,
         library: Any = None,
+        start: np.ndarray | None = None,
     ):
+        """`start`: what learning begins with, LEARNT [phases that learn, PLANES]."""
         super().__init__(likelihood, layout, side)
         self._lattices, self._learns, self._library = tuple(lattices), learns, library
+        self._first = first_learning(self._lattices)
+        self._at_first = RULE.empty(len(self._lattices) - self._first) if start is None else start
         self._block: Block | None = None
         self._learnt: dict[tuple[int, int], np.ndarray] = {}  # by phase and mode: of the planes
         if learns:
@@ -191,6 +195,11 @@ class BlockCoder(PixelCoder):
                 planes |= stack.pop_bits(np.full(planes.size, 0.5)).astype(np.uint8).reshape(planes.shape) << bit
             _put(lattice.of(samples)[:, :, rows], where, planes, mode)
 
+    def learnt(self, mode: int) -> np.ndarray:
+        """What was learnt of images of a mode, LEARNT [phases that learn, planes]."""
+        phases = range(self._first, len(self._lattices))
+        return np.stack([self._learnt[number, mode] for number in phases])
+
     def _blocks(self, lattice: Lattice, mode: int) -> Iterator[tuple[slice, np.ndarray]]:
         """Rows of the lattice, and which pixels of these are in the block, bool [N, rows, w]."""
         where = self._where(lattice, mode)
@@ -219,7 +228,11 @@ class BlockCoder(PixelCoder):
             neighbours = None
         else:
             neighbours = np.array([row * width + column for row, column in offsets], dtype=np.int32)
-            self._learnt.setdefault((number, mode), np.zeros(int(channels_of(mode)), dtype=LEARNT))
+            if (number, mode) not in self._learnt:
+                learnt = self._at_first[number - self._first, : int(channels_of(mode))].copy()
+                if mode in SPACES:
+                    learnt[1:] = np.zeros((), dtype=LEARNT)  # planes of another kind
+                self._learnt[number, mode] = learnt
         at = places[where[:, 0]].astype(np.int32)
         block.start(of_block, SPACES.get(mode), self._canvases[mode], at, neighbours)
         return block
@@ -253,12 +266,18 @@ def _decoded(stack: Stack, block: Block) -> np.ndarray:
 
 
 def pixel_coder(
-    likelihood: IntegerLikelihood, layout: Layout, side: int, lattices: Sequence[Lattice], *, learns: bool = False
+    likelihood: IntegerLikelihood,
+    layout: Layout,
+    side: int,
+    lattices: Sequence[Lattice],
+    *,
+    learns: bool = False,
+    start: np.ndarray | None = None,
 ) -> PixelCoder:
-    """The fastest coder for a tile batch; all give the same. Only mixtures learn."""
+    """The fastest coder for a tile batch; all give the same. Only mixtures learn; `start` as of `BlockCoder`."""
     library = load()
     if isinstance(likelihood, IntegerMixture) and (learns or library is not None):
-        return BlockCoder(likelihood, layout, side, lattices, learns, library)
+        return BlockCoder(likelihood, layout, side, lattices, learns, library, start)
     return DecisionCoder(likelihood, layout, side)
 
 

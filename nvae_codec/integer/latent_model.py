@@ -36,6 +36,7 @@ class IntegerModel:
         self.network, self.origin = network, origin
         self.tile_side, self.num_groups = network.config.image_size, network.num_groups
         self.lattices, self.likelihood = network.lattices, network.likelihood()
+        self.learning: np.ndarray | None = network.learning.learnt() if network.config.pixels.learns else None
         if problem := self.likelihood.problem():
             raise ModelError(problem)
 

@@ -1,10 +1,13 @@
 """The integer network: the topology of NVAE with ops that compute on integers, and how latents lie in it."""
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nvae_codec.coding.latents import HALF_WIDTH, MAX_STEP, MEAN_BITS, SIGMA_BITS, IntegerNormal
+from nvae_codec.coding.learning import Start, first_learning
 from nvae_codec.errors import ModelError
 from nvae_codec.integer import kernels
 from nvae_codec.integer.conv import Output
@@ -48,7 +51,16 @@ class IntegerNetwork(Hierarchy):
         self.register_buffer("latent_steps", steps)
         # 1: not coded, the latents of the channel are the prior's mean.
         self.register_buffer("latent_inactive", torch.zeros_like(steps))
+        # What learning while coding begins with: nothing, until `learn_start` has seen images.
+        phases = len(self.lattices) - first_learning(self.lattices) if config.pixels.learns else 0
+        for name, values in vars(Start.nothing(phases)).items():
+            self.register_buffer(f"learning_{name}", torch.from_numpy(values))
         self.activation_tables = nn.Module()
+
+    @property
+    def learning(self) -> Start:
+        """What learning while coding begins with."""
+        return Start(*(getattr(self, f"learning_{field.name}").numpy() for field in fields(Start)))
 
     @property
     def device(self) -> torch.device:
@@ -75,6 +87,8 @@ class IntegerNetwork(Hierarchy):
         for op in self.ops():
             op.move_operands()
         self._check_latents()
+        if problem := self.learning.problem():
+            raise ModelError(problem)
 
     def _check_types(self) -> None:
         for name, buffer in self.named_buffers():

@@ -97,6 +97,7 @@ class Likelihood(ABC):
     sample_bits: ClassVar[int] = 8  # of the images; not all of them need be modelled
     score_bits: ClassVar[tuple[int, ...]] = ()  # fractional bits of the integer scores, [K]; K = 0: there are none
     score_limits: ClassVar[tuple[int, ...]] = ()  # the largest magnitudes of these, as integers, [K]
+    learns: ClassVar[bool] = False  # whether its integer half can follow known pixels (`nvae_codec.coding.learning`)
     obstacle_to_coding: ClassVar[str | None] = None  # why there is no integer half, in words
     obstacle_to_phases: ClassVar[str | None] = None  # why there is no `follow_neighbours`, in words
 

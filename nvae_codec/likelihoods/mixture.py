@@ -53,6 +53,7 @@ class Mixture(Likelihood):
     residual: bool = False
 
     score_bits, score_limits = SCORE_BITS, SCORE_LIMITS
+    learns = True
 
     @classmethod
     def create(cls, *, components: int, num_bits: int, with_phases: bool) -> "Mixture":

@@ -29,9 +29,9 @@ from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE, Chunk, Container
 from nvae_codec.bitstreams.metadata import deflate_item
 from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import MASS_BITS, Stack
-from nvae_codec.coding.bits_back import LatentModel
+from nvae_codec.coding.bits_back import LatentModel, pixel_coder_of
 from nvae_codec.coding.chains import decode_chains
-from nvae_codec.coding.pixels import PixelCoder, pixel_coder
+from nvae_codec.coding.pixels import PixelCoder
 from nvae_codec.device import adjust, considerate
 from nvae_codec.entries import check_image, check_small_images
 from nvae_codec.errors import ModelError
@@ -309,7 +309,7 @@ def _decode(
         ends.append((done, stack.information, stack.learning))
 
     def metered(model: LatentModel, layout: Layout, learns: bool) -> _MeteredPixels | PixelCoder:
-        coder = pixel_coder(model.likelihood, layout, model.tile_side, model.lattices, learns=learns)
+        coder = pixel_coder_of(model, layout, learns)
         return _MeteredPixels(coder) if learns else coder
 
     (samples,) = decode_chains(

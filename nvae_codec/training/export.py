@@ -18,6 +18,7 @@ from nvae_codec.device import keeping_threads
 from nvae_codec.errors import ModelError
 from nvae_codec.files import write_file
 from nvae_codec.integer import model_file
+from nvae_codec.integer.adaptation import learn_start
 from nvae_codec.integer.calibrate import BATCH_SIZE, Measurement, calibrate, measure
 from nvae_codec.integer.convert import convert
 from nvae_codec.integer.latent_model import IntegerModel, check_codable
@@ -37,6 +38,7 @@ from nvae_codec.wording import counted
 # How many images there are of a kind: so many pixels' worth, within limits.
 CALIBRATION_PIXELS, CALIBRATION_IMAGES = 2**18, (4, 64)  # that the integers' scales are chosen on, in one batch
 CHOOSING_PIXELS, CHOOSING_IMAGES = 2**17, (2, 128)  # that inactive channels and grids are chosen by
+LEARNING_PIXELS, LEARNING_IMAGES = 2**20, (16, 1024)  # that say what learning while coding begins with
 CHECKED_PIXELS, CHECKED_IMAGES = 2**18, (8, 64)  # on which both networks are compared
 REC_PIXELS, REC_IMAGES = 2**16, (1, 64)  # of these, so many are coded by REC
 RENEWED_PIXELS, RENEWED_BATCHES = 2**22, (4, 64)  # for statistics of batch norms, in batches
@@ -111,6 +113,7 @@ def export(
             "tolerance, or for 12-bit activations training with rounded_activations=true"
         )
     calibrate(integer, fixed_batch(training, _worth(CHOOSING_PIXELS, side**2, CHOOSING_IMAGES), seed=2), report)
+    learn_start(integer, fixed_batch(training, _worth(LEARNING_PIXELS, side**2, LEARNING_IMAGES), seed=3))
     with_inactive = _with_inactive_channels(integer, checked, comparison)
     rec_overhead = _rec_overhead(integer, checked[: _worth(REC_PIXELS, side**2, REC_IMAGES)])
     measurement = replace(measure(integer, checked), rec_overhead=rec_overhead)
