@@ -98,6 +98,7 @@ def _describe(file: Path, listed: bool) -> dict:
         "model": _model_name(container.fingerprint.hex()),
         "fingerprint": container.fingerprint.hex(),
         "chunks": len(container.chunks),
+        "learning": all(chunk.learns for chunk in container.chunks),
         "payload_bytes": sum(len(chunk.words) for chunk in container.chunks),
     }
     content = asdict(_archive(container, every, subpixels) if container.images[0].name else _single(container, every))

@@ -27,6 +27,7 @@ def _image(content: dict) -> list[str]:
         *_file_and_model(content),
         f"metadata: {metadata}",
         f"coded words: {content['payload_bytes']:,} bytes in {content['chunks']} chunk",
+        f"learning while coding: {'yes' if content['learning'] else 'no'}",
         f"tile batches: {content['tile_batches']:,}; groups of latents coded by REC in each: {rec_groups}",
         f"trellis bits of REC: {content['trellis_bits']}",
     ]
@@ -40,6 +41,7 @@ def _archive(content: dict) -> list[str]:
         f"headers and checksums: {content['header_bytes']:,} bytes",
         f"metadata: {content['metadata_bytes']:,} bytes",
         f"coded words: {content['payload_bytes']:,} bytes in {counted(content['chunks'], 'chunk')}",
+        f"learning while coding: {'yes' if content['learning'] else 'no'}",
     ]
 
 
@@ -60,6 +62,7 @@ def _model(content: dict) -> list[str]:
         f"weights: {content['weights']:,}",
         f"latents: {content['latents_per_tile']:,} of each tile, in {counted(content['latent_groups'], 'group')}",
         f"latent channels: {content['latent_channels']:,}, of which {content['active_channels']:,} are active",
+        f"pixels are coded {'by compiled code' if content['compiled'] else 'in Python, as nothing was compiled'}",
         f"initial bits: {'not measured' if initial is None else f'{initial:,}'}",
         *([] if overhead is None else [f"REC overhead: {100 * overhead:+.2f} %"]),
         *(f"{key}: {printable(text)}" for key, text in content["notes"].items()),

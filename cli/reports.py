@@ -114,6 +114,8 @@ class ImageFile:
     """of each tile batch, how many groups of latents are coded by REC"""
     trellis_bits: int
     """of REC"""
+    learning: bool
+    """whether all of it was coded with learning from known pixels"""
     payload_bytes: Bytes
     """the coded words"""
 
@@ -139,6 +141,8 @@ class ArchiveFile:
     """of headers and checksums"""
     metadata_bytes: Bytes
     """as they are stored"""
+    learning: bool
+    """whether all of it was coded with learning from known pixels"""
     payload_bytes: Bytes
     """the coded words"""
 
@@ -192,6 +196,8 @@ class ModelFile:
     latent_channels: Count
     active_channels: Bytes
     """of all latent channels, how many are coded"""
+    compiled: bool
+    """whether this installation's coder of pixels was compiled; if not, it is slower"""
     initial_bits: int | None
     """null if not measured"""
     rec_overhead: float | None

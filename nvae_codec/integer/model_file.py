@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
+from nvae_codec.coding.compiled.library import load as compiled_library
 from nvae_codec.errors import DriftError, ModelError, enough_memory, lacks_memory, reason_of
 from nvae_codec.integer import kernels
 from nvae_codec.integer.calibrate import Measurement
@@ -187,6 +188,7 @@ def describe(path: Path) -> dict:
         "weights": weights,
         "latent_channels": sum(group["channels"] for group in groups),
         "active_channels": sum(group["active"] for group in groups),
+        "compiled": compiled_library() is not None,
         "initial_bits": measured and round(measured.initial_bits),
         "rec_overhead": measured and measured.rec_overhead,
         "notes": {key.removeprefix(NOTE): text for key, text in sorted(metadata.items()) if key.startswith(NOTE)},

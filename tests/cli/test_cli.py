@@ -57,6 +57,7 @@ INFO_KEYS = [
     "tile_batches",
     "rec_groups",
     "trellis_bits",
+    "learning",
     "payload_bytes",
 ]
 ONE_BATCH = (TileBatch(1, 0),)
@@ -269,6 +270,7 @@ def test_info_shows_what_a_stream_holds(photos):
         4,
         [7, 0, 0, 0],
         12,
+        False,
         40,
     ]
     text = invoke("info", "a.nvb").stdout
@@ -280,6 +282,7 @@ def test_info_shows_what_a_stream_holds(photos):
         "  model: unknown, fingerprint 0001020304050607",
         "  metadata: EXIF of 4 bytes, ICC profile of 500 bytes",
         "  coded words: 40 bytes in 1 chunk",
+        "  learning while coding: no",
         "  tile batches: 4; groups of latents coded by REC in each: 7, 0 (3 times)",
         "  trellis bits of REC: 12",
     ]
