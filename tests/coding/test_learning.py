@@ -1,8 +1,10 @@
 """Learning while coding: compiled and in Python, number by number; what it must never do; and that it learns."""
 
 import ctypes
+import importlib.util
 import math
 import os
+import shutil
 import subprocess
 import sys
 from decimal import Decimal, getcontext
@@ -205,6 +207,50 @@ def test_what_others_did_to_the_processor_does_not_matter(compiled):
         torch.set_flush_denormal(False)
     assert flushes or os.uname().machine != "x86_64"
     assert all(np.array_equal(expected[name], found[name]) for name in LEARNT.names)
+
+
+def replay(command: list[str], folder, run: list[str]) -> bytes:
+    """What `replay.c`, compiled so and run so, writes; beside what must be written."""
+    random, turns = np.random.default_rng(0), 5
+    tables = MIXTURE.tensors
+    weight, inverse, coefficient, sigmoid = (each.numpy() for each in tables)
+    pixels_ = library.CompiledPixels(None, MIXTURE, COMPONENTS, RULE)
+    shape = [COMPONENTS, 8, 1, len(weight), len(inverse), PIXELS, WIDTH * WIDTH, turns, len(OFFSETS)]
+    given = [np.array(shape, dtype=np.int32), weight, inverse, coefficient, sigmoid]
+    given += [np.frombuffer(bytes(pixels_.rule_fields), dtype=np.uint8), learning.logarithms(), OFFSETS]
+    block, canvas, learnt = ReferenceBlock(MIXTURE, RULE), Canvas(WIDTH * WIDTH, 3, RULE), np.zeros(3, dtype=LEARNT)
+    expected = []
+    for turn in range(turns):
+        block_parameters, at, planes = parameters(random), places(random), colours(random, None)
+        given += [block_parameters, at, planes]
+        block.start(block_parameters, None, canvas, at, OFFSETS)
+        for plane, values in enumerate(planes):
+            block.plane(learnt[plane : plane + 1].reshape(()) if turn else None)
+            expected.append(block.masses(np.ascontiguousarray(values)))
+            block.known()
+    program = folder / "replay"
+    source = REPOSITORY / "tests/coding/replay.c"
+    flags = [each for each in compiler.FLAGS if each not in ("-shared", "-fPIC")]
+    include = ["-I", str(compiler.SOURCE.parent), str(source), "-o", str(program), "-lm"]
+    subprocess.run([*command, *flags, *include], check=True, capture_output=True)
+    data = b"".join(np.ascontiguousarray(each).tobytes() for each in given)
+    done = subprocess.run([*run, str(program)], input=data, capture_output=True, check=True)
+    assert done.stdout == b"".join(each.tobytes() for each in expected) + learnt.tobytes()
+    return done.stdout
+
+
+@needs_compiler
+def test_a_program_in_c_computes_the_same(tmp_path):
+    replay(compiler.compilers()[0], tmp_path, [])
+
+
+def test_64_bit_arm_computes_the_same(tmp_path):
+    """Under emulation: needs `pip install ziglang` and the Debian package qemu-user-static."""
+    emulator = shutil.which("qemu-aarch64-static")
+    if emulator is None or importlib.util.find_spec("ziglang") is None:
+        pytest.skip("there is no emulator, or no compiler for 64-bit Arm")
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-static"]
+    replay(command, tmp_path, [emulator])
 
 
 def test_logarithms_follow_from_their_definition():

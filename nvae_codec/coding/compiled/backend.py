@@ -13,7 +13,7 @@ from setuptools.build_meta import *  # noqa: F403 - the hooks that stay as they 
 
 
 def _requirements(others: list[str]) -> list[str]:
-    return others if compilers() else [*others, "ziglang"]
+    return others if compilers() else [*others, "ziglang==0.17.1"]
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
