@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nvae_codec.integer.latent_model import IntegerModel
     from nvae_codec.integer.network import IntegerNetwork
 
-FEATURES, PIXELS, CODER = "features", "pixels", "coder"
+FEATURES, PIXELS, CODER, LEARNING = "features", "pixels", "coder", "learning"
 BATCH_SIZE = 16  # of the forward passes that are compared
 
 
@@ -119,6 +119,7 @@ def bench(
     *,
     archive: bool = False,
     effort: int | None = None,
+    learn: bool = True,
     repeat: int = 2,
     workers: int = 1,
     device: "torch.device | None" = None,
@@ -130,7 +131,8 @@ def bench(
     """Read the images, compress them one by one or as an archive, decompress, compare: the fastest of `repeat` runs.
 
     With several `workers`, which only an archive can have, the seconds have no stages, and include the start of these
-    processes. Reading and writing files is timed once, beside them. `device` is a torch.device; None: the processor.
+    processes. What learning while coding takes, unless `learn` is false, is the difference to as many runs without it.
+    Reading and writing files is timed once, beside them. `device` is a torch.device; None: the processor.
     `float_network` is the run that the model was made of; a forward pass of both networks is then compared. `profile`
     looks at the first image's operators. `beside` programs want a processor each meanwhile. Raises DriftError if other
     samples come back, and as reading and coding do.
@@ -143,23 +145,32 @@ def bench(
         start = time.perf_counter()
         images = [(f"{number}", Image(item.load())) for number, item in enumerate(items)]
         read_seconds = time.perf_counter() - start
-        runs = _Runs(codec, clock, images, archive, effort, workers)
+        runs, plain = (_Runs(codec, clock, images, archive, effort, learns, workers) for learns in (learn, False))
+        compares = learn and workers == 1
         for turn in range(repeat):
             report(f"run {turn + 1} of {repeat}")
             runs.run()
+            if compares:
+                plain.run()
         around = _time_files(runs.files, runs.samples)
         peak = peak_bytes()
         import torch
 
+        from nvae_codec.coding.compiled.library import load
+
         raw_bytes = sum(image.samples.size for _, image in images)
 
-        def direction(timings: Sequence[Timing], read: float, write: float) -> Direction:
+        def direction(timings: Sequence[Timing], without: Sequence[Timing], read: float, write: float) -> Direction:
             best = min(timings, key=lambda each: each.seconds)
+            stages = dict(best.stages)
+            if without:
+                stages[LEARNING] = best.stages[CODER] - min(each.stages[CODER] for each in without)
+                stages[CODER] -= stages[LEARNING]
             return Direction(
                 seconds=best.seconds,
                 raw_megabytes_per_second=raw_bytes / best.seconds / 1e6,
                 images_per_second=len(images) / best.seconds,
-                stage_seconds=best.stages if workers == 1 else None,
+                stage_seconds=stages if workers == 1 else None,
                 read_seconds=read,
                 write_seconds=write,
             )
@@ -167,6 +178,7 @@ def bench(
         return Bench(
             model=codec.name,
             kernel=kernel(codec.model.network),
+            compiled=load() is not None,
             device=str(codec.model.network.device),
             threads=torch.get_num_threads(),
             beside=beside,
@@ -175,8 +187,8 @@ def bench(
             raw_bytes=raw_bytes,
             file_bytes=sum(map(len, runs.files)),
             start_seconds=start_seconds,
-            compress=direction(runs.encoded, read_seconds, around["write"]),
-            decompress=direction(runs.decoded, around["read"], around["write images"]),
+            compress=direction(runs.encoded, plain.encoded, read_seconds, around["write"]),
+            decompress=direction(runs.decoded, plain.decoded, around["read"], around["write images"]),
             peak_memory_bytes=peak if workers == 1 else None,
             forward=None if float_network is None else time_forward(model, float_network, repeat, device),
             profile=profile_compression(model, items[0], effort, device) if profile else None,
@@ -193,10 +205,12 @@ class _Runs:
         images: Sequence[tuple[str, Image]],
         archive: bool,
         effort: int | None,
+        learn: bool,
         workers: int,
     ):
         self.codec, self.clock, self.images = codec, clock, images
-        self.archive, self.effort, self.workers = archive, effort, workers
+        self.archive, self.workers = archive, workers
+        self.settings: dict[str, Any] = dict(effort=effort, learn=learn, verify=False)
         self.encoded: list[Timing] = []
         self.decoded: list[Timing] = []
         self.files: list[bytes] = []
@@ -214,12 +228,8 @@ class _Runs:
     def _encode(self) -> list[bytes]:
         if self.archive:
             count = len(self.images)
-            return [
-                self.codec.compress_archive(
-                    iter(self.images), count, effort=self.effort, verify=False, workers=self.workers
-                )
-            ]
-        return [self.codec.compress(image, effort=self.effort, verify=False) for _, image in self.images]
+            return [self.codec.compress_archive(iter(self.images), count, workers=self.workers, **self.settings)]
+        return [self.codec.compress(image, **self.settings) for _, image in self.images]
 
     def _decode(self) -> list[np.ndarray]:
         return [

@@ -27,7 +27,7 @@ class Direction:
     raw_megabytes_per_second: float
     images_per_second: float
     stage_seconds: dict[str, float] | None
-    """by stage: features, every group, pixels, and coder, which is all but the network; null with several workers"""
+    """by stage: features, every group, pixels, learning, and coder, which is all others; null with several workers"""
     read_seconds: Seconds
     """of files; not among the seconds, as write_seconds"""
     write_seconds: Seconds
@@ -60,6 +60,8 @@ class Bench:
     model: str
     kernel: str
     """the types that carry the sums of convolutions, the most frequent first"""
+    compiled: bool
+    """whether the coder of pixels is"""
     device: str
     threads: Count
     beside: int

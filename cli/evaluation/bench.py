@@ -24,6 +24,7 @@ MAX_OPERATORS = 16  # that a table shows
 @model_option()
 @click.option("--archive", is_flag=True, help="All images in one archive, instead of a file each.")
 @EFFORT
+@click.option("--no-learning", is_flag=True, help="Do not adapt to each image while it is coded.")
 @click.option("--repeat", metavar="N", type=POSITIVE, default=2, help="Runs, of which the fastest counts.")
 @float_network_option("The training run that the model was made of: compare a forward pass of both networks, too.")
 @click.option("--profile", is_flag=True, help="Of the first image: the operators that take most of the time.")
@@ -45,14 +46,15 @@ def bench(
     threads: int | None,
     device: str,
     workers: int,
+    no_learning: bool,
     as_json: bool,
     **others: Any,
 ) -> None:
     """Time compression without verification, and decompression, in memory.
 
     IMAGES, files or folders, are read once and coded N times; what comes back is compared. Stages are the features of
-    the images, every group of latents (coarsest first), the pixels' parameters, and the coder, which is all but the
-    network.
+    the images, every group of latents (coarsest first), the pixels' parameters, learning while coding, which is the
+    difference to as many runs without it, and the coder, which is all others.
 
     \b
     Examples:
@@ -74,6 +76,7 @@ def bench(
         selection.items(),
         archive=archive,
         workers=workers,
+        learn=not no_learning,
         device=choose_device(device),
         report=(lambda line: None) if as_json else note,
         **others,
@@ -101,8 +104,8 @@ def describe(result: Bench) -> str:
         table(("seconds", "compress", "decompress"), rows),
         "",
         f"{counted(result.num_images, 'image')}, {result.raw_bytes:,} bytes raw, {result.file_bytes:,} coded; model "
-        f"{result.model}, {result.kernel} on {result.device}, threads {result.threads}, workers {result.workers}, busy "
-        f"programs beside {result.beside}; start {result.start_seconds:.1f} s"
+        f"{result.model}, {result.kernel} on {result.device}, pixels {'compiled' if result.compiled else 'in Python'}, "
+        f"threads {result.threads}, workers {result.workers}, busy programs beside {result.beside}; start {result.start_seconds:.1f} s"
         + (f"; peak memory {peak / 1e6:,.0f} MB" if peak else ""),
     ]
     if forward := result.forward:
