@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-matrix test-slow lint kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
+.PHONY: help demo test quick test-matrix test-slow lint train-photo kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
 
 help:
 	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
@@ -22,6 +22,7 @@ help:
 	@echo "make lint                  check the sources with ruff, their types with mypy"
 	@echo "make kodak DATA=folder     rates and times of a folder of images, decoded by another process; see results/kodak"
 	@echo "make report KODAK=folder CIFAR=folder [MNIST=folder]   measure the bundled models, beside other codecs: results/report/report.html"
+	@echo "make train-photo PHOTOS=folder [PRECISION=bf16]   begin the long training run of the preset photo, or continue it"
 	@echo "make clean                 remove the environment and everything that was built"
 	@echo
 	@echo "PYTHON=python3.12 chooses the Python, 3.11 or later, that a new environment is made with."
@@ -49,6 +50,11 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Beside other work: it takes what that leaves. The folder holds the training images, as `train --data` takes them; bf16 is for processors that have it.
+train-photo: $(VENV)/dev.stamp
+	@test -n "$(PHOTOS)" || { echo "make train-photo PHOTOS=folder: say where the images are" >&2; exit 2; }
+	nice -n 19 $(BIN)/nvae-codec train --preset photo --data "$(PHOTOS)" --run runs/photo --precision $(or $(PRECISION),auto) --save-every 1500 --report-every 100 --no-export
 
 kodak: $(VENV)/eval.stamp
 	@test -n "$(DATA)" || { echo "make kodak DATA=folder: say where the images are" >&2; exit 2; }
