@@ -106,8 +106,7 @@ def describe(result: Bench) -> str:
         f"{counted(result.num_images, 'image')}, {result.raw_bytes:,} bytes raw, {result.file_bytes:,} coded; model "
         f"{result.model}, {result.kernel} on {result.device}, pixels {'compiled' if result.compiled else 'in Python'}, "
         f"threads {result.threads}, workers {result.workers}, busy programs beside {result.beside}; start "
-        f"{result.start_seconds:.1f} s"
-        + (f"; peak memory {peak / 1e6:,.0f} MB" if peak else ""),
+        f"{result.start_seconds:.1f} s" + (f"; peak memory {peak / 1e6:,.0f} MB" if peak else ""),
     ]
     if forward := result.forward:
         lines.append(

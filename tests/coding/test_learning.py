@@ -328,6 +328,18 @@ def test_tiles_of_an_image_lie_side_by_side_and_images_apart():
     assert (corners - corners[0]).tolist() == (16 * layout.places[layout.images == 0]).tolist()
 
 
+def test_an_image_wider_than_a_batch_takes_little_room():
+    """The end of a row of tiles and the beginning of the next are not neighbours."""
+    whole = Layout.of_image(32, 16 * 5000, 16, 1)
+    part = whole.part(slice(4970, 5034))
+    arrangement = arranged(part, 16, 12)
+    assert arrangement.height * arrangement.width < 4 * 64 * 28**2
+    assert len(np.unique(arrangement.corners, axis=0)) == 64
+    narrow = Layout.of_image(160, 16 * 5, 16, 1).part(slice(3, 40))  # rows that overlap stay together
+    corners = arranged(narrow, 16, 12).corners
+    assert (corners - corners[0] == 16 * (narrow.places - narrow.places[0])).all()
+
+
 # Tile batches
 
 
