@@ -99,7 +99,7 @@ class PixelCoder(ABC):
     def _encoded(
         self, number: int, lattice: Lattice, mode: int, planes: np.ndarray, parameters: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Bits, int32 [n], and their masses, float32 [n, 2], of the pixels of tiles of a mode."""
+        """Bits [n], and their masses, float32 [n, 2], of the pixels of tiles of a mode."""
 
     @abstractmethod
     def _decode(
@@ -166,7 +166,7 @@ class BlockCoder(PixelCoder):
         self, number: int, lattice: Lattice, mode: int, planes: np.ndarray, parameters: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         low_bits, bits = self._likelihood.low_bits, self._likelihood.num_bits
-        shifts = np.arange(bits)[::-1, None]
+        shifts = np.arange(bits, dtype=np.uint8)[::-1, None]
         for rows, where in self._blocks(lattice, mode):
             block = self._start(number, lattice, mode, rows, where, parameters)
             values = _at(lattice.of(planes[:, : channels_of(mode)])[:, :, rows], where)
@@ -175,9 +175,9 @@ class BlockCoder(PixelCoder):
                 block.plane(self._of_plane(number, mode, plane))
                 masses = block.masses(upper)
                 block.known()
-                yield (upper >> shifts & 1).astype(np.int32).reshape(-1), masses.reshape(-1, 2)
+                yield (upper >> shifts & 1).reshape(-1), masses.reshape(-1, 2)
             for bit in reversed(range(low_bits)):
-                yield (values.reshape(-1) >> bit & 1).astype(np.int32), masses_of_bits(np.full(values.size, 0.5))
+                yield values.reshape(-1) >> bit & 1, masses_of_bits(np.full(values.size, 0.5))
 
     def _decode(
         self, number: int, lattice: Lattice, mode: int, stack: Stack, samples: np.ndarray, parameters: np.ndarray
