@@ -1,8 +1,8 @@
 # Everything happens in an environment of its own, .venv, made once by the first Python found that is new enough.
-# A stamp file per installation makes later runs quick; an edited pyproject.toml or constraints.txt installs again.
+# A stamp file per installation makes later runs quick; an edited pyproject.toml, constraints.txt or C source installs again.
 
 VENV := .venv
-COMPILED := nvae_codec/coding/compiled/pixels.c
+COMPILED := $(wildcard nvae_codec/coding/compiled/*.[ch])
 BIN := $(VENV)/bin
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -22,7 +22,7 @@ help:
 	@echo "make lint                  check the sources with ruff, their types with mypy"
 	@echo "make kodak DATA=folder     rates and times of a folder of images, decoded by another process; see results/kodak"
 	@echo "make report KODAK=folder CIFAR=folder [MNIST=folder]   measure the bundled models, beside other codecs: results/report/report.html"
-	@echo "make train-photo PHOTOS=folder [PRECISION=bf16]   begin the long training run of the preset photo, or continue it"
+	@echo "make train-photo PHOTOS=folder [PRECISION=bf16]   begin the long run of the preset photo-next in runs/photo, or continue it"
 	@echo "make clean                 remove the environment and everything that was built"
 	@echo
 	@echo "PYTHON=python3.12 chooses the Python, 3.11 or later, that a new environment is made with."
@@ -54,7 +54,7 @@ lint: $(VENV)/dev.stamp
 # Beside other work: it takes what that leaves. The folder holds the training images, as `train --data` takes them; bf16 is for processors that have it.
 train-photo: $(VENV)/dev.stamp
 	@test -n "$(PHOTOS)" || { echo "make train-photo PHOTOS=folder: say where the images are" >&2; exit 2; }
-	nice -n 19 $(BIN)/nvae-codec train --preset photo --data "$(PHOTOS)" --run runs/photo --precision $(or $(PRECISION),auto) --save-every 1500 --report-every 100 --no-export
+	nice -n 19 $(BIN)/nvae-codec train --preset photo-next --data "$(PHOTOS)" --run runs/photo --precision $(or $(PRECISION),auto) --save-every 1500 --report-every 100 --no-export
 
 kodak: $(VENV)/eval.stamp
 	@test -n "$(DATA)" || { echo "make kodak DATA=folder: say where the images are" >&2; exit 2; }

@@ -59,7 +59,7 @@ KEYS = {
 @click.option(
     "--no-learning",
     is_flag=True,
-    help="Do not adapt to each image while it is coded. Quicker, both ways, and files are 2 to 4 % larger.",
+    help="Do not adapt to each image while it is coded. Quicker, both ways, and files are 1 to 6 % larger.",
 )
 @click.option("--no-verify", is_flag=True, help="Do not decode and compare each result. Halves the time.")
 @click.option("--ledger", is_flag=True, help="Measure what each file's bits are for. Takes longer than the coding.")

@@ -140,9 +140,8 @@ class Codec:
                 batch, effort, learn, verify, lambda tiles, total: report(before + images * tiles // total, count)
             )
 
-        calls = map(
-            lambda batch: (batch, effort, learn, verify), batches
-        )  # unlike a generator, it does not keep a batch
+        # Unlike a generator, map does not keep a batch.
+        calls = map(lambda batch: (batch, effort, learn, verify), batches)
         for coded in self._share(calls, encode, _encode_elsewhere, workers, executor):
             chunks += coded
             done += sum(len(chunk.images) for chunk in coded)

@@ -12,6 +12,7 @@ import torch
 from helpers import NO_PRODUCTS, WAYS, products_of_bytes_are_exact, randomise_batch_norm, smooth_tiles
 
 from nvae_codec.codec import Codec
+from nvae_codec.coding.compiled import compiler, library
 from nvae_codec.integer import kernels, model_file
 from nvae_codec.integer.convert import convert
 from nvae_codec.integer.kernels import Kernels
@@ -85,3 +86,11 @@ def toy_model_path(toy_integer, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def codec(toy_model_path) -> Codec:
     return Codec.load(toy_model_path)
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """The library of `nvae_codec.coding.compiled`, compiled anew."""
+    path = tmp_path_factory.mktemp("compiled") / "pixels.so"
+    assert compiler.compile_library(path)
+    return library.load(path)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from nvae_codec.coding.compiled import compiler
 from nvae_codec.coding.latents import offsets_of
 from nvae_codec.integer import kernels, model_file
 from nvae_codec.integer.latent_model import IntegerModel
@@ -15,6 +16,7 @@ from nvae_codec.model.presets import PRESETS
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"  # images for testing, where there are any
 WAYS = kernels.candidates()  # of computing sums: not all of them are the fastest on any processor
+needs_compiler = pytest.mark.skipif(not compiler.compilers(), reason="there is no C compiler")
 NO_PRODUCTS = "sums of products of bytes are not exact here: oneDNN saturates them on processors without VNNI"
 
 

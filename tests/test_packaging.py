@@ -78,7 +78,8 @@ def expected_names():
             "models/*.md",
             "FORMAT.md",
             "templates/*",
-            "**/pixels.c",
+            "**/*.c",
+            "**/*.h",
         ):
             for path in (ROOT / folder).glob(pattern):
                 relative = path.relative_to(ROOT / folder)

@@ -1,7 +1,6 @@
 """Blocks of pixels, whose planes are coded one after the other: in Python, and compiled."""
 
-from collections.abc import Generator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -10,27 +9,28 @@ from nvae_codec.coding import learning
 from nvae_codec.coding.ans import masses_of_bits
 from nvae_codec.coding.learning import Canvas, Rule
 from nvae_codec.colour.spaces import ColourSpace
+from nvae_codec.likelihoods.likelihood import Decisions
 from nvae_codec.likelihoods.logistic import ColourDistribution
 from nvae_codec.likelihoods.mixture import IntegerMixture
 from nvae_codec.likelihoods.tables import UNIT_BITS
+
+
+class Pixels(NamedTuple):
+    """What is known of a block's N pixels before their values are."""
+
+    parameters: np.ndarray  # int32 [P, N]
+    space: ColourSpace | None = None  # of their planes; none: grey or RGB
+    canvas: Canvas | None = None  # what is remembered of pixels; none: nothing
+    at: np.ndarray | None = None  # where they lie on it, int32 [N]
+    neighbours: np.ndarray | None = None  # how far from there their neighbours lie, int32; none: nothing is learnt
 
 
 class Block(Protocol):
     """N pixels. After `start`, for each plane: `plane`; then `masses` where the values are known, or else `decide`;
     then `known`. Masses are those of a bit's two values, as `Stack.pop_masses` takes them."""
 
-    def start(
-        self,
-        parameters: np.ndarray,
-        space: ColourSpace | None = None,
-        canvas: Canvas | None = None,
-        at: np.ndarray | None = None,
-        neighbours: np.ndarray | None = None,
-    ) -> None:
-        """Of pixels with these parameters, int32 [P, N].
-
-        With a canvas they lie `at` places of it, int32 [N], and the neighbours of those that learn so far from there.
-        """
+    def start(self, pixels: Pixels) -> None:
+        """Of these pixels, before their first plane."""
 
     def plane(self, learnt: np.ndarray | None) -> None:
         """Go on to the next plane, whose distributions something learnt changes (LEARNT, a scalar), or not."""
@@ -38,7 +38,7 @@ class Block(Protocol):
     def masses(self, values: np.ndarray) -> np.ndarray:
         """Of the bits of the plane's values uint8 [N], float32 [bits, N, 2], most significant first."""
 
-    def decide(self) -> Generator[np.ndarray, np.ndarray, np.ndarray]:
+    def decide(self) -> Decisions:
         """Of one bit after the other, float32 [N, 2], good until the next; is sent the bits, int32 [N]. Ends with the
         values, uint8 [N]."""
 
@@ -53,18 +53,11 @@ class ReferenceBlock:
         self._likelihood, self._rule = likelihood, rule
         self._bits = likelihood.num_bits
 
-    def start(
-        self,
-        parameters: np.ndarray,
-        space: ColourSpace | None = None,
-        canvas: Canvas | None = None,
-        at: np.ndarray | None = None,
-        neighbours: np.ndarray | None = None,
-    ) -> None:
-        self._distributions = self._likelihood.distributions(parameters, space)
-        self._canvas = canvas
-        self._at = np.zeros(0, dtype=np.int32) if at is None else at
-        self._neighbours = self._at if neighbours is None else neighbours
+    def start(self, pixels: Pixels) -> None:
+        self._distributions = self._likelihood.distributions(pixels.parameters, pixels.space)
+        self._canvas = pixels.canvas
+        self._at = np.zeros(0, dtype=np.int32) if pixels.at is None else pixels.at
+        self._neighbours = self._at if pixels.neighbours is None else pixels.neighbours
         self._number, self._distribution = -1, self._distributions.red()
         self._values = np.zeros(0, dtype=np.int64)
 
@@ -97,7 +90,7 @@ class ReferenceBlock:
             found.append(decisions.send((self._values >> bit & 1).astype(np.int32)))
         return np.stack([masses_of_bits(each) for each in found])
 
-    def decide(self) -> Generator[np.ndarray, np.ndarray, np.ndarray]:
+    def decide(self) -> Decisions:
         decisions = self._coded.decide()
         probabilities = next(decisions)
         while True:

@@ -120,15 +120,13 @@ def first_learning(lattices: Sequence[Lattice]) -> int:
     return 0 if tuple(lattices) == (WHOLE,) else max(1, len(lattices) - 3 * LEVELS)
 
 
-def neighbours_of(lattice: Lattice, number: int, count: int) -> list[tuple[int, int]] | None:
-    """Rows and columns, in pixels, from a pixel of the phase `number` of `count` to its neighbours.
-
-    None of a phase that nothing is learnt of.
-    """
+def neighbours_of(lattices: Sequence[Lattice], number: int) -> list[tuple[int, int]] | None:
+    """Rows and columns, in pixels, from a pixel of a phase to its neighbours; none of a phase that does not learn."""
+    lattice = lattices[number]
+    if number < first_learning(lattices):
+        return None
     if lattice == WHOLE:
         return list(NEIGHBOURS["raster"])
-    if number < max(1, count - 3 * LEVELS):  # as in `first_learning`
-        return None
     half = lattice.stride // 2
     kind = "centres" if lattice.row and lattice.column else "columns" if lattice.row else "rows"
     return [(half * row, half * column) for row, column in NEIGHBOURS[kind]]

@@ -1,19 +1,19 @@
 """Pixels on a stack: the decisions that a likelihood makes of them, coded with their probabilities."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from nvae_codec.coding.ans import Stack, masses_of_bits
-from nvae_codec.coding.blocks import Block, ReferenceBlock
+from nvae_codec.coding.blocks import Block, Pixels, ReferenceBlock
 from nvae_codec.coding.canvas import arranged
 from nvae_codec.coding.compiled.library import CompiledBlock, CompiledPixels, load
 from nvae_codec.coding.learning import LEARNT, RULE, Canvas, first_learning, margin_of, neighbours_of
 from nvae_codec.colour.spaces import SPACES, ColourSpace
 from nvae_codec.likelihoods.layout import PARAMETERS_PER_COMPONENT
-from nvae_codec.likelihoods.likelihood import IntegerLikelihood
+from nvae_codec.likelihoods.likelihood import Decisions, IntegerLikelihood
 from nvae_codec.likelihoods.mixture import IntegerMixture
 from nvae_codec.tiling import Lattice, Layout, channels_of, real_pixels
 
@@ -42,13 +42,7 @@ def pop(
     stack: Stack, likelihood: IntegerLikelihood, channels: int, parameters: np.ndarray, space: ColourSpace | None = None
 ) -> np.ndarray:
     """The inverse of `push`: uint8 [`channels`, N]."""
-    decisions = likelihood.decide(parameters, channels, space)
-    probabilities = next(decisions)
-    while True:
-        try:
-            probabilities = decisions.send(stack.pop_bits(probabilities))
-        except StopIteration as finished:
-            return finished.value
+    return _taken(stack.pop_bits, likelihood.decide(parameters, channels, space))
 
 
 class PixelCoder(ABC):
@@ -188,7 +182,7 @@ class BlockCoder(PixelCoder):
             planes = np.empty((int(channels_of(mode)), int(where.sum())), dtype=np.uint8)
             for plane in range(len(planes)):
                 block.plane(self._of_plane(number, mode, plane))
-                planes[plane] = _decoded(stack, block)
+                planes[plane] = _taken(stack.pop_masses, block.decide())
                 block.known()
             planes <<= low_bits
             for bit in reversed(range(low_bits)):
@@ -203,10 +197,8 @@ class BlockCoder(PixelCoder):
     def _blocks(self, lattice: Lattice, mode: int) -> Iterator[tuple[slice, np.ndarray]]:
         """Rows of the lattice, and which pixels of these are in the block, bool [N, rows, w]."""
         where = self._where(lattice, mode)
-        height = where.shape[1] if self._learns else 1
-        step = 1 if self._learns else where.shape[1]
-        for number in range(height):
-            rows = slice(number * step, (number + 1) * step)
+        height = where.shape[1]
+        for rows in (slice(row, row + 1) for row in range(height)) if self._learns else [slice(0, height)]:
             if where[:, rows].any():
                 yield rows, where[:, rows]
 
@@ -217,13 +209,13 @@ class BlockCoder(PixelCoder):
         of_block = np.ascontiguousarray(_at(parameters[:, :, rows], where), dtype=np.int32)
         block = self._block = self._block or self._new_block(len(of_block))
         if not self._learns:
-            block.start(of_block, SPACES.get(mode))
+            block.start(Pixels(of_block, SPACES.get(mode)))
             return block
         corners, width = self._arrangement.corners, self._arrangement.width
         top = corners[:, 0] + lattice.row + rows.start * lattice.stride
         columns = np.arange(where.shape[2]) * lattice.stride + lattice.column
         places = (top * width + corners[:, 1])[:, None] + columns
-        offsets = neighbours_of(lattice, number, len(self._lattices))
+        offsets = neighbours_of(self._lattices, number)
         if offsets is None:
             neighbours = None
         else:
@@ -234,7 +226,7 @@ class BlockCoder(PixelCoder):
                     learnt[1:] = np.zeros((), dtype=LEARNT)  # planes of another kind
                 self._learnt[number, mode] = learnt
         at = places[where[:, 0]].astype(np.int32)
-        block.start(of_block, SPACES.get(mode), self._canvases[mode], at, neighbours)
+        block.start(Pixels(of_block, SPACES.get(mode), self._canvases[mode], at, neighbours))
         return block
 
     def _of_plane(self, number: int, mode: int, plane: int) -> np.ndarray | None:
@@ -253,14 +245,13 @@ class BlockCoder(PixelCoder):
         return CompiledBlock(CompiledPixels(self._library, likelihood, components, RULE), capacity, self._learns)
 
 
-def _decoded(stack: Stack, block: Block) -> np.ndarray:
-    """The values of a block's plane, uint8 [N]."""
-    decisions = block.decide()
-    masses = next(decisions)
+def _taken(pop: Callable[[np.ndarray], np.ndarray], decisions: Decisions) -> np.ndarray:
+    """What decisions end with, whose bits `pop` takes off a stack."""
+    asked = next(decisions)
     while True:
-        bits = stack.pop_masses(masses)
+        bits = pop(asked)
         try:
-            masses = decisions.send(bits)
+            asked = decisions.send(bits)
         except StopIteration as finished:
             return finished.value
 

@@ -76,8 +76,27 @@ PRESETS: dict[str, NVAEConfig] = {
         num_preprocess_blocks=0,
         num_postprocess_blocks=0,
     ),
-    # Pixels in phases, what is near following from the pixels around; latents say what regions are like.
+    # Few latents, at 1/16 of the image's side, and pixels in phases: what is near follows from the pixels around.
     "photo": NVAEConfig(
+        image_size=64,
+        architecture="res_bnswish",
+        num_mixtures=5,
+        num_latent_scales=2,
+        num_groups_per_scale=1,
+        num_latent_per_group=4,
+        num_channels_enc=4,
+        num_channels_dec=4,
+        num_preprocess_blocks=4,
+        num_preprocess_cells=1,
+        num_postprocess_blocks=4,
+        num_postprocess_cells=1,
+        pixel_head="phases",
+        num_phase_cells=2,
+        num_phase_noise_filters=16,
+        num_phase_interpolations=5,
+    ),
+    # Pixels in phases, what is near following from the pixels around; latents say what regions are like.
+    "photo-next": NVAEConfig(
         image_size=64,
         architecture="res_bnswish",
         num_mixtures=5,

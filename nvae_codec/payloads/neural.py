@@ -118,7 +118,7 @@ class NeuralPayload:
         if max(each.rec_groups for each in chunk.tile_batches) > self.model.num_groups:
             raise BitstreamError("invalid: a chunk has more REC groups than its model has groups")
         if chunk.learns and not can_learn(self.model.likelihood):
-            raise BitstreamError("invalid: a chunk's pixels were learnt from, for which its model has no way")
+            raise BitstreamError("invalid: a chunk was coded with learning, which its model does not have")
         largest = max(each.tiles for each in chunk.tile_batches)
         if others := {image.mode for image in chunk.images} - set(self.model.likelihood.modes):
             raise BitstreamError(f"invalid: an image has mode {min(others)}, for which its model has no probabilities")

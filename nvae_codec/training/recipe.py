@@ -186,6 +186,9 @@ RECIPES: dict[str, Recipe] = {
     ),
     # Gradients of a head of phases are nearly always clipped: Adam then sees directions alone.
     "photo": Recipe(
+        steps=7_500, batch_size=16, clip_gradient=4000, half_chroma=0.25, **_PHASES | {"learning_rate": 7e-4}
+    ),
+    "photo-next": Recipe(
         steps=250_000,
         batch_size=8,
         cooldown=0.3,
@@ -202,4 +205,11 @@ RECIPES: dict[str, Recipe] = {
     "mnist-small": Recipe(steps=8_000, batch_size=32, clip_gradient=20, **_PHASES),
     "toy": Recipe(steps=300, warm_up=20, batch_size=8, learning_rate=4e-3, learning_rate_min=1e-5, centre_mixture=True),
 }
-DATASET_OF = {"cifar10-small": "cifar10", "tiny": "cifar10", "mnist-small": "mnist", "photo": "folder", "toy": "folder"}
+DATASET_OF = {
+    "cifar10-small": "cifar10",
+    "tiny": "cifar10",
+    "mnist-small": "mnist",
+    "photo": "folder",
+    "photo-next": "folder",
+    "toy": "folder",
+}

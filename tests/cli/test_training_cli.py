@@ -471,7 +471,7 @@ def test_help_of_train_names_exactly_the_data_sets_and_presets_that_exist():
         (["--set", "spectral=maybe"], "spectral must be true or false, got 'maybe'"),
         (["--set", f"seed={2**32}"], "seed must be below 2^32, got 4294967296"),
         (["--set", "epochs=3"], "either epochs or steps must be positive"),
-        (["--set", "num_latent_scales=8"], "an image side of 64 cannot be halved 10 times"),
+        (["--set", "num_latent_scales=8"], "an image side of 64 cannot be halved 11 times"),
         (["--set", "likelihood=poisson"], "unknown likelihood 'poisson'"),
         (["--set", "num_x_bits=9"], "num_x_bits = 9"),
         (

@@ -1,5 +1,5 @@
 /* Reads tables, a rule and blocks from its input, and writes the masses of their bits, and what was learnt in the end.
- * For machines that run no Python here: tests/coding/test_learning.py says what it must write. */
+ * For machines that run no Python here: tests/coding/test_compiled.py says what it must write. */
 #include "pixels.c"
 
 #include <stdio.h>

@@ -198,7 +198,7 @@ def test_latents_come_after_the_draft():
     assert schedule.kl_coefficient(510) == 1e-4 and schedule.kl_coefficient(610) == pytest.approx(0.5)
     assert schedule.kl_coefficient(710) == 1 == schedule.kl_coefficient(999)
     with pytest.raises(ModelError, match="batch_size must be 2 or more"):
-        dataclasses.replace(schedule.recipe, batch_size=1).check_suits(PRESETS["photo"])
+        dataclasses.replace(schedule.recipe, batch_size=1).check_suits(PRESETS["photo-next"])
     with pytest.raises(ModelError, match="draft_portion is for networks whose latents correct phases"):
         schedule.recipe.check_suits(PRESETS["tiny"])
 

@@ -12,15 +12,16 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("pixels.c")
+SOURCE = Path(__file__).with_name("pixels.c")  # which includes the headers beside it
 LIBRARY = SOURCE.with_suffix(".so")
 # Whatever the compiler: doubles are IEEE 754's and each operation rounds, so no contraction and no fast mathematics.
 FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-fast-math", "-shared", "-fPIC", "-pthread")
 
 
 def fingerprint() -> str:
-    """Of the source: a library that was compiled from another one is not used."""
-    return sha256(SOURCE.read_bytes()).hexdigest()[:16]
+    """Of the sources: a library that was compiled from others is not used."""
+    sources = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
+    return sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 
 def compilers() -> list[list[str]]:

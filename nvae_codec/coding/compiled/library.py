@@ -2,9 +2,8 @@
 
 import ctypes
 import os
-from collections.abc import Generator
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ import numpy as np
 import torch
 
 from nvae_codec.coding import learning
+from nvae_codec.coding.blocks import Pixels
 from nvae_codec.coding.compiled.compiler import LIBRARY, fingerprint
-from nvae_codec.coding.learning import Canvas, Rule
-from nvae_codec.colour.spaces import POSITION_BITS, ColourSpace
+from nvae_codec.coding.learning import Rule
+from nvae_codec.colour.spaces import ColourSpace
+from nvae_codec.likelihoods.likelihood import Decisions
 from nvae_codec.likelihoods.tables import MixtureTables
 
 SWITCH = "NVAE_CODEC_COMPILED"  # an environment variable: 0 means to code without
-PLANES = 3
 
 
 class _Mixture(Structure):
@@ -50,7 +50,7 @@ class _Rule(Structure):
 
 
 class _Canvas(Structure):
-    _fields_ = [(name, c_void_p * PLANES) for name in ("errors", "values", "ratios", "gains")]
+    _fields_ = [(name, c_void_p * learning.PLANES) for name in ("errors", "values", "ratios", "gains")]
 
 
 class _Sizes(Structure):
@@ -154,10 +154,6 @@ class CompiledPixels:
             )
         return byref(self._spaces[id(space)])
 
-    @cached_property
-    def bits(self) -> int:
-        return int(self.mixture.bits)
-
 
 class CompiledBlock:
     """See `coding.blocks.Block`."""
@@ -175,31 +171,23 @@ class CompiledBlock:
         if getattr(self, "_block", None):
             self._library.block_free(self._block)
 
-    def start(
-        self,
-        parameters: np.ndarray,
-        space: ColourSpace | None = None,
-        canvas: Canvas | None = None,
-        at: np.ndarray | None = None,
-        neighbours: np.ndarray | None = None,
-    ) -> None:
-        self._kept = parameters, at, neighbours, canvas
-        self._count = parameters.shape[1]
+    def start(self, pixels: Pixels) -> None:
+        self._kept = pixels
+        self._count, canvas = pixels.parameters.shape[1], pixels.canvas
         self._canvas = None
         if canvas is not None:
-            planes = range(len(canvas.errors))
             rows = (
-                (c_void_p * PLANES)(*(each[plane].ctypes.data for plane in planes))
+                (c_void_p * learning.PLANES)(*(plane.ctypes.data for plane in each))
                 for each in (canvas.errors, canvas.values, canvas.ratios, canvas.gains)
             )
             self._canvas = byref(_Canvas(*rows))
         self._library.block_start(
             self._block,
-            self._pixels.space(space),
-            _address(parameters),
+            self._pixels.space(pixels.space),
+            _address(pixels.parameters),
             self._count,
-            _address(at),
-            _address(neighbours),
+            _address(pixels.at),
+            _address(pixels.neighbours),
             torch.get_num_threads(),
         )
 
@@ -208,14 +196,14 @@ class CompiledBlock:
         self._library.block_plane(self._block, self._learnt, self._canvas)
 
     def masses(self, values: np.ndarray) -> np.ndarray:
-        found = np.empty((self._pixels.bits, self._count, 2), dtype=np.float32)
+        found = np.empty((self._pixels.mixture.bits, self._count, 2), dtype=np.float32)
         self._library.block_masses(self._block, self._learnt, _address(values), _address(found))
         return found
 
-    def decide(self) -> Generator[np.ndarray, np.ndarray, np.ndarray]:
+    def decide(self) -> Decisions:
         masses = np.empty((self._count, 2), dtype=np.float32)
         to, bits = _address(masses), None
-        for bit in reversed(range(self._pixels.bits)):
+        for bit in reversed(range(self._pixels.mixture.bits)):
             self._library.block_next(self._block, self._learnt, bit, _address(bits), to)
             bits = yield masses
         values = np.empty(self._count, dtype=np.uint8)
@@ -224,6 +212,3 @@ class CompiledBlock:
 
     def known(self) -> None:
         self._library.block_known(self._block, self._learnt, self._canvas)
-
-
-assert POSITION_BITS == 14, "as in pixels.c"
