@@ -77,7 +77,7 @@ def find_members(inputs: Sequence[Path]) -> list[Member]:
 
 def _inside(folder: Path) -> list[Member]:
     """The image files of a folder, whose names in the archive begin with the folder's own."""
-    from nvae_codec.image import find_images
+    from nvae_codec.formats.names import find_images
 
     above = Path(Path(os.path.abspath(folder)).name)  # of ".", too, this is a name
     return [Member((above / path.relative_to(folder)).as_posix(), path) for path in find_images(folder)]
@@ -117,7 +117,7 @@ def _pack_names(names: Iterable[str]) -> None:
 
 def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> list[Member]:
     """Refuse what the header of a file shows to be no image that can be coded; of the others, add the shapes."""
-    from nvae_codec.image import image_shape
+    from nvae_codec.formats.open import image_shape
 
     checked: list[Member] = []
     with progress_bar("checking", "image", quiet) as progress:
@@ -125,7 +125,7 @@ def _check_beginnings(members: Sequence[Member], quiet: bool, colour: bool) -> l
             if not stat.S_ISREG(path.stat().st_mode):
                 raise ImageError(f"{display(path)}: is no regular file, so it cannot be read twice")
             with about(display(path)), open(path, "rb") as file:
-                shape = image_shape(file)
+                shape = image_shape(file, plain_only=True)
                 if colour:
                     check_colour(shape)
             checked.append(Member(name, path, shape))
@@ -138,7 +138,7 @@ def make_archive(
     codec: "Codec", archive: Archive, batch: Batch, examine: Examine = unexamined, *, verify: bool, **options: Any
 ) -> None:
     """Code all images, write the file, `examine` it and report. `options` are those of `Codec.compress_archive`."""
-    from nvae_codec.image import read_image
+    from nvae_codec.formats.open import read_image
 
     start = time.perf_counter()
     output, members = archive

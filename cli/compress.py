@@ -130,7 +130,7 @@ def compress(options: Options) -> None:
 
     from nvae_codec.codec import CHUNK_PIXELS, Codec
     from nvae_codec.device import choose_device
-    from nvae_codec.image import read_image
+    from nvae_codec.formats.open import read_image
 
     use_threads(options.threads)
     codec = Codec.load(options.model, choose_device(options.device))

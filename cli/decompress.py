@@ -73,10 +73,10 @@ def decompress(request: Request) -> None:
     check_options(request.inputs, request.output, request.folder)
     check_sources(request.inputs)
 
-    from nvae_codec.image import FORMATS
+    from nvae_codec.formats.names import WRITTEN
 
-    if request.suffix_of(grey=False) not in FORMATS:
-        raise click.UsageError(f"The suffix of -o chooses the format; it can be {', '.join(FORMATS)}.")
+    if request.suffix_of(grey=False) not in WRITTEN:
+        raise click.UsageError(f"The suffix of -o chooses the format; it can be {', '.join(WRITTEN)}.")
     stdin = read(STREAM) if STREAM in request.inputs else b""
 
     def load(source: Path) -> bytes:
@@ -103,7 +103,7 @@ def decompress(request: Request) -> None:
         return codecs[fingerprint]
 
     def code(job: Job, data: bytes, progress: Progress) -> Coded:
-        from nvae_codec.image import write_image
+        from nvae_codec.formats.open import write_all
 
         try:
             if request.recover:
@@ -116,7 +116,7 @@ def decompress(request: Request) -> None:
         except BitstreamError as error:
             raise request.hinted(error, data) from error
         suffix = request.suffix_of(grey=image.samples.ndim == 2)
-        encoded = b"" if job.target is None else write_image(image, suffix)
+        encoded = b"" if job.target is None else write_all(image, suffix)
         return Coded(image.samples.shape, encoded, len(data), codec.name)
 
     def work(job: Job | Unpacking) -> None:

@@ -137,7 +137,7 @@ def check_outputs(jobs: Sequence[Job], folder: Path | None, force: bool) -> None
 
 def check_no_image(output: Path | None) -> None:
     """Refuse an .nvb file with the name of an image file."""
-    from nvae_codec.image import is_image_file
+    from nvae_codec.formats.names import is_image_file
 
     if output is not None and is_image_file(output):
         raise click.UsageError(f"{display(output)} has the suffix of an image file, but would be an .nvb file.")

@@ -73,13 +73,15 @@ def sample(
 
     from nvae_codec.device import choose_device
     from nvae_codec.errors import NO_FOLDER, ModelError
-    from nvae_codec.image import FORMATS, Image, write_image
+    from nvae_codec.formats.names import WRITTEN
+    from nvae_codec.formats.open import write_all
+    from nvae_codec.image import Image
     from nvae_codec.training.checkpoint import FILE_NAME, load_network
     from nvae_codec.training.sampling import image_grid, readjust_batch_norm
 
     output = output or run / "samples.png"
-    if output.suffix.lower() not in FORMATS:
-        raise click.UsageError(f"The suffix of -o chooses the format; it can be {', '.join(FORMATS)}.")
+    if output.suffix.lower() not in WRITTEN:
+        raise click.UsageError(f"The suffix of -o chooses the format; it can be {', '.join(WRITTEN)}.")
     if not (run / FILE_NAME).exists():
         raise ModelError(f"{run}: {f'not the folder of a run: it has no {FILE_NAME}' if run.exists() else NO_FOLDER}")
     check_target(output, force)
@@ -87,7 +89,7 @@ def sample(
     network = load_network(run).to(choose_device(device))
     columns = columns or math.isqrt(count - 1) + 1
     blank = torch.zeros(1, network.config.image_channels, 1, 1)
-    write_image(Image(image_grid(blank, 1)), output.suffix.lower())  # fails early if the format cannot hold grey
+    write_all(Image(image_grid(blank, 1)), output.suffix.lower())  # fails early if the format cannot hold grey
     generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
     images = []
     with enough_memory("a machine or a device with more is needed"):
@@ -98,6 +100,6 @@ def sample(
             for first in range(0, count, AT_A_TIME):
                 images.append(network.sample(min(AT_A_TIME, count - first), temperature, generator).cpu())
                 progress(min(first + AT_A_TIME, count), count)
-        data = write_image(Image(image_grid(torch.cat(images), columns)), output.suffix.lower())
+        data = write_all(Image(image_grid(torch.cat(images), columns)), output.suffix.lower())
     write_file(output, data)
     note(f"wrote {output}")

@@ -80,7 +80,7 @@ def _report_losses(job: Unpacking, request: Request, recovery: Recovery, report:
 
 def _give_back(codec: "Codec", content: Container, job: Unpacking, request: Request, report: UnpackedReport) -> None:
     """Decode and write the images, and then name those for which that could not be done."""
-    from nvae_codec.image import write_image
+    from nvae_codec.formats.open import write_all
 
     failures: list[tuple[NvaeCodecError, list[str]]] = []
     written: set[tuple[int, int]] = set()
@@ -93,7 +93,7 @@ def _give_back(codec: "Codec", content: Container, job: Unpacking, request: Requ
                     target = job.targets[names[0]]
                     if target is not None:
                         suffix = request.suffix_of(grey=image.samples.ndim == 2)
-                        data = write_image(image, suffix)
+                        data = write_all(image, suffix)
                         _write(job, target, data, written)
                         report.output_bytes = (report.output_bytes or 0) + len(data)
                 except NvaeCodecError as error:

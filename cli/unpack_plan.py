@@ -187,7 +187,7 @@ def _check_known(only: Iterable[str], recovery: Recovery) -> None:
 
 
 def _check_format(image: ImageEntry, request: Request) -> None:
-    from nvae_codec.image import check_format
+    from nvae_codec.formats.open import check_format
 
     grey = image.channels == 1
     with about(printable(image.name)):

@@ -16,7 +16,8 @@ import numpy as np
 
 from nvae_codec.bitstreams.container import unpack
 from nvae_codec.errors import DriftError, enough_memory
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 
 from .items import Item
 from .memory import peak_bytes
@@ -252,7 +253,7 @@ def _time_files(files: Sequence[bytes], samples: Sequence[np.ndarray]) -> dict[s
                 path.read_bytes()
         with clock("write images"):
             for number, each in enumerate(samples):
-                (Path(folder) / f"{number}.png").write_bytes(write_image(Image(each)))
+                (Path(folder) / f"{number}.png").write_bytes(write_all(Image(each)))
     return clock.seconds
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from nvae_codec.errors import ImageError, about
-from nvae_codec.image import Image, find_images, read_image, resized
+from nvae_codec.formats.open import find_images, plain, read_image, resized
+from nvae_codec.image import Image
 
 from .progress import Watch, unwatched
 
@@ -89,7 +90,7 @@ class Selection:
 def read_samples(path: Path) -> np.ndarray:
     """The samples of the image file at `path`, without its metadata, so that all codecs have the same to carry."""
     with about(str(path)):
-        return read_image(path.read_bytes()).samples
+        return plain(read_image(path.read_bytes())).samples
 
 
 def _image(images: "ImageSet", number: int) -> np.ndarray:

@@ -19,7 +19,8 @@ from nvae_codec.device import considerate
 from nvae_codec.entries import check_image, check_small_images, first_needed, make_chunk, metadata_of
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.executors import map_in_order, processes
-from nvae_codec.image import AnyImage, Image, as_image
+from nvae_codec.formats.open import AnyImage, as_image, plain
+from nvae_codec.image import Image
 from nvae_codec.integer import model_file
 from nvae_codec.integer.kernels import CPU
 from nvae_codec.integer.latent_model import IntegerModel
@@ -97,7 +98,7 @@ class Codec:
         decodes the result and compares it. `progress` counts tiles. Raises ImageError for images that cannot be coded
         exactly.
         """
-        image = as_image(image)
+        image = plain(as_image(image))
         self._check(image)
         return self._pack(self._encode([[("", image)]], effort, learn, verify, progress or _ignore))
 
@@ -156,7 +157,7 @@ class Codec:
         size = 0
         for name, given in items:
             try:
-                image = as_image(given)
+                image = plain(as_image(given))
                 self._check(image)
             except ImageError as error:
                 raise ImageError(f"{name}: {error}") from error

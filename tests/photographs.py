@@ -7,7 +7,8 @@ import imagecodecs
 import numpy as np
 
 from nvae_codec.eval.codecs import BASELINES
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 
 # In earnest, and so that a process can be given them: what is lossy by its own setting.
 LOSSY = {
@@ -29,7 +30,7 @@ def photograph(shape, seed=0):
 
 
 def save(path, samples):
-    path.write_bytes(write_image(Image(samples)))
+    path.write_bytes(write_all(Image(samples)))
     return path
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from helpers import REPOSITORY
 
 from nvae_codec.cli import main
-from nvae_codec.image import read_image
+from nvae_codec.formats.open import read_image
 
 
 def invoke(*arguments: Path | str, **options) -> Result:

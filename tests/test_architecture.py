@@ -11,6 +11,7 @@ FLOORS = (
     ("errors", "files", "installation", "wording"),
     ("device", "executors", "bitstreams"),
     ("tiling", "image"),
+    ("formats",),
     ("colour",),
     ("likelihoods",),
     ("model",),

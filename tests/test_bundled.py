@@ -9,7 +9,7 @@ from helpers import SHARED, outputs_digest
 from nvae_codec.bitstreams.content import RGB
 from nvae_codec.codec import Codec
 from nvae_codec.coding.bits_back import Tiles
-from nvae_codec.image import read_image
+from nvae_codec.formats.open import read_image
 from nvae_codec.payloads.neural import EFFORTS
 from nvae_codec.tiling import Layout, cut
 

@@ -24,7 +24,8 @@ from nvae_codec.codec import Codec
 from nvae_codec.coding.pixels import PixelCoder
 from nvae_codec.coding.rec import MIN_TRELLIS_BITS
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError, NvaeCodecError
-from nvae_codec.image import Image, read_image
+from nvae_codec.formats.open import read_image
+from nvae_codec.image import Image
 from nvae_codec.integer import model_file
 from nvae_codec.payloads import neural
 
@@ -479,7 +480,7 @@ def coded_in_process(command: str, model, source, target, threads: str) -> None:
         from pathlib import Path
         import torch
         from nvae_codec.codec import Codec
-        from nvae_codec.image import read_image, write_image
+        from nvae_codec.formats.open import read_image, write_all
 
         command, model, source, target, threads = sys.argv[1:]
         torch.set_num_threads(int(threads))
@@ -487,7 +488,7 @@ def coded_in_process(command: str, model, source, target, threads: str) -> None:
         if command == "compress":
             result = codec.compress(read_image(data), verify=False)
         else:
-            result = write_image(codec.decompress(data))
+            result = write_all(codec.decompress(data))
         Path(target).write_bytes(result)
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}

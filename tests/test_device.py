@@ -16,7 +16,8 @@ from nvae_codec import device
 from nvae_codec.codec import Codec
 from nvae_codec.device import affordable, considerate
 from nvae_codec.eval.bench import busy_programs
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.presets import PRESETS
 from nvae_codec.training.data.sets import Dataset, Whole
@@ -234,7 +235,7 @@ def test_busy_programs_are_busy_until_nobody_wants_them():
 
 
 def test_busy_programs_run_beside_a_benchmark(toy_model_path, tmp_path):
-    (tmp_path / "a.png").write_bytes(write_image(Image(smooth_tiles(1, 16)[0].permute(1, 2, 0).numpy())))
+    (tmp_path / "a.png").write_bytes(write_all(Image(smooth_tiles(1, 16)[0].permute(1, 2, 0).numpy())))
     before = set(psutil.Process().children())
     result = invoke(
         "eval", "bench", tmp_path / "a.png", "--model", toy_model_path, "--repeat", 1, "--beside", 2, "--json"

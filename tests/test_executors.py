@@ -23,7 +23,8 @@ from nvae_codec.cli import batch
 from nvae_codec.codec import Codec
 from nvae_codec.errors import DriftError, ImageError, ModelError
 from nvae_codec.executors import map_in_order, processes
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 from nvae_codec.integer import kernels, model_file
 from nvae_codec.integer.conv import Conv
 from nvae_codec.integer.kernels import Kernels
@@ -190,7 +191,7 @@ def test_large_archives_are_shared_out_among_threads(tmp_path, path_12_bits, alb
         )
     paths = [tmp_path / name for name, _ in album]
     for path, (_, image) in zip(paths, album, strict=True):
-        path.write_bytes(write_image(image))
+        path.write_bytes(write_all(image))
     pixels = sum(image.samples.shape[0] * image.samples.shape[1] for _, image in album)
     for worker_pixels, threads, expected in (
         (pixels // 2, 2, 2),

@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from nvae_codec.errors import InstallationError
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 from nvae_codec.installation import check_versions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,14 +83,14 @@ def test_every_door_says_so_but_help(command, status, tmp_path):
         "import importlib.metadata as metadata\ngenuine = metadata.version\n"
         f"metadata.version = lambda name: '2.0.1' if name == 'torch' else genuine(name)\n{command}"
     )
-    (tmp_path / "a.png").write_bytes(write_image(Image(np.zeros((2, 2, 3), np.uint8))))
+    (tmp_path / "a.png").write_bytes(write_all(Image(np.zeros((2, 2, 3), np.uint8))))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == status and ("but version 2.0.1 is installed" in done.stderr) == bool(status)
     assert "cli" not in command or not status or done.stderr.startswith("nvae-codec: nvae-codec needs torch")
 
 
 def test_a_library_that_is_missing_is_a_sentence(tmp_path):
-    (tmp_path / "a.png").write_bytes(write_image(Image(np.zeros((2, 2, 3), np.uint8))))
+    (tmp_path / "a.png").write_bytes(write_all(Image(np.zeros((2, 2, 3), np.uint8))))
     script = "import sys; sys.modules['psutil'] = None\nfrom nvae_codec.cli.main import cli; cli(['compress', 'a.png'])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and "nvae-codec: the library psutil is not installed" in done.stderr

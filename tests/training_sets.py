@@ -10,13 +10,14 @@ from helpers import noise
 from PIL import Image as pillow
 
 from nvae_codec.errors import ImageError
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 from nvae_codec.training.data.open import open_dataset
 from nvae_codec.training.data.sets import ImageSet
 
 
 def png(samples: np.ndarray) -> bytes:
-    return write_image(Image(samples))
+    return write_all(Image(samples))
 
 
 def flat(height: int, width: int, level: int = 7) -> bytes:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from nvae_codec.errors import ModelError
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.training.distributed import Processes
@@ -139,7 +140,7 @@ class Log:
         images = torch.cat([network.sample(4, temperature, generator) for temperature in SAMPLE_TEMPERATURES])
         grid = image_grid(images, 4)
         (self.folder / "samples").mkdir(exist_ok=True)
-        (self.folder / "samples" / f"step-{done}.png").write_bytes(write_image(Image(grid)))
+        (self.folder / "samples" / f"step-{done}.png").write_bytes(write_all(Image(grid)))
         if self.board is not None:
             self.board.add_image("samples", grid, done, dataformats="HWC" if grid.ndim == 3 else "HW")
 

@@ -12,12 +12,13 @@ import pytest
 from PIL import Image as pillow
 from terminal import REPOSITORY, documented_keys, failure, invoke, same_image, spawn
 
-from nvae_codec import image as image_module
 from nvae_codec.bitstreams.container import VERSION, pack, unpack
 from nvae_codec.cli import compress, files
 from nvae_codec.cli.unpack_plan import file_paths
 from nvae_codec.errors import ImageError
-from nvae_codec.image import Image, image_shape, read_image, write_image
+from nvae_codec.formats import open as open_module
+from nvae_codec.formats.open import image_shape, read_image, write_all
+from nvae_codec.image import Image
 
 RANDOM = np.random.default_rng(8)
 EXIF, ICC = b"II*\0\x08\0\0\0\0\0\0\0\0\0", bytes(range(200)) * 2
@@ -48,7 +49,7 @@ def fill(folder: Path) -> None:
             pillow.fromarray(samples).save(path)
         else:
             metadata = (EXIF, ICC) if path.suffix == ".webp" else ()
-            path.write_bytes(write_image(Image(samples, *metadata), path.suffix))
+            path.write_bytes(write_all(Image(samples, *metadata), path.suffix))
     for hidden in ("photos/.hidden.png", "photos/.thumbs/a.png", "photos/sub/.thumbs/deep/a.png", "photos/readme.txt"):
         (folder / hidden).parent.mkdir(parents=True, exist_ok=True)
         (folder / hidden).write_bytes(b"no image")
@@ -172,7 +173,7 @@ def test_some_come_out_alone_under_the_same_names(here, toy_model_path):
         assert result.exit_code == 0
         assert same_image(some[0], output) and pillow.open(output).format == kind
     piped = invoke("decompress", "set.nvb", "--only", "logo.png", "-o", "-", "-q", "--model", toy_model_path)
-    assert piped.stdout_bytes == write_image(read_image(Path("logo.png").read_bytes()))
+    assert piped.stdout_bytes == write_all(read_image(Path("logo.png").read_bytes()))
 
 
 def test_archives_go_through_pipes(here, toy_model_path):
@@ -200,9 +201,9 @@ def test_images_are_read_as_they_are_needed(tmp_path, monkeypatch, toy_model_pat
     from nvae_codec.codec import Codec
 
     for number in range(40):
-        (tmp_path / f"{number:02}.png").write_bytes(write_image(Image(np.full((1, 1), number, np.uint8))))
-    events, read, encode = [], image_module.read_image, Codec._encode
-    monkeypatch.setattr(image_module, "read_image", lambda data: events.append("read") or read(data))
+        (tmp_path / f"{number:02}.png").write_bytes(write_all(Image(np.full((1, 1), number, np.uint8))))
+    events, read, encode = [], open_module.read_image, Codec._encode
+    monkeypatch.setattr(open_module, "read_image", lambda data: events.append("read") or read(data))
     monkeypatch.setattr(Codec, "_encode", lambda *arguments: events.append("encode") or encode(*arguments))
     options = ["--archive", "-o", tmp_path / "set.nvb", "--model", toy_model_path, "--no-verify", "--effort", 1]
     assert invoke("compress", tmp_path, *options, "--chunk-pixels", 1).exit_code == 0
@@ -353,7 +354,7 @@ def test_an_image_that_is_damaged_behind_its_header_leaves_no_archive(here, toy_
     assert reported.startswith("nvae-codec: photos/cut.png: the PNG is cut short") and reported.count("\n") == 1
     assert Path("set.nvb").read_bytes() == before
     Path("photos/cut.png").unlink()
-    Path("photos/long.png").write_bytes(write_image(Image(np.zeros((1, 2**20), np.uint8), bytes(2**24 + 1))))
+    Path("photos/long.png").write_bytes(write_all(Image(np.zeros((1, 2**20), np.uint8), bytes(2**24 + 1))))
     reported = failure(invoke("compress", "photos", *options))
     assert reported.startswith("nvae-codec: photos/long.png: ") and "EXIF" in reported
 
@@ -470,7 +471,7 @@ def test_links_that_lead_out_of_the_folder_are_refused(here, no_codec, link, to)
 def test_a_link_made_while_decoding_is_refused_too(here, monkeypatch, toy_model_path):
     outside = here.parent / "outside"
     outside.mkdir()
-    encoded, encode = [], image_module.write_image
+    encoded, encode = [], open_module.write_all
 
     def spy(image, suffix):
         if encoded:
@@ -479,7 +480,7 @@ def test_a_link_made_while_decoding_is_refused_too(here, monkeypatch, toy_model_
         encoded.append(image)
         return encode(image, suffix)
 
-    monkeypatch.setattr(image_module, "write_image", spy)
+    monkeypatch.setattr(open_module, "write_all", spy)
     reported = failure(invoke("decompress", "set.nvb", "--model", toy_model_path))
     assert reported == "nvae-codec: set/photos/a.png.png: would be written outside of set\n"
     assert len(encoded) == 2 and not os.listdir(outside)
@@ -576,7 +577,7 @@ def test_the_first_few_of_many_lost_names_are_listed(tmp_path, monkeypatch, toy_
     monkeypatch.chdir(tmp_path)
     names = [f"{number}.png" for number in range(7)]
     for name in names:
-        Path(name).write_bytes(write_image(Image(np.zeros((1, 1), np.uint8))))
+        Path(name).write_bytes(write_all(Image(np.zeros((1, 1), np.uint8))))
     options = ["--archive", "-o", "set.nvb", "--effort", 1, "--model", toy_model_path]
     assert invoke("compress", *names, *options).exit_code == 0
     Path("set.nvb").write_bytes(damaged(Path("set.nvb").read_bytes(), 0))

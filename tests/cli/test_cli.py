@@ -21,7 +21,8 @@ from nvae_codec.bitstreams.content import EXIF, ICC, RGB, ImageEntry, Metadata, 
 from nvae_codec.cli import main
 from nvae_codec.cli.progress import progress_bar
 from nvae_codec.errors import BitstreamError
-from nvae_codec.image import Image, read_image, write_image
+from nvae_codec.formats.open import read_image, write_all
+from nvae_codec.image import Image
 from nvae_codec.integer import model_file
 from nvae_codec.integer.calibrate import Measurement
 
@@ -68,7 +69,7 @@ def photos(tmp_path: Path, monkeypatch) -> Path:
     """A folder to work in, with three images."""
     monkeypatch.chdir(tmp_path)
     for name, samples in (("a.png", SAMPLES), ("b.png", SAMPLES[:1, :1]), ("grey.png", SAMPLES[..., 0])):
-        Path(name).write_bytes(write_image(Image(samples)))
+        Path(name).write_bytes(write_all(Image(samples)))
     return tmp_path
 
 
@@ -89,7 +90,7 @@ def test_files_come_back_exactly(photos, toy_model_path):
 
 
 def test_metadata_come_back_and_the_suffix_chooses_the_format(photos, toy_model_path):
-    Path("meta.webp").write_bytes(write_image(Image(SAMPLES, b"II*\0EXIF", b"profile"), ".webp"))
+    Path("meta.webp").write_bytes(write_all(Image(SAMPLES, b"II*\0EXIF", b"profile"), ".webp"))
     assert invoke("compress", "meta.webp", "-q", "--model", toy_model_path).exit_code == 0
     for output, format in (("back.png", "PNG"), ("back.webp", "WEBP"), ("back", "PNG")):
         result = invoke("decompress", "meta.nvb", "-o", output, "--model", toy_model_path)

@@ -29,7 +29,8 @@ from nvae_codec.cli.main import AlreadyReported
 from nvae_codec.cli.signals import stop_on_signal
 from nvae_codec.cli.train import working_compiler
 from nvae_codec.errors import ModelError, enough_memory
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 from nvae_codec.integer import model_file
 from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE
@@ -51,7 +52,7 @@ def save_images(folder: Path, count: int, side: int = 24, seed: int = 0) -> None
     folder.mkdir(parents=True, exist_ok=True)
     for index, tile in enumerate(smooth_tiles(count, side, seed)):
         samples = np.ascontiguousarray(tile.permute(1, 2, 0).numpy())
-        (folder / f"{index:02d}.png").write_bytes(write_image(Image(samples)))
+        (folder / f"{index:02d}.png").write_bytes(write_all(Image(samples)))
 
 
 def content(folder: str | Path) -> dict[str, bytes | str]:

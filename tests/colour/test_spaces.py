@@ -10,7 +10,7 @@ from PIL import Image
 from nvae_codec.bitstreams.content import RGB
 from nvae_codec.colour.detect import MIN_COLOURS, find_space
 from nvae_codec.colour.spaces import SPACES, ColourSpace
-from nvae_codec.image import read_image
+from nvae_codec.formats.open import read_image
 
 KODAK = SHARED / "data" / "kodak"
 JPEG, PHOTO_CD = SPACES

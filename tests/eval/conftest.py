@@ -5,7 +5,8 @@ import pytest
 from helpers import smooth_tiles
 from terminal import invoke
 
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 from nvae_codec.integer import model_file
 from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
 
@@ -18,7 +19,7 @@ def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     for seed, (height, width) in enumerate(SHAPES):
         samples = smooth_tiles(1, 48, seed)[0].permute(1, 2, 0).numpy()[:height, :width]
-        (folder / f"{seed}.png").write_bytes(write_image(Image(np.ascontiguousarray(samples))))
+        (folder / f"{seed}.png").write_bytes(write_all(Image(np.ascontiguousarray(samples))))
     return folder
 
 

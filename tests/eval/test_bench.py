@@ -10,7 +10,8 @@ from terminal import failure, invoke
 from nvae_codec.codec import Codec
 from nvae_codec.eval import document
 from nvae_codec.eval.printed import Bench
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 from nvae_codec.integer import model_file
 from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.thorough
 def images(tmp_path) -> list:
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for seed, path in enumerate(paths):
-        path.write_bytes(write_image(Image(smooth_tiles(1, 40, seed)[0].permute(1, 2, 0).numpy())))
+        path.write_bytes(write_all(Image(smooth_tiles(1, 40, seed)[0].permute(1, 2, 0).numpy())))
     return paths
 
 

@@ -19,7 +19,8 @@ from terminal import failure, invoke
 from nvae_codec.eval import compressai_bench
 from nvae_codec.eval.compressai_results import document
 from nvae_codec.eval.results import Total
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 
 KEYS = ["psnr-rgb", "ms-ssim-rgb", "bpp", "encoding_time", "decoding_time"]  # of CompressAI's own files
 TOTAL_FIELDS = [field.name for field in fields(Total)]
@@ -161,7 +162,7 @@ def images(tmp_path_factory) -> Path:
     y, x = np.indices((40, 60))
     for number in range(2):
         samples = np.stack([y * 5, x * 4 + number * 9, (x + y) * 2], axis=2).astype(np.uint8)
-        (folder / f"{number}.png").write_bytes(write_image(Image(samples)))
+        (folder / f"{number}.png").write_bytes(write_all(Image(samples)))
     return folder
 
 
@@ -221,7 +222,7 @@ def test_its_bench_drives_our_codec(theirs, images, toy_model_path, tmp_path):
     assert reported["name"] == "nvae-codec" and "lossless, model toy" in reported["description"]
     assert set(reported["results"]) == set(KEYS) - {"ms-ssim-rgb"} and reported["results"]["psnr-rgb"] == [math.inf] * 2
     from nvae_codec.codec import Codec
-    from nvae_codec.image import read_image
+    from nvae_codec.formats.open import read_image
 
     codec = Codec.load(toy_model_path)
     sizes = [len(codec.compress(read_image(path.read_bytes()).samples)) for path in sorted(images.iterdir())]

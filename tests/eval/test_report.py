@@ -12,7 +12,8 @@ from terminal import failure, invoke
 
 from nvae_codec.errors import NvaeCodecError
 from nvae_codec.eval import report
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 
 pytestmark = pytest.mark.thorough
 
@@ -88,7 +89,7 @@ def test_the_page_begins_with_the_least_of_the_others(model, tmp_path):
     folder = tmp_path / "cats & dogs"
     folder.mkdir()
     for seed, tile in enumerate(smooth_tiles(3, 16, 9).permute(0, 2, 3, 1).numpy()):
-        (folder / f"{seed}.png").write_bytes(write_image(Image(np.ascontiguousarray(tile))))
+        (folder / f"{seed}.png").write_bytes(write_all(Image(np.ascontiguousarray(tile))))
     ours = [folder, "--model", model[0], "--effort", "1"]
     for name, options in (("each", []), ("archive", ["--archive"]), ("crops", ["--crop", "8"])):
         assert invoke("eval", "rate", *ours, *options, "-o", tmp_path / name).exit_code == 0

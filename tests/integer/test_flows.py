@@ -14,7 +14,7 @@ from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.coding.chains import Search, decode_chains, encode_chains
 from nvae_codec.coding.latents import half_width, offsets_of
 from nvae_codec.errors import ModelError
-from nvae_codec.image import read_image
+from nvae_codec.formats.open import read_image
 from nvae_codec.integer import model_file
 from nvae_codec.integer.convert import convert
 from nvae_codec.integer.latent_model import IntegerModel

@@ -23,7 +23,7 @@ from helpers import (
 from nvae_codec.codec import Codec
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS
 from nvae_codec.errors import DriftError, ModelError
-from nvae_codec.image import read_image
+from nvae_codec.formats.open import read_image
 from nvae_codec.integer import kernels, model_file
 from nvae_codec.integer.conv import Conv, Output
 from nvae_codec.integer.convert import convert

@@ -27,7 +27,8 @@ from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.chains import Search
 from nvae_codec.errors import DriftError, ImageError, ModelError
 from nvae_codec.eval.tables import ledger_table
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 from nvae_codec.integer import model_file
 from nvae_codec.integer.convert import convert
 from nvae_codec.integer.latent_model import IntegerModel
@@ -419,8 +420,8 @@ def photos(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     for name, samples in (("a", smooth_image(20, 33)), ("b", smooth_image(16, 16, seed=6))):
-        Path("photos", f"{name}.png").write_bytes(write_image(Image(samples)))
-    Path("grey.png").write_bytes(write_image(Image(smooth_image(9, 9)[:, :, 0].copy())))
+        Path("photos", f"{name}.png").write_bytes(write_all(Image(samples)))
+    Path("grey.png").write_bytes(write_all(Image(smooth_image(9, 9)[:, :, 0].copy())))
     return tmp_path
 
 
@@ -691,7 +692,7 @@ def test_black_and_white_of_a_data_set_is_measured(digits):
 def test_black_and_white_has_a_ledger_at_the_command_line(digits):
     model, run = digits
     samples = np.where(smooth_tiles(1, 28, seed=2)[0, 0].numpy() > 120, 255, 0).astype(np.uint8)
-    Path("digit.png").write_bytes(write_image(Image(samples)))
+    Path("digit.png").write_bytes(write_all(Image(samples)))
     for arguments in (["digit.png"], ["digit.png", "--archive", "-o", "set.nvb"]):
         reported = invoke("compress", *arguments, *options(model, "--float-network", run))
         assert reported.exit_code == 0 and "negative ELBO of the float network" in reported.stderr

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers import SHARED
 
-from nvae_codec.image import Image, read_image, write_image
+from nvae_codec.formats.open import read_image, write_all
+from nvae_codec.image import Image
 from nvae_codec.training.data.open import open_dataset
 
 DATA = SHARED / "data" / "cifar10"
@@ -54,7 +55,7 @@ def test_from_images_to_a_file_and_back(seed, tmp_path):
     images = open_dataset("cifar10", DATA, side=32).validation
     mosaic = np.concatenate([images.item(index).transpose(1, 2, 0) for index in range(8)], axis=1)
     original, coded, decoded = tmp_path / "one.png", tmp_path / "one.nvb", tmp_path / "back.png"
-    original.write_bytes(write_image(Image(mosaic)))
+    original.write_bytes(write_all(Image(mosaic)))
     model = str(folder / "model.safetensors")
     run("compress", str(original), "-o", str(coded), "--model", model)
     run("decompress", str(coded), "-o", str(decoded), "--model", model)

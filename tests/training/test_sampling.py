@@ -9,7 +9,8 @@ import torch
 from PIL import Image as pillow
 from training_runs import norms, trained_a_little
 
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 from nvae_codec.training.sampling import image_grid, readjust_batch_norm
 
 pytestmark = pytest.mark.thorough
@@ -53,5 +54,5 @@ def test_image_grid():
     assert (grid[:2, 4:] == 26).all() and (grid[2:4, :4] == 51).all() and (grid[4:, 4:] == 0).all()
     assert grid[4, 0].tolist() == [0, 0, 255] and grid[4, 1].tolist() == [102, 102, 102]
     assert image_grid(images[:, :1], 5).shape == (2, 20)
-    with pillow.open(io.BytesIO(write_image(Image(image_grid(images[:, :1], 5))))) as image:
+    with pillow.open(io.BytesIO(write_all(Image(image_grid(images[:, :1], 5))))) as image:
         assert image.mode == "L" and image.size == (20, 2)

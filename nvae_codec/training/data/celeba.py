@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nvae_codec.image import resized
+from nvae_codec.formats.open import resized
 from nvae_codec.training.data.arrays import array_files
 from nvae_codec.training.data.definition import Definition
 from nvae_codec.training.data.files import image_files

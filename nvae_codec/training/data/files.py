@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nvae_codec.errors import ImageError, reason_of
-from nvae_codec.image import image_shape, is_image_file, quiet, read_image, visible_files
+from nvae_codec.formats.open import image_shape, is_image_file, plain, quiet, read_image, visible_files
 from nvae_codec.training.data.definition import Request
 from nvae_codec.training.data.fit import Fit, Unsuitable
 from nvae_codec.training.data.splits import Splits, purposes_by_words, split_by_hash
@@ -190,6 +190,6 @@ def _examine(source: Source, fit: Fit, decode: bool) -> tuple[tuple[int, int, in
     """Shape and images of a file; without `decode`, the shape that its header promises."""
     data = source.read()
     if not decode:
-        return fit.shape(image_shape(data)), None
-    samples = read_image(data).samples
+        return fit.shape(image_shape(data, plain_only=True)), None
+    samples = plain(read_image(data)).samples
     return fit.shape(samples.shape), fit.convert(samples)

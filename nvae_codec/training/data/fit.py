@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nvae_codec.errors import ImageError
-from nvae_codec.image import resized
+from nvae_codec.formats.open import resized
 
 
 class Unsuitable(ImageError):

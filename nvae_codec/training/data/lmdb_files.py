@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nvae_codec.errors import ImageError
-from nvae_codec.image import read_image
+from nvae_codec.formats.open import plain, read_image
 from nvae_codec.training.data.definition import Request
 from nvae_codec.training.data.fit import Fit, Resized
 from nvae_codec.training.data.splits import Splits
@@ -85,7 +85,7 @@ class _Files:
     fit: Fit
 
     def __call__(self, data: bytes) -> np.ndarray:
-        samples = read_image(data).samples
+        samples = plain(read_image(data)).samples
         if self.fit.shape(samples.shape)[0] != 1:
             raise ImageError("it is more than one image")
         return self.fit.convert(samples)[0]

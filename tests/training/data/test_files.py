@@ -7,7 +7,8 @@ from helpers import noise
 from PIL import Image as pillow
 from training_sets import archive, flat, folder, items, levels, planes, png, refused
 
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 from nvae_codec.training.data import files
 from nvae_codec.training.data.batches import Batches
 from nvae_codec.training.data.open import open_dataset
@@ -98,7 +99,7 @@ def test_a_damaged_archive_is_refused(tmp_path):
 
 def test_columns_of_images_in_archives(tmp_path):
     images = noise(13, 32, 32, 3)
-    column = {"lossless": write_image(Image(images[:6].reshape(-1, 32, 3)), ".webp")}
+    column = {"lossless": write_all(Image(images[:6].reshape(-1, 32, 3)), ".webp")}
     archive(tmp_path / "train-0.tar", {"00000.webp": column["lossless"], "00006.png": png(images[6])})
     archive(
         tmp_path / "test.tar",

@@ -1,0 +1,1 @@
+"""Image files to images and back, a file for each format."""

@@ -1,0 +1,180 @@
+"""Rows of samples to a zlib stream and back, as PNG's image data hold them: filtered, then deflated.
+
+The layout is that of PNG (ISO/IEC 15948, clauses 7 to 10): each row begins with the byte of its filter, samples of 16
+bits have their high byte first, those of less than 8 bits lie in bytes from the highest bit on.
+"""
+
+import zlib
+from collections.abc import Iterator
+
+import imagecodecs
+import numpy as np
+
+from nvae_codec.errors import ImageError
+
+DEPTHS = (1, 2, 4, 8, 16)
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# The passes of interlaced image data: first column, first row, step in columns, step in rows.
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+MAX_SIDE = 1_000_000  # of libpng, by default; larger images are taken apart for it
+COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by channels; palette indices are given to libpng as grey
+SUB, UP, AVERAGE, PAETH = 1, 2, 3, 4
+
+
+def pack_rows(samples: np.ndarray, depth: int) -> bytes:
+    """A zlib stream of samples, uint8 or (16 bits) uint16, [H, W] or [H, W, 2 to 4], below 2^`depth`.
+
+    Depths are 1, 2, 4, 8 and 16, those below 8 of one channel only.
+    """
+    _check_layout(1 if samples.ndim == 2 else samples.shape[2], depth)
+    height, width = samples.shape[:2]
+    if depth < 8:  # neighbouring bytes have little to do with each other: no filter
+        bits = np.unpackbits(samples.reshape(height, width, 1), axis=2)[:, :, 8 - depth :]
+        return _deflated(np.zeros(height, np.uint8), np.packbits(bits.reshape(height, -1), axis=1))
+    if max(height, width) > MAX_SIDE:
+        channels = samples.reshape(height, width, -1).astype(f">u{depth // 8}").view(np.uint8)
+        difference = channels.copy()
+        difference[:, 1:] -= channels[:, :-1]
+        return _deflated(np.full(height, SUB, np.uint8), difference.reshape(height, -1))
+    return _image_data(bytes(imagecodecs.png_encode(np.ascontiguousarray(samples), level=9)))
+
+
+def unpack_rows(
+    stream: bytes, height: int, width: int, channels: int, depth: int, *, interlaced: bool = False
+) -> np.ndarray:
+    """The samples in a zlib stream: uint8, or uint16 of 16 bits, [height, width] or [height, width, channels].
+
+    Raises ImageError unless the stream is whole and holds exactly these rows.
+    """
+    _check_layout(channels, depth)
+    passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = [(-((y - height) // dy), -((x - width) // dx)) for x, y, dx, dy in passes]
+    lengths = [rows * (1 + _stride(columns, channels, depth)) if columns > 0 else 0 for rows, columns in sizes]
+    data = np.frombuffer(_inflated(stream, sum(lengths)), np.uint8)
+    samples = np.zeros((height, width, channels), np.uint8 if depth <= 8 else np.uint16)
+    for (x, y, dx, dy), (rows, columns), length in zip(passes, sizes, lengths, strict=True):
+        if length:
+            filtered, data = data[:length].reshape(rows, -1), data[length:]
+            part = samples[y::dy, x::dx]
+            part[:] = _unfiltered(filtered, columns, channels, depth).reshape(part.shape)
+    return samples[:, :, 0] if channels == 1 else samples
+
+
+def _check_layout(channels: int, depth: int) -> None:
+    if depth not in DEPTHS or channels not in COLOUR_TYPES or depth < 8 and channels > 1:
+        raise ImageError(f"rows cannot have {channels} channels of {depth} bits")
+
+
+def _stride(width: int, channels: int, depth: int) -> int:
+    """Bytes of a row, without that of its filter."""
+    return (width * channels * depth + 7) // 8
+
+
+def _deflated(filters: np.ndarray, rows: np.ndarray) -> bytes:
+    return zlib.compress(np.concatenate([filters[:, None], rows], axis=1).tobytes(), 9)
+
+
+def _inflated(stream: bytes, expected: int) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(stream, expected + 1)
+    except zlib.error as error:
+        raise ImageError(f"the image data are damaged ({error})") from error
+    if len(data) > expected:
+        raise ImageError("the image data go on after the last row")
+    if len(data) < expected:
+        raise ImageError("the image data end before the last row")
+    if not inflater.eof:
+        raise ImageError("the image data are cut short behind the last row")
+    if inflater.unused_data:
+        raise ImageError("there are bytes behind the image data")
+    return data
+
+
+def _unfiltered(filtered: np.ndarray, width: int, channels: int, depth: int) -> np.ndarray:
+    """Samples [H, width(, channels)] of rows, uint8 [H, 1 + stride]."""
+    if (worst := filtered[:, 0].max()) > PAETH:
+        raise ImageError(f"the image data are damaged: there is no filter {worst}")
+    height = len(filtered)
+    if width > MAX_SIDE:
+        return np.concatenate(list(_in_columns(filtered, width, channels, depth)), axis=1)
+    if height > MAX_SIDE:
+        return np.concatenate(list(_in_rows(filtered, width, channels, depth)))
+    return _by_libpng(filtered, width, channels, depth)
+
+
+def _in_rows(filtered: np.ndarray, width: int, channels: int, depth: int) -> Iterator[np.ndarray]:
+    """Parts of an image too tall for libpng; each begins with the last row of the part before."""
+    above = filtered[:0]
+    for first in range(0, len(filtered), MAX_SIDE - 1):
+        block = np.concatenate([above, filtered[first : first + MAX_SIDE - 1]])
+        part = _by_libpng(block, width, channels, depth)
+        yield part[len(above) :]
+        above = np.zeros((1, filtered.shape[1]), np.uint8)
+        above[0, 1:] = _packed(part[-1:], depth)
+
+
+def _in_columns(filtered: np.ndarray, width: int, channels: int, depth: int) -> Iterator[np.ndarray]:
+    """Parts of an image too wide for libpng; each begins with the last column of the part before, filtered anew."""
+    step = (MAX_SIDE - 1) // 8 * 8  # whole bytes; of samples in parts of a byte, eight columns are repeated
+    unit = max(1, channels * depth // 8)  # bytes between those that a filter subtracts from each other
+    repeated = 1 if depth >= 8 else 8 // depth
+    before = np.zeros((len(filtered), 0), np.uint8)
+    for first in range(0, width, step):
+        end = min(first + step, width)
+        bytes_of = slice(1 + _stride(first, channels, depth), 1 + _stride(end, channels, depth))
+        block = np.concatenate([filtered[:, :1], before, filtered[:, bytes_of]], axis=1)
+        skipped = repeated if first else 0
+        part = _unfiltered(block, end - first + skipped, channels, depth)
+        yield part[:, skipped:]
+        before = _filtered_first(_packed(part[:, -repeated:], depth), filtered[:, 0], unit)
+
+
+def _filtered_first(column: np.ndarray, filters: np.ndarray, unit: int) -> np.ndarray:
+    """uint8 [H, unit]: the first pixel of each row as its filter leaves it, which has nothing to its left."""
+    above = np.zeros_like(column)
+    above[1:] = column[:-1]
+    subtracted = np.zeros_like(column)
+    for kind, value in ((UP, above), (AVERAGE, above // 2), (PAETH, above)):
+        subtracted[filters == kind] = value[filters == kind]
+    return column - subtracted
+
+
+def _packed(samples: np.ndarray, depth: int) -> np.ndarray:
+    """uint8 [H, stride]: rows as they lie in a file, without filters."""
+    height = len(samples)
+    if depth < 8:
+        bits = np.unpackbits(samples.reshape(height, -1, 1), axis=2)[:, :, 8 - depth :]
+        return np.packbits(bits.reshape(height, -1), axis=1)
+    return samples.astype(f">u{depth // 8}").reshape(height, -1).view(np.uint8)
+
+
+def _by_libpng(filtered: np.ndarray, width: int, channels: int, depth: int) -> np.ndarray:
+    header = width.to_bytes(4) + len(filtered).to_bytes(4) + bytes([depth, COLOUR_TYPES[channels], 0, 0, 0])
+    stream = zlib.compress(filtered.tobytes(), 0)
+    file = SIGNATURE + chunk(b"IHDR", header) + _data_chunks(stream) + chunk(b"IEND", b"")
+    try:
+        samples = imagecodecs.png_decode(file)
+    except imagecodecs.PngError as error:
+        raise ImageError(f"the image data are damaged ({error})") from error
+    return samples // np.uint8(255 // ((1 << depth) - 1)) if depth < 8 else samples
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return len(body).to_bytes(4) + name + body + zlib.crc32(body, zlib.crc32(name)).to_bytes(4)
+
+
+def _data_chunks(stream: bytes, most: int = 2**30) -> bytes:
+    return b"".join(chunk(b"IDAT", stream[first : first + most]) for first in range(0, len(stream), most))
+
+
+def _image_data(file: bytes) -> bytes:
+    """The zlib stream in a sound PNG file."""
+    position, parts, view = len(SIGNATURE), [], memoryview(file)
+    while position < len(file):
+        end = position + 12 + int.from_bytes(view[position : position + 4])
+        if view[position + 4 : position + 8] == b"IDAT":
+            parts.append(view[position + 8 : end - 4])
+        position = end
+    return b"".join(parts)
