@@ -1,17 +1,19 @@
-"""A chunk of a file: its sealed header, field by field, the stored metadata, and the coded words.
+"""A chunk of a file: its sealed header, field by field, the stored metadata, the coded words, and blobs.
 
 The seal of a header is its CRC-32, which covers the start of the file too, so that no chunk passes for one of a file of
 another model.
 """
 
 import zlib
-from itertools import chain, groupby, repeat
+from dataclasses import replace
+from itertools import accumulate, chain, groupby, pairwise, repeat
 from operator import mul
 from typing import NamedTuple
 
 from nvae_codec.errors import BitstreamError
 
 from .content import (
+    COPY,
     MAX_ALL_INFLATED_BYTES,
     MAX_ALL_METADATA_BYTES,
     MAX_BATCH_TILES,
@@ -21,7 +23,7 @@ from .content import (
     MAX_TILE_BATCHES,
     MAX_TRELLIS_BITS,
     MIN_TRELLIS_BITS,
-    MODES,
+    NEURAL,
     WORD_BYTES,
     Chunk,
     ImageEntry,
@@ -31,6 +33,7 @@ from .content import (
     is_small,
 )
 from .fields import CRC_BYTES, MAX_VARINT, Reader, inflate, write_crc, write_table, write_varint
+from .kinds import read_distances, read_kinds, write_kinds
 from .metadata import (
     MAX_REFERENCES,
     StoredItem,
@@ -43,10 +46,12 @@ from .metadata import (
 from .names import leave_out_sequential, read_names, write_names
 
 MARKER = 0xB5  # begins a chunk
-NAMED, DESCRIBED, DEFLATED, FIRST = 1, 2, 4, 8  # flags: names, metadata, deflated fields, first chunk of the file
+# Flags: names, metadata, deflated fields, first chunk of the file.
+NAMED, DESCRIBED, SQUEEZED, FIRST = 1, 2, 4, 8
 COMPACT = 16  # flag: small images share a checksum, and sequential names are left out; only with NAMED
 LEARNING = 32  # flag: distributions of pixels follow the pixels before
-ALL_FLAGS = 63
+MIXED = 64  # flag: not all images are 8-bit grey or RGB and coded on the stack
+ALL_FLAGS = 127
 
 MAX_HEADER_BYTES = 2**22
 MAX_INFLATED_BYTES = 2**24
@@ -70,6 +75,8 @@ class Header(NamedTuple):
     learns: bool
     words_length: int  # bytes
     words_crc: bytes
+    blob_lengths: list[int]
+    blobs_crc: bytes
 
 
 def seal(body: bytes, left: int, start: bytes) -> bytes:
@@ -97,6 +104,7 @@ def write_chunk(chunk: Chunk, is_first: bool, left: int, start: bytes, tally: Ta
     stored = list(map(deflate_item, chunk.metadata))
     names = [image.name for image in chunk.images]
     flags = FIRST * is_first | NAMED * any(names) | DESCRIBED * bool(stored) | LEARNING * chunk.learns
+    flags |= MIXED * any(image.payload != NEURAL or image.has_alpha for image in chunk.images)
     if chunk.shared_crc32 is not None or not any(image.is_small for image in chunk.images):
         shortened = leave_out_sequential(names, tally)
         if chunk.shared_crc32 is not None or shortened != names:
@@ -104,17 +112,30 @@ def write_chunk(chunk: Chunk, is_first: bool, left: int, start: bytes, tally: Ta
     fields = _write_fields(chunk, flags, names, [row for row, _ in stored])
     deflated = write_varint(len(fields)) + zlib.compress(fields, 9)
     if len(deflated) < len(fields):
-        flags, fields = flags | DEFLATED, deflated
-    return b"".join((seal(bytes([flags]) + fields, left, start), *(data for _, data in stored), chunk.words))
+        flags, fields = flags | SQUEEZED, deflated
+    metadata = (data for _, data in stored)
+    return b"".join((seal(bytes([flags]) + fields, left, start), *metadata, chunk.words, *chunk.blobs))
 
 
 def read_chunk(file: Reader, header: Header, tally: Tally) -> Chunk:
     """The chunk of a header that was just read; the reader goes on to the chunk's end."""
     metadata = tuple(inflate_item(file, item) for item in header.items)
-    words = file.checked("coded words", header.words_length, header.words_crc)
+    words = file.checked("coded words", header.words_length, header.words_crc) if header.words_crc else b""
+    blobs: list[bytes] = []
+    if header.blob_lengths:
+        together = file.checked("blobs", sum(header.blob_lengths), header.blobs_crc)
+        ends = list(accumulate(header.blob_lengths, initial=0))
+        blobs = [together[begin:end] for begin, end in pairwise(ends)]
     tally.add_names([image.name for image in header.images])
     return Chunk(
-        header.images, metadata, header.tile_batches, header.trellis_bits, words, header.shared_crc32, header.learns
+        header.images,
+        metadata,
+        header.tile_batches,
+        header.trellis_bits,
+        words,
+        header.shared_crc32,
+        header.learns,
+        tuple(blobs),
     )
 
 
@@ -126,7 +147,7 @@ def _write_fields(chunk: Chunk, flags: int, names: list[str], items: list[bytes]
     fields = [write_varint(len(images))]
     fields += [write_varint(image.width) for image in images]
     fields += [write_varint(image.height) for image in images]
-    fields += [bytes([image.mode]) for image in images]
+    fields.append(write_kinds(images, bool(flags & MIXED)))
     fields += [image.samples_crc32.to_bytes(chunk.checksum_bytes(image), "little") for image in images]
     if chunk.shared_crc32 is not None:
         fields.append(chunk.shared_crc32.to_bytes(CRC_BYTES, "little"))
@@ -135,11 +156,16 @@ def _write_fields(chunk: Chunk, flags: int, names: list[str], items: list[bytes]
     if flags & DESCRIBED:
         fields.append(write_table(items))
         fields += [write_table(map(write_varint, image.metadata)) for image in images]
-    rows = [(len(list(equal)), *batch) for batch, equal in groupby(chunk.tile_batches)]
-    fields.append(write_table(b"".join(map(write_varint, row)) for row in rows))
-    if any(batch.rec_groups for batch in chunk.tile_batches):
-        fields.append(bytes([chunk.trellis_bits]))
-    fields += [write_varint(len(chunk.words) // WORD_BYTES), write_crc(chunk.words)]
+    if chunk.neural_images:
+        rows = [(len(list(equal)), *batch) for batch, equal in groupby(chunk.tile_batches)]
+        fields.append(write_table(b"".join(map(write_varint, row)) for row in rows))
+        if any(batch.rec_groups for batch in chunk.tile_batches):
+            fields.append(bytes([chunk.trellis_bits]))
+        fields += [write_varint(len(chunk.words) // WORD_BYTES), write_crc(chunk.words)]
+    if flags & MIXED:
+        fields += [write_varint(image.distance) for image in images if image.payload == COPY]
+        fields += [write_varint(len(blob)) for blob in chunk.blobs]
+        fields += [write_crc(*chunk.blobs)] if chunk.blobs else []
     return b"".join(fields)
 
 
@@ -148,20 +174,41 @@ def read_header(body: bytes, tally: Tally, max_pixels: int) -> Header:
     flags = header.u8("value of a header's flags", 0, ALL_FLAGS)
     if flags & COMPACT and not flags & NAMED:
         raise BitstreamError("invalid: the images of a compact chunk must have names")
-    if flags & DEFLATED:
+    if flags & SQUEEZED:
         length = header.varint("inflated length of the header", 1, MAX_INFLATED_BYTES)
         tally.add("bytes of inflated headers", length, MAX_ALL_INFLATED_BYTES)
         header = Reader(inflate(body[header.position :], length, "the header"), header.ending)
     images, items, shared_crc32 = _read_images(header, flags, tally, max_pixels)
-    tile_batches = _read_tile_batches(header, tally)
-    has_trellis = any(batch.rec_groups for batch in tile_batches)
-    trellis_bits = header.u8("number of trellis bits", MIN_TRELLIS_BITS, MAX_TRELLIS_BITS) if has_trellis else 0
-    words_length = WORD_BYTES * header.varint("number of coded words", 0, MAX_VARINT)
-    words_crc = header.take("chunk's checksum", CRC_BYTES)
+    tile_batches: tuple[TileBatch, ...] = ()
+    trellis_bits = words_length = 0
+    words_crc = blobs_crc = b""
+    if any(image.payload == NEURAL for image in images):
+        tile_batches = _read_tile_batches(header, tally)
+        has_trellis = any(batch.rec_groups for batch in tile_batches)
+        trellis_bits = header.u8("number of trellis bits", MIN_TRELLIS_BITS, MAX_TRELLIS_BITS) if has_trellis else 0
+        words_length = WORD_BYTES * header.varint("number of coded words", 0, MAX_VARINT)
+        words_crc = header.take("words' checksum", CRC_BYTES)
+    elif flags & LEARNING:
+        raise BitstreamError("invalid: a chunk without neural payloads was coded with learning")
+    blob_lengths: list[int] = []
+    if flags & MIXED:
+        images = read_distances(header, images)
+        blob_lengths = [header.varint("length of a blob", 0, MAX_VARINT) for image in images if image.has_blob]
+        blobs_crc = header.take("blobs' checksum", CRC_BYTES) if blob_lengths else b""
     if not header.at_end:
         raise BitstreamError("invalid: the header is longer than its fields")
-    learns = bool(flags & LEARNING)
-    return Header(images, items, shared_crc32, tile_batches, trellis_bits, learns, words_length, words_crc)
+    return Header(
+        images,
+        items,
+        shared_crc32,
+        tile_batches,
+        trellis_bits,
+        bool(flags & LEARNING),
+        words_length,
+        words_crc,
+        blob_lengths,
+        blobs_crc,
+    )
 
 
 def _read_images(
@@ -178,7 +225,7 @@ def _read_images(
             f"too large: a chunk has {pixels:,} pixels, more than the limit of {max_pixels:,} pixels; "
             "raise max_pixels if you trust the file"
         )
-    modes = [header.choice("mode", *MODES) for _ in range(count)]
+    kinds = read_kinds(header, count, bool(flags & MIXED))
     lengths = map(checksum_bytes, widths, heights, repeat(bool(flags & COMPACT)))
     checksums = [header.uint("samples' checksum", length) for length in lengths]
     shared = flags & COMPACT and any(map(is_small, widths, heights))
@@ -190,7 +237,12 @@ def _read_images(
         items = [read_item(header) for _ in range(header.varint("metadata count", 1, MAX_REFERENCES * count))]
         tally.add("bytes of metadata", sum(item.length for item in items), MAX_ALL_METADATA_BYTES)
         references = [read_references(header, len(items)) for _ in range(count)]
-    images = tuple(map(ImageEntry, widths, heights, modes, checksums, references, names))
+    images = tuple(
+        replace(kind, width=width, height=height, samples_crc32=checksum, metadata=of_image, name=name)
+        for kind, width, height, checksum, of_image, name in zip(
+            kinds, widths, heights, checksums, references, names, strict=True
+        )
+    )
     check_references(images, items)
     return images, items, shared_crc32
 

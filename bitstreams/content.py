@@ -15,11 +15,25 @@ FINGERPRINT_BYTES = 8
 START_BYTES = len(MAGIC) + 1 + FINGERPRINT_BYTES
 WORD_BYTES = 4
 
-GREY, RGB, JPEG_RGB, PHOTO_CD_RGB = MODES = range(4)  # of an image; the last two are RGB from other colour spaces
-EXIF, ICC = 1, 2  # Metadata.kind
+# Modes: what the samples of an image mean. A model has probabilities for the first four; two are RGB from other colour
+# spaces. A palette's samples are numbers of its colours.
+GREY, RGB, JPEG_RGB, PHOTO_CD_RGB = MODES = range(4)
+PALETTE, CMYK = 4, 5
+CHANNELS = {GREY: 1, RGB: 3, JPEG_RGB: 3, PHOTO_CD_RGB: 3, PALETTE: 1, CMYK: 4}  # without alpha
+# Payloads: how an image is coded.
+NEURAL, JPEG_XL, RAW, DEFLATED, JPEG, FILE, DEFLATED_FILE, COPY = range(8)
+OF_SAMPLES = (JPEG_XL, RAW, DEFLATED)  # also of an alpha plane beside a neural payload
+OF_FILES = (JPEG, FILE, DEFLATED_FILE)
+MAX_DEPTH = 16  # bits of a sample
+# The kinds of file that images come from, by number; an image that is none, such as an array, has number 0.
+FORMATS = ("", "png", "jpeg", "webp", "tiff", "bmp", "pnm", "gif")
+OTHER_FORMAT = 15
+EXIF, ICC, XMP, COLOURS, TRANSPARENCY, WRAPPING = METADATA_KINDS = range(1, 7)  # Metadata.kind
+NO_FINGERPRINT = bytes(8)  # of a file without neural payloads, which needs no model
 
 DEFAULT_MAX_PIXELS = 2**27  # of an image, and of the images of a chunk together
 MAX_SIDE = 2**24
+MAX_CHUNK_PIXELS = 2**24  # that a writer makes of several images; many tiny ones in more would outgrow the header
 MAX_NAME_BYTES = 2**12
 MAX_METADATA_BYTES = 2**24  # of one item
 MAX_BATCH_TILES = 64
@@ -58,10 +72,23 @@ class ImageEntry:
     samples_crc32: int
     metadata: tuple[int, ...] = ()  # indices into Chunk.metadata, at most one item of each kind
     name: str = ""  # empty if the image is alone in a file without names
+    has_alpha: bool = False  # an alpha channel comes after the others
+    depth: int = 8  # bits of a sample, 1 to MAX_DEPTH
+    format: int = 0  # a place in FORMATS, or OTHER_FORMAT
+    payload: int = NEURAL
+    # With a neural payload the one of OF_SAMPLES that an alpha plane has. Of a palette's JPEG XL payload 1 if it holds
+    # colours in place of their numbers. Otherwise 0.
+    variant: int = 0
+    distance: int = 0  # of a COPY: how many images before this one its original is, in the same chunk
 
     @property
     def channels(self) -> int:
-        return 1 if self.mode == GREY else 3
+        return CHANNELS[self.mode] + self.has_alpha
+
+    @property
+    def has_blob(self) -> bool:
+        """Whether bytes of its own stand behind the chunk's words."""
+        return self.payload != COPY and (self.payload != NEURAL or self.has_alpha)
 
     @property
     def is_small(self) -> bool:
@@ -70,7 +97,7 @@ class ImageEntry:
 
 @dataclass(frozen=True)
 class Metadata:
-    kind: int  # EXIF or ICC
+    kind: int  # one of METADATA_KINDS
     data: bytes
 
 
@@ -87,11 +114,17 @@ class Chunk:
 
     images: tuple[ImageEntry, ...]
     metadata: tuple[Metadata, ...]
-    tile_batches: tuple[TileBatch, ...]  # in the order of coding
+    tile_batches: tuple[TileBatch, ...]  # in the order of coding; none if no image has a neural payload
     trellis_bits: int  # 0 if no tile batch has REC groups
     words: bytes  # ANS words, uint32 little-endian
     shared_crc32: int | None = None  # of the samples of all small images, one after the other; None: each has its own
     learns: bool = False  # in each tile batch distributions of pixels follow the pixels before
+    blobs: tuple[bytes, ...] = ()  # of the images that have one, in their order
+
+    @property
+    def neural_images(self) -> tuple[ImageEntry, ...]:
+        """Those that are coded on the stack."""
+        return tuple(image for image in self.images if image.payload == NEURAL)
 
     def checksum_bytes(self, image: ImageEntry) -> int:
         """How many bytes of the CRC-32 of its samples one of the images has for itself."""

@@ -1,35 +1,40 @@
-"""Images to files and back: the one file that sees images, payload and container together."""
+"""Images to files and back: the one file that sees images, payloads and container together."""
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
+from nvae_codec import chunks
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.content import DEFAULT_MAX_PIXELS, MAX_METADATA_BYTES, Chunk, Container, ImageEntry
-from nvae_codec.coding.ans import check_coder
-from nvae_codec.device import considerate
-from nvae_codec.entries import check_image, check_small_images, first_needed, make_chunk, metadata_of
-from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
-from nvae_codec.executors import map_in_order, processes
-from nvae_codec.formats.open import AnyImage, as_image, plain
+from nvae_codec.bitstreams.content import (
+    DEFAULT_MAX_PIXELS,
+    FINGERPRINT_BYTES,
+    MAX_CHUNK_PIXELS,
+    NO_FINGERPRINT,
+    Chunk,
+    Container,
+    ImageEntry,
+)
+from nvae_codec.bundled import resolve
+from nvae_codec.chunks import Named, Settings, Wanted
+from nvae_codec.entries import Restored
+from nvae_codec.errors import NO_FILE, BitstreamError, ImageError, ModelError
+from nvae_codec.executors import batches, share
+from nvae_codec.formats.open import AnyImage, as_image
 from nvae_codec.image import Image
-from nvae_codec.integer import model_file
-from nvae_codec.integer.kernels import CPU
-from nvae_codec.integer.latent_model import IntegerModel
-from nvae_codec.payloads.neural import MAX_CHUNK_PIXELS, NeuralPayload
+from nvae_codec.payloads.choice import suits_network
 
-Item = TypeVar("Item")
+if TYPE_CHECKING:
+    import torch
+
+    from nvae_codec.integer.latent_model import IntegerModel
+    from nvae_codec.payloads.neural import NeuralPayload
+
 Progress = Callable[[int, int], None]  # called with tiles or images done, and in all
-Named = Sequence[tuple[str, Image]]  # the images of a chunk
-Wanted = tuple[Chunk, Sequence[int]]  # a chunk, and the numbers of those of its images that are wanted
 
 # Chunks coded at the same time. A chunk begins with batches of one tile, until its stack has bits for more: with more
 # chunks these batches of the network would be larger, but every chunk has its own calls to the coder.
@@ -45,26 +50,32 @@ def _ignore(done: int, total: int) -> None:
 class Codec:
     """A model, ready to code: loaded once, used often.
 
-    `name` is that of the model, `fingerprint` (16 hexadecimal digits) what the files that it makes name it by.
+    `name` is that of the model, `fingerprint` (16 hexadecimal digits) what the files that it makes name it by. A codec
+    that `load` gives reads its model when it is first needed: a JPEG file or a screenshot needs none.
     """
 
-    def __init__(self, model: IntegerModel, fingerprint: str, name: str = "unnamed", path: Path | None = None):
+    def __init__(self, model: "IntegerModel", fingerprint: str, name: str = "unnamed", path: Path | None = None):
         """`path` is that of the model file; it is needed where others share the work."""
-        check_coder()
-        self.model, self.fingerprint, self.name = model, fingerprint[: model_file.FINGERPRINT_DIGITS], name
-        self.path = None if path is None else path.resolve()
-        self.payload = NeuralPayload(model, name)
+        self.name, self.path = name, None if path is None else path.resolve()
+        self._device: torch.device | None = None
+        self._lock = threading.Lock()
+        self._loaded: tuple[NeuralPayload, str] | None = self._ready(model, fingerprint)
 
     @classmethod
-    def load(cls, model: str | Path | None = None, device: torch.device = CPU) -> "Codec":
+    def load(cls, model: str | Path | None = None, device: "torch.device | None" = None) -> "Codec":
         """The codec of a bundled model, by name, or of a model file, by path; None is the default model.
 
-        `device` is where the network computes; the bytes are the same everywhere. Raises ModelError, or DriftError if
-        it computes other integers there.
+        `device` is where the network computes, by default the CPU; the bytes are the same everywhere. Raises ModelError
+        if there is no such model. If it is damaged, or computes other integers here, what needs it first raises
+        ModelError or DriftError.
         """
-        path = model_file.resolve(model)
-        with considerate():
-            return cls(*model_file.load(path, device=device), path.stem, path)
+        path = resolve(model)
+        if not path.is_file():
+            raise ModelError(f"{path}: {NO_FILE}")
+        codec = cls.__new__(cls)
+        codec.name, codec.path, codec._device = path.stem, path.resolve(), device
+        codec._lock, codec._loaded = threading.Lock(), None
+        return codec
 
     @classmethod
     def for_stream(cls, data: bytes, model: str | Path | None = None) -> "Codec":
@@ -72,13 +83,56 @@ class Codec:
 
         Raises BitstreamError, ModelError, DriftError.
         """
-        needed = container.peek_fingerprint(data).hex()
-        codec = cls.load(model_file.find(needed) if model is None else model)
-        codec.check_fingerprint(needed)
+        needed = container.peek_fingerprint(data)
+        if model is None and needed != NO_FINGERPRINT:
+            from nvae_codec.integer import model_file
+
+            model = model_file.find(needed.hex())
+        codec = cls.load(model)
+        codec.check_fingerprint(needed.hex())
         return codec
 
+    @property
+    def payload(self) -> "NeuralPayload":
+        """The neural payload. Raises ModelError, or DriftError if the model computes other integers here."""
+        return self._load()[0]
+
+    @property
+    def model(self) -> "IntegerModel":
+        """Raises as `payload` does."""
+        return self.payload.model
+
+    @property
+    def fingerprint(self) -> str:
+        """Raises as `payload` does."""
+        return self._load()[1]
+
+    def _load(self) -> "tuple[NeuralPayload, str]":
+        with self._lock:
+            if self._loaded is None:
+                from nvae_codec.device import considerate
+                from nvae_codec.integer import model_file
+                from nvae_codec.integer.kernels import CPU
+
+                assert self.path is not None, "a codec without a path has its model"
+                with considerate():
+                    self._loaded = self._ready(*model_file.load(self.path, device=self._device or CPU))
+            return self._loaded
+
+    def _ready(self, model: "IntegerModel", fingerprint: str) -> "tuple[NeuralPayload, str]":
+        from nvae_codec.coding.ans import check_coder
+        from nvae_codec.payloads.neural import NeuralPayload
+
+        check_coder()
+        return NeuralPayload(model, self.name), fingerprint[: 2 * FINGERPRINT_BYTES]
+
+    def _neural(self) -> "NeuralPayload":
+        return self.payload
+
     def check_fingerprint(self, needed: str) -> None:
-        """Raises ModelError unless this is the model that a file names."""
+        """Raises ModelError unless this is the model that a file names, or the file needs none."""
+        if needed == NO_FINGERPRINT.hex():
+            return
         if needed != self.fingerprint:
             raise ModelError(f"the file was made with the model {needed}, not with {self.fingerprint} ({self.name})")
 
@@ -89,18 +143,21 @@ class Codec:
         effort: int | None = None,
         learn: bool = True,
         verify: bool = True,
+        payload: str | None = None,
         progress: Progress | None = None,
     ) -> bytes:
-        """The bytes of an .nvb file for an `Image`, a uint8 array [H, W] or [H, W, 3], or a Pillow image.
+        """The bytes of an .nvb file for an `Image`, a uint8 or uint16 array [H, W] or [H, W, 2 to 4], or a Pillow image.
 
-        `effort`, 1 to 5, is how hard to look for the latents of the first tiles; None leaves it to the image's size.
-        `learn`: adapt to the image while it is coded, which makes it smaller and takes longer, both ways. `verify`
-        decodes the result and compares it. `progress` counts tiles. Raises ImageError for images that cannot be coded
-        exactly.
+        - `effort`, 1 to 5, is how hard to look for the latents of the first tiles; None leaves it to the image's size.
+        - `learn`: adapt to the image while it is coded, which makes it smaller and takes longer, both ways.
+        - `verify` decodes the result and compares it.
+        - `payload`, "neural", "jpeg_xl", "jpeg" or "stored", forces one; None takes the smallest.
+        - `progress` counts tiles.
+
+        Raises ImageError for images that cannot be coded exactly.
         """
-        image = plain(as_image(image))
-        self._check(image)
-        return self._pack(self._encode([[("", image)]], effort, learn, verify, progress or _ignore))
+        settings = Settings(effort, learn, verify, payload)
+        return self._pack(chunks.encode(self._neural, [[("", as_image(image))]], settings, progress or _ignore))
 
     def compress_archive(
         self,
@@ -111,15 +168,16 @@ class Codec:
         effort: int | None = None,
         learn: bool = True,
         verify: bool = True,
+        payload: str | None = None,
         progress: Progress | None = None,
         workers: int = 1,
         executor: Executor | None = None,
     ) -> bytes:
         """The bytes of an .nvb file for named images, in chunks of about `chunk_pixels`.
 
-        A chunk is decoded as a whole, and damage is confined to it; a larger image is a chunk of its own. Names are
-        relative paths with "/" between their parts. `items` are read as they are needed; `progress` counts images, of
-        which there are `count` (0: unknown).
+        A chunk is decoded as a whole, and damage is confined to it; a larger image is a chunk of its own. Of equal
+        images in a chunk only the first is coded. Names are relative paths with "/" between their parts. `items` are
+        read as they are needed; `progress` counts images, of which there are `count` (0: unknown).
 
         `workers` processes share the work and this one's threads, or those of an `executor` of one's own; the bytes are
         the same. A script with more than one must keep what it does behind `if __name__ == "__main__"`. Raises
@@ -127,29 +185,25 @@ class Codec:
         """
         if not 1 <= chunk_pixels <= MAX_CHUNK_PIXELS:
             raise ValueError(f"chunk_pixels is 1 to {MAX_CHUNK_PIXELS}, not {chunk_pixels}")
-        report, done = progress or _ignore, 0
-        chunks: list[Chunk] = []
-        batches = _batches(
-            self._gather(items, chunk_pixels),
-            LANES,
-            lambda chunk: self.payload.tile_pixels(image.samples.shape for _, image in chunk),
-        )
+        report, done, settings = progress or _ignore, 0, Settings(effort, learn, verify, payload)
+        made: list[Chunk] = []
 
         def encode(batch: Sequence[Named]) -> list[Chunk]:
             before, images = done, sum(map(len, batch))
-            return self._encode(
-                batch, effort, learn, verify, lambda tiles, total: report(before + images * tiles // total, count)
+            return chunks.encode(
+                self._neural, batch, settings, lambda tiles, total: report(before + images * tiles // total, count)
             )
 
+        groups = batches(self._gather(items, chunk_pixels), LANES, BATCH_PIXELS, self._pixels)
         # Unlike a generator, map does not keep a batch.
-        calls = map(lambda batch: (batch, effort, learn, verify), batches)
+        calls = map(lambda batch: (batch, settings), groups)
         for coded in self._share(calls, encode, _encode_elsewhere, workers, executor):
-            chunks += coded
+            made += coded
             done += sum(len(chunk.images) for chunk in coded)
             report(done, count)
-        if not chunks:
+        if not made:
             raise ImageError("an archive needs at least one image")
-        return self._pack(chunks)
+        return self._pack(made)
 
     def _gather(self, items: Iterable[tuple[str, Image]], chunk_pixels: int) -> Iterator[Named]:
         """Neighbours together in chunks, by the pixels of their tiles."""
@@ -157,11 +211,11 @@ class Codec:
         size = 0
         for name, given in items:
             try:
-                image = plain(as_image(given))
-                self._check(image)
+                image = as_image(given)
+                chunks.check(image)
+                pixels = self._pixels([(name, image)])
             except ImageError as error:
                 raise ImageError(f"{name}: {error}") from error
-            pixels = self.payload.tile_pixels([image.samples.shape])
             if chunk and size + pixels > chunk_pixels:
                 yield chunk
                 chunk, size = [], 0
@@ -170,57 +224,49 @@ class Codec:
         if chunk:
             yield chunk
 
+    def _pixels(self, images: Named) -> int:
+        """What images take in memory: the pixels of tiles, or of themselves where the network is not for them."""
+        return sum(
+            self.payload.tile_pixels([image.samples.shape])
+            if suits_network(image)
+            else image.samples.shape[0] * image.samples.shape[1]
+            for _, image in images
+        )
+
     def _share(
         self,
         calls: Iterable[tuple],
-        here: Callable[..., Iterable[Item]],
-        elsewhere: Callable[..., Iterable[Item]],
+        here: Callable[..., Iterable[Any]],
+        elsewhere: Callable[..., Iterable[Any]],
         workers: int,
         executor: Executor | None,
-    ) -> Iterator[Iterable[Item]]:
+    ) -> Iterator[Iterable[Any]]:
         """What becomes of each of `calls`, tuples of arguments, in order.
 
         In this process `here` is called, with the first argument of each. In others `elsewhere` is called, with a
         reference to this codec and then all arguments.
         """
-        shared = executor is not None or workers > 1
-        if not shared or self.path is None or self.model.network.device != CPU:
+        if (executor is None and workers <= 1) or self.path is None or not self._on_cpu:
             for arguments in calls:
                 results = here(arguments[0])
                 del arguments  # or its images would be kept while the next ones are read
                 yield results
             return
+        import torch
+
         reference = _Reference(self.path, self.fingerprint, max(1, torch.get_num_threads() // workers))
-        with nullcontext(executor) if executor is not None else processes(workers) as chosen:
-            yield from map_in_order(chosen, elsewhere, ((reference, *call) for call in calls), workers)
+        yield from share(elsewhere, ((reference, *call) for call in calls), workers, executor)
 
-    def _encode(
-        self, batch: Sequence[Named], effort: int | None, learn: bool, verify: bool, progress: Progress = _ignore
-    ) -> list[Chunk]:
-        """Chunks of named images, all at the same time."""
-        samples = [[image.samples for _, image in chunk] for chunk in batch]
-        tiles = sum(self.payload.num_tiles(*each.shape[:2]) for chunk in samples for each in chunk)
-        total = tiles * (1 + verify)
-        coded = self.payload.encode(samples, effort, lambda done: progress(done, total), learn=learn)
-        chunks = [make_chunk(images, each) for images, each in zip(batch, coded, strict=True)]
-        if verify:
-            self._verify(batch, chunks, lambda done, _: progress(tiles + done, total))
-        return chunks
+    @property
+    def _on_cpu(self) -> bool:
+        device = self.model.network.device if self._device is None and self._loaded is not None else self._device
+        return device is None or device.type == "cpu"
 
-    def _verify(self, batch: Sequence[Named], chunks: Sequence[Chunk], progress: Progress) -> None:
-        """Raises DriftError unless the chunks decode to these images."""
+    def _pack(self, made: Sequence[Chunk]) -> bytes:
+        needs_model = any(chunk.neural_images for chunk in made)
+        fingerprint = bytes.fromhex(self.fingerprint) if needs_model else NO_FINGERPRINT
         try:
-            everything = [(chunk, range(len(images))) for chunk, images in zip(chunks, batch, strict=True)]
-            decoded = self._decode(everything, progress)
-            for (_, was), (_, now) in zip(chain.from_iterable(batch), decoded, strict=True):
-                if not np.array_equal(was.samples, now.samples) or (was.exif, was.icc) != (now.exif, now.icc):
-                    raise DriftError("decoding gave another image")
-        except DriftError as error:
-            raise DriftError(f"verification failed: {error}; nothing was written") from error
-
-    def _pack(self, chunks: Sequence[Chunk]) -> bytes:
-        try:
-            return container.pack(Container(bytes.fromhex(self.fingerprint), tuple(chunks)))
+            return container.pack(Container(fingerprint, tuple(made)))
         except ValueError as error:
             raise ImageError(str(error)) from error
 
@@ -232,12 +278,18 @@ class Codec:
         Raises BitstreamError for damaged bytes, ModelError if another model is needed, DriftError if the bytes are
         whole but this machine decodes something else than was coded. What it returns is what was compressed.
         """
-        content = container.unpack(data, max_pixels=max_pixels)
+        return self.restore(data, max_pixels=max_pixels, progress=progress).image()
+
+    def restore(
+        self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, progress: Progress | None = None
+    ) -> Restored:
+        """As `decompress`, but of an image that was kept as a file, the file."""
+        content = container.unpack(bytes_of(data), max_pixels=max_pixels)
         if len(content.images) > 1:
             raise BitstreamError(f"the file is an archive of {len(content.images):,} images, not one image")
         self.check_fingerprint(content.fingerprint.hex())
-        ((_, image),) = self._decode([(content.chunks[0], [0])], progress or _ignore)
-        return image
+        (found,) = chunks.decode(self._neural, [(content.chunks[0], [0])], progress or _ignore)
+        return found
 
     def decompress_archive(
         self,
@@ -256,6 +308,19 @@ class Codec:
         `progress` counts images; `workers` and `executor` are as in `compress_archive`. Raises as `decompress` does,
         and ImageError for a name that the file does not hold.
         """
+        for found in self.restore_archive(content, only=only, progress=progress, workers=workers, executor=executor):
+            yield found.entry, found.image()
+
+    def restore_archive(
+        self,
+        content: Container,
+        *,
+        only: Collection[str] | None = None,
+        progress: Progress | None = None,
+        workers: int = 1,
+        executor: Executor | None = None,
+    ) -> Iterator[Restored]:
+        """As `decompress_archive`, but of images that were kept as files, the files."""
         self.check_fingerprint(content.fingerprint.hex())
         if only is not None and (missing := set(only) - {image.name for image in content.images}):
             raise ImageError(f"the file holds no image called {min(missing)}")
@@ -265,40 +330,25 @@ class Codec:
         ]
         needed = [(chunk, indices) for chunk, indices in zip(content.chunks, wanted, strict=True) if indices]
         total, done, report = sum(map(len, wanted)), 0, progress or _ignore
-        batches = _batches(
-            iter(needed),
-            LANES,
-            lambda each: self.payload.tile_pixels((image.height, image.width) for image in each[0].images),
-        )
 
-        def decode(batch: Sequence[Wanted]) -> Iterator[tuple[ImageEntry, Image]]:
+        def decode(batch: Sequence[Wanted]) -> Iterator[Restored]:
             before, images = done, sum(len(indices) for _, indices in batch)
-            return self._decode(batch, lambda tiles, all_tiles: report(before + images * tiles // all_tiles, total))
+            return chunks.decode(
+                self._neural, batch, lambda tiles, all_tiles: report(before + images * tiles // all_tiles, total)
+            )
 
-        for decoded in self._share(map(lambda batch: (batch,), batches), decode, _decode_elsewhere, workers, executor):
-            for image, samples in decoded:
+        groups = batches(iter(needed), LANES, BATCH_PIXELS, self._chunk_pixels)
+        for decoded in self._share(map(lambda batch: (batch,), groups), decode, _decode_elsewhere, workers, executor):
+            for found in decoded:
                 done += 1
-                yield image, samples
+                yield found
             report(done, total)
 
-    def _decode(self, batch: Sequence[Wanted], progress: Progress = _ignore) -> Iterator[tuple[ImageEntry, Image]]:
-        """The wanted images of chunks that are decoded at the same time."""
-        chunks = [chunk for chunk, _ in batch]
-        tiles = self.payload.decode(chunks, [first_needed(*each) for each in batch], progress)
-        for (chunk, indices), of_chunk in zip(batch, tiles, strict=True):
-            of_images, checked = list(self.payload.images_of(chunk, of_chunk)), False
-            for index in indices:
-                entry, samples = of_images[index]
-                if entry.is_small and not checked:
-                    check_small_images(chunk, of_images)
-                    checked = True
-                check_image(chunk, entry, samples)
-                yield entry, Image(samples, *metadata_of(chunk, entry))
-
-    def _check(self, image: Image) -> None:
-        self.payload.check(image.samples)
-        if max(len(image.exif), len(image.icc)) > MAX_METADATA_BYTES:
-            raise ImageError(f"the image's EXIF or ICC profile has more than {MAX_METADATA_BYTES:,} bytes")
+    def _chunk_pixels(self, wanted: Wanted) -> int:
+        chunk, _ = wanted
+        own = sum(image.height * image.width for image in chunk.images if image.has_blob)
+        neural = chunk.neural_images
+        return own + (self.payload.tile_pixels((image.height, image.width) for image in neural) if neural else 0)
 
 
 @dataclass(frozen=True)
@@ -311,34 +361,27 @@ class _Reference:
 
     @cache  # noqa: B019 - a worker has one codec, for as long as it lives
     def codec(self) -> Codec:
+        import torch
+
         torch.set_num_threads(self.threads)
         codec = Codec.load(self.path)
         codec.check_fingerprint(self.fingerprint)
         return codec
 
 
-def _encode_elsewhere(
-    reference: _Reference, batch: Sequence[Named], effort: int | None, learn: bool, verify: bool
-) -> list[Chunk]:
-    return reference.codec()._encode(batch, effort, learn, verify)
+def _encode_elsewhere(reference: _Reference, batch: Sequence[Named], settings: Settings) -> list[Chunk]:
+    return chunks.encode(reference.codec()._neural, batch, settings, _ignore)
 
 
-def _decode_elsewhere(reference: _Reference, batch: Sequence[Wanted]) -> list[tuple[ImageEntry, Image]]:
-    return list(reference.codec()._decode(batch))
+def _decode_elsewhere(reference: _Reference, batch: Sequence[Wanted]) -> list[Restored]:
+    return list(chunks.decode(reference.codec()._neural, batch))
 
 
-def _batches(items: Iterator[Item], most: int, pixels: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Neighbours together, `most` of them and BATCH_PIXELS at most, but at least one."""
-    batch: list[Item] = []
-    size = 0
-    for item in items:
-        if batch and (len(batch) == most or size + pixels(item) > BATCH_PIXELS):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += pixels(item)
-    if batch:
-        yield batch
+def bytes_of(data: Any) -> bytes:
+    """The bytes of a file that is in memory. Raises TypeError for anything else, such as its name."""
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"the bytes of an .nvb file are needed, not {type(data).__name__}")
+    return bytes(data)
 
 
 @lru_cache(4)
@@ -348,7 +391,7 @@ def _cached(path: Path, changed: int) -> Codec:
 
 def _loaded(model: str | Path | None) -> Codec:
     """The codec of a model, loaded at its first use and whenever its file has changed."""
-    path = model_file.resolve(model)
+    path = resolve(model)
     return _cached(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
@@ -359,22 +402,26 @@ def compress(
     effort: int | None = None,
     learn: bool = True,
     verify: bool = True,
+    payload: str | None = None,
 ) -> bytes:
-    """The bytes of an .nvb file for a uint8 array [H, W] (grey) or [H, W, 3] (RGB), a Pillow image, or an `Image`.
+    """The bytes of an .nvb file for an array, uint8 or uint16, [H, W] (grey), [H, W, 3] (RGB), or with a further channel
+    of alpha; for a Pillow image, or an `Image`.
 
-    `model` is a bundled model's name or the path of a model file; it stays loaded. `effort`, 1 to 5, is how hard to
-    look for the smallest file; `learn` adapts to the image, which takes longer; `verify` decodes the result and
-    compares it. Raises ImageError for images that cannot be coded exactly, and ModelError.
+    `model` is a bundled model's name or the path of a model file; it stays loaded. The others are as in
+    `Codec.compress`. Raises ImageError for images that cannot be coded exactly, and ModelError.
     """
-    return _loaded(model).compress(image, effort=effort, learn=learn, verify=verify)
+    return _loaded(model).compress(image, effort=effort, learn=learn, verify=verify, payload=payload)
 
 
 def decompress(data: bytes, model: str | Path | None = None) -> Image:
-    """The image in an .nvb file that `compress` made: samples, EXIF block and ICC profile.
+    """The image in an .nvb file that `compress` made: samples and metadata.
 
     The bundled model that the file names is found by itself; `model` is for one's own. Raises BitstreamError for
     damaged bytes, ModelError if another model is needed, DriftError if this machine decodes something else.
     """
-    needed = container.peek_fingerprint(data).hex()
-    codec = _loaded(model_file.find(needed) if model is None else model)
-    return codec.decompress(data)
+    needed = container.peek_fingerprint(bytes_of(data))
+    if model is None and needed != NO_FINGERPRINT:
+        from nvae_codec.integer import model_file
+
+        model = model_file.find(needed.hex())
+    return _loaded(model).decompress(data)

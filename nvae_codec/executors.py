@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from nvae_codec.errors import ModelError
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -33,6 +34,28 @@ def processes(workers: int) -> Iterator[Executor]:
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
+
+
+def batches(items: Iterator[Item], most: int, most_pixels: int, pixels: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Neighbours together, `most` of them with `most_pixels` at most, but at least one."""
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        if batch and (len(batch) == most or size + pixels(item) > most_pixels):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += pixels(item)
+    if batch:
+        yield batch
+
+
+def share(
+    function: Callable[..., Result], calls: Iterable[tuple], workers: int, executor: Executor | None
+) -> Iterator[Result]:
+    """`map_in_order` by so many processes, which end afterwards, or by an `executor` of one's own."""
+    with nullcontext(executor) if executor is not None else processes(workers) as chosen:
+        yield from map_in_order(chosen, function, calls, workers)
 
 
 def map_in_order(

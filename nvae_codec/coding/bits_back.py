@@ -130,6 +130,14 @@ class Tiles(NamedTuple):
         return cls(np.concatenate(samples), np.concatenate(planes), Layout.join(layouts))
 
 
+class Encoded(NamedTuple):
+    """What `encode` says of a batch."""
+
+    rec_groups: int  # how many groups REC codes
+    needed_bits: float  # about how many a stack must have so that it codes none
+    pixel_bits: np.ndarray | None  # of each tile, float64: what its pixels take; None if not measured
+
+
 def encode(
     model: LatentModel,
     stacks: Sequence[Stack],
@@ -138,11 +146,13 @@ def encode(
     rate_factor: float = RATE_FACTOR,
     *,
     learns: bool = False,
-) -> tuple[list[int], list[float]]:
+    measures: bool = False,
+) -> list[Encoded]:
     """Put a batch of tiles on each stack. `learns`: distributions of pixels follow those before (`learning`).
 
+    `measures`: say what the pixels of each tile take.
+
     Latents of REC are searched with a trellis of 2**`trellis_bits` states and `rate_factor` times the KL's index bits.
-    Returns of each batch how many groups REC codes, and about how many bits a stack must have so that it codes none.
     """
     tiles, lanes = Tiles.join(parts), _lanes([part.layout.num_tiles for part in parts])
     draft = model.draft(tiles.samples, tiles.layout.sizes)
@@ -182,6 +192,8 @@ def encode(
                 codes[number].append(flowed[lane, active])
         step.latents = offsets
     coders = [pixel_coder_of(model, part.layout, learns) for part in parts]
+    for coder in coders if measures else ():
+        coder.measure()
     phases = model.pixel_phases(descent.state, draft)
     for index, (lattice, parameters) in enumerate(zip(model.lattices, phases, strict=True)):
         for coder, part, lane in zip(coders, parts, lanes, strict=True):
@@ -194,7 +206,9 @@ def encode(
             else:
                 steps = model.steps(group)[model.active(group)]
                 push_prior(stack, codes[number][group], steps, coded_cells(model, part.layout, group))
-    return rec_groups, needed
+    return [
+        Encoded(groups, bits, coder.tile_bits) for groups, bits, coder in zip(rec_groups, needed, coders, strict=True)
+    ]
 
 
 def decode(

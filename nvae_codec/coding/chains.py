@@ -7,7 +7,7 @@ import numpy as np
 
 from nvae_codec.bitstreams.content import TileBatch
 from nvae_codec.coding.ans import Stack
-from nvae_codec.coding.bits_back import RATE_FACTOR, LatentModel, NewDecoder, Tiles, decode, encode
+from nvae_codec.coding.bits_back import RATE_FACTOR, Encoded, LatentModel, NewDecoder, Tiles, decode, encode
 from nvae_codec.errors import DriftError
 from nvae_codec.tiling import Layout
 
@@ -35,6 +35,7 @@ class _Chain:
         self.tiles, self.stack, self.done = tiles, Stack(), 0
         self.batches: list[TileBatch] = []
         self.needed_per_pixel: float | None = None  # as `encode` said of the last batch
+        self.bits: list[np.ndarray] = []  # of the batches' tiles
 
     @property
     def left(self) -> int:
@@ -58,43 +59,55 @@ def encode_chains(
     progress: Progress = lambda done: None,
     *,
     learns: bool = False,
-) -> list[tuple[np.ndarray, tuple[TileBatch, ...]]]:
+    measures: bool = False,
+) -> list[tuple[np.ndarray, tuple[TileBatch, ...], np.ndarray | None]]:
     """Code each chain of tiles on a stack of its own, all at the same time and `joint_tiles` tiles at once.
 
     `learns`: in each batch distributions of pixels follow those before (`nvae_codec.coding.learning`).
 
-    Returns the stacks' words, uint32, and the batches, both in the order of encoding.
+    Returns the stacks' words, uint32, the batches, and, if it `measures`, the bits that the pixels of each tile take,
+    float64, all in the order of encoding.
     """
     lanes, done = [_Chain(tiles) for tiles in chains], 0
     while busy := [lane for lane in lanes if lane.left]:
         parts = [lane.next_batch(max(1, joint_tiles // len(busy))) for lane in busy]
-        coded = _encode_shortest(model, [lane.stack for lane in busy], parts, search, learns)
-        for lane, part, (stack, groups, bits) in zip(busy, parts, coded, strict=True):
+        coded = _encode_shortest(model, [lane.stack for lane in busy], parts, search, learns, measures)
+        for lane, part, (stack, encoded) in zip(busy, parts, coded, strict=True):
             lane.stack, count = stack, part.layout.num_tiles
-            lane.batches.append(TileBatch(count, groups))
-            lane.needed_per_pixel = bits / part.layout.pixels.sum()
+            lane.batches.append(TileBatch(count, encoded.rec_groups))
+            lane.needed_per_pixel = encoded.needed_bits / part.layout.pixels.sum()
+            if encoded.pixel_bits is not None:
+                lane.bits.append(encoded.pixel_bits)
             lane.done += count
             done += count
         progress(done)
-    return [(lane.stack.words(), tuple(lane.batches)) for lane in lanes]
+    return [
+        (lane.stack.words(), tuple(lane.batches), np.concatenate(lane.bits) if measures else None) for lane in lanes
+    ]
 
 
 def _encode_shortest(
-    model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], search: Search, learns: bool
-) -> list[tuple[Stack, int, float]]:
+    model: LatentModel, stacks: Sequence[Stack], parts: Sequence[Tiles], search: Search, learns: bool, measures: bool
+) -> list[tuple[Stack, Encoded]]:
     """The best of several trials of `encode`: of each batch the stack that it leaves, and what `encode` says of it."""
-    found: dict[int, tuple[Stack, int, float]] = {}
+    found: dict[int, tuple[Stack, Encoded]] = {}
     open_batches = list(range(len(stacks)))
     for rate_factor in search.rate_factors:
         trial = [stacks[number].copy() for number in open_batches]
-        groups, needed = encode(
-            model, trial, [parts[number] for number in open_batches], search.trellis_bits, rate_factor, learns=learns
+        encoded = encode(
+            model,
+            trial,
+            [parts[number] for number in open_batches],
+            search.trellis_bits,
+            rate_factor,
+            learns=learns,
+            measures=measures,
         )
-        for number, stack, count, bits in zip(open_batches, trial, groups, needed, strict=True):
+        for number, stack, each in zip(open_batches, trial, encoded, strict=True):
             if number not in found or stack.bits < found[number][0].bits:
-                found[number] = stack, count, bits
+                found[number] = stack, each
         # Without REC there is nothing that another trial could change.
-        open_batches = [number for number, count in zip(open_batches, groups, strict=True) if count]
+        open_batches = [number for number, each in zip(open_batches, encoded, strict=True) if each.rec_groups]
         if not open_batches:
             break
     return [found[number] for number in range(len(stacks))]

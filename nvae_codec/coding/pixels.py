@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nvae_codec.coding.ans import Stack, masses_of_bits
+from nvae_codec.coding.ans import MASS_BITS, Stack, masses_of_bits
 from nvae_codec.coding.blocks import Block, Pixels, ReferenceBlock
 from nvae_codec.coding.canvas import arranged
 from nvae_codec.coding.compiled.library import CompiledBlock, CompiledPixels, load
@@ -55,6 +55,7 @@ class PixelCoder(ABC):
         self._likelihood, self._layout, self._side = likelihood, layout, side
         self._modes = np.unique(layout.modes).tolist()
         self._coded: list[list[tuple[np.ndarray, np.ndarray]]] = []  # of phases: bits and their masses
+        self._measured: np.ndarray | None = None
 
     def encode(self, number: int, lattice: Lattice, planes: np.ndarray, parameters: np.ndarray) -> None:
         """Take in a phase: its lattice of `planes` uint8 [N, 3, side, side], parameters int32 [N, P, h, w]."""
@@ -62,6 +63,15 @@ class PixelCoder(ABC):
         for mode in self._modes:
             phase += self._encoded(number, lattice, mode, planes, parameters)
         self._coded.append(phase)
+
+    def measure(self) -> None:
+        """From now on, count what the pixels of each tile take, for `tile_bits`."""
+        self._measured = np.zeros(self._layout.num_tiles)
+
+    @property
+    def tile_bits(self) -> np.ndarray | None:
+        """What the pixels of each tile that were encoded take by themselves, float64; None if not measured."""
+        return self._measured
 
     def push(self, stack: Stack) -> None:
         """Put all phases onto the stack, the first one last."""
@@ -116,6 +126,9 @@ class DecisionCoder(PixelCoder):
         if where.any():
             values = _at(lattice.of(planes[:, : channels_of(mode)]), where)
             bits, probabilities = decided(self._likelihood, values, _at(parameters, where), SPACES.get(mode))
+            if self._measured is not None:  # decisions are in no order of pixels: all count the same
+                information = -np.log2(np.where(bits, probabilities, 1 - probabilities)).sum()
+                self._measured += information * where.sum(axis=(1, 2)) / where.sum()
             yield bits, masses_of_bits(probabilities)
 
     def _decode(
@@ -169,7 +182,11 @@ class BlockCoder(PixelCoder):
                 block.plane(self._of_plane(number, mode, plane))
                 masses = block.masses(upper)
                 block.known()
-                yield (upper >> shifts & 1).reshape(-1), masses.reshape(-1, 2)
+                decisions = upper >> shifts & 1
+                self._count(where, decisions, masses.reshape(*decisions.shape, 2))
+                yield decisions.reshape(-1), masses.reshape(-1, 2)
+            if self._measured is not None:
+                self._measured += low_bits * len(values) * where.sum(axis=(1, 2))
             for bit in reversed(range(low_bits)):
                 yield values.reshape(-1) >> bit & 1, masses_of_bits(np.full(values.size, 0.5))
 
@@ -188,6 +205,14 @@ class BlockCoder(PixelCoder):
             for bit in reversed(range(low_bits)):
                 planes |= stack.pop_bits(np.full(planes.size, 0.5)).astype(np.uint8).reshape(planes.shape) << bit
             _put(lattice.of(samples)[:, :, rows], where, planes, mode)
+
+    def _count(self, where: np.ndarray, decisions: np.ndarray, masses: np.ndarray) -> None:
+        """Of the pixels in bool [N, rows, w], decisions [bits, n] with masses [bits, n, 2]."""
+        if self._measured is None:
+            return
+        probabilities = (np.where(decisions, masses[..., 1], masses[..., 0]) + 1).astype(np.float64) / 2**MASS_BITS
+        tiles = np.nonzero(where)[0]
+        self._measured += np.bincount(tiles, -np.log2(probabilities.prod(axis=0)), len(self._measured))
 
     def learnt(self, mode: int) -> np.ndarray:
         """What was learnt of images of a mode, LEARNT [phases that learn, planes]."""

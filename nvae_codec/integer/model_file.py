@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
+from nvae_codec.bundled import BUNDLED, SUFFIX, bundled, resolve
 from nvae_codec.coding.compiled.library import load as compiled_library
 from nvae_codec.errors import DriftError, ModelError, enough_memory, lacks_memory, reason_of
 from nvae_codec.integer import kernels
@@ -20,11 +21,10 @@ from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE
 
+__all__ = ["BUNDLED", "bundled", "describe", "find", "load", "resolve", "serialise"]
+
 FORMAT = "nvae-codec model 1"
-SUFFIX = ".safetensors"
 NOTE = "note_"  # before the key of each of its maker's notes, in the file's metadata
-DEFAULT_MODEL = "photo"
-BUNDLED = Path(__file__).resolve().parents[1] / "models"
 FINGERPRINT_DIGITS = 16  # hexadecimal digits of the fingerprint that an .nvb file carries
 _TABLE = re.compile(r"activation_tables\.(swish|elu|relu|sigmoid)_-?\d+")
 
@@ -127,28 +127,6 @@ def _check(model: IntegerModel, expected: str) -> None:
             raise
         network.prepare(reference)
         model.check(expected)
-
-
-def resolve(model: str | Path | None) -> Path:
-    """The file of a model given by path or by a bundled one's name; None is the default model. Raises ModelError."""
-    model = DEFAULT_MODEL if model is None else model
-    path = Path(model)
-    if path.suffix == SUFFIX or len(path.parts) > 1:
-        return path
-    if (found := bundled(str(model))) is None:
-        known = ", ".join(sorted(file.stem for file in BUNDLED.glob(f"*{SUFFIX}"))) or "none"
-        if path.exists():
-            raise ModelError(f"{model}: not a model, which is a {SUFFIX} file or the name of a bundled one: {known}")
-        raise ModelError(
-            f"no bundled model is called {model}; there are: {known} (a path to a {SUFFIX} file is accepted too)"
-        )
-    return found
-
-
-def bundled(name: str) -> Path | None:
-    """The file of a bundled model, if one has this name."""
-    path = BUNDLED / f"{name}{SUFFIX}"
-    return path if path.parent == BUNDLED and path.is_file() else None
 
 
 def find(short_fingerprint: str) -> Path:

@@ -5,7 +5,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nvae_codec.bitstreams.content import DEFAULT_MAX_PIXELS, GREY, MAX_SIDE, RGB, Chunk, ImageEntry, TileBatch
+from nvae_codec.bitstreams.content import (
+    CHANNELS,
+    DEFAULT_MAX_PIXELS,
+    GREY,
+    MAX_CHUNK_PIXELS,
+    MAX_SIDE,
+    RGB,
+    Chunk,
+    ImageEntry,
+    TileBatch,
+)
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.coding.chains import Search, decode_chains, encode_chains, max_joint_tiles
@@ -21,7 +31,6 @@ from nvae_codec.tiling import Layout, cut, join
 JOINT_TILES, JOINT_PIXELS = 64, 2**18
 # For relative entropy coding. Time grows four- to tenfold from one effort to the next.
 EFFORTS = {1: Search(8), 2: Search(10), 3: Search(12), 4: Search(14, (1.1, 1.0)), 5: Search(16, (1.1, 1.0, 1.05, 1.15))}
-MAX_CHUNK_PIXELS = 2**24  # many tiny images in a larger chunk would outgrow its header
 
 
 def default_effort(tiles: int) -> int:
@@ -37,6 +46,7 @@ class Coded(NamedTuple):
     trellis_bits: int  # 0 if no batch has REC groups
     words: np.ndarray  # uint32
     learns: bool
+    bits: np.ndarray | None  # of each image, float64: what its pixels take by themselves; None if not measured
 
 
 class NeuralPayload:
@@ -53,8 +63,11 @@ class NeuralPayload:
         progress: Callable[[int], None],
         *,
         learn: bool = True,
+        measure: bool = False,
     ) -> list[Coded]:
         """Code the images of several chunks at the same time. `effort`: one of EFFORTS. `progress` counts tiles.
+
+        `measure`: say what each image takes.
 
         `learn`: where the model can, learn from the pixels that are known (`nvae_codec.coding.learning`).
         """
@@ -66,12 +79,16 @@ class NeuralPayload:
             raise ValueError(f"effort is {min(EFFORTS)} to {max(EFFORTS)}, not {effort}")
         search, learns = EFFORTS[effort], learn and can_learn(self.model.likelihood)
         with considerate():
-            coded = encode_chains(self.model, tiles, self._joint_tiles, search, progress, learns=learns)
+            coded = encode_chains(
+                self.model, tiles, self._joint_tiles, search, progress, learns=learns, measures=measure
+            )
         found = []
-        for chunk, (words, batches) in zip(parts, coded, strict=True):
+        for chunk, (words, batches, bits) in zip(parts, coded, strict=True):
             modes = [int(each.layout.modes[0]) for each in chunk]
             uses_rec = any(batch.rec_groups for batch in batches)
-            found.append(Coded(modes, batches, search.trellis_bits if uses_rec else 0, words, learns))
+            firsts = np.cumsum([0, *(each.layout.num_tiles for each in chunk[:-1])])
+            of_images = None if bits is None else np.add.reduceat(bits, firsts)
+            found.append(Coded(modes, batches, search.trellis_bits if uses_rec else 0, words, learns, of_images))
         return found
 
     def decode(
@@ -79,12 +96,12 @@ class NeuralPayload:
     ) -> list[np.ndarray]:
         """The tiles of several chunks, uint8 [N, 3, side, side] each, decoded at the same time.
 
-        Those of images before the `first` of a chunk are zero. `progress` counts tiles. Raises BitstreamError, and
-        DriftError if a chunk does not decode to what was coded.
+        Those of images before the `first` of a chunk, counted among its neural ones, are zero. `progress` counts
+        tiles. Raises BitstreamError, and DriftError if a chunk does not decode to what was coded.
         """
         layouts = [self.layout_of(chunk) for chunk in chunks]
         skipped = [
-            sum(self.num_tiles(image.height, image.width) for image in chunk.images[:number])
+            sum(self.num_tiles(image.height, image.width) for image in chunk.neural_images[:number])
             for chunk, number in zip(chunks, first, strict=True)
         ]
         total = sum(layout.num_tiles for layout in layouts) - sum(skipped)
@@ -101,18 +118,19 @@ class NeuralPayload:
             )
 
     def images_of(self, chunk: Chunk, tiles: np.ndarray) -> Iterator[tuple[ImageEntry, np.ndarray]]:
-        """The images of a chunk with their samples, of its tiles uint8 [N, 3, side, side]."""
+        """The neural images of a chunk with their samples, but for alpha, of its tiles uint8 [N, 3, side, side]."""
         start = 0
-        for image in chunk.images:
+        for image in chunk.neural_images:
             end = start + self.num_tiles(image.height, image.width)
-            yield image, join(tiles[start:end, : image.channels], image.height, image.width)
+            yield image, join(tiles[start:end, : CHANNELS[image.mode]], image.height, image.width)
             start = end
 
     def layout_of(self, chunk: Chunk) -> Layout:
         """The tiles of a chunk. Raises BitstreamError for what the container, which knows no model, could not see."""
-        num_tiles = sum(self.num_tiles(image.height, image.width) for image in chunk.images)
-        if self._outgrows(num_tiles, sum(image.width * image.height for image in chunk.images)):
-            raise BitstreamError(f"too large: {len(chunk.images):,} narrow images take too many tiles")
+        images = chunk.neural_images
+        num_tiles = sum(self.num_tiles(image.height, image.width) for image in images)
+        if self._outgrows(num_tiles, sum(image.width * image.height for image in images)):
+            raise BitstreamError(f"too large: {len(images):,} narrow images take too many tiles")
         if sum(each.tiles for each in chunk.tile_batches) != num_tiles:
             raise BitstreamError("invalid: the tiles of a chunk's batches are not those of its images")
         if max(each.rec_groups for each in chunk.tile_batches) > self.model.num_groups:
@@ -120,11 +138,11 @@ class NeuralPayload:
         if chunk.learns and not can_learn(self.model.likelihood):
             raise BitstreamError("invalid: a chunk was coded with learning, which its model does not have")
         largest = max(each.tiles for each in chunk.tile_batches)
-        if others := {image.mode for image in chunk.images} - set(self.model.likelihood.modes):
+        if others := {image.mode for image in images} - set(self.model.likelihood.modes):
             raise BitstreamError(f"invalid: an image has mode {min(others)}, for which its model has no probabilities")
         if largest > max_joint_tiles(self.model.tile_side):
             raise BitstreamError(f"too large: {largest} tiles of {self.model.tile_side} pixels are coded jointly")
-        return Layout.join([self._layout(image.height, image.width, image.mode) for image in chunk.images])
+        return Layout.join([self._layout(image.height, image.width, image.mode) for image in images])
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ImageError for images that are too large or too narrow."""

@@ -1,0 +1,125 @@
+"""Which payload an image gets: the smallest, without doing all work twice.
+
+What needs no network is always tried, on another thread while the network computes; `docs/architecture.md`, "The
+smallest payload", has the rule and what it was measured on.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from nvae_codec.bitstreams.content import DEFLATED, DEFLATED_FILE, FILE, JPEG, JPEG_XL, RAW
+from nvae_codec.errors import ImageError
+from nvae_codec.image import GREY, PALETTE, RGB, Image
+from nvae_codec.payloads import jpeg_xl, stored
+from nvae_codec.payloads.blobs import Blob, numbers_of, palette_colours
+
+PAYLOADS = ("neural", "jpeg_xl", "jpeg", "stored")  # that can be asked for
+# Deflated rows beat JPEG XL where much repeats itself, as in text; never what takes it more bits of a sample than this.
+REPETITIVE_BITS, SMALL_SAMPLES = 3.0, 2**16  # unless it is a small image, which is deflated in any case
+# Of the pixels of a photograph few equal both neighbours: 12 % at most in the Kodak images. Of screenshots half do.
+FLAT_SHARE = 0.3
+SAMPLE_TILES = 16  # that decide about an image which is flat in large parts, if it has at least twice as many
+HIGH_EFFORT = 4  # of the codec: from here on JPEG XL's effort 9 is tried, too
+METADATA_ROW = 10  # bytes, about, of an item of metadata besides its content
+
+
+def smallest_blob(image: Image, wanted: str | None = None, effort: int | None = None) -> Blob:
+    """The smallest payload of an image that needs no network; of a kind of PAYLOADS, if one is `wanted`.
+
+    Raises ImageError if it has none of that kind.
+    """
+    found = list(_blobs(image, wanted, effort))
+    if not found:
+        raise ImageError(f"the image has no payload {wanted}")
+    metadata = metadata_bytes(image)
+    return min(found, key=lambda blob: len(blob.data) + (0 if blob.of_file else metadata))
+
+
+def smallest_plane(plane: np.ndarray) -> Blob:
+    """The smallest payload of an alpha plane, uint8 [H, W]."""
+    return min(_of_samples(plane, 8, None, None, repetitive=True), key=lambda blob: len(blob.data))
+
+
+def metadata_bytes(image: Image) -> int:
+    """What an image's metadata take in a file, about."""
+    items = (image.exif, image.icc, image.xmp, image.palette, image.transparency, image.wrapping)
+    return sum(METADATA_ROW + min(len(item), len(zlib.compress(item))) for item in items if item)
+
+
+def suits_network(image: Image) -> bool:
+    """Whether it is of a kind that a network can have probabilities for: 8-bit grey or RGB."""
+    return image.is_whole and image.colours in (GREY, RGB) and image.depth == 8
+
+
+def looks_drawn(samples: np.ndarray) -> bool:
+    """Whether so many pixels equal both neighbours, to the left and above, that it may not be a photograph."""
+    if min(samples.shape[:2]) < 2:
+        return False
+    pixels = samples.reshape(*samples.shape[:2], -1)
+    here = pixels[1:, 1:]
+    flat = (here == pixels[1:, :-1]).all(axis=2) & (here == pixels[:-1, 1:]).all(axis=2)
+    return float(flat.mean()) > FLAT_SHARE
+
+
+def sample_tiles(samples: np.ndarray, side: int) -> list[np.ndarray]:
+    """Whole tiles of an image, from all over it: SAMPLE_TILES, or none if there are too few of them."""
+    rows, columns = samples.shape[0] // side, samples.shape[1] // side
+    if rows * columns < 2 * SAMPLE_TILES:
+        return []
+    numbers = np.linspace(0, rows * columns - 1, SAMPLE_TILES).astype(int)
+    corners = (divmod(int(number), columns) for number in numbers)
+    return [samples[side * row : side * (row + 1), side * column : side * (column + 1)] for row, column in corners]
+
+
+def _blobs(image: Image, wanted: str | None, effort: int | None) -> Iterator[Blob]:
+    is_jpeg = image.format == "jpeg" and bool(image.file) and not image.is_whole
+    if is_jpeg and wanted in (None, "jpeg"):
+        coded = jpeg_xl.encode_jpeg(image.file)
+        if coded is not None:
+            yield Blob(JPEG, coded)
+            if len(coded) < len(image.file):
+                return
+    if image.file and wanted in (None, "stored") and len(image.file) <= stored.MAX_FILE_BYTES:
+        plain, deflated = stored.encode_file(image.file)
+        yield Blob(FILE, plain)
+        yield Blob(DEFLATED_FILE, deflated)
+    if image.is_whole and wanted != "jpeg":
+        yield from _of_samples(
+            image.samples, image.depth, wanted, effort, repetitive=image.depth < 8 or image.colours == PALETTE
+        )
+        if image.colours == PALETTE and wanted in (None, "jpeg_xl"):
+            yield from _of_colours(image, effort)
+
+
+def _of_samples(
+    samples: np.ndarray, depth: int, wanted: str | None, effort: int | None, *, repetitive: bool = False
+) -> Iterator[Blob]:
+    """`repetitive`: deflate whatever JPEG XL makes of them."""
+    bits_of_sample = 0.0
+    if wanted in (None, "jpeg_xl"):
+        blob = _smallest_jpeg_xl(samples, depth, effort)
+        bits_of_sample = 8 * len(blob) / samples.size
+        yield Blob(JPEG_XL, blob)
+    if wanted in (None, "stored"):
+        if repetitive or bits_of_sample < REPETITIVE_BITS or samples.size <= SMALL_SAMPLES:
+            yield Blob(DEFLATED, stored.encode_deflated(samples, depth))
+        channels = 1 if samples.ndim == 2 else samples.shape[2]
+        # Only where it is not longer than all before is it made; here it stands for itself.
+        if not bits_of_sample or bits_of_sample >= 0.9 * stored.stored_depth(depth, channels):
+            yield Blob(RAW, stored.encode_raw(samples, depth))
+
+
+def _smallest_jpeg_xl(samples: np.ndarray, depth: int, effort: int | None) -> bytes:
+    efforts: Sequence[int] = (jpeg_xl.EFFORT, 9) if effort is not None and effort >= HIGH_EFFORT else (jpeg_xl.EFFORT,)
+    return min((jpeg_xl.encode(samples, depth, each) for each in efforts), key=len)
+
+
+def _of_colours(image: Image, effort: int | None) -> Iterator[Blob]:
+    """JPEG XL of the colours in place of their numbers, where the palette gives the numbers back."""
+    colours = palette_colours(image.palette, image.transparency)
+    if int(image.samples.max()) < len(colours):
+        pixels = colours[image.samples]
+        if np.array_equal(numbers_of(pixels, colours), image.samples):
+            yield Blob(JPEG_XL, _smallest_jpeg_xl(pixels, 8, effort), as_colours=True)

@@ -1,0 +1,119 @@
+"""The beginning of a JPEG XL codestream: what a decoder will allocate for it, known before it is asked to decode.
+
+Sizes and numbers of channels are read as ISO/IEC 18181-1 lays them out: sections 9.1 (`SizeHeader`) and 9.2
+(`ImageMetadata`); boxes as in 18181-2. What the payloads here never contain (previews, animations, colours that are
+transformed, intrinsic sizes) is refused, though it may be good JPEG XL.
+"""
+
+from typing import NamedTuple
+
+from nvae_codec.errors import BitstreamError
+
+CODESTREAM = b"\xff\x0a"
+CONTAINER = b"\x00\x00\x00\x0cJXL \r\n\x87\n"
+_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # of width to height, for 1 to 7
+_ALPHA = 0  # a type of extra channel
+
+
+class StreamHeader(NamedTuple):
+    height: int
+    width: int
+    depth: int  # bits of a sample
+    extra_channels: int
+    is_lossless: bool  # colours are coded as they are; of JPEG files, as the JPEG file has them
+
+
+def read_header(data: bytes) -> StreamHeader:
+    """Of a bare codestream. Raises BitstreamError for one that is damaged or that no payload has."""
+    if not data.startswith(CODESTREAM):
+        raise BitstreamError("invalid: a JPEG XL payload has no codestream")
+    bits = _Bits(data[len(CODESTREAM) : len(CODESTREAM) + 64])
+    height, width = _size(bits)
+    if bits.flag():  # all defaults: 8 bits, colours transformed to XYB
+        return StreamHeader(height, width, 8, 0, False)
+    if bits.flag():
+        orientation, *others = bits.take(3), bits.flag(), bits.flag(), bits.flag()
+        if orientation or any(others):
+            raise BitstreamError("invalid: a JPEG XL payload is turned, or has a preview or an animation")
+    depth = _depth(bits)
+    bits.flag()  # whether buffers of 16 bits suffice
+    extra = bits.number((0, 0), (1, 0), (2, 4), (1, 12))
+    if extra > 1:
+        raise BitstreamError("invalid: a JPEG XL payload has more than one extra channel")
+    if extra and not bits.flag():
+        _check_alpha(bits, depth)
+    return StreamHeader(height, width, depth, extra, not bits.flag())
+
+
+def codestream_of(data: bytes) -> bytes:
+    """The bare codestream in a file, which may be in boxes. Raises BitstreamError if there is none."""
+    if data.startswith(CODESTREAM):
+        return data
+    parts = [body[4:] if kind == b"jxlp" else body for kind, body in _boxes(data) if kind in (b"jxlc", b"jxlp")]
+    return b"".join(parts)
+
+
+def _boxes(data: bytes) -> list[tuple[bytes, bytes]]:
+    if not data.startswith(CONTAINER):
+        raise BitstreamError("invalid: a JPEG XL payload is neither a codestream nor a file")
+    position, found = 0, []
+    while position < len(data):
+        length, kind, header = int.from_bytes(data[position : position + 4]), data[position + 4 : position + 8], 8
+        if length == 1:
+            length, header = int.from_bytes(data[position + 8 : position + 16]), 16
+        length = length or len(data) - position
+        if length < header or position + length > len(data):
+            raise BitstreamError("invalid: the boxes of a JPEG XL payload are damaged")
+        found.append((kind, data[position + header : position + length]))
+        position += length
+    return found
+
+
+class _Bits:
+    """Bits of bytes, lowest first."""
+
+    def __init__(self, data: bytes):
+        self._value, self._left = int.from_bytes(data, "little"), 8 * len(data)
+
+    def take(self, count: int) -> int:
+        if count > self._left:
+            raise BitstreamError("invalid: the header of a JPEG XL payload is cut short")
+        value = self._value & ((1 << count) - 1)
+        self._value >>= count
+        self._left -= count
+        return value
+
+    def flag(self) -> bool:
+        return bool(self.take(1))
+
+    def number(self, *choices: tuple[int, int]) -> int:
+        """One of four ways to write a number (`U32`): what is added, and to how many bits."""
+        offset, count = choices[self.take(2)]
+        return offset + self.take(count)
+
+
+def _size(bits: _Bits) -> tuple[int, int]:
+    def side() -> int:
+        return 8 * (1 + bits.take(5)) if in_eights else bits.number((1, 9), (1, 13), (1, 18), (1, 30))
+
+    in_eights = bits.flag()
+    height = side()
+    ratio = bits.take(3)
+    if ratio == 0:
+        return height, side()
+    across, down = _RATIOS[ratio - 1]
+    return height, height * across // down
+
+
+def _depth(bits: _Bits) -> int:
+    if bits.flag():
+        raise BitstreamError("invalid: a JPEG XL payload has samples of floating point")
+    return bits.number((8, 0), (10, 0), (12, 0), (1, 6))
+
+
+def _check_alpha(bits: _Bits, depth: int) -> None:
+    kind = bits.number((0, 0), (1, 0), (2, 4), (18, 6))
+    own_depth, shift = _depth(bits), bits.number((0, 0), (3, 0), (4, 0), (1, 3))
+    bits.take(8 * bits.number((0, 0), (0, 4), (16, 5), (48, 10)))  # a name
+    if kind != _ALPHA or own_depth != depth or shift or bits.flag():
+        raise BitstreamError("invalid: the extra channel of a JPEG XL payload is no alpha channel like the others")
