@@ -19,6 +19,9 @@ GREY, RGB, JPEG_RGB, PHOTO_CD_RGB = MODES = range(4)  # of an image; the last tw
 EXIF, ICC = 1, 2  # Metadata.kind
 
 DEFAULT_MAX_PIXELS = 2**27  # of an image, and of the images of a chunk together
+# Of all images of a file, unless they are fewer than a single image may have. Pixels of one colour, which cost least,
+# take a byte for a few hundred with the bundled models (`pytest -rP -k one_colour tests/test_codec.py`).
+PIXELS_PER_BYTE = 2**16
 MAX_SIDE = 2**24
 MAX_NAME_BYTES = 2**12
 MAX_METADATA_BYTES = 2**24  # of one item
@@ -118,10 +121,10 @@ class Tally:
     def has_room(self, what: str, count: int, limit: int) -> bool:
         return self.counts[what] + count <= limit
 
-    def add(self, what: str, count: int, limit: int) -> None:
+    def add(self, what: str, count: int, limit: int, advice: str = "") -> None:
         """Raises BitstreamError if there are more than `limit` of them, those of earlier chunks included."""
         if not self.has_room(what, count, limit):
-            raise BitstreamError(f"too large: the file has more than {limit:,} {what}")
+            raise BitstreamError(f"too large: the file has more than {limit:,} {what}{advice}")
         self.counts[what] += count
 
     def add_names(self, names: list[str]) -> None:
