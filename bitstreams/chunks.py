@@ -53,6 +53,7 @@ LEARNING = 32  # flag: distributions of pixels follow the pixels before
 MIXED = 64  # flag: not all images are 8-bit grey or RGB and coded on the stack
 ALL_FLAGS = 127
 
+TRUST = "raise max_pixels if you trust the file"
 MAX_HEADER_BYTES = 2**22
 MAX_INFLATED_BYTES = 2**24
 
@@ -169,7 +170,8 @@ def _write_fields(chunk: Chunk, flags: int, names: list[str], items: list[bytes]
     return b"".join(fields)
 
 
-def read_header(body: bytes, tally: Tally, max_pixels: int) -> Header:
+def read_header(body: bytes, tally: Tally, max_pixels: int, max_all_pixels: int) -> Header:
+    """The fields of a header's body. `max_pixels` limits the images of the chunk, `max_all_pixels` those of the file."""
     header = Reader(body, "invalid: the header ends")
     flags = header.u8("value of a header's flags", 0, ALL_FLAGS)
     if flags & COMPACT and not flags & NAMED:
@@ -178,7 +180,7 @@ def read_header(body: bytes, tally: Tally, max_pixels: int) -> Header:
         length = header.varint("inflated length of the header", 1, MAX_INFLATED_BYTES)
         tally.add("bytes of inflated headers", length, MAX_ALL_INFLATED_BYTES)
         header = Reader(inflate(body[header.position :], length, "the header"), header.ending)
-    images, items, shared_crc32 = _read_images(header, flags, tally, max_pixels)
+    images, items, shared_crc32 = _read_images(header, flags, tally, max_pixels, max_all_pixels)
     tile_batches: tuple[TileBatch, ...] = ()
     trellis_bits = words_length = 0
     words_crc = blobs_crc = b""
@@ -212,7 +214,7 @@ def read_header(body: bytes, tally: Tally, max_pixels: int) -> Header:
 
 
 def _read_images(
-    header: Reader, flags: int, tally: Tally, max_pixels: int
+    header: Reader, flags: int, tally: Tally, max_pixels: int, max_all_pixels: int
 ) -> tuple[tuple[ImageEntry, ...], list[StoredItem], int | None]:
     """The images, the rows of their metadata, and the checksum that small images share."""
     count = header.varint("image count", 1, MAX_VARINT)
@@ -223,8 +225,9 @@ def _read_images(
     if pixels > max_pixels:
         raise BitstreamError(
             f"too large: a chunk has {pixels:,} pixels, more than the limit of {max_pixels:,} pixels; "
-            "raise max_pixels if you trust the file"
+            f"{TRUST}"
         )
+    tally.add("pixels", pixels, max_all_pixels, f", which is much for its size; {TRUST}")
     kinds = read_kinds(header, count, bool(flags & MIXED))
     lengths = map(checksum_bytes, widths, heights, repeat(bool(flags & COMPACT)))
     checksums = [header.uint("samples' checksum", length) for length in lengths]

@@ -12,6 +12,7 @@ from .content import (
     MAGIC,
     MAX_IMAGES,
     MAX_SIDE,
+    PIXELS_PER_BYTE,
     VERSION,
     WORD_BYTES,
     Chunk,
@@ -45,7 +46,8 @@ def pack(container: Container) -> bytes:
 def unpack(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
     """The content of a whole file. Raises BitstreamError for every malformation.
 
-    `max_pixels` limits each image and the images of a chunk together. Nothing large is allocated before it is checked.
+    `max_pixels` limits each image and the images of a chunk together; those of the whole file may have as many pixels,
+    or PIXELS_PER_BYTE for each byte of it. Nothing large is allocated before it is checked.
     """
     check_version(data)
     fingerprint, file = read_start(data)
@@ -57,10 +59,16 @@ def unpack(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
         if sealed.is_first != (not chunks) or left not in (None, sealed.left + 1):
             raise BitstreamError(MISPLACED)
         left = sealed.left
-        chunks.append(read_chunk(file, read_header(sealed.body, tally, max_pixels), tally))
+        header = read_header(sealed.body, tally, max_pixels, max_all_pixels(data, max_pixels))
+        chunks.append(read_chunk(file, header, tally))
     if not file.at_end:
         raise BitstreamError("damaged: the file goes on after its last chunk")
     return Container(fingerprint, tuple(chunks))
+
+
+def max_all_pixels(data: bytes, max_pixels: int) -> int:
+    """How many pixels the images of a file may have together."""
+    return max(max_pixels, PIXELS_PER_BYTE * len(data))
 
 
 def peek_fingerprint(data: bytes) -> bytes:

@@ -32,6 +32,9 @@ EXIF, ICC, XMP, COLOURS, TRANSPARENCY, WRAPPING = METADATA_KINDS = range(1, 7)  
 NO_FINGERPRINT = bytes(8)  # of a file without neural payloads, which needs no model
 
 DEFAULT_MAX_PIXELS = 2**27  # of an image, and of the images of a chunk together
+# Of all images of a file, unless they are fewer than a single image may have. Pixels of one colour, which cost least,
+# take a byte for a few hundred with the bundled models (`pytest -rP -k one_colour tests/test_codec.py`).
+PIXELS_PER_BYTE = 2**16
 MAX_SIDE = 2**24
 MAX_CHUNK_PIXELS = 2**24  # that a writer makes of several images; many tiny ones in more would outgrow the header
 MAX_NAME_BYTES = 2**12
@@ -151,10 +154,10 @@ class Tally:
     def has_room(self, what: str, count: int, limit: int) -> bool:
         return self.counts[what] + count <= limit
 
-    def add(self, what: str, count: int, limit: int) -> None:
+    def add(self, what: str, count: int, limit: int, advice: str = "") -> None:
         """Raises BitstreamError if there are more than `limit` of them, those of earlier chunks included."""
         if not self.has_room(what, count, limit):
-            raise BitstreamError(f"too large: the file has more than {limit:,} {what}")
+            raise BitstreamError(f"too large: the file has more than {limit:,} {what}{advice}")
         self.counts[what] += count
 
     def add_names(self, names: list[str]) -> None:

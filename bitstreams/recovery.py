@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from nvae_codec.errors import BitstreamError
 
 from .chunks import MARKER, SealedHeader, read_chunk, read_header, unseal
-from .container import MISPLACED, check_fingerprint_length, read_start, unpack, write_start
+from .container import MISPLACED, check_fingerprint_length, max_all_pixels, read_start, unpack, write_start
 from .content import DEFAULT_MAX_PIXELS, START_BYTES, Chunk, Container, Tally
 from .fields import Reader
 
@@ -67,7 +67,7 @@ def recover(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, fingerprint: b
         names: tuple[str, ...] = ()
         loss: Loss | None = None
         try:
-            header = read_header(sealed.body, tally, max_pixels)
+            header = read_header(sealed.body, tally, max_pixels, max_all_pixels(data, max_pixels))
             names = tuple(image.name for image in header.images if image.name)
             chunks.append(read_chunk(file, header, tally))
         except BitstreamError as error:

@@ -12,7 +12,7 @@ import click
 from nvae_codec.bitstreams.container import pack
 from nvae_codec.bitstreams.content import GREY, MAX_NAME_BYTES, Chunk, Container, ImageEntry, TileBatch
 from nvae_codec.errors import ImageError, about, enough_memory
-from nvae_codec.wording import counted
+from nvae_codec.wording import counted, printable
 
 from .batch import Batch, Examine, print_report, unexamined, workers_for
 from .files import (
@@ -24,7 +24,6 @@ from .files import (
     check_sources,
     display,
     display_output,
-    printable,
     read,
     write,
 )
@@ -90,7 +89,7 @@ def _check_names_inside(members: Sequence[Member]) -> None:
             if taken[name].resolve() == path.resolve():
                 raise ImageError(f"{display(path)} is given twice")
             raise ImageError(
-                f"{display(taken[name])} and {display(path)} would both be called {name} in the archive; "
+                f"{display(taken[name])} and {display(path)} would both be called {printable(name)} in the archive; "
                 "names are kept apart by folders: give the folders that these lie in"
             )
         taken[name] = path
@@ -100,7 +99,7 @@ def _check_names_inside(members: Sequence[Member]) -> None:
             raise ImageError(f"{display(path)}: a name in an archive must be valid UTF-8; rename the file") from None
         except ValueError as error:
             raise ImageError(
-                f"{printable(display(path))}: a name in an archive has no backslash, no control character "
+                f"{display(path)}: a name in an archive has no backslash, no control character "
                 f"and at most {MAX_NAME_BYTES:,} bytes; rename the file"
             ) from error
     try:
@@ -163,7 +162,7 @@ def make_archive(
         data = codec.compress_archive(
             images(), len(members), verify=verify, progress=progress, workers=workers, **options
         )
-    write(output, data)
+    write(output, data, force=batch.force)
     report = ArchiveReport(
         inputs=list(map(str, batch.inputs)),
         output=str(output),

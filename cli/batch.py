@@ -92,7 +92,7 @@ def run_one(
     with progress_bar(display(job.source), "tile", batch.quiet) as progress:
         coded = code(job, data, progress)
     if job.target is not None:
-        write(job.target, coded.output)
+        write(job.target, coded.output, force=batch.force)
     height, width, channels = (*coded.shape, 1)[:3]
     report = ImageReport(
         input=str(job.source),

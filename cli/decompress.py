@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from nvae_codec.bitstreams.container import DEFAULT_MAX_PIXELS, peek_fingerprint
+from nvae_codec.bitstreams.content import PIXELS_PER_BYTE
 from nvae_codec.errors import BitstreamError, ImageError
 
 from .batch import Coded, batch_options, each, run_one
@@ -27,7 +28,8 @@ KEYS = {"the JSON object of an image": ImageReport, "the JSON object of an archi
     metavar="N",
     type=POSITIVE,
     default=DEFAULT_MAX_PIXELS,
-    help="Refuse larger images, and archives with larger chunks.",
+    help="Refuse larger images, archives with larger chunks, and archives with more pixels in all, unless these are "
+    f"at most {PIXELS_PER_BYTE:,} for each byte of the file. Raise it for files that you trust.",
 )
 @click.option(
     "--format",
@@ -154,7 +156,7 @@ def _check(jobs: Sequence[Job | Unpacking], request: Request) -> None:
     """Refuse before any decoding what could not end well."""
     archives = [job for job in jobs if isinstance(job, Unpacking)]
     files = [job for job in jobs if isinstance(job, Job)]
-    targets = [each for job in jobs for each in ([job] if isinstance(job, Job) else job.jobs)]
+    targets = (each for job in jobs for each in ([job] if isinstance(job, Job) else job.jobs))
     check_names(targets, request.inputs, request.as_json)
     check_outputs(files, request.folder, request.force)
     for archive in archives:

@@ -106,6 +106,7 @@ def export(
             notes={key: text for key, _, text in pairs},
             tolerance=tolerance / 100,
             device=choose_device(device),
+            replace=force,
             report=note,
             **options,
         )

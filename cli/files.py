@@ -1,7 +1,6 @@
 """Where bytes come from and go to: names, `-` for pipes, and what may be overwritten."""
 
 import errno
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import NamedTuple
 import click
 
 from nvae_codec.errors import NO_FILE, NO_FOLDER
-from nvae_codec.files import named, write_file
+from nvae_codec.files import EXISTS, named, write_file
+from nvae_codec.wording import printable
 
-STREAM = Path("-")  # standard input or standard output
+from .names import STREAM, display, display_output
+from .places import Places, check_folder, check_inside, make_folders
 
 
 class Job(NamedTuple):
@@ -59,39 +60,29 @@ def check_sources(sources: Sequence[Path], of_folders: str = "give the files in 
             raise IsADirectoryError(errno.EISDIR, f"is a folder; {of_folders}", display(source))
 
 
-def display(path: Path) -> str:
-    """The name of an input as it is printed."""
-    return "standard input" if path == STREAM else click.format_filename(path)
-
-
-def display_output(path: Path) -> str:
-    """The name of an output as it is printed."""
-    return "standard output" if path == STREAM else display(path)
-
-
-def printable(name: str) -> str:
-    """A name out of a file, which must not get at the terminal with what it holds."""
-    return name if name.isprintable() else name.encode("unicode_escape").decode()
-
-
 def read(source: Path) -> bytes:
     with named(display(source)):
         return sys.stdin.buffer.read() if source == STREAM else source.read_bytes()
 
 
-def write(target: Path, data: bytes) -> None:
-    """Write to standard output, or a whole file or none (`write_file`), in a folder that is made if need be."""
+def write(target: Path, data: bytes, *, force: bool) -> None:
+    """Write to standard output, or a whole file or none (`write_file`), in a folder that is made if need be.
+
+    Without `force`, a file that another program has made since `check_target` stays and is a FileExistsError.
+    """
     with named(display_output(target)):
         if target == STREAM:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_file(target, data)
+            make_folders(target.parent)
+            write_file(target, data, replace=force)
 
 
 def echo(text: str) -> None:
-    """A line on standard output."""
+    """Text on standard output, of which nothing but line breaks can get at the terminal (`printable`)."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = printable(text, kept="\n").encode(encoding, "backslashreplace").decode(encoding)
     with named(display_output(STREAM)):
         click.echo(text)
 
@@ -105,19 +96,20 @@ def default_target(source: Path, suffix: str, folder: Path | None) -> Path:
     return STREAM
 
 
-def check_names(jobs: Sequence[Job], sources: Iterable[Path], as_json: bool) -> None:
+def check_names(jobs: Iterable[Job], sources: Iterable[Path], as_json: bool) -> None:
     """Refuse what is wrong by its names alone; `sources` are all files that are read."""
-    if as_json and any(job.target == STREAM for job in jobs):
-        raise click.UsageError("--json and the output itself cannot both go to standard output; give -o FILE.")
-    sources = {source.resolve() for source in sources if source != STREAM}
-    taken: dict[Path, Path] = {}
+    places = Places()
+    read = {places.of(source) for source in sources if source != STREAM}
+    taken: dict[str, Path] = {}
     for source, target in jobs:
         if target is None:
             continue
+        if as_json and target == STREAM:
+            raise click.UsageError("--json and the output itself cannot both go to standard output; give -o FILE.")
         if target == STREAM and (sys.stdout is None or sys.stdout.isatty()):
             raise click.UsageError("Standard output is a terminal or closed: give -o FILE, or a pipe to write to.")
-        place = target if target == STREAM else target.resolve()
-        if place in sources:
+        place = str(STREAM) if target == STREAM else places.of(target)
+        if place in read:
             raise click.UsageError(f"{display(target)} would be both an input and an output.")
         if place in taken:
             pair = f"{display(taken[place])} and {display(source)}"
@@ -150,31 +142,12 @@ def check_target(target: Path, force: bool, create_folder: bool = False) -> None
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", display(target))
     if target.is_file() and not force:
-        raise FileExistsError(errno.EEXIST, "exists already; -f overwrites it", display(target))
+        raise FileExistsError(errno.EEXIST, EXISTS, display(target))
     if not create_folder and not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, NO_FOLDER, display(target.parent))
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that could not be made."""
-    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-    if not there.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "is a file where a folder is needed", display(there))
-    if there != folder and not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, "no folder can be made in it", display(there))
-
-
-def check_inside(target: Path, folder: Path) -> None:
-    """Refuse a file that lies outside of `folder`, by its name or because a link on the way to it leads out."""
-    place, inside = target.resolve(), folder.resolve()
-    if inside not in place.parents:
-        raise PermissionError(errno.EPERM, f"would be written outside of {display(folder)}", display(target))
-    for parent in place.relative_to(inside).parents:
-        if (inside / parent).exists() and not (inside / parent).is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "is a file where a folder is needed", display(inside / parent))
-
-
-def write_inside(folder: Path, target: Path, data: bytes) -> None:
+def write_inside(folder: Path, target: Path, data: bytes, *, force: bool) -> None:
     """`write` a file below `folder`."""
     check_inside(target, folder)  # again: what was a folder before may be a link by now
-    write(target, data)
+    write(target, data, force=force)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nvae_codec.bitstreams.container import MAX_SIDE, VERSION, Container, unpack
+from nvae_codec.bitstreams.container import MAX_IMAGES, MAX_SIDE, VERSION, Container, unpack
 from nvae_codec.bitstreams.content import EXIF, ICC, ImageEntry
 from nvae_codec.bitstreams.metadata import deflate_item
 from nvae_codec.errors import ModelError
@@ -88,7 +88,7 @@ def _describe_model(name: Path, file: Path) -> dict:
 def _describe(file: Path, listed: bool) -> dict:
     """What an .nvb file holds; `listed`, with its images one by one."""
     data = read(file)
-    container = unpack(data, max_pixels=MAX_SIDE**2)  # nothing is decoded, so no size is too large
+    container = unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2)  # nothing is decoded, so no size is too large
     subpixels = sum(image.width * image.height * image.channels for image in container.images)
     every = {
         "file": str(file),

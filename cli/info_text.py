@@ -2,9 +2,7 @@
 
 from itertools import groupby
 
-from nvae_codec.wording import counted
-
-from .files import printable
+from nvae_codec.wording import counted, printable
 
 
 def describe(content: dict) -> list[str]:
@@ -65,7 +63,7 @@ def _model(content: dict) -> list[str]:
         f"pixels are coded {'by compiled code' if content['compiled'] else 'in Python, as nothing was compiled'}",
         f"initial bits: {'not measured' if initial is None else f'{initial:,}'}",
         *([] if overhead is None else [f"REC overhead: {100 * overhead:+.2f} %"]),
-        *(f"{key}: {printable(text)}" for key, text in content["notes"].items()),
+        *(f"{printable(key)}: {printable(text)}" for key, text in content["notes"].items()),
         "groups of latents, coarsest first:" + _latent_table(content["groups"]),
     ]
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import click
 
 from nvae_codec.errors import enough_memory
-from nvae_codec.files import write_file
 
-from .files import check_target
+from .files import check_target, display_output, write
 from .options import FORCE, PATH, RUN, device_option, note, seed_option, threads_option, use_threads
 from .progress import progress_bar
 
@@ -101,5 +100,5 @@ def sample(
                 images.append(network.sample(min(AT_A_TIME, count - first), temperature, generator).cpu())
                 progress(min(first + AT_A_TIME, count), count)
         data = write_all(Image(image_grid(torch.cat(images), columns)), output.suffix.lower())
-    write_file(output, data)
-    note(f"wrote {output}")
+    write(output, data, force=force)
+    note(f"wrote {display_output(output)}")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from nvae_codec.bitstreams.container import Container
 from nvae_codec.bitstreams.recovery import Recovery
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecError, enough_memory
-from nvae_codec.wording import counted
+from nvae_codec.wording import counted, printable
 
 from .archive import archive_line
 from .batch import print_report, workers_for
-from .files import display, display_output, printable, write, write_inside
+from .files import display, display_output, write, write_inside
 from .main import AlreadyReported, print_error
+from .places import OF_NAMES
 from .progress import Progress, progress_bar
 from .reports import UnpackedReport
 from .unpack_plan import Request, Unpacking, worded
@@ -69,9 +70,10 @@ def unpack_archive(job: Unpacking, request: Request, data: bytes, codec_for: Cal
 
 def _report_losses(job: Unpacking, request: Request, recovery: Recovery, report: UnpackedReport) -> None:
     """Name the chunks that are lost; where only some images are wanted, those of them that are."""
+    only = set(request.only)
     for loss in recovery.losses:
-        names = [name for name in loss.images if not request.only or name in request.only]
-        if names or not request.only:
+        names = [name for name in loss.images if not only or name in only]
+        if names or not only:
             unknown = f"{counted(loss.chunks, 'chunk')} of unknown names"
             _print_error(job, worded(loss.reason), _listed(names) or unknown)
             report.lost += names
@@ -94,7 +96,7 @@ def _give_back(codec: "Codec", content: Container, job: Unpacking, request: Requ
                     if target is not None:
                         suffix = request.suffix_of(grey=image.samples.ndim == 2)
                         data = write_all(image, suffix)
-                        _write(job, target, data, written)
+                        _write(job, Path(target), data, written, request.force)
                         report.output_bytes = (report.output_bytes or 0) + len(data)
                 except NvaeCodecError as error:
                     failures.append((error, names))
@@ -109,16 +111,25 @@ def _give_back(codec: "Codec", content: Container, job: Unpacking, request: Requ
             report.lost += names
 
 
-def _write(job: Unpacking, target: Path, data: bytes, written: set[tuple[int, int]]) -> None:
-    """Write one file, which must be none of those `written` before."""
+def _write(job: Unpacking, target: Path, data: bytes, written: set[tuple[int, int]], force: bool) -> None:
+    """Write one file, which must be none of those `written` before. Raises ImageError for a name that cannot be."""
     if job.folder is None:
-        return write(target, data)
+        return write(target, data, force=force)
+    try:
+        _write_inside(job.folder, target, data, written, force)
+    except OSError as error:
+        if error.errno not in OF_NAMES:
+            raise
+        raise ImageError(f"{display(target)}: cannot be written here: {error.strerror}") from error
+
+
+def _write_inside(folder: Path, target: Path, data: bytes, written: set[tuple[int, int]], force: bool) -> None:
     if target.exists() and _identity(target) in written:
         raise ImageError(
             f"{display(target)} was written just now from another image; here names that differ in "
             "upper and lower case, or lead over links, are the same"
         )
-    write_inside(job.folder, target, data)
+    write_inside(folder, target, data, force=force)
     written.add(_identity(target))
 
 

@@ -2,9 +2,10 @@
 
 import difflib
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -14,9 +15,13 @@ from nvae_codec.bitstreams.container import Container, unpack
 from nvae_codec.bitstreams.content import START_BYTES, ImageEntry
 from nvae_codec.bitstreams.recovery import Recovery, recover
 from nvae_codec.errors import BitstreamError, ImageError, NvaeCodecError, about
+from nvae_codec.wording import printable
 
 from .batch import Batch
-from .files import STREAM, Job, check_folder, check_inside, check_outputs, check_target, display, printable
+from .files import STREAM, Job, check_outputs, check_target, display
+from .places import OF_NAMES, Places, check_folder, check_inside
+
+MAX_CLOSE, MAX_CLOSE_LENGTH = 10_000, 200  # names, and characters, that are searched for what is close to one
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,11 @@ class Unpacking(NamedTuple):
 
     source: Path
     folder: Path | None  # None: the one file was named, or nothing is written
-    targets: dict[str, Path | None]
+    targets: dict[str, str | None]  # no Path, which may take a hundred times the memory of a name with many folders
 
     @property
-    def jobs(self) -> list[Job]:
-        return [Job(self.source, target) for target in self.targets.values()]
+    def jobs(self) -> Iterator[Job]:
+        return (Job(self.source, None if target is None else Path(target)) for target in self.targets.values())
 
 
 def is_archive(recovery: Recovery) -> bool:
@@ -111,10 +116,10 @@ def only_image(recovery: Recovery) -> Container:
 
 def plan_unpacking(source: Path, recovery: Recovery, request: Request) -> Unpacking:
     """Give every image its file. Raises click.UsageError and ImageError for what the names show to be impossible."""
-    images = recovery.container.images
-    if request.only:
+    images, only = recovery.container.images, set(request.only)
+    if only:
         _check_known(request.only, recovery)
-    wanted = [image for image in images if not request.only or image.name in request.only]
+    wanted = [image for image in images if not only or image.name in only]
     if request.test or not wanted:
         return Unpacking(source, None, {image.name: None for image in wanted})
     for image in wanted:
@@ -125,65 +130,106 @@ def plan_unpacking(source: Path, recovery: Recovery, request: Request) -> Unpack
                 f"-o is for one image, but {display(source)} has {len(wanted):,} to unpack; "
                 "choose one with --only, or a folder with --output-dir."
             )
-        return Unpacking(source, None, {wanted[0].name: request.output})
+        return Unpacking(source, None, {wanted[0].name: str(request.output)})
     folder = request.folder or _default_folder(source)
     suffixes = {image.name: request.suffix_of(image.channels == 1) for image in images}
     suffixes |= {name: request.suffix_of(grey=False) for loss in recovery.losses for name in loss.images}
     paths = file_paths(suffixes)
     for image in wanted:
         _check_encoding(paths[image.name])
-    return Unpacking(source, folder, {image.name: folder / paths[image.name] for image in wanted})
+    return Unpacking(source, folder, {image.name: os.path.join(folder, paths[image.name]) for image in wanted})
 
 
 def check_unpacking(job: Unpacking, force: bool) -> None:
-    """Refuse files that could not be written, or that would overwrite what is there."""
+    """Refuse files that could not be written, or that would overwrite what is there.
+
+    A name that this disk cannot have is left to fail when it is its turn: other images can be written.
+    """
     if job.folder is None:
-        return check_outputs(job.jobs, None, force)
+        return check_outputs(list(job.jobs), None, force)
+    places = Places()
     for target in filter(None, job.targets.values()):
-        check_inside(target, job.folder)
-        check_target(target, force, create_folder=True)
+        try:
+            check_inside(target, job.folder, places)
+            check_target(Path(target), force, create_folder=True)
+        except OSError as error:
+            if error.errno not in OF_NAMES:
+                raise
     check_folder(job.folder)
 
 
-def file_paths(suffixes: dict[str, str]) -> dict[str, PurePosixPath]:
+def file_paths(suffixes: dict[str, str]) -> dict[str, str]:
     """The relative path that each image gets: its name with the suffix of its new format in place of the old one.
 
     Where two would get the same, or one that is a folder of another, they keep their full names and get the suffix
     besides. `suffixes` are those of all images of a file, so that an image gets the same path alone as with all.
+
+    The work is that of sorting the names: a file of few bytes may hold thousands, each of them in thousands of folders.
     """
-    whole_names: set[str] = set()
-    while True:
-        paths = {name: _path(name, suffix, name in whole_names) for name, suffix in suffixes.items()}
-        taken = Counter(paths.values())
-        folders = {parent for path in paths.values() for parent in path.parents}
-        clashing = {name for name, path in paths.items() if taken[path] > 1 or path in folders}
-        if not clashing:
-            return paths
-        if clashing <= whole_names:
-            raise ImageError(
-                f"{paths[min(clashing)]} would have to be both a file and a folder; "
-                "take it out by itself with --only and -o"
-            )
-        whole_names |= clashing
+    paths = {name: _renamed(name, suffix) for name, suffix in suffixes.items()}
+    takers = defaultdict(list)
+    for name, path in paths.items():
+        takers[path].append(name)
+    # A longer name gives way to none but those whose path it gets. It stays in its folder, so that what is a folder of
+    # it was one before.
+    waiting = _clashing(paths)
+    whole = set(waiting)
+    while waiting:
+        name = waiting.pop()
+        paths[name] = name + suffixes[name]
+        others = [other for other in takers.get(paths[name], ()) if other not in whole]
+        whole.update(others)
+        waiting += others
+    if clashing := _clashing(paths):
+        raise ImageError(
+            f"{printable(paths[min(clashing)])} would have to be both a file and a folder; "
+            "take it out by itself with --only and -o"
+        )
+    return paths
 
 
-def _path(name: str, suffix: str, whole: bool) -> PurePosixPath:
-    return PurePosixPath(name + suffix) if whole else PurePosixPath(name).with_suffix(suffix)
+def _clashing(paths: dict[str, str]) -> list[str]:
+    """The names whose path another one has too, or is inside of.
+
+    Where "/" comes before all other characters, what is inside of a path follows it at once.
+    """
+    ordered = sorted((path.replace("/", "\0"), name) for name, path in paths.items())
+    clashing: dict[str, None] = {}
+    for (path, name), (following, other) in pairwise(ordered):
+        if following == path:
+            clashing |= {name: None, other: None}
+        elif following.startswith(f"{path}\0"):
+            clashing[name] = None
+    # Of several with one path, only the last one has another neighbour; it speaks for all of them, which clash anyway.
+    return list(clashing)
 
 
-def _check_known(only: Iterable[str], recovery: Recovery) -> None:
-    lost = [name for loss in recovery.losses for name in loss.images]
-    known = [*(image.name for image in recovery.container.images), *lost]
+def _renamed(name: str, suffix: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{PurePosixPath(last).with_suffix(suffix)}"
+
+
+def _check_known(only: Collection[str], recovery: Recovery) -> None:
+    known = dict.fromkeys(image.name for image in recovery.container.images)
+    known |= dict.fromkeys(name for loss in recovery.losses for name in loss.images)
     nameless = sum(loss.chunks for loss in recovery.losses if not loss.images)
     place = "the lost chunk" if nameless == 1 else f"one of {nameless:,} lost chunks"
     perhaps = f", which may have been in {place}" if nameless else ""
     for name in only:
         if name not in known:
-            called = PurePosixPath(name.casefold()).name
-            close = [other for other in known if PurePosixPath(other.casefold()).name == called]
-            close += [other for other in difflib.get_close_matches(name, known, 3) if other not in close]
-            advice = f"close to it are {', '.join(close[:3])}" if close else "`nvae-codec info --list` shows the names"
+            close = _close(name, known)
+            advice = f"close to it are {', '.join(close)}" if close else "`nvae-codec info --list` shows the names"
             raise ImageError(f"holds no image called {printable(name)}{perhaps}; {printable(advice)}")
+
+
+def _close(name: str, known: Collection[str]) -> list[str]:
+    """Up to three names that may have been meant."""
+    called = name.casefold().rpartition("/")[2]
+    close = list(islice((other for other in known if other.casefold().rpartition("/")[2] == called), 3))
+    if len(name) <= MAX_CLOSE_LENGTH:  # comparing long names, or millions, takes long
+        short = list(islice((other for other in known if len(other) <= MAX_CLOSE_LENGTH), MAX_CLOSE))
+        close += [other for other in difflib.get_close_matches(name, short, 3) if other not in close]
+    return close[:3]
 
 
 def _check_format(image: ImageEntry, request: Request) -> None:
@@ -194,12 +240,12 @@ def _check_format(image: ImageEntry, request: Request) -> None:
         check_format(request.suffix_of(grey), grey=grey, metadata=bool(image.metadata))
 
 
-def _check_encoding(path: PurePosixPath) -> None:
+def _check_encoding(path: str) -> None:
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
         raise ImageError(
-            f"{printable(str(path))}: here names of files are in {error.encoding}, which lacks characters "
+            f"{printable(path)}: here names of files are in {error.encoding}, which lacks characters "
             "of this; set PYTHONUTF8=1, or choose the image with --only and name its file with -o"
         ) from error
 

@@ -88,6 +88,7 @@ def second_decoder(file: bytes) -> tuple:
     require(len(set(names)) == len(names) and ("" not in names or len(names) == 1))
     require(len(names) <= 2**20 and sum(len(chunk[2]) for chunk in chunks) <= 2**22)
     require(sum(len(data) for chunk in chunks for _, data in chunk[1]) <= 2**28)
+    require(sum(image[0] * image[1] for chunk in chunks for image in chunk[0]) <= max(2**27, 65_536 * len(file)))
     return fingerprint, tuple(chunks)
 
 

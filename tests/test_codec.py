@@ -18,7 +18,7 @@ from PIL import Image as pillow
 import nvae_codec
 from nvae_codec import codec as codec_module
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.content import MAGIC, MAX_METADATA_BYTES, TileBatch
+from nvae_codec.bitstreams.content import MAGIC, MAX_METADATA_BYTES, PIXELS_PER_BYTE, TileBatch
 from nvae_codec.bitstreams.recovery import recover
 from nvae_codec.codec import Codec
 from nvae_codec.coding.pixels import PixelCoder
@@ -212,6 +212,18 @@ def test_a_wrong_sample_checksum_is_detected(codec, small_file):
 def test_a_huge_claim_is_refused_before_memory_is_allocated(codec, small_file):
     with pytest.raises(BitstreamError, match="max"):
         codec.decompress(repacked(small_file[1], image=dict(width=65_535, height=65_535)))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("model", ["tiny", "mnist"])
+def test_images_of_one_colour_are_far_from_the_limit_of_a_file(model):
+    """They cost least, and no file of good faith should be refused."""
+    codec = Codec.load(model)
+    for level in (0, 255):
+        samples = np.full((256, 256), level, np.uint8)
+        pixels = samples.size / len(codec.compress(samples if model == "mnist" else np.dstack([samples] * 3), effort=1))
+        print(f"{model}, level {level}: {pixels:.0f} pixels a byte")
+        assert pixels < PIXELS_PER_BYTE / 50
 
 
 def test_a_claim_of_too_many_tiles_is_refused(codec, small_file):

@@ -1,5 +1,6 @@
 """Files are whole or not there, whatever happens while they are written."""
 
+import errno
 import os
 import resource
 import signal
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 from helpers import REPOSITORY
 
-from nvae_codec.files import whole_file, write_file
+from nvae_codec import files
+from nvae_codec.files import folder_for_oneself, whole_file, write_file
 
 WRITE = "import sys, pathlib; from nvae_codec import files; path = pathlib.Path(sys.argv[1])\n"
 
@@ -160,14 +162,99 @@ def test_a_block_that_fails_leaves_the_old_file_and_no_rest(old):
     assert old.read_bytes() == b"new" and os.listdir(old.parent) == [old.name]
 
 
-def test_the_only_writer_of_a_file_leaves_at_most_one_rest(old):
-    def begin():  # and be killed: the block never ends
-        file = whole_file(old, only_writer=True)
-        file.__enter__().write(b"n")
-        return file
+# Two writers at the same time, and writers that are killed
 
-    killed = [begin() for _ in range(3)]
-    assert old.read_bytes() == b"old" and len(os.listdir(old.parent)) == 2
-    with whole_file(old, only_writer=True) as file:
+
+def test_what_is_there_stays_unless_it_may_be_replaced(old, monkeypatch):
+    for links in (True, False):
+        with monkeypatch.context() as patch:
+            if not links:
+                patch.setattr(os, "link", no_links)
+            with pytest.raises(FileExistsError, match="exists already; -f overwrites it"):
+                write_file(old, b"new", replace=False)
+            assert old.read_bytes() == b"old" and os.listdir(old.parent) == [old.name]
+            write_file(old.with_name("new"), b"new", replace=False)
+            assert old.with_name("new").read_bytes() == b"new" and len(os.listdir(old.parent)) == 2
+            old.with_name("new").unlink()
+
+
+def no_links(*_):
+    raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_that_make_one_file_the_second_fails(tmp_path, monkeypatch, links):
+    path = tmp_path / "photo.nvb"
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    with whole_file(path, replace=False) as first:
+        first.write(b"first")
+        with pytest.raises(FileExistsError, match="exists already"), whole_file(path, replace=False) as second:
+            second.write(b"second")
+            first.flush()
+            path.write_bytes(b"of a third program")
+        path.unlink()
+    assert path.read_bytes() == b"first" and os.listdir(tmp_path) == [path.name]
+
+
+def test_of_eight_processes_that_make_one_file_one_succeeds(tmp_path):
+    path = tmp_path / "photo.nvb"
+    script = "\nsys.stdin.read(); files.write_file(path, sys.argv[2].encode() * 10**5, replace=False)"
+    pipe = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    writers = [start(WRITE + script, path, str(digit), **pipe) for digit in range(8)]
+    for writer in writers:
+        writer.stdin.close()
+        writer.stdin = None
+    reported = [writer.communicate()[1] for writer in writers]
+    (winner,) = [digit for digit, writer in enumerate(writers) if writer.returncode == 0]
+    assert path.read_bytes() == str(winner).encode() * 10**5 and os.listdir(tmp_path) == [path.name]
+    assert sum(b"FileExistsError: [Errno 17] exists already" in text for text in reported) == 7
+
+
+def test_killed_writers_leave_no_more_than_one_rest(old):
+    die = "os.kill(os.getpid(), signal.SIGKILL)"
+    script = f"\nimport os, signal\nwith files.whole_file(path, sweep=True) as file: file.write(b'n'); {die}"
+    for _ in range(3):
+        assert start(WRITE + script, old).wait() == -signal.SIGKILL
+        assert old.read_bytes() == b"old" and len(os.listdir(old.parent)) == 2
+    with whole_file(old, sweep=True) as file:
         file.write(b"new")
-    assert old.read_bytes() == b"new" and os.listdir(old.parent) == [old.name] and len(killed) == 3
+    assert old.read_bytes() == b"new" and os.listdir(old.parent) == [old.name]
+
+
+def test_writers_at_work_are_not_swept_away(old):
+    with whole_file(old, sweep=True) as first:
+        first.write(b"first")
+        with whole_file(old, sweep=True) as second:
+            second.write(b"second")
+        assert old.read_bytes() == b"second"
+    assert old.read_bytes() == b"first" and os.listdir(old.parent) == [old.name]
+
+
+# A folder for oneself
+
+
+def test_a_folder_is_for_one_program_until_that_ends(tmp_path):
+    script = "with files.folder_for_oneself(path) as own: print(own, flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    other = start(WRITE + script, tmp_path, **pipes)
+    assert other.stdout.readline() == "True\n"
+    with folder_for_oneself(tmp_path) as own:
+        assert not own
+    other.kill()
+    other.communicate()
+    with folder_for_oneself(tmp_path) as own:
+        assert own
+        with folder_for_oneself(tmp_path) as once_more:
+            assert not once_more
+    assert not os.listdir(tmp_path)
+
+
+def test_where_files_cannot_be_locked_everybody_gets_the_folder(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with folder_for_oneself(tmp_path):
+        monkeypatch.setattr(files.fcntl, "flock", fail)
+        with folder_for_oneself(tmp_path) as own:
+            assert own

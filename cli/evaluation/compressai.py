@@ -50,5 +50,5 @@ def compressai(results: tuple[Path, ...], drawn_at: float | None, folder: Path) 
         if path.exists():
             raise FileExistsError(errno.EEXIST, "is there already; choose another folder", str(path))
     for path, text in texts.items():
-        write(path, text.encode())
+        write(path, text.encode(), force=True)
         echo(str(path))

@@ -132,4 +132,4 @@ def write_texts(folder: Path | None, texts: Callable[[], Mapping[str, str]]) -> 
     """Write the files that describe results, each whole, if there is a folder to keep it."""
     if folder is not None:
         for name, text in texts().items():
-            write(folder / name, text.encode())
+            write(folder / name, text.encode(), force=True)

@@ -26,5 +26,5 @@ def plot(results: Path, output: Path) -> None:
     from nvae_codec.eval.results import CompareResults
 
     check_target(output, force=True)
-    write(output, rates_figure(read(CompareResults, results, "results of `eval compare`")).encode())
+    write(output, rates_figure(read(CompareResults, results, "results of `eval compare`")).encode(), force=True)
     note(f"wrote {display_output(output)}")

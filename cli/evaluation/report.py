@@ -25,5 +25,5 @@ def report(folders: tuple[Path, ...], output: Path) -> None:
     from nvae_codec.eval.report import read_results, render
 
     check_target(output, force=True)
-    write(output, render([read_results(folder / FILE_NAME) for folder in folders]).encode())
+    write(output, render([read_results(folder / FILE_NAME) for folder in folders]).encode(), force=True)
     note(f"wrote {display_output(output)}")

@@ -84,5 +84,5 @@ def training_speed(
     speed = next(iter(found.values()))
     echo(f"\npreset {preset}, batch of {speed.batch_size}, {speed.device}")
     if output is not None:
-        write(output, to_json(TrainingSpeed(preset=preset, ways=found)).encode())
+        write(output, to_json(TrainingSpeed(preset=preset, ways=found)).encode(), force=True)
         note(f"wrote {display_output(output)}")

@@ -20,7 +20,7 @@ def save_checkpoint(path: Path, model: NVAE, **more: Any) -> None:
 
     Raises OSError.
     """
-    with whole_file(path, only_writer=True) as file:
+    with whole_file(path, sweep=True) as file:
         try:
             torch.save({"config": model.config.to_dict(), "model": model.state_dict(), **more}, file)
         except RuntimeError as error:  # torch makes one of what a full disk gives

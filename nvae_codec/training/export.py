@@ -4,7 +4,8 @@ import copy
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def export(
     learn_start(integer, fixed_batch(training, _worth(LEARNING_PIXELS, side**2, LEARNING_IMAGES), seed=3))
     with_inactive = _with_inactive_channels(integer, checked, comparison)
     rec_overhead = _rec_overhead(integer, checked[: _worth(REC_PIXELS, side**2, REC_IMAGES)])
-    measurement = replace(measure(integer, checked), rec_overhead=rec_overhead)
+    measurement = changed(measure(integer, checked), rec_overhead=rec_overhead)
     exported = Exported(
         integer,
         network,
@@ -142,13 +143,15 @@ def export_run(
     data: Path | None = None,
     check: Path | None = None,
     notes: dict[str, str] | None = None,
+    replace: bool = True,
     report: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> None:
     """Export the network in a run's folder: write the model file `output` and its card, and keep what was converted.
 
     `opened` is the run's data set if it is open already, `data` the place to which it has moved, `check` a folder of
-    other images to compare both networks on, `notes` texts to keep in the file. `options` are those of `export`.
+    other images to compare both networks on, `notes` texts to keep in the file. Unless `replace`, files that are there
+    by then stay and are a FileExistsError. `options` are those of `export`.
     Raises ModelError for what is no run, for data that cannot be read, and as `export` does.
     """
     run, network = Run.load(folder), load_network(folder)
@@ -164,8 +167,8 @@ def export_run(
     model = model_file.serialise(exported.network, notes, exported.measurement, exported.converted)
     card = model_card(output.stem, exported, run, _last_validation(folder / "stats.jsonl"))
     save_checkpoint(folder / CONVERTED, exported.converted)
-    write_file(output, model)
-    write_file(output.with_suffix(".md"), card.encode())
+    write_file(output, model, replace=replace)
+    write_file(output.with_suffix(".md"), card.encode(), replace=replace)
     report(f"wrote {output} and {output.with_suffix('.md').name}")
 
 

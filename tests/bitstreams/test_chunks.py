@@ -13,6 +13,7 @@ from bitstream_files import (
     check_that_decoders_refuse,
     craft,
     craft_archive,
+    craft_chunk,
     item,
     overhead,
     refusal,
@@ -223,6 +224,23 @@ def test_pixels_are_limited_chunk_by_chunk():
     assert len(unpack(file, max_pixels=6).chunks) == 2
     assert refusal(file, max_pixels=5).startswith("too large: a chunk has 6 pixels, more than the limit of 5 pixels")
     assert "raise max_pixels" in refusal(craft(widths=[4096], heights=[4096], checksums=bytes(4)), max_pixels=2**24 - 1)
+
+
+def test_the_pixels_of_a_file_are_limited_by_its_size():
+    large = dict(widths=[2**13], heights=[2**13], checksums=bytes(4))
+    parts = [dict(large, names=[b"%d" % number]) for number in range(3)]
+    short, long = (
+        START
+        + b"".join(
+            craft_chunk(left=len(parts) - 1 - place, first=place == 0, words=bytes(length if place == 0 else 4), **part)
+            for place, part in enumerate(parts)
+        )
+        for length in (4, 3 * 2**10)
+    )
+    check_that_decoders_refuse(short, "too large: the file has more than 134,217,728 pixels, which is much for its size")
+    assert [image.name for image in recover(short).container.images] == ["0", "1"]
+    assert len(unpack(short, max_pixels=3 * 2**26).chunks) == 3
+    assert astuple(unpack(long)) == second_decoder(long)  # as it has a byte for each 65,536 of them
 
 
 @pytest.mark.parametrize(

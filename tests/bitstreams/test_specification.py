@@ -58,6 +58,7 @@ def test_the_specification_names_the_limits_in_force():
         content.MAX_ALL_METADATA_BYTES,
         content.MAX_ALL_INFLATED_BYTES,
         content.MAX_ALL_SEQUENTIAL_BYTES,
+        content.PIXELS_PER_BYTE,
         MAX_HEADER_BYTES,
         MAX_INFLATED_BYTES,
         recovery.VAIN_TRY_BYTES,

@@ -3,9 +3,13 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,7 +17,9 @@ from PIL import Image as pillow
 from terminal import REPOSITORY, documented_keys, failure, invoke, same_image, spawn
 
 from nvae_codec.bitstreams.container import VERSION, pack, unpack
-from nvae_codec.cli import compress, files
+from nvae_codec.bitstreams.content import RGB, Chunk, Container, ImageEntry, TileBatch
+from nvae_codec.cli import compress, files, unpack_plan
+from nvae_codec.cli.files import write
 from nvae_codec.cli.unpack_plan import file_paths
 from nvae_codec.errors import ImageError
 from nvae_codec.formats import open as open_module
@@ -268,13 +274,94 @@ def test_hidden_files_are_passed_over_and_the_folder_gives_its_name(here, monkey
 )
 def test_names_on_disk(names, expected):
     paths = file_paths(dict.fromkeys(names, ".png"))
-    assert list(paths) == names and list(paths.values()) == list(map(PurePosixPath, expected))
+    assert list(paths) == names and list(paths.values()) == expected
 
 
 def test_a_name_that_must_be_a_file_and_a_folder_is_refused():
     names = ["a.jpg", "a.png/b.png", "a.jpg.png/b.png"]
     with pytest.raises(ImageError, match="a.jpg.png would have to be both a file and a folder"):
         file_paths(dict.fromkeys(names, ".png"))
+
+
+def test_names_on_disk_are_found_as_by_trying_all_pairs():
+    """Against the rule itself, taken word for word."""
+    random = Random(0)
+    for _ in range(300):
+        parts = [random.choice(["a", "b", "a.png", "a.jpg", "a.png.png", "a.", "é"]) for _ in range(16)]
+        names = {"/".join(random.sample(parts, random.randint(1, 3))) for _ in range(6)}
+        suffixes = {name: random.choice([".png", ".ppm"]) for name in names}
+        expected = by_trying_all_pairs(suffixes)
+        if expected is None:
+            with pytest.raises(ImageError, match="both a file and a folder"):
+                file_paths(suffixes)
+        else:
+            assert file_paths(suffixes) == expected
+
+
+def by_trying_all_pairs(suffixes: dict[str, str]) -> dict[str, str] | None:
+    whole: set[str] = set()
+    while True:
+        paths = {
+            name: name + suffix if name in whole else str(PurePosixPath(name).with_suffix(suffix))
+            for name, suffix in suffixes.items()
+        }
+        clashing = {
+            name
+            for name, path in paths.items()
+            for other, taken in paths.items()
+            if name != other and (path == taken or taken.startswith(f"{path}/"))
+        }
+        if not clashing:
+            return paths
+        if clashing <= whole:
+            return None
+        whole |= clashing
+
+
+def test_names_in_many_folders_take_little_memory():
+    names = [f"{'a/' * 2000}{number:04}.jpg" for number in range(2000)]
+    tracemalloc.start()
+    try:
+        paths = file_paths(dict.fromkeys(names, ".png"))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert paths[names[7]] == f"{'a/' * 2000}0007.png"
+    assert most < 8 * sum(map(len, names))
+
+
+def test_each_name_gives_way_once(monkeypatch):
+    """In a chain of names, each of which takes the path of the next one when it gives way."""
+    chain, looks = [f"a{'.jpg' * number}" for number in range(1, 800)], []
+    clashing = unpack_plan._clashing
+    monkeypatch.setattr(unpack_plan, "_clashing", lambda paths: looks.append(len(paths)) or clashing(paths))
+    assert file_paths(dict.fromkeys(["a.gif", *chain], ".png")) == {name: f"{name}.png" for name in ["a.gif", *chain]}
+    assert looks == [800, 800]
+
+
+def test_a_short_file_of_names_in_many_folders_is_planned_with_few_looks_at_the_disk(tmp_path, monkeypatch):
+    names = [f"{'a/' * 2000}{number:04}.jpg" for number in range(500)]
+    entries = tuple(ImageEntry(1, 1, RGB, 0, (), name) for name in names)
+    data = pack(Container(bytes(8), (Chunk(entries, (), (TileBatch(1, 0),), 0, b"", 0),)))
+    assert len(data) < 200
+    monkeypatch.chdir(tmp_path)
+    Path("set.nvb").write_bytes(data)
+    looks = []
+    for name in ("stat", "lstat"):
+        look = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given, look=look, **more: looks.append(given) or look(*given, **more))
+    reported = failure(invoke("decompress", "set.nvb"))
+    assert "the model with the fingerprint 0000000000000000" in reported
+    assert len(looks) < 20 * len(names)
+
+
+def test_folders_within_thousands_of_folders_are_made(tmp_path):
+    target = tmp_path / ("a/" * 1500 + "b.png")
+    try:
+        write(target, b"new", force=False)
+        assert target.read_bytes() == b"new"
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "a"], check=True)  # Python, and so pytest, cannot
 
 
 @pytest.mark.parametrize(
@@ -489,15 +576,56 @@ def test_a_link_made_while_decoding_is_refused_too(here, monkeypatch, toy_model_
 def test_no_name_can_lead_out(tmp_path):
     for name in ("../x.png", "a/../../x.png", str(tmp_path.parent / "x.png"), "."):
         with pytest.raises(PermissionError, match="would be written outside of"):
-            files.write_inside(tmp_path / "in", tmp_path / "in" / name, b"new")
+            files.write_inside(tmp_path / "in", tmp_path / "in" / name, b"new", force=False)
     assert not tree(tmp_path.parent / tmp_path.name)
+
+
+LOST = {"photos/sub/a.png", "photos/sub/deep er/ünï.webp", "photos/sub/grey.pgm"}  # what lies in photos/sub
+
+
+def test_links_that_lead_round_in_a_circle_lose_their_images_alone(here, toy_model_path):
+    Path("set/photos").mkdir(parents=True)
+    Path("set/photos/sub").symlink_to("sub")
+    result = invoke("decompress", "set.nvb", "--json", "--model", toy_model_path)
+    assert result.exit_code == 1 and set(json.loads(result.stdout)["lost"]) == LOST
+    assert "set/photos/sub/a.png: cannot be written here: Too many levels of symbolic links; lost: ph" in result.stderr
+    assert len([path for path in tree("set") if path in UNPACKED]) == len(IMAGES) - len(LOST)
+
+
+def test_a_name_too_long_for_the_disk_loses_its_image_alone(here, toy_model_path):
+    content = unpack(Path("set.nvb").read_bytes())
+    chunk, long = content.chunks[0], "b" * 252 + ".bm"
+    renamed = replace(chunk, images=(replace(chunk.images[0], name=long), *chunk.images[1:]))
+    Path("long.nvb").write_bytes(pack(replace(content, chunks=(renamed, *content.chunks[1:]))))
+    for arguments in ([], ["-f"], ["--only", long, "--only", "logo.png", "-f"]):
+        result = invoke("decompress", "long.nvb", "--json", "--model", toy_model_path, *arguments)
+        assert result.exit_code == 1 and json.loads(result.stdout)["lost"] == [long]
+        assert f"long/{long[:-3]}.png: cannot be written here: File name too long; lost: {long}\n" in result.stderr
+        assert same_image("long/logo.png", "logo.png")
+        shutil.rmtree("long")
+    assert invoke("decompress", "long.nvb", "--only", long, "-o", "a.png", "--model", toy_model_path).exit_code == 0
+
+
+def test_a_file_made_while_decoding_stays(here, monkeypatch, toy_model_path):
+    encode = image_module.write_image
+
+    def spy(image, suffix):
+        Path("set").mkdir(exist_ok=True)
+        Path("set/logo.png").write_bytes(b"of another program")
+        return encode(image, suffix)
+
+    monkeypatch.setattr(image_module, "write_image", spy)
+    arguments = ["decompress", "set.nvb", "--only", "logo.png", "--model", toy_model_path]
+    assert failure(invoke(*arguments)) == "nvae-codec: set/logo.png: exists already; -f overwrites it\n"
+    assert Path("set/logo.png").read_bytes() == b"of another program" and tree("set") == ["logo.png"]
+    assert invoke(*arguments, "-f").exit_code == 0 and same_image("set/logo.png", "logo.png")
 
 
 def test_images_do_not_replace_each_other(here, monkeypatch, toy_model_path):
     write = files.write_file
 
-    def spy(path, data):
-        write(path, data)
+    def spy(path, data, **options):
+        write(path, data, **options)
         if path.name == "grey.png" and not os.path.lexists("set/photos/tiff.png"):
             Path("set/photos/tiff.png").symlink_to("grey.png")  # as where upper and lower case are the same
 
@@ -743,15 +871,16 @@ def test_too_little_memory_is_a_sentence_and_does_not_stop_a_batch(here, monkeyp
     [(KeyboardInterrupt(), "interrupted", 130), (OSError(28, "No space left on device"), "No space left on device", 1)],
 )
 def test_an_interruption_leaves_whole_images_only(here, monkeypatch, toy_model_path, error, reported, status):
-    replaced, replace_file = [], os.replace
+    published = []
 
-    def interrupt(*paths):
-        if len(replaced) == 3:
+    def interrupt(publish, *paths):
+        if len(published) == 3:
             raise error
-        replaced.append(paths)
-        replace_file(*paths)
+        published.append(paths)
+        publish(*paths)
 
-    monkeypatch.setattr(os, "replace", interrupt)
+    for name in ("link", "replace"):
+        monkeypatch.setattr(os, name, partial(interrupt, getattr(os, name)))
     assert reported in failure(invoke("decompress", "set.nvb", "--model", toy_model_path), status)
     left = tree("set")
     assert len(left) == 3

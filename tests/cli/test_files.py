@@ -34,7 +34,7 @@ def test_outputs_have_the_inputs_name_with_another_suffix(tmp_path, name, target
     ((_, inside),) = plan([source], ".nvb", folder=tmp_path / "made" / "here")
     assert beside == tmp_path / target and inside == tmp_path / "made" / "here" / target
     assert not (tmp_path / "made").exists()
-    write(inside, read(source))
+    write(inside, read(source), force=False)
     assert inside.read_bytes() == b"read"
 
 
