@@ -171,7 +171,7 @@ def _write_fields(chunk: Chunk, flags: int, names: list[str], items: list[bytes]
 
 
 def read_header(body: bytes, tally: Tally, max_pixels: int, max_all_pixels: int) -> Header:
-    """The fields of a header's body. `max_pixels` limits the images of the chunk, `max_all_pixels` those of the file."""
+    """The fields of a header's body. `max_pixels` limits a chunk's images, `max_all_pixels` those of the file."""
     header = Reader(body, "invalid: the header ends")
     flags = header.u8("value of a header's flags", 0, ALL_FLAGS)
     if flags & COMPACT and not flags & NAMED:
@@ -224,8 +224,7 @@ def _read_images(
     pixels = sum(map(mul, widths, heights))
     if pixels > max_pixels:
         raise BitstreamError(
-            f"too large: a chunk has {pixels:,} pixels, more than the limit of {max_pixels:,} pixels; "
-            f"{TRUST}"
+            f"too large: a chunk has {pixels:,} pixels, more than the limit of {max_pixels:,} pixels; {TRUST}"
         )
     tally.add("pixels", pixels, max_all_pixels, f", which is much for its size; {TRUST}")
     kinds = read_kinds(header, count, bool(flags & MIXED))

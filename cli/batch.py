@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -10,16 +10,44 @@ from typing import NamedTuple, TypeVar
 
 import click
 
+from nvae_codec.bitstreams.container import unpack
+from nvae_codec.bitstreams.content import (
+    COPY,
+    DEFLATED,
+    DEFLATED_FILE,
+    FILE,
+    JPEG,
+    JPEG_XL,
+    MAX_IMAGES,
+    MAX_SIDE,
+    NEURAL,
+    RAW,
+    ImageEntry,
+)
 from nvae_codec.errors import enough_memory, sentence
+from nvae_codec.files import Origin
+from nvae_codec.wording import printable
 
 from .files import Job, display, display_output, echo, write
 from .main import FAILURES, AlreadyReported, print_error
+from .names import STREAM
 from .options import DEVICE, FORCE, PATH, QUIET, STREAM_OR_PATH, json_option, note, threads_option, together
 from .progress import Progress, progress_bar
-from .reports import ArchiveReport, ImageReport, UnpackedReport
+from .reports import ArchiveReport, FailureReport, ImageReport, UnpackedReport
 
 # More are not started without need: each loads PyTorch and the model, and takes about a gigabyte.
 MAX_WORKERS, WORKER_PIXELS = 8, 2**20
+PAYLOAD_NAMES = {
+    NEURAL: "neural",
+    JPEG_XL: "jpeg_xl",
+    RAW: "stored",
+    DEFLATED: "stored",
+    JPEG: "jpeg",
+    FILE: "stored",
+    DEFLATED_FILE: "stored",
+    COPY: "copy",
+}
+PAYLOAD_TITLES = {"jpeg_xl": "JPEG XL", "jpeg": "a JPEG file", "stored": "stored", "copy": "a copy"}
 Item = TypeVar("Item")
 Examine = Callable[[str, bytes], tuple[dict, str]]  # of a name and the file made: what a report and a line say besides
 
@@ -61,19 +89,29 @@ batch_options = together(
 
 
 class Coded(NamedTuple):
-    """What became of an input: its size, the bytes to write, and the model that coded it."""
+    """What became of an input: the image's entry in the `.nvb` file, the bytes to write, and the model's name."""
 
-    shape: tuple[int, ...]  # of the samples, [H, W] or [H, W, 3]
+    entry: ImageEntry
     output: bytes
     stream_bytes: int  # of the `.nvb` file, be it input or output
     model: str
+    left_out: tuple[str, ...] = ()  # what of the image the output does not hold
+
+    @classmethod
+    def of_stream(cls, stream: bytes, model: str) -> "Coded":
+        """Of an `.nvb` file that was just made."""
+        (image,) = unpack(stream, max_pixels=MAX_IMAGES * MAX_SIDE**2).images
+        return cls(image, stream, len(stream), model)
 
 
 def workers_for(pixels: int) -> int:
     """How many processes an archive of so many pixels is shared out among."""
+    most = min(MAX_WORKERS, pixels // WORKER_PIXELS)
+    if most <= 1:
+        return 1
     import torch
 
-    return max(1, min(torch.get_num_threads(), MAX_WORKERS, pixels // WORKER_PIXELS))
+    return min(torch.get_num_threads(), most)
 
 
 @enough_memory()
@@ -92,20 +130,23 @@ def run_one(
     with progress_bar(display(job.source), "tile", batch.quiet) as progress:
         coded = code(job, data, progress)
     if job.target is not None:
-        write(job.target, coded.output, force=batch.force)
-    height, width, channels = (*coded.shape, 1)[:3]
+        write(job.target, coded.output, force=batch.force, like=_origin(job.source))
+    entry = coded.entry
     report = ImageReport(
         input=str(job.source),
         output=None if job.target is None else str(job.target),
         input_bytes=len(data),
         output_bytes=None if job.target is None else len(coded.output),
-        width=width,
-        height=height,
-        channels=channels,
-        bits_per_subpixel=8 * coded.stream_bytes / (height * width * channels),
+        width=entry.width,
+        height=entry.height,
+        channels=entry.channels,
+        bits_per_sample=entry.depth,
+        payload=payload_name(entry),
+        bits_per_subpixel=8 * coded.stream_bytes / (entry.height * entry.width * entry.channels),
         seconds=time.perf_counter() - start,
-        model=coded.model,
+        model=coded.model if entry.payload == NEURAL else None,
         verified=verified,
+        left_out=list(coded.left_out),
     )
     if job.target is None:
         name, size = f"{display(job.source)} is whole", len(data)
@@ -113,8 +154,25 @@ def run_one(
         name, size = display_output(job.target), len(coded.output)
     origin = "" if size == coded.stream_bytes else f"from {coded.stream_bytes:,} bytes at "
     rate = f"{origin}{report.bits_per_subpixel:.3f} bits per sub-pixel"
-    line = f"{name}: {size:,} bytes, {rate}, {report.seconds:.1f} s"
+    how = "" if entry.payload == NEURAL else f", {PAYLOAD_TITLES[report.payload]}"
+    line = f"{name}: {size:,} bytes, {rate}{how}, {report.seconds:.1f} s"
+    if coded.left_out:
+        print_error(left_out_sentence(display_output(job.target or job.source), coded.left_out))
     print_report(report, line, batch, *examine(display(job.source), coded.output))
+
+
+def payload_name(entry: ImageEntry) -> str:
+    """As in --payload; of a copy, that it is one."""
+    return PAYLOAD_NAMES[entry.payload]
+
+
+def left_out_sentence(name: str, left_out: Sequence[str]) -> str:
+    """That a file does not hold all that the image's own said."""
+    return f"{name}: this format does not hold the image's {', '.join(map(printable, left_out))}"
+
+
+def _origin(source: Path) -> Origin | None:
+    return Origin.of(source) if source != STREAM and source.is_file() else None
 
 
 def print_report(
@@ -134,8 +192,10 @@ def print_report(
         note(line + lines)
 
 
-def each(items: Iterable[Item], name: Callable[[Item], str], work: Callable[[Item], None]) -> None:
-    """Work on every item. An error is reported with the item's name, and the next item follows.
+def each(
+    items: Iterable[Item], name: Callable[[Item], str], work: Callable[[Item], None], *, as_json: bool = False
+) -> None:
+    """Work on every item. An error is reported with the item's name, `as_json` too, and the next item follows.
 
     Raises AlreadyReported in the end if there was any; `work` may raise it, too.
     """
@@ -149,6 +209,8 @@ def each(items: Iterable[Item], name: Callable[[Item], str], work: Callable[[Ite
             failed = True
         except FAILURES as error:
             print_error(sentence(error, name(item)))
+            if as_json:
+                echo(json.dumps(asdict(FailureReport(input=name(item), error=sentence(error)))))
             failed = True
     if failed:
         raise AlreadyReported

@@ -8,12 +8,14 @@ import click
 
 from .archive import make_archive, plan_archive
 from .batch import Batch, Coded, batch_options, each, run_one, unexamined
-from .files import Job, check_no_image, display, plan, read
+from .files import Job, check_no_image, display, read
+from .inputs import MAX_PIXELS_OPTION, Reading, plan_images
 from .ledger import Ledgers, check_colour
 from .options import EFFORTS, PATH, POSITIVE, Documented, gathered, model_option, use_threads
 from .progress import Progress
-from .reports import ArchiveReport, ImageReport, LedgerReport
+from .reports import ArchiveReport, FailureReport, ImageReport, LedgerReport
 
+PAYLOADS = ("neural", "jpeg_xl", "jpeg", "stored")
 MAX_CHUNK_PIXELS = 2**24  # larger chunks gain nothing, and the header of one with many small images has its limit
 
 
@@ -24,6 +26,12 @@ class Options(Batch):
     effort: int | None
     no_learning: bool
     no_verify: bool
+    payload: str | None
+    pixels: bool
+    first_frame: bool
+    max_pixels: int | None
+    skip_existing: bool
+    skip_unreadable: bool
     ledger: bool
     float_network: Path | None
     draws: int | None
@@ -32,6 +40,7 @@ class Options(Batch):
 KEYS = {
     "the JSON object of an image": ImageReport,
     "the JSON object of an --archive": ArchiveReport,
+    "the JSON object of a file that failed": FailureReport,
     "the object ledger, a further key of both with --ledger": LedgerReport,
 }
 
@@ -62,6 +71,26 @@ KEYS = {
     help="Do not adapt to each image while it is coded. Quicker, both ways, and files are 1 to 6 % larger.",
 )
 @click.option("--no-verify", is_flag=True, help="Do not decode and compare each result. Halves the time.")
+@click.option(
+    "--payload",
+    type=click.Choice(PAYLOADS),
+    help="How images are coded: by the network; by JPEG XL, without loss; JPEG files as they are, made smaller by "
+    "JPEG XL; or stored, deflated at most.  [default: whatever makes the file smallest]",
+)
+@click.option(
+    "--pixels",
+    is_flag=True,
+    help="Of JPEG files, and of others that only the file itself holds exactly, keep the pixels that they decode to in "
+    "place of the file. Larger, mostly.",
+)
+@click.option("--first-frame", is_flag=True, help="Of files with several images, take the first.")
+@MAX_PIXELS_OPTION
+@click.option("--skip-existing", is_flag=True, help="Leave out images whose output exists: resumes a run.")
+@click.option(
+    "--skip-unreadable",
+    is_flag=True,
+    help="Leave out of an --archive what is no image that can be read. The exit status is then 1.",
+)
 @click.option("--ledger", is_flag=True, help="Measure what each file's bits are for. Takes longer than the coding.")
 @click.option(
     "--float-network",
@@ -80,14 +109,17 @@ KEYS = {
 def compress(options: Options) -> None:
     """Compress images into .nvb files, without loss.
 
-    INPUTS are PNG, JPEG, WebP, TIFF, BMP or PNM files, 8-bit grey or RGB. Their samples, EXIF and ICC profile are kept;
-    of a JPEG, the samples that it decodes to. Each output lies beside its input and has the suffix .nvb.
+    INPUTS are image files of all kinds: PNG, JPEG, WebP, TIFF, BMP, PNM, GIF and others, of 1 to 16 bits, with palette
+    or alpha channel. Pixels and metadata come back as they were, and a JPEG file as the very file that it was. Each
+    image is coded by whatever makes it smallest: the network if it is a photograph, JPEG XL if it is a screenshot. Each
+    output lies beside its input and has the suffix .nvb, its permissions and times. --output-dir chooses another
+    folder; then inputs can be folders, whose sub-folders are made there, too.
 
     --archive makes one file of many images and keeps their names. Small images gain most: the first latents of each are
-    drawn with bits that the images before it left in the file. Of a folder, the archive gets every image in it and in
-    its sub-folders, known by its suffix; hidden files are skipped, and links to folders are not followed. An archive is
-    written whole, or not at all if one image cannot be coded. `decompress` gives back all of the images or some, and
-    `info --list` their names.
+    drawn with bits that the images before it left in the file. Equal images are stored once. Of a folder, the archive
+    gets every image in it and in its sub-folders, known by its suffix; hidden files are skipped, and links to folders
+    are not followed. Every image is read before any is coded, and all that cannot be are named. An archive is written
+    whole, or not at all. `decompress` gives back all of the images or some, and `info --list` their names.
 
     --ledger prints a table of what a file's bits are for. It begins with the model's negative ELBO. Then come the bits
     added by integers in place of floats (known with --float-network only), by inactive latent channels, by the grid
@@ -100,60 +132,68 @@ def compress(options: Options) -> None:
     \b
     Examples:
       nvae-codec compress photo.png
-      nvae-codec compress *.png --output-dir coded
+      nvae-codec compress holiday.jpg
+      nvae-codec compress photos/ --output-dir coded
       nvae-codec compress scan.tif -o archive/scan-1.nvb --model scans/model.safetensors
       nvae-codec compress icon.png --effort 5
       nvae-codec compress photos/ --archive -o set.nvb
       nvae-codec compress icons/ logo.png --archive --chunk-pixels 65536 -o icons.nvb
       nvae-codec compress photo.png --ledger --model mine.safetensors --float-network runs/mine
-      djpeg photo.jpg | nvae-codec compress - > photo.nvb
+      nvae-codec compress - < photo.jpg > photo.nvb
     """
     if not options.ledger and (options.float_network is not None or options.draws is not None):
         raise click.UsageError("--float-network and --draws are for a --ledger.")
     if not options.archive and options.chunk_pixels is not None:
         raise click.UsageError("--chunk-pixels is for an --archive.")
+    if not options.archive and options.skip_unreadable:
+        raise click.UsageError("--skip-unreadable is for an --archive; otherwise the other inputs are coded anyway.")
+    if options.archive and options.skip_existing:
+        raise click.UsageError("--skip-existing is for many outputs, not for an --archive.")
+    reading = Reading(options.pixels, options.first_frame, options.max_pixels)
     # The model takes longer to load than names take to check; but it decides whether grey images can be in a ledger.
     colour_only = options.float_network is not None and _is_for_colour(options.model)
     if options.archive:
-        archive = plan_archive(options, colour=colour_only)
+        archive = plan_archive(options, reading, skip_unreadable=options.skip_unreadable, colour=colour_only)
     else:
-        jobs = plan(
+        jobs = plan_images(
             options.inputs,
-            ".nvb",
             output=options.output,
             folder=options.folder,
             force=options.force,
+            skip_existing=options.skip_existing,
             as_json=options.as_json,
-            of_folders="give the files in it, or --archive for one file of them all",
+            quiet=options.quiet,
         )
         check_no_image(options.output)
 
     from nvae_codec.codec import CHUNK_PIXELS, Codec
     from nvae_codec.device import choose_device
-    from nvae_codec.formats.open import read_image
 
     use_threads(options.threads)
-    codec = Codec.load(options.model, choose_device(options.device))
-    settings: dict[str, Any] = dict(effort=options.effort, learn=not options.no_learning, verify=not options.no_verify)
+    codec = Codec.load(options.model, None if options.device == "cpu" else choose_device(options.device))
+    settings: dict[str, Any] = dict(
+        effort=options.effort, learn=not options.no_learning, verify=not options.no_verify, payload=options.payload
+    )
     examine = unexamined
     if options.ledger and (options.as_json or not options.quiet):
         examine = Ledgers(codec, options.float_network, options.draws or 1, options.quiet)
     if options.archive:
         chunk_pixels = options.chunk_pixels or CHUNK_PIXELS
-        make_archive(codec, archive, options, examine, chunk_pixels=chunk_pixels, **settings)
+        make_archive(codec, archive, options, examine, reading=reading, chunk_pixels=chunk_pixels, **settings)
         return
 
     def code(job: Job, data: bytes, progress: Progress) -> Coded:
-        image = read_image(data)
+        image = reading(data)
         if colour_only:
             check_colour(image.samples.shape)
         stream = codec.compress(image, progress=progress, **settings)
-        return Coded(image.samples.shape, stream, len(stream), codec.name)
+        return Coded.of_stream(stream, codec.name)
 
     each(
         jobs,
         lambda job: display(job.source),
         lambda job: run_one(job, read, code, options, verified=not options.no_verify, examine=examine),
+        as_json=options.as_json,
     )
 
 

@@ -11,13 +11,18 @@ from nvae_codec.errors import BitstreamError, ImageError
 
 from .batch import Coded, batch_options, each, run_one
 from .files import STREAM, Job, check_names, check_options, check_outputs, check_sources, default_target, display, read
+from .given_back import check_format, file_of, own_suffix
 from .options import POSITIVE, Documented, gathered, model_option, use_threads
 from .progress import Progress
-from .reports import ImageReport, UnpackedReport
+from .reports import FailureReport, ImageReport, UnpackedReport
 from .unpack import unpack_archive
 from .unpack_plan import Request, Unpacking, check_unpacking, is_archive, only_image, plan_unpacking
 
-KEYS = {"the JSON object of an image": ImageReport, "the JSON object of an archive": UnpackedReport}
+KEYS = {
+    "the JSON object of an image": ImageReport,
+    "the JSON object of an archive": UnpackedReport,
+    "the JSON object of a file that failed": FailureReport,
+}
 
 
 @click.command(cls=Documented, results=KEYS, short_help="Restore the images in .nvb files.")
@@ -35,8 +40,8 @@ KEYS = {"the JSON object of an image": ImageReport, "the JSON object of an archi
     "--format",
     "format_name",
     type=click.Choice(["png", "webp", "tif", "bmp", "ppm"]),
-    default="png",
-    help="The format of the images, unless the suffix of -o names one. With ppm, grey images become pgm.",
+    help="The format of the images, unless the suffix of -o names one. With ppm, grey images become pgm.  [default: "
+    "that of the file that each image came from]",
 )
 @click.option("--only", metavar="NAME", multiple=True, help="Of an archive, only this image. Can be repeated.")
 @click.option("--recover", is_flag=True, help="Of a damaged file, restore the images that are whole.")
@@ -45,13 +50,14 @@ KEYS = {"the JSON object of an image": ImageReport, "the JSON object of an archi
 def decompress(request: Request) -> None:
     """Restore the images in .nvb files, exactly as they were.
 
-    Outputs are PNG files beside the inputs. --format chooses another lossless format, and so does the suffix of -o:
-    .webp, .tif, .bmp, .ppm, .pgm or .pnm.
+    Each output lies beside its input and is of the kind that the image came from: a JPEG file is the very file again,
+    the others have the same pixels and metadata. --format chooses another lossless format, and so does the suffix of
+    -o. What that cannot hold besides the pixels is named. Images that came from no file become PNG files.
 
     An archive is unpacked, with its sub-folders, into a folder beside it that has its name without .nvb, or into
-    --output-dir. Each image gets the suffix of its new format. Where two would get the same name, as a.jpg and a.png
-    would, both keep their own suffix and get the new one besides: a.jpg.png, a.png.png. For -o, choose one image with
-    --only.
+    --output-dir. With --format each image gets the suffix of its new format. Where two would get the same name, as
+    a.jpg and a.png would, both keep their own suffix and get the new one besides: a.jpg.png, a.png.png. For -o, choose
+    one image with --only.
 
     --recover restores the images that are whole in a damaged file and reports what is lost; if anything is, the exit
     status is 1. Where the model's name in the file is damaged too, say with --model which one it was.
@@ -75,10 +81,6 @@ def decompress(request: Request) -> None:
     check_options(request.inputs, request.output, request.folder)
     check_sources(request.inputs)
 
-    from nvae_codec.formats.names import WRITTEN
-
-    if request.suffix_of(grey=False) not in WRITTEN:
-        raise click.UsageError(f"The suffix of -o chooses the format; it can be {', '.join(WRITTEN)}.")
     stdin = read(STREAM) if STREAM in request.inputs else b""
 
     def load(source: Path) -> bytes:
@@ -90,36 +92,31 @@ def decompress(request: Request) -> None:
 
     from nvae_codec.codec import Codec
     from nvae_codec.device import choose_device
-    from nvae_codec.integer import model_file
 
     use_threads(request.threads)
-    device = choose_device(request.device)
+    device = None if request.device == "cpu" else choose_device(request.device)
     codecs: dict[bytes, Codec] = {}
 
     def codec_for(fingerprint: bytes) -> Codec:
         if fingerprint not in codecs:
-            model = model_file.find(fingerprint.hex()) if request.model is None else request.model
-            codec = Codec.load(model, device)
-            codec.check_fingerprint(fingerprint.hex())
-            codecs[fingerprint] = codec
+            codecs[fingerprint] = Codec.for_fingerprint(fingerprint, request.model, device)
         return codecs[fingerprint]
 
     def code(job: Job, data: bytes, progress: Progress) -> Coded:
-        from nvae_codec.formats.open import write_all
-
         try:
             if request.recover:
                 content = only_image(request.open(data))
                 codec = codec_for(content.fingerprint)
-                ((_, image),) = codec.decompress_archive(content, progress=progress)
+                (restored,) = codec.restore_archive(content, progress=progress)
             else:
                 codec = codec_for(peek_fingerprint(data))
-                image = codec.decompress(data, max_pixels=request.max_pixels, progress=progress)
+                restored = codec.restore(data, max_pixels=request.max_pixels, progress=progress)
         except BitstreamError as error:
             raise request.hinted(error, data) from error
-        suffix = request.suffix_of(grey=image.samples.ndim == 2)
-        encoded = b"" if job.target is None else write_all(image, suffix)
-        return Coded(image.samples.shape, encoded, len(data), codec.name)
+        if job.target is None:
+            return Coded(restored.entry, b"", len(data), codec.name)
+        written = file_of(restored, request.suffix_of(restored.entry))
+        return Coded(restored.entry, written.data, len(data), codec.name, written.left_out)
 
     def work(job: Job | Unpacking) -> None:
         if isinstance(job, Unpacking):
@@ -127,12 +124,12 @@ def decompress(request: Request) -> None:
         else:
             run_one(job, load, code, request, verified=True)
 
-    each(jobs, lambda job: display(job.source), work)
+    each(jobs, lambda job: display(job.source), work, as_json=request.as_json)
 
 
 def _plan(source: Path, load: Callable[[Path], bytes], request: Request) -> Job | Unpacking:
     """What is to be done with a file. One that is damaged or cannot be read is left to fail when it is its turn."""
-    suffix = request.suffix_of(grey=False)
+    suffix = request.suffix_of(None) or ".png"
     try:
         data = load(source)
         recovery = request.open(data)
@@ -141,7 +138,12 @@ def _plan(source: Path, load: Callable[[Path], bytes], request: Request) -> Job 
         if request.only:
             raise ImageError("holds one image without a name, so there is nothing to choose with --only")
         if recovery.container.images:
-            suffix = request.suffix_of(grey=recovery.container.images[0].channels == 1)
+            (chunk,) = recovery.container.chunks
+            (entry,) = chunk.images
+            suffix = request.suffix_of(entry)
+            if not request.test:
+                check_format(chunk, entry, suffix)
+            suffix = suffix or own_suffix(chunk, entry)
     except BitstreamError as error:
         if request.only:
             raise BitstreamError(f"{display(source)}: {request.hinted(error, data)}") from error

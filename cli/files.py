@@ -9,7 +9,7 @@ from typing import NamedTuple
 import click
 
 from nvae_codec.errors import NO_FILE, NO_FOLDER
-from nvae_codec.files import EXISTS, named, write_file
+from nvae_codec.files import EXISTS, Origin, check_writable, named, write_file
 from nvae_codec.wording import printable
 
 from .names import STREAM, display, display_output
@@ -21,25 +21,6 @@ class Job(NamedTuple):
 
     source: Path
     target: Path | None
-
-
-def plan(
-    sources: Sequence[Path],
-    suffix: str,
-    *,
-    output: Path | None = None,
-    folder: Path | None = None,
-    force: bool = False,
-    as_json: bool = False,
-    of_folders: str = "give the files in it",
-) -> list[Job]:
-    """Give every input its output, and refuse before any work is done what could not end well."""
-    check_options(sources, output, folder)
-    check_sources(sources, of_folders)
-    jobs = [Job(source, output or default_target(source, suffix, folder)) for source in sources]
-    check_names(jobs, sources, as_json)
-    check_outputs(jobs, folder, force)
-    return jobs
 
 
 def check_options(sources: Sequence[Path], output: Path | None, folder: Path | None) -> None:
@@ -65,8 +46,10 @@ def read(source: Path) -> bytes:
         return sys.stdin.buffer.read() if source == STREAM else source.read_bytes()
 
 
-def write(target: Path, data: bytes, *, force: bool) -> None:
+def write(target: Path, data: bytes, *, force: bool, like: Origin | None = None) -> None:
     """Write to standard output, or a whole file or none (`write_file`), in a folder that is made if need be.
+
+    The file gets the permissions and times of what it is made of, `like`.
 
     Without `force`, a file that another program has made since `check_target` stays and is a FileExistsError.
     """
@@ -76,7 +59,7 @@ def write(target: Path, data: bytes, *, force: bool) -> None:
             sys.stdout.buffer.flush()
         else:
             make_folders(target.parent)
-            write_file(target, data, replace=force)
+            write_file(target, data, replace=force, like=like)
 
 
 def echo(text: str) -> None:
@@ -119,12 +102,19 @@ def check_names(jobs: Iterable[Job], sources: Iterable[Path], as_json: bool) -> 
 
 def check_outputs(jobs: Sequence[Job], folder: Path | None, force: bool) -> None:
     """Refuse outputs that could not be written, or that would overwrite what is there; `folder` need not be there."""
+    places: dict[Path, None] = {}  # a set in order
     for target in filter(None, (job.target for job in jobs)):
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a folder; --output-dir takes one", display(target))
         check_target(target, force, create_folder=folder is not None)
+        if target != STREAM and not target.exists():
+            places[target.parent] = None
     if folder is not None:
         check_folder(folder)
+        places[folder] = None
+    for place in places:
+        if place.is_dir():
+            check_writable(place)
 
 
 def check_no_image(output: Path | None) -> None:
@@ -147,7 +137,7 @@ def check_target(target: Path, force: bool, create_folder: bool = False) -> None
         raise FileNotFoundError(errno.ENOENT, NO_FOLDER, display(target.parent))
 
 
-def write_inside(folder: Path, target: Path, data: bytes, *, force: bool) -> None:
+def write_inside(folder: Path, target: Path, data: bytes, *, force: bool, like: Origin | None = None) -> None:
     """`write` a file below `folder`."""
     check_inside(target, folder)  # again: what was a folder before may be a link by now
-    write(target, data, force=force)
+    write(target, data, force=force, like=like)

@@ -7,16 +7,43 @@ from pathlib import Path
 import click
 
 from nvae_codec.bitstreams.container import MAX_IMAGES, MAX_SIDE, VERSION, Container, unpack
-from nvae_codec.bitstreams.content import EXIF, ICC, ImageEntry
+from nvae_codec.bitstreams.content import (
+    CMYK,
+    COLOURS,
+    EXIF,
+    FORMATS,
+    GREY,
+    ICC,
+    JPEG_RGB,
+    NO_FINGERPRINT,
+    PALETTE,
+    PHOTO_CD_RGB,
+    RGB,
+    TRANSPARENCY,
+    WRAPPING,
+    XMP,
+    ImageEntry,
+)
 from nvae_codec.bitstreams.metadata import deflate_item
 from nvae_codec.errors import ModelError
 
-from .batch import each
+from .archive import count_payloads
+from .batch import each, payload_name
 from .files import check_sources, display, echo, read
 from .info_text import describe
 from .options import STREAM_OR_PATH, Documented, json_option
 from .reports import ArchiveFile, ImageFile, ListedImage, ModelFile
 
+# As in `nvae_codec.entries`, which takes long to load.
+COLOURS_OF = {GREY: "grey", RGB: "RGB", JPEG_RGB: "RGB", PHOTO_CD_RGB: "RGB", PALETTE: "palette", CMYK: "CMYK"}
+METADATA_TITLES = {
+    EXIF: "EXIF",
+    ICC: "ICC profile",
+    XMP: "XMP",
+    COLOURS: "palette",
+    TRANSPARENCY: "transparency",
+    WRAPPING: "other",
+}
 KEYS = {
     "the JSON object of a file of one image": ImageFile,
     "the JSON object of an archive": ArchiveFile,
@@ -96,10 +123,11 @@ def _describe(file: Path, listed: bool) -> dict:
         "version": VERSION,
         "bits_per_subpixel": 8 * len(data) / subpixels,
         "model": _model_name(container.fingerprint.hex()),
-        "fingerprint": container.fingerprint.hex(),
+        "fingerprint": None if container.fingerprint == NO_FINGERPRINT else container.fingerprint.hex(),
         "chunks": len(container.chunks),
-        "learning": all(chunk.learns for chunk in container.chunks),
-        "payload_bytes": sum(len(chunk.words) for chunk in container.chunks),
+        "learning": all(chunk.learns for chunk in container.chunks if chunk.neural_images)
+        and any(chunk.neural_images for chunk in container.chunks),
+        "payload_bytes": sum(len(chunk.words) + sum(map(len, chunk.blobs)) for chunk in container.chunks),
     }
     content = asdict(_archive(container, every, subpixels) if container.images[0].name else _single(container, every))
     return content | ({"images": _listed(container)} if listed else {})
@@ -108,15 +136,10 @@ def _describe(file: Path, listed: bool) -> dict:
 def _single(container: Container, every: dict) -> ImageFile:
     (chunk,) = container.chunks
     (image,) = chunk.images
-    metadata_bytes = {item.kind: len(item.data) for item in chunk.metadata}
     return ImageFile(
         **every,
-        width=image.width,
-        height=image.height,
-        channels=image.channels,
-        colours_from=_colours_from(image),
-        exif_bytes=metadata_bytes.get(EXIF, 0),
-        icc_bytes=metadata_bytes.get(ICC, 0),
+        **_kind(image),
+        metadata={METADATA_TITLES[item.kind]: len(item.data) for item in chunk.metadata},
         tile_batches=len(chunk.tile_batches),
         rec_groups=[each.rec_groups for each in chunk.tile_batches],
         trellis_bits=chunk.trellis_bits,
@@ -132,21 +155,28 @@ def _archive(container: Container, every: dict, subpixels: int) -> ArchiveFile:
         subpixels=subpixels,
         header_bytes=every["bytes"] - every["payload_bytes"] - metadata,
         metadata_bytes=metadata,
+        payloads=count_payloads(container),
     )
+
+
+def _kind(image: ImageEntry) -> dict:
+    """What an image is, and how it is coded: keys of `ImageFile` and `ListedImage`."""
+    return {
+        "width": image.width,
+        "height": image.height,
+        "channels": image.channels,
+        "colours": COLOURS_OF[image.mode],
+        "alpha": image.has_alpha,
+        "bits_per_sample": image.depth,
+        "format": FORMATS[image.format] or None if image.format < len(FORMATS) else "other",
+        "payload": payload_name(image),
+        "colours_from": _colours_from(image),
+    }
 
 
 def _listed(container: Container) -> list[dict]:
     return [
-        asdict(
-            ListedImage(
-                name=image.name or None,
-                width=image.width,
-                height=image.height,
-                channels=image.channels,
-                colours_from=_colours_from(image),
-                chunk=number,
-            )
-        )
+        asdict(ListedImage(name=image.name or None, **_kind(image), chunk=number))
         for number, chunk in enumerate(container.chunks, 1)
         for image in chunk.images
     ]
@@ -160,6 +190,8 @@ def _colours_from(image: ImageEntry) -> str | None:
 
 
 def _model_name(fingerprint: str) -> str | None:
+    if fingerprint == NO_FINGERPRINT.hex():
+        return None
     from nvae_codec.integer import model_file
 
     try:

@@ -4,6 +4,15 @@ from itertools import groupby
 
 from nvae_codec.wording import counted, printable
 
+PAYLOADS = {
+    "neural": "the network",
+    "jpeg_xl": "JPEG XL",
+    "jpeg": "JPEG XL of a JPEG file",
+    "stored": "no more than deflating",
+    "copy": "a copy",
+}
+TITLES = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP", "tiff": "TIFF", "bmp": "BMP", "pnm": "PNM", "gif": "GIF"}
+
 
 def describe(content: dict) -> list[str]:
     """The lines on an image's file, an archive or a model file."""
@@ -17,18 +26,22 @@ def describe(content: dict) -> list[str]:
 
 
 def _image(content: dict) -> list[str]:
-    sizes = {"EXIF": content["exif_bytes"], "ICC profile": content["icc_bytes"]}
-    metadata = ", ".join(f"{kind} of {size:,} bytes" for kind, size in sizes.items() if size) or "none"
+    metadata = ", ".join(f"{kind} of {size:,} bytes" for kind, size in content["metadata"].items()) or "none"
     rec_groups = ", ".join(_repeated(groups, len(list(alike))) for groups, alike in groupby(content["rec_groups"]))
     return [
         f"image: {_size(content)}",
         *_file_and_model(content),
         f"metadata: {metadata}",
-        f"coded words: {content['payload_bytes']:,} bytes in {content['chunks']} chunk",
-        f"learning while coding: {'yes' if content['learning'] else 'no'}",
-        f"tile batches: {content['tile_batches']:,}; groups of latents coded by REC in each: {rec_groups}",
-        f"trellis bits of REC: {content['trellis_bits']}",
-    ]
+        f"coded by {PAYLOADS[content['payload']]}: {content['payload_bytes']:,} bytes in {content['chunks']} chunk",
+    ] + (
+        [
+            f"learning while coding: {'yes' if content['learning'] else 'no'}",
+            f"tile batches: {content['tile_batches']:,}; groups of latents coded by REC in each: {rec_groups}",
+            f"trellis bits of REC: {content['trellis_bits']}",
+        ]
+        if content["tile_batches"]
+        else []
+    )
 
 
 def _archive(content: dict) -> list[str]:
@@ -38,7 +51,8 @@ def _archive(content: dict) -> list[str]:
         *_file_and_model(content),
         f"headers and checksums: {content['header_bytes']:,} bytes",
         f"metadata: {content['metadata_bytes']:,} bytes",
-        f"coded words: {content['payload_bytes']:,} bytes in {counted(content['chunks'], 'chunk')}",
+        f"coded images: {content['payload_bytes']:,} bytes in {counted(content['chunks'], 'chunk')}; by "
+        + ", ".join(f"{PAYLOADS[payload]} {count:,}" for payload, count in content["payloads"].items()),
         f"learning while coding: {'yes' if content['learning'] else 'no'}",
     ]
 
@@ -46,7 +60,9 @@ def _archive(content: dict) -> list[str]:
 def _file_and_model(content: dict) -> list[str]:
     return [
         f"file: {content['bytes']:,} bytes, {content['bits_per_subpixel']:.4f} bits per sub-pixel",
-        f"model: {content['model'] or 'unknown'}, fingerprint {content['fingerprint']}",
+        f"model: {content['model'] or 'unknown'}, fingerprint {content['fingerprint']}"
+        if content["fingerprint"]
+        else "model: none is needed",
     ]
 
 
@@ -91,13 +107,15 @@ def _latent_table(groups: list[dict]) -> str:
 
 def _image_line(image: dict) -> str:
     name = "no name" if image["name"] is None else printable(image["name"])
-    return f"\n    {name}: {_size(image)}, chunk {image['chunk']}"
+    return f"\n    {name}: {_size(image)}, {PAYLOADS[image['payload']]}, chunk {image['chunk']}"
 
 
 def _size(image: dict) -> str:
-    colours = "grey" if image["channels"] == 1 else "RGB"
+    bits = "" if image["bits_per_sample"] == 8 else f", {image['bits_per_sample']} bits"
+    alpha = " with alpha" if image["alpha"] else ""
     came = f" converted from {image['colours_from']}" if image["colours_from"] else ""
-    return f"{image['width']:,} x {image['height']:,} pixels, {colours}{came}"
+    kind = f", from {TITLES.get(image['format'], image['format'])}" if image["format"] else ""
+    return f"{image['width']:,} x {image['height']:,} pixels, {image['colours']}{alpha}{came}{bits}{kind}"
 
 
 def _repeated(value: int, times: int) -> str:

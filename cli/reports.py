@@ -20,15 +20,28 @@ class ImageReport:
     width: Count
     height: Count
     channels: int
-    """1 of grey images, 3 of RGB"""
+    """1 of grey images and palettes, 3 of RGB, 4 of CMYK; one more with alpha"""
+    bits_per_sample: int
+    payload: str
+    """how it is coded: neural, jpeg_xl, jpeg or stored"""
     bits_per_subpixel: float
     """of the .nvb file"""
     seconds: Seconds
     """without those of a ledger"""
-    model: str
-    """the name of the model that coded it"""
+    model: str | None
+    """the name of the model that coded it; null if none did"""
     verified: bool
     """whether the file was decoded and compared"""
+    left_out: list[str]
+    """what the output does not hold besides the pixels, which are always exact"""
+
+
+@dataclass(frozen=True, config=STRICT)
+class FailureReport:
+    """A file that failed."""
+
+    input: str
+    error: str
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -47,8 +60,13 @@ class ArchiveReport:
     """all bytes of the file over all sub-pixels"""
     seconds: Seconds
     """without those of a ledger"""
-    model: str
+    model: str | None
+    """the name of the model; null if no image needed one"""
     verified: bool
+    payloads: dict[str, int]
+    """how many images have each"""
+    skipped: list[str]
+    """files that --skip-unreadable left out"""
 
 
 @dataclass(kw_only=True, config=STRICT)
@@ -74,6 +92,8 @@ class UnpackedReport:
     """names of images that could not be given back"""
     lost_chunks: Bytes = 0
     """how many"""
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """by names of images, what their files do not hold besides the pixels, which are always exact"""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -98,17 +118,25 @@ class ImageFile:
     width: Count
     height: Count
     channels: int
+    colours: str
+    """grey, RGB, palette or CMYK"""
+    alpha: bool
+    bits_per_sample: int
+    format: str | None
+    """the kind of file that the image came from; null if that is not known"""
+    payload: str
+    """how it is coded: neural, jpeg_xl, jpeg or stored"""
     colours_from: str | None
     """the colour space that the image had before it became RGB; null if that is not known"""
     bits_per_subpixel: float
     model: str | None
     """its name; null if unknown"""
-    fingerprint: str
-    """of the model"""
-    exif_bytes: Bytes
-    icc_bytes: Bytes
+    fingerprint: str | None
+    """of the model; null if none is needed"""
+    metadata: dict[str, int]
+    """bytes of each kind"""
     chunks: Count
-    tile_batches: Count
+    tile_batches: Bytes
     """how many; the tiles of a batch are coded together"""
     rec_groups: list[int]
     """of each tile batch, how many groups of latents are coded by REC"""
@@ -135,16 +163,18 @@ class ArchiveFile:
     bits_per_subpixel: float
     model: str | None
     """its name; null if unknown"""
-    fingerprint: str
-    """of the model"""
+    fingerprint: str | None
+    """of the model; null if none is needed"""
     header_bytes: Bytes
     """of headers and checksums"""
     metadata_bytes: Bytes
     """as they are stored"""
     learning: bool
     """whether all of it was coded with learning from known pixels"""
+    payloads: dict[str, int]
+    """how many images have each: neural, jpeg_xl, jpeg, stored, or copy of an image before"""
     payload_bytes: Bytes
-    """the coded words"""
+    """the coded words, and what is coded otherwise"""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -156,6 +186,11 @@ class ListedImage:
     width: Count
     height: Count
     channels: int
+    colours: str
+    alpha: bool
+    bits_per_sample: int
+    format: str | None
+    payload: str
     colours_from: str | None
     """as above"""
     chunk: Count

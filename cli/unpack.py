@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 from nvae_codec.bitstreams.container import Container
 from nvae_codec.bitstreams.recovery import Recovery
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecError, enough_memory
+from nvae_codec.files import Origin
 from nvae_codec.wording import counted, printable
 
 from .archive import archive_line
-from .batch import print_report, workers_for
+from .batch import left_out_sentence, print_report, workers_for
 from .files import display, display_output, write, write_inside
+from .given_back import file_of
 from .main import AlreadyReported, print_error
+from .names import STREAM
 from .places import OF_NAMES
 from .progress import Progress, progress_bar
 from .reports import UnpackedReport
@@ -82,54 +85,62 @@ def _report_losses(job: Unpacking, request: Request, recovery: Recovery, report:
 
 def _give_back(codec: "Codec", content: Container, job: Unpacking, request: Request, report: UnpackedReport) -> None:
     """Decode and write the images, and then name those for which that could not be done."""
-    from nvae_codec.formats.open import write_all
-
     failures: list[tuple[NvaeCodecError, list[str]]] = []
     written: set[tuple[int, int]] = set()
     try:
         with progress_bar(display(job.source), "image", request.quiet) as progress:
-            for names, image in _decoded(codec, content, job.targets.keys(), progress):
+            for names, restored in _decoded(codec, content, job.targets.keys(), progress):
                 try:
-                    if isinstance(image, NvaeCodecError):
-                        raise image
+                    if isinstance(restored, NvaeCodecError):
+                        raise restored
                     target = job.targets[names[0]]
                     if target is not None:
-                        suffix = request.suffix_of(grey=image.samples.ndim == 2)
-                        data = write_all(image, suffix)
-                        _write(job, Path(target), data, written, request.force)
-                        report.output_bytes = (report.output_bytes or 0) + len(data)
+                        output = file_of(restored, request.suffix_of(restored.entry))
+                        _write(job, Path(target), output.data, written, request.force)
+                        report.output_bytes = (report.output_bytes or 0) + len(output.data)
+                        if output.left_out:
+                            report.left_out[names[0]] = list(output.left_out)
                 except NvaeCodecError as error:
                     failures.append((error, names))
                 else:
-                    height, width = image.samples.shape[:2]
+                    entry = restored.entry
                     report.num_images += 1
-                    report.pixels += height * width
-                    report.subpixels += image.samples.size
+                    report.pixels += entry.height * entry.width
+                    report.subpixels += entry.height * entry.width * entry.channels
     finally:  # the bar is gone, also after Ctrl-C or on a full disk
         for failure, names in failures:
             _print_error(job, str(failure), _listed(names))
             report.lost += names
+        for name, left_out in report.left_out.items():
+            print_error(left_out_sentence(printable(name), left_out))
 
 
 def _write(job: Unpacking, target: Path, data: bytes, written: set[tuple[int, int]], force: bool) -> None:
     """Write one file, which must be none of those `written` before. Raises ImageError for a name that cannot be."""
     if job.folder is None:
-        return write(target, data, force=force)
+        return write(target, data, force=force, like=_origin(job))
     try:
-        _write_inside(job.folder, target, data, written, force)
+        _write_inside(job.folder, target, data, written, force, _origin(job))
     except OSError as error:
         if error.errno not in OF_NAMES:
             raise
         raise ImageError(f"{display(target)}: cannot be written here: {error.strerror}") from error
 
 
-def _write_inside(folder: Path, target: Path, data: bytes, written: set[tuple[int, int]], force: bool) -> None:
+def _origin(job: Unpacking) -> Origin | None:
+    """What the files of an archive take over from it."""
+    return Origin.of_all([job.source]) if job.source != STREAM and job.source.is_file() else None
+
+
+def _write_inside(
+    folder: Path, target: Path, data: bytes, written: set[tuple[int, int]], force: bool, like: Origin | None
+) -> None:
     if target.exists() and _identity(target) in written:
         raise ImageError(
             f"{display(target)} was written just now from another image; here names that differ in "
             "upper and lower case, or lead over links, are the same"
         )
-    write_inside(folder, target, data, force=force)
+    write_inside(folder, target, data, force=force, like=like)
     written.add(_identity(target))
 
 
@@ -141,15 +152,13 @@ def _identity(path: Path) -> tuple[int, int]:
 def _decoded(
     codec: "Codec", content: Container, wanted: Collection[str], progress: Progress
 ) -> Iterator[tuple[list[str], Any]]:
-    """Images, each with its name in a list; for those that cannot be given back, their names and the error."""
+    """Images restored, each with its name in a list; for those that cannot be given back, their names and the error."""
     left = set(wanted)
     try:
         workers = workers_for(sum(image.width * image.height for image in content.images if image.name in left))
-        for entry, image in codec.decompress_archive(
-            content, only=frozenset(wanted), progress=progress, workers=workers
-        ):
-            left.discard(entry.name)
-            yield [entry.name], image
+        for restored in codec.restore_archive(content, only=frozenset(wanted), progress=progress, workers=workers):
+            left.discard(restored.entry.name)
+            yield [restored.entry.name], restored
         return
     except (BitstreamError, DriftError):
         pass  # it came out of several chunks that were decoded at once; now one by one
@@ -158,9 +167,9 @@ def _decoded(
         if not names:
             continue
         try:
-            for entry, image in codec.decompress_archive(replace(content, chunks=(chunk,)), only=frozenset(names)):
-                names.remove(entry.name)
-                yield [entry.name], image
+            for restored in codec.restore_archive(replace(content, chunks=(chunk,)), only=frozenset(names)):
+                names.remove(restored.entry.name)
+                yield [restored.entry.name], restored
         except (BitstreamError, DriftError) as error:
             yield names, error
         left.difference_update(image.name for image in chunk.images)

@@ -3,10 +3,11 @@
 import difflib
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
 
 import click
@@ -14,11 +15,12 @@ import click
 from nvae_codec.bitstreams.container import Container, unpack
 from nvae_codec.bitstreams.content import START_BYTES, ImageEntry
 from nvae_codec.bitstreams.recovery import Recovery, recover
-from nvae_codec.errors import BitstreamError, ImageError, NvaeCodecError, about
+from nvae_codec.errors import BitstreamError, ImageError, NvaeCodecError
 from nvae_codec.wording import printable
 
 from .batch import Batch
 from .files import STREAM, Job, check_outputs, check_target, display
+from .given_back import check_format, own_name
 from .places import OF_NAMES, Places, check_folder, check_inside
 
 MAX_CLOSE, MAX_CLOSE_LENGTH = 10_000, 200  # names, and characters, that are searched for what is close to one
@@ -29,7 +31,7 @@ class Request(Batch):
     """What the command line of `decompress` asks for."""
 
     max_pixels: int
-    format_name: str  # of images, where `output` has no suffix
+    format_name: str | None  # of images, where `output` has no suffix; None: that of each image's own file
     only: tuple[str, ...]  # all, if empty
     recover: bool
     test: bool
@@ -46,9 +48,10 @@ class Request(Batch):
             if self.model is None:
                 raise BitstreamError(f"{error}; where the fingerprint is damaged, --model helps") from error
 
+        from nvae_codec.bundled import resolve
         from nvae_codec.integer import model_file
 
-        fingerprint = model_file.describe(model_file.resolve(self.model))["fingerprint"]
+        fingerprint = model_file.describe(resolve(self.model))["fingerprint"]
         return recover(data, max_pixels=self.max_pixels, fingerprint=bytes.fromhex(fingerprint))
 
     def hinted(self, error: BitstreamError, data: bytes) -> BitstreamError:
@@ -76,10 +79,16 @@ class Request(Batch):
             images = "the one image that is whole" if whole == 1 else f"the {whole:,} images that are whole"
         return f"; --recover saves {images}"
 
-    def suffix_of(self, grey: bool) -> str:
-        """The format of an image. PNM has a suffix for grey and one for colours."""
+    def suffix_of(self, image: ImageEntry | None) -> str:
+        """The format that an image is to have; empty for that of its own. PNM has a suffix for grey, one for colours.
+
+        Without an image, that of most.
+        """
         if self.output and self.output.suffix:
             return self.output.suffix.lower()
+        if self.format_name is None:
+            return ""
+        grey = image is not None and image.channels == 1
         return ".pgm" if grey and self.format_name == "ppm" else f".{self.format_name}"
 
 
@@ -122,8 +131,9 @@ def plan_unpacking(source: Path, recovery: Recovery, request: Request) -> Unpack
     wanted = [image for image in images if not only or image.name in only]
     if request.test or not wanted:
         return Unpacking(source, None, {image.name: None for image in wanted})
+    chunk_of = {image.name: chunk for chunk in recovery.container.chunks for image in chunk.images}
     for image in wanted:
-        _check_format(image, request)
+        check_format(chunk_of[image.name], image, request.suffix_of(image))
     if request.output is not None:
         if len(wanted) > 1:
             raise click.UsageError(
@@ -132,9 +142,10 @@ def plan_unpacking(source: Path, recovery: Recovery, request: Request) -> Unpack
             )
         return Unpacking(source, None, {wanted[0].name: str(request.output)})
     folder = request.folder or _default_folder(source)
-    suffixes = {image.name: request.suffix_of(image.channels == 1) for image in images}
-    suffixes |= {name: request.suffix_of(grey=False) for loss in recovery.losses for name in loss.images}
-    paths = file_paths(suffixes)
+    suffixes = {image.name: request.suffix_of(image) for image in images}
+    suffixes |= {name: request.suffix_of(None) for loss in recovery.losses for name in loss.images}
+    own = {image.name: own_name(chunk_of[image.name], image) for image in images if not suffixes[image.name]}
+    paths = file_paths(suffixes, own)
     for image in wanted:
         _check_encoding(paths[image.name])
     return Unpacking(source, folder, {image.name: os.path.join(folder, paths[image.name]) for image in wanted})
@@ -158,15 +169,17 @@ def check_unpacking(job: Unpacking, force: bool) -> None:
     check_folder(job.folder)
 
 
-def file_paths(suffixes: dict[str, str]) -> dict[str, str]:
+def file_paths(suffixes: dict[str, str], own: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
     """The relative path that each image gets: its name with the suffix of its new format in place of the old one.
+
+    Without a suffix it is the one in `own`, or else its name.
 
     Where two would get the same, or one that is a folder of another, they keep their full names and get the suffix
     besides. `suffixes` are those of all images of a file, so that an image gets the same path alone as with all.
 
     The work is that of sorting the names: a file of few bytes may hold thousands, each of them in thousands of folders.
     """
-    paths = {name: _renamed(name, suffix) for name, suffix in suffixes.items()}
+    paths = {name: _renamed(name, suffix) if suffix else own.get(name, name) for name, suffix in suffixes.items()}
     takers = defaultdict(list)
     for name, path in paths.items():
         takers[path].append(name)
@@ -230,14 +243,6 @@ def _close(name: str, known: Collection[str]) -> list[str]:
         short = list(islice((other for other in known if len(other) <= MAX_CLOSE_LENGTH), MAX_CLOSE))
         close += [other for other in difflib.get_close_matches(name, short, 3) if other not in close]
     return close[:3]
-
-
-def _check_format(image: ImageEntry, request: Request) -> None:
-    from nvae_codec.formats.open import check_format
-
-    grey = image.channels == 1
-    with about(printable(image.name)):
-        check_format(request.suffix_of(grey), grey=grey, metadata=bool(image.metadata))
 
 
 def _check_encoding(path: str) -> None:

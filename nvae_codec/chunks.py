@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from nvae_codec.entries import (
     Words,
     check_image,
     check_small_images,
+    digest,
     make_chunk,
     needed_images,
     restored,
@@ -131,15 +132,10 @@ def tiles_of(neural: Neural, image: Image) -> int:
 
 def _copies(chunk: Named) -> list[int]:
     """How many places before each image the first one that equals it is; 0 if it is the first."""
-    first: dict[tuple, int] = {}
-    distances = []
-    for place, (_, image) in enumerate(chunk):
-        # Where an image says all that its file says, files may differ, as ways to compress the same.
-        others = {"samples", "file"} if image.is_whole else {"samples"}
-        of_image = [getattr(image, field.name) for field in fields(image) if field.name not in others]
-        key = (image.samples.shape, image.samples.dtype.str, image.samples.tobytes(), *of_image)
-        distances.append(place - first.setdefault(key, place))
-    return distances
+    if len(chunk) == 1:
+        return [0]
+    first: dict[bytes, int] = {}
+    return [place - first.setdefault(digest(image), place) for place, (_, image) in enumerate(chunk)]
 
 
 def _may_be_neural(neural: Neural, image: Image, settings: Settings) -> bool:

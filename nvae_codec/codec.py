@@ -21,7 +21,7 @@ from nvae_codec.bitstreams.content import (
 )
 from nvae_codec.bundled import resolve
 from nvae_codec.chunks import Named, Settings, Wanted
-from nvae_codec.entries import Restored
+from nvae_codec.entries import Restored, digest
 from nvae_codec.errors import NO_FILE, BitstreamError, ImageError, ModelError
 from nvae_codec.executors import batches, share
 from nvae_codec.formats.open import AnyImage, as_image
@@ -41,6 +41,7 @@ Progress = Callable[[int, int], None]  # called with tiles or images done, and i
 LANES = 2
 BATCH_PIXELS = 2**22  # in tiles of chunks coded at the same time, unless one alone has more
 CHUNK_PIXELS = 2**18  # of an archive: what is decoded to get at an image, and lost with a damage
+MAX_COPIES = 64  # in a chunk: all of its images are in memory together
 
 
 def _ignore(done: int, total: int) -> None:
@@ -83,12 +84,21 @@ class Codec:
 
         Raises BitstreamError, ModelError, DriftError.
         """
-        needed = container.peek_fingerprint(data)
+        return cls.for_fingerprint(container.peek_fingerprint(bytes_of(data)), model)
+
+    @classmethod
+    def for_fingerprint(
+        cls, needed: bytes, model: str | Path | None = None, device: "torch.device | None" = None
+    ) -> "Codec":
+        """The codec of the model with this fingerprint: `model` if given, or else the bundled one that has it.
+
+        Raises ModelError, DriftError.
+        """
         if model is None and needed != NO_FINGERPRINT:
             from nvae_codec.integer import model_file
 
             model = model_file.find(needed.hex())
-        codec = cls.load(model)
+        codec = cls.load(model, device)
         codec.check_fingerprint(needed.hex())
         return codec
 
@@ -146,7 +156,7 @@ class Codec:
         payload: str | None = None,
         progress: Progress | None = None,
     ) -> bytes:
-        """The bytes of an .nvb file for an `Image`, a uint8 or uint16 array [H, W] or [H, W, 2 to 4], or a Pillow image.
+        """The bytes of an .nvb file for an `Image`, an array uint8 or uint16, [H, W(, 2 to 4)], or a Pillow image.
 
         - `effort`, 1 to 5, is how hard to look for the latents of the first tiles; None leaves it to the image's size.
         - `learn`: adapt to the image while it is coded, which makes it smaller and takes longer, both ways.
@@ -206,9 +216,9 @@ class Codec:
         return self._pack(made)
 
     def _gather(self, items: Iterable[tuple[str, Image]], chunk_pixels: int) -> Iterator[Named]:
-        """Neighbours together in chunks, by the pixels of their tiles."""
+        """Neighbours together in chunks, by the pixels of their tiles; those of copies do not count."""
         chunk: list[tuple[str, Image]] = []
-        size = 0
+        size, last = 0, b""
         for name, given in items:
             try:
                 image = as_image(given)
@@ -216,6 +226,8 @@ class Codec:
                 pixels = self._pixels([(name, image)])
             except ImageError as error:
                 raise ImageError(f"{name}: {error}") from error
+            before, last = last, digest(image)
+            pixels = 0 if last == before and len(chunk) < MAX_COPIES else pixels
             if chunk and size + pixels > chunk_pixels:
                 yield chunk
                 chunk, size = [], 0
@@ -404,8 +416,8 @@ def compress(
     verify: bool = True,
     payload: str | None = None,
 ) -> bytes:
-    """The bytes of an .nvb file for an array, uint8 or uint16, [H, W] (grey), [H, W, 3] (RGB), or with a further channel
-    of alpha; for a Pillow image, or an `Image`.
+    """The bytes of an .nvb file for an array, uint8 or uint16, [H, W] (grey), [H, W, 3] (RGB), or with a further
+    channel of alpha; for a Pillow image, or an `Image`.
 
     `model` is a bundled model's name or the path of a model file; it stays loaded. The others are as in
     `Codec.compress`. Raises ImageError for images that cannot be coded exactly, and ModelError.

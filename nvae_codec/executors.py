@@ -58,6 +58,18 @@ def share(
         yield from map_in_order(chosen, function, calls, workers)
 
 
+def ahead(
+    items: Iterable[Item], submit: Callable[[Item], Future[Result]], most: int
+) -> Iterator[tuple[Item, Future[Result]]]:
+    """Every item with its result to come; `most` of them are submitted before the first is waited for."""
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    for item in items:
+        waiting.append((item, submit(item)))
+        if len(waiting) == most:
+            yield waiting.popleft()
+    yield from waiting
+
+
 def map_in_order(
     executor: Executor, function: Callable[..., Result], calls: Iterable[tuple], ahead: int
 ) -> Iterator[Result]:

@@ -4,11 +4,12 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, NamedTuple
 
 fcntl: Any
 msvcrt: Any
@@ -24,17 +25,40 @@ except ImportError:  # on Windows
 EXISTS = "exists already; -f overwrites it"
 # What systems say of a hard link that a file system does not have.
 NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}
+PERMISSIONS, OWN = 0o777, 0o600  # that a file may have of another one; that it has in any case
 LOCK = ".lock"  # in a folder that one program has for itself
 
 
-def write_file(path: Path, data: bytes, *, replace: bool = True) -> None:
+class Origin(NamedTuple):
+    """What a file that is made of others takes over from them."""
+
+    mode: int  # permissions
+    times: tuple[int, int] | None = None  # of the last access and the last change, nanoseconds
+
+    @classmethod
+    def of(cls, path: Path) -> "Origin":
+        status = path.stat()
+        return cls(stat.S_IMODE(status.st_mode), (status.st_atime_ns, status.st_mtime_ns))
+
+    @classmethod
+    def of_all(cls, paths: Iterable[Path]) -> "Origin":
+        """Of several: the permissions that all of them have."""
+        mode = PERMISSIONS
+        for path in paths:
+            mode &= path.stat().st_mode
+        return cls(mode)
+
+
+def write_file(path: Path, data: bytes, *, replace: bool = True, like: Origin | None = None) -> None:
     """Write `data` to `path`, whole or not at all; see `whole_file`."""
-    with whole_file(path, replace=replace) as file:
+    with whole_file(path, replace=replace, like=like) as file:
         file.write(data)
 
 
 @contextmanager
-def whole_file(path: Path, *, replace: bool = True, sweep: bool = False) -> Iterator[BinaryIO]:
+def whole_file(
+    path: Path, *, replace: bool = True, sweep: bool = False, like: Origin | None = None
+) -> Iterator[BinaryIO]:
     """A binary file to write to, which takes the place of `path` when the block ends without an error.
 
     Whatever happens meanwhile, a crash included, `path` holds its old content or the new, never a part. A symbolic link
@@ -43,6 +67,8 @@ def whole_file(path: Path, *, replace: bool = True, sweep: bool = False) -> Iter
 
     Unless `replace`, a file that is there already, or that another program makes meanwhile, stays and is a
     FileExistsError.
+
+    It gets the permissions and the times of what it is made of, `like`, if that is given: it is never more open.
 
     Who is killed leaves a temporary file behind. With `sweep`, those go that earlier writers of this `path` have left,
     which takes a look at all names in the folder; those of writers at work stay.
@@ -64,19 +90,31 @@ def whole_file(path: Path, *, replace: bool = True, sweep: bool = False) -> Iter
         # Beside the file, as a rename is atomic only within one folder.
         temporary = path.with_name(f".{token}.{secrets.token_hex(8)}.tmp")
         try:
-            with open(temporary, "xb") as file:  # a new file has the permissions that the umask leaves it
+            # A new file has the permissions that the umask leaves it, or fewer.
+            mode = 0o666 if like is None else PERMISSIONS & like.mode | OWN
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 try_lock(file)  # so that nobody sweeps it away
-                if status:
+                if like is not None:
+                    os.chmod(temporary, PERMISSIONS & like.mode | OWN)
+                elif status:
                     os.chmod(temporary, stat.S_IMODE(status.st_mode))
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+                if like is not None and like.times:
+                    os.utime(temporary, ns=like.times)
                 if fcntl is not None:
                     _publish(temporary, path, replace)  # while it is locked
             if fcntl is None:  # Windows renames no open file
                 _publish(temporary, path, replace)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise OSError if no file can be made in a folder that is there."""
+    with named(str(folder)), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -23,6 +23,7 @@ WRITTEN = {
     ".pam": "pnm",
     ".gif": "gif",
 }
+_SUFFIX_OF = {"jpeg": ".jpg", "tiff": ".tif"}  # of other formats it is the name
 _JPEG = ".jpg .jpeg .jpe .jif .jfif .mpo"
 _JPEG_2000 = ".jp2 .j2k .jpc .jpf .jpx .j2c"
 _OTHERS = """
@@ -42,6 +43,11 @@ def suffix_kind(suffix: str) -> str:
         known = ", ".join(WRITTEN)
         raise ImageError(f"{suffix or 'a name without suffix'} stands for no lossless image format; known are {known}")
     return name
+
+
+def suffix_of_format(name: str) -> str:
+    """The usual suffix of the files of a format."""
+    return _SUFFIX_OF.get(name, f".{name}")
 
 
 def is_image_file(path: Path) -> bool:

@@ -4,12 +4,13 @@ from typing import BinaryIO
 
 from nvae_codec.errors import ImageError
 from nvae_codec.formats.definition import MAX_PIXELS, Reading, Written
-from nvae_codec.formats.names import SUFFIXES, find_images, is_image_file, suffix_kind, visible_files
+from nvae_codec.formats.names import SUFFIXES, find_images, is_image_file, suffix_kind, suffix_of_format, visible_files
 from nvae_codec.formats.pillow_images import (
     ACCEPTED,
     AnyImage,
     as_image,
     check_format,
+    foreign_suffix,
     header_shape,
     plain_fault,
     quiet,
@@ -34,6 +35,7 @@ __all__ = [
     "read_image",
     "resized",
     "suffix_kind",
+    "suffix_of_file",
     "visible_files",
     "write_all",
     "write_image",
@@ -88,6 +90,11 @@ def write_all(image: Image, suffix: str = ".png") -> bytes:
     if written.left_out:
         raise ImageError(f"{suffix} cannot hold this image's {', '.join(written.left_out)}; .png can")
     return written.data
+
+
+def suffix_of_file(name: str, data: bytes) -> str:
+    """The usual suffix of a file of the format `name`; of one that has none here, as Pillow knows it, or none."""
+    return suffix_of_format(name) if name else foreign_suffix(data)
 
 
 def native_suffix(image: Image) -> str:

@@ -297,3 +297,12 @@ def _listed(block: pillow.Exif) -> dict[tuple[int, int], str]:
     folders = {0: block} | {int(folder): _folder(block, folder) for folder in EXIF_FOLDERS}
     tags = ((folder, tag, value) for folder, content in folders.items() for tag, value in dict(content).items())
     return {(folder, tag): repr(value) for folder, tag, value in tags if tag not in EXIF_FOLDERS}
+
+
+def foreign_suffix(data: bytes) -> str:
+    """The first suffix that Pillow knows for a file's format; empty if it knows none."""
+    try:
+        name = pillow.open(io.BytesIO(data)).format
+    except Exception:  # nothing but a name depends on it
+        return ""
+    return next((suffix for suffix, each in pillow.registered_extensions().items() if each == name), "")

@@ -6,8 +6,8 @@ is damaged. Here such files are left out and named.
 
 import os
 import tarfile
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nvae_codec.errors import ImageError, reason_of
+from nvae_codec.executors import ahead
 from nvae_codec.formats.open import image_shape, is_image_file, plain, quiet, read_image, visible_files
 from nvae_codec.training.data.definition import Request
 from nvae_codec.training.data.fit import Fit, Unsuitable
@@ -150,7 +151,7 @@ def read_files(sources: Sequence[Source], fit: Fit, cache_bytes: int, report: Re
     with quiet(), ThreadPoolExecutor(threads) as pool:
         # Whether a damaged image is left out depends on whether it is decoded here. So the decision is a matter of
         # order alone, and every process of a run has the same images, however many threads its machine has.
-        for number, (source, future) in enumerate(_ahead(sources, submit)):
+        for number, (source, future) in enumerate(ahead(sources, submit, READ_AHEAD)):
             if number and number % PROGRESS == 0:
                 report(f"{number:,} of {len(sources):,} image files read")
             try:
@@ -174,16 +175,6 @@ def read_files(sources: Sequence[Source], fit: Fit, cache_bytes: int, report: Re
     if full:
         report(f"{kept / 1e9:.1f} GB of images are kept in memory, the others are decoded again each time")
     return FileImages(entries, fit)
-
-
-def _ahead(sources: Sequence[Source], submit: Callable[[Source], Future]) -> Iterator[tuple[Source, Future]]:
-    """Every source with its result to come; `READ_AHEAD` of them are submitted before the first is waited for."""
-    waiting: deque[tuple[Source, Future]] = deque()
-    for source in sources:
-        waiting.append((source, submit(source)))
-        if len(waiting) == READ_AHEAD:
-            yield waiting.popleft()
-    yield from waiting
 
 
 def _examine(source: Source, fit: Fit, decode: bool) -> tuple[tuple[int, int, int, int], np.ndarray | None]:
