@@ -12,11 +12,14 @@ from nvae_codec.formats.pillow_images import decoded, opened, translated
 from nvae_codec.image import Image
 
 
+NAMES = {"PPM": "pnm"}  # of what is left of a format that has a reader here: PFM
+
+
 def read(data: bytes, reading: Reading) -> Image:
     """The image in a file of a format that has no reader here. Raises ImageError for what is none, or damaged."""
     with translated():
         opener = opened(data, reading)
-        name = (opener.format or "").lower()
+        name = NAMES.get(opener.format or "", (opener.format or "").lower())
         sizes = len(opener.info.get("sizes", ()))
         several = getattr(opener, "n_frames", 1) > 1
         found = decoded(opener)
@@ -34,9 +37,7 @@ def kept(found: Image, data: bytes, reading: Reading, name: str, *, several: boo
         if reading.pixels:
             reading.check_frames(sizes)
         return replace(found, format=name, file=b"" if several else data)
-    return replace(
-        found, palette=found.palette, transparency=found.transparency, format=name, file=data, is_whole=False
-    )
+    return replace(found, format=name, file=data, is_whole=False)
 
 
 FORMAT = Format("", "", lambda data: True, read)
