@@ -21,9 +21,10 @@ def file_of(restored: "Restored", suffix: str) -> "Written":
 
     Raises ImageError where that format cannot hold the pixels exactly.
     """
+    from nvae_codec.formats.names import kind_of_suffix
     from nvae_codec.formats.open import Written, native_suffix, write_image
 
-    if restored.file and not suffix:
+    if restored.file and (not suffix or kind_of_suffix(suffix) == _format(restored.entry)):
         return Written(restored.file)
     image = restored.image()
     return write_image(image, suffix or native_suffix(image))
@@ -34,21 +35,26 @@ def own_suffix(chunk: Chunk, entry: ImageEntry) -> str:
     from nvae_codec.formats.open import native_suffix, suffix_of_file
 
     if _original(chunk, entry).payload in OF_FILES:
-        return suffix_of_file(FORMATS[entry.format] if entry.format < len(FORMATS) else "", _blob(chunk, entry))
+        return suffix_of_file(_format(entry), _blob(chunk, entry))
     return native_suffix(_like(chunk, entry))
 
 
 def own_name(chunk: Chunk, entry: ImageEntry) -> str:
     """The name that an image of an archive is given back with: its own, if the suffix is that of its format."""
-    from nvae_codec.formats.open import native_suffix, suffix_kind
+    from nvae_codec.formats.names import kind_of_suffix
+    from nvae_codec.formats.open import native_suffix
 
-    name = PurePosixPath(entry.name)
     if _original(chunk, entry).payload in OF_FILES:
         return entry.name
     suffix = native_suffix(_like(chunk, entry))
-    if suffix_kind(name.suffix) == suffix_kind(suffix):
+    if kind_of_suffix(PurePosixPath(entry.name).suffix) == kind_of_suffix(suffix):
         return entry.name
     return entry.name + suffix if entry.format else _with_suffix(entry.name, suffix)
+
+
+def _format(entry: ImageEntry) -> str:
+    """The name of the format that an image came in; empty if it is none of those with a number."""
+    return FORMATS[entry.format] if entry.format < len(FORMATS) else ""
 
 
 def _with_suffix(name: str, suffix: str) -> str:

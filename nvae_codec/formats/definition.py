@@ -49,10 +49,10 @@ class Format:
     - `name` is that of `Image.format`; `title` is how people write it.
     - `suffixes` name it for writing, none if it is not written.
     - `recognises` tells by the first bytes whether a file is of this kind.
-    - `read` gives the image in a file; its `file` is set by the caller where it is empty and `is_whole` says nothing
-      else of the file. ImageError for what is damaged, cut short, or not one image.
-    - `write` gives a file with the pixels of an image, for one of `suffixes`. ImageError where it cannot
-      hold them exactly.
+    - `read` gives the image in a file, with its `format` and, unless it is one of several images, its `file`.
+      ImageError for what is damaged, cut short, or not one image.
+    - `write` gives a file with the pixels of an image, for one of `suffixes`. ImageError where it cannot hold them
+      exactly.
     - `suffix_of` is the suffix for an image, where several name kinds of one format.
     - `words_of` names what a wrapping holds.
     """

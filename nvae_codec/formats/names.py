@@ -9,45 +9,79 @@ from pathlib import Path
 
 from nvae_codec.errors import ImageError
 
-# What each suffix stands for where a file is written. The first of a format is its usual one.
-WRITTEN = {
-    ".png": "png",
-    ".webp": "webp",
-    ".tif": "tiff",
-    ".tiff": "tiff",
-    ".bmp": "bmp",
-    ".ppm": "pnm",
-    ".pgm": "pnm",
-    ".pnm": "pnm",
-    ".pbm": "pnm",
-    ".pam": "pnm",
-    ".gif": "gif",
+# The suffixes of each format that pixels can be written in without loss; the first is its usual one.
+LOSSLESS = {
+    "png": ".png",
+    "webp": ".webp",
+    "tiff": ".tif .tiff",
+    "bmp": ".bmp",
+    "pnm": ".ppm .pgm .pnm .pbm .pam",
+    "gif": ".gif",
 }
-_SUFFIX_OF = {"jpeg": ".jpg", "tiff": ".tif"}  # of other formats it is the name
-_JPEG = ".jpg .jpeg .jpe .jif .jfif .mpo"
-_JPEG_2000 = ".jp2 .j2k .jpc .jpf .jpx .j2c"
-_OTHERS = """
-    .apng .avif .avifs .blp .cur .dcx .dds .dib .fit .fits .ftc .ftu .gbr .icns .ico .iim .im .msp .pcd .pcx .pfm .psd
-    .pxr .qoi .bw .rgb .rgba .sgi .ras .tga .icb .vda .vst .xbm .xpm
-"""
-# All that Pillow reads, but for what is no still image of samples: films (.mpg, .fli), pages of drawing instructions
-# (.ps, .eps, which would start another program; .pdf, .wmf, .emf), and boxes whose content Pillow cannot decode (.bufr,
-# .grib, .h5, .hdf). A list and not Pillow's own, which takes a moment to gather; a test compares the two.
-SUFFIXES = frozenset({*WRITTEN, *_JPEG.split(), *_JPEG_2000.split(), *_OTHERS.split()})
+# Those of the others, by Pillow's name in lower case, whose files are kept as they are. All that Pillow reads, but for
+# what is no still image of samples: films (.mpg, .fli), pages of drawing instructions (.ps, .eps, which would start
+# another program; .pdf, .wmf, .emf), and boxes whose content Pillow cannot decode (.bufr, .grib, .h5, .hdf). It is a
+# list and not Pillow's own, which takes a moment to gather; a test compares the two.
+KEPT = {
+    "jpeg": ".jpg .jpeg .jpe .jif .jfif .mpo",
+    "jpeg2000": ".jp2 .j2k .jpc .jpf .jpx .j2c",
+    "png": ".apng",
+    "pnm": ".pfm",
+    "avif": ".avif .avifs",
+    "blp": ".blp",
+    "cur": ".cur",
+    "dcx": ".dcx",
+    "dds": ".dds",
+    "dib": ".dib",
+    "fits": ".fits .fit",
+    "ftex": ".ftc .ftu",
+    "gbr": ".gbr",
+    "icns": ".icns",
+    "ico": ".ico",
+    "im": ".im",
+    "iptc": ".iim",
+    "msp": ".msp",
+    "pcd": ".pcd",
+    "pcx": ".pcx",
+    "psd": ".psd",
+    "pixar": ".pxr",
+    "qoi": ".qoi",
+    "sgi": ".sgi .rgb .rgba .bw",
+    "sun": ".ras",
+    "tga": ".tga .icb .vda .vst",
+    "xbm": ".xbm",
+    "xpm": ".xpm",
+}
+WRITTEN = {suffix: name for name, suffixes in LOSSLESS.items() for suffix in suffixes.split()}
+_KINDS = {suffix: name for name, suffixes in KEPT.items() for suffix in suffixes.split()} | WRITTEN
+SUFFIXES = frozenset(_KINDS)
+
+
+def kind_of_suffix(suffix: str) -> str:
+    """The name of the format whose files have this suffix; empty if it is not that of an image."""
+    return _KINDS.get(suffix.lower(), "")
 
 
 def suffix_kind(suffix: str) -> str:
-    """The name of the format in which a file with this suffix is written. ImageError if there is none."""
-    name = WRITTEN.get(suffix.lower())
+    """The name of the format that a suffix stands for. ImageError if there is none.
+
+    Pixels can be written in the formats of LOSSLESS; of the others, only files that came in can be given back.
+    """
+    name = _KINDS.get(suffix.lower())
     if name is None:
-        known = ", ".join(WRITTEN)
-        raise ImageError(f"{suffix or 'a name without suffix'} stands for no lossless image format; known are {known}")
+        raise not_lossless(suffix)
     return name
 
 
-def suffix_of_format(name: str) -> str:
-    """The usual suffix of the files of a format."""
-    return _SUFFIX_OF.get(name, f".{name}")
+def not_lossless(suffix: str) -> ImageError:
+    """The error where a suffix stands for no format that pixels can be written in."""
+    known = ", ".join(WRITTEN)
+    return ImageError(f"{suffix or 'a name without suffix'} stands for no lossless image format; known are {known}")
+
+
+def usual_suffix(name: str) -> str:
+    """The usual suffix of a format; none of one that has none."""
+    return (LOSSLESS.get(name) or KEPT.get(name, "")).partition(" ")[0]
 
 
 def is_image_file(path: Path) -> bool:

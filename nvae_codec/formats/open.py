@@ -1,102 +1,146 @@
 """Image files to images and back, whatever their format: what the rest of the package calls."""
 
-from typing import BinaryIO
+import io
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image as pillow
 
 from nvae_codec.errors import ImageError
-from nvae_codec.formats.definition import MAX_PIXELS, Reading, Written
-from nvae_codec.formats.names import SUFFIXES, find_images, is_image_file, suffix_kind, suffix_of_format, visible_files
-from nvae_codec.formats.pillow_images import (
-    ACCEPTED,
-    AnyImage,
-    as_image,
-    check_format,
-    foreign_suffix,
-    header_shape,
-    plain_fault,
-    quiet,
-    read_plain,
-    resized,
-    write_plain,
+from nvae_codec.formats import bmp, gif, jpeg, others, png, pnm, tiff, webp
+from nvae_codec.formats.definition import MAX_PIXELS, Reading, Written, kind_of
+from nvae_codec.formats.names import (
+    SUFFIXES,
+    find_images,
+    is_image_file,
+    not_lossless,
+    suffix_kind,
+    usual_suffix,
+    visible_files,
 )
-from nvae_codec.image import Image
+from nvae_codec.formats.pillow_images import ACCEPTED, from_pillow, header_shape, quiet, resized, translated
+from nvae_codec.image import CMYK, PALETTE, Image
 
-__all__ = [
-    "SUFFIXES",
-    "AnyImage",
-    "Written",
-    "as_image",
-    "check_format",
-    "find_images",
-    "image_shape",
-    "is_image_file",
-    "native_suffix",
-    "plain",
-    "quiet",
-    "read_image",
-    "resized",
-    "suffix_kind",
-    "suffix_of_file",
-    "visible_files",
-    "write_all",
-    "write_image",
-]
+__all__ = ["SUFFIXES", "Written", "find_images", "is_image_file", "quiet", "resized", "suffix_kind", "visible_files"]
+
+# A format is its file and its line here. The first that recognises a file reads it; what none does is left to Pillow.
+FORMATS = {
+    each.name: each for each in (png.FORMAT, jpeg.FORMAT, webp.FORMAT, tiff.FORMAT, bmp.FORMAT, pnm.FORMAT, gif.FORMAT)
+}
+
+AnyImage = Image | np.ndarray | pillow.Image
 
 
 def read_image(data: bytes, *, pixels: bool = False, first_frame: bool = False, max_pixels: int | None = None) -> Image:
     """The image in a file's bytes, with its metadata and the file itself.
 
     - `pixels`: of files whose samples and metadata do not say all, such as JPEG files, give the samples that they
-      decode to, as all that is wanted of them (`is_whole`).
-    - `first_frame`: of an animation or a file of several images, give the first.
-    - `max_pixels`: refuse larger images.
+      decode to, as all that is wanted of them (`is_whole`). ImageError where those are not exact.
+    - `first_frame`: of an animation or a file of several images, give the first; `file` is empty where that cannot be
+      cut out.
+    - `max_pixels`: refuse larger images; by default those of more than 2^27 pixels.
 
     Samples are as the file has them: an orientation is kept, not applied. Raises ImageError for what is no image, is
     damaged or cut short.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"the bytes of an image file are needed, not {type(data).__name__}")
-    return read_plain(bytes(data), Reading(pixels, first_frame, max_pixels or MAX_PIXELS))
+    data = bytes(data)
+    if not data:
+        raise ImageError("the file is empty")
+    found = next((each for each in FORMATS.values() if each.recognises(data)), others.FORMAT)
+    return found.read(data, Reading(pixels, first_frame, MAX_PIXELS if max_pixels is None else max_pixels))
 
 
-def image_shape(source: bytes | BinaryIO, *, plain_only: bool = False) -> tuple[int, ...]:
+def image_shape(
+    source: bytes | BinaryIO, *, plain_only: bool = False, first_frame: bool = False, max_pixels: int | None = None
+) -> tuple[int, ...]:
     """(H, W) or (H, W, C): the shape of the samples that `read_image` would give, from the file's header alone.
 
     `source` is the file's bytes, or the file opened at its beginning, of which little more than the header is read.
     Raises ImageError for what the header shows to be refused, with `plain_only` also for what it shows to be refused by
     `plain`; damage behind it stays unseen.
     """
-    return header_shape(source, plain_only=plain_only)
+    file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+    start = file.read(16)
+    if not start:
+        raise ImageError("the file is empty")
+    file.seek(0)
+    reading = Reading(first_frame=first_frame, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
+    if start.startswith(b"P7") and pnm.recognises(start):  # Pillow does not know this kind
+        image = pnm.read(file.read(), reading)
+        return (plain(image) if plain_only else image).samples.shape
+    with translated():
+        return header_shape(file, reading, plain_only=plain_only)
 
 
 def plain(image: Image) -> Image:
     """The image, if it is 8-bit grey or RGB without transparency; ImageError if not."""
-    if fault := plain_fault(image):
-        raise ImageError(f"this is {fault}; {ACCEPTED}")
+    if not image.is_plain:
+        raise ImageError(f"this is {kind_of(image)}; {ACCEPTED}")
     return image
+
+
+def as_image(given: Any) -> Image:
+    """`given` as an `Image`: itself one, an array as in `Image.samples`, or a Pillow image of a mode that is exact."""
+    if isinstance(given, pillow.Image):
+        if 0 in given.size:
+            raise ImageError(f"an image of {given.width} x {given.height} pixels has no pixels")
+        with translated():
+            return from_pillow(given)
+    return given if isinstance(given, Image) else Image(given)
 
 
 def write_image(image: Image, suffix: str = ".png") -> Written:
     """A file of the format that `suffix` names, with exactly these pixels, and what it leaves out.
 
-    Raises ImageError where that format cannot hold the pixels exactly.
+    The file that the image came from is given back as it is, where it is of that format and only it says all. Raises
+    ImageError where the format cannot hold the pixels exactly.
     """
-    suffix_kind(suffix)
-    return Written(write_plain(as_image(image), suffix.lower()))
+    name = suffix_kind(suffix)
+    if image.file and not image.is_whole:
+        if image.format == name:
+            return Written(image.file)
+        largest = image.samples.shape[0] * image.samples.shape[1]
+        image = read_image(image.file, pixels=True, first_frame=True, max_pixels=largest)
+    found = FORMATS.get(name)
+    if found is None or found.write is None or suffix.lower() not in found.suffixes:
+        raise not_lossless(suffix)
+    written = found.write(image, suffix.lower())
+    if image.format == name or not image.wrapping:
+        return written
+    words = FORMATS[image.format].words_of(image.wrapping)
+    return Written(written.data, tuple(dict.fromkeys((*written.left_out, *words))))
 
 
 def write_all(image: Image, suffix: str = ".png") -> bytes:
     """A file as of `write_image`; ImageError where anything would be left out."""
     written = write_image(image, suffix)
     if written.left_out:
-        raise ImageError(f"{suffix} cannot hold this image's {', '.join(written.left_out)}; .png can")
+        raise ImageError(f"{suffix} cannot hold this image's {', '.join(written.left_out)}")
     return written.data
 
 
-def suffix_of_file(name: str, data: bytes) -> str:
-    """The usual suffix of a file of the format `name`; of one that has none here, as Pillow knows it, or none."""
-    return suffix_of_format(name) if name else foreign_suffix(data)
-
-
 def native_suffix(image: Image) -> str:
-    """The suffix of the format that an image came in, or of one that can hold it if that is none to be written."""
-    return ".png"
+    """The suffix of the format that an image came in, in the variant that fits, or of one that can hold its pixels.
+
+    That is .png or, of what PNG cannot hold, .tif or .pam.
+    """
+    found = FORMATS.get(image.format)
+    if found is not None and (found.write or not image.is_whole):
+        return found.suffix_of(image) or usual_suffix(found.name)
+    if not image.is_whole and (suffix := usual_suffix(image.format)):
+        return suffix
+    odd = image.depth not in (1, 2, 4, 8, 16) or image.depth < 8 and image.channels > 1
+    return ".tif" if image.colours == CMYK else ".pam" if odd and image.colours != PALETTE else ".png"
+
+
+def suffix_of_file(name: str, data: bytes) -> str:
+    """The usual suffix of a file of the format `name`, or, without a name, of what its bytes show it to be."""
+    return usual_suffix(name or others.format_of(data))
+
+
+def check_format(suffix: str, *, grey: bool, metadata: bool) -> None:
+    """Raise ImageError if plain images of this kind, with EXIF or an ICC profile or without, do not suit a format."""
+    sample = Image(np.zeros((1, 1) if grey else (1, 1, 3), np.uint8), icc=b"-" if metadata else b"")
+    write_all(sample, suffix)
