@@ -11,8 +11,8 @@ from .content import DEFAULT_MAX_PIXELS, START_BYTES, Chunk, Container, Tally
 from .fields import Reader
 
 # A search ends when what it read in vain is more than this many times the file, and more than this many bytes. Random
-# bytes take 49 times the file.
-MAX_VAIN_SHARE, MIN_VAIN_BYTES = 96, 2**26
+# bytes take 98 times the file.
+MAX_VAIN_SHARE, MIN_VAIN_BYTES = 192, 2**26
 VAIN_TRY_BYTES = 2**11  # what a try costs besides the bytes that it reads
 
 
@@ -103,7 +103,7 @@ def _list_losses(first: int, found: dict[int, tuple[str, Loss | None]]) -> tuple
 
 
 # Marker, chunks left, header length and flags, as far as they can be told from other bytes without the checksum. Of
-# random bytes one in three thousand begins so; a regular expression skips the others quickly.
+# random bytes one in 1,500 begins so; a regular expression skips the others quickly.
 _LIKE_A_CHUNK = re.compile(
     rb"%b(?=[\x80-\xff]{0,4}[\x00-\x7f][\x80-\xff]{0,3}[\x00-\x7f][\x00-\x0f\x11\x13\x15\x17\x19\x1b\x1d\x1f\x20-\x2f\x31\x33\x35\x37\x39\x3b\x3d\x3f\x40-\x4f\x51\x53\x55\x57\x59\x5b\x5d\x5f\x60-\x6f\x71\x73\x75\x77\x79\x7b\x7d\x7f])"
     % re.escape(bytes([MARKER]))

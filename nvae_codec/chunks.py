@@ -26,6 +26,7 @@ from nvae_codec.image import Image
 from nvae_codec.payloads import jpeg_xl, stored
 from nvae_codec.payloads.blobs import Blob, decode_blob, decode_samples
 from nvae_codec.payloads.choice import (
+    DRAWN_BITS,
     looks_drawn,
     metadata_bytes,
     sample_tiles,
@@ -75,11 +76,12 @@ def encode(neural: Neural, batch: Sequence[Named], settings: Settings, progress:
     originals = [trial for chunk in trials for trial in chunk if not trial.distance]
     for trial in originals:
         check(trial.image)
-        trial.on_stack = _may_be_neural(neural, trial.image, settings)
     with ThreadPoolExecutor(1) as pool:
         for trial in originals:
             if settings.payload != "neural":
                 trial.blob = pool.submit(smallest_blob, trial.image, settings.payload, settings.effort)
+        for trial in originals:
+            trial.on_stack = _may_be_neural(neural, trial, settings)
             if trial.on_stack and trial.image.has_alpha:
                 trial.alpha = pool.submit(smallest_plane, trial.image.samples[..., -1])
         chunks = _encode_on_stacks(neural, batch, trials, settings, progress)
@@ -138,21 +140,25 @@ def _copies(chunk: Named) -> list[int]:
     return [place - first.setdefault(digest(image), place) for place, (_, image) in enumerate(chunk)]
 
 
-def _may_be_neural(neural: Neural, image: Image, settings: Settings) -> bool:
+def _may_be_neural(neural: Neural, trial: _Trial, settings: Settings) -> bool:
     """Whether to try the network. Raises ImageError where that is asked for and cannot be."""
+    image = trial.image
     if settings.payload == "neural":
         if not suits_network(image):
             raise ImageError("a neural payload is for 8-bit grey and RGB; --payload without a choice takes what suits")
         neural().check(colours_of(image))
         return True
-    if settings.payload is not None or not suits_network(image):
+    if trial.blob is None or settings.payload is not None or not suits_network(image):
         return False
     colours = colours_of(image)
+    drawn = looks_drawn(colours)
+    if drawn and 8 * len(trial.blob.result().data) < DRAWN_BITS * image.samples.size:
+        return False
     try:
         neural().check(colours)
     except ImageError:
         return False
-    return not looks_drawn(colours) or _gains_on_sample(neural(), colours, settings)
+    return not drawn or _gains_on_sample(neural(), colours, settings)
 
 
 def _gains_on_sample(neural: "NeuralPayload", samples: np.ndarray, settings: Settings) -> bool:

@@ -8,7 +8,28 @@ import pytest
 from second_decoder import Fields, Refused, second_decoder
 
 from nvae_codec.bitstreams.container import pack, unpack
-from nvae_codec.bitstreams.content import EXIF, GREY, ICC, RGB, Chunk, Container, ImageEntry, Metadata, TileBatch
+from nvae_codec.bitstreams.content import (
+    CMYK,
+    COLOURS,
+    COPY,
+    DEFLATED,
+    EXIF,
+    FILE,
+    GREY,
+    ICC,
+    JPEG,
+    JPEG_XL,
+    NEURAL,
+    PALETTE,
+    RAW,
+    RGB,
+    XMP,
+    Chunk,
+    Container,
+    ImageEntry,
+    Metadata,
+    TileBatch,
+)
 from nvae_codec.errors import BitstreamError
 
 ANY_SIZE = 2**60
@@ -35,7 +56,17 @@ ARCHIVE = Container(FINGERPRINT, (
     Chunk((ImageEntry(8, 9, RGB, 78, (), "e"), ImageEntry(8, 9, RGB, 79, (), "f")), (), (TileBatch(2, 0),), 0, b""),
     Chunk((ImageEntry(9, 8, GREY, 80, (), "z" * 300),), (), (TileBatch(64, 1),), 8, b"fourth words"),
 ))  # fmt: skip
-FILES = {"alone": pack(ALONE), "archive": pack(ARCHIVE)}
+MIXED = Container(FINGERPRINT, (
+    Chunk((ImageEntry(30, 7, RGB, 1, (), "a", True, payload=NEURAL, variant=RAW, format=1),
+           ImageEntry(30, 7, RGB, 1, (0,), "b", True, payload=COPY, distance=1, format=1),
+           ImageEntry(9, 9, PALETTE, 2, (1,), "c", depth=4, payload=JPEG_XL, variant=1),
+           ImageEntry(80, 90, RGB, 3, (), "d", format=2, payload=JPEG),
+           ImageEntry(80, 90, GREY, 4, (), "e", True, 16, payload=DEFLATED)),
+          (Metadata(XMP, b"<x/>"), Metadata(COLOURS, bytes(range(48)))), (TileBatch(1, 0),), 0, b"12345678",
+          blobs=(bytes(210), b"codestream", b"JPEG XL", b"zlib")),
+    Chunk((ImageEntry(5, 5, CMYK, 5, (), "f", format=15, payload=FILE),), (), (), 0, b"", blobs=(b"a file",)),
+))  # fmt: skip
+FILES = {"alone": pack(ALONE), "archive": pack(ARCHIVE), "mixed": pack(MIXED)}
 
 
 def refusal(data: bytes, **limits) -> str:
@@ -114,6 +145,11 @@ def craft_chunk(
     trellis=b"",
     words=b"12345678",
     word_count=None,
+    payloads=None,
+    depths=None,
+    distances=(),
+    blobs=(),
+    blob_lengths=None,
     surplus=b"",
     flags=None,
     deflated=False,
@@ -122,6 +158,8 @@ def craft_chunk(
 ) -> bytes:
     """A chunk with right checksums and the given fields; a number given as bytes is written as these bytes."""
     fields = number(len(widths) if images is None else images) + numbers(widths) + numbers(heights) + bytes(modes)
+    if payloads is not None:
+        fields += bytes(payloads) + bytes([8] * len(payloads) if depths is None else depths)
     fields += checksums
     if names is not None:
         fields += b"".join(name + b"\0" for name in names)
@@ -129,13 +167,19 @@ def craft_chunk(
         fields += number(len(items) if item_count is None else item_count) + b"".join(row for row, _ in items)
         for one in references:
             fields += number(len(one) if reference_count is None else reference_count) + numbers(one)
-    fields += number(len(rows) if row_count is None else row_count) + b"".join(map(numbers, rows)) + trellis
-    fields += number(len(words) // 4 if word_count is None else word_count) + u32(zlib.crc32(words)) + surplus
+    if rows or words:
+        fields += number(len(rows) if row_count is None else row_count) + b"".join(map(numbers, rows)) + trellis
+        fields += number(len(words) // 4 if word_count is None else word_count) + u32(zlib.crc32(words))
+    fields += numbers(distances) + numbers(map(len, blobs) if blob_lengths is None else blob_lengths)
+    fields += (u32(zlib.crc32(b"".join(blobs))) if blobs else b"") + surplus
     if flags is None:
         flags = (names is not None) + 2 * bool(references or items) + 4 * deflated + 8 * first
+        flags += 64 * (payloads is not None)
     if deflated:
         fields = number(len(fields) if inflated_length is None else inflated_length) + zlib.compress(fields) + tail
-    return sealed(bytes([flags]) + fields, b"".join(stored for _, stored in items) + words, left, marker=marker)
+    return sealed(
+        bytes([flags]) + fields, b"".join([*(stored for _, stored in items), words, *blobs]), left, marker=marker
+    )
 
 
 def craft(**fields) -> bytes:

@@ -4,7 +4,27 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from nvae_codec.bitstreams.content import EXIF, ICC, MODES, Chunk, Container, ImageEntry, Metadata, TileBatch
+from nvae_codec.bitstreams.content import (
+    CMYK,
+    COPY,
+    FORMATS,
+    GREY,
+    JPEG_XL,
+    METADATA_KINDS,
+    MODES,
+    NEURAL,
+    OF_FILES,
+    OF_SAMPLES,
+    OTHER_FORMAT,
+    PALETTE,
+    RAW,
+    RGB,
+    Chunk,
+    Container,
+    ImageEntry,
+    Metadata,
+    TileBatch,
+)
 
 WORDS = st.lists(st.binary(min_size=4, max_size=4), max_size=20).map(b"".join)
 PARTS = st.text(st.characters(exclude_characters="/\\\x7f", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=9)
@@ -17,30 +37,65 @@ NUMBERED = st.builds(
     st.sampled_from(["", ".png", "x.jp2", "/z"]),
 )
 NAMES = LONG_NAMES | NUMBERED
+PLAIN = st.fixed_dictionaries({"mode": st.sampled_from(MODES)})
+# What says how an image is coded: all that is allowed but copies.
+WITH_ALPHA = {"mode": st.sampled_from(MODES), "has_alpha": st.just(True), "variant": st.sampled_from(OF_SAMPLES)}
+OF_ANY_DEPTH = {"has_alpha": st.booleans(), "depth": st.integers(1, 16), "mode": st.sampled_from([GREY, RGB])}
+KINDS = st.one_of(
+    PLAIN,
+    st.fixed_dictionaries(WITH_ALPHA),
+    st.fixed_dictionaries({**OF_ANY_DEPTH, "payload": st.sampled_from([*OF_SAMPLES, *OF_FILES])}),
+    st.fixed_dictionaries(
+        {"mode": st.just(PALETTE), "depth": st.integers(1, 8), "payload": st.sampled_from([RAW, *OF_FILES])}
+    ),
+    st.fixed_dictionaries({"mode": st.just(PALETTE), "payload": st.just(JPEG_XL), "variant": st.integers(0, 1)}),
+    st.fixed_dictionaries({"mode": st.just(CMYK), "payload": st.sampled_from([*OF_SAMPLES, *OF_FILES])}),
+)
 
 
 @st.composite
 def chunks(draw, names, largest_side=2**12):
     side = st.integers(1, 200) | st.integers(1, largest_side)
     data = st.binary(min_size=1, max_size=60) | st.binary(min_size=1, max_size=8).map(lambda part: part * 40)
-    items = draw(st.lists(st.builds(Metadata, st.sampled_from([EXIF, ICC]), data), max_size=2 * len(names)))
-    kinds = {kind: [index for index, one in enumerate(items) if one.kind == kind] for kind in (EXIF, ICC)}
-    images, share = [], names != [""] and draw(st.booleans())
+    items = draw(st.lists(st.builds(Metadata, st.sampled_from(METADATA_KINDS), data), max_size=2 * len(names)))
+    kinds = {kind: [index for index, one in enumerate(items) if one.kind == kind] for kind in METADATA_KINDS}
+    images, share, mixed = [], names != [""] and draw(st.booleans()), draw(st.booleans())
     for name in names:
-        choices = [draw(st.sampled_from([None, *kinds[kind]])) for kind in draw(st.permutations([EXIF, ICC]))]
+        choices = [draw(st.sampled_from([None, *kinds[kind]])) for kind in draw(st.permutations(METADATA_KINDS))]
         references = tuple(index for index in choices if index is not None)
         width, height = draw(side), draw(side)
         checksum = draw(st.integers(0, 2 ** (32 if width * height >= 4096 else 0 if share else 16) - 1))
-        mode = draw(st.sampled_from(MODES))
-        images.append(ImageEntry(width, height, mode, checksum, references, name))
+        kind = draw(KINDS if mixed else PLAIN)
+        image = ImageEntry(width, height, 0, checksum, references, name)
+        images.append(replace(image, **kind, format=draw(st.sampled_from([*range(len(FORMATS)), OTHER_FORMAT]))))
+    if mixed and images[0].payload != COPY and draw(st.booleans()):
+        images = [images[0], *(_copy(image, images[0], distance) for distance, image in enumerate(images[1:], 1))]
     used = sorted({index for image in images for index in image.metadata})  # no item may be without an image
     images = [replace(image, metadata=tuple(map(used.index, image.metadata))) for image in images]
     one = st.builds(TileBatch, st.integers(1, 64), st.integers(0, 3) | st.integers(0, 65_535))
     runs = draw(st.lists(st.tuples(st.integers(1, 4) | st.integers(1, 400), one), min_size=1, max_size=5))
-    tile_batches = tuple(one for count, one in runs for _ in range(count))
+    on_stack = any(image.payload == NEURAL for image in images)
+    tile_batches = tuple(one for count, one in runs for _ in range(count)) if on_stack else ()
     trellis_bits = draw(st.integers(8, 16)) if any(one.rec_groups for one in tile_batches) else 0
     shared = draw(st.integers(0, 2**32 - 1)) if share and any(image.is_small for image in images) else None
-    return Chunk(tuple(images), tuple(items[index] for index in used), tile_batches, trellis_bits, draw(WORDS), shared)
+    return Chunk(
+        tuple(images),
+        tuple(items[index] for index in used),
+        tile_batches,
+        trellis_bits,
+        draw(WORDS) if on_stack else b"",
+        shared,
+        on_stack and draw(st.booleans()),
+        tuple(draw(st.binary(max_size=9)) for image in images if image.has_blob),
+    )
+
+
+def _copy(image, original, distance):
+    """An image as a copy of another one, `distance` images before it; its checksum is of its own size."""
+    alike = {name: getattr(original, name) for name in ("width", "height", "mode", "has_alpha", "depth", "format")}
+    small = image.is_small == original.is_small
+    checksum = image.samples_crc32 if small else original.samples_crc32
+    return replace(image, **alike, samples_crc32=checksum, payload=COPY, variant=0, distance=distance)
 
 
 @st.composite

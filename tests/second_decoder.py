@@ -41,7 +41,7 @@ class Fields:
 
     def item_row(self):
         kind, encoding, length, stored = self.u(1), self.u(1), self.varint(1, 2**24), self.varint(1, 2**24)
-        require(kind in (1, 2) and encoding in (0, 1))
+        require(1 <= kind <= 6 and encoding in (0, 1))
         require(stored == length if encoding == 0 else stored < length)
         return kind, encoding, length, stored, self.u(4)
 
@@ -80,9 +80,13 @@ def second_decoder(file: bytes) -> tuple:
         left = number
         body = f.take(f.varint(1, 4_194_304))
         require(f.u(4) == zlib.crc32(f.data[:15] + f.data[begin : f.at - 4]))
-        images, rows, shared, tile_batches, trellis, count, crc, learns = header_of_chunk(body, first=not chunks)
+        images, rows, shared, tile_batches, trellis, words, learns, blobs = header_of_chunk(body, first=not chunks)
         items = tuple(f.item(*row) for row in rows)
-        chunks.append((images, items, tile_batches, trellis, f.checked(4 * count, crc), shared, learns))
+        words = f.checked(*words) if words else b""
+        blobs, crc = blobs
+        blobs = tuple(f.take(length) for length in blobs)
+        require(not blobs or zlib.crc32(b"".join(blobs)) == crc)
+        chunks.append((images, items, tile_batches, trellis, words, shared, learns, blobs))
     require(f.at == len(f.data))
     names = [image[5] for chunk in chunks for image in chunk[0]]
     require(len(set(names)) == len(names) and ("" not in names or len(names) == 1))
@@ -95,7 +99,7 @@ def second_decoder(file: bytes) -> tuple:
 def header_of_chunk(body, first):
     f = Fields(body)
     flags = f.u(1)
-    require(flags < 64 and bool(flags & 8) == first and (flags & 1 or not flags & 16))
+    require(flags < 128 and bool(flags & 8) == first and (flags & 1 or not flags & 16))
     if flags & 4:
         length = f.varint(1, 2**24)
         f = Fields(inflated(body[f.at :], length))
@@ -103,8 +107,7 @@ def header_of_chunk(body, first):
     sides = [[f.varint(1, 2**24) for _ in images] for _ in "wh"]
     areas = [width * height for width, height in zip(*sides, strict=True)]
     require(sum(areas) <= 2**27)
-    modes = [f.u(1) for _ in images]
-    require(set(modes) <= {0, 1, 2, 3})
+    kinds = kinds_of_images(f, len(images), mixed=flags >= 64)
     checksums = [f.u(4 if area >= 4096 else 0 if flags & 16 else 2) for area in areas]
     shared = f.u(4) if flags & 16 and min(areas) < 4096 else None
     names = [""] * len(images)
@@ -112,9 +115,60 @@ def header_of_chunk(body, first):
         names[image] = name_of_image(f, names[image - 1] if flags & 16 and image else None)
     rows, references = [], [()] * len(images)
     if flags & 2:
-        rows = [f.item_row() for _ in range(f.varint(1, 2 * len(images)))]
-        references = [tuple(f.varint(0, 2**35) for _ in range(f.varint(0, 2))) for _ in images]
+        rows = [f.item_row() for _ in range(f.varint(1, 6 * len(images)))]
+        references = [tuple(f.varint(0, 2**35) for _ in range(f.varint(0, 6))) for _ in images]
     check_kinds(references, rows)
+    tile_batches, trellis, words = [], 0, None
+    if any(payload == 0 for _, _, _, _, payload, _ in kinds):
+        tile_batches, trellis, words = stack_of_chunk(f)
+    else:
+        require(not flags & 32)
+    distances, blobs = [0] * len(images), ([], 0)
+    if flags & 64:
+        for image in images:
+            if kinds[image][4] == 7:
+                distances[image] = f.varint(1, 2**35)
+                require(distances[image] <= image)
+                original = image - distances[image]
+                require(kinds[original][4] != 7 and kinds[original][:4] == kinds[image][:4])
+                require(all(side[original] == side[image] for side in sides))
+        blobs = [
+            f.varint(0, 2**35) for _, alpha, _, _, payload, _ in kinds if 0 < payload < 7 or payload == 0 and alpha
+        ]
+        blobs = blobs, f.u(4) if blobs else 0
+    require(f.at == len(f.data))
+    images = tuple(
+        (*head, *kind, distance)
+        for *head, kind, distance in zip(
+            *sides, (kind[0] for kind in kinds), checksums, references, names, (kind[1:] for kind in kinds), distances,
+            strict=True,
+        )
+    )  # fmt: skip
+    return images, rows, shared, tuple(tile_batches), trellis, words, bool(flags & 32), blobs
+
+
+def kinds_of_images(f, count, mixed):
+    """Mode, alpha, depth, format, payload and variant of each image."""
+    modes = [f.u(1) for _ in range(count)]
+    payloads = [f.u(1) if mixed else 0 for _ in range(count)]
+    depths = [f.u(1) if mixed else 8 for _ in range(count)]
+    kinds = []
+    for first, payload, depth in zip(modes, payloads, depths, strict=True):
+        mode, alpha, form, payload, variant = first % 8, first % 16 >= 8, first // 16, payload % 16, payload // 16
+        require(mode <= 5 and form in (*range(8), 15) and payload <= 7 and 1 <= depth <= 16)
+        require(mixed or not alpha)
+        require(not (mode == 4 and (depth > 8 or alpha)))
+        require(payload != 0 or (mode <= 3 and depth == 8))
+        require(payload in (0, 7) or mode not in (2, 3))
+        require(not (mode == 5 and alpha) or payload in (4, 5, 6, 7))
+        allowed = (1, 2, 3) if payload == 0 and alpha else (0, 1) if payload == 1 and mode == 4 else (0,)
+        require(variant in allowed)
+        kinds.append((mode, alpha, depth, form, payload, variant))
+    require(not mixed or any(payload or alpha for _, alpha, _, _, payload, _ in kinds))
+    return kinds
+
+
+def stack_of_chunk(f):
     tile_batches, last = [], None
     for _ in range(f.varint(1, 2**35)):
         repeat, one = f.varint(1, 2**22), (f.varint(1, 64), f.varint(0, 65_535))
@@ -124,10 +178,7 @@ def header_of_chunk(body, first):
     if any(groups for _, groups in tile_batches):
         trellis = f.u(1)
         require(8 <= trellis <= 16)
-    count, crc = f.varint(0, 2**35 - 1), f.u(4)
-    require(f.at == len(f.data))
-    images = tuple(zip(*sides, modes, checksums, references, names, strict=True))
-    return images, rows, shared, tuple(tile_batches), trellis, count, crc, flags >= 32
+    return tile_batches, trellis, (4 * f.varint(0, 2**35 - 1), f.u(4))
 
 
 def name_of_image(f, before):

@@ -11,7 +11,6 @@ from nvae_codec.formats.definition import Format, Reading
 from nvae_codec.formats.pillow_images import decoded, opened, translated
 from nvae_codec.image import Image
 
-
 NAMES = {"PPM": "pnm"}  # of what is left of a format that has a reader here: PFM
 
 

@@ -20,6 +20,7 @@ PAYLOADS = ("neural", "jpeg_xl", "jpeg", "stored")  # that can be asked for
 REPETITIVE_BITS, SMALL_SAMPLES = 3.0, 2**16  # unless it is a small image, which is deflated in any case
 # Of the pixels of a photograph few equal both neighbours: 12 % at most in the Kodak images. Of screenshots half do.
 FLAT_SHARE = 0.3
+DRAWN_BITS = 1.0  # of a sample: what is flat in large parts, and takes less without the network, is not tried with it
 SAMPLE_TILES = 16  # that decide about an image which is flat in large parts, if it has at least twice as many
 HIGH_EFFORT = 4  # of the codec: from here on JPEG XL's effort 9 is tried, too
 METADATA_ROW = 10  # bytes, about, of an item of metadata besides its content
