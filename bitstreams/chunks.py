@@ -177,8 +177,7 @@ def _read_images(
     pixels = sum(map(mul, widths, heights))
     if pixels > max_pixels:
         raise BitstreamError(
-            f"too large: a chunk has {pixels:,} pixels, more than the limit of {max_pixels:,} pixels; "
-            f"{TRUST}"
+            f"too large: a chunk has {pixels:,} pixels, more than the limit of {max_pixels:,} pixels; {TRUST}"
         )
     tally.add("pixels", pixels, max_all_pixels, f", which is much for its size; {TRUST}")
     modes = [header.choice("mode", *MODES) for _ in range(count)]

@@ -237,7 +237,9 @@ def test_the_pixels_of_a_file_are_limited_by_its_size():
         )
         for length in (4, 3 * 2**10)
     )
-    check_that_decoders_refuse(short, "too large: the file has more than 134,217,728 pixels, which is much for its size")
+    check_that_decoders_refuse(
+        short, "too large: the file has more than 134,217,728 pixels, which is much for its size"
+    )
     assert [image.name for image in recover(short).container.images] == ["0", "1"]
     assert len(unpack(short, max_pixels=3 * 2**26).chunks) == 3
     assert astuple(unpack(long)) == second_decoder(long)  # as it has a byte for each 65,536 of them
