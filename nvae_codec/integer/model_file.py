@@ -11,12 +11,13 @@ from safetensors import SafetensorError, safe_open
 
 from nvae_codec.bundled import BUNDLED, SUFFIX, bundled, resolve
 from nvae_codec.coding.compiled.library import load as compiled_library
-from nvae_codec.errors import DriftError, ModelError, enough_memory, lacks_memory, reason_of
+from nvae_codec.errors import DriftError, ModelError, enough_memory, reason_of
 from nvae_codec.integer import kernels
 from nvae_codec.integer.calibrate import Measurement
 from nvae_codec.integer.kernels import CPU, Kernels
 from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.integer.network import IntegerNetwork
+from nvae_codec.model.blueprint import blueprint, check_fits
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE
@@ -94,14 +95,12 @@ def load(path: Path, *, self_test: bool = True, device: torch.device = CPU) -> t
         bits = tensors.get("activation_bits")
         if bits is None or bits.numel() != 1:
             raise ModelError("damaged: it does not say how many bits its activations have")
+        _check_tensors(config, int(bits), tensors)
         network = IntegerNetwork(config, int(bits))
         for name in tensors:
             if _TABLE.fullmatch(name):
                 table = torch.empty_like(tensors[name], dtype=torch.int16)
                 network.activation_tables.register_buffer(name.partition(".")[2], table)
-        for name, expected in network.named_buffers():
-            if name in tensors and tensors[name].dtype != expected.dtype:
-                raise ModelError(f"{path}: damaged: {name} has the type {tensors[name].dtype}, not {expected.dtype}")
         network.load_state_dict(tensors)
         network.eval().prepare(kernels.fastest(device))
         model = IntegerModel(network, metadata.get("origin"))
@@ -109,12 +108,17 @@ def load(path: Path, *, self_test: bool = True, device: torch.device = CPU) -> t
             _check(model, metadata["self_test"])
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    except RuntimeError as error:
-        if lacks_memory(error):
-            raise
-        # Names or shapes do not fit the configuration.
-        raise ModelError(f"{path}: damaged: its tensors do not fit its configuration") from error
     return model, metadata["fingerprint"]
+
+
+def _check_tensors(config: NVAEConfig, activation_bits: int, tensors: dict[str, torch.Tensor]) -> None:
+    """Before any memory is taken for a network, which a file of few bytes may say is large."""
+    tables = {name: torch.empty(65536, dtype=torch.int16, device="meta") for name in filter(_TABLE.fullmatch, tensors)}
+    try:
+        expected = blueprint(config, len(tensors), lambda: IntegerNetwork(config, activation_bits))
+        check_fits(tensors, expected | tables)
+    except ModelError as error:
+        raise ModelError(f"damaged: its tensors do not fit its configuration: {error}") from error
 
 
 def _check(model: IntegerModel, expected: str) -> None:

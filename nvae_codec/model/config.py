@@ -65,6 +65,8 @@ LARGEST = {
     "num_phase_levels": 8,
     "num_correction_channels": 512,
 }
+# Numbers that a layer gives for an image, at most: four times those of the paper's largest images in our presets.
+MAX_LAYER = 2**25
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,25 @@ class NVAEConfig:
             raise ModelError(f"{', '.join(sorted(OF_PHASES - {'pixel_head'}))} go with pixel_head=phases")
         if not 1 <= self.num_x_bits <= 8:
             raise ModelError(f"num_x_bits = {self.num_x_bits} is outside 1..8")
+        if self.widest_layer * self.image_size**2 > MAX_LAYER:
+            raise ModelError(
+                f"a layer of {self.widest_layer} channels and {self.image_size} x {self.image_size} pixels is larger than "
+                f"this program allows, {MAX_LAYER:,} numbers"
+            )
+
+    @property
+    def widest_layer(self) -> int:
+        """The most channels of a layer that has the side of the image; coarser ones have fewer numbers."""
+        channels = [self.num_channels_enc, self.num_channels_dec, self.pixels.num_parameters]
+        return max(*channels, *((self.num_phase_channels, self.num_correction_channels) if self.has_phases else ()))
+
+    @property
+    def num_cells(self) -> int:
+        """How many cells a network has at least, each of which has tensors of its own."""
+        post = 0 if self.has_phases else self.num_postprocess_cells
+        cells = self.num_preprocess_blocks * (self.num_preprocess_cells + post) + self.num_groups * 2 * self.num_nf
+        of_group = self.num_cell_per_cond_enc + 1 + self.num_cell_per_cond_dec
+        return cells + (0 if self.is_vanilla else self.num_groups * of_group)
 
     @property
     def groups_per_scale(self) -> tuple[int, ...]:

@@ -8,10 +8,12 @@ import torch
 from nvae_codec.errors import ModelError, reason_of
 from nvae_codec.files import whole_file
 from nvae_codec.integer.fake_quant import float_network
+from nvae_codec.model.blueprint import blueprint, check_fits
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE
 
 FILE_NAME = "checkpoint.pt"  # in the folder of a run
+UNFIT = "the weights do not fit the network that the checkpoint describes"
 CONVERTED = "converted.pt"  # there too: the float network that the last export converted
 
 
@@ -56,9 +58,33 @@ def load_network(path: Path) -> NVAE:
         config = NVAEConfig.from_dict(values["config"])
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
+    weights = values.get("average") or values["model"]
+    _check_size(path, config, weights)
     model = float_network(config)
-    load_weights(path, model, values.get("average") or values["model"])
+    load_weights(path, model, weights)
     return model.eval()
+
+
+def _check_size(path: Path, config: NVAEConfig, weights: Any) -> None:
+    """Raises ModelError where a file describes a network that is larger than itself."""
+    try:
+        check_stored(weights, path)
+        check_fits(weights, blueprint(config, len(weights), lambda: float_network(config)))
+    except ModelError as error:
+        raise ModelError(f"{path}: {UNFIT}: {error}") from error
+
+
+def check_stored(weights: Any, path: Path) -> None:
+    """Raises ModelError unless these are tensors by name, all of which are in the file.
+
+    The numbers of a tensor may be one number many times, and several tensors may have the same ones.
+    """
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
+    ):
+        raise ModelError("they are not tensors with names")
+    if sum(tensor.nbytes for tensor in weights.values()) > path.stat().st_size:
+        raise ModelError("they are larger than the file")
 
 
 def load_weights(path: Path, model: torch.nn.Module, weights: Any) -> None:
@@ -66,4 +92,4 @@ def load_weights(path: Path, model: torch.nn.Module, weights: Any) -> None:
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:  # other names or shapes, or no dictionary
-        raise ModelError(f"{path}: the weights do not fit the network that the checkpoint describes") from error
+        raise ModelError(f"{path}: {UNFIT}") from error

@@ -58,7 +58,8 @@ def load_published(path: str | Path) -> NVAE:
     """
     try:
         values = _read(path)
-        return _network(config_from_published(values["args"], values["arch_instance"]), values["state_dict"])
+        config = config_from_published(values["args"], values["arch_instance"])
+        return _network(config, values["state_dict"], Path(path).stat().st_size)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
 
@@ -176,16 +177,16 @@ def _check_operations(architecture: str, arch_instance: dict) -> None:
             )
 
 
-def _network(config: NVAEConfig, weights: dict) -> NVAE:
+def _network(config: NVAEConfig, weights: dict, size: int) -> NVAE:
+    """`size` is that of the file in bytes, and so of all weights together at most."""
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
         raise ModelError("state_dict is not a dictionary with names as keys")
     found = {key: tensor for key, tensor in weights.items() if not key.endswith(ALIAS)}
-    cells = config.num_preprocess_blocks * (config.num_preprocess_cells + config.num_postprocess_cells)
-    cells += config.num_groups * 2 * config.num_nf
-    if not config.is_vanilla:
-        cells += config.num_groups * (config.num_cell_per_cond_enc + 1 + config.num_cell_per_cond_dec)
-    if cells > len(found):  # so that damaged options cannot make us build for hours
-        raise ModelError(f"the options describe {cells} cells and groups, but there are only {len(found)} tensors")
+    # So that damaged options cannot make us build for hours.
+    if config.num_cells > len(found):
+        raise ModelError(
+            f"the options describe {config.num_cells} cells and groups, but there are only {len(found)} tensors"
+        )
     with torch.device("meta"):  # shapes are compared before any memory is taken
         shapes = NVAE(config)
     keys = published_keys(shapes)
@@ -194,8 +195,11 @@ def _network(config: NVAEConfig, weights: dict) -> NVAE:
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ModelError(f"the weights {what} {min(names)}{others}")
     state = shapes.state_dict()
-    for key, (ours, shape) in keys.items():
+    for key, (_, shape) in keys.items():
         _check_tensor(key, found[key], shape)
+    if sum(tensor.nbytes for tensor in found.values()) > size:  # one number may stand for many in a checkpoint
+        raise ModelError("the weights are larger than the file")
+    for key, (ours, _) in keys.items():
         # A copy: nothing of the file's other tensors, the optimiser's for example, stays in memory.
         state[ours] = found[key].detach().reshape(state[ours].shape).clone(memory_format=torch.contiguous_format)
     model = NVAE(config)  # derived tensors, the masks of flow cells, need their values

@@ -1,7 +1,8 @@
 """The training loop, on one device or by several processes: one function, read from top to bottom."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nvae_codec.device import adjust, considerate, keeping_threads
 from nvae_codec.errors import ModelError
+from nvae_codec.files import folder_for_oneself
 from nvae_codec.integer.fake_quant import float_network
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE, unit_range
@@ -17,7 +19,7 @@ from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
 from nvae_codec.training.data.batches import Batches, fixed_batch
 from nvae_codec.training.data.sets import Dataset
 from nvae_codec.training.data.stored import silent
-from nvae_codec.training.distributed import processes
+from nvae_codec.training.distributed import Processes, processes
 from nvae_codec.training.evaluation import evaluate
 from nvae_codec.training.execution import Execution, precision_of, prepare, restore
 from nvae_codec.training.log import Log
@@ -51,11 +53,16 @@ def train(
     that is returned is on the CPU, in evaluation mode; where the recipe averages weights it is the average. `on_start`
     is called by the main process once it is certain that the folder is this run's. When `stop` says so after a step,
     the run is saved there and ends early; with several processes it must say the same in all of them. Raises ModelError
-    if the loss is not finite (the last checkpoint stays), or if the run there is another one.
+    if the loss is not finite (the last checkpoint stays), if the run there is another one, or if it is being trained by
+    another program.
     """
     execution = execution or Execution()
     fixed = execution.threads or execution.compile
-    with processes(execution.device) as world, keeping_threads(execution.threads) if fixed else considerate():
+    with (
+        processes(execution.device) as world,
+        _alone_in(run_folder, world),
+        keeping_threads(execution.threads) if fixed else considerate(),
+    ):
         if not world.is_main:
             report = silent
         check_data(config, dataset)
@@ -112,7 +119,6 @@ def train(
             )
 
         if world.is_main:
-            run_folder.mkdir(parents=True, exist_ok=True)
             on_start()
         log = Log(run_folder, config, schedule, first_step, world, report, tensorboard=execution.tensorboard)
         fitting = max(16, min(2**20 // config.image_size**2, 256))
@@ -182,6 +188,23 @@ def train(
         log.close()
         restore(network)
         return (network if average is None else average).cpu().eval()
+
+
+@contextmanager
+def _alone_in(folder: Path, world: Processes) -> Iterator[None]:
+    """Keep other trainings out of a run's folder, which is made if need be. Raises ModelError in all processes."""
+    made = world.is_main and not folder.exists()
+    if world.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with folder_for_oneself(folder) if world.is_main else nullcontext(True) as own:
+            if not world.agree(int(own)) or not own:
+                raise ModelError(f"{folder}: another program trains this run just now; wait for it, or stop it first")
+            yield
+    finally:
+        if made:
+            with suppress(OSError):  # something is in it by now
+                folder.rmdir()
 
 
 def _optimizer(network: NVAE, recipe: Recipe) -> torch.optim.Optimizer:

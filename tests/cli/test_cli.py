@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as pillow
+from safetensors import safe_open
+from safetensors.torch import save_file
 from terminal import REPOSITORY, documented_keys, failure, invoke, same_image, spawn
 
 import nvae_codec
@@ -334,13 +336,36 @@ def test_info_documents_the_keys_of_a_model_and_shows_its_overhead(toy_integer, 
 
 
 def test_notes_named_like_figures_take_no_places_of_figures(toy_integer, tmp_path):
-    notes = dict.fromkeys(("file", "weights", "groups", "notes", "rec_overhead"), "a note")
+    notes = dict.fromkeys(
+        ("file", "fingerprint", "weights", "groups", "notes", "rec_overhead", "initial_bits"), "a note"
+    )
     path = tmp_path / "m.safetensors"
     path.write_bytes(model_file.serialise(toy_integer, notes))
     report = json.loads(invoke("info", "--json", path).stdout)
     assert report["file"] == str(path) and report["notes"] == notes and report["rec_overhead"] is None
     text = invoke("info", path).stdout
     assert f"\n  weights: {report['weights']:,}\n" in text and "\n  weights: a note\n" in text
+    path.write_bytes(model_file.serialise(toy_integer, {"direct_overhead": "x", "fingerprint": "no"}))
+    damaged = bytearray(sorted(GOLDEN.glob("*.nvb"))[0].read_bytes())
+    damaged[7] ^= 1
+    (tmp_path / "damaged.nvb").write_bytes(damaged)
+    result = invoke("decompress", tmp_path / "damaged.nvb", "--recover", "--model", path)
+    assert result.exit_code == 1 and "no chunk's header is whole" in result.stderr
+
+
+def test_figures_that_are_none_are_refused(toy_integer, tmp_path):
+    path = tmp_path / "m.safetensors"
+    channels = toy_integer.config.num_groups * ((1.0,) * toy_integer.config.num_latent_per_group,)
+    path.write_bytes(
+        model_file.serialise(toy_integer, measurement=Measurement(1, 9.0, 9.0, channels, channels, channels))
+    )
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    figures = json.loads(metadata["channels"])
+    for changes in ("x", [], 7, None, {"bits": "x"}, {"bits": None}, {"kl": "x"}, {"kl": [[]]}, {"rec_overhead": {}}):
+        changed = figures | changes if isinstance(changes, dict) else changes
+        save_file(tensors, path, metadata | {"channels": json.dumps(changed)})
+        assert failure(invoke("info", path)).startswith(f"nvae-codec: {path}: damaged: its measurements are")
 
 
 def test_what_is_wrong_with_a_model_names_it_once(tmp_path):

@@ -1,6 +1,8 @@
 """The integer twin: always exact, close to the float network, and refused where its bounds do not hold."""
 
 import dataclasses
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +21,8 @@ from helpers import (
     randomise_batch_norm,
     smooth_tiles,
 )
+
+from safetensors.torch import save_file
 
 from nvae_codec.codec import Codec
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS
@@ -594,6 +598,45 @@ def test_files_that_are_no_model_are_refused(toy_model_path, tmp_path):
     path.write_bytes(toy_model_path.read_bytes()[:-1000])
     with pytest.raises(ModelError):
         model_file.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (dict(num_channels_enc=1024, num_channels_dec=1024), "tensors do not fit its configuration: "),
+        (
+            dict(num_groups_per_scale=64, num_cell_per_cond_enc=16),
+            "describes 1,?\\d* cells and groups, but there are only 1",
+        ),
+        (dict(image_size=1024, num_channels_enc=64), "larger than this program allows"),
+    ],
+)
+def test_a_short_file_cannot_ask_for_a_large_network(tmp_path, monkeypatch, changes, reason):
+    config = PRESETS["toy"].to_dict() | changes
+    tensors = {"activation_bits": torch.tensor(12, dtype=torch.int16)}
+    tensors |= {
+        f"t{number}": torch.zeros((), dtype=torch.int16)
+        for number in range(0 if "num_groups_per_scale" in changes else 100)
+    }
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in sorted(tensors):
+        array = tensors[name].numpy()
+        digest.update(f"{name} {array.dtype.name} {list(array.shape)}".encode() + array.tobytes())
+    metadata = {
+        "format": model_file.FORMAT,
+        "config": json.dumps(config),
+        "self_test": "",
+        "fingerprint": digest.hexdigest(),
+    }
+    path = tmp_path / "m.safetensors"
+    save_file(tensors, path, metadata)
+    devices, build = [], model_file.IntegerNetwork
+    monkeypatch.setattr(
+        model_file, "IntegerNetwork", lambda *given: devices.append(torch.get_default_device().type) or build(*given)
+    )
+    with pytest.raises(ModelError, match=reason):
+        model_file.load(path)
+    assert set(devices) <= {"meta"}
 
 
 def test_weights_that_are_not_numbers_are_refused(toy_network):

@@ -11,6 +11,7 @@ from training_runs import SHORT, TINY, Interrupted, run
 
 from nvae_codec.errors import ModelError
 from nvae_codec.model.nvae import NVAE
+from nvae_codec.training import checkpoint
 from nvae_codec.training.checkpoint import FILE_NAME, load_checkpoint, load_network, save_checkpoint
 
 pytestmark = pytest.mark.thorough
@@ -35,6 +36,24 @@ def test_damaged_checkpoints(tmp_path):
         torch.save({"config": TINY.to_dict(), "model": weights}, path)
         with pytest.raises(ModelError, match="do not fit"):
             load_network(path)
+
+
+def test_a_short_checkpoint_cannot_ask_for_a_large_network(tmp_path, monkeypatch):
+    """Whose tensors are another network's, or one number many times."""
+    path, devices = tmp_path / FILE_NAME, []
+    large = dataclasses.replace(TINY, num_channels_enc=512, num_channels_dec=512)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in NVAE(large).state_dict().items()}
+    build = checkpoint.float_network
+    monkeypatch.setattr(
+        checkpoint, "float_network", lambda config: devices.append(torch.get_default_device().type) or build(config)
+    )
+    for weights in (NVAE(TINY).state_dict(), {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}):
+        torch.save({"config": large.to_dict(), "model": weights}, path)
+        assert path.stat().st_size < 2**20
+        with pytest.raises(ModelError, match="do not fit"):
+            load_network(path)
+    assert set(devices) == {"meta"}
 
 
 def test_damaged_pickles(tmp_path):

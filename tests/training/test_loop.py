@@ -10,6 +10,7 @@ import torch
 from training_runs import EXECUTION, RECIPE, SHORT, TINY, assert_same, checkpoint, curves, dataset, poison, run, stats
 
 from nvae_codec.errors import ModelError
+from nvae_codec.files import folder_for_oneself
 from nvae_codec.training import loop
 from nvae_codec.training.checkpoint import FILE_NAME, load_network
 from nvae_codec.training.data.sets import Dataset, Whole
@@ -28,6 +29,20 @@ def test_training_learns(tmp_path):
     first, *_, last = stats(tmp_path)
     assert last["negative_elbo_bits_per_dim"] < first["negative_elbo_bits_per_dim"] - 0.5
     assert last["validation_bits_per_dim"] < first["negative_elbo_bits_per_dim"]
+
+
+def test_a_run_is_trained_by_one_program_at_a_time(tmp_path):
+    folder = tmp_path / "run"
+    recipe = dataclasses.replace(SHORT, steps=1)
+    with pytest.raises(ModelError):
+        train(dataclasses.replace(TINY, image_size=16), recipe, dataset(), folder, EXECUTION)
+    assert not folder.exists()
+    folder.mkdir()
+    with folder_for_oneself(folder), pytest.raises(ModelError, match="another program trains this run just now; wait"):
+        run(folder, recipe)
+    assert not any(folder.iterdir())
+    run(folder, recipe)
+    assert (folder / FILE_NAME).exists() and not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
 def test_seeds_matter(tmp_path):

@@ -167,6 +167,8 @@ def test_keys_and_tensors_must_fit(small, tmp_path):
         assert f"lack {key}" in refusal(saved(small | {"state_dict": weights}, tmp_path))
     assert "unknown tensor nf_cells.0" in refused(**{"nf_cells.0": torch.zeros(1)})
     assert "unknown tensor module.stem.bias" in refused(**{"module.stem.bias": torch.zeros(4)})
+    one_number = {key: torch.zeros((), dtype=t.dtype).expand(t.shape) for key, t in small["state_dict"].items()}
+    assert "the weights are larger than the file" in refused(**one_number)
     bias = small["state_dict"]["stem.bias"]
     for wrong in (torch.zeros(5), torch.zeros(1, 4), torch.zeros(()), bias.double(), bias.long(), bias.half()):
         assert "stem.bias is torch" in refused(**{"stem.bias": wrong})
