@@ -5,6 +5,8 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING
 
+from nvae_codec.bitstreams.container import unpack
+from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE
 from nvae_codec.errors import ImageError, about, enough_memory
 
 from .progress import progress_bar
@@ -30,7 +32,9 @@ class Ledgers:
         self.float_network = None if float_network is None else load_float_network(float_network, codec)
 
     def __call__(self, name: str, data: bytes) -> tuple[dict, str]:
-        """Of a file: the key that its report gets, and the table under its line."""
+        """Of a file: the key that its report gets, null if the network has no part in it, and a table for its line."""
+        if not any(chunk.neural_images for chunk in unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2).chunks):
+            return {"ledger": None}, "\n  no ledger, as nothing of it is coded by the network"
         from nvae_codec.rate.ledger import ledger
 
         from ..eval.tables import ledger_table

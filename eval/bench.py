@@ -211,7 +211,7 @@ class _Runs:
     ):
         self.codec, self.clock, self.images = codec, clock, images
         self.archive, self.workers = archive, workers
-        self.settings: dict[str, Any] = dict(effort=effort, learn=learn, verify=False)
+        self.settings: dict[str, Any] = dict(effort=effort, learn=learn, verify=False, payload="neural")
         self.encoded: list[Timing] = []
         self.decoded: list[Timing] = []
         self.files: list[bytes] = []
@@ -283,12 +283,12 @@ def profile_compression(
 
         return call
 
-    codec.compress(image, effort=effort, verify=False)  # warms up
+    codec.compress(image, effort=effort, verify=False, payload="neural")  # warms up
     try:
         for name in genuine:
             setattr(Stack, name, recorded(name))
         with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
-            codec.compress(image, effort=effort, verify=False)
+            codec.compress(image, effort=effort, verify=False, payload="neural")
     finally:
         for name, method in genuine.items():
             setattr(Stack, name, method)

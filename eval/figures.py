@@ -21,6 +21,7 @@ PARTS = {  # of the ledger, but for the negative ELBO itself: label and colour
     "rec_bits": ("relative entropy coding", "#8cd17d"),
     "learning_bits": ("learning while coding", "#b07aa1"),
     "coder_bits": ("coder", "#f28e2b"),
+    "other_payloads_bits": ("other payloads", "#ff9da7"),
     "headers_and_checksums_bits": ("headers and checksums", "#b6992d"),
     "metadata_bits": ("metadata", "#79706e"),
 }

@@ -47,7 +47,9 @@ class Meter:
         samples, settings = item.load(), self.settings
         start = time.perf_counter()
         with self.watch(f"encoding {item.name}", "tile") as progress:
-            data = self.codec.compress(samples, effort=settings.effort, verify=False, progress=progress)
+            data = self.codec.compress(
+                samples, effort=settings.effort, verify=False, payload="neural", progress=progress
+            )
         seconds = time.perf_counter() - start
         height, width = samples.shape[:2]
         entry = self._entry(data, path, [digest(samples)])
@@ -72,7 +74,7 @@ class Meter:
         start, reading = time.perf_counter(), Reading(items)
         with self.watch("encoding", "image") as progress:
             data = self.codec.compress_archive(
-                reading, len(items), effort=self.settings.effort, verify=False, progress=progress
+                reading, len(items), effort=self.settings.effort, verify=False, payload="neural", progress=progress
             )
         seconds = time.perf_counter() - start - reading.seconds
         entry = self._entry(data, path, reading.digests)
@@ -141,6 +143,7 @@ class Meter:
                 chunk_pixels=MAX_CHUNK_PIXELS,
                 effort=self.settings.effort,
                 verify=False,
+                payload="neural",
                 progress=progress,
             )
         path.write_bytes(data)

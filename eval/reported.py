@@ -119,7 +119,7 @@ def archive_size(codec: "Codec", images: np.ndarray, path: Path, watch: Watch = 
     """
     reading = Reading([Item(f"{number:05}", partial(as_image, image)) for number, image in enumerate(images)])
     with watch("encoding", "image") as progress:
-        data = codec.compress_archive(reading, len(images), verify=False, progress=progress)
+        data = codec.compress_archive(reading, len(images), verify=False, payload="neural", progress=progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     content = unpack(path.read_bytes(), max_pixels=MAX_IMAGES * MAX_SIDE**2)

@@ -60,6 +60,9 @@ class LedgerParts:
         float, Field(description="what learning from known pixels adds to the network's own; negative where it saves")
     ]
     coder_bits: Annotated[float, Field(description="what the coder's words take beyond the information in them")]
+    other_payloads_bits: Annotated[
+        int, Field(description="images, or planes of them, that are coded without the network; not in the first part")
+    ]
     headers_and_checksums_bits: int
     metadata_bits: int
     standard_error_bits: Annotated[

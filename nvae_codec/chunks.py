@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from nvae_codec.entries import (
     needed_images,
     restored,
 )
-from nvae_codec.errors import BitstreamError, DriftError, ImageError
+from nvae_codec.errors import BitstreamError, DriftError, ImageError, about
 from nvae_codec.image import Image
 from nvae_codec.payloads import jpeg_xl, stored
 from nvae_codec.payloads.blobs import Blob, decode_blob, decode_samples
@@ -59,6 +60,7 @@ class Settings:
 class _Trial:
     """An image on its way to a payload. Its places are those in the batch of chunks and in the chunk."""
 
+    name: str
     image: Image
     distance: int  # to the image of the chunk that it equals, 0 if there is none
     blob: Future[Blob] | None = None  # without the network
@@ -71,17 +73,19 @@ def encode(neural: Neural, batch: Sequence[Named], settings: Settings, progress:
 
     Raises ImageError, and DriftError if the chunks do not decode to the images.
     """
-    trials = [[_Trial(image, distance) for (_, image), distance in zip(chunk, _copies(chunk), strict=True)]
+    trials = [[_Trial(name, image, distance) for (name, image), distance in zip(chunk, _copies(chunk), strict=True)]
               for chunk in batch]  # fmt: skip
     originals = [trial for chunk in trials for trial in chunk if not trial.distance]
     for trial in originals:
-        check(trial.image)
+        with _named(trial.name):
+            check(trial.image)
     with ThreadPoolExecutor(1) as pool:
         for trial in originals:
             if settings.payload != "neural":
                 trial.blob = pool.submit(smallest_blob, trial.image, settings.payload, settings.effort)
         for trial in originals:
-            trial.on_stack = _may_be_neural(neural, trial, settings)
+            with _named(trial.name):
+                trial.on_stack = _may_be_neural(neural, trial, settings)
             if trial.on_stack and trial.image.has_alpha:
                 trial.alpha = pool.submit(smallest_plane, trial.image.samples[..., -1])
         chunks = _encode_on_stacks(neural, batch, trials, settings, progress)
@@ -132,6 +136,11 @@ def tiles_of(neural: Neural, image: Image) -> int:
     return neural().num_tiles(*image.samples.shape[:2]) if suits_network(image) else 1
 
 
+def _named(name: str) -> AbstractContextManager[None]:
+    """What is wrong is said of the image with this name, if it has one."""
+    return about(name) if name else nullcontext()
+
+
 def _copies(chunk: Named) -> list[int]:
     """How many places before each image the first one that equals it is; 0 if it is the first."""
     if len(chunk) == 1:
@@ -145,7 +154,9 @@ def _may_be_neural(neural: Neural, trial: _Trial, settings: Settings) -> bool:
     image = trial.image
     if settings.payload == "neural":
         if not suits_network(image):
-            raise ImageError("a neural payload is for 8-bit grey and RGB; --payload without a choice takes what suits")
+            raise ImageError(
+                "a neural payload is for 8-bit grey and RGB, with or without alpha, of which samples say all"
+            )
         neural().check(colours_of(image))
         return True
     if trial.blob is None or settings.payload is not None or not suits_network(image):

@@ -14,7 +14,7 @@ MEMORY = 8
 
 
 def decoded_chains(model, coded, layouts, memory: int = MEMORY, **options) -> list[np.ndarray]:
-    words, tile_batches = zip(*coded, strict=True)
+    words, tile_batches, _ = zip(*coded, strict=True)
     return decode_chains(
         model, [Stack(each) for each in words], tile_batches, layouts, [memory] * len(words), **options
     )
@@ -69,7 +69,7 @@ def realised_costs(model, tiles: Tiles, offsets: list[np.ndarray], rec_groups: i
 
 def account(model, tiles: Tiles, joint_tiles: int, search: Search, monkeypatch) -> dict[str, float]:
     """Bits of a chain of whole colour tiles: of its words, and what they should be by what was decoded."""
-    ((words, tile_batches),) = coded = encode_chains(model, [tiles], joint_tiles, search)
+    ((words, tile_batches, _),) = coded = encode_chains(model, [tiles], joint_tiles, search)
     index_bits, genuine = 0, Stack.pop_uniform_bits
 
     def counting(stack: Stack, count: int) -> np.ndarray:

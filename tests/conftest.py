@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import NO_PRODUCTS, WAYS, products_of_bytes_are_exact, randomise_batch_norm, smooth_tiles
 
+from nvae_codec import codec as codec_module
 from nvae_codec.codec import Codec
 from nvae_codec.coding.compiled import compiler, library
 from nvae_codec.integer import kernels, model_file
@@ -34,6 +35,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     first = {item.nodeid.partition("[")[0]: item for item in reversed(items) if not item.get_closest_marker("thorough")}
     config.hook.pytest_deselected(items=[item for item in items if item not in first.values()])
     items[:] = reversed(first.values())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _neural_payloads():
+    """What tests compress is coded by the network, unless they ask for another payload or are marked `any_payload`.
+
+    Most of their images are so small, and their networks so little trained, that JPEG XL would win.
+    """
+    settings = codec_module.Settings
+
+    def neural(effort, learn, verify, payload):
+        return settings(effort, learn, verify, payload or "neural")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec_module, "Settings", neural)
+        patch.setenv("NVAE_CODEC_COMPRESS_PAYLOAD", "neural")
+        yield settings
+
+
+@pytest.fixture(autouse=True)
+def _any_payload(request, monkeypatch, _neural_payloads):
+    if request.node.get_closest_marker("any_payload"):
+        monkeypatch.setattr(codec_module, "Settings", _neural_payloads)
+        monkeypatch.delenv("NVAE_CODEC_COMPRESS_PAYLOAD")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,7 +9,7 @@ from helpers import REPOSITORY
 # From the ground. A module is on the floor of the longest name here that it begins with.
 FLOORS = (
     ("errors", "files", "installation", "wording"),
-    ("device", "executors", "bitstreams"),
+    ("device", "executors", "bitstreams", "bundled"),
     ("tiling", "image"),
     ("formats",),
     ("colour",),
@@ -19,6 +19,7 @@ FLOORS = (
     ("integer",),
     ("payloads",),
     ("entries",),
+    ("chunks",),
     ("codec",),
     ("rate",),
     ("training",),

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE, Chunk, Container, ImageEntry
+from nvae_codec.bitstreams.content import GREY, MAX_IMAGES, MAX_SIDE, Chunk, Container, ImageEntry
 from nvae_codec.bitstreams.metadata import deflate_item
 from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import MASS_BITS, Stack
@@ -55,6 +55,7 @@ class Ledger:
     rec_bits: float  # latents coded by REC or on a grid, in the other batches; no bits are initial
     learning_bits: float  # pixels by what was learnt while they were coded, in place of the network alone
     coder_bits: float  # words of the stacks over the information in what was coded
+    other_payloads_bits: int  # images, or planes of them, without the network; the negative ELBO leaves them out
     headers_and_checksums_bits: int
     metadata_bits: int
     file_bits: int
@@ -128,9 +129,9 @@ def account(
 ) -> Account:
     """Measure an .nvb file, however large, which is decoded for it.
 
-    `decoded` is given every image, samples uint8 [H, W] or [H, W, 3], in the file's order. `float_network` is the one
-    that the model was made of. The negative ELBOs are means over `draws`, which follow from `seed` and the images.
-    `progress` counts tiles, each once as it is decoded and once for every draw.
+    `decoded` is given every image that the network codes, samples uint8 [H, W] or [H, W, 3], in the file's order.
+    `float_network` is the one that the model was made of. The negative ELBOs are means over `draws`, which follow from
+    `seed` and the images. `progress` counts tiles, each once as it is decoded and once for every draw.
 
     Raises as `Codec.decompress` does. Raises ModelError for a float network
     that the model was not made of, for grey images if there is a float network for colour, which has no likelihood
@@ -140,9 +141,15 @@ def account(
         raise ValueError(f"a ledger takes at least one draw, not {draws}")
     content = container.unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2)
     codec.check_fingerprint(content.fingerprint.hex())
+    if not any(chunk.neural_images for chunk in content.chunks):
+        raise ModelError(
+            "no image of the file is coded by the network, so there is no negative ELBO to compare it with"
+        )
     if float_network is not None:
         check_origin(float_network, codec)
-        if float_network.config.image_channels == 3 and any(image.channels == 1 for image in content.images):
+        if float_network.config.image_channels == 3 and any(
+            image.mode == GREY for chunk in content.chunks for image in chunk.neural_images
+        ):
             raise ModelError("a float network has no likelihood for grey images")
     costs = _measure(codec, content, float_network, draws, seed, progress, decoded)
     negative_elbo = float(costs.known.sum())
@@ -153,6 +160,7 @@ def account(
     excess, uses_rec = costs.information - costs.learning - costs.inactive, costs.rec_groups > 0
     group_bits = costs.groups.sum(axis=0).tolist()
     words_bits = 8 * sum(len(chunk.words) for chunk in content.chunks)
+    blobs_bits = 8 * sum(len(blob) for chunk in content.chunks for blob in chunk.blobs)
     metadata_bits = 8 * sum(len(deflate_item(item)[1]) for chunk in content.chunks for item in chunk.metadata)
     entry = Ledger(
         negative_elbo_bits=negative_elbo,
@@ -162,7 +170,8 @@ def account(
         rec_bits=float(excess[uses_rec].sum()),
         learning_bits=float(costs.learning.sum()),
         coder_bits=float(words_bits - costs.information.sum()),
-        headers_and_checksums_bits=8 * len(data) - words_bits - metadata_bits,
+        other_payloads_bits=blobs_bits,
+        headers_and_checksums_bits=8 * len(data) - words_bits - blobs_bits - metadata_bits,
         metadata_bits=metadata_bits,
         file_bits=8 * len(data),
         standard_error_bits=_standard_error(excess[~uses_rec], costs.tiles[~uses_rec], costs.tiles.sum()),
@@ -249,7 +258,8 @@ def _measure(
     decoded: Callable[[ImageEntry, np.ndarray], None],
 ) -> _Costs:
     """The costs of all chunks' tile batches, in the order of coding."""
-    layouts = [codec.payload.layout_of(chunk) for chunk in content.chunks]
+    neural = [chunk for chunk in content.chunks if chunk.neural_images]
+    layouts = [codec.payload.layout_of(chunk) for chunk in neural]
     together = max(1, min(BATCH_TILES, BATCH_PIXELS // codec.model.tile_side**2))
     done, total = 0, (1 + draws) * sum(layout.num_tiles for layout in layouts)
 
@@ -260,12 +270,14 @@ def _measure(
         adjust()
 
     rows = []
-    for chunk, layout in zip(content.chunks, layouts, strict=True):
+    for chunk, layout in zip(neural, layouts, strict=True):
         samples, information, learning = _decode(codec, chunk, layout, count)
         of_images = list(codec.payload.images_of(chunk, samples))
-        check_small_images(chunk, of_images)
+        if len(of_images) == len(chunk.images):
+            check_small_images(chunk, {number: of_image for number, (_, of_image) in enumerate(of_images)})
         for image, of_image in of_images:
-            check_image(chunk, image, of_image)
+            if not image.has_alpha:  # whose plane is not decoded here
+                check_image(chunk, image, of_image)
             decoded(image, of_image)
         generator = torch.Generator().manual_seed((seed + zlib.crc32(samples.data)) % 2**32)
         bits = np.zeros((4 + codec.model.num_groups + 1, layout.num_tiles))

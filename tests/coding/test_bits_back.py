@@ -56,6 +56,11 @@ def mixed_tiles(seed: int = 0) -> Tiles:
 # Tile batches
 
 
+def said(encoded) -> tuple[list[int], list[float]]:
+    """Of batches, the groups that REC codes and the bits that they need."""
+    return [each.rec_groups for each in encoded], [each.needed_bits for each in encoded]
+
+
 @pytest.mark.parametrize("kind", [ToyModel, PhasedToyModel])
 @pytest.mark.parametrize("words", [0, 3, 8, 9, 10, 11, 12, 13, 14, 20, 200])
 def test_decoding_undoes_encoding_word_for_word(words, kind):
@@ -66,7 +71,7 @@ def test_decoding_undoes_encoding_word_for_word(words, kind):
         for seed, (start, end) in enumerate([(0, 1), (2, 5), (1, 2), (0, 12), (7, 8)])
     ]
     stacks = [Stack.seeded(amount) for amount in amounts]
-    rec_groups, needed = encode(model, stacks, parts, MEMORY)
+    rec_groups, needed = said(encode(model, stacks, parts, MEMORY))
     assert rec_groups[1] == model.num_groups and rec_groups[3] == 0
     for groups, bits, amount in zip(rec_groups, needed, amounts, strict=True):
         assert groups == 0 or Stack.seeded(amount).available_bits < bits
@@ -80,7 +85,7 @@ def test_decoding_undoes_encoding_word_for_word(words, kind):
 def test_a_stack_decides_how_many_groups_take_rec():
     """The finest first, and none without need."""
     model, tile = ToyModel(), toy_tiles(8, 8)
-    found = {words: encode(model, [Stack.seeded(words)], [tile], MEMORY)[0][0] for words in range(40)}
+    found = {words: encode(model, [Stack.seeded(words)], [tile], MEMORY)[0].rec_groups for words in range(40)}
     assert set(found.values()) == {0, 1, 2}
     assert found[0] == 2 and found[39] == 0
     assert sorted(found.values(), reverse=True) == list(found.values())
@@ -92,12 +97,12 @@ def test_stacks_do_not_see_each_other(kind):
     model, amounts = kind(), [7, 0, 600]
     parts = [mixed_tiles(3).part(slice(0, 2)), mixed_tiles(4), toy_tiles(20, 20, 5, grey=True)]
     together = [Stack.seeded(amount) for amount in amounts]
-    rec_groups, needed = encode(model, together, parts, MEMORY)
+    rec_groups, needed = said(encode(model, together, parts, MEMORY))
     assert rec_groups == [1, 2, 0]
     words = [stack.words() for stack in together]
     for number, (part, amount) in enumerate(zip(parts, amounts, strict=True)):
         alone = Stack.seeded(amount)
-        assert encode(model, [alone], [part], MEMORY) == ([rec_groups[number]], [needed[number]])
+        assert said(encode(model, [alone], [part], MEMORY)) == ([rec_groups[number]], [needed[number]])
         assert np.array_equal(alone.words(), words[number])
     for chosen in ([0], [2, 0], [1, 2]):
         stacks = [Stack(words[number]) for number in chosen]
@@ -134,7 +139,7 @@ def test_tiles_that_take_rec_throughout_need_no_posterior():
         posterior = features
 
     tile, stack = mixed_tiles().part(slice(4, 7)), Stack()
-    assert encode(ToyModel(), [stack], [tile], MEMORY)[0] == [2]
+    assert encode(ToyModel(), [stack], [tile], MEMORY)[0].rec_groups == 2
     assert np.array_equal(decode(Half(), [stack], [tile.layout], [2], [MEMORY])[0], tile.samples)
     assert stack.height == 0
 
@@ -156,7 +161,7 @@ def test_padding_and_inactive_channels_are_the_priors_mean(words):
     """On both sides."""
     model, tile = Watched(), toy_tiles(3, 5)
     stack = Stack.seeded(words)
-    rec_groups, _ = encode(model, [stack], [tile], MEMORY)
+    rec_groups, _ = said(encode(model, [stack], [tile], MEMORY))
     decode(model, [stack], [tile.layout], rec_groups, [MEMORY])
     encoded, decoded = model.seen[:2], model.seen[2:]
     for (group, offsets), (same_group, same) in zip(encoded, decoded, strict=True):
@@ -182,7 +187,7 @@ def test_flows_find_zeros_where_nothing_is_coded():
 
     model, parts = Looking(), [toy_tiles(3, 5, 1), toy_tiles(5, 3, 2)]
     stacks = [Stack.seeded(0), Stack.seeded(600)]
-    rec_groups, _ = encode(model, stacks, parts, MEMORY)
+    rec_groups, _ = said(encode(model, stacks, parts, MEMORY))
     assert rec_groups == [2, 0] and model.looks == 2
     decode(model, stacks, [part.layout for part in parts], rec_groups, [MEMORY] * 2)
     assert model.looks == 4
@@ -202,8 +207,8 @@ def test_inactive_channels_have_no_say():
             return normal
 
     tiles = mixed_tiles()
-    ((words, tile_batches),) = encode_chains(ToyModel(), [tiles], 2, SEARCH)
-    ((same_words, same_batches),) = encode_chains(Otherwise(), [tiles], 2, SEARCH)
+    ((words, tile_batches, _),) = encode_chains(ToyModel(), [tiles], 2, SEARCH)
+    ((same_words, same_batches, _),) = encode_chains(Otherwise(), [tiles], 2, SEARCH)
     assert np.array_equal(words, same_words) and tile_batches == same_batches
 
 
@@ -225,7 +230,7 @@ def test_a_group_may_be_inactive_altogether():
 @pytest.mark.parametrize("joint_tiles", [1, 4])
 def test_images_of_any_size_come_back(shape, grey, joint_tiles):
     model, tiles = ToyModel(), toy_tiles(*shape, grey=grey)
-    ((words, tile_batches),) = coded = encode_chains(model, [tiles], joint_tiles, SEARCH)
+    ((words, tile_batches, _),) = coded = encode_chains(model, [tiles], joint_tiles, SEARCH)
     assert sum(each.tiles for each in tile_batches) == tiles.layout.num_tiles
     assert all(1 <= each.tiles <= joint_tiles and 0 <= each.rec_groups <= 2 for each in tile_batches)
     assert tile_batches[0] == TileBatch(1, 2)  # from an empty stack nothing can be drawn
@@ -265,7 +270,7 @@ def test_tile_batches_are_as_large_as_the_stack_can_feed():
 
 def test_full_tiles_are_not_thought_to_need_as_little_as_the_partial_ones_before():
     tiles = Tiles.join([*(toy_tiles(2, 2, seed) for seed in range(6)), toy_tiles(40, 24)])
-    ((_, tile_batches),) = encode_chains(ToyModel(), [tiles], 12, SEARCH)
+    ((_, tile_batches, _),) = encode_chains(ToyModel(), [tiles], 12, SEARCH)
     assert (
         max(each.tiles for each in tile_batches if each.rec_groups) == 1
         and max(each.tiles for each in tile_batches) > 4
@@ -279,13 +284,13 @@ def test_words_do_not_depend_on_chains_coded_at_the_same_time(joint_tiles):
     together = encode_chains(model, chains, 3 * joint_tiles, SEARCH)
     assert len({len(tile_batches) for _, tile_batches in together}) == 1
     for chain, (words, tile_batches) in zip(chains, together, strict=True):
-        ((alone, same_batches),) = encode_chains(model, [chain], joint_tiles, SEARCH)
+        ((alone, same_batches, _),) = encode_chains(model, [chain], joint_tiles, SEARCH)
         assert np.array_equal(words, alone) and tile_batches == same_batches
 
 
 def test_single_tiles_have_the_same_words_beside_any_chains():
     model, chain = ToyModel(), toy_tiles(30, 30)
-    ((alone, _),) = encode_chains(model, [chain], 1, SEARCH)
+    ((alone, _, _),) = encode_chains(model, [chain], 1, SEARCH)
     beside, _ = encode_chains(model, [chain, toy_tiles(9, 50)], 1, SEARCH)
     assert np.array_equal(alone, beside[0])
 
@@ -333,7 +338,7 @@ def test_the_best_of_several_searches_is_taken():
         encode(model, [stack], [tile], MEMORY, rate_factor)
         sizes[rate_factor] = stack.bits
     assert len(set(sizes.values())) == 4
-    ((words, tile_batches),) = coded = encode_chains(model, [tile], 1, Search(MEMORY, rate_factors))
+    ((words, tile_batches, _),) = coded = encode_chains(model, [tile], 1, Search(MEMORY, rate_factors))
     assert Stack(words).bits == min(sizes.values())
     assert np.array_equal(decoded_chains(model, coded, [tile.layout])[0], tile.samples)
     # Of every chain for itself, and where nothing takes REC any more, too.
@@ -378,7 +383,7 @@ def test_a_model_that_drifts_is_noticed():
 
 def test_a_chain_of_several_that_does_not_end_empty_is_noticed():
     model, chains = ToyModel(), [toy_tiles(24, 24), toy_tiles(16, 16, 1)]
-    (words, tile_batches), second = encode_chains(model, chains, 4, SEARCH)
+    (words, tile_batches, _), second = encode_chains(model, chains, 4, SEARCH)
     layouts = [chain.layout for chain in chains]
     longer = np.concatenate([np.array([7, 7], dtype=np.uint32), words])
     with pytest.raises(DriftError, match="not in the state"):
@@ -390,7 +395,7 @@ def test_a_chain_of_several_that_does_not_end_empty_is_noticed():
 def test_another_trellis_or_other_tile_batches_are_noticed():
     """Samples are wrong, or there is an error."""
     model, tiles = ToyModel(), toy_tiles(24, 24)
-    ((words, tile_batches),) = encode_chains(model, [tiles], 4, SEARCH)
+    ((words, tile_batches, _),) = encode_chains(model, [tiles], 4, SEARCH)
     exchanged = tuple(TileBatch(each.tiles, 2 - each.rec_groups) for each in tile_batches)
     merged = (TileBatch(tile_batches[0].tiles + tile_batches[1].tiles, tile_batches[0].rec_groups), *tile_batches[2:])
     for memory, other in ((9, tile_batches), (MEMORY, exchanged), (MEMORY, merged)):
@@ -427,7 +432,7 @@ def test_random_words_end_in_samples_or_an_error(count, seed, tile_batches, memo
 @given(st.integers(0, 10**6), st.sampled_from(["flip", "cut", "cut below", "more"]))
 def test_damaged_words_end_in_other_samples_or_an_error(place, damage):
     model, tiles = ToyModel(), toy_tiles(16, 24)
-    ((words, tile_batches),) = encode_chains(model, [tiles], 2, SEARCH)
+    ((words, tile_batches, _),) = encode_chains(model, [tiles], 2, SEARCH)
     place, words = place % len(words), words.copy()
     if damage == "flip":
         words[place] ^= 1 << place % 32

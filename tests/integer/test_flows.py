@@ -56,7 +56,7 @@ def twins(request) -> tuple[NVAE, IntegerNetwork]:
 def coded(adapter: IntegerModel, samples: np.ndarray) -> tuple[np.ndarray, tuple]:
     """Words and tile batches of whole colour tiles, which come back."""
     layout = Layout(np.full((len(samples), 2), adapter.tile_side), np.full(len(samples), RGB))
-    ((words, tile_batches),) = encode_chains(adapter, [Tiles(samples, samples, layout)], 4, Search(8))
+    ((words, tile_batches, _),) = encode_chains(adapter, [Tiles(samples, samples, layout)], 4, Search(8))
     assert np.array_equal(decode_chains(adapter, [Stack(words)], [tile_batches], [layout], [8])[0], samples)
     return words, tile_batches
 
