@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from .main import print_note
+
 POSITIVE = click.IntRange(min=1)
 EFFORTS = click.IntRange(1, 5)
 THREADS = click.IntRange(1, 1024)  # with many more, torch crashes or hangs
@@ -80,5 +82,5 @@ def use_threads(threads: int | None) -> None:
 
 
 def note(line: str) -> None:
-    """A line on stderr."""
-    click.echo(line, err=True)
+    """A line on stderr, if that can take it."""
+    print_note(line)

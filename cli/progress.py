@@ -1,20 +1,41 @@
 """The progress bar of every command."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from nvae_codec.wording import printable
 
 Progress = Callable[[int, int], None]  # done, in all
 
 
 @contextmanager
 def progress_bar(name: str, unit: str, quiet: bool = False) -> Iterator[Progress]:
-    """A bar on stderr, if that is a terminal, which goes away at the end."""
+    """A bar on stderr, if that is a terminal, which goes away at the end.
+
+    Where it cannot be drawn, because the terminal is gone for instance, the work goes on without one.
+    """
+    bar = _bar(desc=printable(name), unit=unit, leave=False, disable=quiet or None)  # None: only on a terminal
+
+    def progress(done: int, total: int) -> None:
+        if bar is not None:
+            with suppress(OSError, ValueError):  # the latter of a closed stderr
+                bar.total = total
+                bar.update(done - bar.n)
+
+    try:
+        yield progress
+    finally:
+        if bar is not None:
+            with suppress(OSError, ValueError):
+                bar.close()
+
+
+def _bar(**options: Any) -> Any:
+    """The bar, or None where there is no place for one."""
     from tqdm import tqdm
 
-    with tqdm(desc=name, unit=unit, leave=False, disable=quiet or None) as bar:  # None: only on a terminal
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress
+    try:
+        return tqdm(**options)
+    except (OSError, ValueError, AttributeError):  # the last where stderr was closed from the beginning
+        return None
