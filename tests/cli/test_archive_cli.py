@@ -607,14 +607,14 @@ def test_a_name_too_long_for_the_disk_loses_its_image_alone(here, toy_model_path
 
 
 def test_a_file_made_while_decoding_stays(here, monkeypatch, toy_model_path):
-    encode = image_module.write_image
+    encode = unpack.file_of
 
-    def spy(image, suffix):
+    def spy(restored, suffix):
         Path("set").mkdir(exist_ok=True)
         Path("set/logo.png").write_bytes(b"of another program")
-        return encode(image, suffix)
+        return encode(restored, suffix)
 
-    monkeypatch.setattr(image_module, "write_image", spy)
+    monkeypatch.setattr(unpack, "file_of", spy)
     arguments = ["decompress", "set.nvb", "--only", "logo.png", "--model", toy_model_path]
     assert failure(invoke(*arguments)) == "nvae-codec: set/logo.png: exists already; -f overwrites it\n"
     assert Path("set/logo.png").read_bytes() == b"of another program" and tree("set") == ["logo.png"]
