@@ -18,6 +18,7 @@ Source: CompuServe, Graphics Interchange Format, version 89a.
 """
 
 import io
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -76,23 +77,14 @@ def read(data: bytes, reading: Reading) -> Image:
         if several:
             raise ImageError("the first frame of this animation does not cover it, so that it is no image by itself")
         with translated("the GIF is damaged or cut short"):
-            return kept(decoded(opened(data, reading, ["GIF"])), data, reading, "gif")
+            found = kept(decoded(opened(data, reading, ["GIF"])), data, reading, "gif")
+        bits = max(1, (len(found.palette) // 3 - 1).bit_length())
+        return replace(found, depth=bits) if found.palette and int(found.samples.max()) >> bits == 0 else found
     samples = _samples(file.screen, frame)
     depth = max((len(table) // 3 - 1).bit_length(), int(samples.max()).bit_length(), 1)
     alphas = _alphas(file.blocks[: [part.code for part in file.blocks].index(PIXELS)], table)
     image = Image(samples, colours=PALETTE, depth=depth, palette=table, transparency=alphas, format="gif")
-    if several:
-        return image
-    return Image(
-        samples,
-        colours=PALETTE,
-        depth=depth,
-        palette=table,
-        transparency=alphas,
-        format="gif",
-        wrapping=_wrap(image, file, data[file.end :]),
-        file=data,
-    )
+    return image if several else replace(image, wrapping=_wrap(image, file, data[file.end :]), file=data)
 
 
 def _split(data: bytes) -> File:

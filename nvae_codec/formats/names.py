@@ -52,6 +52,8 @@ KEPT = {
     "xbm": ".xbm",
     "xpm": ".xpm",
 }
+# Formats whose files have no suffix of their own, or that of films; this is what one given back is called.
+UNNAMED = {"fli": ".fli", "imt": ".imt", "mcidas": ".area", "spider": ".spi", "xvthumb": ".p7"}
 WRITTEN = {suffix: name for name, suffixes in LOSSLESS.items() for suffix in suffixes.split()}
 _KINDS = {suffix: name for name, suffixes in KEPT.items() for suffix in suffixes.split()} | WRITTEN
 SUFFIXES = frozenset(_KINDS)
@@ -67,7 +69,8 @@ def suffix_kind(suffix: str) -> str:
 
     Pixels can be written in the formats of LOSSLESS; of the others, only files that came in can be given back.
     """
-    name = _KINDS.get(suffix.lower())
+    unnamed = {each: name for name, each in UNNAMED.items()}
+    name = _KINDS.get(suffix.lower()) or unnamed.get(suffix.lower())
     if name is None:
         raise not_lossless(suffix)
     return name
@@ -81,7 +84,7 @@ def not_lossless(suffix: str) -> ImageError:
 
 def usual_suffix(name: str) -> str:
     """The usual suffix of a format; none of one that has none."""
-    return (LOSSLESS.get(name) or KEPT.get(name, "")).partition(" ")[0]
+    return (LOSSLESS.get(name) or KEPT.get(name) or UNNAMED.get(name, "")).partition(" ")[0]
 
 
 def is_image_file(path: Path) -> bool:

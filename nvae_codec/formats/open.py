@@ -67,9 +67,14 @@ def image_shape(
         raise ImageError("the file is empty")
     file.seek(0)
     reading = Reading(first_frame=first_frame, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
+    if png.recognises(start):
+        one, width, height = png.header_image(file, reading)
+        return (height, width, *(plain(one) if plain_only else one).samples.shape[2:])
     if start.startswith(b"P7") and pnm.recognises(start):  # Pillow does not know this kind
         image = pnm.read(file.read(), reading)
         return (plain(image) if plain_only else image).samples.shape
+    if tiff.recognises(start):
+        reading = tiff.checked_pages(file, reading)
     with translated():
         return header_shape(file, reading, plain_only=plain_only)
 

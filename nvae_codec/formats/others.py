@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from nvae_codec.errors import ImageError
 from nvae_codec.formats.definition import Format, Reading
-from nvae_codec.formats.pillow_images import decoded, opened, translated
+from nvae_codec.formats.pillow_images import LAYERED, decoded, opened, translated
 from nvae_codec.image import Image
 
 NAMES = {"PPM": "pnm"}  # of what is left of a format that has a reader here: PFM
@@ -20,8 +20,10 @@ def read(data: bytes, reading: Reading) -> Image:
         opener = opened(data, reading)
         name = NAMES.get(opener.format or "", (opener.format or "").lower())
         sizes = len(opener.info.get("sizes", ()))
-        several = getattr(opener, "n_frames", 1) > 1
+        several = opener.format not in LAYERED and getattr(opener, "n_frames", 1) > 1
         found = decoded(opener)
+    if opener.format in EIGHT_BITS and found.depth == 8:
+        found = replace(found, is_whole=EIGHT_BITS[opener.format](data))
     return kept(found, data, reading, name, several=several, sizes=sizes)
 
 
@@ -33,6 +35,21 @@ def format_of(data: bytes) -> str:
     except ImageError:
         return ""
     return NAMES.get(name, name.lower())
+
+
+def _has_eight_bits(data: bytes) -> bool:
+    """Whether all samples of a JPEG 2000 codestream have 8 bits (ITU-T T.800, A.5.1): Pillow cuts off others."""
+    start = data.find(b"\xff\x4f\xff\x51") + 40  # the number of components
+    count = int.from_bytes(data[start : start + 2])
+    return start >= 40 and data[start + 2 : start + 2 + 3 * count : 3] == b"\7" * count
+
+
+def _has_no_high_depth(data: bytes) -> bool:
+    """Whether no AV1 image of an AVIF file has 10 or 12 bits (AV1 in ISOBMFF, 2.3.3): Pillow rounds these."""
+    return not any(part[2] & 0x40 for part in data.split(b"av1C")[1:] if len(part) > 2)
+
+
+EIGHT_BITS = {"JPEG2000": _has_eight_bits, "AVIF": _has_no_high_depth}
 
 
 def kept(found: Image, data: bytes, reading: Reading, name: str, *, several: bool = False, sizes: int = 1) -> Image:

@@ -39,7 +39,9 @@ EXACT = {"1": (GREY, 1), "L": (GREY, 8), "LA": (GREY, 8), "P": (PALETTE, 8), "RG
 EXACT |= {"CMYK": (CMYK, 8), "I;16": (GREY, 16), "I;16L": (GREY, 16), "I;16B": (GREY, 16), "I;16N": (GREY, 16)}
 # Of other modes, what is shown of them: 8 bits, with alpha if they have it.
 SHOWN = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "I": "L", "F": "L"}
-EXACT_RAW_MODES = {"L", "L;I", "L;R", "L;IR", "RGB", "RGB;R", "BGR"}
+EXACT_RAW_MODES = {"", "L", "L;I", "L;R", "L;IR", "RGB", "RGB;R", "RGB;L", "BGR", "R", "G", "B"}
+EXACT_RAW_MODES |= {"RGBX", "XRGB", "BGRX", "XBGR", "BGXR"}  # 32 bits, of which 8 mean nothing
+BC6H = 6  # of DDS: floating-point colours
 LAYERED = {"PSD", "ICO", "ICNS", "CUR"}  # one image, in layers or in several sizes
 EXIF_FOLDERS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 # The tags of a TIFF's own folder that are EXIF too: they describe the image, not how it lies in the file.
@@ -203,9 +205,14 @@ def _changed(image: pillow.Image) -> str:
         raw_mode, *more = [arguments] if isinstance(arguments, str) else arguments or [""]
         if image.format == "PPM" and more and isinstance(more[0], int) and more[0] not in (0, 255):
             return f"an image of samples up to {more[0]}"
-        if image.mode in ("L", "RGB") and isinstance(raw_mode, str) and raw_mode not in EXACT_RAW_MODES:
-            bits = re.search(r";(\d+)", raw_mode)
-            return f"a {bits[1]}-bit image" if bits else f"an image of samples stored as {raw_mode}"
+        if image.format == "DDS" and raw_mode == BC6H:
+            return "an image of floating-point samples"
+        if not isinstance(raw_mode, str) or image.mode in ("1", "P", "I;16", "I;16L", "I;16B", "I;16N"):
+            continue
+        if bits := re.search(r";(\d+)", raw_mode):
+            return f"a {bits[1]}-bit image"
+        if image.mode in ("L", "RGB") and raw_mode not in EXACT_RAW_MODES:
+            return f"an image of samples stored as {raw_mode}"
     return ""
 
 

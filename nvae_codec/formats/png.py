@@ -7,7 +7,9 @@ zlib stream of its pixels, which every decoder passes over, is kept as it is.
 """
 
 import zlib
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
 
 from nvae_codec.errors import ImageError
 from nvae_codec.formats.definition import Format, Reading, Written, cannot_hold
@@ -75,6 +77,29 @@ def read_header(data: bytes) -> Header:
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
         raise ImageError(f"the PNG is damaged: it cannot have {width} x {height} pixels")
     return Header(width, height, depth, colour_type, bool(interlace))
+
+
+def header_image(file: BinaryIO, reading: Reading) -> tuple[Image, int, int]:
+    """An image of one pixel of the kind that a file's header promises, and the file's width and height.
+
+    Nothing behind the first piece of image data is read. Raises ImageError for what is refused so far.
+    """
+    header = read_header(file.read(33))
+    reading.check_size(header.width, header.height)
+    transparency = b""
+    while len(start := file.read(8)) == 8 and start[4:] != b"IDAT":
+        length = int.from_bytes(start[:4])
+        if start[4:] == b"acTL":
+            reading.check_frames(int.from_bytes(file.read(4)))
+            length -= 4
+        transparency = bytes(6) if start[4:] == b"tRNS" else transparency
+        file.seek(length + 4, 1)
+    channels, kind = CHANNELS[header.colour_type], COLOURS[header.colour_type]
+    samples = np.zeros((1, 1, channels)[: 2 if channels == 1 else 3], np.uint16 if header.depth > 8 else np.uint8)
+    palette = bytes(3) if kind == PALETTE else b""
+    transparency = transparency[: 1 if palette else 2 * channels] if channels in (1, 3) else b""
+    one = Image(samples, colours=kind, depth=header.depth, palette=palette, transparency=transparency)
+    return one, header.width, header.height
 
 
 def _chunks(data: bytes) -> tuple[list[Chunk], int]:

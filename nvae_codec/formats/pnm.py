@@ -25,7 +25,7 @@ from nvae_codec.formats.wrapping import Part, pack_parts, unpack_parts
 from nvae_codec.image import CMYK, PALETTE, Image
 
 KIND, COMMENT, LARGEST, TYPE = range(1, 5)
-MAGIC = re.compile(rb"P[1-7](?=[\s#])")
+MAGIC = re.compile(rb"P[1-6](?=[\s#])|P7(?=[ \t\r]*\n)")  # "P7 332" is a thumbnail of XV's
 SPACES = b" \t\n\v\f\r"
 BITS, TEXT, PAM = (1, 4), (1, 2, 3), 7
 CHANNELS = {1: 1, 2: 1, 3: 3, 4: 1, 5: 1, 6: 3}

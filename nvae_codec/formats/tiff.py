@@ -13,6 +13,7 @@ Source: TIFF 6.0.
 """
 
 from dataclasses import replace
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -96,6 +97,27 @@ def _reduced(reader: Reader, offsets: list[int]) -> list[int]:
             if reader.uint(place, 2) == 254 and reader.uint(place + 8, 4) & REDUCED:
                 found.append(offset)
     return found
+
+
+def checked_pages(file: BinaryIO, reading: Reading) -> Reading:
+    """How Pillow is to read a file, for which smaller versions of an image are pages.
+
+    The whole file is read only if it has several folders. Raises ImageError if it has several images.
+    """
+    start = file.read(8)
+    if start[:4] not in BIG:
+        order: Literal["little", "big"] = "little" if start[:2] == b"II" else "big"
+        offset = int.from_bytes(start[4:], order)
+        file.seek(offset)
+        file.seek(offset + 2 + 12 * int.from_bytes(file.read(2), order))
+        if any(file.read(4)):
+            file.seek(0)
+            reader = Reader(file.read())
+            offsets = reader.offsets()
+            reading.check_frames(len(offsets) - len(_reduced(reader, offsets[1:])))
+        reading = reading._replace(first_frame=True)
+    file.seek(0)
+    return reading
 
 
 def _image(data: bytes, layout: Layout, folder: Folder) -> Image:
