@@ -13,8 +13,8 @@ import click
 from nvae_codec.errors import enough_memory, sentence
 
 from .files import Job, display, display_output, echo, write
-from .main import FAILURES, AlreadyReported, print_error
-from .options import DEVICE, FORCE, PATH, QUIET, STREAM_OR_PATH, json_option, note, threads_option, together
+from .main import FAILURES, AlreadyReported, print_error, print_note
+from .options import DEVICE, FORCE, PATH, QUIET, STREAM_OR_PATH, json_option, threads_option, together
 from .progress import Progress, progress_bar
 from .reports import ArchiveReport, ImageReport, UnpackedReport
 
@@ -131,7 +131,7 @@ def print_report(
     if batch.as_json:
         echo(json.dumps({**asdict(report), **keys}))
     if line and not batch.quiet:
-        note(line + lines)
+        print_note(line + lines)
 
 
 def each(items: Iterable[Item], name: Callable[[Item], str], work: Callable[[Item], None]) -> None:

@@ -182,8 +182,8 @@ class NVAEConfig:
             raise ModelError(f"num_x_bits = {self.num_x_bits} is outside 1..8")
         if self.widest_layer * self.image_size**2 > MAX_LAYER:
             raise ModelError(
-                f"a layer of {self.widest_layer} channels and {self.image_size} x {self.image_size} pixels is larger than "
-                f"this program allows, {MAX_LAYER:,} numbers"
+                f"a layer of {self.widest_layer} channels and {self.image_size} x {self.image_size} pixels is larger "
+                f"than this program allows, {MAX_LAYER:,} numbers"
             )
 
     @property

@@ -21,7 +21,6 @@ from helpers import (
     randomise_batch_norm,
     smooth_tiles,
 )
-
 from safetensors.torch import save_file
 
 from nvae_codec.codec import Codec
