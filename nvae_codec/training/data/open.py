@@ -64,7 +64,7 @@ def open_dataset(
     if found is None:
         if root.exists() and not root.is_dir() and root.suffix != ".tar":
             what = "one image file is no data set, which" if is_image_file(root) else "a data set"
-            raise ImageError(f"{root}: {what} is a folder, or an uncompressed .tar archive, of image files")
+            raise ImageError(f"{root}: {what} is a folder, or a .tar archive of image files")
         if not root.exists() and is_image_file(root):
             raise ImageError(f"{root}: there is no such file; nor would an image file be a data set, which is a folder")
         missing = f"no images of {kind.title} are there" if root.exists() else "there is no such folder"
