@@ -171,7 +171,7 @@ def _write_fields(chunk: Chunk, flags: int, names: list[str], items: list[bytes]
 
 
 def read_header(body: bytes, tally: Tally, max_pixels: int, max_all_pixels: int) -> Header:
-    """The fields of a header's body. `max_pixels` limits a chunk's images, `max_all_pixels` those of the file."""
+    """The fields of a header's body. Images of a chunk have at most `max_pixels`, those of a file `max_all_pixels`."""
     header = Reader(body, "invalid: the header ends")
     flags = header.u8("value of a header's flags", 0, ALL_FLAGS)
     if flags & COMPACT and not flags & NAMED:

@@ -29,9 +29,9 @@ from nvae_codec.files import Origin
 from nvae_codec.wording import printable
 
 from .files import Job, display, display_output, echo, write
-from .main import FAILURES, AlreadyReported, print_error
+from .main import FAILURES, AlreadyReported, print_error, print_note
 from .names import STREAM
-from .options import DEVICE, FORCE, PATH, QUIET, STREAM_OR_PATH, json_option, note, threads_option, together
+from .options import DEVICE, FORCE, PATH, QUIET, STREAM_OR_PATH, json_option, threads_option, together
 from .progress import Progress, progress_bar
 from .reports import ArchiveReport, FailureReport, ImageReport, UnpackedReport
 
@@ -189,7 +189,7 @@ def print_report(
     if batch.as_json:
         echo(json.dumps({**asdict(report), **keys}))
     if line and not batch.quiet:
-        note(line + lines)
+        print_note(line + lines)
 
 
 def each(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .names import display_output
 from .options import PATH, data_option, note
 
 
@@ -58,4 +59,4 @@ def import_nvae(checkpoint: Path, folder: Path | None, data: Path | None) -> Non
     except OSError:
         target.unlink()  # both or none
         raise
-    note(f"wrote {target}: {sum(p.numel() for p in network.parameters()):,} parameters")
+    note(f"wrote {display_output(target)}: {sum(p.numel() for p in network.parameters()):,} parameters")

@@ -49,7 +49,7 @@ def printable_errors() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.message = printable(error.message, kept="\n\t")
+        vars(error)["message"] = printable(error.message)  # which click calls final
         raise
 
 

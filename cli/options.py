@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from nvae_codec.wording import printable
+
 from .main import print_note
 
 POSITIVE = click.IntRange(min=1)
@@ -83,4 +85,4 @@ def use_threads(threads: int | None) -> None:
 
 def note(line: str) -> None:
     """A line on stderr, if that can take it."""
-    print_note(line)
+    print_note(printable(line))

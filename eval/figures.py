@@ -205,7 +205,11 @@ def _panels(drawing: "Figure", results: CompareResults) -> None:
 
 
 def _draw(axes: "Axes", points: Sequence[Point], direction: str) -> None:
+    from matplotlib.ticker import LogFormatter
+
     axes.set_xscale("log")
+    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatter(LogFormatter())  # the usual one writes mathematics, which is not read as such here
     best = front(points)
     if best:
         # A speed between those of two codecs of the front takes the faster one.

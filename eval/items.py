@@ -13,6 +13,7 @@ import numpy as np
 from nvae_codec.errors import ImageError, about
 from nvae_codec.formats.open import find_images, plain, read_image, resized
 from nvae_codec.image import Image
+from nvae_codec.wording import utf8
 
 from .progress import Watch, unwatched
 
@@ -48,7 +49,7 @@ class Selection:
         found = (
             self._held_out(self.dataset)
             if self.dataset
-            else [Item(path.name, partial(read_samples, path)) for path in self._files()]
+            else [Item(utf8(path.name), partial(read_samples, path)) for path in self._files()]
         )
         found = found[: self.num_images]
         if not found:
@@ -62,7 +63,7 @@ class Selection:
     @property
     def source(self) -> str:
         """The same in words."""
-        parts = [self.dataset or ", ".join(map(str, self.paths))]
+        parts = [self.dataset or utf8(", ".join(map(str, self.paths)))]
         if self.reduce:
             parts.append(f"reduced by {self.reduce}")
         if self.crop:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from nvae_codec.wording import printable
+
 from .document import Cell
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def _cell(entry: Cell) -> str:
     if entry is None:
         return ""
     if isinstance(entry, str):
-        return entry
+        return printable(entry)
     return f"{entry:,}" if isinstance(entry, int) else f"{entry:,.3f}"
 
 

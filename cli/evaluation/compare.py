@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nvae_codec.eval.results import CompareResults, Result, SolidArchive, Total
+from nvae_codec.wording import printable
 
 from ..files import echo
 from ..options import model_option, note
@@ -102,7 +103,7 @@ def describe(results: CompareResults) -> str:
     if results.data.num_images <= MAX_LISTED_IMAGES:
         parts.append(table(*_all_columns(Result, results.results)))
     parts.append(table(*_all_columns(Total, results.totals)))
-    parts += [f"left out: {row.codec}: {row.reason}" for row in results.left_out]
+    parts += [printable(f"left out: {row.codec}: {row.reason}") for row in results.left_out]
     obstacle = results.settings.solid_archive_obstacle
     if results.solid_archives:
         head, rows = _all_columns(SolidArchive, results.solid_archives)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ..files import echo, write
+from ..files import display_output, echo, write
 from ..options import PATH
 
 
@@ -51,4 +51,4 @@ def compressai(results: tuple[Path, ...], drawn_at: float | None, folder: Path) 
             raise FileExistsError(errno.EEXIST, "is there already; choose another folder", str(path))
     for path, text in texts.items():
         write(path, text.encode(), force=True)
-        echo(str(path))
+        echo(display_output(path))

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from nvae_codec.wording import printable
+
 from ..files import echo
 from ..options import PATH, note
 
@@ -29,5 +31,5 @@ def demo(image: Path | None) -> None:
     results = demonstrate(image or astronaut(), note)
     first = results[0]
     size = f"{first.width_pixels} x {first.height_pixels} pixels, {'RGB' if first.channels == 3 else 'grey'}"
-    echo(f"\n{first.image}, {size}\n\n{table(*columns(results, COLUMNS))}\n")
+    echo(f"\n{printable(first.image)}, {size}\n\n{table(*columns(results, COLUMNS))}\n")
     echo("Every file was decompressed again, and every pixel came back exactly.")

@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from nvae_codec.eval.document import FILE_NAME
+from nvae_codec.wording import printable
 
 from ..files import write
 from ..options import EFFORTS, PATH, POSITIVE, Documented, data_option, seed_option, together
@@ -36,7 +37,7 @@ class Recorded(Documented):
                 names = [str(option.envvar), f"{ctx.auto_envvar_prefix}_{option.name}".upper()]  # ours, and click's own
                 name = next(each for each in names if each in os.environ)
                 variables.append(f"{name}={shlex.quote(os.environ[name])}")
-        ctx.meta[LINE] = " ".join([*variables, shlex.join(words)])
+        ctx.meta[LINE] = printable(" ".join([*variables, shlex.join(words)]))
         return rest
 
 
@@ -60,6 +61,8 @@ def measured_images(command: Callable) -> Callable:
         **others: Any,
     ) -> None:
         if data and not paths and not dataset:  # --data by itself
+            if not data.exists():
+                _check_name(data)
             paths, dataset, data = ([data], None, None) if data.exists() else ([], str(data), None)
         if bool(paths) == bool(dataset):
             raise click.UsageError("Name IMAGES, or a --dataset.")
@@ -86,6 +89,15 @@ def measured_images(command: Callable) -> Callable:
         ),
         click.option("--crop", metavar="SIDE", type=POSITIVE, help="The central square of so many pixels of each."),
     )(with_selection)
+
+
+def _check_name(data: Path) -> None:
+    """Refuse what is neither there nor the name of a data set, which --data alone may be."""
+    from nvae_codec.training.data.open import ALIASES, DATASETS
+
+    if str(data) not in DATASETS and str(data) not in ALIASES:
+        reason = f"there is no such file or folder, and no such data set; there are {', '.join(DATASETS)}"
+        raise FileNotFoundError(errno.ENOENT, reason, str(data))
 
 
 EFFORT = click.option("--effort", metavar="1-5", type=EFFORTS, help="As of `compress`.")

@@ -14,7 +14,7 @@ from nvae_codec.model.config import NVAEConfig
 
 
 def blueprint(config: NVAEConfig, num_tensors: int, build: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    """The state of the network that `build` makes of `config`: tensors with names, types and shapes, but no memory.
+    """The state of the network that `build` makes of `config`: names, types and shapes of tensors without memory.
 
     Raises ModelError where so many tensors cannot be all of it; a damaged configuration could take hours to build.
     """

@@ -34,7 +34,7 @@ from nvae_codec.training.data.open import open_dataset
 from nvae_codec.training.data.sets import Dataset, ImageSet
 from nvae_codec.training.evaluation import bits_per_dimension, estimate_batch_norm, evaluate
 from nvae_codec.training.run import Run
-from nvae_codec.wording import counted
+from nvae_codec.wording import counted, printable
 
 # How many images there are of a kind: so many pixels' worth, within limits.
 CALIBRATION_PIXELS, CALIBRATION_IMAGES = 2**18, (4, 64)  # that the integers' scales are chosen on, in one batch
@@ -169,7 +169,7 @@ def export_run(
     save_checkpoint(folder / CONVERTED, exported.converted)
     write_file(output, model, replace=replace)
     write_file(output.with_suffix(".md"), card.encode(), replace=replace)
-    report(f"wrote {output} and {output.with_suffix('.md').name}")
+    report(printable(f"wrote {output} and {output.with_suffix('.md').name}"))
 
 
 def _last_validation(stats: Path) -> dict:

@@ -193,7 +193,7 @@ def train(
 @contextmanager
 def _alone_in(folder: Path, world: Processes) -> Iterator[None]:
     """Keep other trainings out of a run's folder, which is made if need be. Raises ModelError in all processes."""
-    made = world.is_main and not folder.exists()
+    made = [place for place in (folder, *folder.parents) if world.is_main and not place.exists()]
     if world.is_main:
         folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -202,9 +202,9 @@ def _alone_in(folder: Path, world: Processes) -> Iterator[None]:
                 raise ModelError(f"{folder}: another program trains this run just now; wait for it, or stop it first")
             yield
     finally:
-        if made:
-            with suppress(OSError):  # something is in it by now
-                folder.rmdir()
+        with suppress(OSError):  # something is in them by now
+            for place in made:
+                place.rmdir()
 
 
 def _optimizer(network: NVAE, recipe: Recipe) -> torch.optim.Optimizer:

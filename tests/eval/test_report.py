@@ -70,6 +70,26 @@ def test_the_page_is_whole_and_says_what_was_measured(measured, tmp_path):
     assert text.count("<figure>") == 8 and text.count("<table>") == 6
 
 
+def test_texts_of_results_are_text(measured, tmp_path):
+    """Whoever hands results around may have written anything into them."""
+    evil = '<script>alert("$x$")</script>&amp;'
+    document = document_in(measured)
+    document["model"] |= {"name": evil, "fingerprint": evil}
+    document |= {"command": evil, "platform": evil}
+    document["data"]["source"] = evil
+    for number, image in enumerate(document["images"]):
+        image["image"] = f"{evil} $\\frac{{$ {number}"
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    assert invoke("eval", "report", tmp_path, "-o", tmp_path / "page.html").exit_code == 0
+    page, text = read_page(tmp_path / "page.html")
+    before, _ = read_page(measured / "report.html")
+    assert (page.figures, page.tables) == (before.figures, before.tables)
+    assert text.count("<script>") == 1 and "alert" not in text.partition("<script>\n")[2]
+    escaped = evil.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    assert escaped.replace('"', "&#34;") in text  # in the page
+    assert f"{escaped} $\\frac{{$ 0</text>" in text  # in a figure
+
+
 def test_all_kinds_of_results_stand_on_one_page(measured, images, tmp_path):
     options = ["--model", "none", "--baselines", "png,jpegls"]
     assert invoke("eval", "compare", images, *options, "-o", tmp_path / "codecs").exit_code == 0

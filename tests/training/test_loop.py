@@ -32,12 +32,12 @@ def test_training_learns(tmp_path):
 
 
 def test_a_run_is_trained_by_one_program_at_a_time(tmp_path):
-    folder = tmp_path / "run"
+    folder = tmp_path / "runs" / "run"
     recipe = dataclasses.replace(SHORT, steps=1)
     with pytest.raises(ModelError):
         train(dataclasses.replace(TINY, image_size=16), recipe, dataset(), folder, EXECUTION)
-    assert not folder.exists()
-    folder.mkdir()
+    assert not any(tmp_path.iterdir())
+    folder.mkdir(parents=True)
     with folder_for_oneself(folder), pytest.raises(ModelError, match="another program trains this run just now; wait"):
         run(folder, recipe)
     assert not any(folder.iterdir())

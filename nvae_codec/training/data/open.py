@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from nvae_codec.errors import ImageError
+from nvae_codec.image import is_image_file
 from nvae_codec.training.data.celeba import CELEBA64, CELEBAHQ256
 from nvae_codec.training.data.cifar import CIFAR10, CIFAR100
 from nvae_codec.training.data.definition import Definition, Request
@@ -61,8 +62,11 @@ def open_dataset(
     request = Request(kind, root, side, fit, percent, cache_bytes, report)
     found = next(filter(None, (layout(request) for layout in kind.layouts)), None)
     if found is None:
-        if root.is_file() and root.suffix != ".tar":
-            raise ImageError(f"{root}: a data set is a folder, or a .tar archive of image files")
+        if root.exists() and not root.is_dir() and root.suffix != ".tar":
+            what = "one image file is no data set, which" if is_image_file(root) else "a data set"
+            raise ImageError(f"{root}: {what} is a folder, or a .tar archive of image files")
+        if not root.exists() and is_image_file(root):
+            raise ImageError(f"{root}: there is no such file; nor would an image file be a data set, which is a folder")
         missing = f"no images of {kind.title} are there" if root.exists() else "there is no such folder"
         raise ImageError(f"{root}: {missing}. {kind.advice.format(root=root)}")
     training, validation = (_items(images, request) for images in found)
