@@ -1,6 +1,6 @@
 """Chunks of images: each image coded by the payload that makes it smallest, and decoded again."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -131,9 +131,9 @@ def check(image: Image) -> None:
         raise ImageError(f"the image's EXIF, ICC profile or other metadata have more than {MAX_METADATA_BYTES:,} bytes")
 
 
-def tiles_of(neural: Neural, image: Image) -> int:
-    """What an image counts as in progress: its tiles, if the network is for it."""
-    return neural().num_tiles(*image.samples.shape[:2]) if suits_network(image) else 1
+def _tiles(neural: Neural, images: Iterable[tuple[Image, bool]]) -> int:
+    """What images count as in progress: their tiles, where they are on the stack."""
+    return sum(neural().num_tiles(*image.samples.shape[:2]) if on_stack else 1 for image, on_stack in images)
 
 
 def _named(name: str) -> AbstractContextManager[None]:
@@ -194,7 +194,7 @@ def _encode_on_stacks(
     neural: Neural, batch: Sequence[Named], trials: Sequence[Sequence[_Trial]], settings: Settings, progress: Progress
 ) -> list[Chunk]:
     """Code on stacks what may be, and once more without those images that are smaller otherwise."""
-    tiles = sum(tiles_of(neural, trial.image) for chunk in trials for trial in chunk)
+    tiles = _tiles(neural, ((trial.image, trial.on_stack) for chunk in trials for trial in chunk))
     stacks = _stacks(neural, trials, settings, lambda done: progress(min(done, tiles), tiles * (1 + settings.verify)))
     again = False
     for chunk, stack in zip(trials, stacks, strict=True):
@@ -262,7 +262,9 @@ def _made(images: Named, chunk: Sequence[_Trial], stack: "Stacked | None") -> Ch
 
 def _verify(neural: Neural, batch: Sequence[Named], chunks: Sequence[Chunk], progress: Progress) -> None:
     """Raises DriftError unless the chunks decode to these images."""
-    tiles = sum(tiles_of(neural, image) for chunk in batch for _, image in chunk)
+    entries = (entry for chunk in chunks for entry in chunk.images)
+    images = (image for of_chunk in batch for _, image in of_chunk)
+    tiles = _tiles(neural, ((image, entry.payload == NEURAL) for image, entry in zip(images, entries, strict=True)))
 
     def report(done: int, total: int) -> None:
         progress(tiles + tiles * done // total, 2 * tiles)

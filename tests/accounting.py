@@ -14,7 +14,7 @@ MEMORY = 8
 
 
 def decoded_chains(model, coded, layouts, memory: int = MEMORY, **options) -> list[np.ndarray]:
-    words, tile_batches, _ = zip(*coded, strict=True)
+    words, tile_batches = zip(*(each[:2] for each in coded), strict=True)
     return decode_chains(
         model, [Stack(each) for each in words], tile_batches, layouts, [memory] * len(words), **options
     )

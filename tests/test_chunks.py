@@ -55,7 +55,7 @@ IMAGES = {
     "CMYK": Image(noise(9, 9, 4), colours=CMYK),
     "transparent colour": Image(noise(9, 9), transparency=b"\0\7", format="png"),
     "metadata": Image(DRAWN, exif=b"II*\0", icc=b"profile", xmp=b"<x/>", wrapping=b"more", format="png"),
-    "JPEG": read_image(jpeg()),
+    "JPEG": read_image(jpeg(smooth(128, 128))),
 }
 
 
@@ -63,7 +63,7 @@ IMAGES = {
 def test_every_kind_of_image_comes_back(codec, name):
     image = IMAGES[name]
     back = codec.decompress(codec.compress(image))
-    assert digest(back) == digest(image) and back.file == ("" if image.is_whole else image.file or b"") or back.file
+    assert digest(back) == digest(image) and back.file == image.file
 
 
 @pytest.mark.parametrize("name", IMAGES)

@@ -259,12 +259,12 @@ def test_tile_batches_are_as_large_as_the_stack_can_feed():
     """Joint tiles are shared among the chains, until some have come to their end."""
     chains = [toy_tiles(64, 64), toy_tiles(24, 24), toy_tiles(1, 40)]
     coded = encode_chains(ToyModel(), chains, 12, SEARCH)
-    large, small, narrow = ([each.tiles for each in tile_batches] for _, tile_batches in coded)
+    large, small, narrow = ([each.tiles for each in tile_batches] for _, tile_batches, _ in coded)
     assert sum(large) == 64 and sum(small) == 9 and sum(narrow) == 5
     assert large[:3] == [1, 4, 4] and large[3] in (6, 12) and large[-2] == 12
     assert small == [1, 4, 4]
     assert len(narrow) > 2  # its tiles leave too little for all at once
-    for _, tile_batches in coded:
+    for _, tile_batches, _ in coded:
         assert [each.rec_groups for each in tile_batches] == [2] + [0] * (len(tile_batches) - 1)
 
 
@@ -282,15 +282,15 @@ def test_words_do_not_depend_on_chains_coded_at_the_same_time(joint_tiles):
     """With as many joint tiles for each, and as long as all of them have tiles left."""
     model, chains = ToyModel(), [toy_tiles(40, 40, 1), toy_tiles(40, 40, 2), toy_tiles(40, 40, 3, grey=True)]
     together = encode_chains(model, chains, 3 * joint_tiles, SEARCH)
-    assert len({len(tile_batches) for _, tile_batches in together}) == 1
-    for chain, (words, tile_batches) in zip(chains, together, strict=True):
+    assert len({len(tile_batches) for _, tile_batches, _ in together}) == 1
+    for chain, (words, tile_batches, _) in zip(chains, together, strict=True):
         ((alone, same_batches, _),) = encode_chains(model, [chain], joint_tiles, SEARCH)
         assert np.array_equal(words, alone) and tile_batches == same_batches
 
 
 def test_single_tiles_have_the_same_words_beside_any_chains():
     model, chain = ToyModel(), toy_tiles(30, 30)
-    ((alone, _, _),) = encode_chains(model, [chain], 1, SEARCH)
+    ((alone, *_),) = encode_chains(model, [chain], 1, SEARCH)
     beside, _ = encode_chains(model, [chain, toy_tiles(9, 50)], 1, SEARCH)
     assert np.array_equal(alone, beside[0])
 
@@ -299,7 +299,7 @@ def test_single_tiles_have_the_same_words_beside_any_chains():
 def test_what_was_coded_first_can_be_left_out(first):
     model, chains = ToyModel(), [toy_tiles(40, 40), toy_tiles(20, 20, 1)]
     coded = encode_chains(model, chains, 6, SEARCH)
-    words, tile_batches = zip(*coded, strict=True)
+    words, tile_batches, _ = zip(*coded, strict=True)
     calls = []
     samples, others = decode_chains(
         model,
@@ -387,9 +387,9 @@ def test_a_chain_of_several_that_does_not_end_empty_is_noticed():
     layouts = [chain.layout for chain in chains]
     longer = np.concatenate([np.array([7, 7], dtype=np.uint32), words])
     with pytest.raises(DriftError, match="not in the state"):
-        decoded_chains(model, [(longer, tile_batches), second], layouts)
+        decoded_chains(model, [(longer, tile_batches, None), second], layouts)
     with pytest.raises(DriftError, match="not in the state"):
-        decoded_chains(model, [second, (longer, tile_batches)], layouts[::-1])
+        decoded_chains(model, [second, (longer, tile_batches, None)], layouts[::-1])
 
 
 def test_another_trellis_or_other_tile_batches_are_noticed():
