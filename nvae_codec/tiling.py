@@ -84,19 +84,25 @@ def cut(samples: np.ndarray, side: int) -> np.ndarray:
     """
     image = samples[None] if samples.ndim == 2 else samples.transpose(2, 0, 1)
     channels, height, width = image.shape
-    padded = np.pad(image, ((0, 0), (0, -height % side), (0, -width % side)), mode="edge")
-    rows, columns = padded.shape[1] // side, padded.shape[2] // side
-    blocks = padded.reshape(channels, rows, side, columns, side)
-    return np.ascontiguousarray(blocks.transpose(1, 3, 0, 2, 4).reshape(rows * columns, channels, side, side))
+    rows, columns = -(-height // side), -(-width // side)
+    tiles = np.empty((rows, columns, channels, side, side), dtype=samples.dtype)
+    for row in range(rows):  # by rows: the image may be large
+        band = image[:, row * side : (row + 1) * side]
+        padded = np.pad(band, ((0, 0), (0, side - band.shape[1]), (0, -width % side)), mode="edge")
+        tiles[row] = padded.reshape(channels, side, columns, side).transpose(2, 0, 1, 3)
+    return tiles.reshape(rows * columns, channels, side, side)
 
 
 def join(tiles: np.ndarray, height: int, width: int) -> np.ndarray:
     """The inverse of `cut`: uint8 [H, W] or [H, W, 3]."""
     _, channels, side, _ = tiles.shape
     rows, columns = -(-height // side), -(-width // side)
-    blocks = tiles.reshape(rows, columns, channels, side, side).transpose(2, 0, 3, 1, 4)
-    image = blocks.reshape(channels, rows * side, columns * side)[:, :height, :width]
-    return np.ascontiguousarray(image[0] if channels == 1 else image.transpose(1, 2, 0))
+    image = np.empty((height, width, channels), dtype=tiles.dtype)
+    for row in range(rows):
+        band = tiles[row * columns : (row + 1) * columns].transpose(2, 0, 3, 1)
+        part = image[row * side : (row + 1) * side]
+        part[:] = band.reshape(side, columns * side, channels)[: len(part), :width]
+    return np.ascontiguousarray(image[:, :, 0]) if channels == 1 else image
 
 
 def real_pixels(sizes: np.ndarray, side: int) -> np.ndarray:

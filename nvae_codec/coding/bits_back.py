@@ -126,6 +126,8 @@ class Tiles(NamedTuple):
 
     @classmethod
     def join(cls, parts: Sequence["Tiles"]) -> "Tiles":
+        if len(parts) == 1:
+            return parts[0]
         samples, planes, layouts = zip(*parts, strict=True)
         return cls(np.concatenate(samples), np.concatenate(planes), Layout.join(layouts))
 

@@ -93,7 +93,9 @@ def _encode_shortest(
     found: dict[int, tuple[Stack, Encoded]] = {}
     open_batches = list(range(len(stacks)))
     for rate_factor in search.rate_factors:
-        trial = [stacks[number].copy() for number in open_batches]
+        # To copy a large image's stack for each of its batches takes as long as to code it.
+        last = rate_factor == search.rate_factors[-1]
+        trial = [stacks[number] if last else stacks[number].copy() for number in open_batches]
         encoded = encode(
             model,
             trial,

@@ -1,5 +1,7 @@
 """Detecting an image's colour history: whether all of its colours are those that a colour space can give."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from nvae_codec.bitstreams.content import RGB
@@ -7,6 +9,7 @@ from nvae_codec.colour.spaces import SPACES, ColourSpace, packed
 
 LOOKED_AT = 1000  # pixels that show of almost every other image that its colours are others
 SPREAD = 2654435761  # takes them from all over an image, whatever its width
+BLOCK = 2**20  # pixels that are looked at together
 MIN_COLOURS = 16  # that are not clipped: fewer may all be possible by chance
 MIN_WHOLE = 1 / 3  # of the pixels whose red is not clipped, how many must not be at all
 
@@ -16,15 +19,48 @@ def find_space(samples: np.ndarray) -> tuple[int, np.ndarray]:
 
     Clipped colours say nothing, as nearly all are possible: an image with few others is taken for RGB.
     """
-    pixels = samples.reshape(-1, 3).T
-    inside = ColourSpace.is_inside(pixels)
-    whole = np.flatnonzero(inside.all(axis=0))
-    if len(whole) < max(MIN_COLOURS, MIN_WHOLE * inside[0].sum()):
+    pixels = samples.reshape(-1, 3)
+    counts, red_inside = [], 0  # of each block, the pixels that are not clipped
+    for block in _blocks(pixels):
+        inside = ColourSpace.is_inside(block)
+        counts.append(int(inside.all(axis=1).sum()))
+        red_inside += int(inside[:, 0].sum())
+    if sum(counts) < max(MIN_COLOURS, MIN_WHOLE * red_inside):
         return RGB, samples
-    some = pixels[:, whole[np.arange(min(LOOKED_AT, len(whole))) * SPREAD % len(whole)]]
+    some = None
     for mode, space in SPACES.items():
-        if space.to_planes(some) is None or len(np.unique(packed(pixels[:, whole]))) < MIN_COLOURS:
+        some = _some_whole(pixels, np.array(counts)) if some is None else some
+        if space.to_planes(some) is None or not _has_colours(pixels):
             continue
-        if (planes := space.to_planes(pixels)) is not None:
+        if (planes := space.to_planes(pixels.T)) is not None:
             return mode, np.ascontiguousarray(planes.T).reshape(samples.shape)
     return RGB, samples
+
+
+def _blocks(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """Pixels [N, 3] in parts: what is asked of a pixel takes many times its memory."""
+    return (pixels[start : start + BLOCK] for start in range(0, len(pixels), BLOCK))
+
+
+def _some_whole(pixels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """LOOKED_AT pixels that are not clipped, or all, [3, N]: of each block there are so many."""
+    total, ends = int(counts.sum()), np.cumsum(counts)
+    wanted = np.arange(min(LOOKED_AT, total)) * SPREAD % total
+    found = np.empty((len(wanted), 3), np.uint8)
+    for number, block in enumerate(_blocks(pixels)):
+        here = (wanted < ends[number]) & (wanted >= ends[number] - counts[number])
+        if here.any():
+            whole = np.flatnonzero(ColourSpace.is_inside(block).all(axis=1))
+            found[here] = block[whole[wanted[here] - (ends[number] - counts[number])]]
+    return found.T
+
+
+def _has_colours(pixels: np.ndarray) -> bool:
+    """Whether MIN_COLOURS occur that are not clipped."""
+    known = np.empty(0, np.int32)
+    for block in _blocks(pixels):
+        whole = ColourSpace.is_inside(block).all(axis=1)
+        known = np.union1d(known, packed(block[whole].T))
+        if len(known) >= MIN_COLOURS:
+            return True
+    return False

@@ -19,7 +19,7 @@ PAYLOADS = ("neural", "jpeg_xl", "jpeg", "stored")  # that can be asked for
 # Deflated rows beat JPEG XL where much repeats itself, as in text; never what takes it more bits of a sample than this.
 REPETITIVE_BITS, SMALL_SAMPLES = 3.0, 2**16  # unless it is a small image, which is deflated in any case
 # Of the pixels of a photograph few equal both neighbours: 12 % at most in the Kodak images. Of screenshots half do.
-FLAT_SHARE = 0.3
+FLAT_SHARE, LOOKED_AT = 0.3, 2**20  # pixels, about, that are looked at
 DRAWN_BITS = 1.0  # of a sample: what is flat in large parts, and takes less without the network, is not tried with it
 SAMPLE_TILES = 16  # that decide about an image which is flat in large parts, if it has at least twice as many
 HIGH_EFFORT = 4  # of the codec: from here on JPEG XL's effort 9 is tried, too
@@ -56,11 +56,13 @@ def suits_network(image: Image) -> bool:
 
 def looks_drawn(samples: np.ndarray) -> bool:
     """Whether so many pixels equal both neighbours, to the left and above, that it may not be a photograph."""
-    if min(samples.shape[:2]) < 2:
+    height, width = samples.shape[:2]
+    if min(height, width) < 2:
         return False
-    pixels = samples.reshape(*samples.shape[:2], -1)
-    here = pixels[1:, 1:]
-    flat = (here == pixels[1:, :-1]).all(axis=2) & (here == pixels[:-1, 1:]).all(axis=2)
+    pixels = samples.reshape(height, width, -1)
+    rows = np.arange(1, height, 1 + height * width // LOOKED_AT)  # of a large image not all
+    here = pixels[rows, 1:]
+    flat = (here == pixels[rows, :-1]).all(axis=2) & (here == pixels[rows - 1, 1:]).all(axis=2)
     return float(flat.mean()) > FLAT_SHARE
 
 
