@@ -22,7 +22,7 @@ from nvae_codec.bitstreams.content import (
 from nvae_codec.bundled import resolve
 from nvae_codec.chunks import Named, Settings, Wanted
 from nvae_codec.entries import Restored, digest
-from nvae_codec.errors import NO_FILE, BitstreamError, ImageError, ModelError
+from nvae_codec.errors import NO_FILE, BitstreamError, ImageError, ModelError, NvaeCodecError
 from nvae_codec.executors import batches, share
 from nvae_codec.formats.open import AnyImage, as_image
 from nvae_codec.image import Image
@@ -61,6 +61,7 @@ class Codec:
         self._device: torch.device | None = None
         self._lock = threading.Lock()
         self._loaded: tuple[NeuralPayload, str] | None = self._ready(model, fingerprint)
+        self._failed: Exception | None = None
 
     @classmethod
     def load(cls, model: str | Path | None = None, device: "torch.device | None" = None) -> "Codec":
@@ -75,7 +76,7 @@ class Codec:
             raise ModelError(f"{path}: {NO_FILE}")
         codec = cls.__new__(cls)
         codec.name, codec.path, codec._device = path.stem, path.resolve(), device
-        codec._lock, codec._loaded = threading.Lock(), None
+        codec._lock, codec._loaded, codec._failed = threading.Lock(), None, None
         return codec
 
     @classmethod
@@ -99,7 +100,8 @@ class Codec:
 
             model = model_file.find(needed.hex())
         codec = cls.load(model, device)
-        codec.check_fingerprint(needed.hex())
+        if needed != NO_FINGERPRINT:
+            codec.check_fingerprint(needed.hex())
         return codec
 
     @property
@@ -119,14 +121,20 @@ class Codec:
 
     def _load(self) -> "tuple[NeuralPayload, str]":
         with self._lock:
+            if self._failed is not None:
+                raise self._failed
             if self._loaded is None:
                 from nvae_codec.device import considerate
                 from nvae_codec.integer import model_file
                 from nvae_codec.integer.kernels import CPU
 
                 assert self.path is not None, "a codec without a path has its model"
-                with considerate():
-                    self._loaded = self._ready(*model_file.load(self.path, device=self._device or CPU))
+                try:
+                    with considerate():
+                        self._loaded = self._ready(*model_file.load(self.path, device=self._device or CPU))
+                except NvaeCodecError as error:
+                    self._failed = error  # it would take as long again
+                    raise
             return self._loaded
 
     def _ready(self, model: "IntegerModel", fingerprint: str) -> "tuple[NeuralPayload, str]":
@@ -140,9 +148,7 @@ class Codec:
         return self.payload
 
     def check_fingerprint(self, needed: str) -> None:
-        """Raises ModelError unless this is the model that a file names, or the file needs none."""
-        if needed == NO_FINGERPRINT.hex():
-            return
+        """Raises ModelError unless this is the model that a file names."""
         if needed != self.fingerprint:
             raise ModelError(f"the file was made with the model {needed}, not with {self.fingerprint} ({self.name})")
 
@@ -269,6 +275,10 @@ class Codec:
         reference = _Reference(self.path, self.fingerprint, max(1, torch.get_num_threads() // workers))
         yield from share(elsewhere, ((reference, *call) for call in calls), workers, executor)
 
+    def _check_model(self, content: Container) -> None:
+        if any(chunk.neural_images for chunk in content.chunks):
+            self.check_fingerprint(content.fingerprint.hex())
+
     @property
     def _on_cpu(self) -> bool:
         device = self.model.network.device if self._device is None and self._loaded is not None else self._device
@@ -299,7 +309,7 @@ class Codec:
         content = container.unpack(bytes_of(data), max_pixels=max_pixels)
         if len(content.images) > 1:
             raise BitstreamError(f"the file is an archive of {len(content.images):,} images, not one image")
-        self.check_fingerprint(content.fingerprint.hex())
+        self._check_model(content)
         (found,) = chunks.decode(self._neural, [(content.chunks[0], [0])], progress or _ignore)
         return found
 
@@ -333,7 +343,7 @@ class Codec:
         executor: Executor | None = None,
     ) -> Iterator[Restored]:
         """As `decompress_archive`, but of images that were kept as files, the files."""
-        self.check_fingerprint(content.fingerprint.hex())
+        self._check_model(content)
         if only is not None and (missing := set(only) - {image.name for image in content.images}):
             raise ImageError(f"the file holds no image called {min(missing)}")
         wanted = [

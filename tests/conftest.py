@@ -37,6 +37,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = reversed(first.values())
 
 
+# Options that commands have in tests, unless these are marked `any_payload`: the pixels of all files by the network.
+BY_THE_NETWORK = {
+    "NVAE_CODEC_COMPRESS_PAYLOAD": "neural",
+    "NVAE_CODEC_COMPRESS_PIXELS": "1",
+    "NVAE_CODEC_DECOMPRESS_FORMAT": "png",
+}
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _neural_payloads():
     """What tests compress is coded by the network, unless they ask for another payload or are marked `any_payload`.
@@ -50,7 +58,8 @@ def _neural_payloads():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(codec_module, "Settings", neural)
-        patch.setenv("NVAE_CODEC_COMPRESS_PAYLOAD", "neural")
+        for name, value in BY_THE_NETWORK.items():
+            patch.setenv(name, value)
         yield settings
 
 
@@ -58,7 +67,8 @@ def _neural_payloads():
 def _any_payload(request, monkeypatch, _neural_payloads):
     if request.node.get_closest_marker("any_payload"):
         monkeypatch.setattr(codec_module, "Settings", _neural_payloads)
-        monkeypatch.delenv("NVAE_CODEC_COMPRESS_PAYLOAD")
+        for name in BY_THE_NETWORK:
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session", autouse=True)

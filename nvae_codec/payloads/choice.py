@@ -102,9 +102,14 @@ def _of_samples(
     """`repetitive`: deflate whatever JPEG XL makes of them."""
     bits_of_sample = 0.0
     if wanted in (None, "jpeg_xl"):
-        blob = _smallest_jpeg_xl(samples, depth, effort)
-        bits_of_sample = 8 * len(blob) / samples.size
-        yield Blob(JPEG_XL, blob)
+        try:
+            blob = _smallest_jpeg_xl(samples, depth, effort)
+        except ImageError:  # such as a line of millions of pixels
+            if wanted is not None:
+                raise
+        else:
+            bits_of_sample = 8 * len(blob) / samples.size
+            yield Blob(JPEG_XL, blob)
     if wanted in (None, "stored"):
         if repetitive or bits_of_sample < REPETITIVE_BITS or samples.size <= SMALL_SAMPLES:
             yield Blob(DEFLATED, stored.encode_deflated(samples, depth))

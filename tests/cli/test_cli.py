@@ -38,10 +38,13 @@ REPORT_KEYS = [
     "width",
     "height",
     "channels",
+    "bits_per_sample",
+    "payload",
     "bits_per_subpixel",
     "seconds",
     "model",
     "verified",
+    "left_out",
 ]
 INFO_KEYS = [
     "file",
@@ -50,12 +53,16 @@ INFO_KEYS = [
     "width",
     "height",
     "channels",
+    "colours",
+    "alpha",
+    "bits_per_sample",
+    "format",
+    "payload",
     "colours_from",
     "bits_per_subpixel",
     "model",
     "fingerprint",
-    "exif_bytes",
-    "icc_bytes",
+    "metadata",
     "chunks",
     "tile_batches",
     "rec_groups",
@@ -99,10 +106,12 @@ def test_metadata_come_back_and_the_suffix_chooses_the_format(photos, toy_model_
         sizes = f"{os.path.getsize(output):,} bytes, from {os.path.getsize('meta.nvb'):,} bytes at "
         assert result.exit_code == 0 and result.stderr.startswith(f"{output}: {sizes}")
         assert same_image("meta.webp", output) and pillow.open(output).format == format
-    assert "EXIF or ICC" in failure(invoke("decompress", "meta.nvb", "-o", "back.ppm", "--model", toy_model_path))
-    refused = failure(invoke("decompress", "meta.nvb", "-o", "back.jpg", "--model", toy_model_path), status=2)
-    assert "suffix of -o" in refused
-    assert not os.path.exists("back.ppm") and not os.path.exists("back.jpg")
+    result = invoke("decompress", "meta.nvb", "-o", "back.ppm", "--json", "--model", toy_model_path)
+    assert result.exit_code == 0 and json.loads(result.stdout)["left_out"] == ["EXIF", "ICC profile"]
+    assert "back.ppm: this format does not hold the image's EXIF, ICC profile\n" in result.stderr
+    refused = failure(invoke("decompress", "meta.nvb", "-o", "back.jpg", "--model", toy_model_path))
+    assert ".jpg stands for no lossless image format" in refused
+    assert not os.path.exists("back.jpg")
 
 
 def test_pipes_in_both_directions(photos, toy_model_path):
@@ -137,7 +146,7 @@ def test_results_are_verified_and_sought_for_as_the_options_say(photos, toy_mode
 
     reported, compress = [], Codec.compress
 
-    def spy(self, image, *, effort, learn, verify, progress):
+    def spy(self, image, *, effort, learn, verify, payload, progress):
         reported.append((effort, learn, verify))
         return compress(self, image, effort=effort, verify=verify, progress=progress)
 
@@ -192,10 +201,13 @@ def test_json_has_the_documented_keys(photos, toy_model_path):
         "width": 30,
         "height": 20,
         "channels": 3,
+        "bits_per_sample": 8,
+        "payload": "neural",
         "bits_per_subpixel": 8 * size / 1800,
         "seconds": 0,
         "model": toy_model_path.stem,
         "verified": False,
+        "left_out": [],
     }
     assert second["channels"] == 1 and first["seconds"] > 0
     result = invoke("decompress", "a.nvb", "--json", "-q", "-o", "back.png", "--model", toy_model_path)
@@ -263,12 +275,16 @@ def test_info_shows_what_a_stream_holds(photos):
         30,
         20,
         3,
+        "RGB",
+        False,
+        8,
+        None,
+        "neural",
         None,
         8 * size / 1800,
         None,
         "0001020304050607",
-        4,
-        500,
+        {"EXIF": 4, "ICC profile": 500},
         1,
         4,
         [7, 0, 0, 0],
@@ -284,13 +300,22 @@ def test_info_shows_what_a_stream_holds(photos):
         f"  file: {size:,} bytes, {8 * size / 1800:.4f} bits per sub-pixel",
         "  model: unknown, fingerprint 0001020304050607",
         "  metadata: EXIF of 4 bytes, ICC profile of 500 bytes",
-        "  coded words: 40 bytes in 1 chunk",
+        "  coded by the network: 40 bytes in 1 chunk",
         "  learning while coding: no",
         "  tile batches: 4; groups of latents coded by REC in each: 7, 0 (3 times)",
         "  trellis bits of REC: 12",
     ]
     assert json.loads(invoke("info", "--json", "--list", "a.nvb").stdout) == report | {
-        "images": [{"name": None, "width": 30, "height": 20, "channels": 3, "colours_from": None, "chunk": 1}]
+        "images": [
+            {
+                "name": None,
+                **{
+                    key: report[key]
+                    for key in INFO_KEYS[INFO_KEYS.index("width") : INFO_KEYS.index("bits_per_subpixel")]
+                },
+                "chunk": 1,
+            }
+        ]
     }
     damaged = invoke("info", "a.png", "a.nvb", "-", input=b"")
     assert damaged.exit_code == 1 and damaged.stdout == text
@@ -439,7 +464,7 @@ def test_too_little_memory_for_a_model_is_no_damage(photos, toy_model_path, monk
 
     monkeypatch.setattr(IntegerNetwork, "load_state_dict", lambda *_: torch.empty(2**55))
     reported = failure(invoke("compress", "a.png", "--model", toy_model_path))
-    assert reported == "nvae-codec: there is not enough memory; a machine with more is needed\n"
+    assert reported == "nvae-codec: a.png: there is not enough memory; a machine with more is needed\n"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import click
 import pytest
 
 from nvae_codec.cli import files
-from nvae_codec.cli.files import STREAM, plan, read, write
+from nvae_codec.cli.files import STREAM, read, write
+from nvae_codec.cli.inputs import plan_images
 
 # Names and refusals
 
@@ -36,6 +37,15 @@ def test_outputs_have_the_inputs_name_with_another_suffix(tmp_path, name, target
     assert not (tmp_path / "made").exists()
     write(inside, read(source), force=False)
     assert inside.read_bytes() == b"read"
+
+
+def plan(sources, suffix, *, output=None, folder=None, force=False, as_json=False):
+    """What `compress` plans, whose outputs have the suffix."""
+    jobs = plan_images(
+        sources, output=output, folder=folder, force=force, skip_existing=False, as_json=as_json, quiet=True
+    )
+    assert all(output or job.target == STREAM or job.target.suffix == suffix for job in jobs)
+    return jobs
 
 
 def test_stdin_goes_to_stdout_unless_told_otherwise(tmp_path):

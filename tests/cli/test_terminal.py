@@ -17,13 +17,14 @@ from terminal import REPOSITORY, failure, invoke, spawn
 from nvae_codec.bitstreams.container import pack, unpack
 from nvae_codec.cli.ending import Ended, like_ctrl_c
 from nvae_codec.cli.progress import progress_bar
-from nvae_codec.image import Image, write_image
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 from nvae_codec.integer import model_file
 
 GOLDEN = sorted((REPOSITORY / "bitstreams" / "golden").glob("*.nvb"))[0]
 EVIL = "a\x1b[31m\x9b1m\u202e\u2066\nb"
 WRITTEN_OUT = r"a\x1b[31m\x9b1m\u202e\u2066\nb"
-IMAGE = write_image(Image(np.random.default_rng(5).integers(0, 256, (6, 5, 3), np.uint8)))
+IMAGE = write_all(Image(np.random.default_rng(5).integers(0, 256, (6, 5, 3), np.uint8)))
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ def test_a_signal_ends_a_command_like_ctrl_c(place, monkeypatch, number, status)
 
 
 def test_a_command_that_is_ended_leaves_no_temporary_file(place, toy_model_path):
-    Path("large.png").write_bytes(write_image(Image(np.zeros((40, 40, 3), np.uint8))))
+    Path("large.png").write_bytes(write_all(Image(np.zeros((40, 40, 3), np.uint8))))
     slow = "import os, signal; from nvae_codec.cli import main; os.fsync = lambda _: signal.pause(); main.main()"
     command = [sys.executable, "-c", slow, "compress", "large.png", "--model", str(toy_model_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nvae_codec.errors import ImageError
-from nvae_codec.image import is_image_file
+from nvae_codec.formats.names import is_image_file
 from nvae_codec.training.data.celeba import CELEBA64, CELEBAHQ256
 from nvae_codec.training.data.cifar import CIFAR10, CIFAR100
 from nvae_codec.training.data.definition import Definition, Request
