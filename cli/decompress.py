@@ -158,8 +158,8 @@ def _check(jobs: Sequence[Job | Unpacking], request: Request) -> None:
     """Refuse before any decoding what could not end well."""
     archives = [job for job in jobs if isinstance(job, Unpacking)]
     files = [job for job in jobs if isinstance(job, Job)]
-    targets = (each for job in jobs for each in ([job] if isinstance(job, Job) else job.jobs))
-    check_names(targets, request.inputs, request.as_json)
+    pairs = (pair for job in jobs for pair in ([job] if isinstance(job, Job) else job.pairs))
+    check_names(pairs, request.inputs, request.as_json)
     check_outputs(files, request.folder, request.force)
     for archive in archives:
         check_unpacking(archive, request.force)

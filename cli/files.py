@@ -1,6 +1,8 @@
 """Where bytes come from and go to: names, `-` for pipes, and what may be overwritten."""
 
 import errno
+import os
+import stat
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -79,7 +81,7 @@ def default_target(source: Path, suffix: str, folder: Path | None) -> Path:
     return STREAM
 
 
-def check_names(jobs: Iterable[Job], sources: Iterable[Path], as_json: bool) -> None:
+def check_names(jobs: Iterable[tuple[Path, str | Path | None]], sources: Iterable[Path], as_json: bool) -> None:
     """Refuse what is wrong by its names alone; `sources` are all files that are read."""
     places = Places()
     read = {places.of(source) for source in sources if source != STREAM}
@@ -87,11 +89,12 @@ def check_names(jobs: Iterable[Job], sources: Iterable[Path], as_json: bool) -> 
     for source, target in jobs:
         if target is None:
             continue
-        if as_json and target == STREAM:
+        to_stream = str(target) == str(STREAM)
+        if as_json and to_stream:
             raise click.UsageError("--json and the output itself cannot both go to standard output; give -o FILE.")
-        if target == STREAM and (sys.stdout is None or sys.stdout.isatty()):
+        if to_stream and (sys.stdout is None or sys.stdout.isatty()):
             raise click.UsageError("Standard output is a terminal or closed: give -o FILE, or a pipe to write to.")
-        place = str(STREAM) if target == STREAM else places.of(target)
+        place = str(STREAM) if to_stream else places.of(target)
         if place in read:
             raise click.UsageError(f"{display(target)} would be both an input and an output.")
         if place in taken:
@@ -125,16 +128,20 @@ def check_no_image(output: Path | None) -> None:
         raise click.UsageError(f"{display(output)} has the suffix of an image file, but would be an .nvb file.")
 
 
-def check_target(target: Path, force: bool, create_folder: bool = False) -> None:
+def check_target(target: str | Path, force: bool, create_folder: bool = False) -> None:
     """Refuse an output that could not be written, or that would overwrite what is there."""
-    if target == STREAM:
+    if str(target) == str(STREAM):
         return
-    if target.is_dir():
+    try:
+        mode = os.stat(target).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = 0
+    if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", display(target))
-    if target.is_file() and not force:
+    if stat.S_ISREG(mode) and not force:
         raise FileExistsError(errno.EEXIST, EXISTS, display(target))
-    if not create_folder and not target.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, NO_FOLDER, display(target.parent))
+    if not create_folder and not os.path.isdir(folder := os.path.dirname(target) or "."):
+        raise FileNotFoundError(errno.ENOENT, NO_FOLDER, display(folder))
 
 
 def write_inside(folder: Path, target: Path, data: bytes, *, force: bool, like: Origin | None = None) -> None:

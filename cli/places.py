@@ -20,6 +20,7 @@ class Places:
 
     def __init__(self) -> None:
         self._folders: dict[str, str] = {}
+        self._there: dict[str, str] = {}
 
     def of(self, path: str | Path) -> str:
         """The path without links; of what is not there, as the name says. Loops of links are left as they are."""
@@ -29,6 +30,13 @@ class Places:
         if folder not in self._folders:
             self._folders[folder] = _real(folder or ".")
         return os.path.join(self._folders[folder], name)
+
+    def folder_above(self, path: str | Path) -> str:
+        """The deepest folder that a file is to lie in which is there already; or what is there in its place."""
+        folder = os.path.dirname(path)
+        if folder not in self._there:
+            self._there[folder] = existing(folder) or "."
+        return self._there[folder]
 
 
 def _real(path: str) -> str:
@@ -68,7 +76,7 @@ def check_inside(target: str | Path, folder: Path, places: Places | None = None)
     inside = places.of(folder)
     if not places.of(target).startswith(os.path.join(inside, "")):
         raise PermissionError(errno.EPERM, f"would be written outside of {display(folder)}", str(target))
-    there = existing(os.path.dirname(target)) or "."
+    there = places.folder_above(target)
     if not os.path.isdir(there):
         _check_no_loop(there)
         raise NotADirectoryError(errno.ENOTDIR, "is a file where a folder is needed", str(there))

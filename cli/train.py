@@ -130,9 +130,9 @@ def train(no_export: bool, dry_run: bool, **values: Any) -> None:
     Options that are not given take the preset's values. Ctrl-C saves a checkpoint and stops; several processes stop at
     once and keep the last checkpoint. The same command continues a run, however it was interrupted.
 
-    When a run is continued, only these options may be different, which say how it is executed: --device, --precision,
-    --compile, --recompute, --workers, --threads, --report-every, --save-every and --no-export. --data may name
-    another place to which the same data set has moved.
+    One program at a time can train a run. When it is continued, only these options may be different, which say how it
+    is executed: --device, --precision, --compile, --recompute, --workers, --threads, --report-every, --save-every and
+    --no-export. --data may name another place to which the same data set has moved.
 
     The folder of the run gets config.json (the resolved run), checkpoint.pt, stats.jsonl (a line of figures for every
     report), tensorboard/, samples/, and at the end model.safetensors for `compress --model`, with its card model.md.

@@ -105,8 +105,9 @@ class Unpacking(NamedTuple):
     targets: dict[str, str | None]  # no Path, which may take a hundred times the memory of a name with many folders
 
     @property
-    def jobs(self) -> Iterator[Job]:
-        return (Job(self.source, None if target is None else Path(target)) for target in self.targets.values())
+    def pairs(self) -> Iterator[tuple[Path, str | None]]:
+        """The source with every target."""
+        return ((self.source, target) for target in self.targets.values())
 
 
 def is_archive(recovery: Recovery) -> bool:
@@ -157,12 +158,13 @@ def check_unpacking(job: Unpacking, force: bool) -> None:
     A name that this disk cannot have is left to fail when it is its turn: other images can be written.
     """
     if job.folder is None:
-        return check_outputs(list(job.jobs), None, force)
+        jobs = [Job(source, None if target is None else Path(target)) for source, target in job.pairs]
+        return check_outputs(jobs, None, force)
     places = Places()
     for target in filter(None, job.targets.values()):
         try:
             check_inside(target, job.folder, places)
-            check_target(Path(target), force, create_folder=True)
+            check_target(target, force, create_folder=True)
         except OSError as error:
             if error.errno not in OF_NAMES:
                 raise

@@ -96,7 +96,8 @@ def _check_name(data: Path) -> None:
     from nvae_codec.training.data.open import ALIASES, DATASETS
 
     if str(data) not in DATASETS and str(data) not in ALIASES:
-        reason = f"there is no such file or folder, and no such data set; there are {', '.join(DATASETS)}"
+        known = ", ".join(name for name, kind in DATASETS.items() if kind.side)
+        reason = f"there is no such file or folder, and there is no data set {str(data)!r}; there are {known}"
         raise FileNotFoundError(errno.ENOENT, reason, str(data))
 
 

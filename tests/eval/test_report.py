@@ -74,13 +74,17 @@ def test_texts_of_results_are_text(measured, tmp_path):
     """Whoever hands results around may have written anything into them."""
     evil = '<script>alert("$x$")</script>&amp;'
     document = document_in(measured)
-    document["model"] |= {"name": evil, "fingerprint": evil}
+    (tmp_path / "results.json").write_text(json.dumps(document | {"model": document["model"] | {"fingerprint": evil}}))
+    message = failure(invoke("eval", "report", tmp_path, "-o", tmp_path / "page.html"))
+    assert "rate.model.fingerprint has a value that it cannot have" in message
+    document["model"]["name"] = evil
     document |= {"command": evil, "platform": evil}
     document["data"]["source"] = evil
     for number, image in enumerate(document["images"]):
         image["image"] = f"{evil} $\\frac{{$ {number}"
     (tmp_path / "results.json").write_text(json.dumps(document))
-    assert invoke("eval", "report", tmp_path, "-o", tmp_path / "page.html").exit_code == 0
+    result = invoke("eval", "report", tmp_path, "-o", tmp_path / "page.html")
+    assert result.exit_code == 0, result.stderr
     page, text = read_page(tmp_path / "page.html")
     before, _ = read_page(measured / "report.html")
     assert (page.figures, page.tables) == (before.figures, before.tables)
