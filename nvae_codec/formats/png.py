@@ -53,7 +53,7 @@ def read(data: bytes, reading: Reading) -> Image:
         tail, data = b"", data[:end]
     if frames > 1:
         chunks, data = [each for each in chunks if each.name not in ANIMATION], b""
-    return _image(header, chunks, tail, data)
+    return _image(header, chunks, tail, data, keep_padding=not reading.pixels)
 
 
 def read_header(data: bytes) -> Header:
@@ -169,7 +169,7 @@ def _count(tail: bytes) -> int:
     return count
 
 
-def _image(header: Header, chunks: list[Chunk], tail: bytes, file: bytes) -> Image:
+def _image(header: Header, chunks: list[Chunk], tail: bytes, file: bytes, *, keep_padding: bool) -> Image:
     width, height, depth, colour_type, interlaced = header
     fields = fields_of(chunks, colour_type, depth)
     palette = next((each.body for each in chunks if each.name == b"PLTE"), b"")
@@ -197,7 +197,7 @@ def _image(header: Header, chunks: list[Chunk], tail: bytes, file: bytes) -> Ima
         format="png",
         wrapping=wrap(chunks, tail, fields),
         file=file,
-        is_whole=not (padding and file),
+        is_whole=not (padding and file and keep_padding),
     )
 
 
