@@ -222,7 +222,9 @@ def _changed_tiff(tags: Mapping[int, Any], mode: str) -> str:
         return f"a {bits}-bit image"
     if any(kind != 1 for kind in tags.get(339, ())):
         return "an image of signed or floating-point samples"
-    return "an image with an extra channel" if 338 in tags and tags.get(277) != 4 else ""
+    if tags.get(338, ()) != ((2,) if mode in ("LA", "RGBA") else ()):  # one alpha, not multiplied into the colours
+        return "an image with an extra channel"
+    return ""
 
 
 def resized(samples: np.ndarray, height: int, width: int, *, sharp: bool = False) -> np.ndarray:

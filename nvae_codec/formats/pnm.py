@@ -285,10 +285,12 @@ def _raw(samples: np.ndarray, kind: int) -> bytes:
 
 
 def _text(samples: np.ndarray, kind: int) -> bytes:
-    numbers = [b"%d" % value for value in samples.reshape(-1).tolist()]
     space, each = (b"", LINE) if kind == 1 else (b" ", LINE // 6)
-    rows = (space.join(numbers[first : first + each]) for first in range(0, len(numbers), each))
-    return b"".join(row + b"\n" for row in rows)
+    lines = []
+    for row in samples.reshape(len(samples), -1).tolist():
+        numbers = [b"%d" % value for value in row]
+        lines += [space.join(numbers[first : first + each]) for first in range(0, len(numbers), each)]
+    return b"\n".join(lines) + b"\n"
 
 
 def suffix_of(image: Image) -> str:

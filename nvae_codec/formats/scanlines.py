@@ -35,7 +35,8 @@ def pack_rows(samples: np.ndarray, depth: int) -> bytes:
         difference = pixels.copy()
         difference[:, 1:] -= pixels[:, :-1]
         return _deflated(np.full(height, SUB, np.uint8), difference.reshape(height, -1))
-    return _image_data(bytes(imagecodecs.png_encode(np.ascontiguousarray(samples), level=9)))
+    # A copy, as arrays with sides of 1 can be contiguous and yet have steps that imagecodecs refuses.
+    return _image_data(bytes(imagecodecs.png_encode(samples.copy(order="C"), level=9)))
 
 
 def unpack_rows(
