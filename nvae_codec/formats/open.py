@@ -6,6 +6,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image as pillow
+from PIL import UnidentifiedImageError
 
 from nvae_codec.errors import ImageError
 from nvae_codec.formats import bmp, gif, jpeg, others, png, pnm, tiff, tiff_tags, webp
@@ -69,6 +70,11 @@ def image_shape(
         raise ImageError("the file is empty")
     file.seek(0)
     reading = Reading(first_frame=first_frame, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
+    with translated():
+        return _shape(file, start, reading, plain_only=plain_only)
+
+
+def _shape(file: BinaryIO, start: bytes, reading: Reading, *, plain_only: bool) -> tuple[int, ...]:
     if png.recognises(start):
         one, width, height = png.header_image(file, reading)
         return (height, width, *(plain(one) if plain_only else one).samples.shape[2:])
@@ -76,9 +82,14 @@ def image_shape(
         image = pnm.read(file.read(), reading)
         return (plain(image) if plain_only else image).samples.shape
     if tiff.recognises(start):
-        reading = tiff.checked_pages(file, reading)
-    with translated():
-        return header_shape(file, reading, plain_only=plain_only)
+        for_pillow = tiff.checked_pages(file, reading)
+        try:
+            return header_shape(file, for_pillow, plain_only=plain_only)
+        except UnidentifiedImageError:  # of kinds that only our reader knows
+            file.seek(0)
+            image = tiff.read(file.read(), reading)
+            return (plain(image) if plain_only else image).samples.shape
+    return header_shape(file, reading, plain_only=plain_only)
 
 
 def plain(image: Image) -> Image:
