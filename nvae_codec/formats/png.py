@@ -23,6 +23,7 @@ COLOURS = {0: GREY, 2: RGB, 3: PALETTE, 4: GREY, 6: RGB}
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 MAX_SIDE = 2**31 - 1
+LEVEL = 6  # of compression: nobody wants to wait for a file that is there to be looked at
 MAX_BODY = 2**31 - 1
 
 
@@ -219,7 +220,7 @@ def write(image: Image, suffix: str) -> Written:
     if image.colours == CMYK or image.depth not in DEPTHS_OF[colour_type]:
         raise cannot_hold(suffix, image)
     height, width = image.samples.shape[:2]
-    data = Chunk(b"IDAT", pack_rows(image.samples, image.depth))
+    data = Chunk(b"IDAT", pack_rows(image.samples, image.depth, LEVEL))
     chunks, tail = unwrap(image, data)
     header = width.to_bytes(4) + height.to_bytes(4) + bytes([image.depth, colour_type, 0, 0, 0])
     place = chunks.index(data)

@@ -21,22 +21,23 @@ COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by channels; numbers of colou
 SUB, UP, AVERAGE, PAETH = 1, 2, 3, 4
 
 
-def pack_rows(samples: np.ndarray, depth: int) -> bytes:
+def pack_rows(samples: np.ndarray, depth: int, level: int = 9) -> bytes:
     """A zlib stream of samples, uint8 or (16 bits) uint16, [H, W] or [H, W, 2 to 4], below 2^`depth`.
 
-    Depths are 1, 2, 4, 8 and 16, those below 8 of one channel only.
+    Depths are 1, 2, 4, 8 and 16, those below 8 of one channel only. `level` is zlib's: the last ones take much longer
+    and give little less.
     """
     _check_layout(1 if samples.ndim == 2 else samples.shape[2], depth)
     height, width = samples.shape[:2]
     if depth < 8:  # neighbouring bytes have little to do with each other: no filter
-        return _deflated(np.zeros(height, np.uint8), pack_bits(samples, depth))
+        return _deflated(np.zeros(height, np.uint8), pack_bits(samples, depth), level)
     if max(height, width) > MAX_SIDE:
         pixels = _as_bytes(samples).reshape(height, width, -1)
         difference = pixels.copy()
         difference[:, 1:] -= pixels[:, :-1]
-        return _deflated(np.full(height, SUB, np.uint8), difference.reshape(height, -1))
+        return _deflated(np.full(height, SUB, np.uint8), difference.reshape(height, -1), level)
     # A copy, as arrays with sides of 1 can be contiguous and yet have steps that imagecodecs refuses.
-    return _image_data(bytes(imagecodecs.png_encode(samples.copy(order="C"), level=9)))
+    return _image_data(bytes(imagecodecs.png_encode(samples.copy(order="C"), level=level)))
 
 
 def unpack_rows(
@@ -70,8 +71,8 @@ def _stride(width: int, channels: int, depth: int) -> int:
     return (width * channels * depth + 7) // 8
 
 
-def _deflated(filters: np.ndarray, rows: np.ndarray) -> bytes:
-    return zlib.compress(np.concatenate([filters[:, None], rows], axis=1).tobytes(), 9)
+def _deflated(filters: np.ndarray, rows: np.ndarray, level: int) -> bytes:
+    return zlib.compress(np.concatenate([filters[:, None], rows], axis=1).tobytes(), level)
 
 
 def _inflated(stream: bytes, expected: int) -> bytes:

@@ -24,6 +24,7 @@ DECODERS = {
 COMPRESSIONS = (NONE, DEFLATE, OLD_DEFLATE, *DECODERS)
 MAX_SEGMENT = 2**31
 STRIP_BYTES = 2**18
+LEVEL = 6  # of compression
 
 
 class Layout(NamedTuple):
@@ -135,10 +136,10 @@ def write_strips(samples: np.ndarray, depth: int, *, predict: bool) -> tuple[int
         for first in range(0, height, rows):
             part = samples[first : first + rows]
             if depth < 8:
-                yield zlib.compress(pack_bits(part[:, :, 0], depth).tobytes(), 9)
+                yield zlib.compress(pack_bits(part[:, :, 0], depth).tobytes(), LEVEL)
                 continue
             if predict:
                 part = np.concatenate([part[:, :1], part[:, 1:] - part[:, :-1]], axis=1)
-            yield zlib.compress(part.astype(f"<u{depth // 8}").tobytes(), 9)
+            yield zlib.compress(part.astype(f"<u{depth // 8}").tobytes(), LEVEL)
 
     return rows, strips()
