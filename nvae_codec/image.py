@@ -74,19 +74,23 @@ class Image:
         """The samples, for numpy."""
         return np.array(self.samples, dtype=dtype, copy=copy)
 
+    @property
+    def _name(self) -> str:
+        return f"{'an' if self.colours == RGB else 'a'} {self.colours} image"
+
     def _check_colours(self) -> None:
         if self.colours not in CHANNELS:
             raise ImageError(f"an image cannot have the colours {self.colours!r}; known are {', '.join(CHANNELS)}")
         extra = self.channels - CHANNELS[self.colours]
         if extra not in ((0, 1) if self.colours in (GREY, RGB) else (0,)):
-            raise ImageError(f"a {self.colours} image does not have {self.channels} channels")
+            raise ImageError(f"{self._name} does not have {self.channels} channels")
         if (self.colours == PALETTE) != bool(self.palette):
-            raise ImageError(f"a {self.colours} image {'needs' if self.colours == PALETTE else 'has no'} palette")
+            raise ImageError(f"{self._name} {'needs a' if self.colours == PALETTE else 'has no'} palette")
 
     def _check_depth(self) -> None:
         most = MAX_PALETTE_DEPTH if self.palette else MAX_DEPTH
         if not 1 <= self.depth <= most:
-            raise ImageError(f"a sample of a {self.colours} image has 1 to {most} bits, not {self.depth}")
+            raise ImageError(f"a sample of {self._name} has 1 to {most} bits, not {self.depth}")
         if self.samples.dtype != (np.uint8 if self.depth <= 8 else np.uint16):
             raise ImageError(f"samples of {self.depth} bits are not {self.samples.dtype}; up to 8 bits are uint8")
         if self.depth not in (8, 16) and int(self.samples.max()) >> self.depth:
@@ -104,8 +108,8 @@ class Image:
             if length > len(self.palette) // 3:
                 raise ImageError(f"a palette of {len(self.palette) // 3} colours does not have {length} alphas")
         elif self.has_alpha or self.colours == CMYK or length != 2 * self.channels:
-            kind = f"{self.colours} image{' with alpha' if self.has_alpha else ''}"
-            raise ImageError(f"{length} bytes are no transparent colour of a {kind}")
+            alpha = " with alpha" if self.has_alpha else ""
+            raise ImageError(f"{length} bytes are no transparent colour of {self._name}{alpha}")
 
 
 def _check_array(samples: Any) -> None:

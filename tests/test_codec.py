@@ -427,10 +427,9 @@ def test_images_are_read_when_they_are_needed(codec):
     ],
 )
 def test_what_is_no_image_never_becomes_an_archive(codec, samples):
-    given = samples if isinstance(samples, str) else Image(samples)
     for verify in (False, True):
         with pytest.raises(ImageError, match="^bad.png: "):
-            codec.compress_archive([("good.png", Image(noise(9, 9))), ("bad.png", given)], verify=verify)
+            codec.compress_archive([("good.png", Image(noise(9, 9))), ("bad.png", samples)], verify=verify)
 
 
 @pytest.mark.parametrize("chunk_pixels", [0, -1, codec_module.MAX_CHUNK_PIXELS + 1])

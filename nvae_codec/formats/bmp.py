@@ -28,7 +28,7 @@ from nvae_codec.errors import BitstreamError, ImageError
 from nvae_codec.formats.definition import ICC, Format, Reading, Written, cannot_hold, metadata_left_out
 from nvae_codec.formats.others import kept
 from nvae_codec.formats.pillow_images import decoded, opened, translated
-from nvae_codec.formats.tiff_samples import pack_bits, unpack_bits
+from nvae_codec.formats.scanlines import pack_bits, unpack_bits
 from nvae_codec.formats.wrapping import Part, pack_parts, unpack_parts
 from nvae_codec.image import GREY, PALETTE, RGB, Image
 

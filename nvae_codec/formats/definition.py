@@ -78,8 +78,14 @@ def kind_of(image: Image) -> str:
 
 def cannot_hold(title: str, image: Image) -> ImageError:
     """The error where a format cannot hold the pixels of an image."""
-    better = ".tif" if image.colours == CMYK else ".pam" if image.depth not in (1, 2, 4, 8, 16) else ".png"
-    return ImageError(f"{title} cannot hold {kind_of(image)} exactly; {better} can")
+    return ImageError(f"{title} cannot hold {kind_of(image)} exactly; {always_held_by(image)} can")
+
+
+def always_held_by(image: Image) -> str:
+    """The suffix of a format that can hold the pixels of an image: PNG's, or that of a rarer one."""
+    if image.colours == CMYK and image.depth in (8, 16):
+        return ".tif"
+    return ".png" if image.depth in (8, 16) or image.depth in (1, 2, 4) and image.channels == 1 else ".pam"
 
 
 def without_prefix(exif: bytes) -> bytes:

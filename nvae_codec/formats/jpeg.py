@@ -61,7 +61,8 @@ def read(data: bytes, reading: Reading) -> Image:
 
 def split(data: bytes) -> tuple[list[Segment], int]:
     """The segments APPn and COM of a file, and where it ends. Raises ImageError if it does not end."""
-    position, found = 2, []
+    position = 2
+    found: list[Segment] = []
     while True:
         position = data.find(b"\xff", position)
         if position < 0 or position + 1 >= len(data):

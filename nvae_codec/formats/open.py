@@ -1,14 +1,16 @@
 """Image files to images and back, whatever their format: what the rest of the package calls."""
 
 import io
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image as pillow
+from PIL import UnidentifiedImageError
 
 from nvae_codec.errors import ImageError
-from nvae_codec.formats import bmp, gif, jpeg, others, png, pnm, tiff, webp
-from nvae_codec.formats.definition import MAX_PIXELS, Reading, Written, kind_of
+from nvae_codec.formats import bmp, gif, jpeg, others, png, pnm, tiff, tiff_tags, webp
+from nvae_codec.formats.definition import MAX_PIXELS, Reading, Written, always_held_by, kind_of
 from nvae_codec.formats.names import (
     SUFFIXES,
     find_images,
@@ -19,7 +21,7 @@ from nvae_codec.formats.names import (
     visible_files,
 )
 from nvae_codec.formats.pillow_images import ACCEPTED, from_pillow, header_shape, quiet, resized, translated
-from nvae_codec.image import CMYK, PALETTE, Image
+from nvae_codec.image import Image
 
 __all__ = ["SUFFIXES", "Written", "find_images", "is_image_file", "quiet", "resized", "suffix_kind", "visible_files"]
 
@@ -28,6 +30,7 @@ FORMATS = {
     each.name: each for each in (png.FORMAT, jpeg.FORMAT, webp.FORMAT, tiff.FORMAT, bmp.FORMAT, pnm.FORMAT, gif.FORMAT)
 }
 
+ALWAYS_EXACT = ("jpeg", "webp")  # what decoders make of these has 8 bits
 AnyImage = Image | np.ndarray | pillow.Image
 
 
@@ -67,6 +70,11 @@ def image_shape(
         raise ImageError("the file is empty")
     file.seek(0)
     reading = Reading(first_frame=first_frame, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
+    with translated():
+        return _shape(file, start, reading, plain_only=plain_only)
+
+
+def _shape(file: BinaryIO, start: bytes, reading: Reading, *, plain_only: bool) -> tuple[int, ...]:
     if png.recognises(start):
         one, width, height = png.header_image(file, reading)
         return (height, width, *(plain(one) if plain_only else one).samples.shape[2:])
@@ -74,16 +82,29 @@ def image_shape(
         image = pnm.read(file.read(), reading)
         return (plain(image) if plain_only else image).samples.shape
     if tiff.recognises(start):
-        reading = tiff.checked_pages(file, reading)
-    with translated():
-        return header_shape(file, reading, plain_only=plain_only)
+        for_pillow = tiff.checked_pages(file, reading)
+        try:
+            return header_shape(file, for_pillow, plain_only=plain_only)
+        except UnidentifiedImageError:  # of kinds that only our reader knows
+            file.seek(0)
+            image = tiff.read(file.read(), reading)
+            return (plain(image) if plain_only else image).samples.shape
+    return header_shape(file, reading, plain_only=plain_only)
 
 
 def plain(image: Image) -> Image:
-    """The image, if it is 8-bit grey or RGB without transparency; ImageError if not."""
+    """The image, if its samples are exactly 8-bit grey or RGB without transparency; ImageError if not."""
     if not image.is_plain:
         raise ImageError(f"this is {kind_of(image)}; {ACCEPTED}")
+    if image.file and not image.is_whole and image.format not in ALWAYS_EXACT:
+        return _with_pixels(image)
     return image
+
+
+def _with_pixels(image: Image) -> Image:
+    """The image in a file that is kept, of whose samples alone it is then made; ImageError if they are not exact."""
+    height, width = image.samples.shape[:2]
+    return read_image(image.file, pixels=True, first_frame=True, max_pixels=height * width)
 
 
 def as_image(given: Any) -> Image:
@@ -106,14 +127,13 @@ def write_image(image: Image, suffix: str = ".png") -> Written:
     if image.file and not image.is_whole:
         if image.format == name:
             return Written(image.file)
-        largest = image.samples.shape[0] * image.samples.shape[1]
-        image = read_image(image.file, pixels=True, first_frame=True, max_pixels=largest)
+        image = _with_pixels(image)
     found = FORMATS.get(name)
     if found is None or found.write is None or suffix.lower() not in found.suffixes:
         raise not_lossless(suffix)
-    written = found.write(image, suffix.lower())
     if image.format == name or not image.wrapping:
-        return written
+        return found.write(image, suffix.lower())
+    written = found.write(replace(image, exif=tiff_tags.exif_of(image)), suffix.lower())
     words = FORMATS[image.format].words_of(image.wrapping)
     return Written(written.data, tuple(dict.fromkeys((*written.left_out, *words))))
 
@@ -136,8 +156,7 @@ def native_suffix(image: Image) -> str:
         return found.suffix_of(image) or usual_suffix(found.name)
     if not image.is_whole and (suffix := usual_suffix(image.format)):
         return suffix
-    odd = image.depth not in (1, 2, 4, 8, 16) or image.depth < 8 and image.channels > 1
-    return ".tif" if image.colours == CMYK else ".pam" if odd and image.colours != PALETTE else ".png"
+    return always_held_by(image)
 
 
 def suffix_of_file(name: str, data: bytes) -> str:

@@ -201,7 +201,9 @@ def _changed(image: pillow.Image) -> str:
     if isinstance(image, TiffImageFile):
         return _changed_tiff(image.tag_v2, image.mode)
     # Pillow's raw mode says how samples lie in the file: 16-bit RGB, for one, has mode RGB and raw mode RGB;16B.
-    for _, _, _, arguments in getattr(image, "tile", [])[:1]:
+    for codec, _, _, arguments in getattr(image, "tile", [])[:1]:
+        if codec == "SGI16":
+            return "a 16-bit image"
         raw_mode, *more = [arguments] if isinstance(arguments, str) else arguments or [""]
         if image.format == "PPM" and more and isinstance(more[0], int) and more[0] not in (0, 255):
             return f"an image of samples up to {more[0]}"
@@ -222,7 +224,9 @@ def _changed_tiff(tags: Mapping[int, Any], mode: str) -> str:
         return f"a {bits}-bit image"
     if any(kind != 1 for kind in tags.get(339, ())):
         return "an image of signed or floating-point samples"
-    return "an image with an extra channel" if 338 in tags and tags.get(277) != 4 else ""
+    if tags.get(338, ()) != ((2,) if mode in ("LA", "RGBA") else ()):  # one alpha, not multiplied into the colours
+        return "an image with an extra channel"
+    return ""
 
 
 def resized(samples: np.ndarray, height: int, width: int, *, sharp: bool = False) -> np.ndarray:

@@ -23,6 +23,7 @@ COLOURS = {0: GREY, 2: RGB, 3: PALETTE, 4: GREY, 6: RGB}
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 MAX_SIDE = 2**31 - 1
+LEVEL = 6  # of compression: nobody wants to wait for a file that is there to be looked at
 MAX_BODY = 2**31 - 1
 
 
@@ -53,7 +54,7 @@ def read(data: bytes, reading: Reading) -> Image:
         tail, data = b"", data[:end]
     if frames > 1:
         chunks, data = [each for each in chunks if each.name not in ANIMATION], b""
-    return _image(header, chunks, tail, data)
+    return _image(header, chunks, tail, data, keep_padding=not reading.pixels)
 
 
 def read_header(data: bytes) -> Header:
@@ -169,7 +170,7 @@ def _count(tail: bytes) -> int:
     return count
 
 
-def _image(header: Header, chunks: list[Chunk], tail: bytes, file: bytes) -> Image:
+def _image(header: Header, chunks: list[Chunk], tail: bytes, file: bytes, *, keep_padding: bool) -> Image:
     width, height, depth, colour_type, interlaced = header
     fields = fields_of(chunks, colour_type, depth)
     palette = next((each.body for each in chunks if each.name == b"PLTE"), b"")
@@ -197,7 +198,7 @@ def _image(header: Header, chunks: list[Chunk], tail: bytes, file: bytes) -> Ima
         format="png",
         wrapping=wrap(chunks, tail, fields),
         file=file,
-        is_whole=not (padding and file),
+        is_whole=not (padding and file and keep_padding),
     )
 
 
@@ -219,7 +220,7 @@ def write(image: Image, suffix: str) -> Written:
     if image.colours == CMYK or image.depth not in DEPTHS_OF[colour_type]:
         raise cannot_hold(suffix, image)
     height, width = image.samples.shape[:2]
-    data = Chunk(b"IDAT", pack_rows(image.samples, image.depth))
+    data = Chunk(b"IDAT", pack_rows(image.samples, image.depth, LEVEL))
     chunks, tail = unwrap(image, data)
     header = width.to_bytes(4) + height.to_bytes(4) + bytes([image.depth, colour_type, 0, 0, 0])
     place = chunks.index(data)

@@ -194,19 +194,21 @@ def _values_in_text(data: bytes, start: int, header: Header) -> tuple[np.ndarray
     count = header.width * header.height * header.channels
     following = re.compile(rb"P[1-7][\s#]").search(data, start)
     end = following.start() if following else len(data)
-    text = re.sub(rb"#[^\n]*", lambda match: header.comments.append(match[0][1:]) or b"", data[start:end])
+    comments = re.compile(rb"#[^\n]*")
+    header.comments.extend(comment[1:] for comment in comments.findall(data[start:end]))
+    text = comments.sub(b"", data[start:end])
     if text.translate(None, b"0123456789" + SPACES):
         raise ImageError("the PNM is damaged: there is something else among its numbers")
     # In PBM, digits need no spaces between them.
     words = [text.translate(None, SPACES)] if header.kind == 1 else text.split()
-    numbers = list(words[0]) if header.kind == 1 else words
-    if len(numbers) != count:
-        raise ImageError(f"the PNM is damaged: it has {len(numbers):,} samples, not {count:,}")
+    there = len(words[0]) if header.kind == 1 else len(words)
+    if there != count:
+        raise ImageError(f"the PNM is damaged: it has {there:,} samples, not {count:,}")
     if header.kind == 1:
         return np.frombuffer(words[0], np.uint8) - np.uint8(ord("0")), end
-    if max(map(len, numbers)) > MAX_DIGITS:
+    if max(map(len, words)) > MAX_DIGITS:
         raise ImageError("the PNM is damaged: a sample is too large")
-    return np.array(numbers, dtype=f"S{MAX_DIGITS}").astype(np.int64), end
+    return np.array(words, dtype=f"S{MAX_DIGITS}").astype(np.int64), end
 
 
 def _wrap(header: Header, image: Image) -> bytes:
@@ -285,10 +287,12 @@ def _raw(samples: np.ndarray, kind: int) -> bytes:
 
 
 def _text(samples: np.ndarray, kind: int) -> bytes:
-    numbers = [b"%d" % value for value in samples.reshape(-1).tolist()]
     space, each = (b"", LINE) if kind == 1 else (b" ", LINE // 6)
-    rows = (space.join(numbers[first : first + each]) for first in range(0, len(numbers), each))
-    return b"".join(row + b"\n" for row in rows)
+    lines = []
+    for row in samples.reshape(len(samples), -1).tolist():
+        numbers = [b"%d" % value for value in row]
+        lines += [space.join(numbers[first : first + each]) for first in range(0, len(numbers), each)]
+    return b"\n".join(lines) + b"\n"
 
 
 def suffix_of(image: Image) -> str:

@@ -17,26 +17,27 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # The passes of interlaced image data: first column, first row, step in columns, step in rows.
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 MAX_SIDE = 1_000_000  # of libpng, by default; larger images are taken apart for it
-COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by channels; palette indices are given to libpng as grey
+COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by channels; numbers of colours are given to libpng as grey
 SUB, UP, AVERAGE, PAETH = 1, 2, 3, 4
 
 
-def pack_rows(samples: np.ndarray, depth: int) -> bytes:
+def pack_rows(samples: np.ndarray, depth: int, level: int = 9) -> bytes:
     """A zlib stream of samples, uint8 or (16 bits) uint16, [H, W] or [H, W, 2 to 4], below 2^`depth`.
 
-    Depths are 1, 2, 4, 8 and 16, those below 8 of one channel only.
+    Depths are 1, 2, 4, 8 and 16, those below 8 of one channel only. `level` is zlib's: the last ones take much longer
+    and give little less.
     """
     _check_layout(1 if samples.ndim == 2 else samples.shape[2], depth)
     height, width = samples.shape[:2]
     if depth < 8:  # neighbouring bytes have little to do with each other: no filter
-        bits = np.unpackbits(samples.reshape(height, width, 1), axis=2)[:, :, 8 - depth :]
-        return _deflated(np.zeros(height, np.uint8), np.packbits(bits.reshape(height, -1), axis=1))
+        return _deflated(np.zeros(height, np.uint8), pack_bits(samples, depth), level)
     if max(height, width) > MAX_SIDE:
-        channels = samples.reshape(height, width, -1).astype(f">u{depth // 8}").view(np.uint8)
-        difference = channels.copy()
-        difference[:, 1:] -= channels[:, :-1]
-        return _deflated(np.full(height, SUB, np.uint8), difference.reshape(height, -1))
-    return _image_data(bytes(imagecodecs.png_encode(np.ascontiguousarray(samples), level=9)))
+        pixels = _as_bytes(samples).reshape(height, width, -1)
+        difference = pixels.copy()
+        difference[:, 1:] -= pixels[:, :-1]
+        return _deflated(np.full(height, SUB, np.uint8), difference.reshape(height, -1), level)
+    # A copy, as arrays with sides of 1 can be contiguous and yet have steps that imagecodecs refuses.
+    return _image_data(bytes(imagecodecs.png_encode(samples.copy(order="C"), level=level)))
 
 
 def unpack_rows(
@@ -70,8 +71,8 @@ def _stride(width: int, channels: int, depth: int) -> int:
     return (width * channels * depth + 7) // 8
 
 
-def _deflated(filters: np.ndarray, rows: np.ndarray) -> bytes:
-    return zlib.compress(np.concatenate([filters[:, None], rows], axis=1).tobytes(), 9)
+def _deflated(filters: np.ndarray, rows: np.ndarray, level: int) -> bytes:
+    return zlib.compress(np.concatenate([filters[:, None], rows], axis=1).tobytes(), level)
 
 
 def _inflated(stream: bytes, expected: int) -> bytes:
@@ -95,10 +96,12 @@ def _unfiltered(filtered: np.ndarray, width: int, channels: int, depth: int) -> 
     """Samples [H, width(, channels)] of rows, uint8 [H, 1 + stride]."""
     if (worst := filtered[:, 0].max()) > PAETH:
         raise ImageError(f"the image data are damaged: there is no filter {worst}")
-    height = len(filtered)
+    if depth < 8:  # filters know bytes only
+        packed = _unfiltered(filtered, filtered.shape[1] - 1, 1, 8)
+        return unpack_bits(packed, depth)[:, :width]
     if width > MAX_SIDE:
         return np.concatenate(list(_in_columns(filtered, width, channels, depth)), axis=1)
-    if height > MAX_SIDE:
+    if len(filtered) > MAX_SIDE:
         return np.concatenate(list(_in_rows(filtered, width, channels, depth)))
     return _by_libpng(filtered, width, channels, depth)
 
@@ -111,42 +114,47 @@ def _in_rows(filtered: np.ndarray, width: int, channels: int, depth: int) -> Ite
         part = _by_libpng(block, width, channels, depth)
         yield part[len(above) :]
         above = np.zeros((1, filtered.shape[1]), np.uint8)
-        above[0, 1:] = _packed(part[-1:], depth)
+        above[0, 1:] = _as_bytes(part[-1:])
 
 
 def _in_columns(filtered: np.ndarray, width: int, channels: int, depth: int) -> Iterator[np.ndarray]:
-    """Parts of an image too wide for libpng; each begins with the last column of the part before, filtered anew."""
-    step = (MAX_SIDE - 1) // 8 * 8  # whole bytes; of samples in parts of a byte, eight columns are repeated
-    unit = max(1, channels * depth // 8)  # bytes between those that a filter subtracts from each other
-    repeated = 1 if depth >= 8 else 8 // depth
+    """Parts of an image too wide for libpng; each begins with the last pixels of the part before, filtered anew."""
+    pixel = channels * depth // 8  # bytes
     before = np.zeros((len(filtered), 0), np.uint8)
-    for first in range(0, width, step):
-        end = min(first + step, width)
-        bytes_of = slice(1 + _stride(first, channels, depth), 1 + _stride(end, channels, depth))
-        block = np.concatenate([filtered[:, :1], before, filtered[:, bytes_of]], axis=1)
-        skipped = repeated if first else 0
-        part = _unfiltered(block, end - first + skipped, channels, depth)
-        yield part[:, skipped:]
-        before = _filtered_first(_packed(part[:, -repeated:], depth), filtered[:, 0], unit)
+    for first in range(0, width, MAX_SIDE - 1):
+        end = min(first + MAX_SIDE - 1, width)
+        block = np.concatenate([filtered[:, :1], before, filtered[:, 1 + first * pixel : 1 + end * pixel]], axis=1)
+        repeated = 1 if first else 0
+        part = _unfiltered(block, end - first + repeated, channels, depth)
+        yield part[:, repeated:]
+        before = _filtered_first(_as_bytes(part[:, -1:]), filtered[:, 0])
 
 
-def _filtered_first(column: np.ndarray, filters: np.ndarray, unit: int) -> np.ndarray:
-    """uint8 [H, unit]: the first pixel of each row as its filter leaves it, which has nothing to its left."""
-    above = np.zeros_like(column)
-    above[1:] = column[:-1]
-    subtracted = np.zeros_like(column)
+def _filtered_first(pixels: np.ndarray, filters: np.ndarray) -> np.ndarray:
+    """uint8 [H, bytes of a pixel]: the first pixel of each row as its filter leaves it; nothing is to its left."""
+    above = np.zeros_like(pixels)
+    above[1:] = pixels[:-1]
+    subtracted = np.zeros_like(pixels)
     for kind, value in ((UP, above), (AVERAGE, above // 2), (PAETH, above)):
         subtracted[filters == kind] = value[filters == kind]
-    return column - subtracted
+    return pixels - subtracted
 
 
-def _packed(samples: np.ndarray, depth: int) -> np.ndarray:
+def _as_bytes(samples: np.ndarray) -> np.ndarray:
     """uint8 [H, stride]: rows as they lie in a file, without filters."""
-    height = len(samples)
-    if depth < 8:
-        bits = np.unpackbits(samples.reshape(height, -1, 1), axis=2)[:, :, 8 - depth :]
-        return np.packbits(bits.reshape(height, -1), axis=1)
-    return samples.astype(f">u{depth // 8}").reshape(height, -1).view(np.uint8)
+    return samples.astype(samples.dtype.newbyteorder(">")).reshape(len(samples), -1).view(np.uint8)
+
+
+def unpack_bits(rows: np.ndarray, depth: int) -> np.ndarray:
+    """uint8 [H, N]: samples of 1, 2 or 4 bits, of uint8 [H, stride], from the highest bits on."""
+    shifts = np.arange(8 - depth, -1, -depth, dtype=np.uint8)
+    return ((rows[:, :, None] >> shifts) & np.uint8((1 << depth) - 1)).reshape(len(rows), -1)
+
+
+def pack_bits(samples: np.ndarray, depth: int) -> np.ndarray:
+    """uint8 [H, stride] of uint8 [H, W] below 2^`depth`, with rows filled up with zeros."""
+    bits = np.unpackbits(samples[:, :, None], axis=2)[:, :, 8 - depth :]
+    return np.packbits(bits.reshape(len(samples), -1), axis=1)
 
 
 def _by_libpng(filtered: np.ndarray, width: int, channels: int, depth: int) -> np.ndarray:
@@ -154,10 +162,9 @@ def _by_libpng(filtered: np.ndarray, width: int, channels: int, depth: int) -> n
     stream = zlib.compress(filtered.tobytes(), 0)
     file = SIGNATURE + chunk(b"IHDR", header) + _data_chunks(stream) + chunk(b"IEND", b"")
     try:
-        samples = imagecodecs.png_decode(file)
+        return imagecodecs.png_decode(file)
     except imagecodecs.PngError as error:
         raise ImageError(f"the image data are damaged ({error})") from error
-    return samples // np.uint8(255 // ((1 << depth) - 1)) if depth < 8 else samples
 
 
 def chunk(name: bytes, body: bytes) -> bytes:

@@ -186,7 +186,8 @@ def write(image: Image, suffix: str) -> Written:
     """A TIFF file with the pixels of an image, and with all that is said besides if it comes from TIFF."""
     if image.depth not in DEPTHS[image.colours] or image.transparency or image.has_alpha and image.depth < 8:
         raise cannot_hold(suffix, image)
-    tags, left_out = (unpack_structure(image.wrapping), ()) if image.format == "tiff" else ({}, ())
+    tags = unpack_structure(image.wrapping) if image.format == "tiff" else {}
+    left_out: tuple[str, ...] = ()
     if image.exif:
         of_exif, left_out = folder_of_exif(image.exif)
         tags = {**tags, **of_exif}

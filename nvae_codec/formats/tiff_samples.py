@@ -11,6 +11,7 @@ import imagecodecs
 import numpy as np
 
 from nvae_codec.errors import ImageError
+from nvae_codec.formats.scanlines import pack_bits, unpack_bits
 from nvae_codec.formats.tiff_tags import Folder, Unrepresented, numbers_of
 
 NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD = 1, 5, 8, 32946, 32773, 34925, 50000
@@ -23,6 +24,7 @@ DECODERS = {
 COMPRESSIONS = (NONE, DEFLATE, OLD_DEFLATE, *DECODERS)
 MAX_SEGMENT = 2**31
 STRIP_BYTES = 2**18
+LEVEL = 6  # of compression
 
 
 class Layout(NamedTuple):
@@ -124,18 +126,6 @@ def _decompressed(data: bytes, compression: int, needed: int, most: int) -> byte
     return bytes(DECODERS[compression](data, out=most))
 
 
-def unpack_bits(rows: np.ndarray, depth: int) -> np.ndarray:
-    """uint8 [H, N]: samples of 1, 2 or 4 bits, of uint8 [H, stride], from the highest bits on."""
-    shifts = np.arange(8 - depth, -1, -depth, dtype=np.uint8)
-    return ((rows[:, :, None] >> shifts) & np.uint8((1 << depth) - 1)).reshape(len(rows), -1)
-
-
-def pack_bits(samples: np.ndarray, depth: int) -> np.ndarray:
-    """uint8 [H, stride] of uint8 [H, W] below 2^`depth`, with rows filled up with zeros."""
-    bits = np.unpackbits(samples[:, :, None], axis=2)[:, :, 8 - depth :]
-    return np.packbits(bits.reshape(len(samples), -1), axis=1)
-
-
 def write_strips(samples: np.ndarray, depth: int, *, predict: bool) -> tuple[int, Iterator[bytes]]:
     """Rows in a strip, and the strips, little-endian and deflated, with differences along rows if `predict`."""
     height, width = samples.shape[:2]
@@ -146,10 +136,10 @@ def write_strips(samples: np.ndarray, depth: int, *, predict: bool) -> tuple[int
         for first in range(0, height, rows):
             part = samples[first : first + rows]
             if depth < 8:
-                yield zlib.compress(pack_bits(part[:, :, 0], depth).tobytes(), 9)
+                yield zlib.compress(pack_bits(part[:, :, 0], depth).tobytes(), LEVEL)
                 continue
             if predict:
                 part = np.concatenate([part[:, :1], part[:, 1:] - part[:, :-1]], axis=1)
-            yield zlib.compress(part.astype(f"<u{depth // 8}").tobytes(), 9)
+            yield zlib.compress(part.astype(f"<u{depth // 8}").tobytes(), LEVEL)
 
     return rows, strips()

@@ -53,7 +53,7 @@ class Entry(NamedTuple):
     """A tag's value, its bytes in little-endian order."""
 
     kind: int
-    count: int
+    length: int  # how many numbers or bytes
     value: bytes
 
     def numbers(self) -> list[int]:
@@ -145,10 +145,10 @@ def pack_folder(folder: Folder, start: int = 8) -> bytes:
     for tag, entry in sorted(folder.items()):
         if isinstance(entry, Entry) and len(entry.value) > 4:
             behind += bytes((position + len(behind)) % 2)
-            entries.append((tag, entry.kind, entry.count, (position + len(behind)).to_bytes(4, "little")))
+            entries.append((tag, entry.kind, entry.length, (position + len(behind)).to_bytes(4, "little")))
             behind += entry.value
         elif isinstance(entry, Entry):
-            entries.append((tag, entry.kind, entry.count, entry.value.ljust(4, b"\0")))
+            entries.append((tag, entry.kind, entry.length, entry.value.ljust(4, b"\0")))
     for tag, entry in sorted(folder.items()):
         if not isinstance(entry, Entry):
             behind += bytes((position + len(behind)) % 2)

@@ -79,7 +79,7 @@ def sample_tiles(samples: np.ndarray, side: int) -> list[np.ndarray]:
 def _blobs(image: Image, wanted: str | None, effort: int | None) -> Iterator[Blob]:
     is_jpeg = image.format == "jpeg" and bool(image.file) and not image.is_whole
     if is_jpeg and wanted in (None, "jpeg"):
-        coded = jpeg_xl.encode_jpeg(image.file)
+        coded = jpeg_xl.encode_jpeg(image.file, *image.samples.shape[:2])
         if coded is not None:
             yield Blob(JPEG, coded)
             if len(coded) < len(image.file):

@@ -45,15 +45,15 @@ def decode(payload: bytes, height: int, width: int, channels: int, depth: int) -
     return samples
 
 
-def encode_jpeg(file: bytes) -> bytes | None:
-    """The payload of a JPEG file, or None where libjxl does not take it."""
-    try:
-        coded = bytes(imagecodecs.jpegxl_encode_jpeg(file, numthreads=1))
-        if len(file) > MAX_JPEG_BYTES or bytes(imagecodecs.jpegxl_decode_jpeg(coded, numthreads=1)) != file:
-            return None
-    except (imagecodecs.JpegxlError, ValueError):
+def encode_jpeg(file: bytes, height: int, width: int) -> bytes | None:
+    """The payload of a JPEG file of an image of this size, or None where libjxl does not take it."""
+    if not 0 < len(file) <= MAX_JPEG_BYTES:
         return None
-    return write_varint(len(file)) + coded
+    try:
+        payload = write_varint(len(file)) + bytes(imagecodecs.jpegxl_encode_jpeg(file, numthreads=1))
+        return payload if decode_jpeg(payload, height, width) == file else None
+    except (imagecodecs.JpegxlError, ValueError, BitstreamError):
+        return None
 
 
 def decode_jpeg(payload: bytes, height: int, width: int) -> bytes:
@@ -105,7 +105,7 @@ def _encoded(samples: np.ndarray, depth: int, effort: int) -> bytes:
 
 def _decoded(stream: bytes, like: np.ndarray, depth: int) -> np.ndarray:
     channels = 1 if like.ndim == 2 else like.shape[2]
-    expected = StreamHeader(*like.shape[:2], _stream_depth(depth), 1 - channels % 2, True)
+    expected = StreamHeader(*like.shape[:2], _stream_depth(depth), 1 - channels % 2, 1, True)
     if read_header(stream) != expected:
         raise BitstreamError("invalid: a JPEG XL payload is not of the kind that the header gives for it")
     try:

@@ -20,6 +20,7 @@ class StreamHeader(NamedTuple):
     width: int
     depth: int  # bits of a sample
     extra_channels: int
+    orientation: int  # as of EXIF, 1 to 8: how a viewer turns the image
     is_lossless: bool  # colours are coded as they are; of JPEG files, as the JPEG file has them
 
 
@@ -30,11 +31,14 @@ def read_header(data: bytes) -> StreamHeader:
     bits = _Bits(data[len(CODESTREAM) : len(CODESTREAM) + 64])
     height, width = _size(bits)
     if bits.flag():  # all defaults: 8 bits, colours transformed to XYB
-        return StreamHeader(height, width, 8, 0, False)
+        return StreamHeader(height, width, 8, 0, 1, False)
+    orientation = 1
     if bits.flag():
-        orientation, *others = bits.take(3), bits.flag(), bits.flag(), bits.flag()
-        if orientation or any(others):
-            raise BitstreamError("invalid: a JPEG XL payload is turned, or has a preview or an animation")
+        orientation, *others = 1 + bits.take(3), bits.flag(), bits.flag(), bits.flag()
+        if any(others):
+            raise BitstreamError(
+                "invalid: a JPEG XL payload has another size to be shown in, a preview or an animation"
+            )
     depth = _depth(bits)
     bits.flag()  # whether buffers of 16 bits suffice
     extra = bits.number((0, 0), (1, 0), (2, 4), (1, 12))
@@ -42,7 +46,7 @@ def read_header(data: bytes) -> StreamHeader:
         raise BitstreamError("invalid: a JPEG XL payload has more than one extra channel")
     if extra and not bits.flag():
         _check_alpha(bits, depth)
-    return StreamHeader(height, width, depth, extra, not bits.flag())
+    return StreamHeader(height, width, depth, extra, orientation, not bits.flag())
 
 
 def codestream_of(data: bytes) -> bytes:

@@ -1,292 +1,240 @@
-"""Images: what is accepted comes back exactly, with its metadata; everything else is refused by name."""
+"""Image files of any format: shapes from headers, plain images for networks, other formats as files, limits, names."""
 
 import io
 import re
-import struct
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, UnidentifiedImageError
+from image_files import (
+    CMYK,
+    GREY,
+    GREY_SAMPLES,
+    ICC,
+    RGB,
+    any_image,
+    camera_exif,
+    png,
+    refusal,
+    round_trip,
+    samples_of,
+    saved,
+    tiff,
+)
 from PIL import Image as pillow
-from PIL.TiffImagePlugin import IFDRational
 
 from nvae_codec.errors import ImageError
-from nvae_codec.formats.names import WRITTEN
+from nvae_codec.formats import pillow_images
+from nvae_codec.formats.names import SUFFIXES, WRITTEN, find_images, suffix_kind
 from nvae_codec.formats.open import (
+    FORMATS,
     as_image,
     check_format,
-    find_images,
     image_shape,
+    native_suffix,
+    plain,
     quiet,
     read_image,
     resized,
     write_all,
+    write_image,
 )
-from nvae_codec.formats.scanlines import ADAM7
-from nvae_codec.image import Image
-
-RANDOM = np.random.default_rng(2)
-RGB = RANDOM.integers(0, 256, (13, 17, 3), np.uint8)
-GREY = RANDOM.integers(0, 256, (13, 17), np.uint8)
-ICC = RANDOM.bytes(777)
-
-
-def camera_exif() -> bytes:
-    """What a camera writes, down to the unknown aperture 0/0 and the innermost folder."""
-    block = pillow.Exif()
-    block.update({271: "Maker", 274: 6, 306: "2024:02:29 12:00:00"})
-    lens = (IFDRational(24), IFDRational(70), IFDRational(0, 0), IFDRational(0, 0))
-    block.get_ifd(ExifTags.IFD.Exif).update({36864: b"0230", 37500: b"maker's own" * 9, 42034: lens, 40965: {1: "R98"}})
-    block.get_ifd(ExifTags.IFD.GPSInfo).update({1: "N"})
-    return block.tobytes().removeprefix(b"Exif\0\0")
-
-
-# A block with a thumbnail folder, which TIFF has no place for: one tag, then a second folder of one tag.
-EXIF_WITH_THUMBNAIL = b"II*\0" + struct.pack("<IHHHI4sIHHHIII", 8, 1, 271, 2, 2, b"M\0\0\0", 26, 1, 259, 3, 1, 6, 0)
-
-
-def saved(image: pillow.Image | np.ndarray, format: str, **options) -> bytes:
-    file = io.BytesIO()
-    (image if isinstance(image, pillow.Image) else pillow.fromarray(image)).save(file, format, **options)
-    return file.getvalue()
-
-
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
-def png(width: int, height: int, bits: int, colour: int, rows: bytes, *, extra=b"", late=b"", interlace=0) -> bytes:
-    """A PNG by hand, as Pillow writes no 16-bit RGB, no interlacing and no mistakes. Rows begin with a filter byte."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlace))
-    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(rows)) + late + chunk(b"IEND", b"")
-
-
-def tiff(samples: bytes, *changes: tuple[int, int, int, int]) -> bytes:
-    """A grey TIFF of 2 x 2 pixels by hand, with tags (tag, type, count, value) added or changed."""
-    tags = {256: (4, 1, 2), 257: (4, 1, 2), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1)}
-    tags |= {273: (4, 1, 8), 277: (3, 1, 1), 279: (4, 1, len(samples))} | {tag: entry for tag, *entry in changes}
-    entries = b"".join(struct.pack("<HHII", tag, *entry) for tag, entry in sorted(tags.items()))
-    return b"II*\0" + struct.pack("<I", 8 + len(samples)) + samples + struct.pack("<H", len(tags)) + entries + bytes(4)
-
-
-def opens(data: bytes) -> bool:
-    try:
-        pillow.open(io.BytesIO(data))
-    except UnidentifiedImageError:
-        return False
-    return True
-
-
-def refusal(data: bytes) -> str:
-    with pytest.raises(ImageError) as error:
-        read_image(data)
-    sentence = str(error.value)
-    assert sentence and "\n" not in sentence and " object at 0x" not in sentence
-    return sentence
-
-
-# What is accepted comes back exactly.
-
-
-@pytest.mark.parametrize("samples", [RGB, GREY, RGB[:1, :1], GREY[:1], RGB[:, :1], RGB[:0:-2]], ids=np.shape)
-@pytest.mark.parametrize("suffix", [".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm"])
-def test_samples_survive_every_format_that_can_hold_them(suffix, samples):
-    if (suffix, samples.ndim) in ((".webp", 2), (".ppm", 2), (".pgm", 3)):
-        with pytest.raises(ImageError, match="cannot hold (grey|RGB)"):
-            write_all(Image(samples), suffix)
-        return
-    back = read_image(write_all(Image(samples), suffix))
-    assert back.samples.dtype == np.uint8 and np.array_equal(back.samples, samples)
-    assert (back.exif, back.icc) == (b"", b"")
-
-
-@pytest.mark.parametrize("exif", [camera_exif(), EXIF_WITH_THUMBNAIL, b"", b"not EXIF at all"])
-@pytest.mark.parametrize("icc", [ICC, b""])
-@pytest.mark.parametrize("suffix", [".png", ".webp"])
-def test_metadata_survive_byte_for_byte(suffix, icc, exif):
-    image = read_image(write_all(Image(RGB, exif, icc), suffix))
-    assert (image.exif, image.icc) == (exif, icc)
-    again = read_image(write_all(image, suffix))
-    assert (again.exif, again.icc) == (exif, icc) and np.array_equal(again.samples, RGB)
-
-
-@pytest.mark.parametrize("samples", [RGB, GREY], ids=["rgb", "grey"])
-def test_a_jpeg_is_the_samples_that_it_decodes_to(samples):
-    data = saved(samples, "JPEG", exif=b"Exif\0\0" + camera_exif(), icc_profile=ICC)
-    image = read_image(data)
-    assert np.array_equal(image.samples, np.asarray(pillow.open(io.BytesIO(data))))  # not turned by its orientation
-    assert (image.exif, image.icc) == (camera_exif(), ICC)
-
-
-def test_tiff_keeps_exif_among_its_tags_or_refuses():
-    upright = pillow.Exif()
-    upright.load(camera_exif())
-    del upright[274]
-    exif = upright.tobytes().removeprefix(b"Exif\0\0")
-    first = read_image(write_all(Image(RGB, exif, ICC), ".tif"))
-    second = read_image(write_all(first, ".tif"))
-    assert np.array_equal(second.samples, RGB) and second.icc == ICC and second.exif == first.exif
-    kept = pillow.Exif()
-    kept.load(second.exif)
-    assert (kept[271], kept[306]) == ("Maker", "2024:02:29 12:00:00")
-    assert kept.get_ifd(ExifTags.IFD.Exif)[37500] == b"maker's own" * 9
-    assert kept.get_ifd(ExifTags.IFD.Interop) == {1: "R98"} and kept.get_ifd(ExifTags.IFD.GPSInfo) == {1: "N"}
-    for exif, reason in ((EXIF_WITH_THUMBNAIL, "cannot hold all of"), (b"not EXIF", "cannot hold this image")):
-        with pytest.raises(ImageError, match=reason):
-            write_all(Image(RGB, exif), ".tif")
-
-
-@pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".pnm"])
-def test_formats_without_metadata_refuse_it(suffix):
-    for image in (Image(RGB, exif=camera_exif()), Image(RGB, icc=ICC)):
-        with pytest.raises(ImageError, match="EXIF or ICC"):
-            write_all(image, suffix)
-
-
-@pytest.mark.parametrize("suffix", ["", ".jpg", ".gif", ".nvb"])
-def test_unknown_and_lossy_output_formats_are_refused(suffix):
-    with pytest.raises(ImageError, match="lossless image format"):
-        write_all(Image(RGB), suffix)
-
-
-def test_an_image_too_wide_for_webp_is_an_image_error():
-    with pytest.raises(ImageError, match=".webp cannot hold this image"):
-        write_all(Image(np.zeros((1, 16384, 3), np.uint8)), ".webp")
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (8, 8, 3), (10, 9, 3)])
-def test_an_interlaced_png_is_read_whole_or_not_at_all(shape):
-    samples = RANDOM.integers(0, 256, shape, np.uint8)
-    passes = [samples[y::dy, x::dx] for x, y, dx, dy in ADAM7]
-    rows = b"".join(b"\0" + row.tobytes() for part in passes if part.size for row in part)
-    colour = 0 if samples.ndim == 2 else 2
-    assert np.array_equal(read_image(png(shape[1], shape[0], 8, colour, rows, interlace=1)).samples, samples)
-    assert "before the last row" in refusal(png(shape[1], shape[0], 8, colour, rows[:-1], interlace=1))
-
-
-# Everything else is refused by name.
+from nvae_codec.image import PALETTE, Image
 
 TWO = {"save_all": True, "append_images": [pillow.fromarray(255 - RGB)]}
-REFUSED = {
-    "1-bit": saved(pillow.new("1", (3, 3)), "PNG"),
-    "2-bit": png(4, 1, 2, 0, b"\0\x1b"),
-    "4-bit": png(2, 1, 4, 0, b"\0\x1b"),
-    "16-bit grey": png(1, 1, 16, 0, b"\0\1\2"),
-    "16-bit image": png(1, 1, 16, 2, b"\0\1\2\3\4\5\6"),
-    "palette": saved(pillow.new("P", (3, 3)), "PNG"),
-    "grey image with an alpha": saved(pillow.new("LA", (3, 3)), "PNG"),
-    "RGB image with an alpha": saved(pillow.new("RGBA", (3, 3)), "PNG"),
-    "with an alpha channel": saved(pillow.new("RGBA", (3, 3)), "WEBP", lossless=True),
-    "transparent colour": png(1, 1, 8, 2, b"\0abc", extra=chunk(b"tRNS", bytes(6))),
-    "transparent": png(1, 1, 8, 0, b"\0a", extra=chunk(b"tRNS", bytes(2))),
-    "a transparent colour": png(1, 1, 8, 0, b"\0a", late=chunk(b"tRNS", bytes(2))),
-    "CMYK": saved(pillow.new("CMYK", (3, 3)), "JPEG"),
-    "of 2 images": saved(RGB, "PNG", **TWO),
-    "file of 2 images": saved(RGB, "WEBP", lossless=True, **TWO),
-    "a file of 2 images": saved(RGB, "TIFF", **TWO),
-    "or a file of 2 images": saved(RGB, "MPO", **TWO),
-    "floating-point": saved(pillow.new("F", (3, 3)), "TIFF"),
-    "signed": tiff(b"abcd", (339, 3, 1, 2)),
-    "extra channel": tiff(b"abcdefgh", (258, 3, 2, 8 | 8 << 16), (277, 3, 1, 2), (338, 3, 1, 0)),
-    "stored as BGRX": saved(pillow.new("RGBA", (3, 3)), "BMP"),
-    "samples up to 100": b"P5 1 1 100\n\1",
-    "samples up to 65535": b"P6 1 1 65535\n\1\2\3\4\5\6",
-    "more than 8 bits": b"P5 1 1 65535\n\1\2",
+PALETTE_IMAGE = pillow.fromarray(RGB).quantize(16)
+
+
+@pytest.mark.parametrize(
+    "samples", [RGB, GREY_SAMPLES, RGB[:1, :1], GREY_SAMPLES[:1], RGB[:, :1], RGB[:0:-2]], ids=np.shape
+)
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm", ".pam"])
+def test_plain_samples_survive_every_format_that_can_hold_them(suffix, samples):
+    if (suffix, samples.ndim) in ((".webp", 2), (".ppm", 2), (".pgm", 3)):
+        with pytest.raises(ImageError, match="cannot hold"):
+            write_image(Image(samples), suffix)
+        return
+    back = read_image(write_all(Image(samples), suffix))
+    assert back.is_plain and np.array_equal(back.samples, samples)
+
+
+@pytest.mark.parametrize("suffix", ["", ".jpg", ".nvb", ".tga", ".apng"])
+def test_suffixes_of_no_lossless_format_are_refused(suffix):
+    with pytest.raises(ImageError, match=r"stands for no lossless image format; known are \.png, \.webp, \.tif"):
+        write_image(Image(RGB), suffix)
+
+
+@pytest.mark.parametrize("suffix", WRITTEN)
+@pytest.mark.parametrize("image", [Image(RGB), Image(GREY_SAMPLES), Image(RGB, icc=ICC), Image(GREY_SAMPLES, b"", ICC)])
+def test_what_a_format_holds_can_be_asked_beforehand(suffix, image):
+    kind = {"grey": image.samples.ndim == 2, "metadata": bool(image.icc)}
+    try:
+        write_all(image, suffix)
+    except ImageError as error:
+        with pytest.raises(ImageError, match=re.escape(str(error))):
+            check_format(suffix, **kind)
+    else:
+        check_format(suffix, **kind)
+
+
+@pytest.mark.parametrize("empty", [b"", bytearray(), memoryview(b"")])
+def test_bytes_of_every_kind_are_read(empty):
+    data = saved(RGB, "PNG")
+    for kind in (bytes, bytearray, memoryview):
+        assert np.array_equal(read_image(kind(data)).samples, RGB)
+    with pytest.raises(ImageError, match="the file is empty"):
+        read_image(empty)
+    with pytest.raises(ImageError, match="the file is empty"):
+        image_shape(empty)
+
+
+@pytest.mark.parametrize("given", ["photo.png", Path("photo.png"), RGB, None, 3])
+def test_what_are_no_bytes_is_a_type_error(given):
+    with pytest.raises(TypeError, match="the bytes of an image file are needed, not"):
+        read_image(given)
+
+
+@pytest.mark.parametrize(
+    "data", [b"a text", b"%PDF-1.4", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\0" * 99]
+)
+def test_what_is_no_image_is_refused(data):
+    assert refusal(data) == "this is no image that can be read"
+    with pytest.raises(ImageError, match="no image that can be read"):
+        image_shape(data)
+
+
+# Other formats
+
+
+OTHERS = {
+    "tga": saved(RGB, "TGA"),
+    "pcx": saved(RGB, "PCX"),
+    "sgi": saved(RGB, "SGI"),
+    "ico": saved(RGB, "ICO", sizes=[(17, 13)]),
+    "jpeg2000": saved(RGB, "JPEG2000"),
+    "dds": saved(RGB, "DDS"),
+    "im": saved(RGB, "IM"),
+    "xbm": saved(pillow.fromarray(GREY_SAMPLES).convert("1"), "XBM"),
+    "msp": saved(pillow.fromarray(GREY_SAMPLES).convert("1"), "MSP"),
 }
 
 
-# Pillow opens it from version 13.0 on.
-OPENED = {kind for kind, data in REFUSED.items() if kind != "extra channel" or opens(data)}
+@pytest.mark.parametrize("name", OTHERS)
+def test_files_of_other_formats_are_kept_as_they_are(name):
+    data = OTHERS[name]
+    image = round_trip(data)
+    assert (image.is_whole, image.format) == (False, name)
+    expected = np.asarray(pillow.open(io.BytesIO(data)))
+    pixels = read_image(data, pixels=True)
+    assert pixels.is_whole and np.array_equal(pixels.samples, expected)
+    written = write_image(image, native_suffix(pixels))  # their pixels, in PNG
+    assert np.array_equal(read_image(written.data).samples, expected)
 
 
-def test_what_pillow_cannot_open_is_refused_too():
-    assert all("no image that can be read" in refusal(REFUSED[kind]) for kind in REFUSED.keys() - OPENED)
+def test_of_16_bits_that_pillow_makes_8_of_the_pixels_are_never_given():
+    data = saved(samples_of(16, 1), "JPEG2000")
+    assert round_trip(data).samples.dtype == np.uint16
+    wide = b"\1\xda\0\2\0\3\0\1\0\1\0\3" + bytes(500) + bytes(6)  # SGI of 16 bits
+    assert "cannot be represented exactly" in refusal(wide, pixels=True)
+    with pytest.raises(ImageError, match="cannot be represented exactly"):
+        plain(read_image(wide))
+    floats = saved(pillow.new("F", (3, 3)), "TIFF")
+    with pytest.raises(ImageError, match="cannot be represented exactly"):
+        plain(read_image(floats))
 
 
-@pytest.mark.parametrize("kind", sorted(OPENED))
-def test_other_images_are_refused_by_name(kind):
-    assert kind in (sentence := refusal(REFUSED[kind])) and "accepted are 8-bit grey and 8-bit RGB" in sentence
+def test_icons_of_several_sizes_are_one_file_but_not_one_image():
+    data = saved(pillow.new("RGB", (64, 64)), "ICO", sizes=[(16, 16), (32, 32)])
+    assert not round_trip(data).is_whole
+    assert "of 2 images" in refusal(data, pixels=True)
+    assert read_image(data, pixels=True, first_frame=True).samples.shape[:2] == (32, 32)
 
 
-def test_the_images_by_hand_are_sound():
-    assert read_image(tiff(b"abcd")).samples.tolist() == [[97, 98], [99, 100]]
-    assert read_image(png(2, 1, 8, 0, b"\0ab")).samples.tolist() == [[97, 98]]
+def test_every_suffix_of_pillows_is_known_but_those_of_no_still_images():
+    pillow.init()
+    drawn = {".ps", ".eps", ".pdf", ".wmf", ".emf"}
+    left_out = drawn | {".mpg", ".mpeg", ".fli", ".flc", ".bufr", ".grib", ".h5", ".hdf", ".palm"}
+    assert set(pillow.registered_extensions()) - left_out <= SUFFIXES
+    assert not left_out & SUFFIXES
+    assert all(suffix_kind(suffix.upper()) for suffix in SUFFIXES)
+    assert {suffix_kind(suffix) for suffix in WRITTEN} <= FORMATS.keys()
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "the file is empty"),
-        (b"a text", "no image that can be read; known are PNG, JPEG, WebP, TIFF, BMP, PNM"),
-        (saved(pillow.new("P", (3, 3)), "GIF"), "no image that can be read"),
-        (png(2, 2, 8, 0, b"\0ab"), "before the last row"),
-        (saved(RGB, "PNG")[:-12], "the PNG is cut short: its last chunk is missing or not whole"),
-        (saved(RGB, "PNG")[:-1], "the PNG is cut short: its last chunk is missing or not whole"),
-        (png(1, 1, 8, 0, b"\0a", extra=chunk(b"iCCP", b"name\0\0not deflated")), "ICC profile is damaged"),
-        (b"P5 40000 40000 255\n", "more than 89,478,485 pixels"),
-        (png(10000, 10000, 8, 0, b""), "more than 89,478,485 pixels"),
-    ],
-)
-def test_what_is_no_whole_image_is_refused(data, reason):
-    assert reason in refusal(data)
+# Plain images, for networks
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        saved(RGB, "PNG", exif=camera_exif(), icc_profile=ICC),
-        saved(RGB, "WEBP", lossless=True),
-        saved(GREY, "TIFF"),
-        saved(GREY, "JPEG"),
-        saved(GREY, "PPM"),
-    ],
-    ids=["png", "webp", "tiff", "jpeg", "pgm"],
-)
-def test_every_truncation_is_refused(data):
-    end = 2 if data.startswith(b"\xff\xd8") else 0  # without its end mark, a small JPEG still has all its samples
-    for length in range(len(data) - end):
-        refusal(data[:length])
-    assert np.array_equal(read_image(data[: len(data) - end]).samples, read_image(data).samples)
+PLAIN = {
+    "png": saved(RGB, "PNG"),
+    "grey png": saved(GREY_SAMPLES, "PNG"),
+    "webp": saved(RGB, "WEBP", lossless=True),
+    "lossy webp": saved(RGB, "WEBP"),
+    "tiff": saved(GREY_SAMPLES, "TIFF"),
+    "jpeg": saved(RGB, "JPEG"),
+    "bmp": saved(RGB, "BMP"),
+    "grey bmp": saved(GREY_SAMPLES, "BMP"),
+    "ppm": saved(GREY_SAMPLES, "PPM"),
+}
+REFUSED = {
+    "a 1-bit grey image": saved(pillow.new("1", (3, 3)), "PNG"),
+    "a 2-bit grey image": png(4, 1, 2, 0, b"\0\x1b"),
+    "a 16-bit grey image": png(1, 1, 16, 0, b"\0\1\2"),
+    "a 16-bit RGB image": png(1, 1, 16, 2, b"\0\1\2\3\4\5\6"),
+    "palette image": saved(PALETTE_IMAGE, "PNG"),
+    "a palette image": saved(PALETTE_IMAGE, "GIF"),
+    "grey image with an alpha channel": saved(pillow.new("LA", (3, 3)), "PNG"),
+    "RGB image with an alpha channel": saved(pillow.new("RGBA", (3, 3)), "PNG"),
+    "with an alpha channel": saved(pillow.new("RGBA", (3, 3)), "WEBP", lossless=True),
+    "with a transparent colour": saved(RGB, "PNG", transparency=(1, 2, 3)),
+    "CMYK": saved(pillow.new("CMYK", (3, 3)), "JPEG"),
+}
+SEVERAL = {name: saved(RGB, name, **TWO) for name in ("PNG", "WEBP", "TIFF", "MPO", "GIF")}
 
 
-def test_every_flipped_bit_of_a_png_is_refused():
-    data = png(3, 3, 8, 0, b"\0abc" * 3, extra=chunk(b"eXIf", b"II*\0"))
-    for bit in range(8 * len(data)):
-        damaged = bytearray(data)
-        damaged[bit // 8] ^= 1 << bit % 8
-        refusal(bytes(damaged))
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_images_are_plain_by_their_headers_too(name):
+    image = plain(read_image(PLAIN[name]))
+    for source in (PLAIN[name], io.BytesIO(PLAIN[name])):
+        assert image_shape(source, plain_only=True) == image.samples.shape
 
 
-def test_pillows_warnings_stay_inside(recwarn):
-    refusal(png(10000, 10000, 8, 0, b""))
-    read_image(saved(RGB, "PNG", exif=b"II*\0\xff\xff\xff"))
-    assert not recwarn.list
+@pytest.mark.parametrize("kind", REFUSED)
+def test_others_are_refused_where_only_plain_ones_will_do(kind):
+    word = "palette image" if "palette" in kind else kind
+    with pytest.raises(ImageError, match="accepted are 8-bit grey and 8-bit RGB") as error:
+        plain(read_image(REFUSED[kind]))
+    assert word in str(error.value)
+    with pytest.raises(ImageError, match="accepted are 8-bit grey and 8-bit RGB"):
+        image_shape(REFUSED[kind], plain_only=True)
 
 
-# Sizes, without decoding and at will.
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_images_are_noticed_in_the_header(name):
+    with pytest.raises(ImageError, match="an animation or a file of 2 images; --first-frame takes the first"):
+        image_shape(SEVERAL[name])
+    assert image_shape(SEVERAL[name], first_frame=True)[:2] == RGB.shape[:2]
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        saved(RGB, "PNG"),
-        saved(GREY, "PNG"),
-        saved(RGB, "WEBP", lossless=True),
-        saved(GREY, "TIFF"),
-        saved(RGB, "JPEG"),
-        saved(RGB, "BMP"),
-        saved(GREY, "PPM"),
-    ],
-)
-def test_the_header_tells_the_shape(data):
+# Shapes and limits
+
+
+SHAPES = PLAIN | REFUSED | OTHERS
+SHAPES |= {
+    suffix: write_all(any_image(GREY, 16, alpha=suffix != ".pgm"), suffix)
+    for suffix in (".png", ".tif", ".pam", ".pgm")
+}
+SHAPES |= {"cmyk": write_all(any_image(CMYK, 16), ".tif"), "turned": tiff(b"abcdef", (274, 3, 1, 6), (256, 4, 1, 3))}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_header_tells_the_shape(name):
+    data = SHAPES[name]
     assert image_shape(data) == image_shape(io.BytesIO(data)) == read_image(data).samples.shape
 
 
 def test_little_is_read_of_a_file_to_tell_its_shape(tmp_path):
-    samples = RANDOM.integers(0, 256, (700, 500), np.uint8)
+    samples = np.random.default_rng(1).integers(0, 256, (700, 500), np.uint8)
     for format in ("PNG", "JPEG", "TIFF", "BMP", "PPM"):
         (tmp_path / format).write_bytes(data := saved(samples, format))
         with open(tmp_path / format, "rb", buffering=0) as file:
@@ -298,33 +246,63 @@ def test_damage_behind_the_header_is_not_looked_for():
     assert image_shape(saved(RGB, "PNG")[:-20]) == RGB.shape
 
 
-@pytest.mark.parametrize("kind", sorted(OPENED - {"a transparent colour"}))  # declared behind the samples
-def test_the_header_tells_what_is_refused(kind):
-    with pytest.raises(ImageError, match="accepted are 8-bit grey and 8-bit RGB"):
-        image_shape(REFUSED[kind])
+@pytest.mark.parametrize("name", PLAIN)
+def test_no_more_pixels_than_allowed_are_decoded(name):
+    height, width = RGB.shape[:2]
+    for read in (read_image, image_shape):
+        with pytest.raises(ImageError, match=r"more than 220 pixels, .* --max-pixels raises it"):
+            read(PLAIN[name], max_pixels=height * width - 1)
+        read(PLAIN[name], max_pixels=height * width)
 
 
-@pytest.mark.parametrize("data", [b"", b"a text", png(10000, 10000, 8, 0, b"")])
-def test_there_is_no_shape_of_what_is_no_image(data):
-    for source in (data, io.BytesIO(data)):
-        with pytest.raises(ImageError):
-            image_shape(source)
+@pytest.mark.parametrize("data", [b"P5 40000 40000 255\n", png(12000, 12000, 8, 0, b"")])
+def test_by_default_there_is_a_limit(data):
+    for read in (read_image, image_shape):
+        with pytest.raises(ImageError, match="more than 134,217,728 pixels"):
+            read(data)
 
 
-@pytest.mark.parametrize("suffix", WRITTEN)
-@pytest.mark.parametrize("image", [Image(RGB), Image(GREY), Image(RGB, camera_exif()), Image(GREY, b"", ICC)])
-def test_what_a_format_holds_can_be_asked_beforehand(suffix, image):
-    kind = {"grey": image.samples.ndim == 2, "metadata": bool(image.exif or image.icc)}
-    try:
-        write_all(image, suffix)
-    except ImageError as error:
-        with pytest.raises(ImageError, match=re.escape(str(error))):
-            check_format(suffix, **kind)
-    else:
-        check_format(suffix, **kind)
+def test_a_larger_limit_than_pillows_own_is_for_this_one_file(monkeypatch):
+    monkeypatch.setattr(pillow, "MAX_IMAGE_PIXELS", 100)
+    with quiet():
+        assert image_shape(OTHERS["tga"], max_pixels=1000) == RGB.shape
+        assert read_image(OTHERS["tga"], max_pixels=1000).samples.shape == RGB.shape
+    assert pillow.MAX_IMAGE_PIXELS == 100
 
 
-@pytest.mark.parametrize("samples", [RGB, GREY], ids=["rgb", "grey"])
+@pytest.mark.parametrize("data", [PLAIN["png"], PLAIN["webp"], PLAIN["tiff"], PLAIN["ppm"], OTHERS["tga"]])
+def test_every_truncation_is_refused(data):
+    end = 26 if data == OTHERS["tga"] else 0  # a footer without meaning
+    for length in range(len(data) - end):
+        refusal(data[:length])
+
+
+def test_pillows_warnings_stay_inside(recwarn):
+    refusal(png(12000, 12000, 8, 0, b""))
+    read_image(saved(RGB, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff"))
+    assert not recwarn.list
+
+
+def test_threads_leave_the_filters_of_warnings_as_they_were():
+    before = list(warnings.filters)
+    images = 40 * [saved(RGB, "JPEG"), b"GIF89a"]
+
+    def read(data):
+        try:
+            return read_image(data).samples.shape
+        except ImageError as error:
+            return str(error)
+
+    with quiet(), ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(read, images))
+    assert results == 40 * [RGB.shape, "the GIF is cut short inside its header"]
+    assert warnings.filters == before
+
+
+# Other sizes, other images, files by their names
+
+
+@pytest.mark.parametrize("samples", [RGB, GREY_SAMPLES], ids=["rgb", "grey"])
 def test_resized_images(samples):
     assert resized(samples, 5, 30).shape == (5, 30, *samples.shape[2:])
     assert np.array_equal(resized(samples, *samples.shape[:2]), samples)
@@ -340,47 +318,37 @@ def test_no_pixel_is_skipped_when_an_image_shrinks():
         assert resized(spot, 8, 8).any()
 
 
-def test_threads_leave_the_filters_of_warnings_as_they_were():
-    before = list(warnings.filters)
-    images = 40 * [saved(RGB, "PNG"), png(10000, 10000, 8, 0, b"")]
-
-    def read(data):
-        try:
-            return read_image(data).samples.shape
-        except ImageError as error:
-            return str(error)
-
-    with quiet(), ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(read, images))
-    assert results[::2] == 40 * [RGB.shape]
-    assert all("more than 89,478,485 pixels" in result for result in results[1::2])
-    assert warnings.filters == before
-
-
-# Images that are already in memory.
-
-
 def test_arrays_and_pillow_images_are_images():
     assert as_image(RGB).samples is RGB
-    assert as_image(image := Image(GREY, icc=ICC)) is image
-    assert np.array_equal(as_image(pillow.fromarray(GREY)).samples, GREY)
+    assert as_image(image := Image(GREY_SAMPLES, icc=ICC)) is image
     opened = as_image(pillow.open(io.BytesIO(saved(RGB, "PNG", exif=camera_exif(), icc_profile=ICC))))
     assert np.array_equal(opened.samples, RGB) and (opened.exif, opened.icc) == (camera_exif(), ICC)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "CMYK", "I;16"])
+def test_pillow_images_of_every_exact_mode(mode):
+    given = pillow.fromarray(samples_of(16)) if mode == "I;16" else pillow.fromarray(RGB).convert(mode)
+    image = as_image(given)
+    assert np.array_equal(image.samples, np.asarray(given)) and image.depth == {"1": 1, "I;16": 16}.get(mode, 8)
+
+
+def test_palettes_and_transparent_colours_of_pillow_images():
+    image = as_image(PALETTE_IMAGE)
+    assert (image.colours, image.palette) == (PALETTE, bytes(PALETTE_IMAGE.getpalette("RGB")))
+    for samples, colour, expected in ((RGB, (1, 2, 3), b"\0\1\0\2\0\3"), (GREY_SAMPLES, 7, b"\0\7")):
+        assert as_image(pillow.open(io.BytesIO(saved(samples, "PNG", transparency=colour)))).transparency == expected
+    alphas = saved(PALETTE_IMAGE, "PNG", transparency=2)
+    assert as_image(pillow.open(io.BytesIO(alphas))).transparency == b"\xff\xff\0"
 
 
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (RGB.astype(np.int16), "int16"),
-        (RGB.astype(bool), "bool"),
-        (RGB[..., :2], r"\[13, 17, 2\]"),
-        (RGB[0, 0], r"\[3\]"),
-        (RGB[:0], r"\[0, 17, 3\]"),
-        (RGB.tolist(), "a list is no image"),
         ("photo.png", "a str is no image"),
-        (pillow.new("RGBA", (3, 3)), "alpha"),
-        (pillow.open(io.BytesIO(REFUSED["16-bit image"])), "16-bit"),
-        (pillow.new("RGB", (0, 3)), r"\[3, 0, 3\]"),
+        (pillow.new("F", (3, 3)), "a floating-point image, which cannot be represented exactly"),
+        (pillow.new("LAB", (3, 3)), "mode LAB"),
+        (pillow.new("RGB", (0, 3)), "an image of 0 x 3 pixels has no pixels"),
+        (pillow.open(io.BytesIO(REFUSED["a 16-bit RGB image"])), "a 16-bit image, which Pillow cannot"),
     ],
 )
 def test_what_is_no_image_in_memory_is_refused(image, reason):
@@ -388,7 +356,8 @@ def test_what_is_no_image_in_memory_is_refused(image, reason):
         as_image(image)
 
 
-# Folders
+def test_what_pillow_may_open_starts_no_other_program():
+    assert {"EPS", "WMF"} <= pillow_images.NEVER
 
 
 def test_images_of_a_folder_are_found_by_their_suffixes(tmp_path):

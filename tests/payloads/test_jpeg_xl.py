@@ -49,7 +49,7 @@ def test_a_header_says_what_will_be_decoded():
     for shape in SHAPES:
         for channels, depth in ((1, 8), (2, 8), (3, 8), (4, 8), (3, 12), (4, 16)):
             (stream,) = [jpeg_xl.encode(samples_of(shape, channels, depth), depth, 1)]
-            assert read_header(stream) == StreamHeader(*shape, depth, 1 - channels % 2, True)
+            assert read_header(stream) == StreamHeader(*shape, depth, 1 - channels % 2, 1, True)
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (8, 8), (256, 256), (257, 511), (512, 768), (3, 9000), (70_000, 2)])
@@ -109,9 +109,10 @@ def jpeg(mode: str = "RGB", **options) -> bytes:
     jpeg(comment=b"a comment"),
     jpeg(restart_marker_blocks=3),
     jpeg() + b"what a camera appends",
+    jpeg(exif=b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"),  # to be turned
 ])  # fmt: skip
 def test_jpeg_files_come_back(file):
-    payload = jpeg_xl.encode_jpeg(file)
+    payload = jpeg_xl.encode_jpeg(file, 70, 90)
     assert payload is not None and len(payload) < len(file) + 40
     assert jpeg_xl.decode_jpeg(payload, 70, 90) == file
     with pytest.raises(BitstreamError, match="not of the size"):
@@ -122,12 +123,12 @@ def test_jpeg_files_come_back(file):
 
 @pytest.mark.parametrize("file", [jpeg("CMYK"), b"", b"\xff\xd8", jpeg()[:-40], noise(9, 9).tobytes()])
 def test_jpeg_files_that_libjxl_does_not_take_have_no_payload(file):
-    assert jpeg_xl.encode_jpeg(file) is None
+    assert jpeg_xl.encode_jpeg(file, 70, 90) is None
 
 
 def test_a_jpeg_payload_gives_as_many_bytes_as_it_promises():
     file = jpeg()
-    payload = jpeg_xl.encode_jpeg(file)
+    payload = jpeg_xl.encode_jpeg(file, 70, 90)
     for length in (len(file) - 1, len(file) + 1, 2**28):
         with pytest.raises(BitstreamError):
             jpeg_xl.decode_jpeg(jpeg_xl.write_varint(length) + payload[2:], 70, 90)
