@@ -8,10 +8,13 @@ import pytest
 from golden_model import GOLDEN, golden_codec
 
 from nvae_codec.bitstreams import container
+from nvae_codec.bitstreams.content import NEURAL, NO_FINGERPRINT, PALETTE, RAW
 from nvae_codec.colour.spaces import SPACES
+from nvae_codec.entries import FIELDS
 from nvae_codec.image import Image
 
-MODELS = json.loads((GOLDEN / "manifest.json").read_text())["models"]
+MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())
+MODELS, PAYLOADS = MANIFEST["models"], MANIFEST["payloads"]
 STREAMS = sorted((model, name) for model, content in MODELS.items() for name in content["streams"])
 
 
@@ -108,9 +111,36 @@ def test_the_images_come_back_from_a_file_of_today(model, name):
 
 
 def test_every_stream_is_listed():
-    assert {path.stem for path in GOLDEN.glob("*.nvb")} == {name for _, name in STREAMS}
+    assert {path.stem for path in GOLDEN.glob("*.nvb")} == {name for _, name in STREAMS} | set(PAYLOADS)
 
 
 def test_streams_name_their_model():
     for model, name in STREAMS:
         assert container.peek_fingerprint((GOLDEN / f"{name}.nvb").read_bytes()).hex() == MODELS[model]["fingerprint"]
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_images_of_every_payload_come_back(name):
+    content = container.unpack((GOLDEN / f"{name}.nvb").read_bytes())
+    codec = golden_codec(PAYLOADS[name]["model"] or "plain")
+    for found, frozen in zip(codec.restore_archive(content), PAYLOADS[name]["images"], strict=True):
+        assert found.entry.name == frozen["name"] and bool(found.file) == frozen.get("file", False)
+        image = found.image()
+        assert list(image.samples.shape) == frozen["shape"]
+        data = found.file or image.samples.astype(image.samples.dtype.newbyteorder("<")).tobytes()
+        assert sha256(data).hexdigest() == frozen["sha256"]
+        if not found.file:
+            assert (image.colours, image.depth, image.format) == tuple(
+                frozen[k] for k in ("colours", "depth", "format")
+            )
+            kept = {field: getattr(image, field) for field in FIELDS.values()}
+            assert {field: sha256(data).hexdigest() for field, data in kept.items() if data} == frozen["metadata"]
+
+
+def test_the_streams_have_every_payload():
+    images = container.unpack((GOLDEN / "payloads.nvb").read_bytes()).images
+    assert {image.payload for image in images} == set(range(8))
+    assert {image.variant for image in images if image.payload == NEURAL} == {0, RAW}
+    assert {image.variant for image in images if image.mode == PALETTE} == {0, 1}
+    assert {image.depth for image in images} >= {1, 4, 8, 12, 16}
+    assert container.peek_fingerprint((GOLDEN / "no_model.nvb").read_bytes()) == NO_FINGERPRINT
