@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from functools import cache
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -140,7 +141,10 @@ def write_image(image: Image, suffix: str = ".png") -> Written:
 
 def write_all(image: Image, suffix: str = ".png") -> bytes:
     """A file as of `write_image`; ImageError where anything would be left out."""
-    written = write_image(image, suffix)
+    return _whole(write_image(image, suffix), suffix)
+
+
+def _whole(written: Written, suffix: str) -> bytes:
     if written.left_out:
         raise ImageError(f"{suffix} cannot hold this image's {', '.join(written.left_out)}")
     return written.data
@@ -166,5 +170,15 @@ def suffix_of_file(name: str, data: bytes) -> str:
 
 def check_format(suffix: str, *, grey: bool, metadata: bool) -> None:
     """Raise ImageError if plain images of this kind, with EXIF or an ICC profile or without, do not suit a format."""
+    if reason := _obstacle(suffix, grey, metadata):
+        raise ImageError(reason)
+
+
+@cache  # an archive has many images, but few kinds of them
+def _obstacle(suffix: str, grey: bool, metadata: bool) -> str:
     sample = Image(np.zeros((1, 1) if grey else (1, 1, 3), np.uint8), icc=b"-" if metadata else b"")
-    write_all(sample, suffix)
+    try:
+        _whole(write_image(sample, suffix), suffix)
+    except ImageError as error:
+        return str(error)
+    return ""

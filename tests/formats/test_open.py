@@ -115,7 +115,6 @@ OTHERS = {
     "ico": saved(RGB, "ICO", sizes=[(17, 13)]),
     "jpeg2000": saved(RGB, "JPEG2000"),
     "dds": saved(RGB, "DDS"),
-    "im": saved(RGB, "IM"),
     "xbm": saved(pillow.fromarray(GREY_SAMPLES).convert("1"), "XBM"),
     "msp": saved(pillow.fromarray(GREY_SAMPLES).convert("1"), "MSP"),
 }
