@@ -38,7 +38,7 @@ def small_copy(image: Image.Image) -> np.ndarray:
 
 
 def pieces(path: Path) -> tuple[np.ndarray, list[tuple[str, bytes]]] | None:
-    """A small copy of an image, and its pieces as lossless WebP files; None of what cannot be read or is transparent."""
+    """A small copy of an image, and its pieces as lossless WebP files; None if it cannot be read or is transparent."""
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGBA")
