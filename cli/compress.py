@@ -63,7 +63,8 @@ KEYS = {
     help="How long the encoder searches. More effort saves bytes on average, though not in every file, and mostly in "
     "small ones. For an image of one tile (64 x 64 pixels with the model photo), 1 to 3 differ little (each takes 1.3 "
     "times as long as the one before), 4 takes five times as long as 3, and 5 eight times as long as 4. Decoding takes "
-    "the same time.  [default: 3 below 8 tiles, 2 below 32, otherwise 1; of an archive, tiles of a chunk]",
+    "the same time. From 4 on, JPEG XL's effort 9 is tried, too.  [default: 3 below 8 tiles, 2 below 32, otherwise 1; "
+    "of an archive, tiles of a chunk]",
 )
 @click.option(
     "--no-learning",

@@ -159,7 +159,7 @@ def test_results_are_verified_and_sought_for_as_the_options_say(photos, toy_mode
         assert "--effort" in failure(invoke("compress", "a.png", "--effort", effort), status=2)
     text = " ".join(invoke("compress", "--help").stdout.split())
     assert "1 to 3 differ little" in text and "not in every file" in text
-    assert "Decoding takes the same time. [default: 3 below 8 tiles, 2 below 32, otherwise 1; of an archive" in text
+    assert "From 4 on, JPEG XL's effort 9 is tried, too. [default: 3 below 8 tiles, 2 below 32, otherwise 1; of an archive" in text
     assert [default_effort(tiles) for tiles in (1, 7, 8, 31, 32, 999)] == [3, 3, 2, 2, 1, 1]
 
 
