@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -210,7 +211,8 @@ def each(
         except FAILURES as error:
             print_error(sentence(error, name(item)))
             if as_json:
-                echo(json.dumps(asdict(FailureReport(input=name(item), error=sentence(error)))))
+                with suppress(OSError):  # which it may be that was just reported
+                    echo(json.dumps(asdict(FailureReport(input=name(item), error=sentence(error)))))
             failed = True
     if failed:
         raise AlreadyReported

@@ -127,7 +127,7 @@ def check(image: Image) -> None:
     if max(height, width) > MAX_SIDE:
         raise ImageError(f"an image of {width} x {height} pixels cannot be coded; a side has 1 to {MAX_SIDE:,} pixels")
     longest = max(len(getattr(image, field)) for field in FIELDS.values())
-    if longest > MAX_METADATA_BYTES and not image.file:
+    if longest > MAX_METADATA_BYTES and image.is_whole:
         raise ImageError(f"the image's EXIF, ICC profile or other metadata have more than {MAX_METADATA_BYTES:,} bytes")
 
 

@@ -7,6 +7,7 @@ from dataclasses import astuple, replace
 import pytest
 from second_decoder import Fields, Refused, second_decoder
 
+from nvae_codec.bitstreams.chunks import read_header
 from nvae_codec.bitstreams.container import pack, unpack
 from nvae_codec.bitstreams.content import (
     CMYK,
@@ -28,8 +29,10 @@ from nvae_codec.bitstreams.content import (
     Container,
     ImageEntry,
     Metadata,
+    Tally,
     TileBatch,
 )
+from nvae_codec.bitstreams.fields import MAX_VARINT, Reader
 from nvae_codec.errors import BitstreamError
 
 ANY_SIZE = 2**60
@@ -246,3 +249,46 @@ def repacked(data: bytes, chunk: dict | None = None, image: dict | None = None) 
     first, *others = content.chunks
     images = (replace(first.images[0], **(image or {})), *first.images[1:])
     return pack(replace(content, chunks=(replace(first, images=images, **(chunk or {})), *others)))
+
+
+def mended(data: bytes) -> bytes:
+    """The file with right checksums of its headers, metadata, words and blobs, as far as its headers can be read.
+
+    Checksums of samples stay as they are. What a header that is deflated says of checksums stays, too.
+    """
+    parts, file = [data[: len(START)]], Reader(data, "", len(START))
+    try:
+        while not file.at_end:
+            begin = file.position
+            file.take("marker", 1)
+            file.varint("chunks left", 0, MAX_VARINT)
+            body = file.take("body", file.varint("length", 1, MAX_VARINT))
+            begun = data[begin : file.position - len(body)]
+            file.take("checksum", 4)
+            after = file.position
+            try:
+                body = _with_checksums(body, file)
+            except BitstreamError:
+                file.position = after
+                body_end = len(data)
+            else:
+                body_end = file.position
+            crc = u32(zlib.crc32(data[: len(START)] + begun + body))
+            parts.append(begun + body + crc + data[after:body_end])
+            file.position = body_end
+    except BitstreamError:
+        parts.append(data[sum(map(len, parts)) :])
+    return b"".join(parts)
+
+
+def _with_checksums(body: bytes, file: Reader) -> bytes:
+    """A header's body with the checksums of what follows it in `file`, which is read."""
+    header = read_header(body, Tally(), ANY_SIZE, ANY_SIZE)
+    covered = [(item.crc, item.stored_length) for item in header.items]
+    covered += [(header.words_crc, header.words_length)] if header.words_crc else []
+    covered += [(header.blobs_crc, sum(header.blob_lengths))] if header.blob_lengths else []
+    for crc, length in covered:
+        right, place = u32(zlib.crc32(file.take("", length))), body.rfind(crc)
+        if place >= 0:
+            body = body[:place] + right + body[place + 4 :]
+    return body

@@ -420,8 +420,8 @@ def test_images_are_read_when_they_are_needed(codec):
     [
         noise(5, 5).astype(np.uint16),
         noise(5, 5) / 255,
-        np.zeros((5, 5, 4), np.uint8),
-        np.zeros((5, 5, 2), np.uint8),
+        np.zeros((5, 5, 5), np.uint8),
+        np.zeros((5, 5), bool),
         np.zeros((0, 5), np.uint8),
         "no image",
     ],
@@ -497,7 +497,7 @@ def coded_in_process(command: str, model, source, target, threads: str) -> None:
         torch.set_num_threads(int(threads))
         codec, data = Codec.load(Path(model)), Path(source).read_bytes()
         if command == "compress":
-            result = codec.compress(read_image(data), verify=False)
+            result = codec.compress(read_image(data), verify=False, payload="neural")
         else:
             result = write_all(codec.decompress(data))
         Path(target).write_bytes(result)

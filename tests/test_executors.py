@@ -92,7 +92,7 @@ def test_errors_of_workers_are_those_of_one_process(path_12_bits, album):
     with pytest.raises(DriftError, match="not in the state"):
         list(codec.decompress_archive(damaged, workers=2))
     with pytest.raises(ImageError, match="bad: "):
-        codec.compress_archive([*album, ("bad", Image(np.zeros((5, 5, 4), np.uint8)))], chunk_pixels=CHUNK, workers=2)
+        codec.compress_archive([*album, ("bad", Image(np.zeros((5, 5), np.uint16)))], chunk_pixels=CHUNK, workers=2)
     with pytest.raises(ValueError, match="effort"):
         codec.compress_archive(album, effort=9, chunk_pixels=CHUNK, workers=2)
 
@@ -101,6 +101,7 @@ def test_a_model_that_was_replaced_is_noticed(path_12_bits, toy_model_path, albu
     path = tmp_path / "model.safetensors"
     path.write_bytes(path_12_bits.read_bytes())
     codec = Codec.load(path)
+    assert codec.fingerprint  # it is loaded
     path.write_bytes(toy_model_path.read_bytes())
     with pytest.raises(ModelError, match="was made with the model"):
         codec.compress_archive(album, len(album), chunk_pixels=CHUNK, workers=2)

@@ -7,7 +7,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image as pillow
-from PIL import UnidentifiedImageError
 
 from nvae_codec.errors import ImageError
 from nvae_codec.formats import bmp, gif, jpeg, others, png, pnm, tiff, tiff_tags, webp
@@ -86,7 +85,9 @@ def _shape(file: BinaryIO, start: bytes, reading: Reading, *, plain_only: bool) 
         for_pillow = tiff.checked_pages(file, reading)
         try:
             return header_shape(file, for_pillow, plain_only=plain_only)
-        except UnidentifiedImageError:  # of kinds that only our reader knows
+        except (ImageError, MemoryError):
+            raise
+        except Exception:  # of kinds that only our reader knows, or where Pillow stumbles over a tag
             file.seek(0)
             image = tiff.read(file.read(), reading)
             return (plain(image) if plain_only else image).samples.shape

@@ -26,6 +26,7 @@ from nvae_codec.image import CMYK, PALETTE, Image
 
 KIND, COMMENT, LARGEST, TYPE = range(1, 5)
 MAGIC = re.compile(rb"P[1-6](?=[\s#])|P7(?=[ \t\r]*\n)")  # "P7 332" is a thumbnail of XV's
+COMMENT_LINE = re.compile(rb"#([^\r\n]*)[\r\n]")  # as Netpbm and Pillow read it
 SPACES = b" \t\n\v\f\r"
 BITS, TEXT, PAM = (1, 4), (1, 2, 3), 7
 CHANNELS = {1: 1, 2: 1, 3: 3, 4: 1, 5: 1, 6: 3}
@@ -135,11 +136,11 @@ def _number(data: bytes, position: int, comments: list[bytes]) -> tuple[int, int
 
 def _comment(data: bytes, position: int, comments: list[bytes]) -> int:
     """Where the line after a comment begins."""
-    end = data.find(b"\n", position)
-    if end < 0:
+    line = COMMENT_LINE.match(data, position)
+    if line is None:
         raise ImageError("the PNM is cut short inside a comment")
-    comments.append(data[position + 1 : end])
-    return end + 1
+    comments.append(line[1])
+    return line.end()
 
 
 def _read_pam_header(data: bytes, header: Header) -> tuple[Header, int]:
@@ -194,7 +195,7 @@ def _values_in_text(data: bytes, start: int, header: Header) -> tuple[np.ndarray
     count = header.width * header.height * header.channels
     following = re.compile(rb"P[1-7][\s#]").search(data, start)
     end = following.start() if following else len(data)
-    comments = re.compile(rb"#[^\n]*")
+    comments = re.compile(rb"#[^\r\n]*")
     header.comments.extend(comment[1:] for comment in comments.findall(data[start:end]))
     text = comments.sub(b"", data[start:end])
     if text.translate(None, b"0123456789" + SPACES):

@@ -10,12 +10,16 @@ import numpy as np
 
 from nvae_codec.bitstreams.fields import Reader, write_varint
 from nvae_codec.errors import BitstreamError, DriftError, ImageError
-from nvae_codec.payloads.jpeg_xl_header import StreamHeader, codestream_of, read_header
+from nvae_codec.payloads.jpeg_xl_frames import check_frames, check_segments
+from nvae_codec.payloads.jpeg_xl_header import StreamHeader, boxes_of, codestream_of, read_header
 
 EFFORT = 7  # of 1 to 9: libjxl's default
 STRIP_PIXELS = 2**23  # that are coded at once: what libjxl takes memory for
+FAILURES = (RuntimeError, ValueError)  # of imagecodecs, whose JpegxlError is one; without frames it raises the former
 MAX_STREAM_BYTES = 2**31 - 1
 MAX_JPEG_BYTES = 2**28
+MAX_METADATA_BYTES = 2**16  # of EXIF or XMP in a JPEG payload: a segment of a JPEG file
+BOXES = {b"JXL ", b"ftyp", b"jxlc", b"jxlp", b"jbrd", b"Exif", b"xml ", b"brob"}  # of a JPEG payload
 
 
 def encode(samples: np.ndarray, depth: int, effort: int = EFFORT) -> bytes:
@@ -52,7 +56,7 @@ def encode_jpeg(file: bytes, height: int, width: int) -> bytes | None:
     try:
         payload = write_varint(len(file)) + bytes(imagecodecs.jpegxl_encode_jpeg(file, numthreads=1))
         return payload if decode_jpeg(payload, height, width) == file else None
-    except (imagecodecs.JpegxlError, ValueError, BitstreamError):
+    except (*FAILURES, BitstreamError):
         return None
 
 
@@ -61,16 +65,33 @@ def decode_jpeg(payload: bytes, height: int, width: int) -> bytes:
     reader = Reader(payload, "invalid: a JPEG payload ends")
     length = reader.varint("length of a JPEG file", 1, MAX_JPEG_BYTES)
     coded = payload[reader.position :]
-    header = read_header(codestream_of(coded))
+    stream = codestream_of(coded)
+    header = read_header(stream)
     if (header.height, header.width, header.extra_channels) != (height, width, 0):
         raise BitstreamError("invalid: a JPEG payload is not of the size that the header gives for it")
+    check_frames(stream, header, of_jpeg=True)
+    _check_boxes(coded, length)
     try:
         file = bytes(imagecodecs.jpegxl_decode_jpeg(coded, numthreads=1, out=length))
-    except (imagecodecs.JpegxlError, ValueError) as error:
+    except FAILURES as error:
         raise BitstreamError(f"invalid: libjxl cannot decode a JPEG payload ({error})") from error
     if len(file) != length:
         raise BitstreamError("invalid: a JPEG payload does not have the length that it promises")
     return file
+
+
+def _check_boxes(coded: bytes, length: int) -> None:
+    """Raise BitstreamError if the boxes beside a JPEG file's codestream take more memory than its `length` explains."""
+    for kind, body in boxes_of(coded):
+        if kind not in BOXES:
+            raise BitstreamError("invalid: a JPEG payload has a box that none should have")
+        if kind == b"jbrd":
+            check_segments(body, length)
+        if kind == b"brob":
+            try:  # no longer than this, or libjxl would inflate any length
+                imagecodecs.brotli_decode(body[4:], out=MAX_METADATA_BYTES)
+            except FAILURES as error:
+                raise BitstreamError("invalid: metadata of a JPEG payload do not inflate as they should") from error
 
 
 def _strips(samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -93,7 +114,7 @@ def _encoded(samples: np.ndarray, effort: int) -> bytes:
         coded = imagecodecs.jpegxl_encode(
             np.ascontiguousarray(samples), lossless=True, effort=effort, usecontainer=False, numthreads=1
         )
-    except (imagecodecs.JpegxlError, ValueError) as error:
+    except FAILURES as error:
         raise ImageError(f"libjxl cannot code the image ({error})") from error
     return codestream_of(bytes(coded))
 
@@ -103,9 +124,10 @@ def _decoded(stream: bytes, like: np.ndarray, depth: int) -> np.ndarray:
     expected = StreamHeader(height, width, _stream_depth(depth), 1 - channels % 2, 1, True)
     if read_header(stream) != expected:
         raise BitstreamError("invalid: a JPEG XL payload is not of the kind that the header gives for it")
+    check_frames(stream, expected)
     try:
         samples = imagecodecs.jpegxl_decode(stream, numthreads=1)
-    except (imagecodecs.JpegxlError, ValueError) as error:
+    except FAILURES as error:
         raise BitstreamError(f"invalid: libjxl cannot decode a payload ({error})") from error
     if samples.shape != like.shape or samples.dtype != like.dtype:
         raise DriftError("libjxl decoded samples of another kind than the header of their codestream gives")

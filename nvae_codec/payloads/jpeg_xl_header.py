@@ -13,6 +13,8 @@ CODESTREAM = b"\xff\x0a"
 CONTAINER = b"\x00\x00\x00\x0cJXL \r\n\x87\n"
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # of width to height, for 1 to 7
 _ALPHA = 0  # a type of extra channel
+_RGB_SPACE, _GREY_SPACE, _CUSTOM = 0, 1, 2  # of colour encodings; white points and primaries of one's own
+_ENUMERATION = ((0, 0), (1, 0), (2, 4), (18, 6))
 
 
 class StreamHeader(NamedTuple):
@@ -24,16 +26,74 @@ class StreamHeader(NamedTuple):
     is_lossless: bool  # colours are coded as they are; of JPEG files, as the JPEG file has them
 
 
+class Bits:
+    """Bits of bytes, lowest first."""
+
+    def __init__(self, data: bytes, position: int = 0):
+        self.data, self.position = data, 8 * position
+
+    def take(self, count: int) -> int:
+        end = self.position + count
+        if end > 8 * len(self.data):
+            raise BitstreamError("invalid: the header of a JPEG XL payload is cut short")
+        covering = int.from_bytes(self.data[self.position // 8 : -(-end // 8)], "little")
+        value = covering >> self.position % 8 & ((1 << count) - 1)
+        self.position = end
+        return value
+
+    def flag(self) -> bool:
+        return bool(self.take(1))
+
+    def number(self, *choices: tuple[int, int]) -> int:
+        """One of four ways to write a number (`U32`): what is added, and to how many bits."""
+        offset, count = choices[self.take(2)]
+        return offset + self.take(count)
+
+    def next_byte(self) -> int:
+        """The place of the first byte of which no bit is taken; what comes next begins there."""
+        self.position += -self.position % 8
+        return self.position // 8
+
+
 def read_header(data: bytes) -> StreamHeader:
     """Of a bare codestream. Raises BitstreamError for one that is damaged or that no payload has."""
     if not data.startswith(CODESTREAM):
         raise BitstreamError("invalid: a JPEG XL payload has no codestream")
-    bits = _Bits(data[len(CODESTREAM) : len(CODESTREAM) + 64])
+    bits = Bits(data, len(CODESTREAM))
     height, width = _size(bits)
     if bits.flag():  # all defaults: 8 bits, colours transformed to XYB
         return StreamHeader(height, width, 8, 0, 1, False)
-    orientation = 1
+    orientation, depth, extra, is_transformed, _ = _metadata(bits)
+    return StreamHeader(height, width, depth, extra, orientation, not is_transformed)
+
+
+def first_frame(data: bytes) -> int | None:
+    """Where the first frame of a codestream begins, or None if an ICC profile of unknown length stands before it.
+
+    Raises BitstreamError as `read_header` does.
+    """
+    bits = Bits(data, len(CODESTREAM))
+    _size(bits)
     if bits.flag():
+        raise BitstreamError("invalid: a JPEG XL payload is not lossless")
+    *_, has_more = _metadata(bits)
+    if bits.flag():
+        has_profile = False  # sRGB
+    else:
+        has_profile, space = bits.flag(), bits.number(*_ENUMERATION)
+        if not has_profile:
+            _pass_colours(bits, space)
+    if has_more and not bits.flag():
+        raise BitstreamError("invalid: a JPEG XL payload has other tones than usual")
+    if bits.take(2) or not bits.flag():
+        raise BitstreamError("invalid: a JPEG XL payload has an extension, or other transforms than usual")
+    return None if has_profile else bits.next_byte()
+
+
+def _metadata(bits: Bits) -> tuple[int, int, int, bool, bool]:
+    """Of metadata that are not all defaults: orientation, depth, extra channels, XYB, and whether tones follow."""
+    orientation, has_more = 1, bits.flag()
+    if has_more:
         orientation, *others = 1 + bits.take(3), bits.flag(), bits.flag(), bits.flag()
         if any(others):
             raise BitstreamError(
@@ -46,18 +106,34 @@ def read_header(data: bytes) -> StreamHeader:
         raise BitstreamError("invalid: a JPEG XL payload has more than one extra channel")
     if extra and not bits.flag():
         _check_alpha(bits, depth)
-    return StreamHeader(height, width, depth, extra, orientation, not bits.flag())
+    return orientation, depth, extra, bits.flag(), has_more
+
+
+def _pass_colours(bits: Bits, space: int) -> None:
+    """What follows in a colour encoding without a profile."""
+    if space not in (_RGB_SPACE, _GREY_SPACE):
+        raise BitstreamError("invalid: a JPEG XL payload has colours of an unusual space")
+    white = bits.number(*_ENUMERATION)
+    primaries = bits.number(*_ENUMERATION) if space == _RGB_SPACE else 0
+    if _CUSTOM in (white, primaries):
+        raise BitstreamError("invalid: a JPEG XL payload has colours of an unusual space")
+    if bits.flag():
+        bits.take(24)  # an exponent
+    else:
+        bits.number(*_ENUMERATION)
+    bits.number(*_ENUMERATION)  # rendering intent
 
 
 def codestream_of(data: bytes) -> bytes:
     """The bare codestream in a file, which may be in boxes. Raises BitstreamError if there is none."""
     if data.startswith(CODESTREAM):
         return data
-    parts = [body[4:] if kind == b"jxlp" else body for kind, body in _boxes(data) if kind in (b"jxlc", b"jxlp")]
+    parts = [body[4:] if kind == b"jxlp" else body for kind, body in boxes_of(data) if kind in (b"jxlc", b"jxlp")]
     return b"".join(parts)
 
 
-def _boxes(data: bytes) -> list[tuple[bytes, bytes]]:
+def boxes_of(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The boxes of a file, kind and content. Raises BitstreamError if they are damaged."""
     if not data.startswith(CONTAINER):
         raise BitstreamError("invalid: a JPEG XL payload is neither a codestream nor a file")
     position, found = 0, []
@@ -73,30 +149,7 @@ def _boxes(data: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-class _Bits:
-    """Bits of bytes, lowest first."""
-
-    def __init__(self, data: bytes):
-        self._value, self._left = int.from_bytes(data, "little"), 8 * len(data)
-
-    def take(self, count: int) -> int:
-        if count > self._left:
-            raise BitstreamError("invalid: the header of a JPEG XL payload is cut short")
-        value = self._value & ((1 << count) - 1)
-        self._value >>= count
-        self._left -= count
-        return value
-
-    def flag(self) -> bool:
-        return bool(self.take(1))
-
-    def number(self, *choices: tuple[int, int]) -> int:
-        """One of four ways to write a number (`U32`): what is added, and to how many bits."""
-        offset, count = choices[self.take(2)]
-        return offset + self.take(count)
-
-
-def _size(bits: _Bits) -> tuple[int, int]:
+def _size(bits: Bits) -> tuple[int, int]:
     def side() -> int:
         return 8 * (1 + bits.take(5)) if in_eights else bits.number((1, 9), (1, 13), (1, 18), (1, 30))
 
@@ -109,14 +162,14 @@ def _size(bits: _Bits) -> tuple[int, int]:
     return height, height * across // down
 
 
-def _depth(bits: _Bits) -> int:
+def _depth(bits: Bits) -> int:
     if bits.flag():
         raise BitstreamError("invalid: a JPEG XL payload has samples of floating point")
     return bits.number((8, 0), (10, 0), (12, 0), (1, 6))
 
 
-def _check_alpha(bits: _Bits, depth: int) -> None:
-    kind = bits.number((0, 0), (1, 0), (2, 4), (18, 6))
+def _check_alpha(bits: Bits, depth: int) -> None:
+    kind = bits.number(*_ENUMERATION)
     own_depth, shift = _depth(bits), bits.number((0, 0), (3, 0), (4, 0), (1, 3))
     bits.take(8 * bits.number((0, 0), (0, 4), (16, 5), (48, 10)))  # a name
     if kind != _ALPHA or own_depth != depth or shift or bits.flag():

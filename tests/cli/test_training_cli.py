@@ -605,7 +605,9 @@ def test_a_network_that_cannot_code_says_so_first(place):
     assert "grey: this network cannot code images: " in sentence(invoke("export", "grey"))
     assert invoke("sample", "grey", "--count", 2).exit_code == 0
     assert pillow.open("grey/samples.png").mode == "L"
-    assert sentence(invoke("sample", "grey", "-o", "a.webp")) == ".webp cannot hold grey exactly; .png can"
+    assert (
+        sentence(invoke("sample", "grey", "-o", "a.webp")) == ".webp cannot hold an 8-bit grey image exactly; .png can"
+    )
     assert json.loads(invoke("eval", "elbo", "grey", "--json").stdout)["dimensions"] == 28 * 28
 
 

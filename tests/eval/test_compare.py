@@ -132,6 +132,7 @@ def test_schemas_are_strict(kind):
         assert set(schema["$defs"]) == {"NamedData", "CompareSettings", "Result", "Total", "LeftOut", "SolidArchive"}
 
 
+@pytest.mark.any_payload
 def test_comparison_of_two_images_across_processes(toy_model_path, images, tmp_path):
     out = tmp_path / "out"
     arguments = [images, "--model", toy_model_path, "--baselines", "jxl,png", "-o", out]

@@ -8,7 +8,7 @@ from image_files import CMYK, GREY, RGB, any_image, camera_exif, differences, re
 from PIL import Image as pillow
 
 from nvae_codec.errors import BitstreamError, ImageError
-from nvae_codec.formats.open import native_suffix, read_image, write_image
+from nvae_codec.formats.open import image_shape, native_suffix, read_image, write_image
 from nvae_codec.image import PALETTE, Image
 from nvae_codec.image import RGB as RGB_COLOURS
 
@@ -131,3 +131,11 @@ def test_wrappings_that_are_none_are_errors_of_the_bitstream():
     for wrapping in (b"\1\1x", b"\2\2a\n", b"\3\2\0\1", b"\7\0", b"\1"):
         with pytest.raises(BitstreamError, match="invalid"):
             write_image(Image(RGB, format="pnm", wrapping=wrapping), ".ppm")
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n"])
+def test_a_comment_ends_with_either_end_of_a_line(end):
+    """As Netpbm and Pillow read it. What stands behind a carriage return is no comment any more."""
+    for data in (b"P5 # one" + end + b"2 1 255\n\x07\x09", b"P2 # one" + end + b"2 1 255 7 # two" + end + b"9"):
+        image = read_image(data)
+        assert image.samples.tolist() == [[7, 9]] and image_shape(data) == (1, 2)

@@ -29,7 +29,7 @@ from PIL import ExifTags
 from PIL import Image as pillow
 
 from nvae_codec.errors import ImageError
-from nvae_codec.formats.open import read_image, write_image
+from nvae_codec.formats.open import image_shape, read_image, write_image
 from nvae_codec.formats.tiff_tags import Entry, exif_of, pack_structure, unpack_structure
 from nvae_codec.image import CMYK, GREY, PALETTE, Image
 from nvae_codec.image import RGB as RGB_COLOURS
@@ -254,3 +254,9 @@ def test_a_short_palette_is_filled_up_which_is_said():
     written = write_image(image, ".tif")
     assert written.left_out == ("the number of colours in the palette",)
     assert read_image(written.data).palette == image.palette + bytes(42)
+
+
+def test_a_shape_is_found_where_pillow_stumbles_over_a_tag():
+    """Such as a height in a single byte."""
+    data = tiff(bytes(4), (257, 1, 1, 2))
+    assert image_shape(data) == read_image(data).samples.shape == (2, 2)

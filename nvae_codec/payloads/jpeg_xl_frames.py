@@ -1,0 +1,117 @@
+"""The frames of a JPEG XL codestream: whether a decoder will take memory for the image alone.
+
+A codestream of few bytes may hold frames of any size, whatever the image's own. So the headers of all frames are read
+before libjxl sees them, as ISO/IEC 18181-1 lays them out (annex F: `FrameHeader`, `TOC`). The last frame must be the
+whole image. Before it there may be sources of patches, small pieces that are copied into the image often: libjxl's
+encoder makes them of text.
+"""
+
+from nvae_codec.errors import BitstreamError
+from nvae_codec.payloads.jpeg_xl_header import Bits, StreamHeader, first_frame
+
+REGULAR, REFERENCE = 0, 2  # types of frames
+MAX_SOURCES = 2  # of patches, before the image
+MIN_SOURCE_PIXELS = 2**16  # that a source of patches may have, however small the image is
+_DC_FRAME = 32  # a flag: the frame's lowest frequencies are another frame
+_GROUP = 128  # pixels of a side of the smallest groups
+_LENGTHS = ((0, 10), (1 << 10, 14), (17 << 10, 22), (4_211_712, 30))
+_SIDES = ((0, 8), (256, 11), (2304, 14), (18688, 30))
+_FIRST_MARKER, _END, _APP, _COMMENT, _BETWEEN = 0xC0, 0xD9, 0xE0, 0xFE, 0xFF  # of JPEG files; the last is made up
+MAX_MARKERS = 2**14
+MAX_BETWEEN = 64  # pieces between segments, of up to 65,535 bytes
+_SWITCH = ((0, 0), (1, 0), (2, 0), (3, 0))
+
+
+def check_frames(stream: bytes, header: StreamHeader, *, of_jpeg: bool = False) -> None:
+    """Raise BitstreamError unless the frames of a codestream are those of an image of this size.
+
+    Where the colour profile of a JPEG file stands before the frames it is not known where they begin, and nothing is
+    checked.
+    """
+    position = first_frame(stream)
+    if position is None and not of_jpeg:
+        raise BitstreamError("invalid: a JPEG XL payload has a colour profile")
+    for _ in range(MAX_SOURCES + 1):
+        if position is None:
+            return
+        position = _next_frame(stream, position, header)
+    raise BitstreamError("invalid: a JPEG XL payload has too many frames")
+
+
+def check_segments(reconstruction: bytes, length: int) -> None:
+    """Raise BitstreamError if the segments of a JPEG file take more than its `length`, as a box `jbrd` lists them.
+
+    A decoder takes memory for all of them before it reads what they hold (ISO/IEC 18181-2, annex A).
+    """
+    bits = Bits(reconstruction)
+    bits.flag()  # whether it is grey
+    order = [_FIRST_MARKER + bits.take(6)]
+    while order[-1] != _END:
+        if len(order) > MAX_MARKERS:
+            raise BitstreamError("invalid: a JPEG payload has too many segments")
+        order.append(_FIRST_MARKER + bits.take(6))
+    taken = 0
+    for _ in range(sum(marker & 0xF0 == _APP for marker in order)):
+        bits.number((0, 0), (1, 0), (2, 1), (4, 2))  # what it is for
+        taken += bits.take(16)
+    taken += sum(bits.take(16) for _ in range(order.count(_COMMENT)))
+    if taken > length or order.count(_BETWEEN) > MAX_BETWEEN:
+        raise BitstreamError("invalid: the segments of a JPEG payload are longer than its file")
+
+
+def _next_frame(stream: bytes, position: int, header: StreamHeader) -> int | None:
+    """Where the frame after the one at `position` begins, None if that is the last."""
+    bits = Bits(stream, position)
+    if bits.flag():
+        raise BitstreamError("invalid: a frame of a JPEG XL payload is not of the image's kind")
+    kind, is_modular, flags = bits.take(2), bits.flag(), _long(bits)
+    if kind not in (REGULAR, REFERENCE) or flags & _DC_FRAME:
+        raise BitstreamError("invalid: a JPEG XL payload has frames that are no image")
+    is_luma_first = bits.flag()
+    if is_luma_first:
+        bits.take(6)  # which colours are at half the size
+    if bits.take(2) or header.extra_channels and bits.take(2):
+        raise BitstreamError("invalid: a frame of a JPEG XL payload is smaller than the image")
+    group = _GROUP << bits.take(2) if is_modular else 2 * _GROUP
+    if kind == REGULAR and bits.take(2):
+        raise BitstreamError("invalid: a frame of a JPEG XL payload has several passes")
+    height, width = header.height, header.width
+    if bits.flag():
+        if kind == REGULAR:
+            raise BitstreamError("invalid: a frame of a JPEG XL payload is not of the image's size")
+        width, height = bits.number(*_SIDES), bits.number(*_SIDES)
+        if not 0 < width * height <= max(header.height * header.width, MIN_SOURCE_PIXELS):
+            raise BitstreamError("invalid: a source of patches of a JPEG XL payload is larger than the image")
+    if kind == REGULAR:
+        if any(bits.take(2) for _ in range(1 + header.extra_channels)) or not bits.flag():
+            raise BitstreamError("invalid: a JPEG XL payload has several frames")
+        return None
+    bits.number(*_SWITCH)  # where it is kept
+    bits.flag()  # whether that is before colours are transformed
+    bits.take(8 * bits.number((0, 0), (0, 4), (16, 5), (48, 10)))  # a name
+    _pass_filters(bits, is_modular=is_modular)
+    if _long(bits) or bits.flag():
+        raise BitstreamError("invalid: a frame of a JPEG XL payload has an extension or another order")
+    bits.next_byte()
+    groups = _parts(height, group) * _parts(width, group)
+    count = 1 if groups == 1 else 2 + groups + _parts(height, 8 * group) * _parts(width, 8 * group)
+    length = sum(bits.number(*_LENGTHS) for _ in range(count))
+    return bits.next_byte() + length
+
+
+def _long(bits: Bits) -> int:
+    """A number of up to 64 bits (`U64`), of which larger ones than flags have are refused."""
+    choice = bits.take(2)
+    if choice == 3:
+        raise BitstreamError("invalid: a frame of a JPEG XL payload has unknown flags")
+    return (0, 1, 17)[choice] + bits.take(4 * choice)
+
+
+def _pass_filters(bits: Bits, *, is_modular: bool) -> None:
+    """Filters of a frame (`RestorationFilter`), of which lossless ones have none."""
+    if not is_modular or bits.flag() or bits.flag() or bits.take(2) or _long(bits):
+        raise BitstreamError("invalid: a frame of a JPEG XL payload is filtered")
+
+
+def _parts(side: int, length: int) -> int:
+    return -(-side // length)
