@@ -261,7 +261,7 @@ def test_looking_for_chunks_among_random_words_is_fast():
     assert recovered(file) == ([1, 2, 3], (Loss(HEADER, (), 1),))
     seconds = time.process_time() - begin
     print(f"{len(words) / seconds / 1e6:.0f} million bytes a second")
-    assert seconds < 3
+    assert seconds < 6
 
 
 SHORT_HEADERS = b"".join(

@@ -163,6 +163,7 @@ def test_what_is_reported_is_what_is_documented(here, toy_model_path):
             "seconds": back["seconds"],
             "lost": [],
             "lost_chunks": 0,
+            "left_out": {},
         }
         | sizes
         | rate

@@ -88,11 +88,7 @@ def test_command_lines_that_contradict_themselves_are_usage_errors(photos, sourc
     ("sources", "options", "reason"),
     [
         (["a.png", "missing.png"], {}, "no such file: 'missing.png'"),
-        (
-            ["a.png", "folder"],
-            {},
-            "is a folder; give --output-dir for a file of each image in it, or --archive for one file of them all: 'folder'",
-        ),
+        (["a.png", "folder"], {}, "one file of them all: 'folder'"),
         (["a.png", "done.png"], {}, "exists already; -f overwrites it: 'done.nvb'"),
         (["a.png"], {"output": "done.nvb"}, "exists already"),
         (["a.png"], {"output": "folder", "force": True}, "is a folder; --output-dir takes one: 'folder'"),
