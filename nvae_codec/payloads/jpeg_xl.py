@@ -126,7 +126,8 @@ def _encoded(samples: np.ndarray, depth: int, effort: int) -> bytes:
 
 def _decoded(stream: bytes, like: np.ndarray, depth: int) -> np.ndarray:
     channels = 1 if like.ndim == 2 else like.shape[2]
-    expected = StreamHeader(*like.shape[:2], _stream_depth(depth), 1 - channels % 2, 1, True)
+    height, width = like.shape[:2]
+    expected = StreamHeader(height, width, _stream_depth(depth), 1 - channels % 2, 1, True)
     if read_header(stream) != expected:
         raise BitstreamError("invalid: a JPEG XL payload is not of the kind that the header gives for it")
     check_frames(stream, expected)
