@@ -12,6 +12,7 @@ import random
 import resource
 import struct
 import sys
+import tempfile
 import time
 import traceback
 import zlib
@@ -189,17 +190,15 @@ def toy_codec():
     from nvae_codec.codec import Codec
     from nvae_codec.integer import model_file
     from nvae_codec.integer.convert import convert
-    from nvae_codec.integer.latent_model import IntegerModel
     from nvae_codec.model.nvae import NVAE
     from nvae_codec.model.presets import PRESETS
 
     torch.manual_seed(1)
     network = NVAE(PRESETS["toy"])
     randomise_batch_norm(network)
-    path = Path("/tmp") / "fuzz-toy.safetensors"
+    path = Path(tempfile.mkdtemp()) / "toy.safetensors"
     integer = convert(network.eval(), smooth_tiles(16, PRESETS["toy"].image_size))
     path.write_bytes(model_file.serialise(integer, {"about": "random weights, for tests"}))
-    assert IntegerModel
     return Codec.load(path)
 
 
