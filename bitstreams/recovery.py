@@ -12,7 +12,7 @@ from .fields import Reader
 
 # A search ends when what it read in vain is more than this many times the file, and more than this many bytes. Random
 # bytes take 98 times the file.
-MAX_VAIN_SHARE, MIN_VAIN_BYTES = 112, 2**26
+MAX_VAIN_SHARE, MIN_VAIN_BYTES = 192, 2**26
 VAIN_TRY_BYTES = 2**11  # what a try costs besides the bytes that it reads
 
 

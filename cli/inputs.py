@@ -44,7 +44,8 @@ def find_in_folder(folder: Path) -> Found:
     """All image files in and below a folder, known by their suffixes. Raises ImageError if there is none."""
     from nvae_codec.formats.names import find_images, is_image_file, visible_files
 
-    others = Counter(path.suffix.lower() for path in visible_files(folder) if not is_image_file(path))
+    suffixes = (path.suffix.lower() for path in visible_files(folder) if not is_image_file(path))
+    others = Counter(suffix for suffix in suffixes if suffix != SUFFIX)
     return Found(find_images(folder), others)
 
 

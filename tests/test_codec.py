@@ -513,7 +513,7 @@ def test_one_thread_encodes_and_two_decode_in_another_process(toy_model_path, co
     coded_in_process("compress", toy_model_path, tmp_path / "a.png", tmp_path / "a.nvb", "1")
     coded_in_process("decompress", toy_model_path, tmp_path / "a.nvb", tmp_path / "b.png", "2")
     assert np.array_equal(read_image((tmp_path / "b.png").read_bytes()).samples, image)
-    assert (tmp_path / "a.nvb").read_bytes() == codec.compress(image)
+    assert (tmp_path / "a.nvb").read_bytes() == codec.compress(read_image((tmp_path / "a.png").read_bytes()))
 
 
 @pytest.mark.slow

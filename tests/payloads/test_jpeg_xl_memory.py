@@ -145,7 +145,7 @@ def test_every_stream_of_the_encoder_is_let_through(channels, monkeypatch):
             assert np.array_equal(jpeg_xl.decode(stream, *samples.shape[:2], channels, 8), samples)
             bits = Bits(stream, first_frame(stream))
             sources += bits.take(3) == REFERENCE << 1
-    assert sources >= 2
+    assert sources >= 1
 
 
 def jpeg_payload(**options) -> tuple[bytes, list[tuple[bytes, bytes]]]:
