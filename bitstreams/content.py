@@ -20,8 +20,11 @@ WORD_BYTES = 4
 GREY, RGB, JPEG_RGB, PHOTO_CD_RGB = MODES = range(4)
 PALETTE, CMYK = 4, 5
 CHANNELS = {GREY: 1, RGB: 3, JPEG_RGB: 3, PHOTO_CD_RGB: 3, PALETTE: 1, CMYK: 4}  # without alpha
-# Payloads: how an image is coded.
+MODE_NAMES = {GREY: "grey", RGB: "RGB", JPEG_RGB: "RGB", PHOTO_CD_RGB: "RGB", PALETTE: "palette", CMYK: "CMYK"}
+# Payloads: how an image is coded; and what those are called that can be asked for, and copies.
 NEURAL, JPEG_XL, RAW, DEFLATED, JPEG, FILE, DEFLATED_FILE, COPY = range(8)
+PAYLOAD_NAMES = ("neural", "jpeg_xl", "stored", "stored", "jpeg", "stored", "stored", "copy")
+PAYLOADS = ("neural", "jpeg_xl", "jpeg", "stored")
 OF_SAMPLES = (JPEG_XL, RAW, DEFLATED)  # also of an alpha plane beside a neural payload
 OF_FILES = (JPEG, FILE, DEFLATED_FILE)
 MAX_DEPTH = 16  # bits of a sample

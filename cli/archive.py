@@ -17,17 +17,19 @@ from nvae_codec.bitstreams.content import (
     MAX_IMAGES,
     MAX_NAME_BYTES,
     MAX_SIDE,
+    PAYLOAD_NAMES,
     Chunk,
     Container,
     ImageEntry,
     TileBatch,
 )
+from nvae_codec.device import allowed
 from nvae_codec.errors import ImageError, NvaeCodecError, about, enough_memory, sentence
 from nvae_codec.executors import ahead
 from nvae_codec.files import Origin
 from nvae_codec.wording import counted, printable
 
-from .batch import Batch, Examine, payload_name, print_report, unexamined, workers_for
+from .batch import Batch, Examine, print_report, unexamined, workers_for
 from .files import (
     STREAM,
     Job,
@@ -161,7 +163,7 @@ def _read_all(
 
     checked: list[Member] = []
     unfit: dict[Path, str] = {}
-    threads = os.cpu_count() or 1
+    threads = len(allowed())
     with progress_bar("checking", "image", quiet) as progress, without_warnings(), ThreadPoolExecutor(threads) as pool:
         looked_at = ahead(members, lambda member: pool.submit(look, member), 2 * threads)
         for number, (member, found) in enumerate(looked_at):
@@ -239,7 +241,7 @@ def make_archive(
 
 def count_payloads(content: Container) -> dict[str, int]:
     """How many images of a file have each payload."""
-    return dict(Counter(payload_name(image) for image in content.images).most_common())
+    return dict(Counter(PAYLOAD_NAMES[image.payload] for image in content.images).most_common())
 
 
 def archive_line(name: str, size: int | None, report: ArchiveReport | UnpackedReport, origin: str = "") -> str:

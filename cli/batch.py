@@ -12,19 +12,7 @@ from typing import NamedTuple, TypeVar
 import click
 
 from nvae_codec.bitstreams.container import unpack
-from nvae_codec.bitstreams.content import (
-    COPY,
-    DEFLATED,
-    DEFLATED_FILE,
-    FILE,
-    JPEG,
-    JPEG_XL,
-    MAX_IMAGES,
-    MAX_SIDE,
-    NEURAL,
-    RAW,
-    ImageEntry,
-)
+from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE, NEURAL, PAYLOAD_NAMES, ImageEntry
 from nvae_codec.errors import enough_memory, sentence
 from nvae_codec.files import Origin
 from nvae_codec.wording import printable
@@ -38,16 +26,6 @@ from .reports import ArchiveReport, FailureReport, ImageReport, UnpackedReport
 
 # More are not started without need: each loads PyTorch and the model, and takes about a gigabyte.
 MAX_WORKERS, WORKER_PIXELS = 8, 2**20
-PAYLOAD_NAMES = {
-    NEURAL: "neural",
-    JPEG_XL: "jpeg_xl",
-    RAW: "stored",
-    DEFLATED: "stored",
-    JPEG: "jpeg",
-    FILE: "stored",
-    DEFLATED_FILE: "stored",
-    COPY: "copy",
-}
 PAYLOAD_TITLES = {"jpeg_xl": "JPEG XL", "jpeg": "a JPEG file", "stored": "stored", "copy": "a copy"}
 Item = TypeVar("Item")
 Examine = Callable[[str, bytes], tuple[dict, str]]  # of a name and the file made: what a report and a line say besides
@@ -142,7 +120,7 @@ def run_one(
         height=entry.height,
         channels=entry.channels,
         bits_per_sample=entry.depth,
-        payload=payload_name(entry),
+        payload=PAYLOAD_NAMES[entry.payload],
         bits_per_subpixel=8 * coded.stream_bytes / (entry.height * entry.width * entry.channels),
         seconds=time.perf_counter() - start,
         model=coded.model if entry.payload == NEURAL else None,
@@ -160,11 +138,6 @@ def run_one(
     if coded.left_out:
         print_error(left_out_sentence(display_output(job.target or job.source), coded.left_out))
     print_report(report, line, batch, *examine(display(job.source), coded.output))
-
-
-def payload_name(entry: ImageEntry) -> str:
-    """As in --payload; of a copy, that it is one."""
-    return PAYLOAD_NAMES[entry.payload]
 
 
 def left_out_sentence(name: str, left_out: Sequence[str]) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from nvae_codec.bitstreams.content import PAYLOADS
+
 from .archive import make_archive, plan_archive
 from .batch import Batch, Coded, batch_options, each, run_one, unexamined
 from .files import Job, check_no_image, display, read
@@ -15,7 +17,6 @@ from .options import EFFORTS, PATH, POSITIVE, Documented, gathered, model_option
 from .progress import Progress
 from .reports import ArchiveReport, FailureReport, ImageReport, LedgerReport
 
-PAYLOADS = ("neural", "jpeg_xl", "jpeg", "stored")
 MAX_CHUNK_PIXELS = 2**24  # larger chunks gain nothing, and the header of one with many small images has its limit
 
 

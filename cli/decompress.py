@@ -139,11 +139,10 @@ def _plan(source: Path, load: Callable[[Path], bytes], request: Request) -> Job 
             raise ImageError("holds one image without a name, so there is nothing to choose with --only")
         if recovery.container.images:
             (chunk,) = recovery.container.chunks
-            (entry,) = chunk.images
-            suffix = request.suffix_of(entry)
+            suffix = request.suffix_of(chunk.images[0])
             if not request.test:
-                check_format(chunk, entry, suffix)
-            suffix = suffix or own_suffix(chunk, entry)
+                check_format(chunk, 0, suffix)
+                suffix = suffix or own_suffix(chunk)
     except BitstreamError as error:
         if request.only:
             raise BitstreamError(f"{display(source)}: {request.hinted(error, data)}") from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nvae_codec.bitstreams.content import FORMATS, OF_FILES, Chunk, ImageEntry
-from nvae_codec.errors import about
+from nvae_codec.errors import NvaeCodecError, about
 from nvae_codec.wording import printable
 
 if TYPE_CHECKING:
@@ -30,26 +30,61 @@ def file_of(restored: "Restored", suffix: str) -> "Written":
     return write_image(image, suffix or native_suffix(image))
 
 
-def own_suffix(chunk: Chunk, entry: ImageEntry) -> str:
-    """The suffix of the format that an image alone is given back in, unless another one is asked for."""
+def own_suffix(chunk: Chunk) -> str:
+    """The suffix of the format that the only image of a chunk is given back in, unless another one is asked for.
+
+    Raises BitstreamError for what no image can have.
+    """
     from nvae_codec.formats.open import native_suffix, suffix_of_file
 
-    if _original(chunk, entry).payload in OF_FILES:
-        return suffix_of_file(_format(entry), _blob(chunk, entry))
-    return native_suffix(_like(chunk, entry))
+    (entry,) = chunk.images
+    if entry.payload not in OF_FILES:
+        return native_suffix(_like(chunk, entry))
+    file = b""
+    if not _format(entry):  # then only its bytes tell
+        from nvae_codec.payloads.blobs import decode_blob
+
+        decoded = decode_blob(entry, chunk.blobs[0], b"", b"")
+        file = decoded if isinstance(decoded, bytes) else b""
+    return suffix_of_file(_format(entry), file)
 
 
-def own_name(chunk: Chunk, entry: ImageEntry) -> str:
+def own_name(chunk: Chunk, place: int) -> str:
     """The name that an image of an archive is given back with: its own, if the suffix is that of its format."""
     from nvae_codec.formats.names import kind_of_suffix
     from nvae_codec.formats.open import native_suffix
 
-    if _original(chunk, entry).payload in OF_FILES:
+    entry = chunk.images[place]
+    if _is_file(chunk, place):
         return entry.name
-    suffix = native_suffix(_like(chunk, entry))
+    try:
+        suffix = native_suffix(_like(chunk, entry))
+    except NvaeCodecError:  # it will fail when it is its turn
+        return entry.name
     if kind_of_suffix(PurePosixPath(entry.name).suffix) == kind_of_suffix(suffix):
         return entry.name
-    return entry.name + suffix if entry.format else _with_suffix(entry.name, suffix)
+    return entry.name + suffix if entry.format else renamed(entry.name, suffix)
+
+
+def renamed(name: str, suffix: str) -> str:
+    """A name in an archive with another suffix."""
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{PurePosixPath(last).with_suffix(suffix)}"
+
+
+def check_format(chunk: Chunk, place: int, suffix: str) -> None:
+    """Raises ImageError if the format of `suffix` cannot hold an image; of a file, that shows when it is read."""
+    entry = chunk.images[place]
+    if suffix and not _is_file(chunk, place):
+        with about(printable(entry.name)) if entry.name else about("the image"):
+            _check(_like(chunk, entry), suffix)
+
+
+@lru_cache(256)
+def _check(image: "Image", suffix: str) -> None:
+    from nvae_codec.formats.open import write_image
+
+    write_image(image, suffix)
 
 
 def _format(entry: ImageEntry) -> str:
@@ -57,27 +92,9 @@ def _format(entry: ImageEntry) -> str:
     return FORMATS[entry.format] if entry.format < len(FORMATS) else ""
 
 
-def _with_suffix(name: str, suffix: str) -> str:
-    folder, slash, last = name.rpartition("/")
-    return f"{folder}{slash}{PurePosixPath(last).with_suffix(suffix)}"
-
-
-def check_format(chunk: Chunk, entry: ImageEntry, suffix: str) -> None:
-    """Raises ImageError if the format of `suffix` cannot hold an image; of a file, that shows when it is read."""
-    if suffix and _original(chunk, entry).payload not in OF_FILES:
-        from nvae_codec.formats.open import write_image
-
-        with about(printable(entry.name)) if entry.name else about("the image"):
-            write_image(_like(chunk, entry), suffix)
-
-
-def _original(chunk: Chunk, entry: ImageEntry) -> ImageEntry:
-    return chunk.images[chunk.images.index(entry) - entry.distance] if entry.distance else entry
-
-
-def _blob(chunk: Chunk, entry: ImageEntry) -> bytes:
-    original = _original(chunk, entry)
-    return chunk.blobs[[image for image in chunk.images if image.has_blob].index(original)]
+def _is_file(chunk: Chunk, place: int) -> bool:
+    """Whether an image is kept as a file, be it as a copy of one."""
+    return chunk.images[place - chunk.images[place].distance].payload in OF_FILES
 
 
 def _like(chunk: Chunk, entry: ImageEntry) -> "Image":

@@ -8,17 +8,13 @@ import click
 
 from nvae_codec.bitstreams.container import MAX_IMAGES, MAX_SIDE, VERSION, Container, unpack
 from nvae_codec.bitstreams.content import (
-    CMYK,
     COLOURS,
     EXIF,
     FORMATS,
-    GREY,
     ICC,
-    JPEG_RGB,
+    MODE_NAMES,
     NO_FINGERPRINT,
-    PALETTE,
-    PHOTO_CD_RGB,
-    RGB,
+    PAYLOAD_NAMES,
     TRANSPARENCY,
     WRAPPING,
     XMP,
@@ -28,14 +24,12 @@ from nvae_codec.bitstreams.metadata import deflate_item
 from nvae_codec.errors import ModelError
 
 from .archive import count_payloads
-from .batch import each, payload_name
+from .batch import each
 from .files import check_sources, display, echo, read
 from .info_text import describe
 from .options import STREAM_OR_PATH, Documented, json_option
 from .reports import ArchiveFile, ImageFile, ListedImage, ModelFile
 
-# As in `nvae_codec.entries`, which takes long to load.
-COLOURS_OF = {GREY: "grey", RGB: "RGB", JPEG_RGB: "RGB", PHOTO_CD_RGB: "RGB", PALETTE: "palette", CMYK: "CMYK"}
 METADATA_TITLES = {
     EXIF: "EXIF",
     ICC: "ICC profile",
@@ -165,11 +159,11 @@ def _kind(image: ImageEntry) -> dict:
         "width": image.width,
         "height": image.height,
         "channels": image.channels,
-        "colours": COLOURS_OF[image.mode],
+        "colours": MODE_NAMES[image.mode],
         "alpha": image.has_alpha,
         "bits_per_sample": image.depth,
         "format": FORMATS[image.format] or None if image.format < len(FORMATS) else "other",
-        "payload": payload_name(image),
+        "payload": PAYLOAD_NAMES[image.payload],
         "colours_from": _colours_from(image),
     }
 

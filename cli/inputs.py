@@ -95,10 +95,11 @@ def plan_images(
     jobs = list(_kept_apart(jobs))
     if skip_existing:
         there = [job for job in jobs if job.target is not None and job.target != STREAM and job.target.is_file()]
-        jobs = [job for job in jobs if job not in set(there)]
+        known = set(there)
+        jobs = [job for job in jobs if job not in known]
         if there and not quiet:
             note(f"{counted(len(there), 'output')} skipped, as {'it exists' if len(there) == 1 else 'they exist'}")
-    check_names(jobs, inputs, as_json)
+    check_names(jobs, [job.source for job in jobs], as_json)
     check_outputs(jobs, folder, force)
     return jobs
 

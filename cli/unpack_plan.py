@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from nvae_codec.wording import printable
 
 from .batch import Batch
 from .files import STREAM, Job, check_outputs, check_target, display
-from .given_back import check_format, own_name
+from .given_back import check_format, own_name, renamed
 from .places import OF_NAMES, Places, check_folder, check_inside
 
 MAX_CLOSE, MAX_CLOSE_LENGTH = 10_000, 200  # names, and characters, that are searched for what is close to one
@@ -132,9 +132,10 @@ def plan_unpacking(source: Path, recovery: Recovery, request: Request) -> Unpack
     wanted = [image for image in images if not only or image.name in only]
     if request.test or not wanted:
         return Unpacking(source, None, {image.name: None for image in wanted})
-    chunk_of = {image.name: chunk for chunk in recovery.container.chunks for image in chunk.images}
+    chunks = recovery.container.chunks
+    places = {image.name: (chunk, place) for chunk in chunks for place, image in enumerate(chunk.images)}
     for image in wanted:
-        check_format(chunk_of[image.name], image, request.suffix_of(image))
+        check_format(*places[image.name], request.suffix_of(image))
     if request.output is not None:
         if len(wanted) > 1:
             raise click.UsageError(
@@ -145,7 +146,7 @@ def plan_unpacking(source: Path, recovery: Recovery, request: Request) -> Unpack
     folder = request.folder or _default_folder(source)
     suffixes = {image.name: request.suffix_of(image) for image in images}
     suffixes |= {name: request.suffix_of(None) for loss in recovery.losses for name in loss.images}
-    own = {image.name: own_name(chunk_of[image.name], image) for image in images if not suffixes[image.name]}
+    own = {image.name: own_name(*places[image.name]) for image in images if not suffixes[image.name]}
     paths = file_paths(suffixes, own)
     for image in wanted:
         _check_encoding(paths[image.name])
@@ -181,7 +182,7 @@ def file_paths(suffixes: dict[str, str], own: Mapping[str, str] = MappingProxyTy
 
     The work is that of sorting the names: a file of few bytes may hold thousands, each of them in thousands of folders.
     """
-    paths = {name: _renamed(name, suffix) if suffix else own.get(name, name) for name, suffix in suffixes.items()}
+    paths = {name: renamed(name, suffix) if suffix else own.get(name, name) for name, suffix in suffixes.items()}
     takers = defaultdict(list)
     for name, path in paths.items():
         takers[path].append(name)
@@ -217,11 +218,6 @@ def _clashing(paths: dict[str, str]) -> list[str]:
             clashing[name] = None
     # Of several with one path, only the last one has another neighbour; it speaks for all of them, which clash anyway.
     return list(clashing)
-
-
-def _renamed(name: str, suffix: str) -> str:
-    folder, slash, last = name.rpartition("/")
-    return f"{folder}{slash}{PurePosixPath(last).with_suffix(suffix)}"
 
 
 def _check_known(only: Collection[str], recovery: Recovery) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, InstallationError, ModelError, NvaeCodecError
 
 if TYPE_CHECKING:
-    from nvae_codec.codec import Codec, compress, decompress
+    from nvae_codec.codec import Codec
+    from nvae_codec.functions import compress, decompress
     from nvae_codec.image import Image
 
 __version__ = "0.1.0"
@@ -38,7 +39,7 @@ _repository = Path(__file__).resolve().parent.parent
 if (_repository / "pyproject.toml").is_file():
     __path__.append(str(_repository))
 
-_LATER = {"Codec": "codec", "compress": "codec", "decompress": "codec", "Image": "image"}
+_LATER = {"Codec": "codec", "compress": "functions", "decompress": "functions", "Image": "image"}
 
 
 def __getattr__(name: str) -> Any:

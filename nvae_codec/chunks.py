@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nvae_codec.bitstreams.content import COPY, MAX_METADATA_BYTES, MAX_SIDE, NEURAL, WORD_BYTES, Chunk
+from nvae_codec.bitstreams.content import COPY, MAX_METADATA_BYTES, MAX_SIDE, NEURAL, PAYLOADS, WORD_BYTES, Chunk
 from nvae_codec.entries import (
     FIELDS,
     MODES,
@@ -19,6 +19,7 @@ from nvae_codec.entries import (
     check_small_images,
     digest,
     make_chunk,
+    metadata_of,
     needed_images,
     restored,
 )
@@ -54,6 +55,10 @@ class Settings:
     learn: bool = True
     verify: bool = True
     payload: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.payload is not None and self.payload not in PAYLOADS:
+            raise ValueError(f"payload is one of {', '.join(PAYLOADS)}, not {self.payload!r}")
 
 
 @dataclass
@@ -179,7 +184,7 @@ def _gains_on_sample(neural: "NeuralPayload", samples: np.ndarray, settings: Set
         return True
     (coded,) = neural.encode([tiles], 1, lambda done: None, learn=settings.learn)
     mosaic = np.concatenate(tiles)
-    other = min(len(jpeg_xl.encode(mosaic, 8)), len(stored.encode_deflated(mosaic, 8)))
+    other = min(len(jpeg_xl.encode(mosaic)), len(stored.encode_deflated(mosaic, 8)))
     return WORD_BYTES * len(coded.words) < other
 
 
@@ -324,5 +329,5 @@ def _decoded(
         return np.concatenate([colours.reshape(height, width, -1), alpha[..., None]], axis=2)
     if blob is None:
         raise BitstreamError("invalid: an image has no payload")
-    kept = {FIELDS[chunk.metadata[number].kind]: chunk.metadata[number].data for number in entry.metadata}
+    kept = metadata_of(chunk, entry)
     return decode_blob(entry, blob, kept.get("palette", b""), kept.get("transparency", b""))

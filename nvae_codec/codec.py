@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,6 @@ Progress = Callable[[int, int], None]  # called with tiles or images done, and i
 LANES = 2
 BATCH_PIXELS = 2**22  # in tiles of chunks coded at the same time, unless one alone has more
 CHUNK_PIXELS = 2**18  # of an archive: what is decoded to get at an image, and lost with a damage
-MAX_COPIES = 64  # in a chunk: all of its images are in memory together
 
 
 def _ignore(done: int, total: int) -> None:
@@ -58,7 +57,7 @@ class Codec:
     def __init__(self, model: "IntegerModel", fingerprint: str, name: str = "unnamed", path: Path | None = None):
         """`path` is that of the model file; it is needed where others share the work."""
         self.name, self.path = name, None if path is None else path.resolve()
-        self._device: torch.device | None = None
+        self._device: torch.device | None = model.network.device
         self._lock = threading.Lock()
         self._loaded: tuple[NeuralPayload, str] | None = self._ready(model, fingerprint)
         self._failed: Exception | None = None
@@ -222,9 +221,12 @@ class Codec:
         return self._pack(made)
 
     def _gather(self, items: Iterable[tuple[str, Image]], chunk_pixels: int) -> Iterator[Named]:
-        """Neighbours together in chunks, by the pixels of their tiles; those of copies do not count."""
+        """Neighbours together in chunks, by the pixels of their tiles.
+
+        Those of copies do not count, as long as a decoder takes as many pixels in a chunk.
+        """
         chunk: list[tuple[str, Image]] = []
-        size, last = 0, b""
+        size, real, last = 0, 0, b""
         for name, given in items:
             try:
                 image = as_image(given)
@@ -233,12 +235,14 @@ class Codec:
             except ImageError as error:
                 raise ImageError(f"{name}: {error}") from error
             before, last = last, digest(image)
-            pixels = 0 if last == before and len(chunk) < MAX_COPIES else pixels
-            if chunk and size + pixels > chunk_pixels:
+            own = image.samples.shape[0] * image.samples.shape[1]
+            is_copy = bool(chunk) and last == before
+            if chunk and (real + own > DEFAULT_MAX_PIXELS or not is_copy and size + pixels > chunk_pixels):
                 yield chunk
-                chunk, size = [], 0
+                chunk, size, real, is_copy = [], 0, 0, False
             chunk.append((name, image))
-            size += pixels
+            size += 0 if is_copy else pixels
+            real += own
         if chunk:
             yield chunk
 
@@ -264,7 +268,7 @@ class Codec:
         In this process `here` is called, with the first argument of each. In others `elsewhere` is called, with a
         reference to this codec and then all arguments.
         """
-        if (executor is None and workers <= 1) or self.path is None or not self._on_cpu:
+        if (executor is None and workers <= 1) or self.path is None or (self._device and self._device.type != "cpu"):
             for arguments in calls:
                 results = here(arguments[0])
                 del arguments  # or its images would be kept while the next ones are read
@@ -278,11 +282,6 @@ class Codec:
     def _check_model(self, content: Container) -> None:
         if any(chunk.neural_images for chunk in content.chunks):
             self.check_fingerprint(content.fingerprint.hex())
-
-    @property
-    def _on_cpu(self) -> bool:
-        device = self.model.network.device if self._device is None and self._loaded is not None else self._device
-        return device is None or device.type == "cpu"
 
     def _pack(self, made: Sequence[Chunk]) -> bytes:
         needs_model = any(chunk.neural_images for chunk in made)
@@ -313,24 +312,9 @@ class Codec:
         (found,) = chunks.decode(self._neural, [(content.chunks[0], [0])], progress or _ignore)
         return found
 
-    def decompress_archive(
-        self,
-        content: Container,
-        *,
-        only: Collection[str] | None = None,
-        progress: Progress | None = None,
-        workers: int = 1,
-        executor: Executor | None = None,
-    ) -> Iterator[tuple[ImageEntry, Image]]:
-        """All images of an archive, or those of some names, in its order.
-
-        `content` is what `nvae_codec.bitstreams.container.unpack` gave, or `Recovery.container` of what
-        `nvae_codec.bitstreams.recovery.recover` gave.
-
-        `progress` counts images; `workers` and `executor` are as in `compress_archive`. Raises as `decompress` does,
-        and ImageError for a name that the file does not hold.
-        """
-        for found in self.restore_archive(content, only=only, progress=progress, workers=workers, executor=executor):
+    def decompress_archive(self, content: Container, **options: Any) -> Iterator[tuple[ImageEntry, Image]]:
+        """All images of an archive, or some: as `restore_archive` gives them, and with its options."""
+        for found in self.restore_archive(content, **options):
             yield found.entry, found.image()
 
     def restore_archive(
@@ -342,7 +326,14 @@ class Codec:
         workers: int = 1,
         executor: Executor | None = None,
     ) -> Iterator[Restored]:
-        """As `decompress_archive`, but of images that were kept as files, the files."""
+        """All images of an archive, or those of some names, in its order; of images that were kept as files, the files.
+
+        `content` is what `nvae_codec.bitstreams.container.unpack` gave, or `Recovery.container` of what
+        `nvae_codec.bitstreams.recovery.recover` gave.
+
+        `progress` counts images; `workers` and `executor` are as in `compress_archive`. Raises as `decompress` does,
+        and ImageError for a name that the file does not hold.
+        """
         self._check_model(content)
         if only is not None and (missing := set(only) - {image.name for image in content.images}):
             raise ImageError(f"the file holds no image called {min(missing)}")
@@ -404,46 +395,3 @@ def bytes_of(data: Any) -> bytes:
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"the bytes of an .nvb file are needed, not {type(data).__name__}")
     return bytes(data)
-
-
-@lru_cache(4)
-def _cached(path: Path, changed: int) -> Codec:
-    return Codec.load(path)
-
-
-def _loaded(model: str | Path | None) -> Codec:
-    """The codec of a model, loaded at its first use and whenever its file has changed."""
-    path = resolve(model)
-    return _cached(path, path.stat().st_mtime_ns if path.is_file() else 0)
-
-
-def compress(
-    image: AnyImage,
-    model: str | Path | None = None,
-    *,
-    effort: int | None = None,
-    learn: bool = True,
-    verify: bool = True,
-    payload: str | None = None,
-) -> bytes:
-    """The bytes of an .nvb file for an array, uint8 or uint16, [H, W] (grey), [H, W, 3] (RGB), or with a further
-    channel of alpha; for a Pillow image, or an `Image`.
-
-    `model` is a bundled model's name or the path of a model file; it stays loaded. The others are as in
-    `Codec.compress`. Raises ImageError for images that cannot be coded exactly, and ModelError.
-    """
-    return _loaded(model).compress(image, effort=effort, learn=learn, verify=verify, payload=payload)
-
-
-def decompress(data: bytes, model: str | Path | None = None) -> Image:
-    """The image in an .nvb file that `compress` made: samples and metadata.
-
-    The bundled model that the file names is found by itself; `model` is for one's own. Raises BitstreamError for
-    damaged bytes, ModelError if another model is needed, DriftError if this machine decodes something else.
-    """
-    needed = container.peek_fingerprint(bytes_of(data))
-    if model is None and needed != NO_FINGERPRINT:
-        from nvae_codec.integer import model_file
-
-        model = model_file.find(needed.hex())
-    return _loaded(model).decompress(data)

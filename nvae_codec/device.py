@@ -84,7 +84,7 @@ _of_this_thread = threading.local()
 UNKNOWN = OSError, NotImplementedError, psutil.Error  # what psutil raises where a system does not report it
 
 
-def _allowed() -> list[int]:
+def allowed() -> list[int]:
     """The numbers of the processors that this process may use."""
     try:
         return psutil.Process().cpu_affinity()
@@ -94,13 +94,13 @@ def _allowed() -> list[int]:
 
 def _busy_seconds() -> float:
     """What the processors that this process may use have spent so far, but for idling and less urgent programs."""
-    allowed = _allowed()
+    allowed_here = allowed()
     try:
         times = psutil.cpu_times(percpu=True)
     except UNKNOWN:
         return time.process_time()
-    if max(allowed) < len(times):  # in some containers they have other numbers
-        times = [times[each] for each in allowed]
+    if max(allowed_here) < len(times):  # in some containers they have other numbers
+        times = [times[each] for each in allowed_here]
     kinds = ["user", "system", "irq", "softirq", "steal"]
     if hasattr(os, "nice") and os.nice(0) > 0:
         kinds.append("nice")
@@ -163,7 +163,7 @@ def adjust() -> None:
     limit = getattr(_of_this_thread, "limit", None)
     if limit is None or limit == 1 or not _of_this_thread.adjusted:
         return
-    threads = affordable(limit, len(_allowed()), _meter.taken(), _meter.coders)
+    threads = affordable(limit, len(allowed()), _meter.taken(), _meter.coders)
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
 

@@ -14,6 +14,7 @@ from nvae_codec.bitstreams.content import (
     EXIF,
     FORMATS,
     ICC,
+    MODE_NAMES,
     NEURAL,
     OF_FILES,
     OTHER_FORMAT,
@@ -25,13 +26,12 @@ from nvae_codec.bitstreams.content import (
     Metadata,
     TileBatch,
 )
-from nvae_codec.errors import DriftError
+from nvae_codec.errors import BitstreamError, DriftError, ImageError
 from nvae_codec.formats.open import read_image
 from nvae_codec.image import CMYK, GREY, PALETTE, RGB, Image
 
 MIN_SHARING = 3  # small images in a chunk that share a checksum; of two, each has half of one
 MODES = {GREY: content.GREY, RGB: content.RGB, PALETTE: content.PALETTE, CMYK: content.CMYK}
-COLOURS_OF = {mode: colours for colours, mode in MODES.items()} | dict.fromkeys(content.MODES[2:], RGB)
 # Fields of an image that are stored as metadata, by their kinds.
 FIELDS = {EXIF: "exif", ICC: "icc", XMP: "xmp", COLOURS: "palette", TRANSPARENCY: "transparency", WRAPPING: "wrapping"}
 
@@ -130,15 +130,25 @@ def is_file(image: Coded | ImageEntry, original: Coded | ImageEntry) -> bool:
     return (original if image.distance else image).payload in OF_FILES
 
 
+def metadata_of(chunk: Chunk, entry: ImageEntry) -> dict[str, bytes]:
+    """What is kept of an image besides its samples, by the names of its fields."""
+    items = (chunk.metadata[number] for number in entry.metadata)
+    return {FIELDS[item.kind]: item.data for item in items}
+
+
 def restored(chunk: Chunk, entry: ImageEntry, decoded: np.ndarray | bytes) -> Restored:
-    """What an image's samples, or its file, and its metadata make together."""
+    """What an image's samples, or its file, and its metadata make together.
+
+    Raises BitstreamError where they contradict each other.
+    """
     if isinstance(decoded, bytes):
         return Restored(entry, decoded, None)
-    kept: dict[str, Any] = {
-        FIELDS[chunk.metadata[number].kind]: chunk.metadata[number].data for number in entry.metadata
-    }
+    kept: dict[str, Any] = metadata_of(chunk, entry)
     name = FORMATS[entry.format] if entry.format < len(FORMATS) else ""
-    image = Image(decoded, colours=COLOURS_OF[entry.mode], depth=entry.depth, format=name, **kept)
+    try:
+        image = Image(decoded, colours=MODE_NAMES[entry.mode], depth=entry.depth, format=name, **kept)
+    except ImageError as error:
+        raise BitstreamError(f"invalid: {error}") from error
     return Restored(entry, b"", image)
 
 

@@ -153,8 +153,8 @@ def files(format: str, **options: object) -> list[bytes]:
 def codestreams() -> list[bytes]:
     shapes = [(7, 9), (7, 9, 2), (7, 9, 3), (7, 9, 4), (40, 30, 3)]
     noise = [RANDOM.integers(0, 256, shape, np.uint8) for shape in shapes]
-    found = [jpeg_xl.encode(each // step, 8, effort) for each in noise for step in (1, 64) for effort in (1, 7, 9)]
-    return [*found, jpeg_xl.encode(noise[2].astype(np.uint16) * 257, 16)]
+    found = [jpeg_xl.encode(each // step, effort) for each in noise for step in (1, 64) for effort in (1, 7, 9)]
+    return [*found, jpeg_xl.encode(noise[2].astype(np.uint16) * 257)]
 
 
 def jpeg_payloads() -> list[bytes]:

@@ -37,7 +37,7 @@ def small_files(codec: Codec) -> dict[str, bytes]:
     }
     data = codec.compress(NUMBERS, payload="jpeg_xl")
     colours = palette_colours(NUMBERS.palette, b"")[NUMBERS.samples]
-    files["JPEG XL, palette"] = _forced(data, content.JPEG_XL, jpeg_xl.encode(colours, 8), 1)
+    files["JPEG XL, palette"] = _forced(data, content.JPEG_XL, jpeg_xl.encode(colours), 1)
     rows = SAMPLES[..., 0]
     data = codec.compress(rows, payload="jpeg_xl")
     files["raw"] = _forced(data, content.RAW, stored.encode_raw(rows, 8))

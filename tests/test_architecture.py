@@ -21,6 +21,7 @@ FLOORS = (
     ("entries",),
     ("chunks",),
     ("codec",),
+    ("functions",),
     ("rate",),
     ("training",),
     ("eval",),

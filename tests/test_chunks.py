@@ -9,6 +9,7 @@ from helpers import noise
 from PIL import Image as pillow
 
 from nvae_codec import chunks
+from nvae_codec import codec as codec_module
 from nvae_codec.bitstreams import container, content
 from nvae_codec.bitstreams.content import NO_FINGERPRINT, Container
 from nvae_codec.codec import Codec
@@ -79,8 +80,8 @@ def best_of_others(image: Image) -> int:
     """Bytes of the smallest of JPEG XL (effort 7), PNG and raw; of a JPEG file, of libjxl's recompressed one."""
     if not image.is_whole:
         return len(jpeg_xl.encode_jpeg(image.file, *image.samples.shape[:2]))
-    ways = jpeg_xl.encode, stored.encode_raw, stored.encode_deflated
-    return min(len(way(image.samples, image.depth)) for way in ways)
+    ways = stored.encode_raw, stored.encode_deflated
+    return min(len(jpeg_xl.encode(image.samples)), *(len(way(image.samples, image.depth)) for way in ways))
 
 
 def test_no_archive_is_larger_than_the_best_classical_codecs_files(codec):
@@ -162,10 +163,10 @@ def test_colours_that_no_palette_has_are_refused(codec):
     (entry,) = chunk.images
     colours = choice.palette_colours(PALETTED.palette, b"")[PALETTED.samples]
     entry = replace(entry, payload=content.JPEG_XL, variant=1)
-    good = replace(chunk, images=(entry,), blobs=(jpeg_xl.encode(colours, 8),))
+    good = replace(chunk, images=(entry,), blobs=(jpeg_xl.encode(colours),))
     (back,) = chunks.decode(lambda: codec.payload, [(good, [0])])
     assert np.array_equal(back.image().samples, PALETTED.samples)
-    wrong = replace(good, blobs=(jpeg_xl.encode(colours + np.uint8(1), 8),))
+    wrong = replace(good, blobs=(jpeg_xl.encode(colours + np.uint8(1)),))
     with pytest.raises(BitstreamError, match="colours that are not in its palette"):
         list(chunks.decode(lambda: codec.payload, [(wrong, [0])]))
     without = replace(good, images=(replace(entry, metadata=()),), metadata=())
@@ -254,10 +255,38 @@ def test_verification_notices_a_payload_that_drifts(codec, monkeypatch):
 def test_a_wrong_payload_with_right_checksums_is_noticed(codec):
     data = codec.compress(DRAWN, payload="jpeg_xl")
     (chunk,) = container.unpack(data).chunks
-    for blob in (jpeg_xl.encode(DRAWN + np.uint8(1), 8), b"", chunk.blobs[0][:-3], jpeg_xl.encode(DRAWN[:-1], 8)):
+    for blob in (jpeg_xl.encode(DRAWN + np.uint8(1)), b"", chunk.blobs[0][:-3], jpeg_xl.encode(DRAWN[:-1])):
         forged = container.pack(Container(NO_FINGERPRINT, (replace(chunk, blobs=(blob,)),)))
         with pytest.raises((BitstreamError, DriftError)):
             codec.decompress(forged)
+
+
+def test_metadata_that_contradict_an_image_are_damage(codec):
+    """Not an error of the image, which would end the unpacking of a whole archive."""
+    data = codec.compress_archive([("a", PALETTED), ("b", IMAGES["noise"])])
+    whole = container.unpack(data)
+    (chunk,) = whole.chunks
+    items = tuple(
+        replace(item, data=item.data[:-1]) if item.kind == content.COLOURS else item for item in chunk.metadata
+    )
+    forged = replace(whole, chunks=(replace(chunk, metadata=items),))
+    with pytest.raises(BitstreamError, match="invalid: a palette of 11 bytes|has no palette"):
+        list(codec.restore_archive(forged))
+    ((_, image),) = codec.decompress_archive(forged, only=["b"])
+    assert np.array_equal(image.samples, IMAGES["noise"].samples)
+
+
+def test_copies_are_no_more_in_a_chunk_than_a_decoder_takes(codec, monkeypatch):
+    monkeypatch.setattr(codec_module, "DEFAULT_MAX_PIXELS", 3 * 70 * 60)
+    data = codec.compress_archive([(f"{number}", IMAGES["noise"]) for number in range(8)])
+    parts = container.unpack(data).chunks
+    assert [len(chunk.images) for chunk in parts] == [3, 3, 2]
+    assert [[image.payload for image in chunk.images].count(content.RAW) for chunk in parts] == [1, 1, 1]
+
+
+def test_an_unknown_payload_is_a_mistake_of_the_caller(codec):
+    with pytest.raises(ValueError, match="payload is one of neural, jpeg_xl, jpeg, stored, not 'jxl'"):
+        codec.compress(DRAWN, payload="jxl")
 
 
 def test_a_screenshot_never_sees_the_network(codec, monkeypatch):

@@ -31,7 +31,7 @@ from nvae_codec.training.recipe import RECIPES
 def four_processors(monkeypatch):
     """Four processors and four threads; the meter says what the test puts into the list."""
     taken, before = [0.0], torch.get_num_threads()
-    monkeypatch.setattr(device, "_allowed", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(device, "allowed", lambda: [0, 1, 2, 3])
     monkeypatch.setattr(device._Meter, "taken", lambda meter: taken[0])
     torch.set_num_threads(4)
     yield taken
@@ -184,7 +184,7 @@ def test_processors_are_those_that_may_be_used(monkeypatch, allowed, expected):
 
 def test_where_there_is_no_affinity_all_processors_count(monkeypatch):
     monkeypatch.delattr(psutil.Process, "cpu_affinity", raising=False)
-    assert device._allowed() == list(range(device.os.cpu_count()))
+    assert device.allowed() == list(range(device.os.cpu_count()))
 
 
 @pytest.mark.parametrize("error", [psutil.AccessDenied(), NotImplementedError(), PermissionError()])

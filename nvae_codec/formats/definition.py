@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from nvae_codec.bitstreams.content import DEFAULT_MAX_PIXELS
 from nvae_codec.errors import ImageError
 from nvae_codec.image import CMYK, PALETTE, Image
 
-MAX_PIXELS = 2**27  # read by default; a file of few bytes can claim to have more than any memory holds
 EXIF_PREFIX = b"Exif\0\0"
 EXIF, ICC, XMP = "EXIF", "ICC profile", "XMP"
 
@@ -17,7 +17,7 @@ class Reading(NamedTuple):
 
     pixels: bool = False
     first_frame: bool = False
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
     def check_size(self, width: int, height: int) -> None:
         """Raise ImageError for an image without pixels, or with too many; to be asked before memory is taken."""

@@ -8,9 +8,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image as pillow
 
+from nvae_codec.bitstreams.content import DEFAULT_MAX_PIXELS
 from nvae_codec.errors import ImageError
 from nvae_codec.formats import bmp, gif, jpeg, others, png, pnm, tiff, tiff_tags, webp
-from nvae_codec.formats.definition import MAX_PIXELS, Reading, Written, always_held_by, kind_of
+from nvae_codec.formats.definition import Reading, Written, always_held_by, kind_of
 from nvae_codec.formats.names import (
     SUFFIXES,
     find_images,
@@ -52,7 +53,7 @@ def read_image(data: bytes, *, pixels: bool = False, first_frame: bool = False, 
     if not data:
         raise ImageError("the file is empty")
     found = next((each for each in FORMATS.values() if each.recognises(data)), others.FORMAT)
-    return found.read(data, Reading(pixels, first_frame, MAX_PIXELS if max_pixels is None else max_pixels))
+    return found.read(data, Reading(pixels, first_frame, DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels))
 
 
 def image_shape(
@@ -69,7 +70,7 @@ def image_shape(
     if not start:
         raise ImageError("the file is empty")
     file.seek(0)
-    reading = Reading(first_frame=first_frame, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
+    reading = Reading(first_frame=first_frame, max_pixels=DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels)
     with translated():
         return _shape(file, start, reading, plain_only=plain_only)
 

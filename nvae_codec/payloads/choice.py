@@ -15,7 +15,6 @@ from nvae_codec.image import GREY, PALETTE, RGB, Image
 from nvae_codec.payloads import jpeg_xl, stored
 from nvae_codec.payloads.blobs import Blob, numbers_of, palette_colours
 
-PAYLOADS = ("neural", "jpeg_xl", "jpeg", "stored")  # that can be asked for
 # Deflated rows beat JPEG XL where much repeats itself, as in text; never what takes it more bits of a sample than this.
 REPETITIVE_BITS, SMALL_SAMPLES = 3.0, 2**16  # unless it is a small image, which is deflated in any case
 # Of the pixels of a photograph few equal both neighbours: 12 % at most in the Kodak images. Of screenshots half do.
@@ -27,13 +26,14 @@ METADATA_ROW = 10  # bytes, about, of an item of metadata besides its content
 
 
 def smallest_blob(image: Image, wanted: str | None = None, effort: int | None = None) -> Blob:
-    """The smallest payload of an image that needs no network; of a kind of PAYLOADS, if one is `wanted`.
+    """The smallest payload of an image that needs no network; the one of PAYLOADS that is `wanted`, if one is.
 
     Raises ImageError if it has none of that kind.
     """
     found = list(_blobs(image, wanted, effort))
     if not found:
-        raise ImageError(f"the image has no payload {wanted}")
+        kind = wanted or "but its file, which is not at hand"
+        raise ImageError(f"the image has no payload {kind}")
     metadata = metadata_bytes(image)
     return min(found, key=lambda blob: len(blob.data) + (0 if blob.of_file else metadata))
 
@@ -103,7 +103,7 @@ def _of_samples(
     bits_of_sample = 0.0
     if wanted in (None, "jpeg_xl"):
         try:
-            blob = _smallest_jpeg_xl(samples, depth, effort)
+            blob = _smallest_jpeg_xl(samples, effort)
         except ImageError:  # such as a line of millions of pixels
             if wanted is not None:
                 raise
@@ -114,14 +114,13 @@ def _of_samples(
         if repetitive or bits_of_sample < REPETITIVE_BITS or samples.size <= SMALL_SAMPLES:
             yield Blob(DEFLATED, stored.encode_deflated(samples, depth))
         channels = 1 if samples.ndim == 2 else samples.shape[2]
-        # Only where it is not longer than all before is it made; here it stands for itself.
         if not bits_of_sample or bits_of_sample >= 0.9 * stored.stored_depth(depth, channels):
             yield Blob(RAW, stored.encode_raw(samples, depth))
 
 
-def _smallest_jpeg_xl(samples: np.ndarray, depth: int, effort: int | None) -> bytes:
+def _smallest_jpeg_xl(samples: np.ndarray, effort: int | None) -> bytes:
     efforts: Sequence[int] = (jpeg_xl.EFFORT, 9) if effort is not None and effort >= HIGH_EFFORT else (jpeg_xl.EFFORT,)
-    return min((jpeg_xl.encode(samples, depth, each) for each in efforts), key=len)
+    return min((jpeg_xl.encode(samples, each) for each in efforts), key=len)
 
 
 def _of_colours(image: Image, effort: int | None) -> Iterator[Blob]:
@@ -131,4 +130,4 @@ def _of_colours(image: Image, effort: int | None) -> Iterator[Blob]:
         pixels = colours[image.samples]
         numbers = numbers_of(pixels, colours)
         if numbers is not None and np.array_equal(numbers, image.samples):
-            yield Blob(JPEG_XL, _smallest_jpeg_xl(pixels, 8, effort), as_colours=True)
+            yield Blob(JPEG_XL, _smallest_jpeg_xl(pixels, effort), as_colours=True)

@@ -22,12 +22,13 @@ MAX_METADATA_BYTES = 2**16  # of EXIF or XMP in a JPEG payload: a segment of a J
 BOXES = {b"JXL ", b"ftyp", b"jxlc", b"jxlp", b"jbrd", b"Exif", b"xml ", b"brob"}  # of a JPEG payload
 
 
-def encode(samples: np.ndarray, depth: int, effort: int = EFFORT) -> bytes:
-    """The payload of samples uint8 or uint16, [H, W] or [H, W, C], below 2^`depth`; 2 or 4 channels end with alpha.
+def encode(samples: np.ndarray, effort: int = EFFORT) -> bytes:
+    """The payload of samples uint8 or uint16, [H, W] or [H, W, C]; C is 2 to 4.
 
-    Of five channels or four that are no RGB, give `planes` of them one by one. Raises ImageError where libjxl fails.
+    Of 2 or 4 channels the last one takes libjxl's place of alpha, also if it is black. Raises ImageError where libjxl
+    fails.
     """
-    streams = [_encoded(part, effort) for _, part in _strips(samples)]
+    streams = [_encoded(strip, effort) for strip in _strips(samples)]
     return b"".join([*(write_varint(len(stream)) for stream in streams[:-1]), *streams])
 
 
@@ -44,7 +45,7 @@ def decode(payload: bytes, height: int, width: int, channels: int, depth: int) -
     lengths.append(len(payload) - reader.position - sum(lengths))
     if lengths[-1] < 0:
         raise BitstreamError("invalid: the codestreams of a JPEG XL payload are longer than it")
-    for length, (_, strip) in zip(lengths, strips, strict=True):
+    for length, strip in zip(lengths, strips, strict=True):
         strip[...] = _decoded(reader.take("codestream", length), strip, depth)
     return samples
 
@@ -94,11 +95,10 @@ def _check_boxes(coded: bytes, length: int) -> None:
                 raise BitstreamError("invalid: metadata of a JPEG payload do not inflate as they should") from error
 
 
-def _strips(samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Rows together that are coded at once, each with the first one's number; views."""
+def _strips(samples: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows together that are coded at once; views."""
     rows = max(1, STRIP_PIXELS // samples.shape[1])
-    for first in range(0, len(samples), rows):
-        yield first, samples[first : first + rows]
+    return (samples[first : first + rows] for first in range(0, len(samples), rows))
 
 
 def _type_of(depth: int) -> type[np.generic]:

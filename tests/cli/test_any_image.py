@@ -91,6 +91,7 @@ def test_every_file_comes_back_as_the_kind_that_it_was(here, name):
     assert result.exit_code == 0, result.stderr
     (made,) = os.listdir("out")
     assert read_image(Path("out", made).read_bytes()).format == read_image(FILES[name]).format
+    assert Path(made).suffix == Path(name).suffix.replace(".jpeg", ".jpg")
     assert same(f"out/{made}", name) and json.loads(result.stdout)["left_out"] == []
     assert invoke("decompress", "--test", "coded.nvb").exit_code == 0
     assert invoke("info", "coded.nvb").exit_code == 0 and invoke("info", "--list", "--json", "coded.nvb").exit_code == 0

@@ -27,7 +27,7 @@ def samples_of(shape: tuple[int, int], channels: int, depth: int) -> np.ndarray:
 def test_samples_come_back(channels, depth):
     for shape in SHAPES:
         samples = samples_of(shape, channels, depth)
-        payload = jpeg_xl.encode(samples, depth, 1)
+        payload = jpeg_xl.encode(samples, 1)
         back = jpeg_xl.decode(payload, *shape, channels, depth)
         assert back.dtype == samples.dtype and np.array_equal(back, samples)
         if shape[0] * shape[1] > 1:
@@ -38,7 +38,7 @@ def test_samples_come_back(channels, depth):
 def test_large_images_are_coded_in_strips(monkeypatch):
     samples = samples_of((50, 40), 3, 8)
     monkeypatch.setattr(jpeg_xl, "STRIP_PIXELS", 280)  # 7 rows
-    payload = jpeg_xl.encode(samples, 8, 1)
+    payload = jpeg_xl.encode(samples, 1)
     assert payload.count(b"\xff\x0a") >= 8 and np.array_equal(jpeg_xl.decode(payload, 50, 40, 3, 8), samples)
     for length in range(0, len(payload), 97):
         with pytest.raises((BitstreamError, DriftError)):
@@ -48,7 +48,7 @@ def test_large_images_are_coded_in_strips(monkeypatch):
 def test_a_header_says_what_will_be_decoded():
     for shape in SHAPES:
         for channels, depth in ((1, 8), (2, 8), (3, 8), (4, 8), (3, 12), (4, 16)):
-            (stream,) = [jpeg_xl.encode(samples_of(shape, channels, depth), depth, 1)]
+            (stream,) = [jpeg_xl.encode(samples_of(shape, channels, depth), 1)]
             assert read_header(stream) == StreamHeader(*shape, 8 if depth == 8 else 16, 1 - channels % 2, 1, True)
 
 
@@ -83,7 +83,7 @@ def test_other_streams_are_refused(stream, said):
 def test_damaged_streams_are_refused_or_decode_to_other_samples():
     """Checksums are the container's affair."""
     samples, random = (noise(40, 40, 3) // 64).astype(np.uint8), Random(0)
-    payload, refused = jpeg_xl.encode(samples, 8), 0
+    payload, refused = jpeg_xl.encode(samples), 0
     for _ in range(300):
         place, bit = random.randrange(len(payload)), 1 << random.randrange(8)
         damaged = payload[:place] + bytes([payload[place] ^ bit]) + payload[place + 1 :]

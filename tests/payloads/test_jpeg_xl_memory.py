@@ -140,7 +140,7 @@ def test_every_stream_of_the_encoder_is_let_through(channels, monkeypatch):
     sources = 0
     for samples in (drawn(channels), noise(100, 300, *([] if channels == 1 else [channels]))):
         for effort in (1, 7):
-            stream = jpeg_xl.encode(samples, 8, effort)
+            stream = jpeg_xl.encode(samples, effort)
             check_frames(stream, read_header(stream))
             assert np.array_equal(jpeg_xl.decode(stream, *samples.shape[:2], channels, 8), samples)
             bits = Bits(stream, first_frame(stream))

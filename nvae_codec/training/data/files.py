@@ -4,7 +4,6 @@ Not torchvision's ImageFolder: that one knows no archives, sorts files into clas
 is damaged. Here such files are left out and named.
 """
 
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nvae_codec.device import allowed
 from nvae_codec.errors import ImageError, reason_of
 from nvae_codec.executors import ahead
 from nvae_codec.formats.open import image_shape, is_image_file, plain, quiet, read_image, visible_files
@@ -147,7 +147,7 @@ def read_files(sources: Sequence[Source], fit: Fit, cache_bytes: int, report: Re
     def submit(source: Source) -> Future:
         return pool.submit(_examine, source, fit, decode=not full)
 
-    threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, READ_AHEAD)
+    threads = min(len(allowed()), READ_AHEAD)
     with quiet(), ThreadPoolExecutor(threads) as pool:
         # Whether a damaged image is left out depends on whether it is decoded here. So the decision is a matter of
         # order alone, and every process of a run has the same images, however many threads its machine has.
