@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-matrix test-slow lint train-photo kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
+.PHONY: help demo test quick test-matrix test-slow lint train-photo save-photo kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
 
 help:
 	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
@@ -23,6 +23,7 @@ help:
 	@echo "make kodak DATA=folder     rates and times of a folder of images, decoded by another process; see results/kodak"
 	@echo "make report KODAK=folder CIFAR=folder [MNIST=folder]   measure the bundled models, beside other codecs: results/report/report.html"
 	@echo "make train-photo PHOTOS=folder [PRECISION=bf16]   begin the long run of the preset photo-next in runs/photo, or continue it"
+	@echo "make save-photo            put the weights of that run where the repository keeps them, docs/photo-next.pt"
 	@echo "make clean                 remove the environment and everything that was built"
 	@echo
 	@echo "PYTHON=python3.12 chooses the Python, 3.11 or later, that a new environment is made with."
@@ -51,10 +52,15 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Beside other work: it takes what that leaves. The folder holds the training images, as `train --data` takes them; bf16 is for processors that have it.
+# Beside other work: it takes what that leaves. The folder holds the training images, as docs/photo_images.py makes them; bf16 is for processors that have it.
+# A new run begins with the weights that save-photo has put into the repository, as runs/ is not in it; they are rounded to bfloat16, which packs to half the size, and say nothing of the optimiser.
+SAVED := docs/photo-next.pt
 train-photo: $(VENV)/dev.stamp
 	@test -n "$(PHOTOS)" || { echo "make train-photo PHOTOS=folder: say where the images are" >&2; exit 2; }
-	nice -n 19 $(BIN)/nvae-codec train --preset photo-next --data "$(PHOTOS)" --run runs/photo --precision $(or $(PRECISION),auto) --save-every 1500 --report-every 100 --no-export
+	nice -n 19 $(BIN)/nvae-codec train --preset photo-next --data "$(PHOTOS)" --run runs/photo --precision $(or $(PRECISION),auto) --save-every 1500 --report-every 100 --no-export $(if $(wildcard runs/photo/checkpoint.pt),,$(if $(wildcard $(SAVED)),--from $(SAVED)))
+
+save-photo: $(VENV)/dev.stamp
+	$(BIN)/python -c 'import torch; run = torch.load("runs/photo/checkpoint.pt", map_location="cpu", weights_only=True); rounded = {name: each.bfloat16().float() if each.is_floating_point() else each for name, each in (run["average"] or run["model"]).items()}; torch.save({"config": run["config"], "model": rounded}, "$(SAVED)"); print(run["step"], "steps")'
 
 kodak: $(VENV)/eval.stamp
 	@test -n "$(DATA)" || { echo "make kodak DATA=folder: say where the images are" >&2; exit 2; }
