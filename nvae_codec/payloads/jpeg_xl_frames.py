@@ -7,12 +7,14 @@ encoder makes them of text.
 """
 
 from nvae_codec.errors import BitstreamError
-from nvae_codec.payloads.jpeg_xl_header import Bits, StreamHeader, first_frame
+from nvae_codec.payloads.jpeg_xl_header import Bits, StreamHeader, after_header
+from nvae_codec.payloads.jpeg_xl_profile import pass_profile
 
 REGULAR, REFERENCE = 0, 2  # types of frames
 MAX_SOURCES = 2  # of patches, before the image
 MIN_SOURCE_PIXELS = 2**16  # that a source of patches may have, however small the image is
 _DC_FRAME = 32  # a flag: the frame's lowest frequencies are another frame
+_FLAGS = 255  # all that there are
 _GROUP = 128  # pixels of a side of the smallest groups
 _LENGTHS = ((0, 10), (1 << 10, 14), (17 << 10, 22), (4_211_712, 30))
 _SIDES = ((0, 8), (256, 11), (2304, 14), (18688, 30))
@@ -25,12 +27,14 @@ _SWITCH = ((0, 0), (1, 0), (2, 0), (3, 0))
 def check_frames(stream: bytes, header: StreamHeader, *, of_jpeg: bool = False) -> None:
     """Raise BitstreamError unless the frames of a codestream are those of an image of this size.
 
-    Where the colour profile of a JPEG file stands before the frames it is not known where they begin, and nothing is
-    checked.
+    Of a JPEG file a colour profile may stand before them, which is decoded to know where they begin.
     """
-    position = first_frame(stream)
-    if position is None and not of_jpeg:
-        raise BitstreamError("invalid: a JPEG XL payload has a colour profile")
+    bits, has_profile = after_header(stream)
+    if has_profile:
+        if not of_jpeg:
+            raise BitstreamError("invalid: a JPEG XL payload has a colour profile")
+        pass_profile(bits)
+    position: int | None = bits.next_byte()
     for _ in range(MAX_SOURCES + 1):
         if position is None:
             return
@@ -64,8 +68,8 @@ def _next_frame(stream: bytes, position: int, header: StreamHeader) -> int | Non
     bits = Bits(stream, position)
     if bits.flag():
         raise BitstreamError("invalid: a frame of a JPEG XL payload is not of the image's kind")
-    kind, is_modular, flags = bits.take(2), bits.flag(), _long(bits)
-    if kind not in (REGULAR, REFERENCE) or flags & _DC_FRAME:
+    kind, is_modular, flags = bits.take(2), bits.flag(), bits.long_number()
+    if kind not in (REGULAR, REFERENCE) or flags & _DC_FRAME or flags > _FLAGS:
         raise BitstreamError("invalid: a JPEG XL payload has frames that are no image")
     is_luma_first = bits.flag()
     if is_luma_first:
@@ -90,7 +94,7 @@ def _next_frame(stream: bytes, position: int, header: StreamHeader) -> int | Non
     bits.flag()  # whether that is before colours are transformed
     bits.take(8 * bits.number((0, 0), (0, 4), (16, 5), (48, 10)))  # a name
     _pass_filters(bits, is_modular=is_modular)
-    if _long(bits) or bits.flag():
+    if bits.long_number() or bits.flag():
         raise BitstreamError("invalid: a frame of a JPEG XL payload has an extension or another order")
     bits.next_byte()
     groups = _parts(height, group) * _parts(width, group)
@@ -99,17 +103,9 @@ def _next_frame(stream: bytes, position: int, header: StreamHeader) -> int | Non
     return bits.next_byte() + length
 
 
-def _long(bits: Bits) -> int:
-    """A number of up to 64 bits (`U64`), of which larger ones than flags have are refused."""
-    choice = bits.take(2)
-    if choice == 3:
-        raise BitstreamError("invalid: a frame of a JPEG XL payload has unknown flags")
-    return (0, 1, 17)[choice] + bits.take(4 * choice)
-
-
 def _pass_filters(bits: Bits, *, is_modular: bool) -> None:
     """Filters of a frame (`RestorationFilter`), of which lossless ones have none."""
-    if not is_modular or bits.flag() or bits.flag() or bits.take(2) or _long(bits):
+    if not is_modular or bits.flag() or bits.flag() or bits.take(2) or bits.long_number():
         raise BitstreamError("invalid: a frame of a JPEG XL payload is filtered")
 
 

@@ -49,6 +49,18 @@ class Bits:
         offset, count = choices[self.take(2)]
         return offset + self.take(count)
 
+    def long_number(self) -> int:
+        """A number of up to 64 bits (`U64`)."""
+        choice = self.take(2)
+        if choice < 3:
+            return (0, 1, 17)[choice] + self.take(4 * choice)
+        value, place = self.take(12), 12
+        while place < 64 and self.flag():
+            count = min(8, 64 - place)
+            value |= self.take(count) << place
+            place += count
+        return value
+
     def next_byte(self) -> int:
         """The place of the first byte of which no bit is taken; what comes next begins there."""
         self.position += -self.position % 8
@@ -67,8 +79,8 @@ def read_header(data: bytes) -> StreamHeader:
     return StreamHeader(height, width, depth, extra, orientation, not is_transformed)
 
 
-def first_frame(data: bytes) -> int | None:
-    """Where the first frame of a codestream begins, or None if an ICC profile of unknown length stands before it.
+def after_header(data: bytes) -> tuple[Bits, bool]:
+    """A codestream from the end of its header on, and whether an ICC profile follows; the first frame does if not.
 
     Raises BitstreamError as `read_header` does.
     """
@@ -87,7 +99,7 @@ def first_frame(data: bytes) -> int | None:
         raise BitstreamError("invalid: a JPEG XL payload has other tones than usual")
     if bits.take(2) or not bits.flag():
         raise BitstreamError("invalid: a JPEG XL payload has an extension, or other transforms than usual")
-    return None if has_profile else bits.next_byte()
+    return bits, has_profile
 
 
 def _metadata(bits: Bits) -> tuple[int, int, int, bool, bool]:

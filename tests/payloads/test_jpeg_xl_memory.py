@@ -1,11 +1,11 @@
 """What libjxl is never given: codestreams and boxes of few bytes that would take it gigabytes, with right headers."""
 
 import io
-from collections.abc import Sequence
 
 import imagecodecs
 import numpy as np
 import pytest
+from codestreams import DC_FRAME, PROGRESSIVE, REFERENCE, Writer, frame, header
 from helpers import noise
 from PIL import Image as pillow
 from PIL import ImageDraw
@@ -13,71 +13,7 @@ from PIL import ImageDraw
 from nvae_codec.errors import BitstreamError
 from nvae_codec.payloads import jpeg_xl
 from nvae_codec.payloads.jpeg_xl_frames import MAX_SOURCES, check_frames
-from nvae_codec.payloads.jpeg_xl_header import Bits, boxes_of, codestream_of, first_frame, read_header
-
-REGULAR, DC_FRAME, REFERENCE, PROGRESSIVE = range(4)
-LENGTHS = ((0, 10), (1024, 14), (17408, 22), (4211712, 30))
-SIDES = ((0, 8), (256, 11), (2304, 14), (18688, 30))
-# Sections of a frame of one colour, as libjxl makes them: its tree, then two bytes for each group of 256 x 256 pixels.
-ONE_GROUP = bytes.fromhex("4b188b15820300")
-
-
-class Writer:
-    """Bits, lowest first."""
-
-    def __init__(self):
-        self.bits: list[int] = []
-
-    def put(self, value: int, count: int) -> "Writer":
-        self.bits += [value >> place & 1 for place in range(count)]
-        return self
-
-    def number(self, value: int, choices: Sequence[tuple[int, int]]) -> "Writer":
-        choice = next(n for n, (offset, count) in enumerate(choices) if offset <= value < offset + (1 << count))
-        return self.put(choice, 2).put(value - choices[choice][0], choices[choice][1])
-
-    def whole(self) -> bytes:
-        self.bits += [0] * (-len(self.bits) % 8)
-        return np.packbits(self.bits, bitorder="little").tobytes()
-
-
-def header(*, tones: int = 0, profile: int = 0, space: int = 0, extension: int = 0) -> bytes:
-    """That of an RGB image of one pixel."""
-    bits = Writer().put(0x0AFF, 16).put(0, 1).put(0, 2).put(0, 9).put(0, 3).put(0, 2).put(0, 9)
-    bits.put(0, 1).put(tones, 1).put(0, 6 if tones else 0).put(0, 1).put(0, 2).put(1, 1).put(0, 2).put(0, 1)
-    if profile or space:
-        bits.put(0, 1).put(profile, 1).number(space, ((0, 0), (1, 0), (2, 4), (18, 6)))
-    else:
-        bits.put(1, 1)
-    return bits.put(tones, tones).put(extension, 2).put(1, 1).whole()
-
-
-def frame(
-    kind=REGULAR, side=0, *, last=True, flags=0, upsampling=0, passes=0, blend=0, defaults=0, permuted=0
-) -> bytes:
-    """A modular frame with its table of contents, of `side` x `side` pixels or of the image's size."""
-    bits = Writer().put(defaults, 1).put(kind, 2).put(1, 1)
-    bits.put(2, 2).put(flags - 17, 8) if flags else bits.put(0, 2)
-    bits.put(0, 1).put(upsampling, 2).put(1, 2)
-    if kind != REFERENCE:
-        bits.put(passes, 2)
-    if kind != DC_FRAME:
-        bits.put(bool(side), 1)
-    if side:
-        for value in (0, 0, side, side) if kind == REGULAR else (side, side):
-            bits.number(value, SIDES)
-    if kind in (REGULAR, PROGRESSIVE):
-        bits.put(blend, 2).put(last, 1)
-    if kind == REFERENCE or not last:
-        bits.put(1, 2).put(1, 1)
-    bits.put(0, 2).put(0, 6).put(0, 2).put(permuted, 1).whole()
-    groups = -(-max(side, 1) // 256)
-    if groups == 1:
-        return bits.number(len(ONE_GROUP), LENGTHS).whole() + ONE_GROUP
-    coarse = -(-groups // 8)
-    for length in (6, *[0] * coarse**2, 0, *[2] * groups**2):
-        bits.number(length, LENGTHS)
-    return bits.whole() + ONE_GROUP[:6] + bytes(2) * groups**2
+from nvae_codec.payloads.jpeg_xl_header import Bits, after_header, boxes_of, codestream_of, read_header
 
 
 def decoded(stream: bytes) -> np.ndarray:
@@ -143,8 +79,8 @@ def test_every_stream_of_the_encoder_is_let_through(channels, monkeypatch):
             stream = jpeg_xl.encode(samples, effort)
             check_frames(stream, read_header(stream))
             assert np.array_equal(jpeg_xl.decode(stream, *samples.shape[:2], channels, 8), samples)
-            bits = Bits(stream, first_frame(stream))
-            sources += bits.take(3) == REFERENCE << 1
+            bits, _ = after_header(stream)
+            sources += Bits(stream, bits.next_byte()).take(3) == REFERENCE << 1
     assert sources >= 1
 
 
@@ -195,7 +131,7 @@ def test_boxes_that_would_take_more_than_the_jpeg_file_are_refused(kind, body, n
 def test_frames_of_jpeg_payloads_are_looked_at(never):
     file, boxes = jpeg_payload()
     stream = codestream_of(packed(len(file), boxes)[2:])
-    assert first_frame(stream) is not None
+    assert not after_header(stream)[1]
     crop = header() + frame(REFERENCE, 10_000)
     with pytest.raises(BitstreamError, match="source of patches"):
         jpeg_xl.decode_jpeg(packed(9, [*boxes[:2], (b"jxlc", crop)]), 1, 1)
