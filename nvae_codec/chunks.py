@@ -307,9 +307,9 @@ def _decode_stacks(
         return list(found)
     first = [next(turn for turn, index in enumerate(places[number]) if index in needed[number]) for number in busy]
     payload = neural()
-    tiles = payload.decode([chunks[number] for number in busy], first, progress)
-    for number, of_chunk in zip(busy, tiles, strict=True):
-        for index, (_, samples) in zip(places[number], payload.images_of(chunks[number], of_chunk), strict=True):
+    images = payload.decode([chunks[number] for number in busy], first, progress)
+    for number, of_chunk in zip(busy, images, strict=True):
+        for index, samples in zip(places[number], of_chunk, strict=True):
             if index in needed[number]:
                 found[number][index] = samples
     return list(found)

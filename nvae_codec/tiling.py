@@ -1,6 +1,6 @@
 """Cutting an image into square tiles and joining them again; padding at the border; lattices of their pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -77,32 +77,47 @@ def tile_sizes(height: int, width: int, side: int) -> np.ndarray:
     return np.array([(h, w) for h in heights for w in widths], dtype=np.int64)
 
 
-def cut(samples: np.ndarray, side: int) -> np.ndarray:
-    """Tiles uint8 [N, C, side, side], row by row, of an image [H, W] or [H, W, 3].
+def cut(samples: np.ndarray, side: int, tiles: slice = slice(None)) -> np.ndarray:
+    """Tiles uint8 [N, C, side, side], row by row, of an image [H, W] or [H, W, 3]; or some of them, by their numbers.
 
     The padding repeats the last row and column.
     """
     image = samples[None] if samples.ndim == 2 else samples.transpose(2, 0, 1)
     channels, height, width = image.shape
     rows, columns = -(-height // side), -(-width // side)
-    tiles = np.empty((rows, columns, channels, side, side), dtype=samples.dtype)
-    for row in range(rows):  # by rows: the image may be large
-        band = image[:, row * side : (row + 1) * side]
-        padded = np.pad(band, ((0, 0), (0, side - band.shape[1]), (0, -width % side)), mode="edge")
-        tiles[row] = padded.reshape(channels, side, columns, side).transpose(2, 0, 1, 3)
-    return tiles.reshape(rows * columns, channels, side, side)
+    first, last, _ = tiles.indices(rows * columns)
+    found = np.empty((last - first, channels, side, side), dtype=samples.dtype)
+    for row, begin, end in _spans(first, last, columns):  # by rows: the image may be large
+        left, right = (begin - row * columns) * side, (end - row * columns) * side
+        band = image[:, row * side : (row + 1) * side, left:right]
+        padding = (0, 0), (0, side - band.shape[1]), (0, right - left - band.shape[2])
+        padded = np.pad(band, padding, mode="edge").reshape(channels, side, end - begin, side)
+        found[begin - first : end - first] = padded.transpose(2, 0, 1, 3)
+    return found
 
 
 def join(tiles: np.ndarray, height: int, width: int) -> np.ndarray:
     """The inverse of `cut`: uint8 [H, W] or [H, W, 3]."""
-    _, channels, side, _ = tiles.shape
-    rows, columns = -(-height // side), -(-width // side)
-    image = np.empty((height, width, channels), dtype=tiles.dtype)
-    for row in range(rows):
-        band = tiles[row * columns : (row + 1) * columns].transpose(2, 0, 3, 1)
-        part = image[row * side : (row + 1) * side]
-        part[:] = band.reshape(side, columns * side, channels)[: len(part), :width]
-    return np.ascontiguousarray(image[:, :, 0]) if channels == 1 else image
+    image = np.empty((height, width, tiles.shape[1]), dtype=tiles.dtype)
+    put(image, tiles)
+    return image[:, :, 0] if image.shape[2] == 1 else image
+
+
+def put(image: np.ndarray, tiles: np.ndarray, first: int = 0) -> None:
+    """Put tiles [N, C, side, side] of `cut`, from number `first` on, into an image [H, W, C]."""
+    number, channels, side, _ = tiles.shape
+    columns = -(-image.shape[1] // side)
+    for row, begin, end in _spans(first, first + number, columns):
+        left, right = (begin - row * columns) * side, (end - row * columns) * side
+        part = image[row * side : (row + 1) * side, left:right]
+        band = tiles[begin - first : end - first].transpose(2, 0, 3, 1).reshape(side, right - left, channels)
+        part[:] = band[: part.shape[0], : part.shape[1]]
+
+
+def _spans(first: int, last: int, columns: int) -> Iterator[tuple[int, int, int]]:
+    """Of tiles by their numbers, the rows that they lie in: row, first tile, last tile."""
+    for row in range(first // columns, -(-last // columns)):
+        yield row, max(first, row * columns), min(last, (row + 1) * columns)
 
 
 def real_pixels(sizes: np.ndarray, side: int) -> np.ndarray:

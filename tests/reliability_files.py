@@ -46,10 +46,9 @@ def small_files(codec: Codec) -> dict[str, bytes]:
     data = codec.compress(kept)
     payload = jpeg_xl.encode_jpeg(kept.file, 3, 4)
     assert payload is not None
-    plain, deflated = stored.encode_file(kept.file)
     files["JPEG"] = _forced(data, content.JPEG, payload)
-    files["file"] = _forced(data, content.FILE, plain)
-    files["deflated file"] = _forced(data, content.DEFLATED_FILE, deflated)
+    files["file"] = _forced(data, content.FILE, kept.file)
+    files["deflated file"] = _forced(data, content.DEFLATED_FILE, stored.encode_deflated_file(kept.file))
     items = [("a", Image(rows)), ("b", Image(rows)), ("c", kept), ("d", kept)]
     files["archive with copies"] = codec.compress_archive(items)
     return files

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -28,10 +29,24 @@ def max_joint_tiles(side: int) -> int:
     return max(1, min(MAX_JOINT_TILES, MAX_JOINT_PIXELS // side**2))
 
 
+class Source(Protocol):
+    """Tiles, of which some are asked for at a time: `Tiles`, or what makes them then."""
+
+    layout: Layout
+
+    def part(self, tiles: slice) -> Tiles: ...
+
+
+class Destination(Protocol):
+    """Takes tiles uint8 [N, 3, side, side] by their numbers: an array, or what makes something of them then."""
+
+    def __setitem__(self, numbers: slice, tiles: np.ndarray) -> None: ...
+
+
 class _Chain:
     """Tiles that are being coded on a stack of their own."""
 
-    def __init__(self, tiles: Tiles):
+    def __init__(self, tiles: Source):
         self.tiles, self.stack, self.done = tiles, Stack(), 0
         self.batches: list[TileBatch] = []
         self.needed_per_pixel: float | None = None  # as `encode` said of the last batch
@@ -53,7 +68,7 @@ class _Chain:
 
 def encode_chains(
     model: LatentModel,
-    chains: Sequence[Tiles],
+    chains: Sequence[Source],
     joint_tiles: int,
     search: Search,
     progress: Progress = lambda done: None,
@@ -134,8 +149,29 @@ def decode_chains(
     every batch, `decoder` as by `decode`. Raises DriftError if a stack that was decoded
     entirely is not empty in the end: then the model computed other numbers.
     """
+    side = model.tile_side
+    samples = [np.zeros((layout.num_tiles, 3, side, side), dtype=np.uint8) for layout in layouts]
+    decode_chains_to(
+        samples, model, stacks, batches, layouts, trellis_bits, first, progress, learns=learns, decoder=decoder
+    )
+    return samples
+
+
+def decode_chains_to(
+    destinations: Sequence[Destination],
+    model: LatentModel,
+    stacks: Sequence[Stack],
+    batches: Sequence[Sequence[TileBatch]],
+    layouts: Sequence[Layout],
+    trellis_bits: Sequence[int],
+    first: Sequence[int] | None = None,
+    progress: Progress = lambda done: None,
+    *,
+    learns: Sequence[bool] | None = None,
+    decoder: NewDecoder | None = None,
+) -> None:
+    """As `decode_chains`, but each chain's tiles go to its destination as soon as they are decoded."""
     done = 0
-    samples = [np.zeros((layout.num_tiles, 3, model.tile_side, model.tile_side), dtype=np.uint8) for layout in layouts]
     ends = [np.cumsum([each.tiles for each in chain]) for chain in batches]
     first = [0] * len(stacks) if first is None else first
     most = max_joint_tiles(model.tile_side)
@@ -160,7 +196,7 @@ def decode_chains(
                 decoder,
             )
             for chain, tiles in zip(joint, decoded, strict=True):
-                samples[chain][places[chain]] = tiles
+                destinations[chain][places[chain]] = tiles
                 done += len(tiles)
             progress(done)
     for stack, skipped in zip(stacks, first, strict=True):
@@ -169,4 +205,3 @@ def decode_chains(
                 "after decoding, the coder is not in the state in which it began: this machine's probabilities differ "
                 "from the encoder's"
             )
-    return samples

@@ -45,7 +45,7 @@ def read(data: bytes, reading: Reading) -> Image:
     """The image in a PNG file's bytes. Raises ImageError for what is damaged, cut short or an animation."""
     header = read_header(data)
     reading.check_size(header.width, header.height)
-    chunks, end = _chunks(data)
+    chunks, image_data, end = _chunks(data)
     tail = data[end:]
     following = _count(tail)
     frames = _frames(chunks)
@@ -54,7 +54,7 @@ def read(data: bytes, reading: Reading) -> Image:
         tail, data = b"", data[:end]
     if frames > 1:
         chunks, data = [each for each in chunks if each.name not in ANIMATION], b""
-    return _image(header, chunks, tail, data, keep_padding=not reading.pixels)
+    return _image(header, chunks, image_data, tail, data, keep_padding=not reading.pixels)
 
 
 def read_header(data: bytes) -> Header:
@@ -103,16 +103,16 @@ def header_image(file: BinaryIO, reading: Reading) -> tuple[Image, int, int]:
     return one, header.width, header.height
 
 
-def _chunks(data: bytes) -> tuple[list[Chunk], int]:
-    """The chunks between IHDR and IEND, checked one by one, and where the file ends."""
+def _chunks(data: bytes) -> tuple[list[Chunk], bytes, int]:
+    """The chunks between IHDR and IEND, checked one by one, those of image data without them; these; the file's end."""
     view = memoryview(data)
-    position, found = 33, []
+    position, found, image_data = 33, [], []
     while True:
         length = int.from_bytes(view[position : position + 4])
         end = position + 12 + length
         if end > len(data):
             raise ImageError("the PNG is cut short: its last chunk is missing or not whole")
-        name, body = bytes(view[position + 4 : position + 8]), bytes(view[position + 8 : end - 4])
+        name, body = bytes(view[position + 4 : position + 8]), view[position + 8 : end - 4]
         if int.from_bytes(view[end - 4 : end]) != zlib.crc32(body, zlib.crc32(name)):
             raise _wrong_checksum(name)
         if not (name.isalpha() and name.isascii()):
@@ -124,9 +124,12 @@ def _chunks(data: bytes) -> tuple[list[Chunk], int]:
         position = end
         if name == b"IEND":
             break
-        found.append(Chunk(name, body))
+        is_data = name == b"IDAT"
+        found.append(Chunk(name, b"" if is_data else bytes(body)))
+        if is_data:
+            image_data.append(body)
     _check_order([each.name for each in found])
-    return found, position
+    return found, b"".join(image_data), position
 
 
 def _wrong_checksum(name: bytes) -> ImageError:
@@ -170,13 +173,14 @@ def _count(tail: bytes) -> int:
     return count
 
 
-def _image(header: Header, chunks: list[Chunk], tail: bytes, file: bytes, *, keep_padding: bool) -> Image:
+def _image(
+    header: Header, chunks: list[Chunk], stream: bytes, tail: bytes, file: bytes, *, keep_padding: bool
+) -> Image:
     width, height, depth, colour_type, interlaced = header
     fields = fields_of(chunks, colour_type, depth)
     palette = next((each.body for each in chunks if each.name == b"PLTE"), b"")
     if len(palette) % 3 or (colour_type == 3 and not palette):
         raise ImageError("the PNG is damaged: its palette is missing, or not of whole colours")
-    stream = b"".join(each.body for each in chunks if each.name == b"IDAT")
     rows = (height, width, CHANNELS[colour_type], depth)
     padding = 0
     try:

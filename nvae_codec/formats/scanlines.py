@@ -17,6 +17,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # The passes of interlaced image data: first column, first row, step in columns, step in rows.
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 MAX_SIDE = 1_000_000  # of libpng, by default; larger images are taken apart for it
+PIECE, BAND = 2**16, 2**24  # bytes that are inflated at once, and of rows that are unfiltered at once
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by channels; numbers of colours are given to libpng as grey
 SUB, UP, AVERAGE, PAETH = 1, 2, 3, 4
 
@@ -36,8 +37,9 @@ def pack_rows(samples: np.ndarray, depth: int, level: int = 9) -> bytes:
         difference = pixels.copy()
         difference[:, 1:] -= pixels[:, :-1]
         return _deflated(np.full(height, SUB, np.uint8), difference.reshape(height, -1), level)
-    # A copy, as arrays with sides of 1 can be contiguous and yet have steps that imagecodecs refuses.
-    return _image_data(bytes(imagecodecs.png_encode(samples.copy(order="C"), level=level)))
+    # Arrays with sides of 1 can be contiguous and yet have steps that imagecodecs refuses; their copy has others.
+    plain = samples.copy(order="C") if min(samples.shape) == 1 else np.ascontiguousarray(samples)
+    return _image_data(bytes(imagecodecs.png_encode(plain, level=level)))
 
 
 def unpack_rows(
@@ -50,14 +52,15 @@ def unpack_rows(
     _check_layout(channels, depth)
     passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
     sizes = [(-((y - height) // dy), -((x - width) // dx)) for x, y, dx, dy in passes]
-    lengths = [rows * (1 + _stride(columns, channels, depth)) if columns > 0 else 0 for rows, columns in sizes]
-    data = np.frombuffer(_inflated(stream, sum(lengths)), np.uint8)
+    inflater = _Inflater(stream)
     samples = np.zeros((height, width, channels), np.uint8 if depth <= 8 else np.uint16)
-    for (x, y, dx, dy), (rows, columns), length in zip(passes, sizes, lengths, strict=True):
-        if length:
-            filtered, data = data[:length].reshape(rows, -1), data[length:]
-            part = samples[y::dy, x::dx]
-            part[:] = _unfiltered(filtered, columns, channels, depth).reshape(part.shape)
+    for (x, y, dx, dy), (rows, columns) in zip(passes, sizes, strict=True):
+        if columns > 0:
+            part, first = samples[y::dy, x::dx], 0
+            for band in _bands(inflater, rows, columns, channels, depth):
+                part[first : first + len(band)] = band.reshape(len(band), columns, channels)
+                first += len(band)
+    inflater.finish()
     return samples[:, :, 0] if channels == 1 else samples
 
 
@@ -75,46 +78,73 @@ def _deflated(filters: np.ndarray, rows: np.ndarray, level: int) -> bytes:
     return zlib.compress(np.concatenate([filters[:, None], rows], axis=1).tobytes(), level)
 
 
-def _inflated(stream: bytes, expected: int) -> bytes:
-    inflater = zlib.decompressobj()
-    try:
-        data = inflater.decompress(stream, expected + 1)
-    except zlib.error as error:
-        raise ImageError(f"the image data are damaged ({error})") from error
-    if len(data) > expected:
-        raise ImageError("the image data go on after the last row")
-    if len(data) < expected:
-        raise ImageError("the image data end before the last row")
-    if not inflater.eof:
-        raise ImageError("the image data are cut short behind the last row")
-    if inflater.unused_data:
-        raise ImageError("there are bytes behind the image data")
-    return data
+class _Inflater:
+    """The bytes that a zlib stream stands for, a few at a time. Raises ImageError."""
+
+    def __init__(self, stream: bytes):
+        self._inflater, self._stream, self._position = zlib.decompressobj(), memoryview(stream), 0
+
+    def take(self, length: int) -> bytes:
+        parts: list[bytes] = []
+        while length:
+            parts.append(self._some(length))
+            length -= len(parts[-1])
+            if not parts[-1]:
+                raise ImageError("the image data end before the last row")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def finish(self) -> None:
+        """Refuse a stream that does not end here."""
+        if self._some(1):
+            raise ImageError("the image data go on after the last row")
+        if not self._inflater.eof:
+            raise ImageError("the image data are cut short behind the last row")
+        if self._inflater.unused_data or self._position < len(self._stream):
+            raise ImageError("there are bytes behind the image data")
+
+    def _some(self, most: int) -> bytes:
+        """At most so many bytes; none at the end."""
+        found = b""
+        while not found and not self._inflater.eof:
+            piece: bytes | memoryview = self._inflater.unconsumed_tail
+            if not piece:
+                piece = self._stream[self._position : self._position + PIECE]
+                self._position += len(piece)
+            try:
+                found = self._inflater.decompress(piece, most)
+            except zlib.error as error:
+                raise ImageError(f"the image data are damaged ({error})") from error
+            if not found and not piece:
+                break
+        return found
+
+
+def _bands(inflater: _Inflater, rows: int, width: int, channels: int, depth: int) -> Iterator[np.ndarray]:
+    """Samples [B, width(, channels)] of some rows after the other: more would take libpng their memory once more."""
+    stride = _stride(width, channels, depth)
+    most = max(1, min(BAND // (1 + stride), MAX_SIDE - 1))
+    above = np.zeros((0, 1 + stride), np.uint8)  # the last row before, without filter
+    for first in range(0, rows, most):
+        count = min(most, rows - first)
+        filtered = np.frombuffer(inflater.take(count * (1 + stride)), np.uint8).reshape(count, -1)
+        if (worst := filtered[:, 0].max()) > PAETH:
+            raise ImageError(f"the image data are damaged: there is no filter {worst}")
+        block = np.concatenate([above, filtered]) if len(above) else filtered
+        if depth < 8:  # filters know bytes only
+            unfiltered = _unfiltered(block, stride, 1, 8)[len(above) :]
+            band = unpack_bits(unfiltered, depth)[:, :width]
+        else:
+            band = unfiltered = _unfiltered(block, width, channels, depth)[len(above) :]
+        above = np.zeros((1, 1 + stride), np.uint8)
+        above[0, 1:] = _as_bytes(unfiltered[-1:])
+        yield band
 
 
 def _unfiltered(filtered: np.ndarray, width: int, channels: int, depth: int) -> np.ndarray:
-    """Samples [H, width(, channels)] of rows, uint8 [H, 1 + stride]."""
-    if (worst := filtered[:, 0].max()) > PAETH:
-        raise ImageError(f"the image data are damaged: there is no filter {worst}")
-    if depth < 8:  # filters know bytes only
-        packed = _unfiltered(filtered, filtered.shape[1] - 1, 1, 8)
-        return unpack_bits(packed, depth)[:, :width]
+    """Samples [H, width(, channels)] of rows, uint8 [H, 1 + stride], of 8 or 16 bits."""
     if width > MAX_SIDE:
         return np.concatenate(list(_in_columns(filtered, width, channels, depth)), axis=1)
-    if len(filtered) > MAX_SIDE:
-        return np.concatenate(list(_in_rows(filtered, width, channels, depth)))
     return _by_libpng(filtered, width, channels, depth)
-
-
-def _in_rows(filtered: np.ndarray, width: int, channels: int, depth: int) -> Iterator[np.ndarray]:
-    """Parts of an image too tall for libpng; each begins with the last row of the part before."""
-    above = filtered[:0]
-    for first in range(0, len(filtered), MAX_SIDE - 1):
-        block = np.concatenate([above, filtered[first : first + MAX_SIDE - 1]])
-        part = _by_libpng(block, width, channels, depth)
-        yield part[len(above) :]
-        above = np.zeros((1, filtered.shape[1]), np.uint8)
-        above[0, 1:] = _as_bytes(part[-1:])
 
 
 def _in_columns(filtered: np.ndarray, width: int, channels: int, depth: int) -> Iterator[np.ndarray]:

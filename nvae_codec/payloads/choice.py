@@ -85,9 +85,9 @@ def _blobs(image: Image, wanted: str | None, effort: int | None) -> Iterator[Blo
             if len(coded) < len(image.file):
                 return
     if image.file and wanted in (None, "stored") and len(image.file) <= stored.MAX_FILE_BYTES:
-        plain, deflated = stored.encode_file(image.file)
-        yield Blob(FILE, plain)
-        yield Blob(DEFLATED_FILE, deflated)
+        yield Blob(FILE, image.file)
+        if not image.is_whole or wanted:  # or else samples, deflated as rows, are less
+            yield Blob(DEFLATED_FILE, stored.encode_deflated_file(image.file))
     if image.is_whole and wanted != "jpeg":
         yield from _of_samples(
             image.samples, image.depth, wanted, effort, repetitive=image.depth < 8 or image.colours == PALETTE

@@ -5,27 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nvae_codec.bitstreams.content import (
-    CHANNELS,
-    DEFAULT_MAX_PIXELS,
-    GREY,
-    MAX_CHUNK_PIXELS,
-    MAX_SIDE,
-    RGB,
-    Chunk,
-    ImageEntry,
-    TileBatch,
-)
+from nvae_codec.bitstreams.content import DEFAULT_MAX_PIXELS, MAX_CHUNK_PIXELS, MAX_SIDE, Chunk, ImageEntry, TileBatch
 from nvae_codec.coding.ans import Stack
-from nvae_codec.coding.bits_back import Tiles
-from nvae_codec.coding.chains import Search, decode_chains, encode_chains, max_joint_tiles
+from nvae_codec.coding.chains import Search, decode_chains_to, encode_chains, max_joint_tiles
 from nvae_codec.coding.pixels import can_learn
-from nvae_codec.colour.detect import find_space
-from nvae_codec.colour.spaces import SPACES
 from nvae_codec.device import considerate
 from nvae_codec.errors import BitstreamError, ImageError
 from nvae_codec.integer.latent_model import IntegerModel
-from nvae_codec.tiling import Layout, cut, join
+from nvae_codec.payloads.cutting import ImagesToCut, ImagesToJoin
+from nvae_codec.tiling import Layout
 
 # Tiles coded at once, at most: as many as a decoder takes, since a call to PyTorch or the coder has its price.
 JOINT_TILES, JOINT_PIXELS = 64, 2**18
@@ -71,8 +59,7 @@ class NeuralPayload:
 
         `learn`: where the model can, learn from the pixels that are known (`nvae_codec.coding.learning`).
         """
-        parts = [[self._cut(samples) for samples in chunk] for chunk in chunks]
-        tiles = [Tiles.join(chunk) for chunk in parts]
+        tiles = [self._cut(chunk) for chunk in chunks]
         if effort is None:
             effort = default_effort(min(each.layout.num_tiles for each in tiles))
         if effort not in EFFORTS:
@@ -83,21 +70,19 @@ class NeuralPayload:
                 self.model, tiles, self._joint_tiles, search, progress, learns=learns, measures=measure
             )
         found = []
-        for chunk, (words, batches, bits) in zip(parts, coded, strict=True):
-            modes = [int(each.layout.modes[0]) for each in chunk]
+        for cuts, (words, batches, bits) in zip(tiles, coded, strict=True):
             uses_rec = any(batch.rec_groups for batch in batches)
-            firsts = np.cumsum([0, *(each.layout.num_tiles for each in chunk[:-1])])
-            of_images = None if bits is None else np.add.reduceat(bits, firsts)
-            found.append(Coded(modes, batches, search.trellis_bits if uses_rec else 0, words, learns, of_images))
+            of_images = None if bits is None else np.add.reduceat(bits, cuts.firsts[:-1])
+            found.append(Coded(cuts.modes, batches, search.trellis_bits if uses_rec else 0, words, learns, of_images))
         return found
 
     def decode(
         self, chunks: Sequence[Chunk], first: Sequence[int], progress: Callable[[int, int], None]
-    ) -> list[np.ndarray]:
-        """The tiles of several chunks, uint8 [N, 3, side, side] each, decoded at the same time.
+    ) -> list[list[np.ndarray]]:
+        """The neural images of several chunks, but for alpha, decoded at the same time.
 
-        Those of images before the `first` of a chunk, counted among its neural ones, are zero. `progress` counts
-        tiles. Raises BitstreamError, and DriftError if a chunk does not decode to what was coded.
+        Those before the `first` of a chunk, counted among its neural ones, are zero. `progress` counts tiles. Raises
+        BitstreamError, and DriftError if a chunk does not decode to what was coded.
         """
         layouts = [self.layout_of(chunk) for chunk in chunks]
         skipped = [
@@ -105,8 +90,10 @@ class NeuralPayload:
             for chunk, number in zip(chunks, first, strict=True)
         ]
         total = sum(layout.num_tiles for layout in layouts) - sum(skipped)
+        images = [ImagesToJoin(chunk.neural_images, self.model.tile_side) for chunk in chunks]
         with considerate():
-            return decode_chains(
+            decode_chains_to(
+                images,
                 self.model,
                 [Stack(np.frombuffer(chunk.words, dtype="<u4")) for chunk in chunks],
                 [chunk.tile_batches for chunk in chunks],
@@ -116,14 +103,13 @@ class NeuralPayload:
                 lambda done: progress(min(done, total), total),
                 learns=[chunk.learns for chunk in chunks],
             )
+        return [each.images() for each in images]
 
     def images_of(self, chunk: Chunk, tiles: np.ndarray) -> Iterator[tuple[ImageEntry, np.ndarray]]:
         """The neural images of a chunk with their samples, but for alpha, of its tiles uint8 [N, 3, side, side]."""
-        start = 0
-        for image in chunk.neural_images:
-            end = start + self.num_tiles(image.height, image.width)
-            yield image, join(tiles[start:end, : CHANNELS[image.mode]], image.height, image.width)
-            start = end
+        images = ImagesToJoin(chunk.neural_images, self.model.tile_side)
+        images[:] = tiles
+        return zip(chunk.neural_images, images.images(), strict=True)
 
     def layout_of(self, chunk: Chunk) -> Layout:
         """The tiles of a chunk. Raises BitstreamError for what the container, which knows no model, could not see."""
@@ -181,12 +167,5 @@ class NeuralPayload:
     def _layout(self, height: int, width: int, mode: int) -> Layout:
         return Layout.of_image(height, width, self.model.tile_side, mode)
 
-    def _cut(self, samples: np.ndarray) -> Tiles:
-        mode, planes = GREY if samples.ndim == 2 else RGB, samples
-        if mode == RGB and set(SPACES) <= set(self.model.likelihood.modes):
-            mode, planes = find_space(samples)
-        tiles = cut(samples, self.model.tile_side)
-        if mode == GREY:
-            tiles = np.repeat(tiles, 3, axis=1)
-        of_planes = tiles if planes is samples else cut(planes, self.model.tile_side)
-        return Tiles(tiles, of_planes, self._layout(samples.shape[0], samples.shape[1], mode))
+    def _cut(self, images: Sequence[np.ndarray]) -> ImagesToCut:
+        return ImagesToCut(images, self.model.tile_side, frozenset(self.model.likelihood.modes))

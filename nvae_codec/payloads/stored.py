@@ -60,13 +60,13 @@ def decode_deflated(payload: bytes, height: int, width: int, channels: int, dept
     return samples if depth > 8 else samples.astype(np.uint8, copy=False)
 
 
-def encode_file(file: bytes) -> tuple[bytes, bytes]:
-    """The payloads of a file as it is and deflated."""
-    return file, write_varint(len(file)) + zlib.compress(file, 9)
+def encode_deflated_file(file: bytes) -> bytes:
+    """The payload of a file, deflated."""
+    return write_varint(len(file)) + zlib.compress(file, 9)
 
 
 def decode_deflated_file(payload: bytes, pixels: int) -> bytes:
-    """The file of an image of so many pixels in a payload that `encode_file` deflated. Raises BitstreamError."""
+    """The file of an image of so many pixels in a payload of `encode_deflated_file`. Raises BitstreamError."""
     reader = Reader(payload, "invalid: a deflated file ends")
     length = reader.varint("length of a file", 1, MAX_FILE_BYTES)
     if length > MAX_INFLATED_BYTES + MAX_PIXEL_BYTES * pixels:

@@ -17,7 +17,7 @@ from nvae_codec.colour.spaces import SPACES
 from nvae_codec.errors import BitstreamError, DriftError, ImageError
 from nvae_codec.image import Image
 from nvae_codec.likelihoods.mixture import IntegerMixture
-from nvae_codec.payloads import neural
+from nvae_codec.payloads import cutting
 from nvae_codec.payloads.neural import EFFORTS
 
 
@@ -121,7 +121,7 @@ def test_images_from_other_colour_spaces_come_back(codec, monkeypatch):
     alone = {name: codec.compress(images[name]) for name in ("a.png", "c.png")}
     assert all(np.array_equal(codec.decompress(data).samples, images[name]) for name, data in alone.items())
     # A part of what impossible colours take, which is 0.7 and 1.1 bits of a sample where nothing is clipped.
-    monkeypatch.setattr(neural, "find_space", lambda samples: (RGB, samples))
+    monkeypatch.setattr(cutting, "find_space", lambda samples: (RGB, samples))
     for name, share in (("a.png", 0.3), ("c.png", 0.4)):
         as_rgb = codec.compress(images[name])
         assert container.unpack(as_rgb).images[0].mode == RGB
@@ -134,6 +134,6 @@ def test_models_of_fewer_bits_and_of_black_and_white_know_no_other_colour_spaces
     data = codec.compress(samples)
     assert container.unpack(data).images[0].mode == JPEG_RGB
     monkeypatch.setattr(codec.model, "likelihood", IntegerMixture.compute(5))
-    assert codec.payload._cut(samples).layout.modes.tolist() == [RGB] * 4
+    assert codec.payload._cut([samples]).layout.modes.tolist() == [RGB] * 4
     with pytest.raises(BitstreamError, match="invalid: an image has mode 2, for which its model has no probabilities"):
         codec.decompress(data)

@@ -40,8 +40,7 @@ def test_raw_bytes_are_packed():
 
 def test_files_come_back():
     for file in (b"", b"a", noise(30, 30).tobytes(), bytes(10_000)):
-        plain, deflated = stored.encode_file(file)
-        assert plain == file
+        deflated = stored.encode_deflated_file(file)
         if file:
             assert stored.decode_deflated_file(deflated, 1) == file
             for other in (deflated[:-1], deflated + b"\0", b"\0" + deflated[1:]):

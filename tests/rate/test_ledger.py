@@ -35,7 +35,7 @@ from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.presets import PRESETS
-from nvae_codec.payloads import neural
+from nvae_codec.payloads import cutting
 from nvae_codec.payloads.neural import EFFORTS
 from nvae_codec.rate import ledger as ledger_module
 from nvae_codec.rate.ledger import Ledger, ledger
@@ -154,7 +154,7 @@ def test_what_colour_spaces_save_is_beside_the_parts(codec, floats, monkeypatch)
     entry, without_floats = ledger(codec, data, floats), ledger(codec, data)
     check_sum(entry, data)
     check_sum(without_floats, data)
-    monkeypatch.setattr(neural, "find_space", lambda samples: (RGB, samples))
+    monkeypatch.setattr(cutting, "find_space", lambda samples: (RGB, samples))
     as_rgb = codec.compress(samples, **QUICK)
     of_rgb = ledger(codec, as_rgb, floats)
     assert of_rgb.colour_spaces_saved_bits == 0 and entry.colour_spaces_saved_bits > samples.size / 3
