@@ -27,7 +27,7 @@ from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError
 from nvae_codec.formats.open import read_image
 from nvae_codec.image import Image
 from nvae_codec.integer import model_file
-from nvae_codec.payloads import neural
+from nvae_codec.payloads.cutting import ImagesToJoin
 
 KODAK = SHARED / "data" / "kodak"
 
@@ -261,14 +261,14 @@ def test_verification_notices_drift(codec, monkeypatch):
 
 
 def test_verification_compares_every_sample(codec, monkeypatch):
-    genuine = neural.decode_chains
+    genuine = ImagesToJoin.images
 
-    def wrong_in_the_last_sample(*arguments, **options):
-        samples = genuine(*arguments, **options)
-        samples[-1][-1, -1, -1, -1] ^= 1
-        return samples
+    def wrong_in_the_last_sample(self):
+        images = genuine(self)
+        images[-1][-1, -1, -1] ^= 1
+        return images
 
-    monkeypatch.setattr(neural, "decode_chains", wrong_in_the_last_sample)
+    monkeypatch.setattr(ImagesToJoin, "images", wrong_in_the_last_sample)
     with pytest.raises(DriftError, match="verification failed"):
         codec.compress(noise(16, 16, 3))
     with pytest.raises(DriftError, match="verification failed"):
