@@ -15,10 +15,10 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 help:
 	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
 	@echo "make quick                 run the first case of every test that takes no seconds, in a minute and a half"
-	@echo "make test                  run the tests, in seven minutes on two cores"
+	@echo "make test                  run the tests, in seven to twelve minutes on two cores"
 	@echo "make test-matrix           run those of exactness as on other processors, with other kernels, and with the oldest"
 	@echo "                           and newest libraries, in environments of their own; 12 GB and an hour"
-	@echo "make test-slow             run the tests that train, or code full-size images"
+	@echo "make test-slow             run the tests that train, code full-size images, or start many processes"
 	@echo "make lint                  check the sources with ruff, their types with mypy"
 	@echo "make kodak DATA=folder     rates and times of a folder of images, decoded by another process; see results/kodak"
 	@echo "make report KODAK=folder CIFAR=folder [MNIST=folder]   measure the bundled models, beside other codecs: results/report/report.html"

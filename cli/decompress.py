@@ -12,7 +12,8 @@ from nvae_codec.errors import BitstreamError, ImageError
 from .batch import Coded, batch_options, each, run_one
 from .files import STREAM, Job, check_names, check_options, check_outputs, check_sources, default_target, display, read
 from .given_back import check_format, file_of, own_suffix
-from .options import POSITIVE, Documented, gathered, model_option, use_threads
+from .options import PATH, POSITIVE, Documented, gathered, model_option, use_threads
+from .preview import check_preview, preview_in
 from .progress import Progress
 from .reports import FailureReport, ImageReport, UnpackedReport
 from .unpack import unpack_archive
@@ -45,6 +46,20 @@ KEYS = {
 )
 @click.option("--only", metavar="NAME", multiple=True, help="Of an archive, only this image. Can be repeated.")
 @click.option("--recover", is_flag=True, help="Of a damaged file, restore the images that are whole.")
+@click.option(
+    "--preview",
+    metavar="FILE",
+    type=PATH,
+    help="While an image is being decoded, keep writing to FILE what it looks like so far: as the latents show it, and "
+    "the pixels that are known. For one file of one image.",
+)
+@click.option(
+    "--preview-every",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    default=2.0,
+    help="How long a preview stays, at least.",
+)
 @click.option("-t", "--test", is_flag=True, help="Decode and check, but write nothing.")
 @gathered(Request)
 def decompress(request: Request) -> None:
@@ -67,6 +82,7 @@ def decompress(request: Request) -> None:
       nvae-codec decompress photo.nvb
       nvae-codec decompress coded/*.nvb --output-dir images
       nvae-codec decompress photo.nvb -o photo.webp
+      nvae-codec decompress large.nvb --preview so-far.png --preview-every 10
       nvae-codec decompress set.nvb --format tif
       nvae-codec decompress set.nvb --only photos/dog.jpg --only photos/cat.jpg
       nvae-codec decompress set.nvb --only photos/cat.jpg -o cat.png
@@ -76,8 +92,11 @@ def decompress(request: Request) -> None:
     """
     if request.test and (request.output or request.folder):
         raise click.UsageError("--test writes nothing, so -o and --output-dir have no meaning with it.")
-    if request.only and len(request.inputs) > 1:
-        raise click.UsageError("--only is for one input.")
+    for option, given in (("--only", request.only), ("--preview", request.preview)):
+        if given and len(request.inputs) > 1:
+            raise click.UsageError(f"{option} is for one input.")
+    if request.preview and (request.test or request.recover):
+        raise click.UsageError("--preview shows an image that is being restored, so not with --test or --recover.")
     check_options(request.inputs, request.output, request.folder)
     check_sources(request.inputs)
 
@@ -87,6 +106,10 @@ def decompress(request: Request) -> None:
         return stdin if source == STREAM else read(source)
 
     jobs = [_plan(source, load, request) for source in request.inputs]
+    if request.preview:
+        if any(isinstance(job, Unpacking) for job in jobs):
+            raise click.UsageError("--preview is for a file of one image, and this is an archive.")
+        check_preview(request.preview, request.force)
     if not request.test:
         _check(jobs, request)
 
@@ -110,7 +133,13 @@ def decompress(request: Request) -> None:
                 (restored,) = codec.restore_archive(content, progress=progress)
             else:
                 codec = codec_for(peek_fingerprint(data))
-                restored = codec.restore(data, max_pixels=request.max_pixels, progress=progress)
+                restored = codec.restore(
+                    data,
+                    max_pixels=request.max_pixels,
+                    progress=progress,
+                    preview=preview_in(request.preview) if request.preview else None,
+                    preview_every=request.preview_every,
+                )
         except BitstreamError as error:
             raise request.hinted(error, data) from error
         if job.target is None:

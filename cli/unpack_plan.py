@@ -35,6 +35,8 @@ class Request(Batch):
     only: tuple[str, ...]  # all, if empty
     recover: bool
     test: bool
+    preview: Path | None
+    preview_every: float  # seconds
 
     def open(self, data: bytes) -> Recovery:
         """What a file holds. Where its fingerprint is damaged, that of the model in the command line can save it."""

@@ -32,7 +32,7 @@ WIDTH, HEIGHT = 6.4, 4.2  # inches
 
 def rate_figures(results: RateResults) -> dict[str, str]:
     """SVG texts by name: those for which the results have figures."""
-    drawn = {"ledger": _ledger, "rate-per-group": _groups}
+    drawn = {"ledger": _ledger, "rate-per-group": _groups, "first-groups": _first_groups}
     if len(results.images) > 1:
         drawn = {"rate-against-negative-elbo": _rate_against_negative_elbo, **drawn}
     if len(results.chains) > 1:
@@ -144,6 +144,19 @@ def _groups(figure: "Figure", results: RateResults) -> None:
     axes.set_xticks(range(len(rates)), names, rotation=0 if few else 90)
     axes.set(ylabel="bits per sub-pixel", xlabel="latents, coarse to fine, and the pixels given them")
     axes.grid(axis="x", visible=False)
+
+
+def _first_groups(figure: "Figure", results: RateResults) -> None:
+    measured = results.first_groups
+    rates = [bits / measured.subpixels for bits in measured.negative_elbo_bits]
+    axes = figure.subplots()
+    axes.plot(range(len(rates)), rates, marker="o", color=PROMISED)
+    if len(rates) <= 12:
+        for count, rate in enumerate(rates):
+            axes.annotate(f"{rate:.3f}", (count, rate), textcoords="offset points", xytext=(0, 7), ha="center")
+    axes.set_xticks(range(len(rates)))
+    axes.margins(0.08, 0.15)
+    axes.set(xlabel="groups of latents that are on, coarse to fine", ylabel="negative ELBO, bits per sub-pixel")
 
 
 def _chains(figure: "Figure", results: RateResults) -> None:

@@ -22,6 +22,7 @@ from nvae_codec.errors import DriftError, ImageError, about, enough_memory
 
 from .document import FILE_NAME, to_csv, to_json
 from .extra import check_extra
+from .first_groups import measure_first_groups
 from .items import Item, Reading, Selection, check_items, digest
 from .progress import Watch, unwatched
 from .results import Chain, Data, Model, RateImage, RateResults, RateSettings
@@ -240,6 +241,7 @@ def measure(
         images=images,
         totals=rate_totals(images, settings.archive),
         chains=chains,
+        first_groups=measure_first_groups(codec, items, watch),
     )
 
 

@@ -196,11 +196,20 @@ def _rate(results: RateResults, _: Sequence[Any]) -> dict[str, Any]:
     ]
     each = ("image", "bytes", "bits/sub-pixel", "negative ELBO, bits/sub-pixel", "overhead %", "encode s")
     saved = totals.ledger.colour_spaces_saved_bits
+    measured = results.first_groups
+    *_, whole = measured.negative_elbo_bits
+    first_groups = [
+        (count, bits / measured.subpixels, 100 * (bits / whole - 1))
+        for count, bits in enumerate(measured.negative_elbo_bits)
+    ]
     return {
         "network": network,
         "of_all_colours": (totals.negative_elbo_bits + saved) / totals.subpixels if saved else None,
         "rates": Table(head, rates, ("files",)),
         "figures": _safe_figures(rate_figures(results)),
+        "first_groups": Table(
+            ("groups of latents that are on", "bits/sub-pixel", "more than with all, %"), first_groups
+        ),
         "ledger": Table(("part", "bits", "bits/sub-pixel", "% of negative ELBO"), ledger, ("file",)),
         "images": Table(each, images),
     }

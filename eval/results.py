@@ -157,6 +157,21 @@ class Chain:
 
 
 @dataclass(frozen=True, config=STRICT)
+class FirstGroups:
+    """What some tiles cost, and look like, where the first groups of latents alone say anything.
+
+    Latents of the others, the finer ones, are the prior's means.
+    """
+
+    tiles: Count
+    subpixels: Count
+    negative_elbo_bits: Annotated[list[float], Field(min_length=2)]
+    """of the integer network, with 0, 1, ... and all groups"""
+    pictures: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]+$")]
+    """a PNG in base64: a row of some of the tiles for each of these, as latents show them, and one as they are"""
+
+
+@dataclass(frozen=True, config=STRICT)
 class RateResults:
     """File sizes against the negative ELBO."""
 
@@ -172,6 +187,7 @@ class RateResults:
     images: Annotated[list[RateImage], Field(min_length=1)]
     totals: RateTotals
     chains: list[Chain]
+    first_groups: FirstGroups
 
 
 @dataclass(frozen=True, config=STRICT)

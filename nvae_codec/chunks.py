@@ -40,6 +40,7 @@ from nvae_codec.payloads.choice import (
 if TYPE_CHECKING:
     from nvae_codec.payloads.neural import Coded as Stacked
     from nvae_codec.payloads.neural import NeuralPayload
+    from nvae_codec.payloads.preview import Show
 
 Progress = Callable[[int, int], None]  # called with tiles done, and in all
 Named = Sequence[tuple[str, Image]]  # the images of a chunk
@@ -100,14 +101,19 @@ def encode(neural: Neural, batch: Sequence[Named], settings: Settings, progress:
 
 
 def decode(
-    neural: Neural, batch: Sequence[Wanted], progress: Progress = lambda done, total: None
+    neural: Neural,
+    batch: Sequence[Wanted],
+    progress: Progress = lambda done, total: None,
+    preview: "tuple[Show, float] | None" = None,
 ) -> Iterator[Restored]:
     """The wanted images of chunks that are decoded at the same time. `progress` counts tiles, or images without.
+
+    `preview`: who is to be shown the only image of a single chunk while it is decoded, and every how many seconds.
 
     Raises BitstreamError and DriftError.
     """
     needed = [needed_images(*each) for each in batch]
-    samples = _decode_stacks(neural, [chunk for chunk, _ in batch], needed, progress)
+    samples = _decode_stacks(neural, [chunk for chunk, _ in batch], needed, progress, preview)
     for (chunk, wanted), of_chunk, neural_samples in zip(batch, needed, samples, strict=True):
         blobs = dict(
             zip((index for index, image in enumerate(chunk.images) if image.has_blob), chunk.blobs, strict=True)
@@ -295,7 +301,11 @@ def _is_equal(was: Image, now: Restored) -> bool:
 
 
 def _decode_stacks(
-    neural: Neural, chunks: Sequence[Chunk], needed: Sequence[set[int]], progress: Progress
+    neural: Neural,
+    chunks: Sequence[Chunk],
+    needed: Sequence[set[int]],
+    progress: Progress,
+    preview: "tuple[Show, float] | None",
 ) -> list[Mapping[int, np.ndarray]]:
     """Of each chunk the samples of the needed images on its stack, without alpha, by their places."""
     found: list[dict[int, np.ndarray]] = [{} for _ in chunks]
@@ -307,7 +317,8 @@ def _decode_stacks(
         return list(found)
     first = [next(turn for turn, index in enumerate(places[number]) if index in needed[number]) for number in busy]
     payload = neural()
-    images = payload.decode([chunks[number] for number in busy], first, progress)
+    shown = payload.preview(chunks[0], *preview) if preview else None
+    images = payload.decode([chunks[number] for number in busy], first, progress, shown)
     for number, of_chunk in zip(busy, images, strict=True):
         for index, samples in zip(places[number], of_chunk, strict=True):
             if index in needed[number]:

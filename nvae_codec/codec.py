@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from nvae_codec.integer.latent_model import IntegerModel
     from nvae_codec.payloads.neural import NeuralPayload
+    from nvae_codec.payloads.preview import Show
 
 Progress = Callable[[int, int], None]  # called with tiles or images done, and in all
 
@@ -291,25 +292,37 @@ class Codec:
         except ValueError as error:
             raise ImageError(str(error)) from error
 
-    def decompress(
-        self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, progress: Progress | None = None
-    ) -> Image:
-        """The image in an .nvb file that holds just one; `progress` counts tiles.
+    def decompress(self, data: bytes, **options: Any) -> Image:
+        """The image in an .nvb file that holds just one. The options are those of `restore`.
 
         Raises BitstreamError for damaged bytes, ModelError if another model is needed, DriftError if the bytes are
         whole but this machine decodes something else than was coded. What it returns is what was compressed.
         """
-        return self.restore(data, max_pixels=max_pixels, progress=progress).image()
+        return self.restore(data, **options).image()
 
     def restore(
-        self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, progress: Progress | None = None
+        self,
+        data: bytes,
+        *,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        progress: Progress | None = None,
+        preview: "Show | None" = None,
+        preview_every: float = 1.0,
     ) -> Restored:
-        """As `decompress`, but of an image that was kept as a file, the file."""
+        """As `decompress`, but of an image that was kept as a file, the file.
+
+        `max_pixels`: larger images are refused. `progress` counts tiles.
+
+        `preview` is given the image while it is decoded, at most every `preview_every` seconds, and at the end: samples
+        uint8 [H, W] or [H, W, 3], without alpha, as the latents and the pixels known so far show them, grey where
+        nothing is known. Images without neural payload are not shown.
+        """
         content = container.unpack(bytes_of(data), max_pixels=max_pixels)
         if len(content.images) > 1:
             raise BitstreamError(f"the file is an archive of {len(content.images):,} images, not one image")
         self._check_model(content)
-        (found,) = chunks.decode(self._neural, [(content.chunks[0], [0])], progress or _ignore)
+        shown = (preview, preview_every) if preview else None
+        (found,) = chunks.decode(self._neural, [(content.chunks[0], [0])], progress or _ignore, shown)
         return found
 
     def decompress_archive(self, content: Container, **options: Any) -> Iterator[tuple[ImageEntry, Image]]:

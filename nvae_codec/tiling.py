@@ -172,3 +172,23 @@ def known_pixels(samples: np.ndarray, sizes: np.ndarray, lattice: Lattice) -> np
     padded = pad(plane, np.maximum(real, 1))
     padded[(real == 0).any(axis=1)] = 0
     return padded
+
+
+def fill(samples: np.ndarray, known: Sequence[Lattice]) -> np.ndarray:
+    """Tiles [N, C, side, side] of which only the pixels of some lattices are known, the first pixel among them.
+
+    Each other pixel becomes the one in the corner of the smallest square, of a side that is a power of two, of which
+    that one is known.
+    """
+    side = samples.shape[-1]
+    is_known = np.zeros((side, side), dtype=bool)
+    for lattice in known:
+        lattice.of(is_known)[:] = True
+    index = np.arange(side)
+    source, found, size = np.zeros((side, side), dtype=np.int64), np.zeros((side, side), dtype=bool), 1
+    while not found.all():
+        corner = index & -size
+        new = is_known[corner][:, corner] & ~found
+        source[new] = (corner[:, None] * side + corner)[new]
+        found, size = found | new, 2 * size
+    return samples.reshape(*samples.shape[:2], -1)[:, :, source]

@@ -82,6 +82,7 @@ def test_workers_make_the_same_bytes_and_images(path_12_bits, album):
     assert same(unpacked(codec, alone, workers=2, only=some), [each for each in album if each[0] in some])
 
 
+@pytest.mark.slow
 def test_errors_of_workers_are_those_of_one_process(path_12_bits, album):
     codec = Codec.load(path_12_bits)
     content = unpack(codec.compress_archive(album, len(album), chunk_pixels=CHUNK))
@@ -178,6 +179,7 @@ def test_results_come_in_order_from_an_executor_of_ones_own(path_12_bits, album)
         assert shared == alone and same(unpacked(codec, alone, executor=executor), album)
 
 
+@pytest.mark.slow
 def test_large_archives_are_shared_out_among_threads(tmp_path, path_12_bits, album, monkeypatch):
     reported = []
     for name in ("compress_archive", "decompress_archive"):
@@ -240,6 +242,7 @@ def codec_in_a_way(path: Path, how: Kernels, threads: int, lanes: int, joint_til
             torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_files_made_in_each_way_are_decoded_in_every_other(path_12_bits, album):
     """The bytes do not depend on kernel and threads; they do on what is coded together, and decode all the same."""
     files = {}

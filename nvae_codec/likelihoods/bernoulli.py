@@ -19,6 +19,7 @@ from nvae_codec.likelihoods.likelihood import Decisions, IntegerLikelihood, Like
 BLACK, WHITE = 0, 255
 PROBABILITY_BITS = 24  # resolution of the probability of white
 TABLE_LENGTH = 2**16
+FRAMED_SIDE = 32
 FIRST_LOGIT = 3.0  # of white, where all known neighbours are white
 
 
@@ -37,10 +38,9 @@ class Bernoulli(Likelihood):
     def create(cls, *, components: int, num_bits: int, with_phases: bool) -> "Bernoulli":
         return cls(rounded_samples=with_phases)
 
-    @property
-    def frame(self) -> int:
+    def frame(self, side: int) -> int:
         """The release puts sets of 28 x 28 pixels into images of 32 x 32."""
-        return 0 if self.rounded_samples else 2
+        return 2 if side == FRAMED_SIDE and not self.rounded_samples else 0
 
     def log_prob(self, output: Tensor, x: Tensor, *, published: bool = False) -> Tensor:
         return -F.binary_cross_entropy_with_logits(output, x, reduction="none").sum(dim=1)
@@ -51,6 +51,9 @@ class Bernoulli(Likelihood):
             return probability
         drawn = torch.rand(probability.shape, generator=generator, device=probability.device)
         return (drawn < probability).float()
+
+    def expected(self, output: Tensor) -> Tensor:
+        return torch.sigmoid(output)
 
     def unit_range(self, samples: Tensor) -> Tensor:
         """All samples but 0 count as white, and all channels but the first are left out."""

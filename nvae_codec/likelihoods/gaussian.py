@@ -86,5 +86,8 @@ class Gaussian(Likelihood):
         noise = torch.randn(normal.mean.shape, generator=generator, device=output.device)
         return (normal.sample(noise).clamp(-1, 1) + 1) / 2
 
+    def expected(self, output: Tensor) -> Tensor:
+        return (_pixels(output).mean.clamp(-1, 1) + 1) / 2
+
     def unit_range(self, samples: Tensor) -> Tensor:
         return (samples >> (8 - self.num_bits)).float() / (2**self.num_bits - 1)

@@ -106,9 +106,8 @@ class Likelihood(ABC):
     def create(cls, *, components: int, num_bits: int, with_phases: bool) -> "Likelihood":
         """The one of a network with these fields: `num_mixtures`, `num_x_bits`, and whether it has a head of phases."""
 
-    @property
-    def frame(self) -> int:
-        """Pixels at every border of the network's images that do not count."""
+    def frame(self, side: int) -> int:
+        """Pixels at every border of the network's images, of `side` pixels, that do not count."""
         return 0
 
     @property
@@ -133,6 +132,15 @@ class Likelihood(ABC):
     @abstractmethod
     def sample(self, output: Tensor, generator: RandomGenerator | None = None, temperature: float = 1.0) -> Tensor:
         """Images [B, C, H, W] in [0, 1] drawn from it; not rounded to levels."""
+
+    @abstractmethod
+    def expected(self, output: Tensor) -> Tensor:
+        """The expected image, [B, C, H, W] in [0, 1], as far as it is known without the samples: what to show."""
+
+    def expected_samples(self, parameters: np.ndarray) -> np.ndarray:
+        """The same of integers [B, P, H, W], which have `fractional_bits`, as samples uint8 [B, C, H, W]."""
+        units = torch.tensor([2.0**-bits for bits in self.fractional_bits])[:, None, None]
+        return torch.round(self.expected(torch.from_numpy(parameters) * units) * 255).byte().numpy()
 
     @abstractmethod
     def unit_range(self, samples: Tensor) -> Tensor:

@@ -73,6 +73,9 @@ class Mixture(Likelihood):
     def sample(self, output: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         return sample(output, generator, temperature, residual=self.residual)
 
+    def expected(self, output: Tensor) -> Tensor:
+        return expected(output, residual=self.residual)
+
     def scores(self, output: Tensor, x: Tensor) -> Tensor:
         return scores(output, x, self.num_bits, residual=self.residual)
 
@@ -223,6 +226,22 @@ def corrected(output: Tensor, corrections: Tensor) -> Tensor:
     means = means + shift * log_scales.clamp(LOG_SCALE_MIN, LOG_SCALE_MAX).exp()
     others = torch.stack([means, log_scales + of_log_scales, coefficients + of_coefficients], dim=2)
     return torch.cat([logits + of_logits, others.flatten(1, 3)], dim=1)
+
+
+def expected(output: Tensor, *, residual: bool = False) -> Tensor:
+    """Images [B, 3, H, W] in [0, 1] of the means of outputs [B, 10 M, H, W].
+
+    That the edges of the range clip logistics is left out of account.
+    """
+    logits, means, _, coefficients = split(output, dim=1)
+    if not residual:  # or else a colour's distance from its mean, which shifts others, is 0 in the mean
+        coefficients = coefficients.tanh()
+        red = means[:, 0]
+        green = means[:, 1] + coefficients[:, 0] * red
+        blue = means[:, 2] + coefficients[:, 1] * red + coefficients[:, 2] * green
+        means = torch.stack([red, green, blue], dim=1)
+    mean = (F.softmax(logits, dim=1)[:, None] * means).sum(dim=2)
+    return (mean.clamp(-1, 1) + 1) / 2
 
 
 def sample(

@@ -249,7 +249,7 @@ class NVAEConfig:
     @property
     def frame(self) -> int:
         """Pixels at every border that do not count."""
-        return self.pixels.frame
+        return self.pixels.frame(self.image_size)
 
     @property
     def num_latents(self) -> int:
@@ -275,7 +275,7 @@ class NVAEConfig:
         if self.frame:
             return (
                 f"its images have a frame of {self.frame} pixels that its likelihood leaves out; a network of the "
-                "images as they are, like that of the preset mnist-small, has none"
+                "images as they are, like that of the preset mnist-nvae, has none"
             )
         return None
 

@@ -46,8 +46,11 @@ class ImagesToCut:
 class ImagesToJoin:
     """The images of a chunk's entries, into which tiles uint8 [N, 3, side, side] are put by their numbers."""
 
-    def __init__(self, entries: Sequence[ImageEntry], side: int):
-        self._images = [np.zeros((each.height, each.width, CHANNELS[each.mode]), np.uint8) for each in entries]
+    def __init__(self, entries: Sequence[ImageEntry], side: int, background: int = 0):
+        """`background`: the samples where no tile is put."""
+        shapes = [(each.height, each.width, CHANNELS[each.mode]) for each in entries]
+        self._images = [np.full(shape, background, np.uint8) if background else np.zeros(shape, np.uint8)
+                        for shape in shapes]  # fmt: skip
         counts = (-(-each.height // side) * -(-each.width // side) for each in entries)
         self._firsts = np.cumsum([0, *counts])
 
@@ -60,7 +63,7 @@ class ImagesToJoin:
             start = end
 
     def images(self) -> list[np.ndarray]:
-        """uint8 [H, W] or [H, W, 3]; zero where no tile was put."""
+        """uint8 [H, W] or [H, W, 3]."""
         return [image[:, :, 0] if image.shape[2] == 1 else image for image in self._images]
 
 

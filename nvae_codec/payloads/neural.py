@@ -5,14 +5,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nvae_codec.bitstreams.content import DEFAULT_MAX_PIXELS, MAX_CHUNK_PIXELS, MAX_SIDE, Chunk, ImageEntry, TileBatch
+from nvae_codec.bitstreams.content import (
+    DEFAULT_MAX_PIXELS,
+    MAX_CHUNK_PIXELS,
+    MAX_SIDE,
+    NEURAL,
+    Chunk,
+    ImageEntry,
+    TileBatch,
+)
 from nvae_codec.coding.ans import Stack
+from nvae_codec.coding.bits_back import Tiles
 from nvae_codec.coding.chains import Search, decode_chains_to, encode_chains, max_joint_tiles
 from nvae_codec.coding.pixels import can_learn
 from nvae_codec.device import considerate
 from nvae_codec.errors import BitstreamError, ImageError
 from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.payloads.cutting import ImagesToCut, ImagesToJoin
+from nvae_codec.payloads.preview import Preview, Show
 from nvae_codec.tiling import Layout
 
 # Tiles coded at once, at most: as many as a decoder takes, since a call to PyTorch or the coder has its price.
@@ -77,12 +87,18 @@ class NeuralPayload:
         return found
 
     def decode(
-        self, chunks: Sequence[Chunk], first: Sequence[int], progress: Callable[[int, int], None]
+        self,
+        chunks: Sequence[Chunk],
+        first: Sequence[int],
+        progress: Callable[[int, int], None],
+        preview: Preview | None = None,
     ) -> list[list[np.ndarray]]:
         """The neural images of several chunks, but for alpha, decoded at the same time.
 
         Those before the `first` of a chunk, counted among its neural ones, are zero. `progress` counts tiles. Raises
         BitstreamError, and DriftError if a chunk does not decode to what was coded.
+
+        `preview`: of a single chunk of one image.
         """
         layouts = [self.layout_of(chunk) for chunk in chunks]
         skipped = [
@@ -102,8 +118,17 @@ class NeuralPayload:
                 skipped,
                 lambda done: progress(min(done, total), total),
                 learns=[chunk.learns for chunk in chunks],
+                decoder=None if preview is None else preview.decoder,
             )
+        if preview is not None:
+            preview.show()
         return [each.images() for each in images]
+
+    def preview(self, chunk: Chunk, show: Show, every: float) -> Preview | None:
+        """One of the only image of a chunk, if that is on its stack."""
+        if [image.payload for image in chunk.images] != [NEURAL]:
+            return None
+        return Preview(chunk.images[0], self.model.tile_side, self.model.network.config.pixels, show, every)
 
     def images_of(self, chunk: Chunk, tiles: np.ndarray) -> Iterator[tuple[ImageEntry, np.ndarray]]:
         """The neural images of a chunk with their samples, but for alpha, of its tiles uint8 [N, 3, side, side]."""
@@ -146,6 +171,15 @@ class NeuralPayload:
         self.check_size(*samples.shape[:2])
         if not self.model.likelihood.can_code(samples):
             raise ImageError(f"the model {self._name} is for {self.model.likelihood.kind}")
+
+    def middle_tiles(self, images: Sequence[np.ndarray]) -> Tiles:
+        """One tile from the middle of each image, to be measured; padded if the image is smaller."""
+        side = self.model.tile_side
+        middles = []
+        for samples in images:
+            top, left = (max(0, (length - side) // 2) for length in samples.shape[:2])
+            middles.append(samples[top : top + side, left : left + side])
+        return self._cut(middles).part(slice(len(middles)))
 
     def num_tiles(self, height: int, width: int) -> int:
         side = self.model.tile_side

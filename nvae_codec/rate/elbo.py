@@ -24,9 +24,12 @@ from nvae_codec.tiling import Lattice, Layout, known_pixels, real_cells, real_pi
 class _Integers:
     """What an integer network's numbers mean. Latents are rounded to its integers, but are not on the coder's grid."""
 
-    def __init__(self, network: IntegerNetwork, inactive: bool):
-        """`inactive`: inactive channels are the prior's mean, as in coding; otherwise drawn like the others."""
-        self._network, self._inactive = network, inactive
+    def __init__(self, network: IntegerNetwork, inactive: bool, groups: int):
+        """`inactive`: inactive channels are the prior's mean, as in coding; otherwise drawn like the others.
+
+        So are all channels but those of the first `groups` groups.
+        """
+        self._network, self._inactive, self._groups = network, inactive, groups
 
     def normal(self, raw: tuple[Tensor, Tensor]) -> Normal:
         integers = self._network.normal(raw)
@@ -35,6 +38,8 @@ class _Integers:
         )
 
     def drawn(self, group: int, coded: Tensor) -> Tensor:
+        if group >= self._groups:
+            return torch.zeros_like(coded)
         return coded & ~self._network.latent_inactive[group].bool()[:, None, None] if self._inactive else coded
 
     def shift(self, group: int, cell: nn.Module, z: Tensor) -> Tensor:
@@ -90,7 +95,13 @@ def integer_negative_elbo(
 
 @torch.inference_mode()
 def integer_rates(
-    network: IntegerNetwork, samples: Tensor, noise: Noise, layout: Layout | None = None, *, inactive: bool = False
+    network: IntegerNetwork,
+    samples: Tensor,
+    noise: Noise,
+    layout: Layout | None = None,
+    *,
+    inactive: bool = False,
+    groups: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """KL of every group, coarsest first, and -log p(x | z) of tiles uint8 [B, 3, side, side], nats [B, groups + 1].
 
@@ -99,12 +110,14 @@ def integer_rates(
 
     The pixels' is that of the coder's masses. Of a network for fewer than 8 bits it is that of the high bits. This is
     the cost of integers alone. With a `layout`, only the real pixels and their latents count. `inactive`: inactive
-    channels are the prior's mean, as in coding; otherwise they are drawn like the others.
+    channels are the prior's mean, as in coding; otherwise they are drawn like the others. `groups`: so are all channels
+    but those of the first groups, so many.
     """
+    groups = network.num_groups if groups is None else groups
     model, layout = IntegerModel(network), layout or whole(samples)
     draft = model.draft(samples.numpy(), layout.sizes)
     descent = Descent(network, len(samples), model.features(draft))
-    kl = _kl_of_groups(network, descent, _Integers(network, inactive), layout, noise)
+    kl = _kl_of_groups(network, descent, _Integers(network, inactive, groups), layout, noise)
     parameters = model.pixels(descent.state, draft)
     bits, saved = np.zeros(len(samples)), np.zeros(len(samples))
     for index, real in enumerate(real_pixels(layout.sizes, model.tile_side)):

@@ -203,9 +203,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "tiny": Recipe(steps=8_000, batch_size=16, clip_gradient=1000, **_PHASES | {"learning_rate": 1e-3}),
     "mnist-small": Recipe(steps=8_000, batch_size=32, clip_gradient=20, **_PHASES),
-    "mnist-nvae": Recipe(
-        steps=30_000, warm_up=200, batch_size=64, cooldown=0.4, kl_anneal_portion=0.1, average=0.999
-    ),
+    "mnist-nvae": Recipe(steps=30_000, warm_up=200, batch_size=64, cooldown=0.4, kl_anneal_portion=0.1, average=0.999),
     "toy": Recipe(steps=300, warm_up=20, batch_size=8, learning_rate=4e-3, learning_rate_min=1e-5, centre_mixture=True),
 }
 DATASET_OF = {

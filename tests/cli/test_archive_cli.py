@@ -426,7 +426,7 @@ def test_folders_that_cannot_be_read_are_not_left_out(here, no_codec, monkeypatc
 
 @pytest.mark.any_payload
 def test_an_image_too_narrow_for_the_network_gets_another_payload(here, toy_model_path):
-    Path("photos/zz.pgm").write_bytes(b"P5 1 9000000 255\n" + bytes(9_000_000))
+    Path("photos/zz.pgm").write_bytes(b"P5\n1 9000000\n255\n" + bytes(9_000_000))
     result = invoke("compress", "photos/zz.pgm", "photos/a.png", "--archive", "-o", "x.nvb", "--model", toy_model_path)
     assert result.exit_code == 0 and os.path.getsize("x.nvb") < 20_000
     assert invoke("decompress", "x.nvb", "--only", "zz.pgm", "--model", toy_model_path).exit_code == 0

@@ -210,6 +210,7 @@ def test_a_run_begins_with_the_weights_of_another(place):
     assert "a checkpoint but no config.json" in sentence(invoke(*again, "--from", "run"))
 
 
+@pytest.mark.slow
 def test_a_run_with_rounded_activations_makes_a_model_of_12_bits(place):
     """Its float network is the one that rounds: the ledger counts from there."""
     rounded = [*TOY, "--run", "rounded", "--from", "run", "--set", "rounded_activations=true"]

@@ -76,6 +76,7 @@ def test_operators_and_the_coders_calls_are_profiled(images, toy_model_path):
     assert "push_masses" in invoke("eval", "bench", images[0], "--model", toy_model_path, "--profile").stdout
 
 
+@pytest.mark.slow
 def test_workers_and_data_sets(images, toy_model_path):
     options = ["--model", toy_model_path, "--effort", 1, "--repeat", 1]
     report = json.loads(invoke("eval", "bench", *images, "--archive", "--workers", 2, "--json", *options).stdout)

@@ -202,6 +202,7 @@ def tower(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_runs_are_identical_but_for_times_and_memory(tower, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = [tower, "--model", "none", "--baselines", "jxl,jpegls,avif", "--solid", "-o", "out"]
@@ -225,6 +226,7 @@ def test_results_of_another_run_are_not_written_over(images, tmp_path):
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_solid_archives_of_all_codecs(toy_model_path, tower, tmp_path):
     out = tmp_path / "out"
     arguments = [str(tower), "--model", str(toy_model_path), "--solid", "--images", "2", "-o", str(out)]

@@ -1,6 +1,8 @@
 """`eval rate` and the report: real files beside the negative ELBO, and what is reported of them."""
 
+import base64
 import csv
+import io
 import json
 import os
 import re
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import REPOSITORY, smooth_tiles
+from PIL import Image as pillow
 from terminal import failure, invoke
 
 from nvae_codec.codec import Codec
@@ -125,6 +128,17 @@ def test_images_of_equal_names_can_be_chained(images, model, tmp_path):
     document = document_in(tmp_path / "out")
     assert [chain["num_images"] for chain in document["chains"]] == [1, 2]
     assert document["images"][0]["file_bits"] == document["images"][1]["file_bits"]
+
+
+def test_groups_of_latents_are_switched_off(measured, model):
+    results = document_in(measured)
+    document = results["first_groups"]
+    bits = document["negative_elbo_bits"]
+    groups = len(results["totals"]["kl_bits"])
+    assert len(bits) == groups + 1 and min(bits) > 0 and 0 < document["tiles"] <= 32
+    with pillow.open(io.BytesIO(base64.b64decode(document["pictures"]))) as picture:
+        side = (picture.height + 2) // (groups + 2) - 2
+        assert side == Codec.load(model[0]).model.tile_side and picture.width % (side + 2) == side
 
 
 def test_chains_are_archives_of_one_chunk(measured, model):

@@ -1,5 +1,7 @@
 """The page of all results: whole, honest about what it compares, and made of nothing but results."""
 
+import base64
+import io
 import json
 import re
 from dataclasses import replace
@@ -8,6 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from helpers import smooth_tiles
+from PIL import Image as pillow
 from terminal import failure, invoke
 
 from nvae_codec.errors import NvaeCodecError
@@ -27,7 +30,7 @@ class Page(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.ids, self.used, self.tables, self.figures = [], [], [], 0, 0
+        self.open, self.ids, self.used, self.pictures, self.tables, self.figures = [], [], [], [], 0, 0
 
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)
@@ -35,11 +38,14 @@ class Page(HTMLParser):
         self.figures += tag == "figure"
         self.ids += [given["id"]] if "id" in given else []
         for name, value in given.items():
-            if name in ("src", "href", "xlink:href"):
+            if name == "src" and tag == "img":  # a picture in the page itself
+                with pillow.open(io.BytesIO(base64.b64decode(value.removeprefix("data:image/png;base64,")))) as picture:
+                    self.pictures.append(picture.size)
+            elif name in ("src", "href", "xlink:href"):
                 assert value.startswith("#")
                 self.used.append(value[1:])
             self.used += re.findall(r"url\(#([^)]*)\)", value or "")
-        if tag not in ("meta", "br", "hr"):
+        if tag not in ("meta", "br", "hr", "img"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
@@ -61,13 +67,13 @@ def read_page(path) -> tuple[Page, str]:
 def test_the_page_is_whole_and_says_what_was_measured(measured, tmp_path):
     document = document_in(measured)
     page, text = read_page(measured / "report.html")
-    assert page.figures == 4 and page.tables == 3
+    assert page.figures == 5 and page.tables == 4 and len(page.pictures) == 1
     assert document["command"] in text and document["platform"] in text and document["model"]["fingerprint"] in text
     assert f"{document['totals']['file_bits'] // 8:,} bytes" in text
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
     assert invoke("eval", "report", measured, measured, "-o", tmp_path / "both.html").exit_code == 0
     text = (tmp_path / "both.html").read_text()
-    assert text.count("<figure>") == 8 and text.count("<table>") == 6
+    assert text.count("<figure>") == 10 and text.count("<table>") == 8
 
 
 def test_texts_of_results_are_text(measured, tmp_path):
@@ -102,7 +108,7 @@ def test_all_kinds_of_results_stand_on_one_page(measured, images, tmp_path):
     assert invoke("eval", "report", *folders, "-o", tmp_path / "all.html").exit_code == 0
     page, text = read_page(tmp_path / "all.html")
     assert "nvae-codec, model" in text  # among the codecs: its files are the same
-    assert page.figures == 5 and "jpegls" in text and "Vahdat" in text and "FFHQ" in text
+    assert page.figures == 6 and "jpegls" in text and "Vahdat" in text and "FFHQ" in text
     alone, _ = read_page(tmp_path / "codecs" / "report.html")
     assert alone.figures == 1
     assert {path.name for path in (tmp_path / "codecs" / "compressai").iterdir()} == {"png.json", "jpegls.json"}

@@ -11,6 +11,7 @@ from nvae_codec.eval.training_speed import WAYS
 pytestmark = pytest.mark.thorough
 
 
+@pytest.mark.slow
 def test_ways_are_measured_and_failures_are_rows(tmp_path):
     first, other, *rest = WAYS
     skipped = [word for way in rest for word in ("--skip", way)]

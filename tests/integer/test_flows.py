@@ -150,7 +150,7 @@ def test_a_flow_cell_that_looks_ahead_is_refused():
 
 def test_networks_for_bits_alone_cannot_code():
     config = NVAEConfig(
-        image_size=16, image_channels=1, likelihood="bernoulli", num_preprocess_blocks=1, num_postprocess_blocks=1
+        image_size=32, image_channels=1, likelihood="bernoulli", num_preprocess_blocks=1, num_postprocess_blocks=1
     )
     assert "its images have a frame of 2 pixels" in config.obstacle_to_coding
     assert all(PRESETS[name].obstacle_to_coding is None for name in PRESETS if name != "mnist")

@@ -457,7 +457,8 @@ def test_samples_of_black_and_white_are_black_and_white():
 
 def test_networks_with_a_frame_cannot_code():
     assert "frame" in PRESETS["mnist"].obstacle_to_coding and PRESETS["mnist"].frame == 2
-    assert PRESETS["mnist-small"].obstacle_to_coding is None and PRESETS["mnist-small"].frame == 0
+    for name in ("mnist-small", "mnist-nvae"):
+        assert PRESETS[name].obstacle_to_coding is None and PRESETS[name].frame == 0
 
 
 # Configurations
