@@ -97,24 +97,30 @@ def workers_for(pixels: int) -> int:
 def run_one(
     job: Job,
     load: Callable[[Path], bytes],
-    code: Callable[[Job, bytes, Progress], Coded],
+    code: Callable[[Job, Callable[[], bytes], Progress], Coded],
     batch: Batch,
     *,
     verified: bool,
     examine: Examine = unexamined,
 ) -> None:
-    """`load` the input, `code`, write, `examine` the output and report."""
-    start = time.perf_counter()
-    data = load(job.source)
+    """`code` the input, which it asks for and need not keep, write, `examine` the output and report."""
+    start, input_bytes = time.perf_counter(), 0
+
+    def loaded() -> bytes:
+        nonlocal input_bytes
+        data = load(job.source)
+        input_bytes = len(data)
+        return data
+
     with progress_bar(display(job.source), "tile", batch.quiet) as progress:
-        coded = code(job, data, progress)
+        coded = code(job, loaded, progress)
     if job.target is not None:
         write(job.target, coded.output, force=batch.force, like=_origin(job.source))
     entry = coded.entry
     report = ImageReport(
         input=str(job.source),
         output=None if job.target is None else str(job.target),
-        input_bytes=len(data),
+        input_bytes=input_bytes,
         output_bytes=None if job.target is None else len(coded.output),
         width=entry.width,
         height=entry.height,
@@ -128,7 +134,7 @@ def run_one(
         left_out=list(coded.left_out),
     )
     if job.target is None:
-        name, size = f"{display(job.source)} is whole", len(data)
+        name, size = f"{display(job.source)} is whole", input_bytes
     else:
         name, size = display_output(job.target), len(coded.output)
     origin = "" if size == coded.stream_bytes else f"from {coded.stream_bytes:,} bytes at "

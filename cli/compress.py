@@ -1,5 +1,6 @@
 """The `compress` command."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,8 +185,8 @@ def compress(options: Options) -> None:
         make_archive(codec, archive, options, examine, reading=reading, chunk_pixels=chunk_pixels, **settings)
         return
 
-    def code(job: Job, data: bytes, progress: Progress) -> Coded:
-        image = reading(data)
+    def code(job: Job, load: Callable[[], bytes], progress: Progress) -> Coded:
+        image = reading(load())
         if colour_only:
             check_colour(image.samples.shape)
         stream = codec.compress(image, progress=progress, **settings)

@@ -125,7 +125,8 @@ def decompress(request: Request) -> None:
             codecs[fingerprint] = Codec.for_fingerprint(fingerprint, request.model, device)
         return codecs[fingerprint]
 
-    def code(job: Job, data: bytes, progress: Progress) -> Coded:
+    def code(job: Job, load: Callable[[], bytes], progress: Progress) -> Coded:
+        data = load()
         try:
             if request.recover:
                 content = only_image(request.open(data))

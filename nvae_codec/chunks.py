@@ -79,6 +79,14 @@ def encode(neural: Neural, batch: Sequence[Named], settings: Settings, progress:
 
     Raises ImageError, and DriftError if the chunks do not decode to the images.
     """
+    chunks = _encode(neural, batch, settings, progress)
+    if settings.verify:
+        _verify(neural, batch, chunks, progress)
+    return chunks
+
+
+def _encode(neural: Neural, batch: Sequence[Named], settings: Settings, progress: Progress) -> list[Chunk]:
+    """The chunks of `encode`, not verified. What was tried and not chosen is kept no longer than this."""
     trials = [[_Trial(name, image, distance) for (name, image), distance in zip(chunk, _copies(chunk), strict=True)]
               for chunk in batch]  # fmt: skip
     originals = [trial for chunk in trials for trial in chunk if not trial.distance]
@@ -94,10 +102,7 @@ def encode(neural: Neural, batch: Sequence[Named], settings: Settings, progress:
                 trial.on_stack = _may_be_neural(neural, trial, settings)
             if trial.on_stack and trial.image.has_alpha:
                 trial.alpha = pool.submit(smallest_plane, trial.image.samples[..., -1])
-        chunks = _encode_on_stacks(neural, batch, trials, settings, progress)
-    if settings.verify:
-        _verify(neural, batch, chunks, progress)
-    return chunks
+        return _encode_on_stacks(neural, batch, trials, settings, progress)
 
 
 def decode(

@@ -14,8 +14,8 @@ MIN_COLOURS = 16  # that are not clipped: fewer may all be possible by chance
 MIN_WHOLE = 1 / 3  # of the pixels whose red is not clipped, how many must not be at all
 
 
-def find_space(samples: np.ndarray) -> tuple[int, np.ndarray]:
-    """The mode of an image uint8 [H, W, 3], and its planes, likewise; RGB and samples if no space has its colours.
+def find_space(samples: np.ndarray) -> int:
+    """The mode of an image uint8 [H, W, 3]: RGB if no space has its colours.
 
     Clipped colours say nothing, as nearly all are possible: an image with few others is taken for RGB.
     """
@@ -26,15 +26,25 @@ def find_space(samples: np.ndarray) -> tuple[int, np.ndarray]:
         counts.append(int(inside.all(axis=1).sum()))
         red_inside += int(inside[:, 0].sum())
     if sum(counts) < max(MIN_COLOURS, MIN_WHOLE * red_inside):
-        return RGB, samples
+        return RGB
     some = None
     for mode, space in SPACES.items():
         some = _some_whole(pixels, np.array(counts)) if some is None else some
         if space.to_planes(some) is None or not _has_colours(pixels):
             continue
-        if (planes := space.to_planes(pixels.T)) is not None:
-            return mode, np.ascontiguousarray(planes.T).reshape(samples.shape)
-    return RGB, samples
+        if all(space.to_planes(block.T) is not None for block in _blocks(pixels)):
+            return mode
+    return RGB
+
+
+def planes_of(samples: np.ndarray, mode: int) -> np.ndarray:
+    """The planes of samples uint8 [..., 3], likewise, of an image of which `find_space` gives the mode."""
+    if mode not in SPACES:
+        return samples
+    planes = SPACES[mode].to_planes(samples.reshape(-1, 3).T)
+    if planes is None:
+        raise ValueError("these colours are not of the space that the mode says")
+    return np.ascontiguousarray(planes.T).reshape(samples.shape)
 
 
 def _blocks(pixels: np.ndarray) -> Iterator[np.ndarray]:

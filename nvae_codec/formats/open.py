@@ -31,12 +31,13 @@ FORMATS = {
     each.name: each for each in (png.FORMAT, jpeg.FORMAT, webp.FORMAT, tiff.FORMAT, bmp.FORMAT, pnm.FORMAT, gif.FORMAT)
 }
 
+MAX_KEPT_FILE = 2**26  # bytes of a file beside the samples and metadata that say all that it says
 ALWAYS_EXACT = ("jpeg", "webp")  # what decoders make of these has 8 bits
 AnyImage = Image | np.ndarray | pillow.Image
 
 
 def read_image(data: bytes, *, pixels: bool = False, first_frame: bool = False, max_pixels: int | None = None) -> Image:
-    """The image in a file's bytes, with its metadata and the file itself.
+    """The image in a file's bytes, with its metadata and, unless it is large and they say all, the file itself.
 
     - `pixels`: of files whose samples and metadata do not say all, such as JPEG files, give the samples that they
       decode to, as all that is wanted of them (`is_whole`). ImageError where those are not exact.
@@ -53,7 +54,8 @@ def read_image(data: bytes, *, pixels: bool = False, first_frame: bool = False, 
     if not data:
         raise ImageError("the file is empty")
     found = next((each for each in FORMATS.values() if each.recognises(data)), others.FORMAT)
-    return found.read(data, Reading(pixels, first_frame, DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels))
+    image = found.read(data, Reading(pixels, first_frame, DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels))
+    return replace(image, file=b"") if image.is_whole and len(data) > MAX_KEPT_FILE else image
 
 
 def image_shape(

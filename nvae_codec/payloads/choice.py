@@ -30,12 +30,13 @@ def smallest_blob(image: Image, wanted: str | None = None, effort: int | None = 
 
     Raises ImageError if it has none of that kind.
     """
-    found = list(_blobs(image, wanted, effort))
-    if not found:
+    metadata = metadata_bytes(image)
+    blobs = _blobs(image, wanted, effort)  # one at a time: those of a large image take much memory
+    found = min(blobs, key=lambda blob: len(blob.data) + (0 if blob.of_file else metadata), default=None)
+    if found is None:
         kind = wanted or "but its file, which is not at hand"
         raise ImageError(f"the image has no payload {kind}")
-    metadata = metadata_bytes(image)
-    return min(found, key=lambda blob: len(blob.data) + (0 if blob.of_file else metadata))
+    return found
 
 
 def smallest_plane(plane: np.ndarray) -> Blob:

@@ -9,7 +9,7 @@ import numpy as np
 
 from nvae_codec.bitstreams.content import CHANNELS, GREY, RGB, ImageEntry
 from nvae_codec.coding.bits_back import Tiles
-from nvae_codec.colour.detect import find_space
+from nvae_codec.colour.detect import find_space, planes_of
 from nvae_codec.colour.spaces import SPACES
 from nvae_codec.tiling import Layout, cut, put
 
@@ -34,7 +34,7 @@ class ImagesToCut:
         for number, part in _of_images(self.firsts, first, last):
             mode, cuts = self.modes[number], cut(self._images[number], self._side, part)
             samples.append(np.repeat(cuts, 3, axis=1) if mode == GREY else cuts)
-            planes.append(_planes(cuts, mode) if mode in SPACES else samples[-1])
+            planes.append(planes_of(samples[-1].transpose(0, 2, 3, 1), mode).transpose(0, 3, 1, 2))
         joined = np.concatenate(samples)
         return Tiles(
             joined,
@@ -79,13 +79,4 @@ def _of_images(firsts: np.ndarray, first: int, last: int) -> Iterator[tuple[int,
 def _mode_of(samples: np.ndarray, modes: frozenset[int]) -> int:
     if samples.ndim == 2:
         return GREY
-    return find_space(samples)[0] if set(SPACES) <= modes else RGB
-
-
-def _planes(tiles: np.ndarray, mode: int) -> np.ndarray:
-    """Tiles uint8 [N, 3, side, side] of an image whose colours are all of a space, in its planes."""
-    planes = SPACES[mode].to_planes(tiles.transpose(1, 0, 2, 3).reshape(3, -1))
-    if planes is None:
-        raise ValueError("a part of the image has colours that the whole does not have")
-    number, channels, *sides = tiles.shape
-    return np.ascontiguousarray(planes.reshape(channels, number, *sides).swapaxes(0, 1))
+    return find_space(samples) if set(SPACES) <= modes else RGB

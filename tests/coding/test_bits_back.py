@@ -12,7 +12,7 @@ from nvae_codec.coding.ans import RESERVE_WORDS, Stack, generator_words
 from nvae_codec.coding.bits_back import Tiles, decode, encode
 from nvae_codec.coding.chains import Search, decode_chains, encode_chains
 from nvae_codec.coding.latents import IntegerNormal, half_width, posterior_on_grid
-from nvae_codec.colour.detect import find_space
+from nvae_codec.colour.detect import find_space, planes_of
 from nvae_codec.colour.spaces import SPACES
 from nvae_codec.errors import BitstreamError, DriftError
 from nvae_codec.tiling import Layout, cut, tile_sizes
@@ -28,7 +28,8 @@ def toy_image(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def tiles_of(image: np.ndarray, side: int = 8) -> Tiles:
     sizes = tile_sizes(*image.shape[:2], side)
-    mode, planes = (GREY, image) if image.ndim == 2 else find_space(image)
+    mode = GREY if image.ndim == 2 else find_space(image)
+    planes = image if mode == GREY else planes_of(image, mode)
     repeats = 3 // cut(image, side).shape[1]
     return Tiles(
         *(np.repeat(cut(each, side), repeats, axis=1) for each in (image, planes)),

@@ -8,7 +8,7 @@ from helpers import SHARED
 from PIL import Image
 
 from nvae_codec.bitstreams.content import RGB
-from nvae_codec.colour.detect import MIN_COLOURS, find_space
+from nvae_codec.colour.detect import MIN_COLOURS, find_space, planes_of
 from nvae_codec.colour.spaces import SPACES, ColourSpace
 from nvae_codec.formats.open import read_image
 
@@ -122,15 +122,14 @@ def test_jpegs_colours_are_those_of_its_standard():
 )
 def test_what_a_jpeg_file_decodes_to_is_known(options):
     samples = as_jpeg(photograph(), **options)
-    mode, planes = find_space(samples)
-    assert mode == JPEG
+    assert find_space(samples) == JPEG
+    planes = planes_of(samples, JPEG)
     assert np.array_equal(SPACES[JPEG].to_samples(planes.reshape(-1, 3).T).T.reshape(samples.shape), samples)
 
 
 @each_space
 def test_its_images_are_known(space):
-    mode, _ = find_space(from_space(space))
-    assert SPACES[mode] is space
+    assert SPACES[find_space(from_space(space))] is space
 
 
 def test_other_images_are_not():
@@ -141,8 +140,7 @@ def test_other_images_are_not():
     drawn = np.zeros((40, 40, 3), dtype=np.uint8)
     drawn[10:20] = 77  # possible colours, but few
     for other in (photograph(), changed, made_smaller, drawn, np.full((30, 30, 3), 255, dtype=np.uint8)):
-        mode, planes = find_space(other)
-        assert mode == RGB and planes is other
+        assert find_space(other) == RGB and planes_of(other, RGB) is other
 
 
 def test_clipped_colours_say_nothing():
@@ -151,9 +149,9 @@ def test_clipped_colours_say_nothing():
     for channels, value in (([2], 0), ([1], 0), ([1], 255), ([1, 2], 0)):
         saturated = noise.copy()
         saturated[:, :, channels] = value
-        assert find_space(saturated)[0] == RGB
+        assert find_space(saturated) == RGB
     overexposed = as_jpeg((photograph().astype(int) + 90).clip(0, 255).astype(np.uint8), quality=90)
-    assert (overexposed == 255).mean() > 0.15 and find_space(overexposed)[0] == JPEG
+    assert (overexposed == 255).mean() > 0.15 and find_space(overexposed) == JPEG
 
 
 def test_frames_do_not_matter():
@@ -161,7 +159,7 @@ def test_frames_do_not_matter():
     samples = np.full((100, 1000, 3), 255, dtype=np.uint8)
     samples[:, 100:900] = np.asarray(Image.fromarray(photograph()).resize((800, 100)))
     for framed in (samples, samples.transpose(1, 0, 2), np.pad(samples, ((300, 300), (0, 0), (0, 0)))):
-        assert find_space(as_jpeg(np.ascontiguousarray(framed), quality=95))[0] == JPEG
+        assert find_space(as_jpeg(np.ascontiguousarray(framed), quality=95)) == JPEG
 
 
 @each_space
@@ -180,8 +178,8 @@ def test_how_far_clipped_colours_are_looked_for(space):
 
 def test_few_colours_say_nothing():
     grey = np.repeat(np.arange(60, 60 + MIN_COLOURS, dtype=np.uint8)[:, None, None], 3, axis=2)
-    assert find_space(grey)[0] == JPEG
-    assert find_space(grey[:-1])[0] == RGB
+    assert find_space(grey) == JPEG
+    assert find_space(grey[:-1]) == RGB
 
 
 @each_space
@@ -200,4 +198,4 @@ def test_kodaks_images_come_from_photo_cd():
     files = sorted(KODAK.glob("*.png"))
     if not files:
         pytest.skip("needs the Kodak images")
-    assert {find_space(read_image(file.read_bytes()).samples)[0] for file in files} == {PHOTO_CD}
+    assert {find_space(read_image(file.read_bytes()).samples) for file in files} == {PHOTO_CD}

@@ -154,7 +154,7 @@ def test_what_colour_spaces_save_is_beside_the_parts(codec, floats, monkeypatch)
     entry, without_floats = ledger(codec, data, floats), ledger(codec, data)
     check_sum(entry, data)
     check_sum(without_floats, data)
-    monkeypatch.setattr(cutting, "find_space", lambda samples: (RGB, samples))
+    monkeypatch.setattr(cutting, "find_space", lambda samples: RGB)
     as_rgb = codec.compress(samples, **QUICK)
     of_rgb = ledger(codec, as_rgb, floats)
     assert of_rgb.colour_spaces_saved_bits == 0 and entry.colour_spaces_saved_bits > samples.size / 3
