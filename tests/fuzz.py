@@ -1,5 +1,7 @@
 """Fuzzing by hand: `python tests/fuzz.py TARGET SECONDS [--corpus DIR] [--findings DIR]`; pytest does not collect it.
 
+A corpus begins with what earlier runs found worth keeping, `fuzz_corpus.tar.xz`, and with small files made here.
+
 Inputs are mutated files, their checksums repaired where that is what lets them in. What is raised must be a
 NvaeCodecError; what comes back must come back again after being written. Anything else is a finding, as is more than 10
 seconds or 1 GB. With atheris (`pip install atheris`, Linux, Python 3.11 to 3.13) mutations follow the coverage of our
@@ -12,6 +14,7 @@ import random
 import resource
 import struct
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -25,6 +28,7 @@ try:
 except ImportError:
     atheris = None
 
+CORPUS = Path(__file__).with_name("fuzz_corpus.tar.xz")
 MAX_SECONDS, MAX_KILOBYTES, MAX_INPUT = 10, 2**20, 4096
 MAX_PIXELS = 2**16  # so that a large image is none of few bytes
 
@@ -239,6 +243,13 @@ TARGETS: dict[str, Target] = {
 }
 
 
+def kept(target: str) -> list[bytes]:
+    """Inputs of earlier runs, of which each reached something that the others did not."""
+    with tarfile.open(CORPUS) as archive:
+        members = [member for member in archive if member.isfile() and Path(member.name).parent.name == target]
+        return [archive.extractfile(member).read() for member in members]  # type: ignore[union-attr]
+
+
 class Harness:
     """Runs a target, and writes down what it should not do: each kind of finding once, with its input."""
 
@@ -310,7 +321,7 @@ def main() -> None:
     harness, seeds = Harness(make_target(), options.findings / options.target), make_seeds()
     if options.corpus:
         options.corpus.mkdir(parents=True, exist_ok=True)
-        for seed in seeds:
+        for seed in [*kept(options.target), *seeds]:
             (options.corpus / f"seed-{zlib.crc32(seed):08x}").write_bytes(seed)
         seeds = [path.read_bytes() for path in options.corpus.iterdir()]
     options.findings.mkdir(parents=True, exist_ok=True)
