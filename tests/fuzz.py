@@ -36,6 +36,7 @@ with atheris.instrument_imports(include=["nvae_codec", "PIL"]) if atheris else n
     import numpy as np
     from bitstream_files import FILES, mended
     from PIL import Image as pillow
+    from PIL import ImageCms
 
     from nvae_codec import chunks
     from nvae_codec.bitstreams.container import pack, unpack
@@ -46,6 +47,7 @@ with atheris.instrument_imports(include=["nvae_codec", "PIL"]) if atheris else n
     from nvae_codec.payloads.jpeg_xl_header import codestream_of, read_header
 
 RANDOM = np.random.default_rng(0)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 RGB = RANDOM.integers(0, 256, (5, 7, 3), np.uint8)
 
 
@@ -163,7 +165,7 @@ def codestreams() -> list[bytes]:
 
 def jpeg_payloads() -> list[bytes]:
     found = []
-    for options in ({}, {"progressive": True}, {"comment": b"x"}, {"icc_profile": b"profile"}, {"subsampling": 0}):
+    for options in ({}, {"progressive": True}, {"comment": b"x"}, {"icc_profile": SRGB}, {"subsampling": 0}):
         for file in files("JPEG", **options):
             payload = jpeg_xl.encode_jpeg(file, 5, 7)
             if payload is not None:
