@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-matrix test-slow lint train-photo save-photo kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
+.PHONY: help demo test quick test-matrix test-slow lint train-photo train-mnist save-runs kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
 
 help:
 	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
@@ -22,8 +22,9 @@ help:
 	@echo "make lint                  check the sources with ruff, their types with mypy"
 	@echo "make kodak DATA=folder     rates and times of a folder of images, decoded by another process; see results/kodak"
 	@echo "make report KODAK=folder CIFAR=folder [MNIST=folder]   measure the bundled models, beside other codecs: results/report/report.html"
-	@echo "make train-photo PHOTOS=folder [PRECISION=bf16]   begin the long run of the preset photo-next in runs/photo, or continue it"
-	@echo "make save-photo            put the weights of that run where the repository keeps them, docs/photo-next.pt"
+	@echo "make train-photo PHOTOS=folder [PRECISION=bf16]   begin the long run of the preset photo-next, or continue it"
+	@echo "make train-mnist MNIST=folder [PRECISION=bf16]    likewise of mnist-nvae"
+	@echo "make save-runs             put the weights of these runs where the repository keeps them, docs/*.pt"
 	@echo "make clean                 remove the environment and everything that was built"
 	@echo
 	@echo "PYTHON=python3.12 chooses the Python, 3.11 or later, that a new environment is made with."
@@ -54,13 +55,19 @@ lint: $(VENV)/dev.stamp
 
 # Beside other work: it takes what that leaves. The folder holds the training images, as docs/photo_images.py makes them; bf16 is for processors that have it.
 # A new run begins with the weights that save-photo has put into the repository, as runs/ is not in it; they are rounded to bfloat16, which packs to half the size, and say nothing of the optimiser.
-SAVED := docs/photo-next.pt
+# Runs that go on for days. A checkout that has no run begins with the weights that the repository keeps of it.
+continue = nice -n 19 $(BIN)/nvae-codec train --preset $(1) --data "$(2)" --run runs/$(1) --precision $(or $(PRECISION),auto) --save-every 500 --report-every 100 --no-export $(if $(wildcard runs/$(1)/checkpoint.pt),,$(if $(wildcard docs/$(1).pt),--from docs/$(1).pt))
+
 train-photo: $(VENV)/dev.stamp
 	@test -n "$(PHOTOS)" || { echo "make train-photo PHOTOS=folder: say where the images are" >&2; exit 2; }
-	nice -n 19 $(BIN)/nvae-codec train --preset photo-next --data "$(PHOTOS)" --run runs/photo --precision $(or $(PRECISION),auto) --save-every 1500 --report-every 100 --no-export $(if $(wildcard runs/photo/checkpoint.pt),,$(if $(wildcard $(SAVED)),--from $(SAVED)))
+	$(call continue,photo-next,$(PHOTOS))
 
-save-photo: $(VENV)/dev.stamp
-	$(BIN)/python -c 'import torch; run = torch.load("runs/photo/checkpoint.pt", map_location="cpu", weights_only=True); rounded = {name: each.bfloat16().float() if each.is_floating_point() else each for name, each in (run["average"] or run["model"]).items()}; torch.save({"config": run["config"], "model": rounded}, "$(SAVED)"); print(run["step"], "steps")'
+train-mnist: $(VENV)/dev.stamp
+	@test -n "$(MNIST)" || { echo "make train-mnist MNIST=folder: say where the data set is" >&2; exit 2; }
+	$(call continue,mnist-nvae,$(MNIST))
+
+save-runs: $(VENV)/dev.stamp
+	@for run in $(patsubst runs/%/checkpoint.pt,%,$(wildcard runs/photo-next/checkpoint.pt runs/mnist-nvae/checkpoint.pt)); do $(BIN)/python docs/save_run.py runs/$$run docs/$$run.pt || exit; done
 
 kodak: $(VENV)/eval.stamp
 	@test -n "$(DATA)" || { echo "make kodak DATA=folder: say where the images are" >&2; exit 2; }

@@ -655,14 +655,16 @@ def test_centred_mixture(expected):
 
 
 def test_other_heads():
-    bernoulli, gaussian = tiny(likelihood="bernoulli"), tiny(likelihood="gaussian")
+    gaussian = tiny(likelihood="gaussian")
     random = torch.Generator().manual_seed(0)
-    output, x = torch.randn(2, 1, 8, 8, generator=random).double(), images(bernoulli).double()
-    p = 1 / (1 + torch.exp(-output))
-    inside = torch.log(torch.where(x == 1, p, 1 - p))[:, :, 2:6, 2:6]  # the frame does not count
-    expected = inside.sum(dim=(1, 2, 3))
-    assert_exact(log_likelihood(bernoulli, output, x), expected)
-    assert bernoulli.num_dimensions == 16 and PRESETS["mnist"].num_dimensions == 784
+    for side, counted in ((32, slice(2, 30)), (8, slice(None))):  # only 32 x 32 has the frame
+        bernoulli = tiny(likelihood="bernoulli", image_size=side)
+        output, x = torch.randn(2, 1, side, side, generator=random).double(), images(bernoulli).double()
+        p = 1 / (1 + torch.exp(-output))
+        inside = torch.log(torch.where(x == 1, p, 1 - p))[:, :, counted, counted]
+        assert_exact(log_likelihood(bernoulli, output, x), inside.sum(dim=(1, 2, 3)))
+        assert bernoulli.num_dimensions == inside[0].numel()
+    assert PRESETS["mnist"].num_dimensions == PRESETS["mnist-nvae"].num_dimensions == 784
 
     output, x = torch.randn(2, 6, 8, 8, generator=random).double(), images(gaussian).double()
     mean, sigma = 5 * torch.tanh(output[:, :3] / 5), torch.exp(5 * torch.tanh(output[:, 3:] / 5)) + 0.01

@@ -130,7 +130,7 @@ def test_other_heads_have_one_likelihood(likelihood):
     )
     assert result.negative_elbo_published == result.negative_elbo
     assert result.importance_weighted_published == result.importance_weighted
-    scored = 16 if likelihood == "bernoulli" else 192  # the frame is not
+    scored = 64 if likelihood == "bernoulli" else 192
     assert result.bits(1.0) == pytest.approx(1 / (math.log(2) * scored))
 
 

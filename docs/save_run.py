@@ -1,0 +1,20 @@
+"""Put the weights of a run that goes on for days where the repository keeps them: `save_run.py RUN FILE`.
+
+They are rounded to bfloat16, and without what the optimiser knows: a run that begins with them (`train --from`) has to
+find that out again.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from nvae_codec.files import whole_file
+
+folder, target = map(Path, sys.argv[1:])
+run = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+weights = run["average"] or run["model"]
+rounded = {name: each.bfloat16().float() if each.is_floating_point() else each for name, each in weights.items()}
+with whole_file(target) as file:
+    torch.save({"config": run["config"], "model": rounded}, file)
+print(f"{target}: {run['step']:,} steps")
