@@ -7,14 +7,21 @@ find that out again.
 import sys
 from pathlib import Path
 
-import torch
-
 from nvae_codec.files import whole_file
 
-folder, target = map(Path, sys.argv[1:])
-run = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
-weights = run["average"] or run["model"]
-rounded = {name: each.bfloat16().float() if each.is_floating_point() else each for name, each in weights.items()}
-with whole_file(target) as file:
-    torch.save({"config": run["config"], "model": rounded}, file)
-print(f"{target}: {run['step']:,} steps")
+
+def save(folder: Path, target: Path) -> int:
+    """Returns the number of steps."""
+    import torch
+
+    run = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+    weights = run["average"] or run["model"]
+    rounded = {name: each.bfloat16().float() if each.is_floating_point() else each for name, each in weights.items()}
+    with whole_file(target) as file:
+        torch.save({"config": run["config"], "model": rounded}, file)
+    return run["step"]
+
+
+if __name__ == "__main__":
+    run, target = map(Path, sys.argv[1:])
+    sys.stdout.write(f"{target}: {save(run, target):,} steps\n")

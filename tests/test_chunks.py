@@ -294,3 +294,20 @@ def test_a_screenshot_never_sees_the_network(codec, monkeypatch):
     screen = np.full((400, 600, 3), 240, np.uint8)
     screen[50:80, 100:500] = (10, 90, 200)
     assert len(Codec.load().compress(screen)) < 300
+
+
+@pytest.mark.any_payload
+@pytest.mark.parametrize("kind", ["alpha", "texture", "grey texture"])
+def test_rows_are_deflated_where_jpeg_xl_does_worse_and_takes_many_bits(codec, kind):
+    """The first is as one of libjxl's own test images, of which it takes 3.1 bits of a sample."""
+    rows, columns = np.mgrid[:200, :300]
+    grey = (128 + 60 * np.sin(rows / 9) * np.cos(columns / 11)).astype(np.uint8)
+    samples = {
+        "alpha": np.stack([grey, noise(200, 300) // 64 * 64], axis=2),
+        "texture": np.tile(noise(20, 300, 3), (10, 1, 1)),
+        "grey texture": np.tile(noise(50, 300), (10, 1)),
+    }[kind]
+    assert 8 * len(jpeg_xl.encode(samples)) > choice.REPETITIVE_BITS * samples.size > choice.SMALL_SAMPLES
+    data = codec.compress(Image(samples))
+    assert np.array_equal(codec.decompress(data).samples, samples)
+    assert len(data) <= 64 + min(len(jpeg_xl.encode(samples)), len(stored.encode_deflated(samples, 8)))

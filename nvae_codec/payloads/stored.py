@@ -46,9 +46,9 @@ def decode_raw(payload: bytes, height: int, width: int, channels: int, depth: in
     return planes.reshape(height, width, bits) @ weights
 
 
-def encode_deflated(samples: np.ndarray, depth: int) -> bytes:
-    """The rows of `encode_raw`, filtered and deflated as in a PNG file."""
-    return pack_rows(samples, stored_depth(depth, 1 if samples.ndim == 2 else samples.shape[2]))
+def encode_deflated(samples: np.ndarray, depth: int, level: int = 9) -> bytes:
+    """The rows of `encode_raw`, filtered and deflated as in a PNG file, by zlib's `level`."""
+    return pack_rows(samples, stored_depth(depth, 1 if samples.ndim == 2 else samples.shape[2]), level)
 
 
 def decode_deflated(payload: bytes, height: int, width: int, channels: int, depth: int) -> np.ndarray:
