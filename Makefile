@@ -54,8 +54,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 # Beside other work: it takes what that leaves. The folder holds the training images, as docs/photo_images.py makes them; bf16 is for processors that have it.
-# A new run begins with the weights that save-photo has put into the repository, as runs/ is not in it; they are rounded to bfloat16, which packs to half the size, and say nothing of the optimiser.
-# Runs that go on for days. A checkout that has no run begins with the weights that the repository keeps of it.
+# The same command continues a run. A checkout without one begins anew with the weights that save-runs has put into docs/.
 continue = nice -n 19 $(BIN)/nvae-codec train --preset $(1) --data "$(2)" --run runs/$(1) --precision $(or $(PRECISION),auto) --save-every 500 --report-every 100 --no-export $(if $(wildcard runs/$(1)/checkpoint.pt),,$(if $(wildcard docs/$(1).pt),--from docs/$(1).pt))
 
 train-photo: $(VENV)/dev.stamp

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -130,33 +130,6 @@ def _encode_shortest(
     return [found[number] for number in range(len(stacks))]
 
 
-def decode_chains(
-    model: LatentModel,
-    stacks: Sequence[Stack],
-    batches: Sequence[Sequence[TileBatch]],
-    layouts: Sequence[Layout],
-    trellis_bits: Sequence[int],
-    first: Sequence[int] | None = None,
-    progress: Progress = lambda done: None,
-    *,
-    learns: Sequence[bool] | None = None,
-    decoder: NewDecoder | None = None,
-) -> list[np.ndarray]:
-    """The inverse of `encode_chains`: the samples of every chain, uint8 [N, 3, side, side].
-
-    What was coded first lies lowest: with `first`, a tile of every chain, the batches before that tile are not decoded,
-    and their samples are zero. `learns` says which chains were coded so; without it none. `progress` is called after
-    every batch, `decoder` as by `decode`. Raises DriftError if a stack that was decoded
-    entirely is not empty in the end: then the model computed other numbers.
-    """
-    side = model.tile_side
-    samples = [np.zeros((layout.num_tiles, 3, side, side), dtype=np.uint8) for layout in layouts]
-    decode_chains_to(
-        samples, model, stacks, batches, layouts, trellis_bits, first, progress, learns=learns, decoder=decoder
-    )
-    return samples
-
-
 def decode_chains_to(
     destinations: Sequence[Destination],
     model: LatentModel,
@@ -170,7 +143,13 @@ def decode_chains_to(
     learns: Sequence[bool] | None = None,
     decoder: NewDecoder | None = None,
 ) -> None:
-    """As `decode_chains`, but each chain's tiles go to its destination as soon as they are decoded."""
+    """The inverse of `encode_chains`: each chain's tiles go to its destination as soon as they are decoded.
+
+    What was coded first lies lowest: with `first`, a tile of every chain, the batches before that tile are not decoded.
+    `learns` says which chains were coded so; without it none. `progress` is called after every batch, `decoder` as by
+    `decode`. Raises DriftError if a stack that was decoded entirely is not empty in the end: then the model computed
+    other numbers.
+    """
     done = 0
     ends = [np.cumsum([each.tiles for each in chain]) for chain in batches]
     first = [0] * len(stacks) if first is None else first
@@ -205,3 +184,18 @@ def decode_chains_to(
                 "after decoding, the coder is not in the state in which it began: this machine's probabilities differ "
                 "from the encoder's"
             )
+
+
+def decode_chains(
+    model: LatentModel,
+    stacks: Sequence[Stack],
+    batches: Sequence[Sequence[TileBatch]],
+    layouts: Sequence[Layout],
+    *arguments: Any,
+    **options: Any,
+) -> list[np.ndarray]:
+    """As `decode_chains_to`, whose other arguments it takes: the tiles of every chain, uint8 [N, 3, side, side]."""
+    side = model.tile_side
+    samples = [np.zeros((layout.num_tiles, 3, side, side), dtype=np.uint8) for layout in layouts]
+    decode_chains_to(samples, model, stacks, batches, layouts, *arguments, **options)
+    return samples

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from nvae_codec.errors import BitstreamError
 from nvae_codec.payloads.jpeg_xl_header import Bits
 
-MAX_PREFIX, MAX_ALPHABET = 15, 2**15  # bits of a prefix, and tokens that have one
+MAX_PREFIX = 15  # bits
+MAX_ALPHABET = 2**10  # tokens: more than bytes and copies need. The standard's 2^15 for each context take gigabytes
 # Prefixes of the lengths of lengths, lowest bit first, as (length, bits).
 _OF_LENGTHS = {(2, 0): 0, (4, 7): 1, (3, 3): 2, (2, 2): 3, (2, 1): 4, (4, 15): 5}
 _LENGTH_ORDER = (1, 2, 3, 4, 0, 5, 17, 6, 16, 7, 8, 9, 10, 11, 12, 13, 14, 15)
@@ -117,7 +118,14 @@ def _token_form(bits: Bits, log_alphabet: int) -> TokenForm:
 
 
 def _clusters(bits: Bits, contexts: int) -> list[int]:
-    """The cluster of each context."""
+    """The cluster of each context; every cluster has one."""
+    clusters = _written_clusters(bits, contexts)
+    if set(clusters) != set(range(1 + max(clusters))):
+        raise _invalid()
+    return clusters
+
+
+def _written_clusters(bits: Bits, contexts: int) -> list[int]:
     if bits.flag():
         count = bits.take(2)
         return [bits.take(count) for _ in range(contexts)]

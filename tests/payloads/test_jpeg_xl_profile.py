@@ -173,6 +173,8 @@ INVALID = {
     "numeral systems": (plain().put(0, 1), "not coded by prefixes"),
     "equal tokens": (plain().put(1, 1).form().alphabet(9).tokens(5, 5, alphabet=9), "damaged"),
     "a token that is none": (plain().put(1, 1).form().alphabet(9).tokens(5, 9, alphabet=9), "damaged"),
+    "a token for each of 2^15 numbers": (plain().put(1, 1).form().put(1, 1).put(14, 4).put(-1, 14), "damaged"),
+    "a cluster without context": (Profile().length(9).put(0, 1).put(1, 1).put(1, 2).put(-1, 41).put(1, 1), "damaged"),
     "a form that is none": (plain().put(1, 1).put(3, 4).put(3, 2).put(1, 1), "damaged"),
 }
 
