@@ -79,6 +79,11 @@ class Header(NamedTuple):
     blob_lengths: list[int]
     blobs_crc: bytes
 
+    @property
+    def length(self) -> int:
+        """Bytes of what follows the header: metadata, words, blobs."""
+        return sum(item.stored_length for item in self.items) + self.words_length + sum(self.blob_lengths)
+
 
 def seal(body: bytes, left: int, start: bytes) -> bytes:
     """A whole header; `start` are the first bytes of the file, and `left` chunks follow."""

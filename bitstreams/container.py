@@ -19,7 +19,7 @@ from .content import (
     Container,
     Tally,
 )
-from .fields import Reader
+from .fields import Bytes, Reader
 
 MISPLACED = "damaged: a chunk is missing or not in its place"
 
@@ -66,12 +66,12 @@ def unpack(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
     return Container(fingerprint, tuple(chunks))
 
 
-def max_all_pixels(data: bytes, max_pixels: int) -> int:
+def max_all_pixels(data: Bytes, max_pixels: int) -> int:
     """How many pixels the images of a file may have together."""
     return max(max_pixels, PIXELS_PER_BYTE * len(data))
 
 
-def peek_fingerprint(data: bytes) -> bytes:
+def peek_fingerprint(data: Bytes) -> bytes:
     """The 8 bytes that name the model, from a file whose first header is undamaged; what follows is not looked at."""
     check_version(data)
     fingerprint, file = read_start(data)
@@ -86,16 +86,16 @@ def write_start(fingerprint: bytes) -> bytes:
     return MAGIC + bytes([VERSION]) + fingerprint
 
 
-def read_start(data: bytes) -> tuple[bytes, Reader]:
+def read_start(data: Bytes) -> tuple[bytes, Reader]:
     """The fingerprint, and a reader of all that follows the start, whatever the magic and the version are."""
     file = Reader(data, "truncated: the file ends", len(MAGIC) + 1)
     return file.take("model fingerprint", FINGERPRINT_BYTES), file
 
 
-def check_version(data: bytes) -> None:
+def check_version(data: Bytes) -> None:
     """Raises BitstreamError unless the data begin with the magic and this version."""
-    if not data.startswith(MAGIC):
-        raise BitstreamError(_diagnose_magic(data))
+    if data[: len(MAGIC)] != MAGIC:
+        raise BitstreamError(_diagnose_magic(data[: len(MAGIC)]))
     version = Reader(data, "truncated: the file ends", len(MAGIC)).uint("format version", 1)
     if version > VERSION:
         raise BitstreamError(f"newer: the file has format version {version} and needs a newer nvae-codec to read it")

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterable
+from mmap import mmap
 
 from nvae_codec.errors import BitstreamError
 
@@ -9,11 +10,13 @@ MAX_VARINT_BYTES = 5
 MAX_VARINT = 2 ** (7 * MAX_VARINT_BYTES) - 1
 CRC_BYTES = 4
 
+Bytes = bytes | mmap  # a file that is in memory, or mapped there
+
 
 class Reader:
     """Takes one field after the other; a field that is not whole, or not allowed, is a BitstreamError."""
 
-    def __init__(self, data: bytes, ending: str, position: int = 0):
+    def __init__(self, data: Bytes, ending: str, position: int = 0):
         self.data, self.ending, self.position = data, ending, position
 
     def varint(self, name: str, smallest: int, largest: int) -> int:
@@ -41,7 +44,7 @@ class Reader:
 
     def until_zero(self, name: str, largest: int) -> bytes:
         """The bytes before the next zero byte, which is taken too."""
-        end = self.data.find(0, self.position, self.position + largest + 1)
+        end = self.data.find(b"\0", self.position, self.position + largest + 1)
         if end < 0 and len(self.data) - self.position > largest:
             raise BitstreamError(f"invalid: the {name} is longer than {largest:,} bytes")
         field = self.take(name, (end if end >= 0 else len(self.data)) + 1 - self.position)
@@ -60,6 +63,12 @@ class Reader:
         field = self.data[self.position : end]
         self.position = end
         return field
+
+    def skip(self, name: str, length: int) -> None:
+        """As `take`, but the bytes are not looked at."""
+        if self.position + length > len(self.data):
+            raise BitstreamError(f"{self.ending} inside the {name}")
+        self.position += length
 
     @property
     def at_end(self) -> bool:

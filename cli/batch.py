@@ -20,7 +20,7 @@ from nvae_codec.wording import printable
 from .files import Job, display, display_output, echo, write
 from .main import FAILURES, AlreadyReported, print_error, print_note
 from .names import STREAM
-from .options import DEVICE, FORCE, PATH, QUIET, STREAM_OR_PATH, json_option, threads_option, together
+from .options import DEVICE, FORCE, POSITIVE, QUIET, STREAM_OR_PATH, json_option, threads_option, together
 from .progress import Progress, progress_bar
 from .reports import ArchiveReport, FailureReport, ImageReport, UnpackedReport
 
@@ -40,9 +40,12 @@ def unexamined(name: str, data: bytes) -> tuple[dict, str]:
 class Batch:
     """The arguments and options that `compress` and `decompress` share; each adds its own."""
 
-    inputs: tuple[Path, ...]
+    given: tuple[str, ...]  # inputs, as they were named: a `Path` would make one of the two slashes of a URL
     output: Path | None  # of the only input
-    folder: Path | None  # of all outputs
+    given_folder: str | None  # of all outputs
+    engine: str | None
+    address: str | None
+    workers: int | None
     force: bool
     model: str | None
     threads: int | None
@@ -50,12 +53,38 @@ class Batch:
     quiet: bool
     as_json: bool
 
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        return tuple(map(Path, self.given))
+
+    @property
+    def folder(self) -> Path | None:
+        return None if self.given_folder is None else Path(self.given_folder)
+
 
 # The options of a `Batch`, but for --model, which each command explains itself.
 batch_options = together(
-    click.argument("inputs", nargs=-1, required=True, type=STREAM_OR_PATH),
+    click.argument("given", metavar="INPUTS...", nargs=-1, required=True),
     click.option("-o", "--output", metavar="FILE", type=STREAM_OR_PATH, help="The output of one input; - is stdout."),
-    click.option("--output-dir", "folder", metavar="DIR", type=PATH, help="The folder of all outputs."),
+    click.option("--output-dir", "given_folder", metavar="DIR", help="The folder of all outputs."),
+    click.option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        help="Who works on a collection, shard by shard: processes of this machine, or Ray.",
+    ),
+    click.option(
+        "--address",
+        metavar="ADDRESS",
+        help="Of a Ray cluster: HOST:PORT, ray://HOST:PORT, or auto for the one that this machine is part of.  "
+        "[default: Ray on this machine alone]",
+    ),
+    click.option(
+        "--workers",
+        metavar="N",
+        type=POSITIVE,
+        help="On how many shards of a collection is worked at the same time, with --threads each.  [default: as many "
+        "as processors, with one thread each]",
+    ),
     FORCE,
     threads_option(
         "CPU threads, at most; fewer while other programs are busy. A large archive is shared out among processes, as "

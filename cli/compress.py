@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from nvae_codec.bitstreams.content import PAYLOADS
+from nvae_codec.manifest import Record
 
+from . import collection
 from .archive import make_archive, plan_archive
 from .batch import Batch, Coded, batch_options, each, run_one, unexamined
 from .files import Job, check_no_image, display, read
@@ -43,6 +45,7 @@ KEYS = {
     "the JSON object of an image": ImageReport,
     "the JSON object of an --archive": ArchiveReport,
     "the JSON object of a file that failed": FailureReport,
+    "the JSON object of a shard, also in manifest.jsonl": Record,
     "the object ledger, a further key of both with --ledger": LedgerReport,
 }
 
@@ -50,7 +53,12 @@ KEYS = {
 @click.command(cls=Documented, results=KEYS, short_help="Compress images into .nvb files.")
 @batch_options
 @model_option("A bundled model by its name, or your own, a file model.safetensors.  [default: photo]")
-@click.option("--archive", is_flag=True, help="Put all inputs, which can be folders of images, into the one file -o.")
+@click.option(
+    "--archive",
+    is_flag=True,
+    help="Put all inputs, which can be folders of images, into the one file -o; or each input, a folder or a tar file, "
+    "into an archive of its own in --output-dir.",
+)
 @click.option(
     "--chunk-pixels",
     metavar="N",
@@ -124,6 +132,12 @@ def compress(options: Options) -> None:
     are not followed. Every image is read before any is coded, and all that cannot be are named. An archive is written
     whole, or not at all. `decompress` gives back all of the images or some, and `info --list` their names.
 
+    With --archive and --output-dir inputs are shards of a collection: folders and tar files of images, here or at URLs
+    such as s3://bucket/folder, of which those with * stand for several. Each becomes an archive, of which every worker
+    codes another; --engine ray works on a cluster. manifest.jsonl in the output folder gets a line for each shard. The
+    same command goes on after an interruption: archives that are there and whole are kept, and a shard that fails stops
+    no other. See docs/collections.md.
+
     --ledger prints a table of what a file's bits are for. It begins with the model's negative ELBO. Then come the bits
     added by integers in place of floats (known with --float-network only), by inactive latent channels, by the grid
     that latents lie on, by relative entropy coding (REC) of the first tiles, by the coder, by headers and by metadata.
@@ -141,6 +155,8 @@ def compress(options: Options) -> None:
       nvae-codec compress icon.png --effort 5
       nvae-codec compress photos/ --archive -o set.nvb
       nvae-codec compress icons/ logo.png --archive --chunk-pixels 65536 -o icons.nvb
+      nvae-codec compress shards/*.tar --archive --output-dir coded
+      nvae-codec compress 's3://mine/shards/*.tar' --archive --output-dir s3://mine/coded --engine ray --address auto
       nvae-codec compress photo.png --ledger --model mine.safetensors --float-network runs/mine
       nvae-codec compress - < photo.jpg > photo.nvb
     """
@@ -152,6 +168,11 @@ def compress(options: Options) -> None:
         raise click.UsageError("--skip-unreadable is for an --archive; otherwise the other inputs are coded anyway.")
     if options.archive and options.skip_existing:
         raise click.UsageError("--skip-existing is for many outputs, not for an --archive.")
+    if options.archive and options.given_folder is not None:
+        _compress_collection(options)
+        return
+    if collection.is_asked_for(options):
+        raise click.UsageError("URLs, --engine, --address and --workers are for a collection: --archive --output-dir.")
     reading = Reading(options.pixels, options.first_frame, options.max_pixels)
     # The model takes longer to load than names take to check; but it decides whether grey images can be in a ledger.
     colour_only = options.float_network is not None and _is_for_colour(options.model)
@@ -197,6 +218,31 @@ def compress(options: Options) -> None:
         lambda job: display(job.source),
         lambda job: run_one(job, read, code, options, verified=not options.no_verify, examine=examine),
         as_json=options.as_json,
+    )
+
+
+def _compress_collection(options: Options) -> None:
+    """Each input into an archive of its own."""
+    if options.ledger:
+        raise click.UsageError("--ledger is for one archive, not for a collection.")
+
+    from nvae_codec.codec import CHUNK_PIXELS
+    from nvae_codec.collection import Encoding
+
+    collection.encode(
+        options,
+        Encoding(
+            **collection.computing(options),
+            chunk_pixels=options.chunk_pixels or CHUNK_PIXELS,
+            effort=options.effort,
+            learn=not options.no_learning,
+            verify=not options.no_verify,
+            payload=options.payload,
+            pixels=options.pixels,
+            first_frame=options.first_frame,
+            max_pixels=options.max_pixels,
+            skip_unreadable=options.skip_unreadable,
+        ),
     )
 
 

@@ -8,10 +8,12 @@ import click
 from nvae_codec.bitstreams.container import DEFAULT_MAX_PIXELS, peek_fingerprint
 from nvae_codec.bitstreams.content import PIXELS_PER_BYTE
 from nvae_codec.errors import BitstreamError, ImageError
+from nvae_codec.given_back import check_format, file_of, own_suffix
+from nvae_codec.manifest import Record
 
+from . import collection
 from .batch import Coded, batch_options, each, run_one
 from .files import STREAM, Job, check_names, check_options, check_outputs, check_sources, default_target, display, read
-from .given_back import check_format, file_of, own_suffix
 from .options import PATH, POSITIVE, Documented, gathered, model_option, use_threads
 from .preview import check_preview, preview_in
 from .progress import Progress
@@ -23,6 +25,7 @@ KEYS = {
     "the JSON object of an image": ImageReport,
     "the JSON object of an archive": UnpackedReport,
     "the JSON object of a file that failed": FailureReport,
+    "the JSON object of an archive of a collection, also in manifest.jsonl": Record,
 }
 
 
@@ -46,6 +49,7 @@ KEYS = {
 )
 @click.option("--only", metavar="NAME", multiple=True, help="Of an archive, only this image. Can be repeated.")
 @click.option("--recover", is_flag=True, help="Of a damaged file, restore the images that are whole.")
+@click.option("--tar", is_flag=True, help="Make a tar file of each archive, as one of a collection.")
 @click.option(
     "--preview",
     metavar="FILE",
@@ -74,6 +78,10 @@ def decompress(request: Request) -> None:
     a.jpg and a.png would, both keep their own suffix and get the new one besides: a.jpg.png, a.png.png. For -o, choose
     one image with --only.
 
+    With --engine, --workers or --tar, or with URLs, inputs are archives of a collection, or folders of such: each
+    becomes a folder, or a tar file, of its own in --output-dir, and workers share them. manifest.jsonl there gets a
+    line for each. The same command goes on after an interruption. See docs/collections.md.
+
     --recover restores the images that are whole in a damaged file and reports what is lost; if anything is, the exit
     status is 1. Where the model's name in the file is damaged too, say with --model which one it was.
 
@@ -87,11 +95,15 @@ def decompress(request: Request) -> None:
       nvae-codec decompress set.nvb --only photos/dog.jpg --only photos/cat.jpg
       nvae-codec decompress set.nvb --only photos/cat.jpg -o cat.png
       nvae-codec decompress broken.nvb --recover --output-dir saved
+      nvae-codec decompress coded/ --tar --output-dir shards
       nvae-codec decompress - < photo.nvb | display -
       nvae-codec decompress --test coded/*.nvb
     """
     if request.test and (request.output or request.folder):
         raise click.UsageError("--test writes nothing, so -o and --output-dir have no meaning with it.")
+    if request.tar or collection.is_asked_for(request):
+        _decompress_collection(request)
+        return
     for option, given in (("--only", request.only), ("--preview", request.preview)):
         if given and len(request.inputs) > 1:
             raise click.UsageError(f"{option} is for one input.")
@@ -155,6 +167,21 @@ def decompress(request: Request) -> None:
             run_one(job, load, code, request, verified=True)
 
     each(jobs, lambda job: display(job.source), work, as_json=request.as_json)
+
+
+def _decompress_collection(request: Request) -> None:
+    """Each archive into a folder or a tar file of its own."""
+    for option, given in (("--only", request.only), ("--preview", request.preview), ("--recover", request.recover)):
+        if given:
+            raise click.UsageError(f"{option} is for one file, not for a collection.")
+    if request.test:
+        raise click.UsageError("--test writes nothing; of a collection, give it the files without --engine.")
+
+    from nvae_codec.collection import Decoding
+
+    suffix = "" if request.format_name is None else f".{request.format_name}"
+    computing = collection.computing(request)
+    collection.decode(request, Decoding(**computing, as_tar=request.tar, suffix=suffix, max_pixels=request.max_pixels))
 
 
 def _plan(source: Path, load: Callable[[Path], bytes], request: Request) -> Job | Unpacking:

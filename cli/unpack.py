@@ -10,12 +10,12 @@ from nvae_codec.bitstreams.container import Container
 from nvae_codec.bitstreams.recovery import Recovery
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, NvaeCodecError, enough_memory
 from nvae_codec.files import Origin
+from nvae_codec.given_back import file_of
 from nvae_codec.wording import counted, printable
 
 from .archive import archive_line
 from .batch import left_out_sentence, print_report, workers_for
 from .files import display, display_output, write, write_inside
-from .given_back import file_of
 from .main import AlreadyReported, print_error
 from .names import STREAM
 from .places import OF_NAMES

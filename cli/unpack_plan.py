@@ -2,12 +2,10 @@
 
 import difflib
 import os
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import click
@@ -16,11 +14,11 @@ from nvae_codec.bitstreams.container import Container, unpack
 from nvae_codec.bitstreams.content import START_BYTES, ImageEntry
 from nvae_codec.bitstreams.recovery import Recovery, recover
 from nvae_codec.errors import BitstreamError, ImageError, NvaeCodecError
+from nvae_codec.given_back import check_format, file_paths, own_name
 from nvae_codec.wording import printable
 
 from .batch import Batch
 from .files import STREAM, Job, check_outputs, check_target, display
-from .given_back import check_format, own_name, renamed
 from .places import OF_NAMES, Places, check_folder, check_inside
 
 MAX_CLOSE, MAX_CLOSE_LENGTH = 10_000, 200  # names, and characters, that are searched for what is close to one
@@ -35,6 +33,7 @@ class Request(Batch):
     only: tuple[str, ...]  # all, if empty
     recover: bool
     test: bool
+    tar: bool
     preview: Path | None
     preview_every: float  # seconds
 
@@ -172,54 +171,6 @@ def check_unpacking(job: Unpacking, force: bool) -> None:
             if error.errno not in OF_NAMES:
                 raise
     check_folder(job.folder)
-
-
-def file_paths(suffixes: dict[str, str], own: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
-    """The relative path that each image gets: its name with the suffix of its new format in place of the old one.
-
-    Without a suffix it is the one in `own`, or else its name.
-
-    Where two would get the same, or one that is a folder of another, they keep their full names and get the suffix
-    besides. `suffixes` are those of all images of a file, so that an image gets the same path alone as with all.
-
-    The work is that of sorting the names: a file of few bytes may hold thousands, each of them in thousands of folders.
-    """
-    paths = {name: renamed(name, suffix) if suffix else own.get(name, name) for name, suffix in suffixes.items()}
-    takers = defaultdict(list)
-    for name, path in paths.items():
-        takers[path].append(name)
-    # A longer name gives way to none but those whose path it gets. It stays in its folder, so that what is a folder of
-    # it was one before.
-    waiting = _clashing(paths)
-    whole = set(waiting)
-    while waiting:
-        name = waiting.pop()
-        paths[name] = name + suffixes[name]
-        others = [other for other in takers.get(paths[name], ()) if other not in whole]
-        whole.update(others)
-        waiting += others
-    if clashing := _clashing(paths):
-        raise ImageError(
-            f"{printable(paths[min(clashing)])} would have to be both a file and a folder; "
-            "take it out by itself with --only and -o"
-        )
-    return paths
-
-
-def _clashing(paths: dict[str, str]) -> list[str]:
-    """The names whose path another one has too, or is inside of.
-
-    Where "/" comes before all other characters, what is inside of a path follows it at once.
-    """
-    ordered = sorted((path.replace("/", "\0"), name) for name, path in paths.items())
-    clashing: dict[str, None] = {}
-    for (path, name), (following, other) in pairwise(ordered):
-        if following == path:
-            clashing |= {name: None, other: None}
-        elif following.startswith(f"{path}\0"):
-            clashing[name] = None
-    # Of several with one path, only the last one has another neighbour; it speaks for all of them, which clash anyway.
-    return list(clashing)
 
 
 def _check_known(only: Collection[str], recovery: Recovery) -> None:

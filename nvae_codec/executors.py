@@ -26,7 +26,7 @@ def processes(workers: int) -> Iterator[Executor]:
     """An executor of so many processes, which end with the context."""
     # Forked processes would inherit locks of torch's threads, which no longer exist there.
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    with ProcessPoolExecutor(workers, context, _begin) as pool:
+    with ProcessPoolExecutor(workers, context, begin_worker) as pool:
         try:
             yield pool
         except BaseException:
@@ -97,7 +97,8 @@ def _submit(executor: Executor, function: Callable, arguments: tuple) -> Future:
         raise BrokenProcessPool from error
 
 
-def _begin() -> None:
+def begin_worker() -> None:
+    """In a process that works for this one: leave Ctrl-C to its parent, and end with that."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides when to end
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -92,7 +92,7 @@ def whole_file(
         try:
             # A new file has the permissions that the umask leaves it, or fewer.
             mode = 0o666 if like is None else PERMISSIONS & like.mode | OWN
-            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            with open(temporary, "x+b", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 try_lock(file)  # so that nobody sweeps it away
                 if like is not None:
                     os.chmod(temporary, PERMISSIONS & like.mode | OWN)

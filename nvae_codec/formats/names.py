@@ -5,7 +5,7 @@ It knows no library, so that a command line can ask at no cost.
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from nvae_codec.errors import ImageError
 
@@ -87,7 +87,7 @@ def usual_suffix(name: str) -> str:
     return (LOSSLESS.get(name) or KEPT.get(name) or UNNAMED.get(name, "")).partition(" ")[0]
 
 
-def is_image_file(path: Path) -> bool:
+def is_image_file(path: PurePath) -> bool:
     """Whether a name is that of an image file, which is known by its suffix, and not hidden."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from nvae_codec.errors import ImageError
 from nvae_codec.formats.names import is_image_file
+from nvae_codec.training.data.archives import archive_files
 from nvae_codec.training.data.celeba import CELEBA64, CELEBAHQ256
 from nvae_codec.training.data.cifar import CIFAR10, CIFAR100
 from nvae_codec.training.data.definition import Definition, Request
@@ -36,7 +37,8 @@ def open_dataset(
     """The data set `name` in the folder `root`, by default data/NAME, for a network of `side` x `side` images.
 
     Images are looked for in the files that the data set is published as; then, of every data set, in arrays (.npy,
-    .npz, uint8) and in folders and uncompressed tar archives of image files, which may hold columns of images. Training
+    .npz, uint8), in folders and uncompressed tar archives of image files, which may hold columns of images, and in
+    archives of our own (.nvb). Training
     and validation images are told apart by the words train, validation (valid, val) or test in names of folders,
     archives and arrays. If these do not make two splits, `validation_percent` of the images are held out by a hash of
     their names; None stands for 10 % of FFHQ and CelebA-HQ, and 5 % otherwise.
@@ -60,11 +62,11 @@ def open_dataset(
         raise ImageError(f"{percent} % of the images cannot be held out")
     root = Path(root) if root is not None else Path("data") / name
     request = Request(kind, root, side, fit, percent, cache_bytes, report)
-    found = next(filter(None, (layout(request) for layout in kind.layouts)), None)
+    found = next(filter(None, (layout(request) for layout in (*kind.layouts, archive_files))), None)
     if found is None:
-        if root.exists() and not root.is_dir() and root.suffix != ".tar":
+        if root.exists() and not root.is_dir() and root.suffix not in (".tar", ".nvb"):
             what = "one image file is no data set, which" if is_image_file(root) else "a data set"
-            raise ImageError(f"{root}: {what} is a folder, or a .tar archive of image files")
+            raise ImageError(f"{root}: {what} is a folder, a .tar archive of image files, or an .nvb archive")
         if not root.exists() and is_image_file(root):
             raise ImageError(f"{root}: there is no such file; nor would an image file be a data set, which is a folder")
         missing = f"no images of {kind.title} are there" if root.exists() else "there is no such folder"

@@ -1,13 +1,17 @@
 """In which format images are given back: that of the file that each came from, or one that was asked for."""
 
+from collections import defaultdict
+from collections.abc import Mapping
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nvae_codec.bitstreams.content import FORMATS, OF_FILES, Chunk, ImageEntry
-from nvae_codec.errors import NvaeCodecError, about
+from nvae_codec.bitstreams.content import FORMATS, OF_FILES, Chunk, Container, ImageEntry
+from nvae_codec.errors import ImageError, NvaeCodecError, about
 from nvae_codec.wording import printable
 
 if TYPE_CHECKING:
@@ -64,6 +68,62 @@ def own_name(chunk: Chunk, place: int) -> str:
     if kind_of_suffix(PurePosixPath(entry.name).suffix) == kind_of_suffix(suffix):
         return entry.name
     return entry.name + suffix if entry.format else renamed(entry.name, suffix)
+
+
+def paths_of(content: Container, suffix: str) -> dict[str, str]:
+    """The relative path that each image of an archive gets, by its name, in the format of `suffix` or in its own."""
+    suffixes = {image.name: suffix for image in content.images}
+    places = ((chunk, place) for chunk in content.chunks for place in range(len(chunk.images)))
+    own = {} if suffix else {chunk.images[place].name: own_name(chunk, place) for chunk, place in places}
+    return file_paths(suffixes, own)
+
+
+def file_paths(suffixes: dict[str, str], own: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """The relative path that each image gets: its name with the suffix of its new format in place of the old one.
+
+    Without a suffix it is the one in `own`, or else its name.
+
+    Where two would get the same, or one that is a folder of another, they keep their full names and get the suffix
+    besides. `suffixes` are those of all images of a file, so that an image gets the same path alone as with all.
+
+    The work is that of sorting the names: a file of few bytes may hold thousands, each of them in thousands of folders.
+    """
+    paths = {name: renamed(name, suffix) if suffix else own.get(name, name) for name, suffix in suffixes.items()}
+    takers = defaultdict(list)
+    for name, path in paths.items():
+        takers[path].append(name)
+    # A longer name gives way to none but those whose path it gets. It stays in its folder, so that what is a folder of
+    # it was one before.
+    waiting = _clashing(paths)
+    whole = set(waiting)
+    while waiting:
+        name = waiting.pop()
+        paths[name] = name + suffixes[name]
+        others = [other for other in takers.get(paths[name], ()) if other not in whole]
+        whole.update(others)
+        waiting += others
+    if clashing := _clashing(paths):
+        raise ImageError(
+            f"{printable(paths[min(clashing)])} would have to be both a file and a folder; "
+            "take it out by itself with --only and -o"
+        )
+    return paths
+
+
+def _clashing(paths: dict[str, str]) -> list[str]:
+    """The names whose path another one has too, or is inside of.
+
+    Where "/" comes before all other characters, what is inside of a path follows it at once.
+    """
+    ordered = sorted((path.replace("/", "\0"), name) for name, path in paths.items())
+    clashing: dict[str, None] = {}
+    for (path, name), (following, other) in pairwise(ordered):
+        if following == path:
+            clashing |= {name: None, other: None}
+        elif following.startswith(f"{path}\0"):
+            clashing[name] = None
+    # Of several with one path, only the last one has another neighbour; it speaks for all of them, which clash anyway.
+    return list(clashing)
 
 
 def renamed(name: str, suffix: str) -> str:

@@ -1,0 +1,127 @@
+"""Collections on the command line: which shards there are, who works on them, and what is said of each."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nvae_codec import storage
+from nvae_codec.files import check_writable
+from nvae_codec.wording import counted
+
+from .batch import Batch
+from .files import echo
+from .main import AlreadyReported, print_error, print_note
+from .places import check_folder
+from .progress import bytes_bar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from nvae_codec.collection import Decoding, Encoding
+    from nvae_codec.manifest import Record
+    from nvae_codec.shards import Shard
+
+
+def is_asked_for(batch: Batch) -> bool:
+    """Whether inputs are shards, by the options that only a collection has, or as URLs that nothing else takes."""
+    chosen = batch.engine, batch.address, batch.workers
+    places = *batch.given, batch.given_folder or ""
+    return any(option is not None for option in chosen) or any(map(storage.is_url, places))
+
+
+def encode(batch: Batch, encoding: "Encoding") -> None:
+    """Make an archive of every shard. Raises AlreadyReported in the end if not all could be made."""
+    from nvae_codec.collection import encode_collection
+    from nvae_codec.shards import find_shards
+
+    shards, folder = find_shards(batch.given), _folder(batch)
+    _work(batch, shards, lambda *engine, **options: encode_collection(shards, folder, encoding, *engine, **options))
+
+
+def decode(batch: Batch, decoding: "Decoding") -> None:
+    """Make a folder or a tar file of every archive. Raises as `encode` does."""
+    from nvae_codec.collection import decode_collection
+    from nvae_codec.shards import find_archives
+
+    archives, folder = find_archives(batch.given), _folder(batch)
+    _work(batch, archives, lambda *engine, **options: decode_collection(archives, folder, decoding, *engine, **options))
+
+
+def computing(batch: Batch) -> dict[str, Any]:
+    """What the command line says of `nvae_codec.collection.Computing`."""
+    model = batch.model
+    if model is not None:
+        from nvae_codec.bundled import bundled, resolve
+
+        resolve(model)  # that there is none is said once, and not of every shard
+        model = model if bundled(model) else str(Path(model).resolve())
+    return {"model": model, "device": batch.device, "threads": batch.threads or 1}
+
+
+def _folder(batch: Batch) -> str:
+    if batch.output is not None or batch.given_folder is None:
+        raise click.UsageError("Of a collection each shard becomes an output of its own: give --output-dir, and no -o.")
+    if "-" in batch.given:
+        raise click.UsageError("Standard input is no shard, which is a folder or a file.")
+    if batch.address is not None and batch.engine != "ray":
+        raise click.UsageError("--address is for --engine ray.")
+    if not storage.is_url(batch.given_folder):
+        folder = Path(batch.given_folder)
+        check_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder)
+    return batch.given_folder
+
+
+@contextmanager
+def _engine(batch: Batch) -> Iterator[tuple["Executor | None", int]]:
+    """Who works, and on how many shards at the same time."""
+    threads = batch.threads or 1
+    if batch.engine == "ray":
+        from nvae_codec.ray_workers import ray_crew
+
+        gpus = 0.0 if batch.device == "cpu" else None
+        with ray_crew(batch.address, batch.workers, processors=threads, gpus=gpus) as crew:
+            yield crew, crew.size
+        return
+    from nvae_codec.device import allowed
+
+    yield None, batch.workers or max(1, len(allowed()) // threads)
+
+
+def _work(batch: Batch, shards: Sequence["Shard"], run: Callable[..., Iterator["Record"]]) -> None:
+    """Let an engine work, and say what became of each shard, and of all."""
+    from nvae_codec.manifest import FAILED, KEPT
+
+    start, total = time.perf_counter(), sum(shard.size for shard in shards)
+    images = output_bytes = kept = 0
+    failed = False
+    with _engine(batch) as (executor, workers), bytes_bar(total, batch.quiet) as bar:
+
+        def watch(far: Any) -> None:
+            bar.to(far.bytes, f"{counted(far.images, 'image')}, {far.shards:,} of {counted(len(shards), 'shard')}")
+
+        options: dict[str, Any] = dict(workers=workers, force=batch.force, watch=watch)
+        for record in run(executor, **options):
+            images, output_bytes = images + record.images, output_bytes + record.output_bytes
+            kept += record.status == KEPT
+            failed = failed or record.status == FAILED or bool(record.left_out)
+            bar.clear()
+            if record.status == FAILED:
+                print_error(f"{record.shard}: {record.error}")
+            elif record.left_out:
+                print_error(f"{record.shard}: left out {'; '.join(record.left_out)}")
+            if batch.as_json:
+                echo(json.dumps(asdict(record)))
+    parts = [counted(len(shards), "shard"), counted(images, "image"), f"{total:,} bytes to {output_bytes:,}"]
+    parts += [f"{kept:,} kept"] if kept else []
+    if not batch.quiet:
+        print_note(f"{batch.given_folder}: {', '.join(parts)}, {time.perf_counter() - start:.1f} s")
+    if failed:
+        raise AlreadyReported

@@ -1,0 +1,122 @@
+"""Ray's actors as the workers of a crew, on this machine or on a cluster; the only file that knows Ray.
+
+Plain actors and not Ray Data: a shard is minutes of work whose result is a file, so there is no data to stream, and one
+that fails is to be told from the others. `docs/collections.md` has the measurement.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nvae_codec.crew import Crew, Done, Lost, Worker, called, reported
+from nvae_codec.errors import InstallationError, NvaeCodecError
+
+MISSING = "Ray is not installed; `pip install 'nvae-codec[ray]'` installs it"
+
+
+class _Actor:
+    """What a worker is on its machine."""
+
+    def call(self, function: Callable, arguments: tuple) -> Any:
+        result, error = called(function, arguments)
+        if error is not None:
+            raise error
+        return result
+
+    def done(self) -> Done:
+        return reported()
+
+    def process(self) -> int:
+        return os.getpid()
+
+
+class Actor(Worker):
+    """An actor with so many processors, and with a GPU, or part of one, if it is to have that."""
+
+    def __init__(self, processors: int, gpus: float = 0):
+        import ray
+
+        kind: Any = ray.remote(_Actor)
+        # Two threads: one is asked how far the other is. Who is killed is replaced by the crew.
+        options = dict(num_cpus=processors, num_gpus=gpus, max_concurrency=2, max_restarts=0)
+        self._actor: Any = kind.options(**options).remote()
+        self._done, self._asked = Done(0, 0), None
+
+    def call(self, function: Callable, arguments: tuple) -> Any:
+        import ray
+        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+        self._done = Done(0, 0)
+        try:
+            return ray.get(self._actor.call.remote(function, arguments))
+        except (RayActorError, OutOfMemoryError) as error:
+            raise Lost from error
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else NvaeCodecError(str(error)) from None
+        finally:
+            self._done = Done(0, 0)
+
+    def done(self) -> Done:
+        """As it was when it was asked before: nobody waits for an actor that is on its way."""
+        import ray
+
+        if self._asked is None:
+            self._asked = self._actor.done.remote()
+        elif ray.wait([self._asked], timeout=0)[0]:
+            asked, self._asked = self._asked, None
+            try:
+                self._done = ray.get(asked)
+            except ray.exceptions.RayError:
+                self._done = Done(0, 0)
+        return self._done
+
+    def process(self) -> int:
+        """The number of its process, on its machine."""
+        import ray
+
+        return ray.get(self._actor.process.remote())
+
+    def dismiss(self) -> None:
+        import ray
+
+        ray.kill(self._actor)
+
+
+@contextmanager
+def ray_crew(
+    address: str | None = None, workers: int | None = None, *, processors: int = 1, gpus: float | None = None
+) -> Iterator[Crew]:
+    """A crew of actors. Ends the connection to the cluster with the context, unless there was one before.
+
+    `address` is that of a cluster, "auto" for the one that this machine is part of; None starts Ray on this machine
+    alone. There are as many workers as the cluster has processors for, or fewer. `gpus` of each: None gives each a
+    whole one if there are any, and then as many workers as GPUs. Raises InstallationError where Ray is missing, and
+    NvaeCodecError where the cluster is not there.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise InstallationError(MISSING) from error
+    begun = not ray.is_initialized()
+    if begun:
+        try:
+            quiet: Any = dict(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            ray.init(address=address or "local", **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise NvaeCodecError(f"no Ray cluster at {address or 'local'}: {str(error).splitlines()[0]}") from error
+    try:
+        there = ray.cluster_resources()
+        if gpus is None:
+            gpus = 1.0 if there.get("GPU", 0) >= 1 else 0.0
+        most = int(there.get("CPU", 0) // processors)
+        if gpus:
+            most = min(most, int(there["GPU"] // gpus))
+        if most < 1:
+            raise NvaeCodecError(f"no machine of the Ray cluster has {processors} processors for a worker")
+        with Crew(lambda: Actor(processors, gpus), min(workers or most, most)) as crew:
+            yield crew
+    finally:
+        if begun:
+            ray.shutdown()

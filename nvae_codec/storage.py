@@ -1,0 +1,186 @@
+"""Files and folders of this machine by their paths, and those elsewhere by URLs, such as s3://bucket/folder.
+
+What there is for URLs is fsspec's, with the libraries that it takes for each kind (s3fs for s3://); this is the only
+file that knows it. All functions raise OSError with a name and a reason.
+"""
+
+import errno
+import os
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from nvae_codec.errors import NO_FILE
+from nvae_codec.files import named, whole_file
+from nvae_codec.formats.names import visible_files
+
+SEPARATOR = "://"
+
+
+class Stored(NamedTuple):
+    """A file in a folder."""
+
+    name: str  # relative to the folder, with "/" between its parts
+    path: str
+    state: str  # other if the file has changed
+
+
+def is_url(path: str | Path) -> bool:
+    return SEPARATOR in str(path)
+
+
+def joined(folder: str, name: str) -> str:
+    """A path below a folder; `name` has "/" between its parts."""
+    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder, name))
+
+
+def last_name(path: str) -> str:
+    """The last part of a path; of "." the name of the folder that this is."""
+    return posixpath.basename(path.rstrip("/")) if is_url(path) else Path(os.path.abspath(path)).name
+
+
+def matching(pattern: str) -> list[str]:
+    """The paths that a pattern with * or ? of a URL stands for, sorted; any other path itself.
+
+    Raises FileNotFoundError if there are none.
+    """
+    if not (is_url(pattern) and any(character in pattern for character in "*?")):
+        return [pattern]
+    with _reasons(pattern):
+        system, path = _system(pattern)
+        found = [system.unstrip_protocol(each) for each in sorted(system.glob(path))]
+    if not found:
+        raise FileNotFoundError(errno.ENOENT, NO_FILE, pattern)
+    return found
+
+
+def is_folder(path: str) -> bool:
+    """Raises FileNotFoundError if nothing is there."""
+    with _reasons(path):
+        if not is_url(path):
+            return os.path.isdir(path) or not os.stat(path)
+        system, inside = _system(path)
+        if system.isdir(inside):
+            return True
+        if not system.exists(inside):
+            raise FileNotFoundError(errno.ENOENT, NO_FILE, path)
+        return False
+
+
+def exists(path: str) -> bool:
+    with _reasons(path):
+        if not is_url(path):
+            return os.path.exists(path)
+        system, inside = _system(path)
+        return system.exists(inside)
+
+
+def files_in(folder: str) -> Iterator[Stored]:
+    """All files in and below a folder but hidden ones, by their names."""
+    with _reasons(folder):
+        if not is_url(folder):
+            root = Path(folder)
+            for path in sorted(visible_files(root), key=Path.as_posix):
+                yield Stored(path.relative_to(root).as_posix(), str(path), state(str(path)))
+            return
+        system, inside = _system(folder)
+        above = inside.rstrip("/") + "/"
+        for path, details in sorted(system.find(inside, detail=True).items()):
+            name = path.removeprefix(above)
+            if not any(part.startswith(".") for part in name.split("/")):
+                yield Stored(name, system.unstrip_protocol(path), _state(details))
+
+
+def state(path: str) -> str:
+    """What is another if a file has changed: its size and its time, or whatever its store tells it apart by."""
+    with _reasons(path):
+        if not is_url(path):
+            status = os.stat(path)
+            return f"{status.st_size} {status.st_mtime_ns}"
+        system, inside = _system(path)
+        return _state(system.info(inside))
+
+
+def _state(details: dict[str, Any]) -> str:
+    marks = [details.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created")]
+    return " ".join([str(details.get("size")), *(str(mark) for mark in marks if mark)])
+
+
+def opened(path: str) -> IO[bytes]:
+    """A file to read from."""
+    with _reasons(path):
+        if not is_url(path):
+            return open(path, "rb")
+        system, inside = _system(path)
+        return system.open(inside, "rb")
+
+
+def read(path: str) -> bytes:
+    with _reasons(path), opened(path) as file:
+        return file.read()
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a file whole, in a folder that is made if need be; one that is there is replaced."""
+    with _reasons(path):
+        if is_url(path):
+            system, inside = _system(path)
+            system.makedirs(posixpath.dirname(inside), exist_ok=True)
+            system.pipe_file(inside, data)
+            return
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with whole_file(Path(path), sweep=True) as file:
+            file.write(data)
+
+
+def append(path: str, data: bytes) -> None:
+    """Put bytes behind a file of this machine, for good."""
+    with named(path), open(path, "ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def written(path: str) -> Iterator[IO[bytes]]:
+    """A file to write to, which is there, whole, when the block ends without an error."""
+    if is_url(path):
+        from tempfile import NamedTemporaryFile
+
+        with NamedTemporaryFile() as file:
+            yield file
+            file.flush()
+            with _reasons(path):
+                system, inside = _system(path)
+                system.makedirs(posixpath.dirname(inside), exist_ok=True)
+                system.put_file(file.name, inside)
+        return
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with whole_file(Path(path), sweep=True) as file:
+        yield file
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it."""
+    from fsspec.core import url_to_fs
+
+    return url_to_fs(url)
+
+
+@contextmanager
+def _reasons(path: str) -> Iterator[None]:
+    """Make what a library raises for a URL an OSError with the URL's name."""
+    with named(path):
+        try:
+            yield
+        except OSError as error:
+            if error.strerror is None:  # of libraries, which often give a sentence alone
+                raise type(error)(error.errno or errno.EIO, str(error) or NO_FILE, path) from error
+            raise
+        except Exception as error:
+            if not is_url(path):
+                raise
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise OSError(errno.EIO, reason, path) from error
