@@ -179,9 +179,11 @@ def _decompress_collection(request: Request) -> None:
 
     from nvae_codec.collection import Decoding
 
-    suffix = "" if request.format_name is None else f".{request.format_name}"
     computing = collection.computing(request)
-    collection.decode(request, Decoding(**computing, as_tar=request.tar, suffix=suffix, max_pixels=request.max_pixels))
+    collection.decode(
+        request,
+        Decoding(**computing, as_tar=request.tar, format_name=request.format_name, max_pixels=request.max_pixels),
+    )
 
 
 def _plan(source: Path, load: Callable[[Path], bytes], request: Request) -> Job | Unpacking:

@@ -14,7 +14,7 @@ from nvae_codec.bitstreams.container import Container, unpack
 from nvae_codec.bitstreams.content import START_BYTES, ImageEntry
 from nvae_codec.bitstreams.recovery import Recovery, recover
 from nvae_codec.errors import BitstreamError, ImageError, NvaeCodecError
-from nvae_codec.given_back import check_format, file_paths, own_name
+from nvae_codec.given_back import check_format, file_paths, own_name, suffix_in
 from nvae_codec.wording import printable
 
 from .batch import Batch
@@ -81,16 +81,10 @@ class Request(Batch):
         return f"; --recover saves {images}"
 
     def suffix_of(self, image: ImageEntry | None) -> str:
-        """The format that an image is to have; empty for that of its own. PNM has a suffix for grey, one for colours.
-
-        Without an image, that of most.
-        """
+        """The format that an image is to have, by its suffix; empty for that of its own. Without an image, of most."""
         if self.output and self.output.suffix:
             return self.output.suffix.lower()
-        if self.format_name is None:
-            return ""
-        grey = image is not None and image.channels == 1
-        return ".pgm" if grey and self.format_name == "ppm" else f".{self.format_name}"
+        return suffix_in(self.format_name, image)
 
 
 def worded(reason: str) -> str:

@@ -58,12 +58,9 @@ class ArchiveDataset(Dataset):
         self.paths, self.model = [Path(path) for path in archives], model
         self.transform, self.cache_bytes = transform, cache_bytes
         self._state = _State(self.paths)
-        chunks = [
-            (number, chunk) for number, index in enumerate(self._state.indices) for chunk in range(index.num_chunks)
-        ]
-        self._chunks = chunks  # (archive, chunk in it)
-        sizes = (len(self._state.indices[archive].images(chunk)) for archive, chunk in chunks)
-        self._ends = list(accumulate(sizes))
+        indices = self._state.indices
+        self._chunks = [(archive, chunk) for archive, index in enumerate(indices) for chunk in range(index.num_chunks)]
+        self._ends = list(accumulate(len(indices[archive].images(chunk)) for archive, chunk in self._chunks))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -173,7 +170,5 @@ class ChunkSampler(Sampler[int]):
         self.epoch += 1
         order = random.permutation(len(self.chunks))
         for begin in range(0, len(order), self.window):
-            together = np.concatenate(
-                [np.asarray(self.chunks[number]) for number in order[begin : begin + self.window]]
-            )
-            yield from random.permutation(together).tolist()
+            together = [np.asarray(self.chunks[number]) for number in order[begin : begin + self.window]]
+            yield from random.permutation(np.concatenate(together)).tolist()

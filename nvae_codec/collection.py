@@ -25,7 +25,7 @@ from nvae_codec.crew import Crew, Done, Process, report
 from nvae_codec.errors import BitstreamError, ImageError, NvaeCodecError, enough_memory, sentence
 from nvae_codec.files import EXISTS
 from nvae_codec.formats.open import read_image
-from nvae_codec.given_back import file_of, paths_of
+from nvae_codec.given_back import file_of, paths_of, suffix_in
 from nvae_codec.image import Image
 from nvae_codec.manifest import DONE, FAILED, KEPT, Manifest, Record
 from nvae_codec.shards import ARCHIVE_SUFFIX, Shard
@@ -82,7 +82,7 @@ class Decoding(Computing):
     """How archives become folders or tar files."""
 
     as_tar: bool = False
-    suffix: str = ""  # of the images; empty: each is of the kind that it came from
+    format_name: str | None = None  # of the images; None: each is of the kind that it came from
     max_pixels: int = DEFAULT_MAX_PIXELS
 
 
@@ -285,14 +285,14 @@ def _decode(decoding: Decoding, archive: Shard, last: Record | None, force: bool
         raise FileExistsError(17, EXISTS, record.output)
     content = unpack(storage.read(archive.path), max_pixels=decoding.max_pixels)
     codec = _codec_for(content.fingerprint, decoding.model, decoding.device, decoding.threads)
-    paths = paths_of(content, decoding.suffix)
+    paths = paths_of(content, decoding.format_name)
     sizes = list(accumulate((archive.size / len(content.images) for _ in content.images), initial=0.0))
 
     def progress(done: int, total: int) -> None:
         report(done, int(sizes[min(done, len(sizes) - 1)]))
 
     files = (
-        (paths[found.entry.name], file_of(found, decoding.suffix).data)
+        (paths[found.entry.name], file_of(found, suffix_in(decoding.format_name, found.entry)).data)
         for found in codec.restore_archive(content, progress=progress)
     )
     if decoding.as_tar:

@@ -70,12 +70,23 @@ def own_name(chunk: Chunk, place: int) -> str:
     return entry.name + suffix if entry.format else renamed(entry.name, suffix)
 
 
-def paths_of(content: Container, suffix: str) -> dict[str, str]:
-    """The relative path that each image of an archive gets, by its name, in the format of `suffix` or in its own."""
-    suffixes = {image.name: suffix for image in content.images}
+def suffix_in(format_name: str | None, image: ImageEntry | None) -> str:
+    """The suffix of a format for an image; of none, empty. PNM has one for grey, and one for colours.
+
+    Without an image, that of most.
+    """
+    if format_name is None:
+        return ""
+    return ".pgm" if format_name == "ppm" and image is not None and image.channels == 1 else f".{format_name}"
+
+
+def paths_of(content: Container, format_name: str | None) -> dict[str, str]:
+    """The relative path that each image of an archive gets, by its name, in a format or, if None, in its own."""
+    suffixes = {image.name: suffix_in(format_name, image) for image in content.images}
+    if format_name is not None:
+        return file_paths(suffixes)
     places = ((chunk, place) for chunk in content.chunks for place in range(len(chunk.images)))
-    own = {} if suffix else {chunk.images[place].name: own_name(chunk, place) for chunk, place in places}
-    return file_paths(suffixes, own)
+    return file_paths(suffixes, {chunk.images[place].name: own_name(chunk, place) for chunk, place in places})
 
 
 def file_paths(suffixes: dict[str, str], own: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:

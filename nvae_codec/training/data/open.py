@@ -38,10 +38,9 @@ def open_dataset(
 
     Images are looked for in the files that the data set is published as; then, of every data set, in arrays (.npy,
     .npz, uint8), in folders and uncompressed tar archives of image files, which may hold columns of images, and in
-    archives of our own (.nvb). Training
-    and validation images are told apart by the words train, validation (valid, val) or test in names of folders,
-    archives and arrays. If these do not make two splits, `validation_percent` of the images are held out by a hash of
-    their names; None stands for 10 % of FFHQ and CelebA-HQ, and 5 % otherwise.
+    archives of our own (.nvb). Training and validation images are told apart by the words train, validation (valid,
+    val) or test in names of folders, archives and arrays. If these do not make two splits, `validation_percent` of the
+    images are held out by a hash of their names; None stands for 10 % of FFHQ and CelebA-HQ, and 5 % otherwise.
 
     `fit` is for `folder` alone: crops of the images, or the whole of them ("resize") but for what is more than a
     square. At most `cache_bytes` of decoded images are kept in memory.
