@@ -14,7 +14,7 @@ from functools import lru_cache
 from hashlib import sha256
 from io import BytesIO
 from itertools import accumulate
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from nvae_codec import chunks, storage
@@ -25,7 +25,7 @@ from nvae_codec.crew import Crew, Done, Process, report
 from nvae_codec.errors import BitstreamError, ImageError, NvaeCodecError, enough_memory, sentence
 from nvae_codec.files import EXISTS
 from nvae_codec.formats.open import read_image
-from nvae_codec.given_back import file_of, paths_of, suffix_in
+from nvae_codec.given_back import check_format, file_of, paths_of, suffix_in
 from nvae_codec.image import Image
 from nvae_codec.manifest import DONE, FAILED, KEPT, Manifest, Record
 from nvae_codec.shards import ARCHIVE_SUFFIX, Shard
@@ -138,6 +138,7 @@ def _run(
         return
     done, waiting = Far(0, 0, 0), iter(calls)
     pending: dict[Future[Record], tuple[Shard, str]] = {}
+    manifest.flush()  # a folder that cannot be written to shows now
     try:
         while True:
             while len(pending) < 2 * workers and (call := next(waiting, None)):
@@ -284,6 +285,9 @@ def _decode(decoding: Decoding, archive: Shard, last: Record | None, force: bool
     if there and decoding.as_tar and not (ours or force):
         raise FileExistsError(17, EXISTS, record.output)
     content = unpack(storage.read(archive.path), max_pixels=decoding.max_pixels)
+    for chunk in content.chunks:
+        for place, image in enumerate(chunk.images):
+            check_format(chunk, place, suffix_in(decoding.format_name, image))
     codec = _codec_for(content.fingerprint, decoding.model, decoding.device, decoding.threads)
     paths = paths_of(content, decoding.format_name)
     sizes = list(accumulate((archive.size / len(content.images) for _ in content.images), initial=0.0))
@@ -315,7 +319,6 @@ def _write_tar(target: str, files: Iterator[tuple[str, bytes]]) -> tuple[int, st
     with storage.written(target) as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for name, data in files:
-                _check_relative(name)
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, BytesIO(data))
@@ -329,7 +332,6 @@ def _write_folder(target: str, files: Iterator[tuple[str, bytes]], replacing: bo
     """Size and digest of the files. Those that are there must be equal, unless they may be replaced."""
     size, digests = 0, {}
     for name, data in files:
-        _check_relative(name)
         path = storage.joined(target, name)
         if not storage.is_url(target) and Path(target).resolve() not in Path(path).resolve().parents:
             raise PermissionError(1, f"would be written outside of {target}", path)
@@ -362,12 +364,6 @@ def _digest_of_file(file: IO[bytes]) -> str:
     while piece := file.read(2**20):
         digest.update(piece)
     return digest.hexdigest()
-
-
-def _check_relative(name: str) -> None:
-    parts = PurePosixPath(name).parts
-    if name.startswith("/") or ".." in parts:
-        raise BitstreamError(f"invalid: {printable(name)} would lie outside of where the archive is unpacked")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ run over many shards must not. Workers are processes of this machine here, Ray's
 """
 
 import multiprocessing
+import pickle
 import queue
 import threading
 from abc import ABC, abstractmethod
@@ -197,21 +198,22 @@ def _work(pipe: Connection, counter: MutableSequence[int]) -> None:
             function, arguments = pipe.recv()
         except EOFError:
             return
-        answer = called(function, arguments)
         try:
-            pipe.send(answer)
+            pipe.send(called(function, arguments))
         except BrokenPipeError:
             return
-        except Exception as error:  # an exception that cannot be pickled
-            pipe.send((None, NvaeCodecError(str(answer[1] or error))))
 
 
 def called(function: Callable, arguments: tuple) -> tuple[Any, Exception | None]:
-    """What a function gives, or what it raises."""
+    """What a function gives, or what it raises, in a form that can travel."""
     report(0, 0)
     try:
         return function(*arguments), None
     except Exception as error:
-        return None, error
+        try:
+            pickle.loads(pickle.dumps(error))
+            return None, error
+        except Exception:
+            return None, NvaeCodecError(str(error))
     finally:
         report(0, 0)

@@ -136,11 +136,13 @@ def write(path: str, data: bytes) -> None:
 
 
 def append(path: str, data: bytes) -> None:
-    """Put bytes behind a file of this machine, for good."""
-    with named(path), open(path, "ab") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    """Put bytes behind a file of this machine, for good; it is made if it is not there, and its folder, too."""
+    with named(path):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path, "ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @contextmanager
