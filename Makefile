@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-matrix test-slow lint train-photo train-mnist save-runs kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
+.PHONY: help demo test quick test-matrix test-slow lint train-photo train-tiny train-mnist save-runs kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
 
 help:
 	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
@@ -23,6 +23,7 @@ help:
 	@echo "make kodak DATA=folder     rates and times of a folder of images, decoded by another process; see results/kodak"
 	@echo "make report KODAK=folder CIFAR=folder [MNIST=folder]   measure the bundled models, beside other codecs: results/report/report.html"
 	@echo "make train-photo PHOTOS=folder [PRECISION=bf16]   begin the long run of the preset photo-next, or continue it"
+	@echo "make train-tiny CIFAR=folder [PRECISION=bf16]     likewise of tiny-next"
 	@echo "make train-mnist MNIST=folder [PRECISION=bf16]    likewise of mnist-nvae"
 	@echo "make save-runs             put the weights of these runs where the repository keeps them, docs/*.pt"
 	@echo "make clean                 remove the environment and everything that was built"
@@ -61,12 +62,16 @@ train-photo: $(VENV)/dev.stamp
 	@test -n "$(PHOTOS)" || { echo "make train-photo PHOTOS=folder: say where the images are" >&2; exit 2; }
 	$(call continue,photo-next,$(PHOTOS))
 
+train-tiny: $(VENV)/dev.stamp
+	@test -n "$(CIFAR)" || { echo "make train-tiny CIFAR=folder: say where the data set is" >&2; exit 2; }
+	$(call continue,tiny-next,$(CIFAR))
+
 train-mnist: $(VENV)/dev.stamp
 	@test -n "$(MNIST)" || { echo "make train-mnist MNIST=folder: say where the data set is" >&2; exit 2; }
 	$(call continue,mnist-nvae,$(MNIST))
 
 save-runs: $(VENV)/dev.stamp
-	@for run in $(patsubst runs/%/checkpoint.pt,%,$(wildcard runs/photo-next/checkpoint.pt runs/mnist-nvae/checkpoint.pt)); do $(BIN)/python docs/save_run.py runs/$$run docs/$$run.pt || exit; done
+	@for run in $(patsubst runs/%/checkpoint.pt,%,$(wildcard runs/photo-next/checkpoint.pt runs/tiny-next/checkpoint.pt runs/mnist-nvae/checkpoint.pt)); do $(BIN)/python docs/save_run.py runs/$$run docs/$$run.pt || exit; done
 
 kodak: $(VENV)/eval.stamp
 	@test -n "$(DATA)" || { echo "make kodak DATA=folder: say where the images are" >&2; exit 2; }

@@ -17,7 +17,7 @@ from nvae_codec.wording import counted
 from .batch import Batch
 from .files import echo
 from .main import AlreadyReported, print_error, print_note
-from .places import check_folder
+from .places import check_folder, make_folders
 from .progress import bytes_bar
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def encode(batch: Batch, encoding: "Encoding") -> None:
     from nvae_codec.collection import encode_collection
     from nvae_codec.shards import find_shards
 
-    shards, folder = find_shards(batch.given), _folder(batch)
+    folder = _check(batch)
+    shards = find_shards(batch.given)
+    _make(folder)
     _work(batch, shards, lambda *engine, **options: encode_collection(shards, folder, encoding, *engine, **options))
 
 
@@ -49,7 +51,9 @@ def decode(batch: Batch, decoding: "Decoding") -> None:
     from nvae_codec.collection import decode_collection
     from nvae_codec.shards import find_archives
 
-    archives, folder = find_archives(batch.given), _folder(batch)
+    folder = _check(batch)
+    archives = find_archives(batch.given)
+    _make(folder)
     _work(batch, archives, lambda *engine, **options: decode_collection(archives, folder, decoding, *engine, **options))
 
 
@@ -64,7 +68,8 @@ def computing(batch: Batch) -> dict[str, Any]:
     return {"model": model, "device": batch.device, "threads": batch.threads or 1}
 
 
-def _folder(batch: Batch) -> str:
+def _check(batch: Batch) -> str:
+    """The folder of the outputs, of options that go together."""
     if batch.output is not None or batch.given_folder is None:
         raise click.UsageError("Of a collection each shard becomes an output of its own: give --output-dir, and no -o.")
     if "-" in batch.given:
@@ -72,11 +77,15 @@ def _folder(batch: Batch) -> str:
     if batch.address is not None and batch.engine != "ray":
         raise click.UsageError("--address is for --engine ray.")
     if not storage.is_url(batch.given_folder):
-        folder = Path(batch.given_folder)
-        check_folder(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        check_writable(folder)
+        check_folder(Path(batch.given_folder))
     return batch.given_folder
+
+
+def _make(folder: str) -> None:
+    """Make sure that something can be written to the folder; of one elsewhere, its manifest shows that."""
+    if not storage.is_url(folder):
+        make_folders(Path(folder))
+        check_writable(Path(folder))
 
 
 @contextmanager
