@@ -17,10 +17,11 @@ from nvae_codec.errors import enough_memory, sentence
 from nvae_codec.files import Origin
 from nvae_codec.wording import printable
 
+from .engines import Engine, engine_options
 from .files import Job, display, display_output, echo, write
 from .main import FAILURES, AlreadyReported, print_error, print_note
 from .names import STREAM
-from .options import DEVICE, FORCE, POSITIVE, QUIET, STREAM_OR_PATH, json_option, threads_option, together
+from .options import DEVICE, FORCE, QUIET, STREAM_OR_PATH, json_option, threads_option, together
 from .progress import Progress, progress_bar
 from .reports import ArchiveReport, FailureReport, ImageReport, UnpackedReport
 
@@ -58,6 +59,10 @@ class Batch:
         return tuple(map(Path, self.given))
 
     @property
+    def who(self) -> Engine:
+        return Engine(self.engine, self.address, self.workers)
+
+    @property
     def folder(self) -> Path | None:
         return None if self.given_folder is None else Path(self.given_folder)
 
@@ -67,24 +72,7 @@ batch_options = together(
     click.argument("given", metavar="INPUTS...", nargs=-1, required=True),
     click.option("-o", "--output", metavar="FILE", type=STREAM_OR_PATH, help="The output of one input; - is stdout."),
     click.option("--output-dir", "given_folder", metavar="DIR", help="The folder of all outputs."),
-    click.option(
-        "--engine",
-        type=click.Choice(["local", "ray"]),
-        help="Who works on a collection, shard by shard: processes of this machine, or Ray.",
-    ),
-    click.option(
-        "--address",
-        metavar="ADDRESS",
-        help="Of a Ray cluster: HOST:PORT, ray://HOST:PORT, or auto for the one that this machine is part of.  "
-        "[default: Ray on this machine alone]",
-    ),
-    click.option(
-        "--workers",
-        metavar="N",
-        type=POSITIVE,
-        help="On how many shards of a collection is worked at the same time, with --threads each.  [default: as many "
-        "as processors, with one thread each]",
-    ),
+    engine_options(),
     FORCE,
     threads_option(
         "CPU threads, at most; fewer while other programs are busy. A large archive is shared out among processes, as "

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,6 @@ from .places import check_folder, make_folders
 from .progress import bytes_bar
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from nvae_codec.collection import Decoding, Encoding
     from nvae_codec.manifest import Record
     from nvae_codec.shards import Shard
@@ -30,9 +27,7 @@ if TYPE_CHECKING:
 
 def is_asked_for(batch: Batch) -> bool:
     """Whether inputs are shards, by the options that only a collection has, or as URLs that nothing else takes."""
-    chosen = batch.engine, batch.address, batch.workers
-    places = *batch.given, batch.given_folder or ""
-    return any(option is not None for option in chosen) or any(map(storage.is_url, places))
+    return batch.who.is_asked_for or any(map(storage.is_url, (*batch.given, batch.given_folder or "")))
 
 
 def encode(batch: Batch, encoding: "Encoding") -> None:
@@ -74,8 +69,7 @@ def _check(batch: Batch) -> str:
         raise click.UsageError("Of a collection each shard becomes an output of its own: give --output-dir, and no -o.")
     if "-" in batch.given:
         raise click.UsageError("Standard input is no shard, which is a folder or a file.")
-    if batch.address is not None and batch.engine != "ray":
-        raise click.UsageError("--address is for --engine ray.")
+    batch.who.check()
     if not storage.is_url(batch.given_folder):
         check_folder(Path(batch.given_folder))
     return batch.given_folder
@@ -88,22 +82,6 @@ def _make(folder: str) -> None:
         check_writable(Path(folder))
 
 
-@contextmanager
-def _engine(batch: Batch) -> Iterator[tuple["Executor | None", int]]:
-    """Who works, and on how many shards at the same time."""
-    threads = batch.threads or 1
-    if batch.engine == "ray":
-        from nvae_codec.ray_workers import ray_crew
-
-        gpus = 0.0 if batch.device == "cpu" else None
-        with ray_crew(batch.address, batch.workers, processors=threads, gpus=gpus) as crew:
-            yield crew, crew.size
-        return
-    from nvae_codec.device import allowed
-
-    yield None, batch.workers or max(1, len(allowed()) // threads)
-
-
 def _work(batch: Batch, shards: Sequence["Shard"], run: Callable[..., Iterator["Record"]]) -> None:
     """Let an engine work, and say what became of each shard, and of all."""
     from nvae_codec.manifest import FAILED, KEPT
@@ -111,7 +89,7 @@ def _work(batch: Batch, shards: Sequence["Shard"], run: Callable[..., Iterator["
     start, total = time.perf_counter(), sum(shard.size for shard in shards)
     images = output_bytes = kept = 0
     failed = False
-    with _engine(batch) as (executor, workers), bytes_bar(total, batch.quiet) as bar:
+    with batch.who.start(batch.threads or 1, batch.device) as (executor, workers), bytes_bar(total, batch.quiet) as bar:
 
         def watch(far: Any) -> None:
             bar.to(far.bytes, f"{counted(far.images, 'image')}, {far.shards:,} of {counted(len(shards), 'shard')}")

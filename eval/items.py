@@ -19,6 +19,7 @@ from .progress import Watch, unwatched
 
 if TYPE_CHECKING:
     from nvae_codec.model.nvae import NVAE
+    from nvae_codec.shards import Shard
     from nvae_codec.training.data.sets import ImageSet
 
 
@@ -38,22 +39,25 @@ class Selection:
     """
 
     paths: Sequence[Path] = ()
+    given: Sequence[str] = ()  # the same as they were named, of which some may be URLs of shards
     dataset: str | None = None
     data: Path | None = None
     num_images: int | None = None
     reduce: int | None = None
     crop: int | None = None
+    shard: "Shard | None" = None  # in place of these: all images in it, whose files are kept in memory
 
     def items(self) -> list[Item]:
         """The images. Raises ImageError where there are none."""
-        found = (
-            self._held_out(self.dataset)
-            if self.dataset
-            else [Item(utf8(path.name), partial(read_samples, path)) for path in self._files()]
-        )
+        if self.shard is not None:
+            found = [Item(utf8(name), partial(samples_of, name, data)) for name, data in self.shard.files()]
+        elif self.dataset:
+            found = self._held_out(self.dataset)
+        else:
+            found = [Item(utf8(path.name), partial(read_samples, path)) for path in self._files()]
         found = found[: self.num_images]
         if not found:
-            raise ImageError("no images are held out")
+            raise ImageError("there are no images" if self.shard else "no images are held out")
         if self.reduce:
             found = [Item(name, partial(_reduced, name, load, self.reduce)) for name, load in found]
         if self.crop:
@@ -63,7 +67,8 @@ class Selection:
     @property
     def source(self) -> str:
         """The same in words."""
-        parts = [self.dataset or utf8(", ".join(map(str, self.paths)))]
+        paths = self.paths if self.shard is None else [self.shard.path]
+        parts = [self.dataset or utf8(", ".join(map(str, paths)))]
         if self.reduce:
             parts.append(f"reduced by {self.reduce}")
         if self.crop:
@@ -90,8 +95,13 @@ class Selection:
 
 def read_samples(path: Path) -> np.ndarray:
     """The samples of the image file at `path`, without its metadata, so that all codecs have the same to carry."""
-    with about(str(path)):
-        return plain(read_image(path.read_bytes())).samples
+    return samples_of(str(path), path.read_bytes())
+
+
+def samples_of(name: str, data: bytes) -> np.ndarray:
+    """As `read_samples`, of a file that was read."""
+    with about(name):
+        return plain(read_image(data)).samples
 
 
 def _image(images: "ImageSet", number: int) -> np.ndarray:

@@ -166,7 +166,7 @@ class Process(Worker):
         context = multiprocessing.get_context("spawn")
         self._counter: Any = context.Array("q", 2, lock=False)
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_work, args=(other, self._counter), daemon=True)
+        self._process = context.Process(target=_work, args=(other, self._counter))
         self._process.start()
         other.close()  # so that the pipe ends when the process does
 

@@ -9,10 +9,19 @@ import click
 from nvae_codec.eval.results import CompareResults, Result, SolidArchive, Total
 from nvae_codec.wording import printable
 
+from ..engines import Engine, engine_options
 from ..files import echo
 from ..options import model_option, note
 from ..progress import progress_bar
-from .options import Recorded, command_line, measured_images, output_folder, results_folder, write_texts
+from .options import (
+    Recorded,
+    command_line,
+    measured_images,
+    measured_shards,
+    output_folder,
+    results_folder,
+    write_texts,
+)
 
 if TYPE_CHECKING:
     from nvae_codec.eval.items import Selection
@@ -61,13 +70,25 @@ def codec_names(text: str) -> list[str]:
 @output_folder(
     "Keep the coded files there, with results.json, results.csv, rate-against-speed.svg, report.html and compressai/."
 )
+@engine_options("with one thread each")
 def compare(
-    selection: "Selection", model: str | None, baselines: list[str], folder: Path | None, **options: Any
+    selection: "Selection",
+    model: str | None,
+    baselines: list[str],
+    folder: Path | None,
+    engine: str | None,
+    address: str | None,
+    workers: int | None,
+    **options: Any,
 ) -> None:
     """Give every image to every codec, decode the files again, and compare sizes, times and memory.
 
     IMAGES are 8-bit grey or RGB files, or folders, of which the files right in them are taken. Each codec works in a
     process of its own, and is fed in the way that suits it best. One wrong sample ends the run.
+
+    With --engine or --workers IMAGES are shards, folders or tar files, of which every worker measures another, so that
+    times are those of machines that do other work, too. Each shard has results of its own in a folder of its name in
+    --output-dir, and those that are there are kept.
 
     \b
     Examples:
@@ -79,17 +100,16 @@ def compare(
         raise click.UsageError("Without a model and baselines there is nothing to measure.")
     from nvae_codec.eval.compare import measure, texts
 
+    options |= dict(model=model, baselines=baselines, command=command_line())
+    who = Engine(engine, address, workers)
     with results_folder(folder) as place:
-        results = measure(
-            selection,
-            place,
-            model=model,
-            baselines=baselines,
-            command=command_line(),
-            watch=progress_bar,
-            report=note,
-            **options,
-        )
+        if who.is_asked_for:
+            from nvae_codec.eval.shards import compare_of_all
+
+            parts, shards = measured_shards(CompareResults, measure, selection, place, options, who)
+            results = compare_of_all(parts, shards, selection.source, command_line())
+        else:
+            results = measure(selection, place, watch=progress_bar, report=note, **options)
         write_texts(folder, lambda: texts(results))
     echo(describe(results))
 

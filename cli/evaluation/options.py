@@ -3,12 +3,12 @@
 import errno
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -16,8 +16,13 @@ from click.core import ParameterSource
 from nvae_codec.eval.document import FILE_NAME
 from nvae_codec.wording import printable
 
+from ..engines import Engine
 from ..files import write
-from ..options import EFFORTS, PATH, POSITIVE, Documented, data_option, seed_option, together
+from ..options import EFFORTS, PATH, POSITIVE, Documented, data_option, note, seed_option, together
+
+if TYPE_CHECKING:
+    from nvae_codec.eval.items import Selection
+    from nvae_codec.shards import Shard
 
 LINE = "nvae_codec.cli.evaluation.line"  # in a context's meta: how the command was called
 
@@ -52,7 +57,7 @@ def measured_images(command: Callable) -> Callable:
     @wraps(command)
     def with_selection(
         *,
-        paths: list[Path],
+        given: tuple[str, ...],
         dataset: str | None,
         data: Path | None,
         num_images: int | None,
@@ -60,6 +65,7 @@ def measured_images(command: Callable) -> Callable:
         crop: int | None,
         **others: Any,
     ) -> None:
+        paths: Sequence[Path] = [Path(each) for each in given]
         if data and not paths and not dataset:  # --data by itself
             if not data.exists():
                 _check_name(data)
@@ -70,10 +76,10 @@ def measured_images(command: Callable) -> Callable:
             raise click.UsageError("--data is where a --dataset lies.")
         from nvae_codec.eval.items import Selection
 
-        return command(selection=Selection(paths, dataset, data, num_images, reduce, crop), **others)
+        return command(selection=Selection(paths, given, dataset, data, num_images, reduce, crop), **others)
 
     return together(
-        click.argument("paths", metavar="[IMAGES]...", nargs=-1, type=PATH),
+        click.argument("given", metavar="[IMAGES]...", nargs=-1),
         click.option(
             "--dataset",
             metavar="NAME",
@@ -89,6 +95,21 @@ def measured_images(command: Callable) -> Callable:
         ),
         click.option("--crop", metavar="SIDE", type=POSITIVE, help="The central square of so many pixels of each."),
     )(with_selection)
+
+
+def measured_shards(
+    kind: type, measure: Callable, selection: "Selection", folder: Path, options: dict[str, Any], who: Engine
+) -> tuple[list[Any], list["Shard"]]:
+    """The results of each of the shards that were named as images, and these shards."""
+    from nvae_codec.eval.shards import measure_shards
+    from nvae_codec.shards import find_shards
+
+    who.check()
+    if not selection.given:
+        raise click.UsageError("--engine and --workers are for shards, which are named as IMAGES.")
+    shards = find_shards(selection.given)
+    with who.start() as (executor, workers):
+        return measure_shards(kind, measure, shards, selection, folder, options, executor, workers, note), shards
 
 
 def _check_name(data: Path) -> None:

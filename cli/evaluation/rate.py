@@ -1,13 +1,14 @@
 """The `eval rate` command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nvae_codec.eval.results import RateResults
 from nvae_codec.wording import counted
 
+from ..engines import Engine, engine_options
 from ..files import echo
 from ..options import POSITIVE, model_option, note
 from ..progress import progress_bar
@@ -17,6 +18,7 @@ from .options import (
     command_line,
     float_network_option,
     measured_images,
+    measured_shards,
     output_folder,
     results_folder,
     write_texts,
@@ -59,6 +61,7 @@ def positive_integers(text: str) -> list[int]:
     help="Also archives of the first N images, in one chunk.  [default: 1,4,16,... and all, if the images are small]",
 )
 @output_folder("Keep the files there, with results.json, results.csv, figures/ and report.html.")
+@engine_options("with one thread each")
 def rate(
     selection: "Selection",
     archive: bool,
@@ -69,6 +72,9 @@ def rate(
     importance_samples: int | None,
     lengths: list[int] | None,
     folder: Path | None,
+    engine: str | None,
+    address: str | None,
+    workers: int | None,
 ) -> None:
     """Make real files, decode them again, and compare their sizes with what the model promises.
 
@@ -76,10 +82,14 @@ def rate(
     disk, of its samples only. Beside its size stand the negative ELBOs of the float network and of the integer network,
     of this image's pixels; what lies between them is the file's ledger.
 
+    With --engine or --workers IMAGES are shards, folders or tar files, of which every worker measures another. Each has
+    results of its own in a folder of its name in --output-dir, and those that are there are kept.
+
     \b
     Examples:
       nvae-codec eval rate photos/ -o results/photos
       nvae-codec eval rate kodak/ --float-network runs/photo --importance-samples 100
+      nvae-codec eval rate shards/*.tar --archive --engine ray --address auto -o results/shards
       nvae-codec eval rate --dataset cifar10 --images 500 --archive --model mine.safetensors
     """
     if importance_samples and float_network is None:
@@ -91,17 +101,22 @@ def rate(
     from nvae_codec.eval.rate import measure, texts
     from nvae_codec.eval.results import RateSettings
 
+    options: dict[str, Any] = dict(
+        model=model,
+        float_network=float_network,
+        settings=RateSettings(archive, effort, draws, importance_samples),
+        lengths=lengths,
+        command=command_line(),
+    )
+    who = Engine(engine, address, workers)
     with results_folder(folder) as place:
-        results = measure(
-            selection,
-            place,
-            model=model,
-            float_network=float_network,
-            settings=RateSettings(archive, effort, draws, importance_samples),
-            lengths=lengths,
-            command=command_line(),
-            watch=progress_bar,
-        )
+        if who.is_asked_for:
+            from nvae_codec.eval.shards import rate_of_all
+
+            parts, shards = measured_shards(RateResults, measure, selection, place, options, who)
+            results = rate_of_all(parts, shards, selection.source, command_line())
+        else:
+            results = measure(selection, place, watch=progress_bar, **options)
         write_texts(folder, lambda: texts(results))
     found = results.data.num_images
     if too_long := [str(length) for length in lengths or () if length > found]:
