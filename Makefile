@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-matrix test-slow lint train-photo train-tiny train-mnist save-runs kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
+.PHONY: help demo test quick test-matrix test-ray test-slow lint train-photo train-tiny train-mnist save-runs kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
 
 help:
 	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-matrix           run those of exactness as on other processors, with other kernels, and with the oldest"
 	@echo "                           and newest libraries, in environments of their own; 12 GB and an hour"
 	@echo "make test-slow             run the tests that train, code full-size images, or start many processes"
+	@echo "make test-ray              run those of coding with Ray, which it installs"
 	@echo "make lint                  check the sources with ruff, their types with mypy"
 	@echo "make kodak DATA=folder     rates and times of a folder of images, decoded by another process; see results/kodak"
 	@echo "make report KODAK=folder CIFAR=folder [MNIST=folder]   measure the bundled models, beside other codecs: results/report/report.html"
@@ -45,7 +46,11 @@ quick: $(VENV)/dev.stamp
 test-matrix: $(VENV)/dev.stamp .venv-lowest/stamp newest
 	$(BIN)/python tests/matrix.py --lowest .venv-lowest --newest .venv-newest
 
-test-slow: $(VENV)/dev.stamp
+# Ray comes with this alone: it is large, and nothing but --engine ray needs it.
+test-ray: $(VENV)/ray.stamp
+	$(BIN)/python -m pytest -m slow tests/test_ray_workers.py
+
+test-slow: $(VENV)/ray.stamp
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/dev.stamp
@@ -129,6 +134,10 @@ $(VENV)/python.stamp:
 
 $(VENV)/eval.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt $(COMPILED)
 	$(INSTALL) --editable '.[eval]'
+	touch $@
+
+$(VENV)/ray.stamp: $(VENV)/dev.stamp
+	$(INSTALL) --editable '.[train,eval,ray,dev]'
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt $(COMPILED)

@@ -90,6 +90,7 @@ def _work(batch: Batch, shards: Sequence["Shard"], run: Callable[..., Iterator["
     images = output_bytes = kept = 0
     failed = False
     with batch.who.start(batch.threads or 1, batch.device) as (executor, workers), bytes_bar(total, batch.quiet) as bar:
+        started = time.perf_counter() - start
 
         def watch(far: Any) -> None:
             bar.to(far.bytes, f"{counted(far.images, 'image')}, {far.shards:,} of {counted(len(shards), 'shard')}")
@@ -108,6 +109,7 @@ def _work(batch: Batch, shards: Sequence["Shard"], run: Callable[..., Iterator["
                 echo(json.dumps(asdict(record)))
     parts = [counted(len(shards), "shard"), counted(images, "image"), f"{total:,} bytes to {output_bytes:,}"]
     parts += [f"{kept:,} kept"] if kept else []
+    parts += [f"{started:.1f} s to start {batch.engine}"] if batch.engine == "ray" else []
     if not batch.quiet:
         print_note(f"{batch.given_folder}: {', '.join(parts)}, {time.perf_counter() - start:.1f} s")
     if failed:

@@ -16,6 +16,7 @@ class EvalGroup(LazyGroup):
         "plot",
         "elbo",
         "bench",
+        "access",
         "demo",
         "training-speed",
         "compressai",

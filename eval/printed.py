@@ -133,3 +133,30 @@ class TrainingSpeed:
 
     preset: str
     ways: dict[str, Speed]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Access:
+    """One image of many, on one thread."""
+
+    codec: str
+    bytes: Bytes
+    """of the file"""
+    chunk_pixels: Count | None
+    """of an archive; null of a tar file"""
+    open_seconds: Seconds
+    """reading where each image lies; libraries are loaded before"""
+    first_image_seconds: Seconds
+    """with the model, where there is one"""
+    other_image_seconds: Seconds
+    """from elsewhere in the file, as the next two the median"""
+    next_image_seconds: Seconds
+    """the one behind it"""
+
+
+@dataclass(frozen=True, config=STRICT)
+class AccessTimes:
+    """What `eval access` prints as JSON."""
+
+    num_images: Count
+    rows: list[Access]

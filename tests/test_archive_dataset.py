@@ -1,5 +1,6 @@
 """Archives as a data set of PyTorch: every image by its number, few chunks decoded, in any process."""
 
+import dataclasses
 import pickle
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from nvae_codec.bitstreams.container import unpack
 from nvae_codec.codec import Codec
 from nvae_codec.errors import BitstreamError, DriftError, ModelError
 from nvae_codec.image import Image
-from nvae_codec.training.data.open import open_dataset
+from nvae_codec.training.data.archives import archive_files
+from nvae_codec.training.data.definition import Request
+from nvae_codec.training.data.open import DATASETS, open_dataset
+from nvae_codec.training.data.stored import StoredImages
 
 COUNT = 11
 
@@ -132,6 +136,14 @@ def test_damage_is_found_when_it_is_reached(archives, toy_model_path, tmp_path):
         ArchiveDataset(archives)[0]  # its model is not a bundled one
 
 
+def request_of_squares(root: Path) -> StoredImages:
+    """The images of a data set of 16 x 16 pixels."""
+    definition = dataclasses.replace(DATASETS["cifar10"], side=16)
+    found = archive_files(Request(definition, root, 16, "crop", 0, 2**20, lambda line: None))
+    assert found is not None
+    return found[0]
+
+
 def test_networks_are_trained_on_archives(codec, samples, tmp_path, monkeypatch, decoded):
     """Of a folder of them, told apart by their names, or of one, by a hash; images that do not suit are left out."""
     monkeypatch.setattr(Codec, "for_fingerprint", lambda fingerprint, model=None, device=None: codec)
@@ -146,5 +158,14 @@ def test_networks_are_trained_on_archives(codec, samples, tmp_path, monkeypatch,
     assert decoded == []
     found = [dataset.training.item(index) for index in range(8)]
     assert all(np.array_equal(a, b.transpose(2, 0, 1)) for a, b in zip(found, samples, strict=False))
+    # A column of images is as many images.
+    column = [("column.png", Image(np.concatenate(samples[:5]))), images[7]]
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "one.nvb").write_bytes(codec.compress_archive(column, effort=1))
+    columns = open_dataset("folder", tmp_path / "sub", side=16, fit="resize", validation_percent=0)
+    assert len(columns.training) == 2
+    whole = request_of_squares(tmp_path / "sub")
+    assert [np.array_equal(whole[row], samples[row].transpose(2, 0, 1)) for row in range(5)] == [True] * 5
+    assert whole.name(3) == "column.png#3" and whole.name(5) == images[7][0] and len(whole) == 6
     alone = open_dataset("folder", tmp_path / "train.nvb", side=16)
     assert len(alone.training.stored) + len(alone.validation.stored) == 8

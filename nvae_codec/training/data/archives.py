@@ -1,7 +1,6 @@
 """Images in archives of our own, .nvb: a layout that any data set may have."""
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,7 +9,6 @@ from nvae_codec.bitstreams.content import GREY, RGB, ImageEntry
 from nvae_codec.errors import ImageError, NvaeCodecError
 from nvae_codec.formats.names import visible_files
 from nvae_codec.formats.open import plain
-from nvae_codec.image import Image
 from nvae_codec.training.data.definition import Request
 from nvae_codec.training.data.fit import Fit, Unsuitable
 from nvae_codec.training.data.splits import Splits, purposes_by_words, split_by_hash
@@ -19,28 +17,12 @@ from nvae_codec.training.data.stored import StoredImages
 SUFFIX = ".nvb"
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    """What becomes of an image of an archive."""
-
-    fit: Fit
-
-    def __call__(self, image: Image) -> np.ndarray:
-        return self.fit.convert(plain(image).samples)
-
-    def shape(self, entry: ImageEntry) -> tuple[int, int, int, int]:
-        """[n, C, h, w]. Raises Unsuitable."""
-        if entry.depth != 8 or entry.has_alpha or entry.mode not in (GREY, RGB):
-            raise Unsuitable("neither 8-bit grey nor RGB")
-        return self.fit.shape((entry.height, entry.width, 3)[: 3 if entry.mode == RGB else 2])
-
-
 class ArchiveImages(StoredImages):
     """Images that are decoded when they are needed, with their chunks, and kept as long as there is room."""
 
-    def __init__(self, archives: ArchiveDataset, places: np.ndarray, fitted: _Fitted):
+    def __init__(self, archives: ArchiveDataset, places: np.ndarray, fit: Fit):
         """`places`, [n, 2]: of each image the number in the archives, and the row in what is made of that."""
-        self.archives, self.places, self.fitted = archives, places, fitted
+        self.archives, self.places, self.fit = archives, places, fit
 
     def __len__(self) -> int:
         return len(self.places)
@@ -48,17 +30,27 @@ class ArchiveImages(StoredImages):
     def __getitem__(self, index: int) -> np.ndarray:
         number, row = map(int, self.places[index])
         try:
-            return self.archives[number][row]
+            samples = plain(self.archives.image(number)).samples
         except NvaeCodecError as error:
             raise ImageError(str(error)) from error
+        rows = self.fit.shape(samples.shape)[0]
+        height = len(samples) // rows
+        return self.fit.convert(samples[row * height : (row + 1) * height])[0]
 
     def name(self, index: int) -> str:
         number, row = map(int, self.places[index])
         entry = self.archives.entry(number)
-        return f"{entry.name}#{row}" if self.fitted.shape(entry)[0] > 1 else entry.name
+        return f"{entry.name}#{row}" if _shape(self.fit, entry)[0] > 1 else entry.name
 
     def shape(self, index: int) -> tuple[int, int, int]:
-        return self.fitted.shape(self.archives.entry(int(self.places[index, 0])))[1:]
+        return _shape(self.fit, self.archives.entry(int(self.places[index, 0])))[1:]
+
+
+def _shape(fit: Fit, entry: ImageEntry) -> tuple[int, int, int, int]:
+    """[n, C, h, w] of what becomes of an image. Raises Unsuitable."""
+    if entry.depth != 8 or entry.has_alpha or entry.mode not in (GREY, RGB):
+        raise Unsuitable("neither 8-bit grey nor RGB")
+    return fit.shape((entry.height, entry.width, 3)[: 3 if entry.mode == RGB else 2])
 
 
 def archive_files(request: Request) -> Splits | None:
@@ -70,9 +62,9 @@ def archive_files(request: Request) -> Splits | None:
         inside = inside.parent
     if not paths or not paths[0].exists():
         return None
-    fitted = _Fitted(request.image_fit())
+    fit = request.image_fit()
     try:
-        archives = ArchiveDataset(paths, transform=fitted, cache_bytes=request.cache_bytes)
+        archives = ArchiveDataset(paths, cache_bytes=request.cache_bytes)
     except NvaeCodecError as error:
         raise ImageError(str(error)) from error
     places: list[tuple[int, int]] = []
@@ -81,7 +73,7 @@ def archive_files(request: Request) -> Splits | None:
     for number in range(len(archives)):
         entry = archives.entry(number)
         try:
-            rows = fitted.shape(entry)[0]
+            rows = _shape(fit, entry)[0]
         except Unsuitable as error:
             left_out[str(error)] += 1
             continue
@@ -90,7 +82,7 @@ def archive_files(request: Request) -> Splits | None:
     if left_out:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
         request.report(f"{left_out.total():,} of {len(archives):,} images in archives left out: {reasons}")
-    images = ArchiveImages(archives, np.array(places, dtype=np.int64).reshape(-1, 2), fitted)
+    images = ArchiveImages(archives, np.array(places, dtype=np.int64).reshape(-1, 2), fit)
     purposes = purposes_by_words(words)
     request.report_split(purposes, "images")
     if purposes is None:
