@@ -46,15 +46,15 @@ class Actor(Worker):
 
     def call(self, function: Callable, arguments: tuple) -> Any:
         import ray
-        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+        from ray.exceptions import RayError, RayTaskError
 
         self._done = Done(0, 0)
         try:
             return ray.get(self._actor.call.remote(function, arguments))
-        except (RayActorError, OutOfMemoryError) as error:
-            raise Lost from error
         except RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else NvaeCodecError(str(error)) from None
+        except RayError as error:  # the actor was killed, or its machine is gone
+            raise Lost from error
         finally:
             self._done = Done(0, 0)
 

@@ -1,12 +1,15 @@
 """Collections at the terminal: shards in, archives out, what is said of each, and what is refused."""
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from helpers import smooth_tiles
-from terminal import documented_keys, failure, invoke
+from terminal import documented_keys, failure, invoke, spawn
 
 from nvae_codec.cli.progress import BytesBar
 from nvae_codec.formats.open import write_all
@@ -111,3 +114,32 @@ def test_how_far_it_is_can_be_seen_on_a_terminal(shards, toy_model_path, tmp_pat
     assert invoke("compress", shards / "set-0", shards / "set-1", *options).exit_code == 0
     total = sum(path.stat().st_size for path in shards.rglob("*.png"))
     assert seen[-1] == (total, "6 images, 2 of 2 shards") and seen == sorted(seen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_run_that_is_stopped_leaves_nothing_half_done_and_goes_on(sent, status, shards, toy_model_path, tmp_path):
+    many = tmp_path / "many"
+    for number in range(6):
+        (many / str(number)).mkdir(parents=True)
+        for place in range(9):
+            source = shards / f"set-{number % 2}" / f"{place % 3}.png"
+            (many / str(number) / f"{place}.png").write_bytes(source.read_bytes())
+    out = tmp_path / "out"
+    options = ["--archive", "--output-dir", out, "--model", toy_model_path, "--workers", 2, "--effort", 3]
+    command = ["compress", *sorted(many.iterdir()), *options]
+    with spawn(*command) as process:
+        while not any(out.glob("*.nvb")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(sent)
+        assert process.wait(60) == status
+    assert len(workers) >= 2 and psutil.wait_procs(workers, 30)[1] == []
+    there = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nvb")}
+    assert 1 <= len(there) < 6
+    result = invoke(*command)
+    assert result.exit_code == 0 and f"{len(there)} kept" in result.stderr
+    assert len(list(out.glob("*.nvb"))) == 6
+    assert all((out / name).stat().st_mtime_ns == time for name, time in there.items())
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
