@@ -102,13 +102,14 @@ def _folder(path: str) -> Shard:
 
 
 def _members(path: str) -> Iterator[tuple[str, bytes]]:
-    try:
-        with storage.opened(path) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-            for member in archive:
-                name = str(PurePosixPath(member.name.lstrip("/")))
-                if member.isreg() and is_image_file(PurePosixPath(name)):
-                    content = archive.extractfile(member)
-                    assert content is not None, "a regular file has content"
-                    yield name, content.read()
-    except (tarfile.TarError, EOFError) as error:
-        raise ImageError(f"{path}: not a whole tar file ({error})") from error
+    with storage.opened(path) as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r|*") as archive:
+                for member in archive:
+                    name = str(PurePosixPath(member.name.lstrip("/")))
+                    if member.isreg() and is_image_file(PurePosixPath(name)):
+                        content = archive.extractfile(member)
+                        assert content is not None, "a regular file has content"
+                        yield name, content.read()
+        except (tarfile.TarError, EOFError) as error:
+            raise ImageError(f"not a whole tar file ({error})") from error

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from nvae_codec.errors import NO_FILE
+from nvae_codec.errors import NO_FILE, NvaeCodecError
 from nvae_codec.files import named, whole_file
 from nvae_codec.formats.names import visible_files
 
@@ -108,17 +108,21 @@ def _state(details: dict[str, Any]) -> str:
     return " ".join([str(details.get("size")), *(str(mark) for mark in marks if mark)])
 
 
-def opened(path: str) -> IO[bytes]:
-    """A file to read from."""
+@contextmanager
+def opened(path: str) -> Iterator[IO[bytes]]:
+    """A file to read from, within the block."""
     with _reasons(path):
         if not is_url(path):
-            return open(path, "rb")
+            with open(path, "rb") as file:
+                yield file
+            return
         system, inside = _system(path)
-        return system.open(inside, "rb")
+        with system.open(inside, "rb") as file:
+            yield file
 
 
 def read(path: str) -> bytes:
-    with _reasons(path), opened(path) as file:
+    with opened(path) as file:
         return file.read()
 
 
@@ -179,10 +183,11 @@ def _reasons(path: str) -> Iterator[None]:
             yield
         except OSError as error:
             if error.strerror is None:  # of libraries, which often give a sentence alone
-                raise type(error)(error.errno or errno.EIO, str(error) or NO_FILE, path) from error
+                kind = type(error) if type(error) in (FileNotFoundError, PermissionError) else OSError
+                raise kind(error.errno or errno.EIO, str(error) or NO_FILE, path) from error
             raise
         except Exception as error:
-            if not is_url(path):
+            if isinstance(error, NvaeCodecError) or not is_url(path):
                 raise
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise OSError(errno.EIO, reason, path) from error

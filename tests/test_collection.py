@@ -353,3 +353,25 @@ def test_work_is_given_out_a_little_ahead_alone(folder, encoding, tmp_path, monk
     with Counting(1) as executor:
         records = list(encode_collection(shards, str(tmp_path), encoding, executor, workers=3))
     assert len({record.shard for record in records}) == 50 and most <= 6
+
+
+def test_whatever_a_store_raises_fails_its_shard_alone(folder, tar, encoding, here, tmp_path, monkeypatch):
+    """Libraries of stores have errors of their own, which may come in the middle of a file."""
+    memory = fsspec.filesystem("memory")
+
+    class StoreError(Exception):
+        pass
+
+    def fails(self, *given):
+        raise StoreError("no key was given\nand more")
+
+    try:
+        memory.put(tar, "/bucket/in/more.v2.tar")
+        shards = find_shards(["memory://bucket/in/more.v2.tar", folder])
+        with monkeypatch.context() as patch:
+            patch.setattr(type(memory.open("/bucket/in/more.v2.tar")), "read", fails, raising=False)
+            records = run(encode_collection, shards, str(tmp_path / "out"), encoding, here)
+        assert (records["more.v2.tar"].status, records["pictures"].status) == (FAILED, DONE)
+        assert records["more.v2.tar"].error == "memory://bucket/in/more.v2.tar: no key was given"
+    finally:
+        memory.store.clear()
