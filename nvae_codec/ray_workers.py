@@ -1,7 +1,7 @@
 """Ray's actors as the workers of a crew, on this machine or on a cluster; the only file that knows Ray.
 
-Plain actors and not Ray Data: a shard is minutes of work whose result is a file, so there is no data to stream, and one
-that fails is to be told from the others. `docs/collections.md` has the measurement.
+Plain actors and not Ray Data: a shard is minutes of work whose result is a file, so there is no data to stream.
+`docs/collections.md` has the measurement.
 """
 
 import logging

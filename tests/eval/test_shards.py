@@ -45,6 +45,7 @@ def test_rates_of_shards_are_those_of_their_images(shards, toy_model_path, tmp_p
         assert 8 * (tmp_path / "shards" / shard / "files" / file).stat().st_size == image["file_bits"]
 
 
+@pytest.mark.slow
 def test_results_of_shards_that_are_there_are_kept(shards, toy_model_path, tmp_path):
     command = ["eval", "rate", *shards, "--archive", "--model", toy_model_path, "--workers", 1, "-o", tmp_path]
     assert invoke(*command).exit_code == 0
@@ -58,6 +59,7 @@ def test_results_of_shards_that_are_there_are_kept(shards, toy_model_path, tmp_p
     assert results(tmp_path / "1")["data"]["num_images"] == 3
 
 
+@pytest.mark.slow
 def test_codecs_are_compared_shard_by_shard(shards, tmp_path):
     command = ["eval", "compare", *shards, "--model", "none", "--baselines", "png,webp", "--engine", "local"]
     assert invoke(*command, "-o", tmp_path / "shards").exit_code == 0
