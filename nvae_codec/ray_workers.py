@@ -6,6 +6,7 @@ Plain actors and not Ray Data: a shard is minutes of work whose result is a file
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from nvae_codec.crew import Crew, Done, Lost, Worker, called, reported
 from nvae_codec.errors import InstallationError, NvaeCodecError
 
+CONNECT_SECONDS = 10.0
 MISSING = "Ray is not installed; `pip install 'nvae-codec[ray]'` installs it"
 
 
@@ -84,6 +86,17 @@ class Actor(Worker):
         ray.kill(self._actor)
 
 
+def _check_listening(address: str | None) -> None:
+    """Raises NvaeCodecError where nobody listens at HOST:PORT. Ray itself would try for many minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise NvaeCodecError(f"no Ray cluster at {address}: {error}") from error
+
+
 @contextmanager
 def ray_crew(
     address: str | None = None, workers: int | None = None, *, processors: int = 1, gpus: float | None = None
@@ -101,6 +114,7 @@ def ray_crew(
         raise InstallationError(MISSING) from error
     begun = not ray.is_initialized()
     if begun:
+        _check_listening(address)
         try:
             quiet: Any = dict(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
             ray.init(address=address or "local", **quiet)

@@ -116,6 +116,19 @@ def test_an_actor_that_is_killed_in_the_middle_loses_nothing(shards, encoding, t
     assert {record.status for record in encode_collection(find_shards(shards), str(out), encoding)} == {KEPT}
 
 
+def test_a_cluster_that_is_not_there_is_named_at_once():
+    ray.shutdown()  # so that there is no connection before
+    try:
+        for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379", "auto"):
+            start = time.monotonic()
+            with pytest.raises(NvaeCodecError, match=f"^no Ray cluster at {address}: [^\n]+$"):
+                with ray_crew(address):
+                    pass
+            assert time.monotonic() - start < 30
+    finally:
+        ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+
+
 DRIVER = """
 import sys
 from nvae_codec.collection import Encoding, encode_collection
