@@ -11,12 +11,15 @@ from helpers import smooth_tiles
 from torch.utils.data import DataLoader
 
 from nvae_codec.archive_dataset import ArchiveDataset, ChunkSampler
+from nvae_codec.bitstreams import content
 from nvae_codec.bitstreams.container import unpack
+from nvae_codec.bitstreams.content import ImageEntry
 from nvae_codec.codec import Codec
 from nvae_codec.errors import BitstreamError, DriftError, ModelError
 from nvae_codec.image import Image
-from nvae_codec.training.data.archives import archive_files
+from nvae_codec.training.data.archives import archive_files, image_shape
 from nvae_codec.training.data.definition import Request
+from nvae_codec.training.data.fit import AtLeast, Squares, Unsuitable
 from nvae_codec.training.data.open import DATASETS, open_dataset
 from nvae_codec.training.data.stored import StoredImages
 
@@ -169,3 +172,17 @@ def test_networks_are_trained_on_archives(codec, samples, tmp_path, monkeypatch,
     assert whole.name(3) == "column.png#3" and whole.name(5) == images[7][0] and len(whole) == 6
     alone = open_dataset("folder", tmp_path / "train.nvb", side=16)
     assert len(alone.training.stored) + len(alone.validation.stored) == 8
+
+
+@pytest.mark.parametrize("mode", content.MODES)
+def test_images_from_every_colour_space_suit(mode):
+    """RGB from a JPEG file, say, is RGB."""
+    channels = content.CHANNELS[mode]
+    assert image_shape(AtLeast(9) if channels == 3 else Squares(9, 1), ImageEntry(9, 9, mode, 0)) == (1, channels, 9, 9)
+    for other in (
+        ImageEntry(9, 9, mode, 0, has_alpha=True),
+        ImageEntry(9, 9, mode, 0, depth=16),
+        ImageEntry(9, 9, content.PALETTE, 0),
+    ):
+        with pytest.raises(Unsuitable, match="neither 8-bit grey nor RGB"):
+            image_shape(AtLeast(9), other)

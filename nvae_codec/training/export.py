@@ -1,10 +1,7 @@
 """From a trained network to the integer model that coding uses: statistics, conversion, check, model card."""
 
 import copy
-import json
-import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from nvae_codec.errors import ModelError
 from nvae_codec.files import write_file
 from nvae_codec.integer import model_file
 from nvae_codec.integer.adaptation import learn_start
-from nvae_codec.integer.calibrate import BATCH_SIZE, Measurement, calibrate, measure
+from nvae_codec.integer.calibrate import BATCH_SIZE, calibrate, measure
 from nvae_codec.integer.convert import convert
 from nvae_codec.integer.latent_model import IntegerModel, check_codable
 from nvae_codec.integer.network import IntegerNetwork
@@ -28,6 +25,7 @@ from nvae_codec.model.nvae import NVAE
 from nvae_codec.payloads.neural import EFFORTS, default_effort
 from nvae_codec.rate.elbo import Comparison, compare, integer_negative_elbo, same_noise, whole
 from nvae_codec.rate.ledger import check_origin
+from nvae_codec.training.card import Exported, model_card, validations
 from nvae_codec.training.checkpoint import CONVERTED, load_network, save_checkpoint
 from nvae_codec.training.data.batches import Batches, fixed_batch
 from nvae_codec.training.data.open import open_dataset
@@ -46,20 +44,6 @@ RENEWED_PIXELS, RENEWED_BATCHES = 2**22, (4, 64)  # for statistics of batch norm
 STATISTICS_BATCH_SIZE = 16
 COMPARED_PIXELS, COMPARED_IMAGES = 2**19, (16, 128)  # on which old and new statistics are compared
 TOLERANCE = 2e-3  # what integers may cost, as a part of the negative ELBO
-
-
-@dataclass(frozen=True)
-class Exported:
-    """An integer network, and what making it showed."""
-
-    network: IntegerNetwork
-    converted: NVAE  # the float network, with the statistics of batch norms that were kept
-    comparison: Comparison  # of all channels, without grids
-    inactive_cost: float  # what inactive channels add to the integers' negative ELBO, as a part of it
-    grid_cost: float  # and what the coder's grids add
-    measurement: Measurement  # of the images that were compared
-    compared_on: str  # how many images of which kind
-    statistics: str  # which statistics the batch norms have, in words
 
 
 @keeping_threads()
@@ -165,24 +149,11 @@ def export_run(
     opened = opened or run.moved(data).data.open(side, report)
     exported = export(network, opened.training, opened.validation, check=other, report=report, **options)
     model = model_file.serialise(exported.network, notes, exported.measurement, exported.converted)
-    card = model_card(output.stem, exported, run, _last_validation(folder / "stats.jsonl"))
+    card = model_card(output.stem, exported, run, validations(folder / "stats.jsonl"))
     save_checkpoint(folder / CONVERTED, exported.converted)
     write_file(output, model, replace=replace)
     write_file(output.with_suffix(".md"), card.encode(), replace=replace)
     report(printable(f"wrote {output} and {output.with_suffix('.md').name}"))
-
-
-def _last_validation(stats: Path) -> dict:
-    """The last line of a run's figures that has a validation; without one, nothing."""
-    lines = stats.read_text(errors="replace").splitlines() if stats.exists() else []
-    for line in reversed(lines):
-        try:
-            status = json.loads(line)
-            if isinstance(status["validation_bits_per_dim"], float) and isinstance(status["step"], int):
-                return status
-        except (ValueError, TypeError, KeyError):  # no validation there, or a line cut short
-            pass
-    return {}
 
 
 def _rec_overhead(network: IntegerNetwork, images: Tensor) -> float:
@@ -232,86 +203,6 @@ def _choose_batch_norm(
     report(f"statistics of batch norms, negative ELBO in bits/dim: {figures}")
     # A comparison with NaN is false: statistics that break the network are not taken.
     return (renewed, "estimated anew") if after < before else (network, "running")
-
-
-def model_card(name: str, exported: Exported, run: Run | None, status: dict) -> str:
-    """A Markdown page about an exported model; `status` is the last validation in its run's `stats.jsonl`, if any."""
-    config = exported.network.config
-    tensors = exported.network.state_dict()
-    fingerprint = model_file.fingerprint(config, tensors)[: model_file.FINGERPRINT_DIGITS]
-    weight_count = sum(tensor.numel() for key, tensor in tensors.items() if key.endswith("weight"))
-    groups = ", ".join(f"{count} at side {config.side(scale)}" for scale, count in enumerate(config.groups_per_scale))
-    rows = [
-        ("fingerprint", f"`{fingerprint}`"),
-        (
-            "network",
-            f"`{config.architecture}`, {config.num_channels_enc} and {config.num_channels_dec} channels at "
-            f"full width, {config.num_latent_per_group} latent channels in each of {config.num_groups} "
-            f"groups ({groups})",
-        ),
-        (
-            "pixels",
-            f"in phases: {config.num_preprocess_blocks} levels, {config.num_phase_channels} channels, "
-            f"{config.num_phase_cells} cells, {config.num_phase_noise_filters} noise filters and "
-            f"{config.num_phase_interpolations} interpolations per phase"
-            if config.has_phases
-            else "independent given the latents",
-        ),
-        ("latents", f"{config.num_latents:,} of an image of {config.image_size} x {config.image_size}"),
-        ("weights", f"{weight_count:,} integers"),
-        (
-            "activations",
-            f"integers of {exported.network.arithmetic.activation_bits} bits"
-            + (", as in training" if config.rounded_activations else ""),
-        ),
-        ("batch-norm statistics", exported.statistics),
-    ]
-    if run is not None:
-        recipe = run.recipe
-        length = counted(recipe.steps, "step") if recipe.steps else counted(recipe.epochs, "epoch")
-        rows += [
-            ("data", f"`{run.data.dataset}`"),
-            (
-                "training",
-                f"{length} of {counted(recipe.batch_size, 'image')} per process, "
-                f"seed {recipe.seed}; `config.json` has every option",
-            ),
-        ]
-    if run is not None and run.start:
-        rows.append(("begun with", f"the float network `{run.start[: model_file.FINGERPRINT_DIGITS]}`"))
-    if "validation_bits_per_dim" in status:
-        rows.append(
-            (
-                "negative ELBO, held-out images",
-                f"{status['validation_bits_per_dim']:.4f} bits/dim after {counted(status['step'], 'step')}",
-            )
-        )
-    comparison = exported.comparison
-    rows += [
-        (
-            "negative ELBO, float and integers",
-            f"{comparison.float_bits_per_dim:.4f} and "
-            f"{comparison.integer_bits_per_dim:.4f} bits/dim ({comparison.relative:+.4%}), {exported.compared_on}, "
-            "same noise",
-        ),
-        (
-            "latent channels",
-            f"{int((exported.network.latent_inactive == 0).sum())} of "
-            f"{exported.network.latent_inactive.numel()} active, chosen by training images",
-        ),
-        (
-            "inactive channels and grids",
-            f"{exported.inactive_cost:+.4%} and {exported.grid_cost:+.4%} of the negative ELBO, on the same images",
-        ),
-        ("initial bits to draw an image's latents with", f"{exported.measurement.initial_bits:,.0f}"),
-        ("REC overhead of an image alone", f"{exported.measurement.rec_overhead:+.2%}"),
-        ("made with", f"PyTorch {torch.__version__} on {platform.machine()}"),
-    ]
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
-    return (
-        f"# {name}\n\n| | |\n|---|---|\n{table}\n\n## Images and licence\n\nSay here what the images were, who "
-        "owns them, and under which licence the model may be used.\n"
-    )
 
 
 def load_float_network(path: Path, codec: Codec) -> NVAE:

@@ -161,8 +161,13 @@ def test_what_a_run_reports_and_leaves(workshop):
         "`folder`",
         "held-out crop",
         "licence the model may be used",
+        "## Curve\n\n| step | negative ELBO of held-out images, bits/dim |",
+        "## Latents\n\n| group, coarsest first | side | channels coded | bits an image |",
     ):
         assert part in card
+    points = [line for line in lines if "validation_bits_per_dim" in line]
+    assert all(f"| {line['step']} | {line['validation_bits_per_dim']:.4f} |" in card for line in points)
+    assert len(re.findall(r"^\| \d+ \| \d+ x \d+ \| \d+ of \d+ \| [\d.,]+ \|$", card, re.MULTILINE)) == 3
 
 
 def test_images_come_back_exactly_with_ones_own_model(place):

@@ -5,10 +5,11 @@ from collections import Counter
 import numpy as np
 
 from nvae_codec.archive_dataset import ArchiveDataset
-from nvae_codec.bitstreams.content import GREY, RGB, ImageEntry
+from nvae_codec.bitstreams.content import MODE_NAMES, ImageEntry
 from nvae_codec.errors import ImageError, NvaeCodecError
 from nvae_codec.formats.names import visible_files
 from nvae_codec.formats.open import plain
+from nvae_codec.image import GREY, RGB
 from nvae_codec.training.data.definition import Request
 from nvae_codec.training.data.fit import Fit, Unsuitable
 from nvae_codec.training.data.splits import Splits, purposes_by_words, split_by_hash
@@ -40,17 +41,18 @@ class ArchiveImages(StoredImages):
     def name(self, index: int) -> str:
         number, row = map(int, self.places[index])
         entry = self.archives.entry(number)
-        return f"{entry.name}#{row}" if _shape(self.fit, entry)[0] > 1 else entry.name
+        return f"{entry.name}#{row}" if image_shape(self.fit, entry)[0] > 1 else entry.name
 
     def shape(self, index: int) -> tuple[int, int, int]:
-        return _shape(self.fit, self.archives.entry(int(self.places[index, 0])))[1:]
+        return image_shape(self.fit, self.archives.entry(int(self.places[index, 0])))[1:]
 
 
-def _shape(fit: Fit, entry: ImageEntry) -> tuple[int, int, int, int]:
+def image_shape(fit: Fit, entry: ImageEntry) -> tuple[int, int, int, int]:
     """[n, C, h, w] of what becomes of an image. Raises Unsuitable."""
-    if entry.depth != 8 or entry.has_alpha or entry.mode not in (GREY, RGB):
+    colours = MODE_NAMES[entry.mode]
+    if entry.depth != 8 or entry.has_alpha or colours not in (GREY, RGB):
         raise Unsuitable("neither 8-bit grey nor RGB")
-    return fit.shape((entry.height, entry.width, 3)[: 3 if entry.mode == RGB else 2])
+    return fit.shape((entry.height, entry.width, 3)[: 3 if colours == RGB else 2])
 
 
 def archive_files(request: Request) -> Splits | None:
@@ -73,7 +75,7 @@ def archive_files(request: Request) -> Splits | None:
     for number in range(len(archives)):
         entry = archives.entry(number)
         try:
-            rows = _shape(fit, entry)[0]
+            rows = image_shape(fit, entry)[0]
         except Unsuitable as error:
             left_out[str(error)] += 1
             continue
