@@ -22,14 +22,14 @@ class _Place(NamedTuple):
 class Index:
     """The headers of a whole file, as `container.unpack` reads them; what they describe stays where it is.
 
-    The file can be larger than memory if `data` are those of a map (`mmap.mmap`).
+    The file is not kept, and can be larger than memory if `data` are a map (`mmap.mmap`).
     """
 
     def __init__(self, data: Bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS):
         """Raises BitstreamError for what is wrong with the headers, or with where they stand."""
         check_version(data)
         self.fingerprint, file = read_start(data)
-        self._data, self._places = data, list(_places(data, file, write_start(self.fingerprint), max_pixels))
+        self._places = list(_places(data, file, write_start(self.fingerprint), max_pixels))
         self._ends = list(accumulate(len(place.header.images) for place in self._places))
 
     @property
@@ -44,10 +44,10 @@ class Index:
         """The entries of the images in a chunk."""
         return self._places[chunk].header.images
 
-    def chunk(self, number: int) -> Chunk:
-        """A chunk, read now. Raises BitstreamError if it is damaged."""
+    def chunk(self, number: int, data: Bytes) -> Chunk:
+        """A chunk, read now from the same file. Raises BitstreamError if it is damaged."""
         header, position = self._places[number]
-        return read_chunk(Reader(self._data, "truncated: the file ends", position), header, Tally())
+        return read_chunk(Reader(data, "truncated: the file ends", position), header, Tally())
 
 
 def _places(data: Bytes, file: Reader, start: bytes, max_pixels: int) -> Iterator[_Place]:

@@ -35,7 +35,7 @@ def encode(batch: Batch, encoding: "Encoding") -> None:
     from nvae_codec.collection import encode_collection
     from nvae_codec.shards import find_shards
 
-    folder = _check(batch)
+    folder = check(batch)
     shards = find_shards(batch.given)
     _make(folder)
     _work(batch, shards, lambda *engine, **options: encode_collection(shards, folder, encoding, *engine, **options))
@@ -46,7 +46,7 @@ def decode(batch: Batch, decoding: "Decoding") -> None:
     from nvae_codec.collection import decode_collection
     from nvae_codec.shards import find_archives
 
-    folder = _check(batch)
+    folder = check(batch)
     archives = find_archives(batch.given)
     _make(folder)
     _work(batch, archives, lambda *engine, **options: decode_collection(archives, folder, decoding, *engine, **options))
@@ -63,16 +63,17 @@ def computing(batch: Batch) -> dict[str, Any]:
     return {"model": model, "device": batch.device, "threads": batch.threads or 1}
 
 
-def _check(batch: Batch) -> str:
+def check(batch: Batch) -> str:
     """The folder of the outputs, of options that go together."""
     if batch.output is not None or batch.given_folder is None:
         raise click.UsageError("Of a collection each shard becomes an output of its own: give --output-dir, and no -o.")
     if "-" in batch.given:
         raise click.UsageError("Standard input is no shard, which is a folder or a file.")
     batch.who.check()
-    if not storage.is_url(batch.given_folder):
-        check_folder(Path(batch.given_folder))
-    return batch.given_folder
+    folder = storage.located(batch.given_folder)
+    if not storage.is_url(folder):
+        check_folder(Path(folder))
+    return folder
 
 
 def _make(folder: str) -> None:

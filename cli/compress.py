@@ -225,6 +225,7 @@ def _compress_collection(options: Options) -> None:
     """Each input into an archive of its own."""
     if options.ledger:
         raise click.UsageError("--ledger is for one archive, not for a collection.")
+    collection.check(options)  # before the codec is loaded
 
     from nvae_codec.codec import CHUNK_PIXELS
     from nvae_codec.collection import Encoding

@@ -176,6 +176,7 @@ def _decompress_collection(request: Request) -> None:
             raise click.UsageError(f"{option} is for one file, not for a collection.")
     if request.test:
         raise click.UsageError("--test writes nothing; of a collection, give it the files without --engine.")
+    collection.check(request)  # before the codec is loaded
 
     from nvae_codec.collection import Decoding
 

@@ -40,8 +40,8 @@ EXECUTION = ("device", "precision", "compile", "recompute", "threads", "workers"
     "--preset",
     metavar="NAME",
     help="Network and recipe: mnist, cifar10, celeba64, imagenet32, celebahq256, ffhq256 (the paper's), photo, "
-    "tiny, photo-next, cifar10-small, mnist-small, mnist-nvae, toy (ours).  [default: the one of the data set or of a "
-    "similar one; photo for a folder]",
+    "tiny, photo-next, tiny-next, cifar10-small, mnist-small, mnist-nvae, toy (ours).  [default: the one of the data "
+    "set or of a similar one; photo for a folder]",
 )
 @click.option(
     "-o",

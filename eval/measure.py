@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nvae_codec.errors import DriftError, ImageError, NvaeCodecError, about
+from nvae_codec.executors import end_with_parent
 from nvae_codec.wording import counted
 
 from .codecs import ImageCodec
@@ -254,7 +255,7 @@ def codec_process(source: ImageCodec | Callable[[], ImageCodec], threads: int | 
     `threads` is for codecs that compute with torch. Raises what making the codec raises, and NvaeCodecError if the
     process is killed meanwhile.
     """
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
         yield CodecProcess(pool, _result(pool, "the process of a codec", _begin, source, threads))
 
 

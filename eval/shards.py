@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nvae_codec.crew import Crew, Process
-from nvae_codec.errors import NvaeCodecError, about, sentence
+from nvae_codec.errors import NvaeCodecError, sentence
 from nvae_codec.files import write_file
 from nvae_codec.shards import Shard
 from nvae_codec.wording import counted
@@ -34,13 +34,14 @@ def measure_shards(
     workers: int,
     report: Callable[[str], None],
 ) -> list[Results]:
-    """The results of every shard, which are also in its folder in `folder`; those that are there are kept.
+    """The results of every shard, which are also in its folder in `folder`; those that are there, of the
+    same command, are kept.
 
     `measure` is `nvae_codec.eval.rate.measure` or that of `compare`, `selection` what it measures of each. Raises
     NvaeCodecError if some could not be measured, after all others were; `report` is told why.
     """
     found: dict[int, Results] = {}
-    failures: list[NvaeCodecError | OSError] = []
+    failures = 0
     waiting = iter(enumerate(shards))
     with nullcontext(executor) if executor is not None else Crew(Process, workers) as crew:
         pending: dict[Future[Results], int] = {}
@@ -56,14 +57,13 @@ def measure_shards(
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 number = pending.pop(future)
                 try:
-                    with about(shards[number].path):
-                        found[number] = future.result()
+                    found[number] = future.result()
                     report(f"{shards[number].path}: measured, {len(found)} of {len(shards)}")
-                except (NvaeCodecError, OSError) as error:
-                    failures.append(error)
+                except (NvaeCodecError, OSError, MemoryError) as error:
+                    failures += 1
                     report(sentence(error, shards[number].path))
     if failures:
-        raise NvaeCodecError(f"{len(failures):,} of {counted(len(shards), 'shard')} could not be measured")
+        raise NvaeCodecError(f"{failures:,} of {counted(len(shards), 'shard')} could not be measured")
     return [found[number] for number in sorted(found)]
 
 
@@ -73,7 +73,9 @@ def _measure(kind: type[Results], measure: Callable, selection: Selection, folde
 
     path = folder / FILE_NAME
     if path.exists():
-        return read(kind, path, "results of this command")
+        found = read(kind, path, "results of this command")
+        if found.command == options["command"]:
+            return found
     torch.set_num_threads(1)
     results = measure(selection, folder, **options)
     write_file(path, to_json(results).encode())

@@ -4,7 +4,7 @@ from torch.utils.data import DataLoader
 from nvae_codec.archive_dataset import ArchiveDataset, ChunkSampler
 
 images = ArchiveDataset(["coded/0.nvb", "coded/1.nvb"])
-loader = DataLoader(images, batch_size=64, sampler=ChunkSampler(images), num_workers=2)
+loader = DataLoader(images, batch_size=64, sampler=ChunkSampler(images))
 """
 
 import mmap
@@ -13,6 +13,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class ArchiveDataset(Dataset):
     """The images of one or many archives, by number: archive by archive, in their order.
 
     An image is decoded with its chunk; chunks that were decoded last are kept, as many as fit into `cache_bytes`, by
-    each process for itself. `ChunkSampler` gives images an order in which few chunks are needed at a time.
+    each process for itself: workers of a loader, which take batches in turn, each decode all chunks. `ChunkSampler`
+    gives images an order in which few chunks are needed at a time.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class _State:
                 return self._decoded[number]
             archive, place = dataset._chunks[number]
             with about(str(dataset.paths[archive])):
-                images = self._decode(self.indices[archive], place, dataset.model)
+                images = self._decode(dataset.paths[archive], self.indices[archive], place, dataset.model)
             self._decoded[number] = images
             self._bytes += _size(images)
             while self._bytes > dataset.cache_bytes and len(self._decoded) > 1:
@@ -134,17 +136,29 @@ class _State:
                 self._bytes -= _size(oldest)
             return images
 
-    def _decode(self, index: Index, place: int, model: str | Path | None) -> list[Image]:
+    def _decode(self, path: Path, index: Index, place: int, model: str | Path | None) -> list[Image]:
         if index.fingerprint not in self._codecs:
             self._codecs[index.fingerprint] = Codec.for_fingerprint(index.fingerprint, model)
-        content = Container(index.fingerprint, (index.chunk(place),))
+        with _mapped(path) as data:
+            chunk = index.chunk(place, data)
+        content = Container(index.fingerprint, (chunk,))
         return [found.image() for found in self._codecs[index.fingerprint].restore_archive(content)]
 
 
 def _opened(path: Path) -> Index:
-    with about(str(path)), open(path, "rb") as file:
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+    with about(str(path)), _mapped(path) as data:
         return Index(data, max_pixels=MAX_IMAGES * MAX_SIDE**2)
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
+    """A file for a moment: of thousands none may stay open."""
+    with open(path, "rb") as file:
+        if not path.stat().st_size:
+            yield b""  # which cannot be mapped
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
 
 
 def _size(images: Sequence[Image]) -> int:

@@ -4,19 +4,23 @@ The executor of `concurrent.futures` for processes ends when one of them is kill
 run over many shards must not. Workers are processes of this machine here, Ray's actors in `nvae_codec.ray_workers`.
 """
 
+import atexit
 import multiprocessing
 import pickle
 import queue
+import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, MutableSequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from nvae_codec.errors import NvaeCodecError
 from nvae_codec.executors import begin_worker
 
+MASKS = hasattr(signal, "pthread_sigmask")  # not on Windows
 ATTEMPTS = 3  # at a piece of work whose workers are killed, one after the other
 
 
@@ -45,6 +49,10 @@ class Lost(Exception):
     """A worker was killed."""
 
 
+class NoRoom(Exception):
+    """There is no place for another worker."""
+
+
 class Worker(ABC):
     """Somebody who calls functions, one after the other."""
 
@@ -62,13 +70,18 @@ class Worker(ABC):
 
 
 class Crew(Executor):
-    """An executor of `size` workers, which `hire` gives one after the other as they are needed."""
+    """An executor of `size` workers, which `hire` gives one after the other as they are needed.
+
+    Where `hire` raises `NoRoom`, those that there are do the work, however many they are.
+    """
 
     def __init__(self, hire: Callable[[], Worker], size: int):
         self._hire, self._size = hire, size
         self._pieces: queue.SimpleQueue[tuple[Future, Callable, tuple] | None] = queue.SimpleQueue()
         self._workers: dict[int, Worker] = {}
-        self._lock, self._ended = threading.Lock(), False
+        self._places = size  # where there is, or may be, a worker
+        self._lock, self._ended, self._cancelled = threading.Lock(), False, False
+        atexit.register(self._dismiss_all)  # processes that nobody dismisses would be waited for at the end
         self._threads = [threading.Thread(target=self._serve, args=(place,), daemon=True) for place in range(size)]
         for thread in self._threads:
             thread.start()
@@ -97,9 +110,11 @@ class Crew(Executor):
         """End all workers, after what was submitted; with `cancel_futures` at once."""
         self._ended = True
         if cancel_futures:
-            while not self._pieces.empty():
-                if piece := self._pieces.get():
-                    piece[0].cancel()
+            self._cancelled = True
+            with suppress(queue.Empty):
+                while True:
+                    if piece := self._pieces.get_nowait():
+                        piece[0].cancel()
             self._dismiss_all()
         for _ in self._threads:
             self._pieces.put(None)
@@ -107,6 +122,7 @@ class Crew(Executor):
             for thread in self._threads:
                 thread.join()
             self._dismiss_all()
+            atexit.unregister(self._dismiss_all)
 
     def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
         self.shutdown(cancel_futures=kind is not None)
@@ -121,10 +137,18 @@ class Crew(Executor):
         """Of the worker at a place: give it one piece of work after the other."""
         while piece := self._pieces.get():
             future, function, arguments = piece
-            if not future.set_running_or_notify_cancel():
+            if not future.running() and not future.set_running_or_notify_cancel():
                 continue
             try:
                 result = self._attempt(place, function, arguments)
+            except NoRoom:
+                with self._lock:
+                    self._places -= 1
+                    others = self._places > 0 and not self._ended
+                if others:  # who will do it
+                    self._pieces.put((future, function, arguments))
+                    return
+                future.set_exception(NvaeCodecError("there was no room for a worker"))
             except BaseException as error:
                 future.set_exception(error)
             else:
@@ -140,7 +164,7 @@ class Crew(Executor):
                     lost = self._workers.pop(place, None)
                 if lost is not None:
                     lost.dismiss()
-                if self._ended:
+                if self._cancelled:
                     break
         raise NvaeCodecError(f"its worker was killed, {ATTEMPTS} times; maybe for want of memory")
 
@@ -150,7 +174,7 @@ class Crew(Executor):
         if worker is None:
             worker = self._hire()
             with self._lock:
-                if not self._ended:
+                if not self._cancelled:
                     self._workers[place] = worker
                     return worker
             worker.dismiss()
@@ -167,7 +191,13 @@ class Process(Worker):
         self._counter: Any = context.Array("q", 2, lock=False)
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_work, args=(other, self._counter))
-        self._process.start()
+        # Ctrl-C is the first process's, also while this one is still being loaded.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if MASKS else None
+        try:
+            self._process.start()
+        finally:
+            if before is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         other.close()  # so that the pipe ends when the process does
 
     def call(self, function: Callable, arguments: tuple) -> Any:

@@ -100,11 +100,15 @@ def _submit(executor: Executor, function: Callable, arguments: tuple) -> Future:
 def begin_worker() -> None:
     """In a process that works for this one: leave Ctrl-C to its parent, and end with that."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides when to end
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    """A parent that was killed cannot say so, and a worker would wait for it for ever."""
+def end_with_parent() -> None:
+    """Let this process end when its parent does: one that was killed cannot say so, and would be waited for."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)

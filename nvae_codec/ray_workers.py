@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from nvae_codec.crew import Crew, Done, Lost, Worker, called, reported
+from nvae_codec.crew import Crew, Done, Lost, NoRoom, Worker, called, reported
 from nvae_codec.errors import InstallationError, NvaeCodecError
 
 CONNECT_SECONDS = 10.0
+HIRE_SECONDS = 300.0  # machines of a cluster that grows take minutes to come
 MISSING = "Ray is not installed; `pip install 'nvae-codec[ray]'` installs it"
 
 
@@ -45,6 +46,10 @@ class Actor(Worker):
         options = dict(num_cpus=processors, num_gpus=gpus, max_concurrency=2, max_restarts=0)
         self._actor: Any = kind.options(**options).remote()
         self._done, self._asked = Done(0, 0), None
+        # Where machines are lost, or others work on them, there may be no room for it, and then it would never start.
+        if not ray.wait([self._actor.process.remote()], timeout=HIRE_SECONDS)[0]:
+            ray.kill(self._actor)
+            raise NoRoom
 
     def call(self, function: Callable, arguments: tuple) -> Any:
         import ray
@@ -86,6 +91,12 @@ class Actor(Worker):
         ray.kill(self._actor)
 
 
+def _room(machine: dict[str, float], processors: int, gpus: float) -> int:
+    """For how many workers a machine has processors and GPUs."""
+    most = int(machine.get("CPU", 0) // processors)
+    return min(most, int(machine.get("GPU", 0) // gpus)) if gpus else most
+
+
 def _check_listening(address: str | None) -> None:
     """Raises NvaeCodecError where nobody listens at HOST:PORT. Ray itself would try for many minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
@@ -121,12 +132,10 @@ def ray_crew(
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise NvaeCodecError(f"no Ray cluster at {address or 'local'}: {str(error).splitlines()[0]}") from error
     try:
-        there = ray.cluster_resources()
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if gpus is None:
-            gpus = 1.0 if there.get("GPU", 0) >= 1 else 0.0
-        most = int(there.get("CPU", 0) // processors)
-        if gpus:
-            most = min(most, int(there["GPU"] // gpus))
+            gpus = 1.0 if any(machine.get("GPU", 0) >= 1 for machine in machines) else 0.0
+        most = sum(_room(machine, processors, gpus) for machine in machines)
         if most < 1:
             raise NvaeCodecError(f"no machine of the Ray cluster has {processors} processors for a worker")
         with Crew(lambda: Actor(processors, gpus), min(workers or most, most)) as crew:

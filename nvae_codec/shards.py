@@ -36,9 +36,8 @@ class Shard:
         if self.suffix:
             yield from _members(self.path)
             return
-        for file in storage.files_in(self.path):
-            if is_image_file(PurePosixPath(file.name)):
-                yield file.name, storage.read(file.path)
+        for file in storage.files_in(self.path, is_image_file):
+            yield file.name, storage.read(file.path)
 
 
 def tar_suffix(name: str) -> str:
@@ -52,7 +51,7 @@ def find_shards(inputs: Iterable[str]) -> list[Shard]:
     Raises FileNotFoundError for what is not there, ImageError for a file that is no tar file, and for two of one name.
     """
     shards: list[Shard] = []
-    for path in (found for given in inputs for found in storage.matching(given)):
+    for path in (found for given in inputs for found in storage.matching(storage.located(given))):
         if storage.is_folder(path):
             shards.append(_folder(path))
         elif suffix := tar_suffix(path):
@@ -68,11 +67,11 @@ def find_archives(inputs: Iterable[str]) -> list[Shard]:
     Raises as `find_shards` does.
     """
     archives: list[Shard] = []
-    for path in (found for given in inputs for found in storage.matching(given)):
+    for path in (found for given in inputs for found in storage.matching(storage.located(given))):
         if not storage.is_folder(path):
             archives.append(_file(path, ARCHIVE_SUFFIX if path.endswith(ARCHIVE_SUFFIX) else ""))
             continue
-        inside = [file for file in storage.files_in(path) if file.name.endswith(ARCHIVE_SUFFIX)]
+        inside = list(storage.files_in(path, lambda file: file.suffix == ARCHIVE_SUFFIX))
         if not inside:
             raise ImageError(f"{path}: there is no {ARCHIVE_SUFFIX} file in this folder")
         archives += [_file(file.path, ARCHIVE_SUFFIX, file.state) for file in inside]
@@ -82,6 +81,8 @@ def find_archives(inputs: Iterable[str]) -> list[Shard]:
 def _kept_apart(shards: list[Shard]) -> list[Shard]:
     taken: dict[str, str] = {}
     for shard in shards:
+        if shard.stem.strip(".") == "":
+            raise ImageError(f"{shard.path}: no output can be named after this")
         if shard.stem in taken:
             raise ImageError(f"{taken[shard.stem]} and {shard.path} would get the same name, {shard.stem}")
         taken[shard.stem] = shard.path
@@ -90,13 +91,13 @@ def _kept_apart(shards: list[Shard]) -> list[Shard]:
 
 def _file(path: str, suffix: str, state: str = "") -> Shard:
     state = state or storage.state(path)
-    return Shard(path, suffix, int(state.partition(" ")[0]), state)
+    return Shard(path, suffix, storage.size_of(state), state)
 
 
 def _folder(path: str) -> Shard:
     size, together = 0, blake2b(digest_size=16)
-    for file in storage.files_in(path):
-        size += int(file.state.partition(" ")[0])
+    for file in storage.files_in(path, is_image_file):
+        size += storage.size_of(file.state)
         together.update(f"{file.name}\0{file.state}\0".encode(errors="surrogateescape"))
     return Shard(path, "", size, together.hexdigest())
 
@@ -107,9 +108,13 @@ def _members(path: str) -> Iterator[tuple[str, bytes]]:
             with tarfile.open(fileobj=file, mode="r|*") as archive:
                 for member in archive:
                     name = str(PurePosixPath(member.name.lstrip("/")))
-                    if member.isreg() and is_image_file(PurePosixPath(name)):
+                    if member.isreg() and is_image_file(PurePosixPath(name)) and not storage.is_hidden(name):
                         content = archive.extractfile(member)
                         assert content is not None, "a regular file has content"
                         yield name, content.read()
-        except (tarfile.TarError, EOFError) as error:
-            raise ImageError(f"not a whole tar file ({error})") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a damaged file makes tarfile and decompressors stumble over
+            if isinstance(error, OSError) and error.filename == path:
+                raise  # it cannot be read, whatever is in it
+            raise ImageError(f"not a whole tar file ({str(error) or type(error).__name__})") from error

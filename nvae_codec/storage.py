@@ -5,12 +5,15 @@ file that knows it. All functions raise OSError with a name and a reason.
 """
 
 import errno
+import io
 import os
 import posixpath
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any, NamedTuple
+from pathlib import Path, PurePath, PurePosixPath
+from typing import IO, Any, NamedTuple, cast
+from urllib.request import url2pathname
 
 from nvae_codec.errors import NO_FILE, NvaeCodecError
 from nvae_codec.files import named, whole_file
@@ -27,8 +30,19 @@ class Stored(NamedTuple):
     state: str  # other if the file has changed
 
 
+# Of stores with these protocols a file is there when all of it is; elsewhere it gets its name at the end.
+WHOLE_FILES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory"}
+
+
 def is_url(path: str | Path) -> bool:
     return SEPARATOR in str(path)
+
+
+def located(path: str) -> str:
+    """A path as it is everywhere on this machine; a URL as it is, but of file:// the path."""
+    if path.startswith("file://"):
+        path = url2pathname(path.removeprefix("file://"))
+    return path if is_url(path) else os.path.abspath(path)
 
 
 def joined(folder: str, name: str) -> str:
@@ -74,23 +88,39 @@ def exists(path: str) -> bool:
         if not is_url(path):
             return os.path.exists(path)
         system, inside = _system(path)
-        return system.exists(inside)
+        try:
+            system.info(inside)  # exists() of many says no whatever the error is
+        except FileNotFoundError:
+            return False
+        return True
 
 
-def files_in(folder: str) -> Iterator[Stored]:
-    """All files in and below a folder but hidden ones, by their names."""
-    with _reasons(folder):
-        if not is_url(folder):
-            root = Path(folder)
-            for path in sorted(visible_files(root), key=Path.as_posix):
+def files_in(folder: str, wanted: Callable[[PurePath], bool] = lambda path: True) -> Iterator[Stored]:
+    """The files in and below a folder that are wanted by their names, but no hidden ones, in the order of names."""
+    if not is_url(folder):
+        root = Path(folder)
+        for path in sorted(visible_files(root), key=Path.as_posix):
+            if wanted(path):
                 yield Stored(path.relative_to(root).as_posix(), str(path), state(str(path)))
-            return
+        return
+    with _reasons(folder):
         system, inside = _system(folder)
         above = inside.rstrip("/") + "/"
         for path, details in sorted(system.find(inside, detail=True).items()):
             name = path.removeprefix(above)
-            if not any(part.startswith(".") for part in name.split("/")):
+            if not is_hidden(name) and wanted(PurePosixPath(name)):
                 yield Stored(name, system.unstrip_protocol(path), _state(details))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a part of a name begins with a dot."""
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+
+
+def size_of(state: str) -> int:
+    """The size in a `state`; 0 if its store does not say."""
+    size = state.partition(" ")[0]
+    return int(size) if size.isdecimal() else 0
 
 
 def state(path: str) -> str:
@@ -108,6 +138,20 @@ def _state(details: dict[str, Any]) -> str:
     return " ".join([str(details.get("size")), *(str(mark) for mark in marks if mark)])
 
 
+class _Elsewhere(io.RawIOBase):
+    """A file at a URL, whose library may fail in any way while it is read; then it is an OSError with the URL."""
+
+    def __init__(self, file: Any, path: str):
+        self._file, self._path = file, path
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        with _reasons(self._path):
+            return self._file.read(-1 if size is None else size)
+
+
 @contextmanager
 def opened(path: str) -> Iterator[IO[bytes]]:
     """A file to read from, within the block."""
@@ -118,7 +162,7 @@ def opened(path: str) -> Iterator[IO[bytes]]:
             return
         system, inside = _system(path)
         with system.open(inside, "rb") as file:
-            yield file
+            yield cast(IO[bytes], _Elsewhere(file, path))
 
 
 def read(path: str) -> bytes:
@@ -126,16 +170,18 @@ def read(path: str) -> bytes:
         return file.read()
 
 
-def write(path: str, data: bytes) -> None:
-    """Write a file whole, in a folder that is made if need be; one that is there is replaced."""
+def write(path: str, data: bytes, *, sweep: bool = False) -> None:
+    """Write a file whole, in a folder that is made if need be; one that is there is replaced.
+
+    With `sweep`, what writers of this file have left that were killed is removed, which takes a look at its folder.
+    """
     with _reasons(path):
         if is_url(path):
-            system, inside = _system(path)
-            system.makedirs(posixpath.dirname(inside), exist_ok=True)
-            system.pipe_file(inside, data)
+            with _published(path) as (system, inside):
+                system.pipe_file(inside, data)
             return
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with whole_file(Path(path), sweep=True) as file:
+        with whole_file(Path(path), sweep=sweep) as file:
             file.write(data)
 
 
@@ -158,14 +204,25 @@ def written(path: str) -> Iterator[IO[bytes]]:
         with NamedTemporaryFile() as file:
             yield file
             file.flush()
-            with _reasons(path):
-                system, inside = _system(path)
-                system.makedirs(posixpath.dirname(inside), exist_ok=True)
+            with _reasons(path), _published(path) as (system, inside):
                 system.put_file(file.name, inside)
         return
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with whole_file(Path(path), sweep=True) as file:
         yield file
+
+
+@contextmanager
+def _published(url: str) -> Iterator[tuple[Any, str]]:
+    """The file system of a URL, and a path for what gets that name when the block ends, if it is not at once whole."""
+    system, inside = _system(url)
+    system.makedirs(posixpath.dirname(inside), exist_ok=True)
+    if url.partition(SEPARATOR)[0].rpartition("::")[2] in WHOLE_FILES:
+        yield system, inside
+        return
+    temporary = posixpath.join(posixpath.dirname(inside), f".{secrets.token_hex(8)}.tmp")
+    yield system, temporary
+    system.mv(temporary, inside)
 
 
 def _system(url: str) -> tuple[Any, str]:

@@ -21,7 +21,7 @@ FLOORS = (
     ("entries", "given_back"),
     ("chunks",),
     ("codec",),
-    ("functions", "collection", "archive_dataset"),
+    ("functions", "shard_coding", "collection", "archive_dataset"),
     ("rate",),
     ("training",),
     ("eval",),

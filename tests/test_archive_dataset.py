@@ -169,7 +169,7 @@ def test_networks_are_trained_on_archives(codec, samples, tmp_path, monkeypatch,
     assert len(columns.training) == 2
     whole = request_of_squares(tmp_path / "sub")
     assert [np.array_equal(whole[row], samples[row].transpose(2, 0, 1)) for row in range(5)] == [True] * 5
-    assert whole.name(3) == "column.png#3" and whole.name(5) == images[7][0] and len(whole) == 6
+    assert whole.name(3) == "one.nvb/column.png#3" and whole.name(5) == f"one.nvb/{images[7][0]}" and len(whole) == 6
     alone = open_dataset("folder", tmp_path / "train.nvb", side=16)
     assert len(alone.training.stored) + len(alone.validation.stored) == 8
 

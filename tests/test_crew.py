@@ -2,13 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from concurrent.futures import CancelledError, wait
 from pathlib import Path
 
 import pytest
 
-from nvae_codec.crew import ATTEMPTS, Crew, Done, Process, report
+from nvae_codec.crew import ATTEMPTS, Crew, Done, NoRoom, Process, Worker, report
 from nvae_codec.errors import ImageError, NvaeCodecError
 
 pytestmark = pytest.mark.thorough
@@ -102,3 +105,67 @@ def test_a_crew_whose_user_fails_ends_at_once(tmp_path):
         busy.result(timeout=10)
     with pytest.raises(CancelledError):
         queued.result(timeout=10)
+
+
+def test_what_was_submitted_is_done_before_a_crew_ends():
+    with Crew(Process, 1) as crew:
+        futures = [crew.submit(square, number) for number in range(3)]
+    assert [future.result(timeout=1) for future in futures] == [0, 1, 4]
+
+
+class Here(Worker):
+    """A worker in this process, which takes no time."""
+
+    def call(self, function, arguments):
+        return function(*arguments)
+
+    def done(self) -> Done:
+        return Done(0, 0)
+
+    def dismiss(self) -> None:
+        pass
+
+
+def test_a_crew_ends_whatever_its_workers_do_just_then():
+    """They take the last pieces while these are taken away from them."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(100):
+            crew = Crew(Here, 3)
+            futures = [crew.submit(square, number) for number in range(20)]
+            crew.shutdown(cancel_futures=True)
+            assert all(future.cancelled() or future.done() for future in futures)
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_where_there_is_no_room_for_all_workers_the_others_do_the_work():
+    room = threading.Semaphore(2)
+
+    def hire() -> Worker:
+        if not room.acquire(blocking=False):
+            raise NoRoom
+        return Here()
+
+    with Crew(hire, 5) as crew:
+        futures = [crew.submit(square, number) for number in range(50)]
+        assert [future.result(timeout=10) for future in futures] == [number**2 for number in range(50)]
+
+    def full() -> Worker:
+        raise NoRoom
+
+    with Crew(full, 2) as crew:
+        with pytest.raises(NvaeCodecError, match="no room"):
+            crew.submit(square, 1).result(timeout=10)
+
+
+def test_a_crew_that_nobody_ends_keeps_no_program_from_ending(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from nvae_codec.crew import Crew, Process\n"
+        "if __name__ == '__main__':\n"
+        "    crew = Crew(Process, 2)\n"
+        "    print(crew.submit(abs, -3).result())\n"
+    )
+    assert subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60).stdout == "3\n"

@@ -16,15 +16,16 @@ import pytest
 from PIL import Image as pillow
 from terminal import REPOSITORY, documented_keys, failure, invoke, same_image, spawn
 
+from nvae_codec import given_back
 from nvae_codec.bitstreams.container import VERSION, pack, unpack
 from nvae_codec.bitstreams.content import RGB, Chunk, Container, ImageEntry, TileBatch
-from nvae_codec.cli import compress, files, unpack_plan
+from nvae_codec.cli import compress, files
 from nvae_codec.cli import unpack as unpack_module
 from nvae_codec.cli.files import write
-from nvae_codec.cli.unpack_plan import file_paths
 from nvae_codec.errors import ImageError
 from nvae_codec.formats import open as open_module
 from nvae_codec.formats.open import image_shape, read_image, write_all
+from nvae_codec.given_back import file_paths
 from nvae_codec.image import Image
 
 RANDOM = np.random.default_rng(8)
@@ -337,8 +338,8 @@ def test_names_in_many_folders_take_little_memory():
 def test_each_name_gives_way_once(monkeypatch):
     """In a chain of names, each of which takes the path of the next one when it gives way."""
     chain, looks = [f"a{'.jpg' * number}" for number in range(1, 800)], []
-    clashing = unpack_plan._clashing
-    monkeypatch.setattr(unpack_plan, "_clashing", lambda paths: looks.append(len(paths)) or clashing(paths))
+    clashing = given_back._clashing
+    monkeypatch.setattr(given_back, "_clashing", lambda paths: looks.append(len(paths)) or clashing(paths))
     assert file_paths(dict.fromkeys(["a.gif", *chain], ".png")) == {name: f"{name}.png" for name in ["a.gif", *chain]}
     assert looks == [800, 800]
 
@@ -372,7 +373,7 @@ def test_folders_within_thousands_of_folders_are_made(tmp_path):
     ("arguments", "status", "reason"),
     [
         (["photos"], 2, "--archive makes one file of all images: give its name with -o FILE"),
-        (["photos", "--output-dir", "out"], 2, "give its name with -o FILE"),
+        (["photos", "--output-dir", "out", "-o", "a.nvb"], 2, "give --output-dir, and no -o"),
         (["photos", "-", "-o", "x.nvb"], 2, "Standard input has no name"),
         (["photos", "missing.png", "-o", "x.nvb"], 1, "nvae-codec: missing.png: there is no such file"),
         (["empty", "-o", "x.nvb"], 1, "nvae-codec: empty: there is no image file in this folder"),

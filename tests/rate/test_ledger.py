@@ -467,7 +467,7 @@ def test_json_has_the_documented_keys(photos, model_path, run_path):
     result = invoke(*command, *options(model_path, "-q"))
     assert result.exit_code == 0 and result.stderr == ""
     report = json.loads(result.stdout)
-    single, archive, _, keys = documented_keys("compress")
+    single, archive, _, _, keys = documented_keys("compress")
     assert list(report) == [*single, "ledger"] and list(report["ledger"]) == keys
     assert report["ledger"]["file_bits"] == 8 * report["output_bytes"]
     assert report["ledger"]["integer_network_bits"] is None

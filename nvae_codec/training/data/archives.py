@@ -40,8 +40,9 @@ class ArchiveImages(StoredImages):
 
     def name(self, index: int) -> str:
         number, row = map(int, self.places[index])
-        entry = self.archives.entry(number)
-        return f"{entry.name}#{row}" if image_shape(self.fit, entry)[0] > 1 else entry.name
+        entry, archive = self.archives.entry(number), self.archives.path(number).name
+        name = f"{archive}/{entry.name}"  # in every archive of a collection there may be the same names
+        return f"{name}#{row}" if image_shape(self.fit, entry)[0] > 1 else name
 
     def shape(self, index: int) -> tuple[int, int, int]:
         return image_shape(self.fit, self.archives.entry(int(self.places[index, 0])))[1:]
@@ -56,7 +57,7 @@ def image_shape(fit: Fit, entry: ImageEntry) -> tuple[int, int, int, int]:
 
 
 def archive_files(request: Request) -> Splits | None:
-    """Images in .nvb files, told apart by words in names of folders, archives and images, or else by a hash."""
+    """Images in .nvb files, told apart by words in names of archives and folders, or else by a hash."""
     inside, paths = request.root, [request.root] if request.root.suffix == SUFFIX else []
     if inside.is_dir():
         paths = [path for path in visible_files(inside, unreadable=lambda error: None) if path.suffix == SUFFIX]

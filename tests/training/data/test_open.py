@@ -22,7 +22,9 @@ def test_a_missing_data_set_says_what_to_download_and_where_to_put_it(tmp_path, 
     assert f" {tmp_path}" in empty.partition(". ")[2] and ("https://" in empty or name in ("mnist", "folder"))
     assert str(Path("data") / name) in refused(name, side=side)
     file = refused(name, tmp_path / "notes.txt", side=side)
-    assert file == f"{tmp_path / 'notes.txt'}: a data set is a folder, or a .tar archive of image files"
+    assert (
+        file == f"{tmp_path / 'notes.txt'}: a data set is a folder, a .tar archive of image files, or an .nvb archive"
+    )
     assert "there is no such file; nor would an image file be" in refused(name, tmp_path / "gone.png", side=side)
     (tmp_path / "notes.txt").rename(tmp_path / "photo.png")
     assert ": one image file is no data set, which is a folder" in refused(name, tmp_path / "photo.png", side=side)

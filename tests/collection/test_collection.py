@@ -1,123 +1,23 @@
 """Collections: what becomes of shards, what is kept when a run is repeated, and that nothing is lost or done twice."""
 
-import io
 import json
 import shutil
-import tarfile
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import pytest
+from shard_files import contents, decode, encode, fill, make_tar, png, run
 
-from nvae_codec import collection, storage
+from nvae_codec import collection
 from nvae_codec.bitstreams.container import unpack
 from nvae_codec.codec import Codec
-from nvae_codec.collection import Decoding, Encoding, Far, decode_collection, encode_collection
+from nvae_codec.collection import Far, encode_collection
 from nvae_codec.errors import ImageError
-from nvae_codec.formats.open import read_image, write_all
-from nvae_codec.image import Image
+from nvae_codec.formats.open import read_image
 from nvae_codec.manifest import DONE, FAILED, KEPT, Manifest, Record
 from nvae_codec.shards import find_archives, find_shards
-
-RANDOM = np.random.default_rng(24)
-
-
-def png(*shape: int) -> bytes:
-    return write_all(Image(np.cumsum(RANDOM.integers(-2, 3, shape), axis=1).astype(np.uint8)), ".png")
-
-
-@pytest.fixture
-def images() -> dict[str, bytes]:
-    return {"a/1.png": png(20, 30, 3), "a/2.png": png(9, 16), "b.png": png(16, 16, 3)}
-
-
-@pytest.fixture
-def folder(images, tmp_path) -> str:
-    place = tmp_path / "pictures"
-    fill(place, images)
-    (place / "notes.txt").write_text("no image")
-    (place / ".hidden.png").write_bytes(b"no image")
-    return str(place)
-
-
-@pytest.fixture
-def tar(images, tmp_path) -> str:
-    return str(make_tar(tmp_path / "more.v2.tar", {f"./{name}": data for name, data in images.items()}))
-
-
-@pytest.fixture
-def encoding(toy_model_path) -> Encoding:
-    return Encoding(model=str(toy_model_path), chunk_pixels=2 * 16**2, effort=1, payload="neural")
-
-
-@pytest.fixture
-def decoding(toy_model_path) -> Decoding:
-    return Decoding(model=str(toy_model_path))
-
-
-@pytest.fixture
-def here() -> Iterator[ThreadPoolExecutor]:
-    """This process, as an executor of one worker."""
-    with ThreadPoolExecutor(1) as executor:
-        yield executor
-
-
-@pytest.fixture
-def coded(monkeypatch) -> list[str]:
-    """The shards that are coded, and not only looked at."""
-    names: list[str] = []
-    work: Callable = Codec.compress_archive
-
-    def counted(*given, **options) -> bytes:
-        names.append("one more")
-        return work(*given, **options)
-
-    monkeypatch.setattr(Codec, "compress_archive", counted)
-    return names
-
-
-def fill(place: Path, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes(data)
-
-
-def make_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-        link = tarfile.TarInfo("link.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "b.png"
-        archive.addfile(link)
-    return path
-
-
-def run(work: Callable, found: list, *given, **options) -> dict[str, Record]:
-    """The records by their shards' last names."""
-    records = list(work(found, *given, **options))
-    assert len({record.shard for record in records}) == len(records) == len(found)
-    return {storage.last_name(record.shard): record for record in records}
-
-
-def encode(inputs: list[str], output: str, encoding: Encoding, here, **options) -> dict[str, Record]:
-    return run(encode_collection, find_shards(inputs), output, encoding, here, **options)
-
-
-def decode(inputs: list[str], output: str, decoding: Decoding, here, **options) -> dict[str, Record]:
-    return run(decode_collection, find_archives(inputs), output, decoding, here, **options)
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    if path.is_dir():
-        return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    with tarfile.open(path) as archive:
-        return {member.name: archive.extractfile(member).read() for member in archive}
 
 
 def test_shards_become_the_archives_that_one_call_makes_and_come_back(
