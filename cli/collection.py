@@ -53,7 +53,7 @@ def decode(batch: Batch, decoding: "Decoding") -> None:
 
 
 def computing(batch: Batch) -> dict[str, Any]:
-    """What the command line says of `nvae_codec.collection.Computing`."""
+    """What the command line says of `nvae_codec.shard_coding.Computing`."""
     model = batch.model
     if model is not None:
         from nvae_codec.bundled import bundled, resolve
@@ -64,7 +64,7 @@ def computing(batch: Batch) -> dict[str, Any]:
 
 
 def check(batch: Batch) -> str:
-    """The folder of the outputs, of options that go together."""
+    """The folder of the outputs. Raises click.UsageError for options that do not go together."""
     if batch.output is not None or batch.given_folder is None:
         raise click.UsageError("Of a collection each shard becomes an output of its own: give --output-dir, and no -o.")
     if "-" in batch.given:

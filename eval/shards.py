@@ -34,8 +34,9 @@ def measure_shards(
     workers: int,
     report: Callable[[str], None],
 ) -> list[Results]:
-    """The results of every shard, which are also in its folder in `folder`; those that are there, of the
-    same command, are kept.
+    """The results of every shard, which are also in a folder of its name in `folder`.
+
+    Those of the same command that are there are kept.
 
     `measure` is `nvae_codec.eval.rate.measure` or that of `compare`, `selection` what it measures of each. Raises
     NvaeCodecError if some could not be measured, after all others were; `report` is told why.

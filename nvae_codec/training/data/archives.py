@@ -10,12 +10,11 @@ from nvae_codec.errors import ImageError, NvaeCodecError
 from nvae_codec.formats.names import visible_files
 from nvae_codec.formats.open import plain
 from nvae_codec.image import GREY, RGB
+from nvae_codec.shards import ARCHIVE_SUFFIX
 from nvae_codec.training.data.definition import Request
 from nvae_codec.training.data.fit import Fit, Unsuitable
 from nvae_codec.training.data.splits import Splits, purposes_by_words, split_by_hash
 from nvae_codec.training.data.stored import StoredImages
-
-SUFFIX = ".nvb"
 
 
 class ArchiveImages(StoredImages):
@@ -58,9 +57,9 @@ def image_shape(fit: Fit, entry: ImageEntry) -> tuple[int, int, int, int]:
 
 def archive_files(request: Request) -> Splits | None:
     """Images in .nvb files, told apart by words in names of archives and folders, or else by a hash."""
-    inside, paths = request.root, [request.root] if request.root.suffix == SUFFIX else []
+    inside, paths = request.root, [request.root] if request.root.suffix == ARCHIVE_SUFFIX else []
     if inside.is_dir():
-        paths = [path for path in visible_files(inside, unreadable=lambda error: None) if path.suffix == SUFFIX]
+        paths = [path for path in visible_files(inside, unreadable=lambda error: None) if path.suffix == ARCHIVE_SUFFIX]
     else:
         inside = inside.parent
     if not paths or not paths[0].exists():

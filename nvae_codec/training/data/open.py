@@ -4,6 +4,7 @@ from pathlib import Path
 
 from nvae_codec.errors import ImageError
 from nvae_codec.formats.names import is_image_file
+from nvae_codec.shards import ARCHIVE_SUFFIX
 from nvae_codec.training.data.archives import archive_files
 from nvae_codec.training.data.celeba import CELEBA64, CELEBAHQ256
 from nvae_codec.training.data.cifar import CIFAR10, CIFAR100
@@ -63,7 +64,7 @@ def open_dataset(
     request = Request(kind, root, side, fit, percent, cache_bytes, report)
     found = next(filter(None, (layout(request) for layout in (*kind.layouts, archive_files))), None)
     if found is None:
-        if root.exists() and not root.is_dir() and root.suffix not in (".tar", ".nvb"):
+        if root.exists() and not root.is_dir() and root.suffix not in (".tar", ARCHIVE_SUFFIX):
             what = "one image file is no data set, which" if is_image_file(root) else "a data set"
             raise ImageError(f"{root}: {what} is a folder, a .tar archive of image files, or an .nvb archive")
         if not root.exists() and is_image_file(root):
