@@ -98,7 +98,14 @@ EXECUTION = ("device", "precision", "compile", "recompute", "threads", "workers"
     default="auto",
     help="Of the network. auto is bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU.",
 )
-@click.option("--compile", is_flag=True, help="Compile the cells: a slow start, then faster steps.")
+@click.option(
+    "--compile",
+    metavar="[cells|step]",
+    type=click.Choice(["cells", "step"]),
+    is_flag=False,
+    flag_value="cells",
+    help="Compile the cells, or a whole step: a start of seconds, or of minutes, then faster steps.",
+)
 @click.option(
     "--recompute", is_flag=True, help="Compute activations again in the backward pass: less memory, slower steps."
 )

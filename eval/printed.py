@@ -15,7 +15,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "the same in fp16": dict(precision="fp16"),
     "the same in bf16": dict(precision="bf16"),
     "bf16, cells recomputed": dict(precision="bf16", recompute=True),
-    "bf16, cells compiled": dict(precision="bf16", compile=True),
+    "bf16, cells compiled": dict(precision="bf16", compile="cells"),
+    "float32, steps compiled": dict(precision="fp32", compile="step"),
 }
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from functools import cached_property
 
 from nvae_codec.errors import ModelError
 from nvae_codec.likelihoods import LIKELIHOODS
@@ -256,11 +255,15 @@ class NVAEConfig:
         """Latent variables of one image."""
         return sum(self.num_latent_per_group * self.side(scale) ** 2 for scale in self.scale_of_group)
 
-    @cached_property
+    @property
     def pixels(self) -> Likelihood:
         """The likelihood of an image's pixels."""
-        kind = LIKELIHOODS[self.likelihood]
-        return kind.create(components=self.num_mixtures, num_bits=self.num_x_bits, with_phases=self.has_phases)
+        # Not a cached_property, whose lock (before Python 3.12) torch.compile does not follow.
+        if "_pixels" not in self.__dict__:
+            kind = LIKELIHOODS[self.likelihood]
+            made = kind.create(components=self.num_mixtures, num_bits=self.num_x_bits, with_phases=self.has_phases)
+            object.__setattr__(self, "_pixels", made)
+        return self.__dict__["_pixels"]
 
     @property
     def num_dimensions(self) -> int:

@@ -6,7 +6,6 @@ latents.
 """
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any, Protocol
 
 
@@ -34,15 +33,22 @@ class Step:
     def __init__(self, model: TopDownModel, group: int, state: Any, features: Any):
         self._model, self.group, self.state, self._features = model, group, state, features
         self.latents: Any = None
+        self._prior: Any = None
+        self._posterior: Any = None
 
-    @cached_property
+    # Not cached_property, whose lock (before Python 3.12) torch.compile does not follow.
+    @property
     def prior(self) -> Any:
-        return self._model.prior(self.group, self.state)
+        if self._prior is None:
+            self._prior = self._model.prior(self.group, self.state)
+        return self._prior
 
-    @cached_property
+    @property
     def posterior(self) -> Any:
         """Of a descent with features."""
-        return self._model.posterior(self.group, self.state, self._features)
+        if self._posterior is None:
+            self._posterior = self._model.posterior(self.group, self.state, self._features)
+        return self._posterior
 
 
 class Descent:

@@ -16,6 +16,7 @@ from nvae_codec.model.nvae import NVAE
 from nvae_codec.model.phases import PhaseCell
 
 MAX_COMPILED_CELLS = 128  # different ones: shapes, in training and not; torch's own limit is 8
+COMPILED = "cells", "step"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -28,9 +29,9 @@ class Execution:
     channels_last: bool = True  # memory format of activations
     fused_norm: bool = True  # batch norm and swish as one, see `nvae_codec.model.norm`
     recompute: bool = False  # keep the inputs of cells alone and compute the rest again: memory for time
-    compile: bool = False  # torch.compile of every cell
+    compile: str = ""  # of COMPILED: what torch.compile makes one function of; "": nothing
     threads: int = 0  # exactly so many; 0: as many as other programs leave processors for,
-    # unless cells are compiled, which would be anew for another number
+    # unless something is compiled, which would be anew for another number
     workers: int = 0  # processes that read and crop images ahead, per training process
     report_every: int = 50  # steps
     save_every: int = 0  # steps; 0: a hundredth of the run, at least 50
@@ -41,6 +42,10 @@ class Execution:
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *PRECISIONS):
             raise ModelError(f"unknown precision {self.precision!r}; known: auto, {', '.join(PRECISIONS)}")
+        if self.compile not in ("", *COMPILED):
+            raise ModelError(f"{self.compile!r} is nothing to compile; known: {', '.join(COMPILED)}")
+        if self.compile == "step" and self.recompute:
+            raise ModelError("cells cannot be recomputed in steps that are compiled as a whole; compile cells")
 
 
 def precision_of(execution: Execution, device: torch.device) -> torch.dtype | None:
@@ -53,15 +58,15 @@ def precision_of(execution: Execution, device: torch.device) -> torch.dtype | No
 
 
 def prepare(network: NVAE, execution: Execution) -> None:
-    """Set memory format, fusing, compilation and recomputation of a network; `restore` takes the last two back."""
-    if execution.compile:
+    """Set memory format, fusing, compilation and recomputation of cells; `restore` takes the last two back."""
+    if execution.compile == "cells":
         torch._dynamo.config.recompile_limit = MAX_COMPILED_CELLS
     if execution.channels_last:
         network.to(memory_format=torch.channels_last)
     for module in network.modules():
         if isinstance(module, BatchNorm):
             module.fused = execution.fused_norm
-        if isinstance(module, Cell | PhaseCell) and execution.compile:
+        if isinstance(module, Cell | PhaseCell) and execution.compile == "cells":
             module.forward = torch.compile(module.forward, dynamic=False)  # type: ignore[method-assign]
     if execution.recompute:
         recompute_cells(network)

@@ -15,6 +15,7 @@ from nvae_codec.files import folder_for_oneself
 from nvae_codec.integer.fake_quant import float_network
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE, unit_range
+from nvae_codec.training.adamax import Adamax
 from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
 from nvae_codec.training.data.batches import Batches, fixed_batch
 from nvae_codec.training.data.sets import Dataset
@@ -100,7 +101,12 @@ def train(
         average = copy.deepcopy(network).requires_grad_(False) if recipe.average else None
         precision = precision_of(execution, world.device)
         objective = Objective(
-            network, recipe.seed, spectral=recipe.spectral, precision=precision, processes=world.group
+            network,
+            recipe.seed,
+            spectral=recipe.spectral,
+            precision=precision,
+            processes=world.group,
+            compiled=execution.compile == "step",
         ).to(world.device)
         optimizer = _optimizer(network, recipe)
         scaler = torch.amp.GradScaler(world.device.type, FIRST_LOSS_SCALE, enabled=precision is torch.float16)
@@ -211,7 +217,7 @@ def _optimizer(network: NVAE, recipe: Recipe) -> torch.optim.Optimizer:
     common: dict[str, Any] = dict(lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "adam":
         return torch.optim.Adam(network.parameters(), betas=ADAM_BETAS, fused=True, **common)
-    return torch.optim.Adamax(network.parameters(), eps=ADAMAX_EPSILON, **common)
+    return Adamax(network.parameters(), eps=ADAMAX_EPSILON, **common)
 
 
 @torch.no_grad()
@@ -221,8 +227,9 @@ def _move_average(average: NVAE, network: NVAE, decay: float) -> None:
     Not torch's AveragedModel: its first step copies the network, it cannot average floats and copy counters at once,
     and its state has other names than a network's.
     """
-    for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if old.is_floating_point():
-            old.lerp_(new, 1 - decay)
-        else:
+    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+    olds, news = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+    torch._foreach_lerp_(olds, news, 1 - decay)
+    for old, new in pairs:
+        if not old.is_floating_point():
             old.copy_(new)

@@ -1,6 +1,7 @@
 """What training minimises: negative ELBO, its KL warmed up and balanced, spectral norms and batch-norm scales."""
 
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,8 @@ class Objective(nn.Module):
 
     Where several processes each have a part of the batch, batch norms and the balancing of the KL see all of it: the
     mean of their gradients is the gradient of the joint batch. (The release balances by each process's own part.)
-    `precision` is the type of autocast in the network; None: none.
+    `precision` is the type of autocast in the network; None: none. `compiled`: the forward pass is one graph of
+    torch.compile, and so is its backward pass.
     """
 
     alphas: Tensor
@@ -45,6 +47,7 @@ class Objective(nn.Module):
         spectral: bool = True,
         precision: torch.dtype | None = None,
         processes: dist.ProcessGroup | None = None,
+        compiled: bool = False,
     ):
         super().__init__()
         self.network = network
@@ -53,22 +56,45 @@ class Objective(nn.Module):
         synchronise(network, processes)
         self.register_buffer("alphas", balancing_scales(network.config), persistent=False)
 
+        self._loss = torch.compile(self._loss_of_draws, dynamic=False) if compiled else self._loss_of_draws
+
     def forward(
         self, x: Tensor, noise: Noise, kl_coefficient: float, regularisation: float, latents: bool = True
     ) -> Loss:
         """Loss of images x [B, C, H, W] in [0, 1]. Without `latents` that of the phases' draft, and nothing else."""
-        with nullcontext() if self.precision is None else torch.autocast(x.device.type, dtype=self.precision):
-            elbo = self.network(x, noise) if latents else self.network.without_latents(x)
+        config = self.network.config
         if not latents:
-            none = x.new_zeros(())
-            total = -elbo.log_likelihood.mean()
-            return Loss(total, total, none, none, none, elbo)
+            return self._loss_of_draft(x)
+        if self.spectral is not None:
+            self.spectral.start()
+        # What changes from step to step reaches a compiled graph as tensors: it would be made anew for other numbers.
+        sides = (config.side(scale) for scale in config.scale_of_group)
+        drawn = [
+            noise(group, torch.Size((len(x), config.num_latent_per_group, side, side)))
+            for group, side in enumerate(sides)
+        ]
+        return self._loss(x, drawn, x.new_tensor(kl_coefficient), x.new_tensor(regularisation))
+
+    def _loss_of_draws(
+        self, x: Tensor, drawn: Sequence[Tensor], kl_coefficient: Tensor, regularisation: Tensor
+    ) -> Loss:
+        with self._autocast(x):
+            elbo = self.network(x, lambda group, shape: drawn[group])
         kl = balanced_kl(elbo.kl, kl_coefficient, self.alphas, self.processes).mean()
         reconstruction = -elbo.log_likelihood.mean()
         spectral = kl.new_zeros(()) if self.spectral is None else self.spectral()
         batch_norm = batch_norm_regularisation(self.network)
         total = reconstruction + kl + regularisation * (spectral + batch_norm)
         return Loss(total, reconstruction, kl, spectral, batch_norm, elbo)
+
+    def _loss_of_draft(self, x: Tensor) -> Loss:
+        with self._autocast(x):
+            elbo = self.network.without_latents(x)
+        none, total = x.new_zeros(()), -elbo.log_likelihood.mean()
+        return Loss(total, total, none, none, none, elbo)
+
+    def _autocast(self, x: Tensor) -> AbstractContextManager:
+        return nullcontext() if self.precision is None else torch.autocast(x.device.type, dtype=self.precision)
 
 
 def step_noise(x: Tensor, seed: int, step: int, rank: int = 0) -> Noise:
@@ -87,19 +113,20 @@ def balancing_scales(config: NVAEConfig) -> Tensor:
     return alphas / alphas.min()
 
 
-def balanced_kl(kl: Tensor, coefficient: float, alphas: Tensor, processes: dist.ProcessGroup | None = None) -> Tensor:
+def balanced_kl(
+    kl: Tensor, coefficient: float | Tensor, alphas: Tensor, processes: dist.ProcessGroup | None = None
+) -> Tensor:
     """KL term of the loss per image [B] from the KL per image and group [B, G].
 
     While the coefficient is below 1, groups that carry more are weighted more, so that none collapses early (NVAE,
     appendix A; as in the release, alpha divides); the weights have mean 1 and no gradient.
     """
-    if coefficient >= 1:
-        return kl.sum(dim=1)
     with torch.no_grad():
         size = mean_over(processes, kl.abs().mean(dim=0)) + 0.01
         weights = size / alphas.to(size.dtype) * size.sum()
         weights = weights / weights.mean()
-    return coefficient * (kl * weights).sum(dim=1)
+    balanced = coefficient * (kl * weights).sum(dim=1)
+    return torch.where(torch.as_tensor(coefficient, device=kl.device) < 1, balanced, kl.sum(dim=1))
 
 
 def batch_norm_regularisation(model: nn.Module) -> Tensor:

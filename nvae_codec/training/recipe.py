@@ -212,9 +212,7 @@ RECIPES: dict[str, Recipe] = {
         **_PHASES | {"learning_rate": 1e-3, "kl_anneal_portion": 0.02},
     ),
     "mnist-small": Recipe(steps=8_000, batch_size=32, clip_gradient=20, **_PHASES),
-    "mnist-nvae": Recipe(
-        steps=40_000, warm_up=100, batch_size=16, cooldown=0.4, kl_anneal_portion=0.0125, average=0.999
-    ),
+    "mnist-nvae": Recipe(steps=50_000, warm_up=100, batch_size=16, cooldown=0.9, kl_anneal_portion=0.01, average=0.999),
     "toy": Recipe(steps=300, warm_up=20, batch_size=8, learning_rate=4e-3, learning_rate_min=1e-5, centre_mixture=True),
 }
 DATASET_OF = {

@@ -34,30 +34,50 @@ class SpectralRegularisation(nn.Module):
                 vectors = torch.randn(len(members), length, generator=generator)
                 self.register_buffer(f"{name}{index}", nn.functional.normalize(vectors, dim=1))
 
-    def forward(self) -> Tensor:
-        """The sum, with its gradient by the weights. Each call does a few iterations more, the first one many."""
-        iterations = POWER_ITERATIONS if self._started else FIRST_POWER_ITERATIONS
+    @torch.no_grad()
+    def start(self) -> None:
+        """The many iterations before the first step; nothing later."""
+        if self._started:
+            return
         self._started = True
+        for index in range(len(self._groups)):
+            self._iterate(index, self._matrices(index), FIRST_POWER_ITERATIONS - POWER_ITERATIONS)
+
+    def forward(self) -> Tensor:
+        """The sum, with its gradient by the weights. Each call does a few iterations more."""
+        self.start()
         total: float | Tensor = 0.0
-        for index, members in enumerate(self._groups):
-            matrices = torch.stack([conv.effective_weight().flatten(1) for _, conv in members])  # [N, O, K]
-            u, v = getattr(self, f"u{index}"), getattr(self, f"v{index}")
+        for index in range(len(self._groups)):
+            matrices = self._matrices(index)
             with torch.no_grad():
-                for vectors in (u, v):  # those of a matrix that was almost zero for long
-                    dead = vectors.norm(dim=1, keepdim=True) < DEAD_NORM
-                    vectors.copy_(torch.where(dead, vectors.shape[1] ** -0.5, vectors))
-                for _ in range(iterations):
-                    v.copy_(_normalised(torch.einsum("no,nok->nk", u, matrices)))
-                    u.copy_(_normalised(torch.einsum("nok,nk->no", matrices, v)))
+                self._iterate(index, matrices, POWER_ITERATIONS)
             # Copies: autograd keeps the vectors of this step while the next one changes the state.
-            total = total + torch.einsum("no,nok,nk->", u.clone(), matrices, v.clone())
+            u, v = (vectors.clone() for vectors in self._vectors(index))
+            total = total + torch.einsum("no,nok,nk->", u, matrices, v)
         return torch.as_tensor(total)
+
+    def _matrices(self, index: int) -> Tensor:
+        """Of the convolutions of one shape, [N, O, K]."""
+        return torch.stack([conv.effective_weight().flatten(1) for _, conv in self._groups[index]])
+
+    def _vectors(self, index: int) -> tuple[Tensor, Tensor]:
+        return getattr(self, f"u{index}"), getattr(self, f"v{index}")
+
+    def _iterate(self, index: int, matrices: Tensor, iterations: int) -> None:
+        u, v = self._vectors(index)
+        for vectors in (u, v):  # those of a matrix that was almost zero for long
+            dead = vectors.norm(dim=1, keepdim=True) < DEAD_NORM
+            vectors.copy_(torch.where(dead, vectors.shape[1] ** -0.5, vectors))
+        for _ in range(iterations):
+            v.copy_(_normalised(torch.einsum("no,nok->nk", u, matrices)))
+            u.copy_(_normalised(torch.einsum("nok,nk->no", matrices, v)))
 
     def vectors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The vectors (u, v) of every convolution, by its name in the network."""
         return {
-            name: (getattr(self, f"u{index}")[position], getattr(self, f"v{index}")[position])
+            name: (u[position], v[position])
             for index, members in enumerate(self._groups)
+            for u, v in [self._vectors(index)]
             for position, (name, _) in enumerate(members)
         }
 

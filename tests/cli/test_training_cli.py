@@ -393,10 +393,10 @@ def test_settings_change_the_network(no_estimate):
 
 
 def test_options_have_environment_variables(no_estimate):
-    environment = {"NVAE_CODEC_TRAIN_RUN": "there", "NVAE_CODEC_TRAIN_STEPS": "77", "NVAE_CODEC_TRAIN_COMPILE": "1"}
+    environment = {"NVAE_CODEC_TRAIN_RUN": "there", "NVAE_CODEC_TRAIN_STEPS": "77", "NVAE_CODEC_TRAIN_COMPILE": "step"}
     result = invoke("train", "--dry-run", "--steps", 78, env=environment)
     values = json.loads(result.stdout)
-    assert (values["run"], values["recipe"]["steps"], values["execution"]["compile"]) == ("there", 78, True)
+    assert (values["run"], values["recipe"]["steps"], values["execution"]["compile"]) == ("there", 78, "step")
 
 
 def test_a_dry_run_says_what_it_will_need():

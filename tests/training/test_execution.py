@@ -31,6 +31,7 @@ from nvae_codec.training.data.batches import fixed_batch
 from nvae_codec.training.execution import Execution, precision_of, prepare
 from nvae_codec.training.log import TERMS
 from nvae_codec.training.loop import train
+from nvae_codec.training.objective import Objective, step_noise
 
 pytestmark = pytest.mark.thorough
 
@@ -76,7 +77,7 @@ def test_recomputed_cells_give_the_same_bits(tmp_path):
     assert {value.item() for key, value in found.items() if key.endswith("num_batches_tracked")} == {3}
 
 
-@pytest.mark.parametrize("execution", [dict(recompute=True), dict(compile=True)])
+@pytest.mark.parametrize("execution", [dict(recompute=True), dict(compile="cells"), dict(compile="step")])
 def test_the_network_that_is_returned_is_an_ordinary_one(execution, tmp_path, monkeypatch):
     """A copy of it computes with its own weights, in training mode too."""
     monkeypatch.setattr(torch, "compile", lambda function, **options: lambda *values: function(*values))
@@ -152,7 +153,7 @@ def test_all_kinds_of_cells_can_be_compiled(monkeypatch):
         expected = model(x, noise_of(1)).output
     with dynamo.config.patch(fail_on_recompile_limit_hit=True):
         dynamo.reset()
-        prepare(model, dataclasses.replace(EXECUTION, compile=True, channels_last=False))
+        prepare(model, dataclasses.replace(EXECUTION, compile="cells", channels_last=False))
         with frozen_statistics():
             elbo = model(x, noise_of(1))
         elbo.negative.mean().backward()
@@ -168,12 +169,65 @@ def test_compiled_cells(recompute, tmp_path):
     config = dataclasses.replace(TINY, architecture="res_bnswish", num_latent_scales=1, num_groups_per_scale=2)
     recipe = dataclasses.replace(SHORT, steps=3, warm_up=0)
     run(tmp_path / "eager", recipe, config=config)
-    run(tmp_path / "compiled", recipe, config=config, compile=True, recompute=recompute)
+    run(tmp_path / "compiled", recipe, config=config, compile="cells", recompute=recompute)
     for found, expected in zip(stats(tmp_path / "compiled"), stats(tmp_path / "eager"), strict=True):
         for term in TERMS:
             assert found[term] == pytest.approx(expected[term], rel=1e-4, abs=1e-5), term
     found, expected = (checkpoint(tmp_path / name)["model"] for name in ("compiled", "eager"))
     assert_close(found, expected, 1e-3)
+
+
+@pytest.mark.parametrize(
+    "config", [TINY, dataclasses.replace(TINY, num_nf=0, image_channels=1, likelihood="bernoulli", use_se=False)]
+)
+def test_a_step_is_one_graph(config, monkeypatch):
+    """Nothing in it interrupts torch.compile, and other numbers in later steps do not make it anew."""
+    dynamo, graphs = pytest.importorskip("torch._dynamo"), []
+    dynamo.reset()
+    compile_ = torch.compile
+
+    def counted(function, **options):
+        def backend(graph, examples):
+            graphs.append(graph)
+            return graph.forward
+
+        return compile_(function, **options, backend=backend, fullgraph=True)
+
+    monkeypatch.setattr(torch, "compile", counted)
+    torch.manual_seed(0)
+    network = NVAE(config)
+    plain = Objective(copy.deepcopy(network)).train()
+    compiled = Objective(network, compiled=True).train()
+    x = unit_range(config, fixed_batch(dataset(config).training, 3))
+    for step, coefficient in enumerate((0.2, 0.7, 1.0)):
+        losses = [objective(x, step_noise(x, 1, step), coefficient, 0.1 + step) for objective in (plain, compiled)]
+        torch.testing.assert_close(losses[1].total, losses[0].total)
+        for loss in losses:
+            loss.total.backward()
+    dynamo.reset()
+    assert len(graphs) == 1
+    for (name, found), expected in zip(network.named_parameters(), plain.network.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, msg=name)
+
+
+@pytest.mark.slow
+def test_compiled_steps(tmp_path):
+    torch._dynamo.reset()
+    recipe = dataclasses.replace(SHORT, steps=3, warm_up=0)
+    run(tmp_path / "eager", recipe)
+    run(tmp_path / "compiled", recipe, compile="step")
+    for found, expected in zip(stats(tmp_path / "compiled"), stats(tmp_path / "eager"), strict=True):
+        for term in TERMS:
+            assert found[term] == pytest.approx(expected[term], rel=1e-4, abs=1e-5), term
+    found, expected = (checkpoint(tmp_path / name)["model"] for name in ("compiled", "eager"))
+    assert_close(found, expected, 1e-3)
+
+
+def test_what_cannot_be_compiled():
+    with pytest.raises(ModelError, match="nothing to compile; known: cells, step"):
+        Execution(compile="everything")
+    with pytest.raises(ModelError, match="compile cells"):
+        Execution(compile="step", recompute=True)
 
 
 def test_the_chosen_precision():
