@@ -16,7 +16,7 @@ from .batch import Batch, Coded, batch_options, each, run_one, unexamined
 from .files import Job, check_no_image, display, read
 from .inputs import MAX_PIXELS_OPTION, Reading, plan_images
 from .ledger import Ledgers, check_colour
-from .options import EFFORTS, PATH, POSITIVE, Documented, gathered, model_option, use_threads
+from .options import EFFORTS, POSITIVE, RUN_PATH, Documented, gathered, model_option, use_threads
 from .progress import Progress
 from .reports import ArchiveReport, FailureReport, ImageReport, LedgerReport
 
@@ -106,9 +106,10 @@ KEYS = {
 @click.option(
     "--float-network",
     metavar="RUN",
-    type=PATH,
-    help="For --ledger: the folder of the training run that the model was made from, or a checkpoint. The first line "
-    "of the table is then this network's negative ELBO. Not for grey images with a model for colour.",
+    type=RUN_PATH,
+    help="For --ledger: the folder of the training run that the model was made from, a checkpoint, or the name of a "
+    "bundled model. The first line of the table is then this network's negative ELBO. Not for grey images with a "
+    "model for colour.",
 )
 @click.option(
     "--draws",

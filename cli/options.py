@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from nvae_codec.bundled import resolve_run
 from nvae_codec.wording import printable
 
 from .main import print_note
@@ -16,9 +17,22 @@ EFFORTS = click.IntRange(1, 5)
 THREADS = click.IntRange(1, 1024)  # with many more, torch crashes or hangs
 SEED = click.IntRange(0, 2**32 - 1)
 PATH = click.Path(path_type=Path)
+
+
+class RunPath(click.Path):
+    """The folder of a training run, or a checkpoint, or the name of a bundled model that has its float network."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return resolve_run(Path(str(super().convert(value, param, ctx))))
+
+
+RUN_PATH = RunPath()
 STREAM_OR_PATH = click.Path(path_type=Path, allow_dash=True, readable=False)  # what cannot be read fails by itself
 
-RUN = click.argument("run", type=PATH)
+RUN = click.argument("run", type=RUN_PATH)
 FORCE = click.option("-f", "--force", is_flag=True, help="Overwrite outputs that exist.")
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from nvae_codec.bundled import RUNS
 from nvae_codec.errors import enough_memory
 
 from .files import check_target, display_output, write
@@ -20,7 +21,7 @@ AT_A_TIME = 16  # images
     "--output",
     metavar="FILE",
     type=PATH,
-    help="The image file; its suffix chooses the format.  [default: RUN/samples.png]",
+    help="The image file; its suffix chooses the format.  [default: RUN/samples.png, of a bundled model samples.png]",
 )
 @click.option("--count", metavar="N", type=click.IntRange(1, 4096), default=64, help="Images to draw.")
 @click.option(
@@ -78,7 +79,7 @@ def sample(
     from nvae_codec.training.checkpoint import FILE_NAME, load_network
     from nvae_codec.training.sampling import image_grid, readjust_batch_norm
 
-    output = output or run / "samples.png"
+    output = output or (Path("samples.png") if run.parent == RUNS else run / "samples.png")
     if output.suffix.lower() not in WRITTEN:
         raise click.UsageError(f"The suffix of -o chooses the format; it can be {', '.join(WRITTEN)}.")
     if not (run / FILE_NAME).exists():

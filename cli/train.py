@@ -13,9 +13,19 @@ import click
 from nvae_codec.errors import ModelError, NvaeCodecError, enough_memory
 
 from .main import AlreadyReported
-from .options import PATH, POSITIVE, data_option, device_option, note, seed_option, threads_option, use_threads
+from .options import (
+    PATH,
+    POSITIVE,
+    RUN_PATH,
+    data_option,
+    device_option,
+    note,
+    seed_option,
+    threads_option,
+    use_threads,
+)
 from .signals import stop_on_signal
-from .train_plan import Options, check_run_folder, plan_training, resolved
+from .train_plan import Options, check_run_folder, plan_training, resolved, with_length
 
 if TYPE_CHECKING:
     import torch
@@ -55,9 +65,10 @@ EXECUTION = ("device", "precision", "compile", "recompute", "threads", "workers"
     "--from",
     "start",
     metavar="RUN",
-    type=PATH,
-    help="Begin with the weights of another run of the same network, given by its folder or checkpoint: to train with "
-    "other images, by another recipe, or with rounded activations (--set rounded_activations=true).",
+    type=RUN_PATH,
+    help="Begin with the weights of another run, given by its folder or checkpoint, or of a bundled model, by its "
+    "name. Without --preset this is fine-tuning: the same network, a low learning rate, activations rounded as in the "
+    "model file, an end as soon as held-out images gain no more. With --preset, a whole run by that recipe.",
 )
 @click.option(
     "--fit",
@@ -76,6 +87,12 @@ EXECUTION = ("device", "precision", "compile", "recompute", "threads", "workers"
 )
 @click.option("--epochs", metavar="N", type=POSITIVE, help="Length of the run.")
 @click.option("--steps", metavar="N", type=POSITIVE, help="Length of the run, instead of --epochs.")
+@click.option(
+    "--minutes",
+    metavar="N",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Length of the run, likewise: as many steps as fit into this time here.  [default: 30 of fine-tuning]",
+)
 @click.option("--batch-size", metavar="N", type=POSITIVE, help="Images in a step, in each process.")
 @click.option(
     "--learning-rate",
@@ -149,7 +166,8 @@ def train(no_export: bool, dry_run: bool, **values: Any) -> None:
       nvae-codec train --data photos/ --run runs/mine
       nvae-codec train --preset cifar10-small --data cifar10/
       nvae-codec train --dataset ffhq --dry-run
-      nvae-codec train --data mine/ --from runs/photo --run runs/mine --steps 2000 --learning-rate 3e-4
+      nvae-codec train --data mine/ --from photo --run runs/mine --minutes 30
+      nvae-codec train --data mine/ --from runs/photo --preset photo --run runs/more --steps 2000 --learning-rate 3e-4
       nvae-codec train --dataset cifar10 --set num_nf=0 --set average=0.9999
       torchrun --nproc-per-node 8 -m nvae_codec.cli train --dataset ffhq --data ffhq/ -o runs/faces
     """
@@ -166,6 +184,8 @@ def train(no_export: bool, dry_run: bool, **values: Any) -> None:
     execution = Execution(**given)
     use_threads(given.get("threads"))
     device = choose_device(execution.device)
+    if dry_run and plan.minutes:
+        raise click.UsageError("How many steps fit into --minutes is found by trying; --dry-run needs --steps.")
     if dry_run:
         click.echo(json.dumps(resolved(plan, execution, device), indent=1))
         return
@@ -183,6 +203,8 @@ def train(no_export: bool, dry_run: bool, **values: Any) -> None:
     checkpoint, model = folder / "checkpoint.pt", folder / "model.safetensors"
     with enough_memory("a smaller --batch-size needs less, and so does --recompute"), working_compiler():
         opened = run.moved(plan.root).data.open(run.network.image_size, report)
+        if plan.minutes:
+            run = with_length(plan, opened, execution, report)
         with stop_on_signal(report) as stopped:
             trained_before = _written_at(checkpoint)
             run_training(

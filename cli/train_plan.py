@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,12 @@ if TYPE_CHECKING:
 
     from nvae_codec.model.config import NVAEConfig
     from nvae_codec.model.nvae import NVAE
+    from nvae_codec.training.data.sets import Dataset
     from nvae_codec.training.execution import Execution
     from nvae_codec.training.recipe import Recipe
     from nvae_codec.training.run import Run
+
+DEFAULT_MINUTES = 30.0  # of fine-tuning
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,15 @@ class Options:
     validation_percent: float | None
     epochs: int | None
     steps: int | None
+    minutes: float | None
     batch_size: int | None
     learning_rate: float | None
     seed: int | None
     settings: tuple[str, ...]
 
     def check(self) -> None:
-        if self.epochs and self.steps:
-            raise click.UsageError("--epochs and --steps exclude each other.")
+        if sum(length is not None for length in (self.epochs, self.steps, self.minutes)) > 1:
+            raise click.UsageError("--epochs, --steps and --minutes exclude each other.")
         if not all("=" in setting for setting in self.settings):
             raise click.UsageError("A --set has the form NAME=VALUE.")
 
@@ -56,13 +62,16 @@ class Plan:
     folder: Path
     root: Path  # of the data, as it was given: errors name it so
     begun: Any  # the network, a NVAE, that the run begins with; None: a random one, or the run has begun already
+    minutes: float | None  # that the run is to take: its steps are not known yet
 
 
 def plan_training(options: Options) -> Plan:
     """The run that the options describe. Raises click.UsageError for options that fit no run."""
+    from nvae_codec.model.presets import PRESETS
     from nvae_codec.training.data.open import ALIASES, DATASETS
-    from nvae_codec.training.recipe import DATASET_OF, RECIPES
+    from nvae_codec.training.recipe import DATASET_OF, RECIPES, fine_tuning
     from nvae_codec.training.run import Data, Run
+    from nvae_codec.training.start import check_start
 
     preset, dataset = options.preset, options.dataset
     if preset is not None and preset not in RECIPES:
@@ -71,34 +80,51 @@ def plan_training(options: Options) -> Plan:
     dataset = ALIASES.get(dataset, dataset)
     if dataset not in DATASETS:
         raise click.UsageError(f"There is no data set {dataset}; there are {', '.join(DATASETS)}.")
-    preset = preset or DATASETS[dataset].preset or dataset
-    if preset not in RECIPES:
-        raise click.UsageError(f"There is no preset for {dataset} alone; --preset chooses one.")
-    network, recipe = _configured(preset, options.fields, options.epochs, options.steps)
+    start = options.start
+    tuning = start is not None and preset is None
+    begun, origin = None, ""
+    if start is not None and preset is None:
+        folder = options.folder or Path("runs") / f"{start.stem}-tuned"
+        network, begun, origin = _started(start, folder)
+        network = dataclasses.replace(network, rounded_activations=True)
+        recipe = fine_tuning(network)
+    else:
+        preset = preset or DATASETS[dataset].preset or dataset
+        if preset not in RECIPES:
+            raise click.UsageError(f"There is no preset for {dataset} alone; --preset chooses one.")
+        folder = options.folder or Path("runs") / preset
+        network, recipe = PRESETS[preset], RECIPES[preset]
+    network, recipe = _configured(network, recipe, options.fields, options.epochs, options.steps)
     kind = DATASETS[dataset].for_side(network.image_size)
     if kind.side not in (0, network.image_size) or kind.channels != network.image_channels:
         raise click.UsageError(
             f"The images of {dataset} have {_form(kind.channels, kind.side)}, but the network takes "
-            f"{_form(network.image_channels, network.image_size)}; --preset chooses another one."
+            f"{_form(network.image_channels, network.image_size)}; "
+            f"{'--from another network' if tuning else '--preset'} chooses another one."
         )
     percent = kind.validation_percent if options.validation_percent is None else options.validation_percent
     root = options.data or Path("data") / dataset
     data = Data(dataset, os.path.abspath(root), options.fit, percent)  # in full, as `export` may run elsewhere
-    folder = options.folder or Path("runs") / preset
-    begun, origin = (None, "") if options.start is None else _begin_with(options.start, network, folder)
-    return Plan(Run(network, recipe, data, origin), folder, root, begun)
+    if start is not None and not tuning:
+        _, begun, origin = _started(start, folder)
+    if begun is not None:
+        check_start(begun.config, network)
+    minutes = options.minutes
+    if tuning and not (options.epochs or options.steps or minutes):
+        minutes = DEFAULT_MINUTES
+    if minutes and (before := _run_in(folder)):  # its length is known
+        steps, warm_up = before.recipe.steps, before.recipe.warm_up
+        recipe, minutes = dataclasses.replace(recipe, epochs=0, steps=steps, warm_up=warm_up), None
+    return Plan(Run(network, recipe, data, origin), folder, root, begun, minutes)
 
 
 def _configured(
-    preset: str, given: dict[str, str], epochs: int | None, steps: int | None
+    network: "NVAEConfig", recipe: "Recipe", given: dict[str, str], epochs: int | None, steps: int | None
 ) -> "tuple[NVAEConfig, Recipe]":
-    """Network and recipe of a preset with the fields that are given, as texts."""
+    """Network and recipe with the fields that are given, as texts."""
     from nvae_codec.errors import ModelError
-    from nvae_codec.model.presets import PRESETS
-    from nvae_codec.training.recipe import RECIPES
     from nvae_codec.training.run import replace
 
-    network, recipe = PRESETS[preset], RECIPES[preset]
     fields = [{field.name for field in dataclasses.fields(part)} for part in (network, recipe)]
     if unknown := given.keys() - fields[0] - fields[1]:
         names = ", ".join(repr(name) for name in sorted(unknown))
@@ -157,8 +183,8 @@ def check_run_folder(folder: Path, run: "Run") -> None:
         )
 
 
-def _begin_with(start: Path, network: "NVAEConfig", folder: Path) -> "tuple[NVAE | None, str]":
-    """The network to begin with, and its fingerprint.
+def _started(start: Path, folder: Path) -> "tuple[NVAEConfig, NVAE | None, str]":
+    """The network to begin with: its configuration, itself, and its fingerprint.
 
     A run that has begun so already needs the network no more (None), which may be gone or have been trained on.
     """
@@ -167,20 +193,44 @@ def _begin_with(start: Path, network: "NVAEConfig", folder: Path) -> "tuple[NVAE
     from nvae_codec.training.checkpoint import FILE_NAME as CHECKPOINT
     from nvae_codec.training.checkpoint import load_network
     from nvae_codec.training.run import FILE_NAME as CONFIGURATION
-    from nvae_codec.training.run import Run
-    from nvae_codec.training.start import check_start
 
-    if (folder / CHECKPOINT).exists():
-        if not (folder / CONFIGURATION).exists():
-            raise ModelError(
-                f"{folder}: has a checkpoint but no {CONFIGURATION}, so what that run began with is not "
-                "known; choose another folder with --run"
-            )
-        if before := Run.load(folder).start:
-            return None, before
+    if (folder / CHECKPOINT).exists() and not (folder / CONFIGURATION).exists():
+        raise ModelError(
+            f"{folder}: has a checkpoint but no {CONFIGURATION}, so what that run began with is not "
+            "known; choose another folder with --run"
+        )
+    if (before := _run_in(folder)) and before.start:
+        return before.network, None, before.start
     begun = load_network(start)
-    check_start(begun.config, network)
-    return begun, fingerprint(begun.config, begun.state_dict())
+    return begun.config, begun, fingerprint(begun.config, begun.state_dict())
+
+
+def _run_in(folder: Path) -> "Run | None":
+    """The run that has begun there; None if none has."""
+    from nvae_codec.training.checkpoint import FILE_NAME as CHECKPOINT
+    from nvae_codec.training.run import FILE_NAME as CONFIGURATION
+    from nvae_codec.training.run import Run
+
+    begun = (folder / CHECKPOINT).exists() and (folder / CONFIGURATION).exists()
+    return Run.load(folder) if begun else None
+
+
+def with_length(plan: Plan, opened: "Dataset", execution: "Execution", report: Callable[[str], None]) -> "Run":
+    """The run of a plan whose length is given in minutes: it is tried for a while, and what is expected reported."""
+    from nvae_codec.training.pace import steps_within
+
+    report("timing steps on this machine")
+    minutes, run = plan.minutes or 0.0, plan.run
+    steps = steps_within(60 * minutes, run, opened, execution, plan.begun)
+    recipe = dataclasses.replace(run.recipe, epochs=0, steps=steps, warm_up=min(run.recipe.warm_up, steps // 10))
+    images = steps * recipe.batch_size
+    end = datetime.now().astimezone() + timedelta(minutes=minutes)
+    report(
+        f"{steps:,} steps of {recipe.batch_size} images fit into {minutes:g} minutes, "
+        f"{images / len(opened.training):.1f} passes over the training {opened.training.noun}; they end about "
+        f"{end:%H:%M}, or as soon as held-out images gain no more, and an export of a few minutes follows"
+    )
+    return dataclasses.replace(run, recipe=recipe)
 
 
 def resolved(plan: Plan, execution: "Execution", device: "torch.device") -> dict:

@@ -76,6 +76,7 @@ def expected_names():
             "py.typed",
             "models/*.safetensors",
             "models/*.md",
+            "models/runs/*/*",
             "FORMAT.md",
             "templates/*",
             "**/*.c",

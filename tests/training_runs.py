@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import randomise_batch_norm
+from helpers import randomise_batch_norm, smooth_tiles
 
+from nvae_codec.formats.open import write_all
+from nvae_codec.image import Image
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.norm import BatchNorm
 from nvae_codec.model.nvae import NVAE, unit_range
@@ -283,3 +285,18 @@ def matrices(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         for name, module in model.named_modules()
         if isinstance(module, Conv) and module.regularised
     }
+
+
+def save_images(folder: Path, count: int, side: int = 24, seed: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, tile in enumerate(smooth_tiles(count, side, seed)):
+        samples = np.ascontiguousarray(tile.permute(1, 2, 0).numpy())
+        (folder / f"{index:02d}.png").write_bytes(write_all(Image(samples)))
+
+
+def sentence(result) -> str:
+    """The error of a command's `result` that failed with status 1; lines before it are what it was about to do."""
+    assert result.exit_code == 1 and result.stdout == ""
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("nvae-codec: ")]
+    assert result.stderr.endswith(f"{error}\n")
+    return error.removeprefix("nvae-codec: ")

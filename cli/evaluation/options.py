@@ -18,7 +18,7 @@ from nvae_codec.wording import printable
 
 from ..engines import Engine
 from ..files import write
-from ..options import EFFORTS, PATH, POSITIVE, Documented, data_option, note, seed_option, together
+from ..options import EFFORTS, PATH, POSITIVE, RUN_PATH, Documented, data_option, note, seed_option, together
 
 if TYPE_CHECKING:
     from nvae_codec.eval.items import Selection
@@ -140,7 +140,7 @@ def samples_option(more: str = "") -> Callable:
 
 
 def float_network_option(text: str) -> Callable:
-    return click.option("--float-network", metavar="RUN", type=PATH, help=text)
+    return click.option("--float-network", metavar="RUN", type=RUN_PATH, help=text)
 
 
 def output_folder(help: str) -> Callable:

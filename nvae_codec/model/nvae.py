@@ -29,10 +29,14 @@ class Elbo:
 
     outputs: tuple[Tensor, ...]  # of the image head, a tensor for each phase
     log_likelihood: Tensor  # [B]
-    kl: Tensor  # [B, G]
-    kl_channels: Tensor  # [G, L], mean over the images, without gradient
+    kl_channels: Tensor  # [B, G, L]
     normals: tuple[tuple[Normal, Normal], ...]  # (posterior, prior) of every group
     latents: tuple[tuple[Tensor, Tensor], ...]  # of every group before and after its flow cells
+
+    @property
+    def kl(self) -> Tensor:
+        """Of every group, [B, G]."""
+        return self.kl_channels.sum(dim=2)
 
     @property
     def output(self) -> Tensor:
@@ -123,30 +127,25 @@ class NVAE(Hierarchy):
         noise = noise or default_noise(x)
         draft = self.draft_of(x)
         descent = Descent(self, len(x), self.features(draft))
-        kl, kl_channels, normals, latents = [], [], [], []
+        kl_channels, normals, latents = [], [], []
         for step in descent:
             prior, posterior = Normal.from_raw(*step.prior), Normal.from_raw(*step.posterior)
             drawn = posterior.sample(noise(step.group, posterior.mean.shape))
             z = step.latents = self.flow(step.group, drawn)
             density = posterior.log_prob(drawn) - prior.log_prob(z) if self.config.num_nf else posterior.kl(prior)
-            by_channel = density.sum(dim=(2, 3))  # [B, L]
-            kl.append(by_channel.sum(dim=1))
-            kl_channels.append(by_channel.detach().mean(dim=0))
+            kl_channels.append(density.sum(dim=(2, 3)))
             normals.append((posterior, prior))
             latents.append((drawn, z))
         outputs = tuple(self.pixel_phases(descent.state, draft))
         log_prob = self._log_likelihood(outputs, x, published=published)
-        return Elbo(outputs, log_prob, torch.stack(kl, dim=1), torch.stack(kl_channels), tuple(normals), tuple(latents))
+        return Elbo(outputs, log_prob, torch.stack(kl_channels, dim=1), tuple(normals), tuple(latents))
 
     def without_latents(self, x: Tensor) -> Elbo:
         """The draft's likelihood of images x, of a network whose latents correct it: a bound with a KL of 0."""
         draft, config = self.draft_of(x), self.config
         outputs = tuple(draft.phase(number)[0] for number in range(len(self.lattices)))
-        kl, kl_channels = (
-            x.new_zeros(len(x), self.num_groups),
-            x.new_zeros(self.num_groups, config.num_latent_per_group),
-        )
-        return Elbo(outputs, self._log_likelihood(outputs, x), kl, kl_channels, (), ())
+        kl_channels = x.new_zeros(len(x), self.num_groups, config.num_latent_per_group)
+        return Elbo(outputs, self._log_likelihood(outputs, x), kl_channels, (), ())
 
     def _log_likelihood(self, outputs: tuple[Tensor, ...], x: Tensor, *, published: bool = False) -> Tensor:
         """Of images x [B, C, H, W] given the parameters of all phases, [B]."""

@@ -48,7 +48,8 @@ def load_checkpoint(path: Path) -> dict:
 def load_network(path: Path) -> NVAE:
     """The float network of a run's folder or of a checkpoint file, in evaluation mode on the CPU.
 
-    Where the run averages its weights it is the average. Raises ModelError if there is no network.
+    Where the run keeps the best weights it is these, or else the average where it averages them. Raises ModelError if
+    there is no network.
     """
     if not path.exists():
         raise ModelError(f"{path}: there is no such file or folder")
@@ -58,7 +59,9 @@ def load_network(path: Path) -> NVAE:
         config = NVAEConfig.from_dict(values["config"])
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    weights = values.get("average") or values["model"]
+    best = values.get("best")
+    weights = best.get("weights") if isinstance(best, dict) else values.get("average")
+    weights = weights or values["model"]
     _check_size(path, config, weights)
     model = float_network(config)
     load_weights(path, model, weights)

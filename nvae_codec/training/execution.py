@@ -34,7 +34,7 @@ class Execution:
     # unless something is compiled, which would be anew for another number
     workers: int = 0  # processes that read and crop images ahead, per training process
     report_every: int = 50  # steps
-    save_every: int = 0  # steps; 0: a hundredth of the run, at least 50
+    save_every: int = 0  # steps; 0: a hundredth of the run (a twentieth, where it has patience), at least 50
     sample_every: int = 10  # checkpoints
     validation_images: int = 0  # 0: 256, of images larger than 64 x 64 fewer, at least 16
     tensorboard: bool = True

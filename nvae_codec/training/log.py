@@ -65,7 +65,7 @@ class Log:
             [torch.stack([term.detach().float() for term in terms]), loss.elbo.kl.detach().float().mean(dim=0)]
         )
         self.recorded.append(self.world.mean(vector))
-        self.channels = loss.elbo.kl_channels
+        self.channels = loss.elbo.kl_channels.detach().mean(dim=0)
         self.step += 1
 
     def check(self, *, skips: bool = False) -> None:

@@ -16,7 +16,8 @@ from nvae_codec.integer.fake_quant import float_network
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.nvae import NVAE, unit_range
 from nvae_codec.training.adamax import Adamax
-from nvae_codec.training.checkpoint import FILE_NAME, save_checkpoint
+from nvae_codec.training.best import Best
+from nvae_codec.training.checkpoint import FILE_NAME, load_weights, save_checkpoint
 from nvae_codec.training.data.batches import Batches, fixed_batch
 from nvae_codec.training.data.sets import Dataset
 from nvae_codec.training.data.stored import silent
@@ -51,11 +52,11 @@ def train(
 
     Under `torchrun` every process calls this; `recipe.batch_size` images go to each of them. On a CPU, the same
     recipe gives the same weights, interrupted or not, if `execution.threads` says with how many threads. The network
-    that is returned is on the CPU, in evaluation mode; where the recipe averages weights it is the average. `on_start`
-    is called by the main process once it is certain that the folder is this run's. When `stop` says so after a step,
-    the run is saved there and ends early; with several processes it must say the same in all of them. Raises ModelError
-    if the loss is not finite (the last checkpoint stays), if the run there is another one, or if it is being trained by
-    another program.
+    that is returned is on the CPU, in evaluation mode; where the recipe averages weights it is the average, and where
+    it has patience the best of all. `on_start` is called by the main process once it is certain that the folder is this
+    run's. When `stop` says so after a step, the run is saved there and ends early; with several processes it must say
+    the same in all of them. Raises ModelError if the loss is not finite (the last checkpoint stays), if the run there
+    is another one, or if it is being trained by another program.
     """
     execution = execution or Execution()
     fixed = execution.threads or execution.compile
@@ -68,6 +69,10 @@ def train(
             report = silent
         check_data(config, dataset)
         recipe.check_suits(config)
+        if recipe.patience and world.size > 1:
+            raise ModelError("patience is for a run by one process")
+        if recipe.patience and not len(dataset.validation):
+            raise ModelError("patience wants images that are held out, and there are none")
         if start is not None:
             check_start(start.config, config)
         torch.manual_seed(recipe.seed)
@@ -75,7 +80,7 @@ def train(
         network = float_network(config)
         checkpoint = run_folder / FILE_NAME
         values = read_resumable(checkpoint, config, recipe, world) if checkpoint.exists() else {}
-        first_step = values.get("step", 0)
+        first_step, best = values.get("step", 0), Best(recipe.patience, checkpoint, values.get("best"))
         if not world.agree(first_step):
             raise ModelError(
                 f"{run_folder}: not every process sees the same checkpoint there; all machines must share the folder"
@@ -107,12 +112,15 @@ def train(
             precision=precision,
             processes=world.group,
             compiled=execution.compile == "step",
+            free_bits=recipe.free_bits,
         ).to(world.device)
         optimizer = _optimizer(network, recipe)
         scaler = torch.amp.GradScaler(world.device.type, FIRST_LOSS_SCALE, enabled=precision is torch.float16)
         prepare(network, execution)
         if values:
             resume(checkpoint, values, objective, average, optimizer, scaler)
+            if best.weights:
+                load_weights(checkpoint, copy.deepcopy(network), best.weights)  # now rather than at the end
             report(f"continuing from step {first_step}")
         objective.train()
         parallel: torch.nn.Module = objective
@@ -131,8 +139,19 @@ def train(
         validation = fixed_batch(dataset.validation, execution.validation_images or fitting)
         if not len(validation):
             report("no images are held out, so nothing is validated")
-        save_every = execution.save_every or max(schedule.total_steps // 100, 50)
-        steps = range(first_step, schedule.total_steps)
+        save_every = execution.save_every or max(schedule.total_steps // (20 if recipe.patience else 100), 50)
+        steps = range(first_step, first_step if best.is_final else schedule.total_steps)
+
+        def validated() -> float:
+            """Bits per dimension of held-out images by the weights that count."""
+            shown = (network if average is None else average).eval()
+            result = evaluate(shown, validation, batch_size=recipe.batch_size)
+            best.see(shown, bits := result.bits(result.negative_elbo))
+            network.train()
+            return bits
+
+        if recipe.patience and not first_step:
+            report(f"held-out images: {validated():.4f} bits/dim before the first step")
         for step, samples in zip(steps, batches, strict=False):
             adjust()
             x = unit_range(config, samples.to(world.device, non_blocking=True))
@@ -175,25 +194,25 @@ def train(
                     )
                 status = log.status(scaler.get_scale())
                 if saving and world.is_main:
-                    state = training_state(objective, average, optimizer, scaler)
+                    if len(validation) and not stopping:
+                        status["validation_bits_per_dim"] = validated()
+                    state = training_state(objective, average, optimizer, scaler) | best.state()
                     origin = {"recipe": recipe.to_dict(), "world_size": world.size, "step": done}
                     save_checkpoint(checkpoint, network, **state, **origin)
-                    shown = (network if average is None else average).eval()
-                    if len(validation) and not stopping:
-                        result = evaluate(shown, validation, batch_size=recipe.batch_size)
-                        status["validation_bits_per_dim"] = result.bits(result.negative_elbo)
                     if done % (save_every * execution.sample_every) == 0 or done == schedule.total_steps:
-                        log.samples(done, shown)
-                    network.train()
+                        log.samples(done, (network if average is None else average).eval())
+                        network.train()
                 if saving:
                     log.last_saved = done
                 log.write(status)
                 world.wait()
-            if stopping:
+            if stopping or best.is_final:
                 break
         log.close()
         restore(network)
-        return (network if average is None else average).cpu().eval()
+        if best.weights:
+            report(best.in_words())
+        return best.take(network if average is None else average).cpu().eval()
 
 
 @contextmanager

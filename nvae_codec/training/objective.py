@@ -34,7 +34,7 @@ class Objective(nn.Module):
     Where several processes each have a part of the batch, batch norms and the balancing of the KL see all of it: the
     mean of their gradients is the gradient of the joint batch. (The release balances by each process's own part.)
     `precision` is the type of autocast in the network; None: none. `compiled`: the forward pass is one graph of
-    torch.compile, and so is its backward pass.
+    torch.compile, and so is its backward pass. `free_bits`: nats of every latent channel that cost nothing.
     """
 
     alphas: Tensor
@@ -48,11 +48,12 @@ class Objective(nn.Module):
         precision: torch.dtype | None = None,
         processes: dist.ProcessGroup | None = None,
         compiled: bool = False,
+        free_bits: float = 0.0,
     ):
         super().__init__()
         self.network = network
         self.spectral = SpectralRegularisation(network, seed) if spectral else None
-        self.precision, self.processes = precision, processes
+        self.precision, self.processes, self.free_bits = precision, processes, free_bits
         synchronise(network, processes)
         self.register_buffer("alphas", balancing_scales(network.config), persistent=False)
 
@@ -80,7 +81,8 @@ class Objective(nn.Module):
     ) -> Loss:
         with self._autocast(x):
             elbo = self.network(x, lambda group, shape: drawn[group])
-        kl = balanced_kl(elbo.kl, kl_coefficient, self.alphas, self.processes).mean()
+        kl = elbo.kl if not self.free_bits else with_free_bits(elbo.kl_channels, self.free_bits, self.processes)
+        kl = balanced_kl(kl, kl_coefficient, self.alphas, self.processes).mean()
         reconstruction = -elbo.log_likelihood.mean()
         spectral = kl.new_zeros(()) if self.spectral is None else self.spectral()
         batch_norm = batch_norm_regularisation(self.network)
@@ -127,6 +129,15 @@ def balanced_kl(
         weights = weights / weights.mean()
     balanced = coefficient * (kl * weights).sum(dim=1)
     return torch.where(torch.as_tensor(coefficient, device=kl.device) < 1, balanced, kl.sum(dim=1))
+
+
+def with_free_bits(kl: Tensor, free_bits: float, processes: dist.ProcessGroup | None = None) -> Tensor:
+    """KL per image and group [B, G] from that of every channel [B, G, L], which counts as `free_bits` nats at least.
+
+    What counts is the channel's mean over the batch: one below has no gradient (Kingma et al. 2016, appendix C.8).
+    """
+    mean = mean_over(processes, kl.detach().mean(dim=0))
+    return torch.where(mean < free_bits, kl.new_tensor(free_bits), kl).sum(dim=2)
 
 
 def batch_norm_regularisation(model: nn.Module) -> Tensor:

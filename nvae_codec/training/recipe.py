@@ -37,9 +37,13 @@ class Recipe:
     kl_anneal_portion: float = 0.3  # part of the run, after that, over which the KL coefficient grows to 1
     kl_const_portion: float = 1e-4  # part of the run before that
     kl_const_coefficient: float = 1e-4  # and the coefficient then
+    free_bits: float = 0.0  # nats of every latent channel that cost nothing. Not in the paper
     clip_gradient: float = 0.0  # largest norm of the gradient; 0: any. Not in the paper
     centre_mixture: bool = False  # start from `nvae_codec.likelihoods.mixture.centre`. Not in the paper
     average: float = 0.0  # decay of an exponential moving average of the weights; 0: none. Likewise
+    # Checkpoints without a gain on held-out images after which the run ends early; it keeps the best weights, be they
+    # those that it began with. 0: it goes on, and keeps the last. Not in the paper
+    patience: int = 0
     smaller: float = 0.0  # part of the images that are crops of images at half their size. Likewise
     noise: float = 0.0  # part that gets noise, other in each colour. Likewise
     half_chroma: float = 0.0  # part whose colours lose half of their resolution. Likewise
@@ -215,6 +219,21 @@ RECIPES: dict[str, Recipe] = {
     "mnist-nvae": Recipe(steps=50_000, warm_up=100, batch_size=16, cooldown=0.9, kl_anneal_portion=0.01, average=0.999),
     "toy": Recipe(steps=300, warm_up=20, batch_size=8, learning_rate=4e-3, learning_rate_min=1e-5, centre_mixture=True),
 }
+
+
+def fine_tuning(config: NVAEConfig) -> Recipe:
+    """For a network that has been trained, on other images: at a low rate, and no further than held-out images gain.
+
+    As long as 1,000 steps are; in what was tried, tens of minutes (docs/experiments.md).
+    """
+    common: dict[str, Any] = dict(
+        steps=1_000, warm_up=50, batch_size=8, kl_anneal_portion=0.0, average=0.99, patience=6
+    )
+    if config.has_phases:
+        return Recipe(**_PHASES | common | {"learning_rate": 3e-4, "learning_rate_min": 1e-6, "clip_gradient": 4000})
+    return Recipe(**common | {"learning_rate": 1e-3, "learning_rate_min": 1e-5})
+
+
 DATASET_OF = {
     "cifar10-small": "cifar10",
     "tiny": "cifar10",

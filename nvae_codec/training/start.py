@@ -90,7 +90,9 @@ def read_resumable(path: Path, config: NVAEConfig, recipe: Recipe, world: Proces
         raise ModelError(f"{path}: the network there has {changed}; choose another folder")
     if not TRAINING_STATE <= set(values) or not isinstance(values["step"], int):
         raise ModelError(f"{path}: holds a network but not the state of its training, so no run can continue from it")
-    if changed := _differences(values["recipe"], recipe.to_dict()):
+    # Runs of earlier versions do not have the fields that came later, and behave as their defaults.
+    before = {"patience": 0, "free_bits": 0.0} | values["recipe"] if isinstance(values["recipe"], dict) else {}
+    if changed := _differences(before, recipe.to_dict()):
         raise ModelError(
             f"{path}: the run there has {changed}; continue it with what it began with, or choose another folder"
         )

@@ -19,18 +19,17 @@ import click
 import numpy as np
 import pytest
 import torch
-from helpers import SHARED, smooth_tiles
+from helpers import SHARED
 from PIL import Image as pillow
 from published_checkpoint import made_up, options
 from terminal import REPOSITORY, failure, invoke, same_image, spawn
+from training_runs import save_images, sentence
 
 from nvae_codec.cli import main
 from nvae_codec.cli.main import AlreadyReported
 from nvae_codec.cli.signals import stop_on_signal
 from nvae_codec.cli.train import working_compiler
 from nvae_codec.errors import ModelError, enough_memory
-from nvae_codec.formats.open import write_all
-from nvae_codec.image import Image
 from nvae_codec.integer import model_file
 from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.nvae import NVAE
@@ -48,13 +47,6 @@ TOY = ["train", "--preset", "toy", "--data", "images", "--steps", "6", "--report
 NEW_COMMANDS = ["train", "export", "import-nvae", "sample"]
 
 
-def save_images(folder: Path, count: int, side: int = 24, seed: int = 0) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, tile in enumerate(smooth_tiles(count, side, seed)):
-        samples = np.ascontiguousarray(tile.permute(1, 2, 0).numpy())
-        (folder / f"{index:02d}.png").write_bytes(write_all(Image(samples)))
-
-
 def content(folder: str | Path) -> dict[str, bytes | str]:
     """Every file below a folder, but for TensorBoard's, of which every start makes a new one.
 
@@ -65,14 +57,6 @@ def content(folder: str | Path) -> dict[str, bytes | str]:
         for path in sorted(Path(folder).rglob("*"))
         if path.is_file() and "tensorboard" not in path.parts
     }
-
-
-def sentence(result) -> str:
-    """The error of a command that failed with status 1; lines before it are what it was about to do."""
-    assert result.exit_code == 1 and result.stdout == ""
-    (error,) = [line for line in result.stderr.splitlines() if line.startswith("nvae-codec: ")]
-    assert result.stderr.endswith(f"{error}\n")
-    return error.removeprefix("nvae-codec: ")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -250,7 +250,7 @@ def compare_step(
 
     compare("logits", loss.elbo.output, results.logits)
     compare("KL", loss.elbo.kl, results.kl)
-    compare("KL of channels", loss.elbo.kl_channels, results.kl_channels)
+    compare("KL of channels", loss.elbo.kl_channels.mean(dim=0), results.kl_channels)
     compare("log q", loss.elbo.log_q, results.log_q)
     compare("log p", loss.elbo.log_p, results.log_p)
     compare("likelihood", loss.elbo.log_likelihood, results.log_likelihood)
@@ -324,8 +324,8 @@ def test_step_with_a_convolution_of_almost_no_weight():
     """Vectors of the power iteration are divided by 1e-3 at least, so those of a matrix below that dwindle."""
     pair = twins(SMALL)
     with torch.no_grad():
-        pair.objective.network.posterior_heads[0].log_gain.fill_(-8)
-    pair.keys["enc_sampler.0.log_weight_norm"].fill_(-8)
+        pair.objective.network.posterior_heads[0].log_gain.fill_(-7.3)
+    pair.keys["enc_sampler.0.log_weight_norm"].fill_(-7.3)
     compare_step(pair, seed=5, coefficient=0.3, regularisation=0.1, iterations=40, compare=Comparison())
     assert 0 < pair.vectors["enc_sampler.0"][0].norm() < 1e-6
 

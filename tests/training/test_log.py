@@ -111,16 +111,17 @@ def a_log(folder: Path, steps: int = 10, **options) -> tuple[Log, list[str]]:
     ), lines
 
 
-def a_loss(value: float, kl: list[list[float]], channels: list[list[float]]) -> Loss:
+def a_loss(value: float, channels: list[list[list[float]]]) -> Loss:
+    """With the KL of every image, group and channel."""
     zeros = torch.zeros(())
-    elbo = Elbo((zeros,), zeros, torch.tensor(kl), torch.tensor(channels), (), ())
+    elbo = Elbo((zeros,), zeros, torch.tensor(channels), (), ())
     return Loss(*(torch.tensor(value + number) for number in range(5)), elbo)
 
 
 def test_statuses_are_means_over_the_steps_since_the_last(tmp_path):
     log_, lines = a_log(tmp_path)
-    log_.record(a_loss(10.0, [[1, 2], [3, 6]], [[1.0, 0.0], [1.0, 0.0]]), torch.tensor(7.0))
-    log_.record(a_loss(20.0, [[4, 8], [4, 8]], [[ACTIVE_KL, 0.11], [-3.0, 5.0]]), torch.tensor(9.0))
+    log_.record(a_loss(10.0, [[[1.0, 0.0], [1.0, 1.0]], [[3.0, 0.0], [6.0, 0.0]]]), torch.tensor(7.0))
+    log_.record(a_loss(20.0, [[[ACTIVE_KL, 3.89], [-3.0, 11.0]], [[ACTIVE_KL, 3.91], [0.0, 8.0]]]), torch.tensor(9.0))
     log_.check()
     status = log_.status(1.0)
     assert [status[term] for term in TERMS] == [15, 16, 17, 18, 19, 8]
@@ -129,7 +130,7 @@ def test_statuses_are_means_over_the_steps_since_the_last(tmp_path):
     assert status["negative_elbo_bits_per_dim"] == pytest.approx((16 + 3 + 6) / nats)
     assert status["active_channels"] == [1, 1] and status["step"] == 2  # of the last step; above the threshold
     log_.write(status)
-    log_.record(a_loss(1.0, [[0, 0]], [[1.0, 1.0], [0.0, 0.0]]), torch.tensor(2.0))
+    log_.record(a_loss(1.0, [[[1.0, 1.0], [0.0, 0.0]]]), torch.tensor(2.0))
     log_.write(log_.status(1.0) | {"validation_bits_per_dim": 4.5})
     assert [line.split("  ")[0] for line in lines] == ["step 2/10", "step 3/10"]
     assert "2 channels active" in lines[1] and "validation 4.5000" in lines[1] and "validation" not in lines[0]
@@ -142,22 +143,22 @@ def test_the_step_that_is_not_finite_is_found_among_many(tmp_path):
     """On a GPU values are looked at when a report is due."""
     log_, _ = a_log(tmp_path)
     for value in (1.0, 2.0, math.nan, 4.0):
-        log_.record(a_loss(value, [[1, 2]], [[1.0, 0.0]] * 2), torch.tensor(1.0))
+        log_.record(a_loss(value, [[[1.0, 0.0]] * 2]), torch.tensor(1.0))
     with pytest.raises(ModelError, match=r"step 3: not all is finite \(loss nan, "):
         log_.check()
     log_, _ = a_log(tmp_path)
     for norm in (1.0, math.inf, math.nan, 1.0):
-        log_.record(a_loss(1.0, [[1, 2]], [[1.0, 0.0]] * 2), torch.tensor(norm))
+        log_.record(a_loss(1.0, [[[1.0, 0.0]] * 2]), torch.tensor(norm))
     log_.check(skips=True)  # float16 skips such steps
     assert log_.status(1.0)["gradient_norm"] == 1
-    log_.record(a_loss(1.0, [[1, 2]], [[1.0, 0.0]] * 2), torch.tensor(math.inf))
+    log_.record(a_loss(1.0, [[[1.0, 0.0]] * 2]), torch.tensor(math.inf))
     with pytest.raises(ModelError, match="step 5: .*gradient norm inf"):
         log_.check()
 
 
 def test_a_status_of_skipped_steps_alone_is_still_json(tmp_path):
     log_, _ = a_log(tmp_path)
-    log_.record(a_loss(1.0, [[1, 2]], [[1.0, 0.0]] * 2), torch.tensor(math.inf))
+    log_.record(a_loss(1.0, [[[1.0, 0.0]] * 2]), torch.tensor(math.inf))
     log_.check(skips=True)
     log_.write(log_.status(2.0))
     assert stats(tmp_path)[0]["loss"] == 1 and stats(tmp_path)[0]["loss_scale"] == 2

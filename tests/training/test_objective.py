@@ -9,7 +9,13 @@ from training_runs import FOUR_GROUPS, double_images, double_network, matrices
 from nvae_codec.model.norm import BatchNorm
 from nvae_codec.model.nvae import NVAE, default_noise
 from nvae_codec.model.presets import PRESETS
-from nvae_codec.training.objective import Objective, balanced_kl, balancing_scales, batch_norm_regularisation
+from nvae_codec.training.objective import (
+    Objective,
+    balanced_kl,
+    balancing_scales,
+    batch_norm_regularisation,
+    with_free_bits,
+)
 
 
 def test_balancing_scales():
@@ -63,6 +69,22 @@ def test_balancing_ends_with_the_warm_up():
 
 def test_balancing_survives_groups_that_carry_nothing():
     assert torch.equal(balanced_kl(torch.zeros(2, 3), 0.5, ALPHAS), torch.zeros(2))
+
+
+def test_free_bits():
+    """Channels whose mean is below count as if they had it, without a gradient; of the others every image does."""
+    kl = torch.tensor([[[0.1, 2.0]], [[0.3, 0.5]]], requires_grad=True)  # [B, G, L]
+    counted = with_free_bits(kl, 0.5)
+    torch.testing.assert_close(counted, torch.tensor([[2.5], [1.0]]))
+    counted.sum().backward()
+    assert kl.grad.tolist() == [[[0.0, 1.0]], [[0.0, 1.0]]]
+
+
+def test_the_loss_has_free_bits():
+    objective = Objective(double_network(), free_bits=1e3).double().train()
+    loss = loss_of(objective, coefficient=1.0)
+    assert loss.kl.item() == pytest.approx(1e3 * objective.network.num_groups * FOUR_GROUPS.num_latent_per_group)
+    assert loss.elbo.kl.sum() < 1e3
 
 
 def test_batch_norm_regularisation():
