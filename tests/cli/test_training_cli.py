@@ -442,7 +442,7 @@ def test_help_of_train_names_exactly_the_data_sets_and_presets_that_exist():
     [
         (["--preset", "huge"], "There is no preset huge; there are mnist, cifar10, "),
         (["--dataset", "lsun"], "There is no data set lsun; there are mnist, omniglot, "),
-        (["--epochs", 2, "--steps", 2], "--epochs and --steps exclude each other"),
+        (["--epochs", 2, "--steps", 2], "--epochs, --steps and --minutes exclude each other"),
         (["--steps", 0], "'--steps'"),
         (["--batch-size", 0], "'--batch-size'"),
         (["--learning-rate", 0], "'--learning-rate'"),
