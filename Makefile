@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-matrix test-ray test-slow lint train-photo train-tiny train-mnist save-runs kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
+.PHONY: help dist demo test quick test-matrix test-ray test-slow lint train-photo train-tiny train-mnist save-runs kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
 
 help:
 	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
@@ -27,6 +27,7 @@ help:
 	@echo "make train-tiny CIFAR=folder [PRECISION=bf16]     likewise of tiny-next"
 	@echo "make train-mnist MNIST=folder [PRECISION=bf16]    likewise of mnist-nvae"
 	@echo "make save-runs             put the weights of these runs where the repository keeps them, docs/*.pt"
+	@echo "make dist                  build the source archive and the wheels for Linux on x86-64 and 64-bit Arm: dist/"
 	@echo "make clean                 remove the environment and everything that was built"
 	@echo
 	@echo "PYTHON=python3.12 chooses the Python, 3.11 or later, that a new environment is made with."
@@ -122,6 +123,13 @@ report-mnist:
 report-codecs:
 	$(compare) "$(KODAK)" --model none -o $(REPORT)/kodak-codecs
 	$(evaluate) reported $(if $(CIFAR_RUN),--run "$(CIFAR_RUN)" --model "$(CIFAR_MODEL)" $(cifar) --images $(IMAGES)) -o $(REPORT)/reported
+
+# Source archive, and a wheel for each kind of machine, built from the archive.
+dist: $(VENV)/dev.stamp
+	rm -rf dist
+	for target in x86_64 aarch64; do $(BIN)/python -m build --outdir dist -C target=$$target || exit; done
+	$(BIN)/twine check --strict dist/*
+	@ls -l dist
 
 clean:
 	rm -rf $(VENV) .venv-lowest .venv-newest build dist results *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
