@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help dist demo test quick test-matrix test-ray test-slow lint train-photo train-tiny train-mnist save-runs kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
+.PHONY: help dist docs demo test quick test-matrix test-ray test-slow lint train-photo train-tiny train-mnist save-runs kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
 
 help:
 	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
@@ -27,6 +27,7 @@ help:
 	@echo "make train-tiny CIFAR=folder [PRECISION=bf16]     likewise of tiny-next"
 	@echo "make train-mnist MNIST=folder [PRECISION=bf16]    likewise of mnist-nvae"
 	@echo "make save-runs             put the weights of these runs where the repository keeps them, docs/*.pt"
+	@echo "make docs                  build the documentation site, and run the tutorial: build/site/index.html"
 	@echo "make dist                  build the source archive and the wheels for Linux on x86-64 and 64-bit Arm: dist/"
 	@echo "make clean                 remove the environment and everything that was built"
 	@echo
@@ -124,6 +125,11 @@ report-codecs:
 	$(compare) "$(KODAK)" --model none -o $(REPORT)/kodak-codecs
 	$(evaluate) reported $(if $(CIFAR_RUN),--run "$(CIFAR_RUN)" --model "$(CIFAR_MODEL)" $(cifar) --images $(IMAGES)) -o $(REPORT)/reported
 
+# A warning, such as of a link that leads nowhere, and a page of the tutorial that fails are errors.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx -q -W --keep-going -j auto -b html -c docs . build/site
+	@echo "build/site/index.html"
+
 # Source archive, and a wheel for each kind of machine, built from the archive.
 dist: $(VENV)/dev.stamp
 	rm -rf dist
@@ -146,6 +152,10 @@ $(VENV)/eval.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt $(COMPIL
 
 $(VENV)/ray.stamp: $(VENV)/dev.stamp
 	$(INSTALL) --editable '.[train,eval,ray,dev]'
+	touch $@
+
+$(VENV)/docs.stamp: $(VENV)/dev.stamp
+	$(INSTALL) --editable '.[train,eval,docs,dev]'
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt $(COMPILED)

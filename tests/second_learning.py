@@ -5,8 +5,8 @@ from functools import cache
 
 import numpy as np
 
-FACTORS = (32, 53, 64, 43, 30, 21)
-SHIFTED = (0, 0, 1, 1, 1, 1)
+FACTORS = np.array((32, 53, 64, 43, 30, 21))[:, None]
+SHIFTED = np.array((0, 0, 1, 1, 1, 1), bool)
 SIZES = (40, 101, 256, 645, 1625, 4096, 10321, 26007, 65536, 165140, 416127)
 CLASSES = (6, 8.5, 12, 17, 24)
 PHASE_NEIGHBOURS = {
@@ -94,35 +94,31 @@ class Learner:
 
 
 class Experts:
-    """Six distributions of each pixel of a plane, and their portions."""
+    """Six distributions of each pixel of a plane, the components of all together, and their portions."""
 
     def __init__(self, plane, shift: np.ndarray):
-        q = 2 + (plane.weights.shape[1] - 1).bit_length()
-        self.bits, self.planes = plane.bits, [
-            replace(
-                plane,
-                centres=plane.centres + (shift[:, None] if shifted else 0),
-                scales=plane.scales * factor // 32,
-                weights=plane.weights >> q,
-            )
-            for factor, shifted in zip(FACTORS, SHIFTED, strict=True)
-        ]
-
-    def sums(self, v: np.ndarray) -> np.ndarray:
-        """[n, 6]"""
-        return np.stack([(plane.weights * plane.below(v)).sum(axis=1) for plane in self.planes], axis=1)
+        count, components = plane.weights.shape
+        shift = np.where(SHIFTED, shift[:, None], 0)
+        centres, scales = plane.centres[:, None] + shift[..., None], plane.scales[:, None] * FACTORS // 32
+        weights = np.broadcast_to(plane.weights[:, None] >> 2 + (components - 1).bit_length(), centres.shape)
+        self.shape = centres.shape
+        flat = (each.reshape(count, -1) for each in (weights, centres, scales))
+        self.plane = replace(plane, **dict(zip(("weights", "centres", "scales"), flat, strict=True)))
 
     def share(self, sums: np.ndarray, weight: np.ndarray) -> None:
-        """Their portions, from the sums of scores and gains."""
-        g = weight[np.minimum(sums.max(axis=1, keepdims=True) - sums, len(weight) - 1)]
+        """Portions [n, 6], from the sums of scores and gains."""
+        index = sums.max(axis=1, keepdims=True) - sums
+        g = np.where(index < len(weight), weight[np.minimum(index, len(weight) - 1)], 0)
         self.portions = g * 1024 // g.sum(axis=1, keepdims=True)
+        self.weights = self.plane.weights * self.portions.repeat(self.shape[2], axis=1)
 
     def masses(self, v: np.ndarray) -> np.ndarray:
-        return (v << 23) + (self.portions * self.sums(v)).sum(axis=1)
+        return (v << 23) + (self.weights * self.plane.below(v)).sum(axis=1)
 
     def gains(self, v: np.ndarray) -> np.ndarray:
         """Of values that are known, [n, 6]."""
-        own = self.sums(v + 1) - self.sums(v) + 2**13
+        own = self.plane.weights * (self.plane.below(v + 1) - self.plane.below(v))
+        own = own.reshape(self.shape).sum(axis=2) + 2**13
         mixed = (self.portions * own).sum(axis=1) / self.portions.sum(axis=1)
         return np.floor((logarithm(own) - logarithm(mixed)[:, None]) / 2**16).astype(np.int64)
 

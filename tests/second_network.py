@@ -5,31 +5,34 @@ Everything is int64. Tensors are [tiles, channels, rows, columns]; names of tens
 
 import json
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-DTYPES = {"I8": "<i1", "U8": "<u1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
+DTYPES = {f"I{bits}": np.dtype(f"<i{bits // 8}") for bits in (8, 16, 32, 64)}
 RAW = 32767  # the largest raw output, and where tables of activations end
 TENTH = 6554  # the factor 0.1 of branches, times 2**16
-ARCHITECTURES = ("preprocess", "encoder", "decoder", "postprocess")
 # Whether residual convolutions are dilated: the first and the second one of the encoder's half.
 DILATIONS = {"res53_mbconv": (2, 1), "res35_mbconv": (1, 2), "res55_mbconv": (2, 2)}
 
 
-def read_model(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
-    """Configuration and tensors of a `.safetensors` file."""
+def read_model(path: Path) -> tuple[dict, dict[str, np.ndarray], bytes]:
+    """Configuration, tensors and fingerprint of a `.safetensors` file."""
     data = Path(path).read_bytes()
     begin = 8 + int.from_bytes(data[:8], "little")
     entries = json.loads(data[8:begin])
     metadata = entries.pop("__metadata__")
     assert metadata["format"] == "nvae-codec model 1"
-    tensors = {}
-    for name, entry in entries.items():
+    config, tensors = json.loads(metadata["config"]), {}
+    digest = sha256(json.dumps(config, sort_keys=True).encode())
+    for name, entry in sorted(entries.items()):
         first, last = entry["data_offsets"]
-        values = np.frombuffer(data[begin + first : begin + last], DTYPES[entry["dtype"]])
-        tensors[name] = values.reshape(entry["shape"]).astype(np.int64)
-    return json.loads(metadata["config"]), tensors
+        dtype, stored = DTYPES[entry["dtype"]], data[begin + first : begin + last]
+        digest.update(f"{name} {dtype.name} {entry['shape']}".encode() + stored)
+        tensors[name] = np.frombuffer(stored, dtype).reshape(entry["shape"]).astype(np.int64)
+    assert metadata["fingerprint"] == digest.hexdigest()
+    return config, tensors, digest.digest()
 
 
 def rounded(x: np.ndarray, bits) -> np.ndarray:
@@ -98,7 +101,7 @@ class Network:
     """Raw outputs and features; what they mean for latents and samples is said in `second_payload`."""
 
     def __init__(self, path: Path):
-        self.config, self.tensors = read_model(path)
+        self.config, self.tensors, self.fingerprint = read_model(path)
         bits = int(self.tensors["activation_bits"])
         self.largest = {16: 32767, 12: 2047}[bits]
         self.interpolation_bits = {16: 14, 12: 6}[bits]

@@ -1,13 +1,11 @@
-"""The payloads of a second decoder, written from FORMAT.md: the stack, REC, tile batches, and blobs."""
+"""The coded payload of a second decoder, written from FORMAT.md: the stack, REC, latents, tile batches."""
 
 import math
-import zlib
 from bisect import bisect_right
 from functools import cache
 
-import imagecodecs
 import numpy as np
-from second_decoder import Fields, inflated, require, second_decoder
+from second_decoder import require
 from second_network import Network, rounded
 from second_samples import Samples, Tile
 
@@ -19,9 +17,7 @@ RATES = (
     + ((2, 1), (5, 2), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1))
 )
 BLOCK = 4096
-NEURAL, JPEG_XL, RAW, DEFLATED, JPEG, FILE, DEFLATED_FILE, COPY = range(8)
-PALETTE, TRANSPARENCY = 4, 5  # kinds of metadata
-
+NEURAL = 0  # the payload
 
 erf = np.frompyfunc(math.erf, 1, 1)
 
@@ -45,16 +41,16 @@ class Stack:
         while words and self.state < WORD:
             self.state = self.state * WORD + words.pop()
 
-    def _left(self, state: int) -> int:
-        return state * WORD + self.words.pop() if state < WORD and self.words else state
-
     def take(self, below: list[int], count: int) -> np.ndarray:
         """Indices of intervals of one distribution, of which `below` has the lower ends and 2**24."""
-        taken, state = [], self.state
+        taken, state, words = [], self.state, self.words
         for _ in range(count):
             place = state & MASK
             index = bisect_right(below, place) - 1
-            state = self._left((state >> 24) * (below[index + 1] - below[index]) + place - below[index])
+            low = below[index]
+            state = (state >> 24) * (below[index + 1] - low) + place - low
+            if state < WORD and words:
+                state = state * WORD + words.pop()
             taken.append(index)
         self.state = state
         return np.array(taken, np.int64)
@@ -62,13 +58,13 @@ class Stack:
     def bits(self, probabilities: np.ndarray) -> np.ndarray:
         """One bit from B(p) for each p."""
         zeros = (np.floor((1 - probabilities) * (WHOLE - 2)) + 1).astype(np.int64).tolist()
-        taken, state = [], self.state
+        taken, state, words = [], self.state, self.words
         for zero in zeros:
             place = state & MASK
-            if bit := place >= zero:
-                state = self._left((state >> 24) * (WHOLE - zero) + place - zero)
-            else:
-                state = self._left((state >> 24) * zero + place)
+            bit = place >= zero
+            state = (state >> 24) * (WHOLE - zero if bit else zero) + (place - zero if bit else place)
+            if state < WORD and words:
+                state = state * WORD + words.pop()
             taken.append(bit)
         self.state = state
         return np.array(taken, np.int64)
@@ -127,9 +123,7 @@ def take_by_rec(stack: Stack, coded: np.ndarray, trellis_bits: int) -> np.ndarra
     rates = (stack.bits(np.full(5 * len(sizes), 0.5)).reshape(-1, 5) << np.arange(5)).sum(axis=1).tolist()
     lengths = [-(-n // RATES[rate][1]) * RATES[rate][0] for n, rate in zip(sizes, rates, strict=True)]
     index_bits = np.split(stack.bits(np.full(sum(lengths), 0.5)), np.cumsum(lengths)[:-1])
-    found = iter(
-        block_of_offsets(*block, trellis_bits) for block in zip(index_bits, sizes, rates, strict=True)
-    )
+    found = iter(block_of_offsets(*block, trellis_bits) for block in zip(index_bits, sizes, rates, strict=True))
     offsets = np.zeros(coded.shape, np.int64)
     for tile, own, count in zip(range(len(coded)), blocks, counts, strict=True):
         values = np.zeros(count, np.int64)

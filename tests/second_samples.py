@@ -1,6 +1,7 @@
 """Samples of a second decoder, written from FORMAT.md and docs/arithmetic.md: mixtures, phases, colour spaces."""
 
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 import numpy as np
 from second_learning import Learning
@@ -44,10 +45,9 @@ class Plane:
         """Of the edge below each value v [n]."""
         return np.broadcast_to(self.edges, (len(v), self.edges.shape[1]))[np.arange(len(v)), v]
 
-    def argument(self, place: np.ndarray, half: int = 1) -> np.ndarray:
+    def argument(self, place: np.ndarray) -> np.ndarray:
         """Of the sigmoid at places [n], in 2**-12."""
-        rounding = half << 13 + self.bits
-        return (place[:, None] - self.centres) * self.scales + rounding >> 14 + self.bits
+        return (place[:, None] - self.centres) * self.scales + (1 << 13 + self.bits) >> 14 + self.bits
 
     def below(self, v: np.ndarray) -> np.ndarray:
         """S: each component's distribution function [n, components] at the edge below v."""
@@ -68,10 +68,13 @@ class Plane:
 def take_values(stack, masses, count: int, bits: int) -> np.ndarray:
     """Values of all pixels, bit by bit, from the masses below values."""
     low, width = np.zeros(count, np.int64), 1 << bits
+    at_low, at_high = masses(low), masses(low + width)
     while width > 1:
         width //= 2
-        at_low, at_middle, at_high = (masses(low + step) for step in (0, width, 2 * width))
-        low += width * stack.bits((at_high - at_middle) / (at_high - at_low))
+        at_middle = masses(low + width)
+        upper = stack.bits((at_high - at_middle) / (at_high - at_low))
+        low += width * upper
+        at_low, at_high = np.where(upper, at_middle, at_low), np.where(upper, at_high, at_middle)
     return low
 
 
@@ -131,15 +134,15 @@ def scores(network: Network, parameters: np.ndarray, samples: np.ndarray) -> np.
         plane = mixture.plane(known, weights)
         e = plane.below(v + 1) + plane.below(v) - ONE >> 12
         middle = plane.place(v) + plane.place(v + 1) >> 1
-        x = plane.argument(middle, half=0).clip(-(16 << 12), 16 << 12)
+        x = plane.argument(middle).clip(-(16 << 12), 16 << 12)
         directions.append(e)
         stretches.append(np.minimum(e * x >> 12, 8 << 12))
         known.append(v)
         weights = plane.weights_after(v)
     pairs = ((1, 0), (2, 0), (2, 1))
-    values = [value for both in zip(directions, stretches, strict=True) for value in both]
+    values = directions + stretches
     values += [directions[a] * directions[b] >> 12 for a, b in pairs]
-    bits = (10, 7) * 3 + (10,) * 3
+    bits = (10,) * 3 + (7,) * 3 + (10,) * 3
     total = weights.sum(axis=1)
     found = [
         np.floor((weights * value).sum(axis=1) / total * 2.0 ** (f - 12)) for value, f in zip(values, bits, strict=True)
@@ -193,17 +196,16 @@ class Space:
         t = self.green * (self.y * y + self.d[cr]) + self.blue * self.y * y + mean
         return np.where(there, t - (self.green + self.blue) * 2**23 >> 15, 0)
 
-    def edges_of_cr(self, red: np.ndarray) -> np.ndarray:
-        cr = np.arange(256)
-        lines = np.stack([self.line(red, np.full(len(red), v)) for v in cr], axis=1)
-        there = np.stack([self.luma(red, np.full(len(red), v))[1] for v in cr], axis=1)
-        last = np.maximum.accumulate(np.where(there, cr, -1), axis=1)  # not above v
-        following = np.minimum.accumulate(np.where(there, cr, 256)[:, ::-1], axis=1)[:, ::-1]  # not below v
-        edges = np.empty((len(red), 257), np.int64)
-        rows = np.arange(len(red))[:, None]
-        before = np.concatenate([np.full((len(red), 1), -1), last], axis=1)  # below v, v = 0 .. 256
-        after = np.concatenate([following, np.full((len(red), 1), 256)], axis=1)
-        edges = lines[rows, before.clip(0)] + lines[rows, after.clip(max=255)] >> 1
+    @cached_property
+    def edges_of_cr(self) -> np.ndarray:
+        """[256, 257], of each red."""
+        red, cr = np.arange(256)[:, None], np.arange(256)
+        lines, there = self.line(red, cr), self.luma(red, cr)[1]
+        at_most = np.maximum.accumulate(np.where(there, cr, -1), axis=1)
+        at_least = np.minimum.accumulate(np.where(there, cr, 256)[:, ::-1], axis=1)[:, ::-1]
+        before = np.pad(at_most, ((0, 0), (1, 0)), constant_values=-1)  # the last one below v, v = 0 .. 256
+        after = np.pad(at_least, ((0, 0), (0, 1)), constant_values=256)  # the first one not below v
+        edges = lines[red, before.clip(0)] + lines[red, after.clip(max=255)] >> 1
         return np.where(before < 0, -CLIPPED, np.where(after > 255, CLIPPED, edges))
 
     def edges_of_cb(self, y: np.ndarray) -> np.ndarray:
@@ -215,29 +217,55 @@ class Space:
         sums = light + self.a[cr], light + self.c[cb] + self.d[cr], light + self.f[cb]
         return [(total >> 16).clip(0, 255) for total in sums]
 
-    def planes(self, mixture: Mixture, red: np.ndarray):
-        """Centres and inverse scales of cr; and a function that gives those of cb once cr is known."""
-        d_green, d_blue = float(self.green), float(self.blue)
-        z_green, (_, a_green, a_blue) = mixture.centres([red]), mixture.scales
-        c = mixture.coefficients[2]
-        from_red = mixture.product(mixture.coefficients[1], red, mixture.means[0])
-        z_blue = mixture.means[2] + from_red
-        z_blue = z_blue + (c * (z_green - mixture.means[1] if mixture.with_phases else z_green) >> 14)
-        a_green, a_blue, c = (x.astype(float) for x in (a_green, a_blue, c))
+
+@cache
+def space_of(mode: int) -> Space:
+    return Space(mode)
+
+
+class Chroma:
+    """The distributions of cr and cb of pixels with a red that is not clipped; the others keep green and blue."""
+
+    def __init__(self, mixture: Mixture, mode: int):
+        self.mixture, self.space = mixture, space_of(mode)
+
+    def plane(self, usual: Plane, known: list[np.ndarray]) -> Plane:
+        """In the place of the usual one of green or of blue."""
+        if len(known) == 1:
+            self.set_red(known[0])
+        new = self.of_cr() if len(known) == 1 else self.of_cb(known[1])
+        old = usual.centres, usual.scales, usual.edges
+        centres, scales, edges = (np.where(self.inner[:, None], *each) for each in zip(new, old, strict=True))
+        return replace(usual, centres=centres, scales=scales, edges=edges)
+
+    def set_red(self, red: np.ndarray) -> None:
+        mixture, space = self.mixture, self.space
+        self.red, self.inner = red, (red > 0) & (red < 255)
+        z_green, c = mixture.centres([red]), mixture.coefficients[2]
+        from_green = c * (z_green - mixture.means[1] if mixture.with_phases else z_green) >> 14
+        z_blue = mixture.means[2] + mixture.product(mixture.coefficients[1], red, mixture.means[0]) + from_green
+        d_green, d_blue = float(space.green), float(space.blue)
+        c, a_green, a_blue = (each.astype(float) for each in (c, *mixture.scales[1:]))
         p = np.floor((c * d_blue + d_green * 2**14) * a_blue / 2**14)
         q = d_blue * a_green
         s = p * p + q * q
         r = np.sqrt(s)
-        k = np.floor(((c * p) * a_blue + (q * a_green) * 2**14) * 2**14 / s)
-        z_t = np.floor((d_green * z_green + d_blue * z_blue) / 2**14)
-        of_cr = z_t.astype(np.int64), np.floor(((a_green * a_blue) * 2**14) / r).astype(np.int64)
+        self.k = np.floor(((c * p) * a_blue + (q * a_green) * 2**14) * 2**14 / s)
+        self.z_t, self.z_blue = space.green * z_green + space.blue * z_blue >> 14, z_blue
+        self.scales = [np.floor(each).astype(np.int64) for each in (((a_green * a_blue) * 2**14) / r, r / -d_green)]
 
-        def of_cb(cr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            t = self.line(red, cr)[:, None]
-            centre = z_blue + np.floor(k * (t - z_t) / 2**14).astype(np.int64)
-            return centre, np.floor(r / -d_green).astype(np.int64)
+    def of_cr(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Centres, inverse scales, edges."""
+        return self.z_t, self.scales[0], self.space.edges_of_cr[self.red]
 
-        return of_cr, of_cb
+    def of_cb(self, cr: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        t = self.space.line(self.red, cr)[:, None]
+        centres = self.z_blue + np.floor(self.k * (t - self.z_t) / 2**14).astype(np.int64)
+        return centres, self.scales[1], self.space.edges_of_cb(self.space.luma(self.red, cr)[0])
+
+    def colours(self, values: list[np.ndarray]) -> list[np.ndarray]:
+        found = self.space.colours(*values)
+        return [np.where(self.inner, new, old) for new, old in zip(found, values, strict=True)]
 
 
 # Taking samples
@@ -245,35 +273,15 @@ class Space:
 
 def taken_colours(mixture: Mixture, mode: int, take) -> list[np.ndarray]:
     """Samples of all colours of pixels of one mode; `take` gives the values of a plane."""
-    planes: list[Plane] = [mixture.plane([], mixture.weights)]
-    values = [take(planes[0], 0)]
-    if mode == 0:
-        return values
-    red = values[0]
-    inner = (red > 0) & (red < 255) if mode > 1 else np.zeros(len(red), bool)
-    space = Space(mode)
-    of_cr, of_cb = space.planes(mixture, red) if mode > 1 else ((0, 0), None)
-
-    def plane(known, centres, scales, edges) -> Plane:
-        """Of a colour space where red is not clipped."""
-        usual = mixture.plane(known, planes[-1].weights_after(known[-1]))
-        if mode == 1:
-            return usual
-        centres, scales, edges = (
-            np.where(inner[:, None], new, old)
-            for new, old in ((centres, usual.centres), (scales, usual.scales), (edges, usual.edges))
-        )
-        return replace(usual, centres=centres, scales=scales, edges=edges)
-
-    planes.append(plane([red], *of_cr, space.edges_of_cr(red) if mode > 1 else 0))
-    values.append(second := take(planes[1], 1))
-    edges = space.edges_of_cb(space.luma(red, second)[0]) if mode > 1 else 0
-    planes.append(plane([red, second], *(of_cb(second) if of_cb else (0, 0)), edges))
-    values.append(third := take(planes[2], 2))
-    if mode > 1:
-        found = space.colours(red, second, third)
-        values = [np.where(inner, new, old) for new, old in zip(found, values, strict=True)]
-    return values
+    known, weights = [], mixture.weights
+    chroma = Chroma(mixture, mode) if mode > 1 else None
+    for number in range(3 if mode else 1):
+        plane = mixture.plane(known, weights)
+        if number and chroma:
+            plane = chroma.plane(plane, known)
+        known.append(take(plane, number))
+        weights = plane.weights_after(known[-1])
+    return chroma.colours(known) if chroma else known
 
 
 class Samples:
@@ -283,7 +291,7 @@ class Samples:
         self.network, self.tiles = network, tiles
         self.black_and_white = network.config["likelihood"] == "bernoulli"
         self.learning = Learning(network, tiles) if learns else None
-        self.draft = None
+        self.scores_of_all = None  # if the model has scores: once all is known
 
     @property
     def low_bits(self) -> int:
@@ -292,7 +300,9 @@ class Samples:
     def known(self, lattice: tuple[int, int, int]) -> np.ndarray:
         """What the model sees of a lattice of samples, with its padding."""
         (y, x, s), side = lattice, self.network.side
-        planes = [self.seen(tile.samples[y::s, x::s], len(range(y, side, s)), len(range(x, side, s))) for tile in self.tiles]
+        planes = [
+            self.seen(tile.samples[y::s, x::s], len(range(y, side, s)), len(range(x, side, s))) for tile in self.tiles
+        ]
         return np.stack(planes)
 
     def seen(self, samples: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -307,22 +317,13 @@ class Samples:
 
     def features(self) -> list[np.ndarray]:
         """The encoder's, of tiles all of which is known."""
-        found = None
-        if self.network.corrects:
-            phases = self.network.phases(self.tiles, self.whole, self.scores)
-            while found is None:
-                try:
-                    next(phases)
-                except StopIteration as finished:
-                    found = finished.value
-        return self.network.features(self.whole((0, 0, 1)), found)
+        return self.network.features(self.known((0, 0, 1)), self.scores_of_all if self.network.corrects else None)
 
-    def whole(self, lattice: tuple[int, int, int]) -> np.ndarray:
-        y, x, s = lattice
-        return self.known((0, 0, 1))[:, :, y::s, x::s]
+    def phases(self, stream: np.ndarray):
+        def scores_of(parameters: np.ndarray, samples: np.ndarray) -> np.ndarray:
+            return scores(self.network, parameters, samples)
 
-    def scores(self, parameters: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        return scores(self.network, parameters, samples)
+        self.scores_of_all = yield from self.network.phases(stream, self.known, scores_of)
 
     def take(self, stack, stream: np.ndarray) -> None:
         for lattice, parameters in self.parameters(stream):
@@ -341,7 +342,7 @@ class Samples:
             yield lattices[0], network.pixels(stream)
             return
         streams = network.correction_streams(stream) if network.corrects else []
-        for number, (features, found) in enumerate(network.phases(stream, self.known, self.scores)):
+        for number, (features, found) in enumerate(self.phases(stream)):
             own = number - len(lattices) + len(streams)
             if streams and own >= 0:
                 found = corrected(network, found, network.correction(own, features, streams[own]))

@@ -102,6 +102,36 @@ def test_what_is_compiled_is_for_one_kind_of_machine(wheel):
     assert wheel.stem.endswith(f"py3-none-{platform}" if compilers() else "py3-none-any")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "machine"), [("x86_64", 62), ("aarch64", 183)])
+def test_wheels_for_other_kinds_of_machines(built, target, machine, tmp_path):
+    """From the source archive, by a compiler from the package index; 62 and 183 are ELF's names of them."""
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    run(sys.executable, "-m", "build", "--wheel", "-C", f"target={target}", "--outdir", tmp_path, source)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stem.endswith(f"py3-none-manylinux_2_17_{target}")
+    with zipfile.ZipFile(wheel) as archive:
+        library = archive.read("nvae_codec/coding/compiled/pixels.so")
+    assert int.from_bytes(library[18:20], "little") == machine
+    versions = {tuple(map(int, version.split(b"."))) for version in re.findall(rb"GLIBC_([0-9.]+)", library)}
+    assert versions and max(versions) <= (2, 17)
+
+
+def test_a_target_that_does_not_exist(tmp_path):
+    """Nothing in the checkout is touched."""
+    code = "import backend; backend.build_wheel('.', {'target': 'z80'})"
+    folder = ROOT / "nvae_codec/coding/compiled"
+    before = {path.name: path.read_bytes() for path in folder.glob("pixels.*")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True
+    )
+    assert done.returncode == 1 and b"there is no target z80; there are x86_64, aarch64" in done.stderr
+    assert {path.name: path.read_bytes() for path in folder.glob("pixels.*")} == before
+
+
 def test_the_wheel_holds_a_model_with_its_card_and_the_format(names):
     models = {name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors")}
     assert "nvae_codec/models/photo" in models

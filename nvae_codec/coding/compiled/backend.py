@@ -32,18 +32,17 @@ def get_requires_for_build_editable(config_settings: dict[str, Any] | None = Non
 def build_wheel(
     wheel_directory: str, config_settings: dict[str, Any] | None = None, metadata_directory: str | None = None
 ) -> str:
-    LIBRARY.unlink(missing_ok=True)
     settings = dict(config_settings or {})
-    target, platform = settings.pop("target", None), sysconfig.get_platform()
-    if target is None:
-        compiled = compile_library()
-    elif target in TARGETS:
+    target, platform, compiler = settings.pop("target", None), sysconfig.get_platform(), None
+    if target is not None:
+        if target not in TARGETS:
+            raise SystemExit(f"there is no target {target}; there are {', '.join(TARGETS)}")
         triple, platform = TARGETS[target]
-        compiled = compile_library(compiler=[sys.executable, "-m", "ziglang", "cc", "-target", triple])
-        if not compiled:
-            raise SystemExit(f"the coder of pixels could not be compiled for {target}")
-    else:
-        raise SystemExit(f"there is no target {target}; there are {', '.join(TARGETS)}")
+        compiler = [sys.executable, "-m", "ziglang", "cc", "-target", triple]
+    LIBRARY.unlink(missing_ok=True)
+    compiled = compile_library(compiler=compiler)
+    if target is not None and not compiled:
+        raise SystemExit(f"the coder of pixels could not be compiled for {target}")
     if compiled:
         platform = platform.replace("-", "_").replace(".", "_")
         settings["--build-option"] = [*settings.get("--build-option", []), f"--plat-name={platform}"]
