@@ -20,7 +20,7 @@ release = nvae_codec.__version__
 html_title = f"nvae-codec {release}"
 
 root_doc = "docs/index"
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "bitstreams/FORMAT.md", "docs/**"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "bitstreams/FORMAT.md", "docs/**"]
 exclude_patterns = [".*", "build", "data", "dist", "results", "runs", "**/*.egg-info"]
 html_extra_path = ["site"]  # the way from the site's root to root_doc
 

@@ -143,7 +143,17 @@ def test_the_source_archive_holds_what_the_checkout_does(built):
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
-    files = {"LICENSE", "Makefile", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt", ".ci/run"}
+    files = {
+        "LICENSE",
+        "CITATION.cff",
+        "SECURITY.md",
+        "Makefile",
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "constraints.txt",
+        ".ci/run",
+    }
     assert files <= names
     for folder in (*FOLDERS, "tests"):
         assert {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")} <= names
@@ -184,6 +194,10 @@ def test_every_dependency_has_a_version_known_to_work(installed):
 
 def name_of(requirement):
     return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def test_the_version_to_cite_is_that_of_the_package():
+    assert f"\nversion: {nvae_codec.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_from_inside_the_checkout_without_installation():
