@@ -1,8 +1,6 @@
 """Every page of the tutorial runs from top to bottom, its assertions included."""
 
-import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,13 +22,12 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.slow
-@pytest.mark.any_payload  # the pages start programs, which would take over what tests set for them
+@pytest.mark.any_payload  # pages start programs, which would take over what tests set
 @pytest.mark.parametrize("page", PAGES)
-def test_page_runs(page, tmp_path, monkeypatch):
+def test_page_runs(page, tmp_path):
     jupytext, nbclient = pytest.importorskip("jupytext"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     pytest.importorskip("matplotlib")
-    monkeypatch.setenv("PATH", os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"])
     notebook = jupytext.read(TUTORIAL / f"{page}.md")
     # It raises for a cell that fails.
     nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
