@@ -325,14 +325,14 @@ class Codec:
         (found,) = chunks.decode(self._neural, [(content.chunks[0], [0])], progress or _ignore, shown)
         return found
 
-    def decompress_archive(self, content: Container, **options: Any) -> Iterator[tuple[ImageEntry, Image]]:
+    def decompress_archive(self, content: bytes | Container, **options: Any) -> Iterator[tuple[ImageEntry, Image]]:
         """All images of an archive, or some: as `restore_archive` gives them, and with its options."""
         for found in self.restore_archive(content, **options):
             yield found.entry, found.image()
 
     def restore_archive(
         self,
-        content: Container,
+        content: bytes | Container,
         *,
         only: Collection[str] | None = None,
         progress: Progress | None = None,
@@ -341,20 +341,19 @@ class Codec:
     ) -> Iterator[Restored]:
         """All images of an archive, or those of some names, in its order; of images that were kept as files, the files.
 
-        `content` is what `nvae_codec.bitstreams.container.unpack` gave, or `Recovery.container` of what
-        `nvae_codec.bitstreams.recovery.recover` gave.
-
+        `content` is the file, or `Recovery.container` of what `nvae_codec.bitstreams.recovery.recover` gave.
         `progress` counts images; `workers` and `executor` are as in `compress_archive`. Raises as `decompress` does,
         and ImageError for a name that the file does not hold.
         """
-        self._check_model(content)
-        if only is not None and (missing := set(only) - {image.name for image in content.images}):
+        whole = content if isinstance(content, Container) else container.unpack(bytes_of(content))
+        self._check_model(whole)
+        if only is not None and (missing := set(only) - {image.name for image in whole.images}):
             raise ImageError(f"the file holds no image called {min(missing)}")
         wanted = [
             [index for index, image in enumerate(chunk.images) if only is None or image.name in only]
-            for chunk in content.chunks
+            for chunk in whole.chunks
         ]
-        needed = [(chunk, indices) for chunk, indices in zip(content.chunks, wanted, strict=True) if indices]
+        needed = [(chunk, indices) for chunk, indices in zip(whole.chunks, wanted, strict=True) if indices]
         total, done, report = sum(map(len, wanted)), 0, progress or _ignore
 
         def decode(batch: Sequence[Wanted]) -> Iterator[Restored]:

@@ -12,11 +12,11 @@ import imagecodecs
 import numpy as np
 from second_decoder import Fields, inflated, require, second_decoder
 from second_network import Network
-from second_payload import decode_neural
+from second_payload import NEURAL, decode_neural
 
-NEURAL, JPEG_XL, RAW, DEFLATED, JPEG, FILE, DEFLATED_FILE, COPY = range(8)
+_, JPEG_XL, RAW, DEFLATED, JPEG, FILE, DEFLATED_FILE, COPY = range(8)
 KINDS = (None, "exif", "icc", "xmp", "palette", "transparency", "wrapping")
-PALETTE_MODE, CMYK = 4, 5
+PALETTE_MODE = 4
 
 
 @dataclass

@@ -129,10 +129,11 @@ class Network:
         """What Conv and Activate do with their sums."""
         bias, shift = (by_channel(self.tensors[f"{name}.output.{part}"]) for part in ("bias", "shift"))
         t = rounded(total + bias, shift)
+        t = t.clip(-RAW, RAW) if raw else self.clamp(t)
         if not activation:
-            return t.clip(-RAW, RAW) if raw else self.clamp(t)
+            return t
         bits = int(self.tensors[f"{name}.output.table_bits"])
-        return self.tensors[f"activation_tables.{activation}_{bits}"][t.clip(-RAW, RAW) + 32768]
+        return self.tensors[f"activation_tables.{activation}_{bits}"][t + 32768]
 
     def conv(self, name, x, activation="", *, stride=1, dilation=1, raw=False) -> np.ndarray:
         return self.output(name, correlate(x, self.tensors[f"{name}.weight"], stride, dilation), activation, raw)

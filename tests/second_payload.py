@@ -252,6 +252,8 @@ def decode_neural(network: Network, chunk: tuple) -> list[np.ndarray]:
     samples = [np.zeros((image[1], image[0], 1 if image[2] == 0 else 3), np.int64) for image in own]
     tiles = tiles_of(samples, [image[2] for image in own], network.side)
     require(sum(count for count, _ in batches) == len(tiles) and all(rec <= network.groups for _, rec in batches))
+    require(network.config["likelihood"] != "bernoulli" or not (learns or any(tile.mode for tile in tiles)))
+    require(network.config["num_x_bits"] == 8 or all(tile.mode < 2 for tile in tiles))
     stack = Stack(np.frombuffer(words, "<u4").tolist())
     for count, rec_groups in reversed(batches):
         batch, tiles = tiles[-count:], tiles[:-count]
