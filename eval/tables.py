@@ -59,5 +59,5 @@ def ledger_table(entry: "Ledger") -> str:
         )
     if entry.standard_error_bits is not None:
         error = f"{entry.standard_error_bits:,.0f} bits"
-        text += f"\nstandard error of grid and relative entropy coding together: {error}"
+        text += f"\nof which grid and relative entropy coding are estimates, with a standard error of {error} together"
     return text

@@ -58,7 +58,8 @@ def positive_integers(text: str) -> list[int]:
     "lengths",
     metavar="N,N,...",
     type=positive_integers,
-    help="Also archives of the first N images, in one chunk.  [default: 1,4,16,... and all, if the images are small]",
+    help="Also archives of the first N images, in one chunk. Not with --archive.  [default: 1,4,16,... and all, if the "
+    "images are small]",
 )
 @output_folder("Keep the files there, with results.json, results.csv, figures/ and report.html.")
 @engine_options("with one thread each")

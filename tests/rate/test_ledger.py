@@ -433,7 +433,7 @@ def table_rows(lines: list[str]) -> dict[str, float]:
     """Name and bits of every row of a ledger's table."""
     head, rule, *rows = lines
     assert head.split() == ["part", "bits", "bits/sub-pixel", "%", "of", "negative", "ELBO"]
-    cells = [re.split(r"\s{2,}", row.strip()) for row in rows if not row.strip().startswith("standard error")]
+    cells = [re.split(r"\s{2,}", row.strip()) for row in rows if not row.strip().startswith("of which")]
     return {cell[0]: int(cell[1].replace(",", "")) for cell in cells}
 
 
