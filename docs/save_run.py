@@ -16,7 +16,7 @@ def save(folder: Path, target: Path) -> int:
 
     run = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
     weights = run["average"] or run["model"]
-    rounded = {name: each.bfloat16().float() if each.is_floating_point() else each for name, each in weights.items()}
+    rounded = {name: each.bfloat16() if each.is_floating_point() else each for name, each in weights.items()}
     with whole_file(target) as file:
         torch.save({"config": run["config"], "model": rounded}, file)
     return run["step"]

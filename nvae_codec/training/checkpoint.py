@@ -62,17 +62,19 @@ def load_network(path: Path) -> NVAE:
     best = values.get("best")
     weights = best.get("weights") if isinstance(best, dict) else values.get("average")
     weights = weights or values["model"]
-    _check_size(path, config, weights)
+    weights = _checked(path, config, weights)
     model = float_network(config)
     load_weights(path, model, weights)
     return model.eval()
 
 
-def _check_size(path: Path, config: NVAEConfig, weights: Any) -> None:
-    """Raises ModelError where a file describes a network that is larger than itself."""
+def _checked(path: Path, config: NVAEConfig, weights: Any) -> dict[str, torch.Tensor]:
+    """The weights, bfloat16 in 32 bits. Raises ModelError where a file describes a larger network than it has."""
     try:
         check_stored(weights, path)
-        check_fits(weights, blueprint(config, len(weights), lambda: float_network(config)))
+        wide = {name: each.float() if each.dtype is torch.bfloat16 else each for name, each in weights.items()}
+        check_fits(wide, blueprint(config, len(wide), lambda: float_network(config)))
+        return wide
     except ModelError as error:
         raise ModelError(f"{path}: {UNFIT}: {error}") from error
 
