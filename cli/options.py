@@ -26,7 +26,8 @@ class RunPath(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return resolve_run(Path(str(super().convert(value, param, ctx))))
+        path: Any = super().convert(value, param, ctx)
+        return resolve_run(path)
 
 
 RUN_PATH = RunPath()

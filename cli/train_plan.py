@@ -45,6 +45,8 @@ class Options:
     def check(self) -> None:
         if sum(length is not None for length in (self.epochs, self.steps, self.minutes)) > 1:
             raise click.UsageError("--epochs, --steps and --minutes exclude each other.")
+        if self.minutes and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise click.UsageError("Several processes would each count other --minutes; give them --steps or --epochs.")
         if not all("=" in setting for setting in self.settings):
             raise click.UsageError("A --set has the form NAME=VALUE.")
 
@@ -80,38 +82,33 @@ def plan_training(options: Options) -> Plan:
     dataset = ALIASES.get(dataset, dataset)
     if dataset not in DATASETS:
         raise click.UsageError(f"There is no data set {dataset}; there are {', '.join(DATASETS)}.")
-    start = options.start
-    tuning = start is not None and preset is None
     begun, origin = None, ""
-    if start is not None and preset is None:
-        folder = options.folder or Path("runs") / f"{start.stem}-tuned"
-        network, begun, origin = _started(start, folder)
-        network = dataclasses.replace(network, rounded_activations=True)
-        recipe = fine_tuning(network)
+    if options.start is not None and preset is None:
+        folder = options.folder or Path("runs") / f"{options.start.stem}-tuned"
+        network, begun, origin = _started(options.start, folder)
+        network, other = dataclasses.replace(network, rounded_activations=True), "--from another network"
+        recipe, minutes = fine_tuning(network), None if options.epochs or options.steps else DEFAULT_MINUTES
     else:
         preset = preset or DATASETS[dataset].preset or dataset
         if preset not in RECIPES:
             raise click.UsageError(f"There is no preset for {dataset} alone; --preset chooses one.")
         folder = options.folder or Path("runs") / preset
-        network, recipe = PRESETS[preset], RECIPES[preset]
+        network, recipe, minutes, other = PRESETS[preset], RECIPES[preset], None, "--preset"
+        if options.start is not None:
+            _, begun, origin = _started(options.start, folder)
     network, recipe = _configured(network, recipe, options.fields, options.epochs, options.steps)
     kind = DATASETS[dataset].for_side(network.image_size)
     if kind.side not in (0, network.image_size) or kind.channels != network.image_channels:
         raise click.UsageError(
             f"The images of {dataset} have {_form(kind.channels, kind.side)}, but the network takes "
-            f"{_form(network.image_channels, network.image_size)}; "
-            f"{'--from another network' if tuning else '--preset'} chooses another one."
+            f"{_form(network.image_channels, network.image_size)}; {other} chooses another one."
         )
     percent = kind.validation_percent if options.validation_percent is None else options.validation_percent
     root = options.data or Path("data") / dataset
     data = Data(dataset, os.path.abspath(root), options.fit, percent)  # in full, as `export` may run elsewhere
-    if start is not None and not tuning:
-        _, begun, origin = _started(start, folder)
     if begun is not None:
         check_start(begun.config, network)
-    minutes = options.minutes
-    if tuning and not (options.epochs or options.steps or minutes):
-        minutes = DEFAULT_MINUTES
+    minutes = options.minutes or minutes
     if minutes and (before := _run_in(folder)):  # its length is known
         steps, warm_up = before.recipe.steps, before.recipe.warm_up
         recipe, minutes = dataclasses.replace(recipe, epochs=0, steps=steps, warm_up=warm_up), None
@@ -184,7 +181,7 @@ def check_run_folder(folder: Path, run: "Run") -> None:
 
 
 def _started(start: Path, folder: Path) -> "tuple[NVAEConfig, NVAE | None, str]":
-    """The network to begin with: its configuration, itself, and its fingerprint.
+    """The network to begin with: its configuration, itself, and its fingerprint. Raises ModelError.
 
     A run that has begun so already needs the network no more (None), which may be gone or have been trained on.
     """

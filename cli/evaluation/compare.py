@@ -88,8 +88,7 @@ def compare(
 
     With --engine or --workers IMAGES are shards, folders or tar files, of which every worker measures another, so that
     times are those of machines that do other work, too. Each shard has results of its own in a folder of its name in
-    --output-dir, and those of the same
-    command that are there are kept.
+    --output-dir, and those of the same command that are there are kept.
 
     \b
     Examples:

@@ -84,8 +84,7 @@ def rate(
     of this image's pixels; what lies between them is the file's ledger.
 
     With --engine or --workers IMAGES are shards, folders or tar files, of which every worker measures another. Each has
-    results of its own in a folder of its name in --output-dir, and those of the same
-    command that are there are kept.
+    results of its own in a folder of its name in --output-dir, and those of the same command that are there are kept.
 
     \b
     Examples:

@@ -17,11 +17,11 @@ class Best:
         """`state` is that in the checkpoint `path` of a run that goes on. Raises ModelError if it is none."""
         self.patience = patience
         self.bits = self.first = math.inf  # of the best weights and of the first
-        self.since = 0.0  # networks seen
+        self.since = 0  # networks seen after the best
         self.weights: dict[str, Tensor] = {}
         if state:
             try:
-                self.bits, self.first, self.since = (float(state[name]) for name in ("bits", "first", "since"))
+                self.bits, self.first, self.since = float(state["bits"]), float(state["first"]), int(state["since"])
                 self.weights = dict(state["weights"])
             except (KeyError, TypeError, ValueError) as error:
                 raise ModelError(f"{path}: what it keeps of the best weights is not what this program does") from error
@@ -30,7 +30,8 @@ class Best:
         """Take notice of a network that takes so many bits per dimension of held-out images."""
         if not self.patience:
             return
-        self.first = self.first if math.isfinite(self.first) else bits
+        if not self.weights:
+            self.first = bits
         self.since += 1
         if bits < self.bits:
             self.bits, self.since = bits, 0

@@ -59,10 +59,8 @@ def load_network(path: Path) -> NVAE:
         config = NVAEConfig.from_dict(values["config"])
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    best = values.get("best")
-    weights = best.get("weights") if isinstance(best, dict) else values.get("average")
-    weights = weights or values["model"]
-    weights = _checked(path, config, weights)
+    best = values["best"].get("weights") if isinstance(values.get("best"), dict) else None
+    weights = _checked(path, config, best or values.get("average") or values["model"])
     model = float_network(config)
     load_weights(path, model, weights)
     return model.eval()

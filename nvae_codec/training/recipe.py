@@ -219,21 +219,6 @@ RECIPES: dict[str, Recipe] = {
     "mnist-nvae": Recipe(steps=50_000, warm_up=100, batch_size=16, cooldown=0.9, kl_anneal_portion=0.01, average=0.999),
     "toy": Recipe(steps=300, warm_up=20, batch_size=8, learning_rate=4e-3, learning_rate_min=1e-5, centre_mixture=True),
 }
-
-
-def fine_tuning(config: NVAEConfig) -> Recipe:
-    """For a network that has been trained, on other images: at a low rate, and no further than held-out images gain.
-
-    As long as 1,000 steps are; in what was tried, tens of minutes (docs/experiments.md).
-    """
-    common: dict[str, Any] = dict(
-        steps=1_000, warm_up=50, batch_size=8, kl_anneal_portion=0.0, average=0.99, patience=6
-    )
-    if config.has_phases:
-        return Recipe(**_PHASES | common | {"learning_rate": 3e-4, "learning_rate_min": 1e-6, "clip_gradient": 4000})
-    return Recipe(**common | {"learning_rate": 1e-3, "learning_rate_min": 1e-5})
-
-
 DATASET_OF = {
     "cifar10-small": "cifar10",
     "tiny": "cifar10",
@@ -244,3 +229,16 @@ DATASET_OF = {
     "photo-next": "folder",
     "toy": "folder",
 }
+
+
+def fine_tuning(config: NVAEConfig) -> Recipe:
+    """For a network that has been trained, on other images: at a low rate, and no further than held-out images gain.
+
+    Its length is a placeholder: whoever uses it knows the time. The rates are guesses, not yet measured.
+    """
+    common: dict[str, Any] = dict(
+        steps=1_000, warm_up=50, batch_size=8, kl_anneal_portion=0.0, average=0.99, patience=6
+    )
+    if config.has_phases:
+        return Recipe(**_PHASES | common | {"learning_rate": 3e-4, "learning_rate_min": 1e-6, "clip_gradient": 4000})
+    return Recipe(**common | {"learning_rate": 1e-3, "learning_rate_min": 1e-5})

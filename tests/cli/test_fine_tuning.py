@@ -1,9 +1,9 @@
 """Fine-tuning: `train --from` a run or a bundled model, by minutes."""
 
 import json
-import os
 import re
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -26,14 +26,9 @@ def trained(tmp_path_factory) -> Path:
     """The folder of a run of the toy model, and its model file."""
     folder = tmp_path_factory.mktemp("trained")
     save_images(folder / "images", 24)
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("nvae_codec.training.export.RENEWED_BATCHES", (4, 4))
-            result = invoke("train", "--preset", "toy", "--data", "images", "--steps", "40", "--run", "run")
-    finally:
-        os.chdir(before)
+    with chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nvae_codec.training.export.RENEWED_BATCHES", (4, 4))
+        result = invoke("train", "--preset", "toy", "--data", "images", "--steps", "40", "--run", "run")
     assert result.exit_code == 0, result.stderr
     return folder / "run"
 
@@ -144,6 +139,12 @@ def test_contradictions(place):
     ):
         result = invoke(*TUNE, *arguments)
         assert result.exit_code == 2 and reason in result.stderr, result.stderr
+
+
+def test_minutes_are_for_one_process(place, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = invoke(*TUNE, "--preset", "toy", "--minutes", "1")
+    assert result.exit_code == 2 and "give them --steps or --epochs" in result.stderr
 
 
 def test_minutes_are_for_runs_of_presets_too(place, monkeypatch):

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import chdir
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,12 +73,8 @@ def workshop(tmp_path_factory) -> SimpleNamespace:
     """A folder with images and one finished run, not to be changed; and what `train` reported."""
     folder = tmp_path_factory.mktemp("workshop")
     save_images(folder / "images", 24)
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
+    with chdir(folder):
         result = invoke(*TOY, "--run", "run")
-    finally:
-        os.chdir(before)
     assert result.exit_code == 0, result.stderr
     return SimpleNamespace(folder=folder, result=result)
 
