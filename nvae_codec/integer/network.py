@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nvae_codec.coding.compiled.library import CompiledScores
 from nvae_codec.coding.latents import HALF_WIDTH, MAX_STEP, MEAN_BITS, SIGMA_BITS, IntegerNormal
 from nvae_codec.coding.learning import Start, first_learning
 from nvae_codec.errors import ModelError
@@ -82,7 +83,8 @@ class IntegerNetwork(Hierarchy):
         self._check_types()
         self.arithmetic.tables = self._checked_tables()
         self.arithmetic.kernels = kernels.fastest() if how is None else how
-        self.arithmetic.likelihood = self.likelihood()
+        likelihood = self.arithmetic.likelihood = self.likelihood()
+        self.arithmetic.compiled_scores = CompiledScores.of(likelihood, self.config.num_mixtures)
         self._prove_bounds()
         for op in self.ops():
             op.move_operands()

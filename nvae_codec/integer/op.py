@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nvae_codec.coding.compiled.library import CompiledScores
 from nvae_codec.errors import ModelError
 from nvae_codec.integer.kernels import REFERENCE, Kernels
 from nvae_codec.integer.quantise import ACTIVATION_LIMITS, LIMIT, activation_table
@@ -30,6 +31,7 @@ class Arithmetic:
     kernels: Kernels = REFERENCE
     tables: dict[str, Tensor] = field(default_factory=dict)  # int16 [65536], by name
     likelihood: IntegerLikelihood | None = None  # of the network's pixels, once it is prepared
+    compiled_scores: CompiledScores | None = None  # then, too, where that can be
 
     @property
     def limit(self) -> int:

@@ -11,7 +11,16 @@ from nvae_codec.likelihoods.likelihood import IntegerLikelihood, Likelihood
 from nvae_codec.model import ops as float_ops
 
 
-class Scores(Op):
+class PixelOp(Op):
+    """Base of the ops that ask the likelihood, which computes on the processor."""
+
+    def _as_here(self, values: Tensor) -> Tensor:
+        """As activations are carried."""
+        here = values.to(self.arithmetic.kernels.device, self.arithmetic.dtype)
+        return here.contiguous(memory_format=self.arithmetic.memory_format)
+
+
+class Scores(PixelOp):
     """Integers with the likelihood's `score_bits`; the network's likelihood is known once it is prepared."""
 
     def __init__(self, arithmetic: Arithmetic, pixels: Likelihood):
@@ -27,14 +36,14 @@ class Scores(Op):
         return Range(-limits, limits)
 
     def compute(self, parameters: Tensor, x: Tensor) -> Tensor:
+        if self.arithmetic.compiled_scores is not None:
+            return self._as_here(self.arithmetic.compiled_scores.scores(parameters, x))
         levels = 2**self.pixels.num_input_bits - 1
         samples = (_end_to_end(x) + levels) // 2
-        found = _likelihood(self).scores(_end_to_end(parameters), samples)
-        scores = _images(found, x).to(self.arithmetic.dtype)
-        return scores.contiguous(memory_format=self.arithmetic.memory_format)
+        return self._as_here(_images(_likelihood(self).scores(_end_to_end(parameters), samples), x))
 
 
-class Correct(Op):
+class Correct(PixelOp):
     """Parameters with corrections, both of 16 bits."""
 
     def __init__(self, arithmetic: Arithmetic, pixels: Likelihood):
@@ -48,8 +57,10 @@ class Correct(Op):
         return Range.symmetric(LIMIT, len(parameters.low))
 
     def compute(self, parameters: Tensor, corrections: Tensor) -> Tensor:
+        if self.arithmetic.compiled_scores is not None:
+            return self._as_here(self.arithmetic.compiled_scores.corrected(parameters, corrections))
         found = _likelihood(self).corrected(_end_to_end(parameters), _end_to_end(corrections))
-        return _images(found, parameters).to(parameters.dtype)
+        return self._as_here(_images(found, parameters))
 
 
 class Interleave(Op):
@@ -79,6 +90,6 @@ def _end_to_end(values: Tensor) -> np.ndarray:
 
 
 def _images(values: np.ndarray, like: Tensor) -> Tensor:
-    """[C, B h w] -> [B, C, h, w], on the device of another such tensor."""
+    """[C, B h w] -> [B, C, h, w], as many as another such tensor has."""
     batch, _, height, width = like.shape
-    return torch.from_numpy(values).view(-1, batch, height, width).movedim(0, 1).to(like.device)
+    return torch.from_numpy(values).view(-1, batch, height, width).movedim(0, 1)

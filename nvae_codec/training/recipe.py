@@ -193,10 +193,10 @@ RECIPES: dict[str, Recipe] = {
         steps=7_500, batch_size=16, clip_gradient=4000, half_chroma=0.25, **_PHASES | {"learning_rate": 7e-4}
     ),
     "photo-next": Recipe(
-        steps=250_000,
+        steps=60_000,
         batch_size=8,
-        cooldown=0.3,
-        draft_portion=0.5,
+        cooldown=0.5,
+        draft_portion=0.3,
         clip_gradient=4000,
         average=0.999,
         smaller=0.25,

@@ -19,7 +19,7 @@ from nvae_codec.coding.compiled import compiler, library
 from nvae_codec.coding.learning import LEARNT, NEIGHBOURS, RULE, Canvas
 from nvae_codec.colour.spaces import SPACES
 from nvae_codec.likelihoods.layout import fractional_bits
-from nvae_codec.likelihoods.mixture import IntegerMixture
+from nvae_codec.likelihoods.mixture import SCORE_LIMITS, IntegerMixture
 
 MIXTURE = IntegerMixture.compute(8, residual=True)
 COMPONENTS, PIXELS, SIDE, WIDTH = 5, 400, 50, 60
@@ -263,3 +263,65 @@ def test_threads_come_and_go(compiled):
             assert os.waitpid(child, 0)[1] == 0
     finally:
         torch.set_num_threads(before)
+
+
+PIXELS_AS_IMAGES = 4, 10, 10  # 400 pixels, as tensors have them
+
+
+def as_images(values: np.ndarray) -> torch.Tensor:
+    """[C, N] -> float32 [B, C, h, w]."""
+    return torch.from_numpy(values).float().view(-1, *PIXELS_AS_IMAGES).movedim(0, 1)
+
+
+def end_to_end(values: torch.Tensor) -> np.ndarray:
+    return values.movedim(1, 0).flatten(1).numpy()
+
+
+def compare_scores(compiled, mixture: IntegerMixture, components: int, seed: int, spread: float = 0.5) -> None:
+    random = np.random.default_rng(seed)
+    scores = library.CompiledScores(compiled, mixture, components)
+    given = parameters(random, spread, components)
+    largest = 2**mixture.num_bits - 1
+    samples = random.integers(0, largest + 1, (3, given.shape[1]))
+    samples[:, :9] = np.array([0, largest, 1]).repeat(3)
+    corrections = np.rint(random.normal(0, 2000, (components + 9, given.shape[1]))).clip(-32767, 32767).astype(np.int32)
+
+    expected = mixture.scores(given, samples)
+    found = scores.scores(as_images(given), as_images(2 * samples - largest))
+    assert np.array_equal(end_to_end(found), expected)
+    assert (np.abs(expected) <= np.array(SCORE_LIMITS)[:, None]).all() and expected.any(axis=1).all()
+
+    expected = mixture.corrected(given, corrections)
+    assert np.array_equal(end_to_end(scores.corrected(as_images(given), as_images(corrections))), expected)
+    assert (expected != given).any(axis=1).all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("components", [1, 5, 64])
+def test_scores_and_corrections_are_the_same(compiled, components, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for seed in range(3):
+            compare_scores(compiled, MIXTURE, components, seed, spread=(0.1, 0.5, 20)[seed])
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("bits, residual", [(5, True), (8, False)])
+def test_scores_of_other_mixtures(compiled, bits, residual):
+    compare_scores(compiled, IntegerMixture.compute(bits, residual=residual), 5, seed=7)
+
+
+@needs_compiler
+def test_scores_of_tensors_in_any_memory_format(compiled):
+    random = np.random.default_rng(1)
+    scores = library.CompiledScores(compiled, MIXTURE, 5)
+    given, x = as_images(parameters(random)), torch.from_numpy(random.integers(0, 256, (4, 3, 10, 10))) * 2 - 255
+    expected = scores.scores(given.contiguous(), x.float().contiguous())
+    for kind in (torch.float32, torch.float64):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            changed = (each.to(kind).contiguous(memory_format=layout) for each in (given, x))
+            assert torch.equal(scores.scores(*changed), expected)

@@ -221,23 +221,40 @@ static double whole_mass(const Block *b, int i, const Learnt *learnt) {
     return all * (1 << SIGMOID_BITS) + (1 << b->mixture->bits) * least_mass(learnt);
 }
 
-/* The components' weights once the value of the plane is known (Bayes' rule), the largest 2**20. */
-static void weigh(Block *b, int i) {
+typedef struct { /* of one component's distribution function: where its index lies, and what it is at a bin's edges */
+    double slope, start, low, high;
+} Bin;
+
+/* The bin of `value`, which lies from `begin` to `end`. */
+static Bin bin_of(const Block *b, int i, int k, int value, double begin, double end) {
     const Mixture *m = b->mixture;
-    int value = b->planes[b->plane][i];
-    int64_t first = (int64_t)i * m->components;
-    double product[MAX_COMPONENTS], largest = 0;
-    double begin = place_of(b, i, value), end = place_of(b, i, value + 1);
-    for (int k = 0; k < m->components; k++) {
-        double slope, start;
-        term_of(m, b->centres[first + k], b->inverse[first + k], &slope, &start);
-        double low = value ? sigmoid_at(m, slope, start, begin) : 0;
-        double high = value < (1 << m->bits) - 1 ? sigmoid_at(m, slope, start, end) : 1 << SIGMOID_BITS;
-        product[k] = (high - low + 1) * b->weights[first + k];
+    int64_t at = (int64_t)i * m->components + k;
+    Bin bin;
+    term_of(m, b->centres[at], b->inverse[at], &bin.slope, &bin.start);
+    bin.low = value ? sigmoid_at(m, bin.slope, bin.start, begin) : 0;
+    bin.high = value < (1 << m->bits) - 1 ? sigmoid_at(m, bin.slope, bin.start, end) : 1 << SIGMOID_BITS;
+    return bin;
+}
+
+/* The components' weights once their masses in the known value's bin are multiplied with them (Bayes' rule), the
+ * largest 2**20. One more than the mass: never all zero. */
+static void weigh_by(Block *b, int i, const Bin *bins) {
+    int components = b->mixture->components;
+    double *weights = b->weights + (int64_t)i * components, product[MAX_COMPONENTS], largest = 0;
+    for (int k = 0; k < components; k++) {
+        product[k] = (bins[k].high - bins[k].low + 1) * weights[k];
         largest = product[k] > largest ? product[k] : largest;
     }
-    for (int k = 0; k < m->components; k++)
-        b->weights[first + k] = floor(product[k] / largest * (1 << WEIGHT_BITS));
+    for (int k = 0; k < components; k++) weights[k] = floor(product[k] / largest * (1 << WEIGHT_BITS));
+}
+
+/* The same once the value of the plane is known. */
+static void weigh(Block *b, int i) {
+    int value = b->planes[b->plane][i];
+    double begin = place_of(b, i, value), end = place_of(b, i, value + 1);
+    Bin bins[MAX_COMPONENTS];
+    for (int k = 0; k < b->mixture->components; k++) bins[k] = bin_of(b, i, k, value, begin, end);
+    weigh_by(b, i, bins);
 }
 
 #endif

@@ -15,7 +15,8 @@ from nvae_codec.coding.blocks import Pixels
 from nvae_codec.coding.compiled.compiler import LIBRARY, fingerprint
 from nvae_codec.coding.learning import Rule
 from nvae_codec.colour.spaces import ColourSpace
-from nvae_codec.likelihoods.likelihood import Decisions
+from nvae_codec.likelihoods.likelihood import Decisions, IntegerLikelihood
+from nvae_codec.likelihoods.mixture import SCORE_BITS, IntegerMixture
 from nvae_codec.likelihoods.tables import MixtureTables
 
 SWITCH = "NVAE_CODEC_COMPILED"  # an environment variable: 0 means to code without
@@ -69,6 +70,8 @@ def _declared(library: Any) -> Any:
         "block_next": (None, [c_void_p, c_void_p, c_int, c_void_p, c_void_p]),
         "block_last": (None, [c_void_p, c_void_p, c_void_p]),
         "block_known": (None, [c_void_p, c_void_p, c_void_p]),
+        "pixel_scores": (None, [c_void_p, c_void_p, c_void_p, c_int, c_int, c_void_p]),
+        "pixels_corrected": (None, [c_void_p, c_void_p, c_void_p, c_int, c_int, c_void_p]),
         "block_sizes": (None, [POINTER(_Sizes)]),
         "block_source": (c_char_p, []),
     }
@@ -111,23 +114,62 @@ class _Doubles:
         return self._kept[-1].ctypes.data
 
 
+def _mixture(tables: MixtureTables, components: int, doubles: _Doubles) -> _Mixture:
+    """The tables, which live as long as `doubles`."""
+    weight, inverse, coefficient, sigmoid = (tensor.numpy() for tensor in tables.tensors)
+    return _Mixture(
+        components,
+        tables.num_bits,
+        tables.residual,
+        len(weight),
+        len(inverse),
+        *map(doubles.address, (weight, inverse, coefficient)),
+        doubles.address(sigmoid, np.float32),
+    )
+
+
+class CompiledScores:
+    """`IntegerMixture.scores` and `corrected` of tensors as networks have them.
+
+    All are float32 [B, C, h, w] with whole numbers; the results are in `torch.channels_last`.
+    """
+
+    def __init__(self, library: Any, tables: MixtureTables, components: int):
+        self._library, self._doubles = library, _Doubles()
+        self._of = _mixture(tables, components, self._doubles)
+
+    @classmethod
+    def of(cls, likelihood: IntegerLikelihood, components: int) -> "CompiledScores | None":
+        """None where nothing is compiled, or the likelihood has no scores."""
+        library = load()
+        return cls(library, likelihood, components) if library and isinstance(likelihood, IntegerMixture) else None
+
+    def scores(self, parameters: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Of pixels [B, 3, h, w] as `ImageInput` gives them, [B, 9, h, w]."""
+        return self._call(self._library.pixel_scores, parameters, x, len(SCORE_BITS))
+
+    def corrected(self, parameters: torch.Tensor, corrections: torch.Tensor) -> torch.Tensor:
+        """Parameters [B, 10 M, h, w] with corrections [B, M + 9, h, w]."""
+        return self._call(self._library.pixels_corrected, parameters, corrections, parameters.shape[1])
+
+    def _call(self, function: Any, parameters: torch.Tensor, beside: torch.Tensor, channels: int) -> torch.Tensor:
+        given, other = (
+            each.to("cpu", torch.float32).contiguous(memory_format=torch.channels_last) for each in (parameters, beside)
+        )
+        batch, _, height, width = given.shape
+        found = torch.empty(batch, channels, height, width).contiguous(memory_format=torch.channels_last)
+        count, threads = batch * height * width, torch.get_num_threads()
+        function(byref(self._of), given.data_ptr(), other.data_ptr(), count, threads, found.data_ptr())
+        return found
+
+
 class CompiledPixels:
     """What blocks of one model's pixels have in common. Raises MemoryError where a block finds no room."""
 
     def __init__(self, library: Any, tables: MixtureTables, components: int, rule: Rule):
         self.library, self.rule = library, rule
         self._doubles = _Doubles()
-        tensors = tables.tensors
-        weight, inverse, coefficient, sigmoid = (tensor.numpy() for tensor in tensors)
-        self.mixture = _Mixture(
-            components,
-            tables.num_bits,
-            tables.residual,
-            len(weight),
-            len(inverse),
-            *map(self._doubles.address, (weight, inverse, coefficient)),
-            self._doubles.address(sigmoid, np.float32),
-        )
+        self.mixture = _mixture(tables, components, self._doubles)
         unused = [0] * (learning.MAX_EXPERTS - rule.experts)
         self.rule_fields = _Rule(
             *(rule.neighbours, rule.valued, rule.crossed, rule.near, rule.experts, rule.rate, rule.memory, rule.nearby),

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "learning.h"
+#include "scores.h"
 #include "threads.h"
 
 #ifndef SOURCE
@@ -21,14 +22,19 @@ struct Task {
     const int32_t *found;
     float *masses;
     int bit;
+    const Mixture *mixture;
+    const float *given, *beside; /* parameters [n][10 M], and what there is of each pixel beside */
+    float *out;
 };
 
-static int share(const Task *task, Work *work) {
+static int share_among(int threads, int count, const Task *task, Work *work) {
     fenv_t others = plain_arithmetic();
-    int parts = in_parts(task, task->block->count, task->block->threads, work);
+    int parts = in_parts(task, count, threads, work);
     fesetenv(&others);
     return parts;
 }
+
+static int share(const Task *task, Work *work) { return share_among(task->block->threads, task->block->count, task, work); }
 
 void block_free(Block *b) {
     if (!b) return;
@@ -205,6 +211,47 @@ void block_known(Block *b, Learnt *learnt, const Canvas *canvas) {
         }
         if (seen) score(learnt, b->rule, context, seen, gained);
     }
+}
+
+static void some_scores(const Task *task, int part, int first, int last) {
+    const Mixture *m = task->mixture;
+    int largest = (1 << m->bits) - 1;
+    Few few;
+    (void)part;
+    for (; first < last; first += FEW) {
+        int count = last - first < FEW ? last - first : FEW;
+        Block b = few_pixels(&few, m, task->given + (int64_t)first * 10 * m->components, count);
+        for (int i = 0; i < count; i++) {
+            for (int plane = 0; plane < PLANES; plane++)
+                b.planes[plane][i] = (uint8_t)((task->beside[(int64_t)(first + i) * PLANES + plane] + largest) / 2);
+            scores_of(&b, i, task->out + (int64_t)(first + i) * SCORES);
+        }
+    }
+}
+
+/* Scores [n][9] of pixels whose samples [n][3] are known, as networks see them: 2 v - (2**b - 1). */
+void pixel_scores(const Mixture *mixture, const float *parameters, const float *samples, int count, int threads, float *out) {
+    Task task = {.mixture = mixture, .given = parameters, .beside = samples, .out = out};
+    share_among(threads, count, &task, some_scores);
+}
+
+static void some_corrected(const Task *task, int part, int first, int last) {
+    int numbers = 10 * task->mixture->components, corrections = task->mixture->components + 3 * PLANES;
+    Few few;
+    (void)part;
+    for (; first < last; first += FEW) {
+        int count = last - first < FEW ? last - first : FEW;
+        Block b = few_pixels(&few, task->mixture, task->given + (int64_t)first * numbers, count);
+        for (int i = 0; i < count; i++)
+            correct(&b, i, task->beside + (int64_t)(first + i) * corrections, task->out + (int64_t)(first + i) * numbers);
+    }
+}
+
+/* Parameters [n][10 M] with corrections [n][M + 9]. */
+void pixels_corrected(const Mixture *mixture, const float *parameters, const float *corrections, int count, int threads,
+                      float *out) {
+    Task task = {.mixture = mixture, .given = parameters, .beside = corrections, .out = out};
+    share_among(threads, count, &task, some_corrected);
 }
 
 /* For whoever declares the structures again: the sizes that they have here. */
