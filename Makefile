@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help dist docs demo test quick test-matrix test-ray test-slow lint train-photo train-tiny train-mnist save-runs kodak report report-kodak report-cifar10 report-codecs report-archives report-mnist clean
+.PHONY: help dist docs demo test quick test-matrix test-ray test-slow lint train-photo train-tiny train-mnist save-runs kodak report figures report-kodak report-cifar10 report-codecs report-archives report-mnist report-reported clean
 
 help:
 	@echo "make demo [IMAGE=my.png]   compress and decompress a photograph, beside PNG, WebP and JPEG XL"
@@ -23,6 +23,7 @@ help:
 	@echo "make lint                  check the sources with ruff, their types with mypy"
 	@echo "make kodak DATA=folder     rates and times of a folder of images, decoded by another process; see results/kodak"
 	@echo "make report KODAK=folder CIFAR=folder [MNIST=folder]   measure the bundled models, beside other codecs: results/report/report.html"
+	@echo "make figures               put the figures and plots of the last report into README, cards and documents"
 	@echo "make train-photo PHOTOS=folder [PRECISION=bf16]   begin the long run of the preset photo-next, or continue it"
 	@echo "make train-tiny CIFAR=folder [PRECISION=bf16]     likewise of tiny-next"
 	@echo "make train-mnist MNIST=folder [PRECISION=bf16]    likewise of mnist-nvae"
@@ -85,7 +86,7 @@ kodak: $(VENV)/eval.stamp
 	rm -rf results/kodak
 	$(BIN)/nvae-codec eval compare "$(DATA)" --cross-process --output-dir results/kodak
 
-# Two at a time, each on one thread. PHOTO_RUN, CIFAR_RUN and MNIST_RUN are the runs that the models were made of, if they are there: then the negative ELBO of
+# Two at a time, each on one thread, but for the codecs' times. PHOTO_RUN, CIFAR_RUN and MNIST_RUN are the runs that the models were made of, if they are there: then the negative ELBO of
 # floats is measured, too. IMAGES says how many of CIFAR-10's 10,000 test images get a file each, ARCHIVE how many images an archive has; CIFAR_MODEL which model
 # codes them.
 REPORT := results/report
@@ -101,9 +102,14 @@ mnist := --dataset mnist --data "$(MNIST)"
 report: $(VENV)/dev.stamp
 	@test -n "$(KODAK)" -a -n "$(CIFAR)" || { echo "make report KODAK=folder CIFAR=folder: say where the images are" >&2; exit 2; }
 	rm -rf $(REPORT)
-	$(MAKE) -j2 report-kodak report-archives report-codecs report-cifar10 $(if $(MNIST),report-mnist)
+	$(MAKE) -j2 report-kodak report-archives report-cifar10 report-reported $(if $(MNIST),report-mnist)
+	$(MAKE) report-codecs
 	$(BIN)/nvae-codec eval report $(addprefix $(REPORT)/,kodak kodak-codecs kodak-reduced cifar10 cifar10-codecs archive archive-codecs $(if $(MNIST),mnist mnist-codecs) reported) -o $(REPORT)/report.html
 	@echo "$(REPORT)/report.html"
+
+# README, cards and documents take their figures and plots from the last report, whose digest is docs/measured.json.
+figures: $(VENV)/dev.stamp
+	$(BIN)/python docs/write_figures.py $(wildcard $(REPORT))
 
 report-kodak:
 	$(rate) "$(KODAK)" $(if $(PHOTO_RUN),--float-network "$(PHOTO_RUN)") -o $(REPORT)/kodak
@@ -121,8 +127,11 @@ report-mnist:
 	$(rate) $(mnist) --images $(ARCHIVE) --archive --model mnist $(if $(MNIST_RUN),--float-network "$(MNIST_RUN)") -o $(REPORT)/mnist
 	$(compare) $(mnist) --images $(ARCHIVE) --model none --baselines png,webp,jxl-e7,jxl --bits 1 --solid -o $(REPORT)/mnist-codecs
 
+# By itself and with all threads: its times are those of the documents.
 report-codecs:
-	$(compare) "$(KODAK)" --model none -o $(REPORT)/kodak-codecs
+	$(BIN)/nvae-codec eval compare "$(KODAK)" -o $(REPORT)/kodak-codecs
+
+report-reported:
 	$(evaluate) reported $(if $(CIFAR_RUN),--run "$(CIFAR_RUN)" --model "$(CIFAR_MODEL)" $(cifar) --images $(IMAGES)) -o $(REPORT)/reported
 
 # A warning, such as of a link that leads nowhere, and a page of the tutorial that fails are errors.

@@ -4,7 +4,6 @@ Each image goes through each codec into a file, which is decoded again, and all 
 wrong sample is an error. A codec works in a fresh process of its own, so its memory is its own.
 """
 
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from .codecs import BASELINES, ImageCodec, nvae_codec
 from .compressai_results import documents_of, file_texts
 from .document import FILE_NAME, to_csv, to_json
 from .items import Item, Selection, check_items
+from .machine import describe
 from .measure import (
     DECODER_THREADS,
     ENCODER_THREADS,
@@ -191,7 +191,7 @@ def measure(
         kind="compare",
         schema_version=1,
         command=command,
-        platform=f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}",
+        platform=describe(),
         data=data,
         settings=CompareSettings(
             codecs={name: codec.version for name, codec in measured.codecs.items()},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nvae_codec.wording import counted
 
 from .extra import check_extra
-from .results import NVAE_CODEC, CompareResults, RateResults, Total
+from .results import CompareResults, RateResults, Total
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -218,11 +218,8 @@ def _panels(drawing: "Figure", results: CompareResults) -> None:
 
 
 def _draw(axes: "Axes", points: Sequence[Point], direction: str) -> None:
-    from matplotlib.ticker import LogFormatter
-
     axes.set_xscale("log")
-    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        formatter(LogFormatter())  # the usual one writes mathematics, which is not read as such here
+    plain_numbers(axes.xaxis, every=(1,))
     best = front(points)
     if best:
         # A speed between those of two codecs of the front takes the faster one.
@@ -244,19 +241,10 @@ def _draw(axes: "Axes", points: Sequence[Point], direction: str) -> None:
     axes.margins(0.15)
 
 
-def rates_figure(results: CompareResults) -> str:
-    """A bar for every codec that coded all images: bits per sub-pixel, total over bytes, the fewest on top."""
-    return svg(_bars, results, 6.4, 0.8 + 0.36 * max(1, len(complete(results))))
+def plain_numbers(axis: Any, every: tuple[int, ...] = (1, 2, 5)) -> None:
+    """At so many times a power of ten; on logarithmic axes matplotlib writes mathematics, which is not read as such."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-
-def _bars(figure: "Figure", results: CompareResults) -> None:
-    rows = sorted(complete(results), key=lambda row: (row.bits_per_subpixel_total_over_bytes, row.codec))
-    axes = figure.subplots()
-    rates = [row.bits_per_subpixel_total_over_bytes for row in rows]
-    colours = [OURS if row.codec == NVAE_CODEC else PROMISED for row in rows]
-    axes.bar_label(axes.barh(range(len(rows)), rates, color=colours, height=0.7), fmt="%.3f", padding=3)
-    axes.set_yticks(range(len(rows)), [row.codec for row in rows])
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set(xlabel="bits per sub-pixel, total over bytes")
-    axes.grid(axis="y", visible=False)
+    axis.set_major_locator(LogLocator(subs=every))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -6,7 +6,6 @@ real pixels. What lies between them is the file's ledger (`nvae_codec.rate.ledge
 """
 
 import math
-import platform
 import time
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nvae_codec import __version__
 from nvae_codec.bitstreams.container import unpack
 from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE
 from nvae_codec.errors import DriftError, ImageError, about, enough_memory
@@ -24,6 +22,7 @@ from .document import FILE_NAME, to_csv, to_json
 from .extra import check_extra
 from .first_groups import measure_first_groups
 from .items import Item, Reading, Selection, check_items, digest
+from .machine import describe
 from .progress import Watch, unwatched
 from .results import Chain, Data, Model, RateImage, RateResults, RateSettings
 from .totals import ledger_parts, rate_totals
@@ -228,7 +227,7 @@ def measure(
         kind="rate",
         schema_version=1,
         command=command,
-        platform=f"{platform.platform()}, Python {platform.python_version()}, nvae-codec {__version__}",
+        platform=describe(),
         data=Data(
             source=selection.source,
             num_images=len(items),

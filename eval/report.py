@@ -18,13 +18,13 @@ from . import document
 from .document import Cell, columns
 from .extra import check_extra
 from .figures import PARTS, rate_figures, speed_figure
+from .overview import ALONE, TOGETHER, Kind
 from .reported import report_table
 from .results import NVAE_CODEC, CompareResults, Data, RateResults, ReportedResults, Results
 from .totals import RATES
 
 PAGE = "report.html"
 LONG_TABLE = 30  # rows, beyond which it scrolls by itself
-ALONE, TOGETHER = "a file each", "one archive"
 SMALL_SUBPIXELS = 1024  # of an image whose bits are given in nats, as the field does of MNIST
 UNITS, MEANS = ("subpixel", "pixel"), ("mean_over_images", "total_over_bytes")
 COMPARED = (
@@ -115,11 +115,11 @@ def _safe_figures(drawn: dict[str, str]) -> dict[str, str]:
 
 def _beside_others(all_results: Sequence[Any]) -> Table:
     """All that nvae-codec made on the page, beside the least that another codec made of the same images."""
-    ours: dict[tuple, tuple[str, str, int, float | None]] = {}  # the data and how -> model, source, size, promise
-    others: dict[tuple, list[tuple[int, str]]] = {}  # likewise -> sizes of others, with their names
+    ours: dict[Kind, tuple[str, str, int, float | None]] = {}  # model, source, size, promise
+    others: dict[Kind, list[tuple[int, str]]] = {}  # sizes, with their names
     for results in all_results:
         if isinstance(results, RateResults):
-            ours[_key(results.data, TOGETHER if results.settings.archive else ALONE)] = (
+            ours[Kind.of(results.data, TOGETHER if results.settings.archive else ALONE)] = (
                 results.model.name,
                 _data(results.data),
                 results.totals.file_bits // 8,
@@ -131,7 +131,7 @@ def _beside_others(all_results: Sequence[Any]) -> Table:
             for how, row in rows:
                 if row.num_images != results.data.num_images:
                     continue  # it has left out some
-                key = _key(results.data, how)
+                key = Kind.of(results.data, how)
                 if row.codec == NVAE_CODEC:
                     ours.setdefault(key, (row.codec, _data(results.data), row.size_bytes, None))
                 else:
@@ -139,19 +139,15 @@ def _beside_others(all_results: Sequence[Any]) -> Table:
     head = ["model", "images", "bytes", "bits/sub-pixel", "negative ELBO", "nats/image"]
     head += ["least of the others", "its bytes", "its bits/sub-pixel", "nvae-codec, %"]
     table = []
-    for key, (model, data, size, promise) in ours.items():
-        if key not in others:
+    for kind, (model, data, size, promise) in ours.items():
+        if kind not in others:
             continue
-        (_, count, subpixels, _, how), (least, codec) = key, min(others[key])
-        nats = 8 * size * math.log(2) / count if subpixels <= SMALL_SUBPIXELS * count else None
-        mine = (model, f"{data}, {how}", size, 8 * size / subpixels, promise, nats)
-        table.append((*mine, codec, least, 8 * least / subpixels, 100 * (size / least - 1)))
+        least, codec = min(others[kind])
+        small = kind.subpixels <= SMALL_SUBPIXELS * kind.num_images
+        nats = 8 * size * math.log(2) / kind.num_images if small else None
+        mine = (model, f"{data}, {kind.how}", size, 8 * size / kind.subpixels, promise, nats)
+        table.append((*mine, codec, least, 8 * least / kind.subpixels, 100 * (size / least - 1)))
     return Table(head, table)
-
-
-def _key(data: Data, how: str) -> tuple[str, int, int, int, str]:
-    """What two results must agree in to be of the same images in the same way."""
-    return data.source, data.num_images, data.subpixels, data.bits_per_sample, how
 
 
 def _rate(results: RateResults, _: Sequence[Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ takes. Without a network the reported figures stand alone. Cells of which nothin
 """
 
 import math
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from nvae_codec.errors import DriftError, ImageError, ModelError, enough_memory
 
 from .document import FILE_NAME, Cell, to_json
 from .items import Item, Reading, as_image, digest
+from .machine import describe
 from .progress import Watch, unwatched
 from .results import Measured, ReportedResults, ReportedRow
 
@@ -215,7 +215,7 @@ def measure(
         kind="reported",
         schema_version=1,
         command=command,
-        platform=f"{platform.platform()}, {platform.machine()}, Python {platform.python_version()}",
+        platform=describe(),
         reported=reported_rows(),
         measured=measured,
     )

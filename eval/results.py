@@ -180,7 +180,7 @@ class RateResults:
     command: str
     """what was run, as a line for a shell"""
     platform: str
-    """the operating system, the processor, Python and this package"""
+    """the processor, the operating system, Python and this package"""
     data: Data
     model: Model
     settings: RateSettings
@@ -291,7 +291,7 @@ class CompareResults:
     command: str
     """what was run, as a line for a shell"""
     platform: str
-    """the operating system, the processor and Python"""
+    """the processor, the operating system, Python and this package"""
     data: NamedData
     settings: CompareSettings
     results: list[Result]
@@ -361,7 +361,7 @@ class ReportedResults:
     command: str
     """what was run, as a line for a shell"""
     platform: str
-    """the operating system, the processor and Python"""
+    """the processor, the operating system, Python and this package"""
     reported: list[ReportedRow]
     measured: list[Measured]
 

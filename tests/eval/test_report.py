@@ -129,12 +129,12 @@ def test_the_page_begins_with_the_least_of_the_others(model, tmp_path):
         report.read_results(tmp_path / name / "results.json") for name in ("each", "archive", "crops", "codecs")
     ]
     rows = {row[1].rpartition(", ")[2]: row for row in rows_of(report.render(documents))}
-    assert set(rows) == {"a file each", "one archive"}
+    assert set(rows) == {"a file each", "together"}
     assert all("cats &amp; dogs, 3 images" in row[1] for row in rows.values())
     codecs = documents[-1]
     for how, size, other in (
         ("a file each", documents[0].totals.file_bits // 8, codecs.totals),
-        ("one archive", documents[1].totals.file_bits // 8, codecs.solid_archives),
+        ("together", documents[1].totals.file_bits // 8, codecs.solid_archives),
     ):
         least = min(other, key=lambda row: row.size_bytes)
         assert rows[how][2] == f"{size:,}" and rows[how][6:8] == [least.codec, f"{least.size_bytes:,}"]
@@ -144,7 +144,7 @@ def test_the_page_begins_with_the_least_of_the_others(model, tmp_path):
     assert rows_of(report.render([*documents[:3], of_7_bits])) == []
     incomplete = replace(codecs, totals=[replace(row, num_images=2) for row in codecs.totals])
     rows = rows_of(report.render([*documents[:3], incomplete]))
-    assert [row[1].rpartition(", ")[2] for row in rows] == ["one archive"]
+    assert [row[1].rpartition(", ")[2] for row in rows] == ["together"]
     assert rows_of(report.render(documents[:3])) == []
 
 

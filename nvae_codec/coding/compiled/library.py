@@ -135,8 +135,12 @@ class CompiledScores:
     """
 
     def __init__(self, library: Any, tables: MixtureTables, components: int):
-        self._library, self._doubles = library, _Doubles()
-        self._of = _mixture(tables, components, self._doubles)
+        self._library, self._tables, self._doubles = library, tables, _Doubles()
+        self._mixture = _mixture(tables, components, self._doubles)
+
+    def __reduce__(self) -> tuple:
+        """Networks are copied, also into other processes, where the library lies elsewhere."""
+        return CompiledScores.of, (self._tables, self._mixture.components)
 
     @classmethod
     def of(cls, likelihood: IntegerLikelihood, components: int) -> "CompiledScores | None":
@@ -159,7 +163,7 @@ class CompiledScores:
         batch, _, height, width = given.shape
         found = torch.empty(batch, channels, height, width).contiguous(memory_format=torch.channels_last)
         count, threads = batch * height * width, torch.get_num_threads()
-        function(byref(self._of), given.data_ptr(), other.data_ptr(), count, threads, found.data_ptr())
+        function(byref(self._mixture), given.data_ptr(), other.data_ptr(), count, threads, found.data_ptr())
         return found
 
 
