@@ -133,7 +133,8 @@ class Network:
         if not activation:
             return t
         bits = int(self.tensors[f"{name}.output.table_bits"])
-        return self.tensors[f"activation_tables.{activation}_{bits}"][t + 32768]
+        table = self.tensors[f"activation_tables.{activation}_{bits}"]
+        return table[t + len(table) // 2]
 
     def conv(self, name, x, activation="", *, stride=1, dilation=1, raw=False) -> np.ndarray:
         return self.output(name, correlate(x, self.tensors[f"{name}.weight"], stride, dilation), activation, raw)

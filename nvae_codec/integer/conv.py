@@ -15,6 +15,7 @@ from nvae_codec.integer.quantise import (
     LIMIT,
     MAX_BITS,
     affine,
+    around_zero,
     fitting_bits,
     per_channel,
     quantise_weight,
@@ -89,8 +90,7 @@ class Output(nn.Module):
 
     def part_of_table(self, dtype: torch.dtype) -> Tensor:
         """The table for arguments from -limit to limit."""
-        table = self.arithmetic.table(self.table_name)
-        return table[LIMIT + 1 - self.limit : LIMIT + 2 + self.limit].to(dtype)
+        return around_zero(self.arithmetic.table(self.table_name), self.limit).to(dtype)
 
     def after_table(self, arguments: Range) -> Range:
         """The range of the results for these arguments; of 16 bits, with tables that are long, for all arguments."""

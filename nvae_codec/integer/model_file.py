@@ -17,6 +17,7 @@ from nvae_codec.integer.calibrate import Measurement
 from nvae_codec.integer.kernels import CPU, Kernels
 from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.integer.network import IntegerNetwork
+from nvae_codec.integer.quantise import table_lengths
 from nvae_codec.model.blueprint import blueprint, check_fits
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.fingerprint import fingerprint
@@ -113,10 +114,13 @@ def load(path: Path, *, self_test: bool = True, device: torch.device = CPU) -> t
 
 def _check_tensors(config: NVAEConfig, activation_bits: int, tensors: dict[str, torch.Tensor]) -> None:
     """Before any memory is taken for a network, which a file of few bytes may say is large."""
-    tables = {name: torch.empty(65536, dtype=torch.int16, device="meta") for name in filter(_TABLE.fullmatch, tensors)}
     try:
         expected = blueprint(config, len(tensors), lambda: IntegerNetwork(config, activation_bits))
-        check_fits(tensors, expected | tables)
+        for name in filter(_TABLE.fullmatch, tensors):
+            length, lengths = tensors[name].numel(), table_lengths(activation_bits)
+            length = length if length in lengths else lengths[0]
+            expected[name] = torch.empty(length, dtype=torch.int16, device="meta")
+        check_fits(tensors, expected)
     except ModelError as error:
         raise ModelError(f"damaged: its tensors do not fit its configuration: {error}") from error
 

@@ -15,7 +15,7 @@ from nvae_codec.integer.conv import Output
 from nvae_codec.integer.kernels import Kernels, look_up
 from nvae_codec.integer.op import Arithmetic, Op
 from nvae_codec.integer.ops import integer_ops
-from nvae_codec.integer.quantise import ACTIVATION_LIMITS, GATE_BITS, LIMIT
+from nvae_codec.integer.quantise import ACTIVATION_LIMITS, GATE_BITS, LIMIT, table_lengths
 from nvae_codec.integer.ranges import Range, Ranges
 from nvae_codec.likelihoods.gaussian import RAW_BITS
 from nvae_codec.likelihoods.likelihood import IntegerLikelihood
@@ -102,11 +102,12 @@ class IntegerNetwork(Hierarchy):
 
     def _checked_tables(self) -> dict[str, Tensor]:
         tables = dict(self.activation_tables.named_buffers())
+        lengths = [(length,) for length in table_lengths(self.arithmetic.activation_bits)]
         if set(tables) != self.table_names():
             raise ModelError("the tables of the activations are not those that the ops name")
         for name, table in tables.items():
             low, high = (0, 1 << GATE_BITS) if name.startswith("sigmoid") else (-LIMIT, LIMIT)
-            if table.shape != (65536,) or table.min() < low or table.max() > high:
+            if table.shape not in lengths or table.min() < low or table.max() > high:
                 raise ModelError(f"the table {name} has a wrong length or a value out of range")
         return tables
 

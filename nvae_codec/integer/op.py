@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nvae_codec.coding.compiled.library import CompiledScores
 from nvae_codec.errors import ModelError
 from nvae_codec.integer.kernels import REFERENCE, Kernels
-from nvae_codec.integer.quantise import ACTIVATION_LIMITS, LIMIT, activation_table
+from nvae_codec.integer.quantise import ACTIVATION_LIMITS, LIMIT, activation_table, around_zero
 from nvae_codec.integer.ranges import Range, Ranges
 from nvae_codec.likelihoods.likelihood import IntegerLikelihood
 
@@ -29,7 +29,7 @@ class Arithmetic:
 
     activation_bits: int = 16
     kernels: Kernels = REFERENCE
-    tables: dict[str, Tensor] = field(default_factory=dict)  # int16 [65536], by name
+    tables: dict[str, Tensor] = field(default_factory=dict)  # int16, by name: see `table`
     likelihood: IntegerLikelihood | None = None  # of the network's pixels, once it is prepared
     compiled_scores: CompiledScores | None = None  # then, too, where that can be
 
@@ -62,9 +62,10 @@ class Arithmetic:
             ) from error
 
     def table(self, name: str) -> Tensor:
-        """The table of that name; made, if it is not there yet."""
+        """The table of that name, whose middle is for 0; made, if it is not there yet, for all activations."""
         if name not in self.tables:
-            self.tables[name] = activation_table(name)
+            whole = activation_table(name)
+            self.tables[name] = whole if self.is_16_bit else around_zero(whole, self.limit).clone()
         return self.tables[name]
 
 

@@ -40,6 +40,17 @@ def activation_table(name: str) -> Tensor:
     return fixed_point(values, GATE_BITS if activation == "sigmoid" else int(bits)).clamp(-LIMIT, LIMIT).to(torch.int16)
 
 
+def table_lengths(activation_bits: int) -> tuple[int, ...]:
+    """That tables of activations may have: for all arguments of 16 bits, or for those that there are with 12."""
+    return (2**16,) if activation_bits == 16 else (2 * ACTIVATION_LIMITS[activation_bits] + 1, 2**16)
+
+
+def around_zero(table: Tensor, limit: int) -> Tensor:
+    """The part of a table that is for arguments from -limit to limit."""
+    middle = len(table) // 2
+    return table[middle - limit : middle + limit + 1]
+
+
 def quantise_weight(weight: Tensor, bias: Tensor, largest_sum: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Integers of 16 bits [O, ...] and their fractional bits, int64 [O], for real weights that apply to integers.
 

@@ -35,7 +35,7 @@ from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.integer.layers import RESIZE_BITS, Residual, Resize, Sum, interpolation_matrix
 from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.integer.op import Arithmetic
-from nvae_codec.integer.quantise import ACTIVATION_LIMITS, LIMIT
+from nvae_codec.integer.quantise import ACTIVATION_LIMITS, LIMIT, activation_table
 from nvae_codec.integer.ranges import Range
 from nvae_codec.likelihoods.gaussian import Normal
 from nvae_codec.model.config import ARCHITECTURES
@@ -417,6 +417,21 @@ def digest(exact: IntegerNetwork, how: Kernels) -> str:
     return IntegerModel(prepared(exact, how)).digest()
 
 
+def test_tables_are_for_the_arguments_that_there_can_be(toy_integer, toy_integer_12):
+    """Model files of 12 bits were made with tables of all arguments of 16 bits, too."""
+    assert {len(table) for table in toy_integer.activation_tables.buffers()} == {2**16}
+    assert {len(table) for table in toy_integer_12.activation_tables.buffers()} == {4095}
+    whole = IntegerNetwork(toy_integer_12.config, 12)
+    for name, _ in toy_integer_12.activation_tables.named_buffers():
+        whole.activation_tables.register_buffer(name, activation_table(name))
+    state = toy_integer_12.state_dict()
+    whole.load_state_dict(
+        {name: state[name] for name in state if not name.startswith("activation_tables")}, strict=False
+    )
+    whole.prepare()
+    assert IntegerModel(whole.eval()).digest() == IntegerModel(toy_integer_12).digest()
+
+
 def test_12_bit_networks_are_carried_in_float32(toy_integer_12):
     """Every convolution and every sum."""
     for op in prepared(toy_integer_12, Kernels(float32=True)).ops():
@@ -562,6 +577,12 @@ def raised_bias(bias):
 def test_a_tampered_model_file_is_refused(toy_model_path, tmp_path, name, edit):
     with pytest.raises(ModelError):
         model_file.load(change(toy_model_path, name, edit, tmp_path / "m.safetensors"))
+
+
+@pytest.mark.parametrize("part", [slice(1, None), slice(30721, 34816)], ids=["65535 values", "as many as of 12 bits"])
+def test_a_table_of_another_length_is_refused(toy_integer, toy_model_path, tmp_path, part):
+    name = next(name for name in toy_integer.state_dict() if name.startswith("activation_tables"))
+    test_a_tampered_model_file_is_refused(toy_model_path, tmp_path, name, lambda table: table[part])
 
 
 def test_inactive_channels_are_kept_in_the_model_file_and_are_the_priors_mean(toy_integer, toy_model_path, tmp_path):
