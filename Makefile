@@ -142,7 +142,8 @@ docs: $(VENV)/docs.stamp
 # Source archive, and a wheel for each kind of machine, built from the archive.
 dist: $(VENV)/dev.stamp
 	rm -rf dist
-	for target in x86_64 aarch64; do $(BIN)/python -m build --outdir dist -C target=$$target || exit; done
+	$(BIN)/python -m build --sdist --outdir dist
+	for target in x86_64 aarch64; do $(BIN)/python -m pip wheel --disable-pip-version-check --no-cache-dir --no-deps --wheel-dir dist -C target=$$target dist/*.tar.gz || exit; done
 	$(BIN)/twine check --strict dist/*
 	@ls -l dist
 

@@ -193,17 +193,16 @@ RECIPES: dict[str, Recipe] = {
         steps=7_500, batch_size=16, clip_gradient=4000, half_chroma=0.25, **_PHASES | {"learning_rate": 7e-4}
     ),
     "photo-next": Recipe(
-        steps=60_000,
+        steps=30_000,
         batch_size=8,
-        cooldown=0.5,
-        draft_portion=0.3,
+        draft_portion=0.5,
         clip_gradient=4000,
         average=0.999,
         smaller=0.25,
         noise=0.1,
         half_chroma=0.25,
         rounded_colours=0.1,
-        **_PHASES | {"learning_rate": 7e-4, "kl_anneal_portion": 0.02},
+        **_PHASES | {"learning_rate": 3e-4, "kl_anneal_portion": 0.02},
     ),
     "tiny": Recipe(steps=8_000, batch_size=16, clip_gradient=1000, **_PHASES | {"learning_rate": 1e-3}),
     "tiny-next": Recipe(
