@@ -67,10 +67,13 @@ def load_network(path: Path) -> NVAE:
 
 
 def _checked(path: Path, config: NVAEConfig, weights: Any) -> dict[str, torch.Tensor]:
-    """The weights, bfloat16 in 32 bits. Raises ModelError where a file describes a larger network than it has."""
+    """The weights, those of 16 bits in 32. Raises ModelError where a file describes a larger network than it has."""
     try:
         check_stored(weights, path)
-        wide = {name: each.float() if each.dtype is torch.bfloat16 else each for name, each in weights.items()}
+        wide = {
+            name: each.float() if each.dtype in (torch.float16, torch.bfloat16) else each
+            for name, each in weights.items()
+        }
         check_fits(wide, blueprint(config, len(wide), lambda: float_network(config)))
         return wide
     except ModelError as error:

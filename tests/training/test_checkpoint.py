@@ -65,11 +65,12 @@ def test_damaged_pickles(tmp_path):
             load_checkpoint(path)
 
 
-def test_weights_in_bfloat16_are_read_in_32_bits(tmp_path):
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_weights_of_16_bits_are_read_in_32(tmp_path, kind):
     """As `docs/save_run.py` keeps them: half the size."""
     network, path = NVAE(TINY), tmp_path / FILE_NAME
     state = network.state_dict()
-    rounded = {name: each.bfloat16() if each.is_floating_point() else each for name, each in state.items()}
+    rounded = {name: each.to(kind) if each.is_floating_point() else each for name, each in state.items()}
     torch.save({"config": TINY.to_dict(), "model": rounded}, path)
     for name, found in load_network(path).state_dict().items():
         assert found.dtype == state[name].dtype and torch.equal(found, rounded[name].to(found.dtype)), name
