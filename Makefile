@@ -64,7 +64,9 @@ lint: $(VENV)/dev.stamp
 
 # Beside other work: it takes what that leaves. The folder holds the training images, as docs/photo_images.py makes them; bf16 is for processors that have it.
 # The same command continues a run. A checkout without one begins anew with the weights that save-runs has put into docs/.
-continue = nice -n 19 $(BIN)/nvae-codec train --preset $(1) --data "$(2)" --run runs/$(1) --precision $(or $(PRECISION),auto) --save-every 500 --report-every 100 --no-export $(if $(wildcard runs/$(1)/checkpoint.pt),,$(if $(wildcard docs/$(1).pt),--from docs/$(1).pt))
+continue = nice -n 19 $(BIN)/nvae-codec train --preset $(1) --data "$(2)" --run runs/$(1) --precision $(or $(PRECISION),auto) --save-every 500 --report-every 100 --no-export $(call begun_with,$(1))
+# A run that began with the weights in docs/ is continued with the same option.
+begun_with = $(if $(wildcard docs/$(1).pt),$(if $(wildcard runs/$(1)/checkpoint.pt),$(if $(shell grep '"start": ""' runs/$(1)/config.json),,--from docs/$(1).pt),--from docs/$(1).pt))
 
 train-photo: $(VENV)/dev.stamp
 	@test -n "$(PHOTOS)" || { echo "make train-photo PHOTOS=folder: say where the images are" >&2; exit 2; }

@@ -178,7 +178,7 @@ RECIPES: dict[str, Recipe] = {
     "ffhq256": Recipe(epochs=200, learning_rate=8e-3, norm_regularisation=1e-1, **_LARGE),
     # Ours.
     "cifar10-small": Recipe(
-        steps=30_000,
+        steps=20_000,
         warm_up=200,
         batch_size=32,
         learning_rate=6e-3,
@@ -193,9 +193,9 @@ RECIPES: dict[str, Recipe] = {
         steps=7_500, batch_size=16, clip_gradient=4000, half_chroma=0.25, **_PHASES | {"learning_rate": 7e-4}
     ),
     "photo-next": Recipe(
-        steps=30_000,
+        steps=20_000,
         batch_size=8,
-        draft_portion=0.5,
+        draft_portion=0.4,
         clip_gradient=4000,
         average=0.999,
         smaller=0.25,
