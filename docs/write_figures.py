@@ -22,7 +22,7 @@ from nvae_codec.files import whole_file
 ROOT = Path(__file__).resolve().parent.parent
 DIGEST = "docs/measured.json"
 DOCUMENTS = "README.md", "docs/*.md", "nvae_codec/models/*.md"
-FIGURE = re.compile(r"<!--([\w.-]+)-->([^<]*)<!--/-->")
+FIGURE = re.compile(r"(?<!`)<!--([\w.-]+)-->([^<]*)<!--/-->")  # not in code, which speaks of it
 FORMATS = {  # by the last part of a figure's name
     "bytes": "{:,}",
     "bits": "{:.3f}",  # per sub-pixel, over all bytes
@@ -113,13 +113,13 @@ def documents() -> Iterable[Path]:
     return (path for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern)))
 
 
-def draw(folder: Path) -> None:
-    """The plots of the README."""
+def draw(results: dict[str, Path]) -> None:
+    """The plots of the README, of those results that there are."""
     plots = ROOT / "docs/plots"
     plots.mkdir(exist_ok=True)
     for name, (of, options) in PLOTS.items():
-        given = [str(folder / each / "results.json") for each in of]
-        plot.main([*given, *options, "-o", str(plots / f"{name}.svg")], standalone_mode=False)
+        if given := [str(results[each]) for each in of if each in results]:
+            plot.main([*given, *options, "-o", str(plots / f"{name}.svg")], standalone_mode=False)
 
 
 def write(path: Path, text: str) -> None:
@@ -129,11 +129,19 @@ def write(path: Path, text: str) -> None:
         sys.stdout.write(f"wrote {path.relative_to(ROOT)}\n")
 
 
-if __name__ == "__main__":
-    for folder in map(Path, sys.argv[1:2]):
-        found = {path.parent.name: read_results(path) for path in sorted(folder.glob("*/results.json"))}
+def main(folders: list[str]) -> None:
+    for folder in folders:
+        paths = {path.parent.name: path for path in sorted(Path(folder).glob("*/results.json"))}
+        found = {name: read_results(path) for name, path in paths.items()}
+        draw(paths)
         write(ROOT / DIGEST, json.dumps(digest(found), indent=1) + "\n")
-        draw(folder)
+    if not (ROOT / DIGEST).exists():
+        sys.exit("there are no results yet, neither of make report nor in docs/measured.json")
     measured = json.loads((ROOT / DIGEST).read_text(encoding="utf-8"))
-    for path in documents():
-        write(path, filled(path.read_text(encoding="utf-8"), measured))
+    texts = {path: filled(path.read_text(encoding="utf-8"), measured) for path in documents()}
+    for path, text in texts.items():
+        write(path, text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:2])

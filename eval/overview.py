@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nvae_codec.errors import NvaeCodecError
 from nvae_codec.wording import counted
 
 from .figures import OURS, PROMISED, plain_numbers, svg
@@ -33,9 +34,11 @@ class Kind(NamedTuple):
 
     @property
     def title(self) -> str:
-        """In words; of a folder its name alone."""
-        folder, *changes = self.source.split(", ")
-        return ", ".join([PurePath(folder).name, *changes, counted(self.num_images, "image"), self.how])
+        """In words; of paths their last names alone, and of several the first."""
+        first, *others = self.source.split(", ")
+        changes = [each for each in others if each.startswith(("reduced by ", "the central "))]
+        name = PurePath(first).name + (" and others" if len(others) > len(changes) else "")
+        return ", ".join([name, *changes, counted(self.num_images, "image"), self.how])
 
 
 def by_kind(all_results: Sequence[RateResults | CompareResults]) -> dict[Kind, dict[str, float]]:
@@ -61,14 +64,18 @@ def by_kind(all_results: Sequence[RateResults | CompareResults]) -> dict[Kind, d
 def rates_figure(all_results: Sequence[RateResults | CompareResults], codecs: Sequence[str] = ()) -> str:
     """A panel for each kind of images with a bar for every codec, the fewest bits per sub-pixel on top.
 
-    Of `codecs` alone, if any are named; where nvae-codec was not measured, or nothing else, there is no panel.
+    Of `codecs` alone, if any are named. Of several results there are the kinds alone that nvae-codec and others coded,
+    if there are such. Raises NvaeCodecError for a codec that was not measured.
     """
+    kinds = by_kind(all_results)
+    if unknown := set(codecs) - {codec for rates in kinds.values() for codec in rates}:
+        raise NvaeCodecError(f"these results have no codec {', '.join(sorted(unknown))}")
     panels = {
         kind: {codec: rate for codec, rate in rates.items() if not codecs or codec in codecs}
-        for kind, rates in by_kind(all_results).items()
+        for kind, rates in kinds.items()
     }
-    several = {kind: rates for kind, rates in panels.items() if NVAE_CODEC in rates and len(rates) > 1}
-    shown = several if len(panels) > 1 else panels
+    both = {kind: rates for kind, rates in panels.items() if NVAE_CODEC in rates and len(rates) > 1}
+    shown = (len(all_results) > 1 and both) or {kind: rates for kind, rates in panels.items() if rates}
     columns = max(min(len(shown), ACROSS), 1)
     rows = max(-(-len(shown) // columns), 1)
     height = rows * (1 + 0.36 * max(map(len, shown.values()), default=1))

@@ -50,18 +50,21 @@ def plot(results: tuple[Path, ...], output: Path, kind: str, codecs: str | None)
     from nvae_codec.eval.report import read_results
     from nvae_codec.eval.results import CompareResults, RateResults, ReportedResults
 
+    if codecs is not None and kind != "rates":
+        raise click.UsageError("--codecs is for --kind rates.")
+    names = [name.strip() for name in (codecs or "").split(",") if name.strip()]
     check_target(output, force=True)
     found = [read_results(path) for path in results]
     compared = [each for each in found if isinstance(each, CompareResults)]
     rated = [each for each in found if isinstance(each, RateResults)]
     if kind == "rates":
         both = [each for each in found if not isinstance(each, ReportedResults)]
-        svg = rates_figure(_some(both, "compare` or `eval rate"), codecs.split(",") if codecs else [])
+        svg = rates_figure(_some(both, "compare` or `eval rate"), names)
     elif kind == "negative-elbo":
         svg = bounds_figure(_some(rated, "rate"))
     else:
         if len(compared) > 1:
-            raise click.UsageError("--kind times takes one result of `eval compare`")
+            raise click.UsageError("--kind times takes one result of `eval compare`.")
         svg = speed_figure(_some(compared, "compare")[0])
     write(output, svg.encode(), force=True)
     note(f"wrote {display_output(output)}")

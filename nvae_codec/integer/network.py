@@ -84,7 +84,9 @@ class IntegerNetwork(Hierarchy):
         self.arithmetic.tables = self._checked_tables()
         self.arithmetic.kernels = kernels.fastest() if how is None else how
         likelihood = self.arithmetic.likelihood = self.likelihood()
-        self.arithmetic.compiled_scores = CompiledScores.of(likelihood, self.config.num_mixtures)
+        # The reference, which the self-test falls back to, has nothing compiled.
+        fast = self.arithmetic.kernels != Kernels(self.device)
+        self.arithmetic.compiled_scores = CompiledScores.of(likelihood, self.config.num_mixtures) if fast else None
         self._prove_bounds()
         for op in self.ops():
             op.move_operands()

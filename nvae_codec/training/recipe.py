@@ -178,7 +178,7 @@ RECIPES: dict[str, Recipe] = {
     "ffhq256": Recipe(epochs=200, learning_rate=8e-3, norm_regularisation=1e-1, **_LARGE),
     # Ours.
     "cifar10-small": Recipe(
-        steps=20_000,
+        steps=30_000,
         warm_up=200,
         batch_size=32,
         learning_rate=6e-3,

@@ -10,7 +10,8 @@ import pytest
 from helpers import REPOSITORY
 from terminal import failure, invoke
 
-from nvae_codec.eval import document, figures, overview, results, totals
+from nvae_codec import __version__
+from nvae_codec.eval import document, figures, machine, overview, results, totals
 
 
 def test_the_front_has_what_no_other_codec_beats():
@@ -131,6 +132,10 @@ def test_a_panel_for_each_kind_of_images_that_was_coded_by_us_and_others(tmp_pat
     assert "drawings, reduced by 4, 2 images, a file each: +4.76 %" in shown((tmp_path / "c.svg").read_text())
     message = failure(invoke("eval", "plot", every[0], "--kind", "negative-elbo", "-o", tmp_path / "d.svg"))
     assert message == "nvae-codec: no results of `eval rate` are among these files\n"
+    message = failure(invoke("eval", "plot", *every, "--codecs", "jxl, flif", "-o", tmp_path / "d.svg"))
+    assert message == "nvae-codec: these results have no codec flif\n"
+    result = invoke("eval", "plot", every[0], "--kind", "times", "--codecs", "jxl", "-o", tmp_path / "d.svg")
+    assert result.exit_code == 2 and "--codecs is for --kind rates" in result.stderr
     result = invoke("eval", "plot", *every, "--kind", "times", "-o", tmp_path / "d.svg")
     assert result.exit_code == 2 and "takes one result" in result.stderr and not (tmp_path / "d.svg").exists()
     assert invoke("eval", "plot", every[0], "--kind", "times", "-o", tmp_path / "d.svg").exit_code == 0
@@ -150,6 +155,45 @@ def test_the_chart_of_a_document(tmp_path):
         "results.json: not results of `eval rate`, `compare` or `reported`: it has no" in message
         and not (tmp_path / "b.svg").exists()
     )
+
+
+def test_results_without_ours_have_their_bars():
+    others = found(("jxl", 2.2, 1.0, 2), ("png", 4.0, 1.0, 2))
+    solid = [results.SolidArchive("jxl", 2, 1, "png", 10, 1.75, 9.0, 3.0, 1.0, 0, 0)]
+    text = shown(overview.rates_figure([replace(others, solid_archives=solid)]))
+    assert all(each in text for each in ("2.200", "4.000", "1.750", "a file each", "together"))
+    assert "4.000" in shown(overview.rates_figure([others, replace(others, data=replace(others.data, source="b"))]))
+
+
+@pytest.mark.parametrize(
+    "source, title",
+    [
+        ("/far/kodak", "kodak"),
+        ("kodak/, reduced by 4", "kodak, reduced by 4"),
+        ("far/1.png, far/2.png, the central 64 x 64", "1.png and others, the central 64 x 64"),
+        ("mnist", "mnist"),
+    ],
+)
+def test_kinds_of_images_are_named_without_folders(source, title):
+    kind = overview.Kind.of(results.Data(source, 2, 9, 9, 8), overview.ALONE)
+    assert kind.title == f"{title}, 2 images, a file each"
+
+
+CPUS = {
+    "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 avx512f\n": "Some CPU with avx512f, ",
+    "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd\n": "an Arm, ",
+    "": "an Arm, ",
+}
+
+
+@pytest.mark.parametrize("text", CPUS)
+def test_the_machine_in_words(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine.platform, "processor", lambda: "an Arm")
+    if text:
+        machine.CPU_INFO.write_text(text)
+    found = machine.describe()
+    assert found.startswith(CPUS[text]) and "processor" in found and f"nvae-codec {__version__}" in found
 
 
 @pytest.fixture(scope="module")
@@ -193,5 +237,6 @@ def test_no_figure_of_the_day_is_typed_by_hand(writer):
     texts = {path: path.read_text() for path in writer.documents()}
     marked = {path: text for path, text in texts.items() if writer.FIGURE.search(text)}
     digest = REPOSITORY / writer.DIGEST
-    measured = json.loads(digest.read_text()) if digest.exists() else {}
-    assert all(writer.filled(text, measured) == text for text in marked.values())
+    assert bool(marked) == digest.exists()
+    for text in marked.values():
+        assert writer.filled(text, json.loads(digest.read_text())) == text

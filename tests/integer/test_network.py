@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from golden_model import golden_network
 from helpers import (
     SHARED,
     WAYS,
     change,
+    needs_compiler,
     needs_products_of_bytes,
     outputs_digest,
     products_of_bytes_are_exact,
@@ -24,6 +26,7 @@ from helpers import (
 from safetensors.torch import save_file
 
 from nvae_codec.codec import Codec
+from nvae_codec.coding.compiled import library
 from nvae_codec.coding.latents import MEAN_BITS, SIGMA_BITS
 from nvae_codec.errors import DriftError, ModelError
 from nvae_codec.formats.open import read_image
@@ -197,6 +200,35 @@ def test_planes_that_compute_wrongly_are_found_out_by_the_self_test(toy_integer,
     monkeypatch.setattr(torch, "_int_mm", lambda x, planes: genuine(x, planes) + (len(x) == 64))
     model, _ = model_file.load(toy_model_path)
     assert model.network.arithmetic.kernels == REFERENCE and model.digest() == digest(toy_integer, REFERENCE)
+
+
+@needs_compiler
+def test_scores_compiled_and_in_python_make_the_same_network(compiled, monkeypatch):
+    """The reference has Python's."""
+    monkeypatch.setattr(library, "load", lambda: compiled)
+    network = golden_network("corrections")
+    assert network.arithmetic.compiled_scores is not None
+    assert IntegerModel(network).digest() == digest(network, REFERENCE)
+    assert prepared(network, REFERENCE).arithmetic.compiled_scores is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["scores", "corrected"])
+def test_scores_that_are_computed_wrongly_are_not_used(compiled, monkeypatch, name):
+    """Neither where that shows at once, nor where the self-test alone can tell."""
+    monkeypatch.setattr(library, "load", lambda: compiled)
+    model = golden_network("corrections")
+    expected = IntegerModel(model).digest()
+    genuine = getattr(library.CompiledScores, name)
+    monkeypatch.setattr(library.CompiledScores, name, lambda *given: genuine(*given) + 1)
+    model.prepare()
+    assert model.arithmetic.compiled_scores is None and IntegerModel(model).digest() == expected
+    monkeypatch.setattr(library.CompiledScores, "_agrees", lambda *given: True)
+    model.prepare()
+    with pytest.raises(DriftError):
+        IntegerModel(model).check(expected)
+    model.prepare(REFERENCE)
+    IntegerModel(model).check(expected)
 
 
 @pytest.mark.parametrize("how", [way for way in WAYS.values() if way.float32 and not way.planes])

@@ -1,6 +1,7 @@
 """`pixels.c` as Python sees it. Only this file knows ctypes."""
 
 import ctypes
+import math
 import os
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
 from functools import cache
@@ -13,12 +14,15 @@ import torch
 from nvae_codec.coding import learning
 from nvae_codec.coding.blocks import Pixels
 from nvae_codec.coding.compiled.compiler import LIBRARY, fingerprint
-from nvae_codec.coding.learning import Rule
+from nvae_codec.coding.learning import PLANES, Rule
 from nvae_codec.colour.spaces import ColourSpace
+from nvae_codec.likelihoods.layout import PARAMETERS_PER_COMPONENT
 from nvae_codec.likelihoods.likelihood import Decisions, IntegerLikelihood
 from nvae_codec.likelihoods.mixture import SCORE_BITS, IntegerMixture
 from nvae_codec.likelihoods.tables import MixtureTables
 
+MAX_COMPONENTS = 64  # as in block.h
+TRIED = 256  # pixels that scores are compared of
 SWITCH = "NVAE_CODEC_COMPILED"  # an environment variable: 0 means to code without
 
 
@@ -131,7 +135,8 @@ def _mixture(tables: MixtureTables, components: int, doubles: _Doubles) -> _Mixt
 class CompiledScores:
     """`IntegerMixture.scores` and `corrected` of tensors as networks have them.
 
-    All are float32 [B, C, h, w] with whole numbers; the results are in `torch.channels_last`.
+    All are [B, C, h, w] with whole numbers below 2**24; the results are float32, in `torch.channels_last`. Raises
+    ValueError for tensors that do not fit each other.
     """
 
     def __init__(self, library: Any, tables: MixtureTables, components: int):
@@ -144,27 +149,57 @@ class CompiledScores:
 
     @classmethod
     def of(cls, likelihood: IntegerLikelihood, components: int) -> "CompiledScores | None":
-        """None where nothing is compiled, or the likelihood has no scores."""
+        """None where nothing is compiled, or computes something else than Python, or the likelihood has no scores."""
         library = load()
-        return cls(library, likelihood, components) if library and isinstance(likelihood, IntegerMixture) else None
+        if library is None or not isinstance(likelihood, IntegerMixture) or components > MAX_COMPONENTS:
+            return None
+        found = cls(library, likelihood, components)
+        return found if found._agrees(likelihood) else None
 
     def scores(self, parameters: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Of pixels [B, 3, h, w] as `ImageInput` gives them, [B, 9, h, w]."""
-        return self._call(self._library.pixel_scores, parameters, x, len(SCORE_BITS))
+        return self._call(self._library.pixel_scores, parameters, x, PLANES, len(SCORE_BITS))
 
     def corrected(self, parameters: torch.Tensor, corrections: torch.Tensor) -> torch.Tensor:
         """Parameters [B, 10 M, h, w] with corrections [B, M + 9, h, w]."""
-        return self._call(self._library.pixels_corrected, parameters, corrections, parameters.shape[1])
+        given = self._mixture.components + 3 * PLANES
+        return self._call(self._library.pixels_corrected, parameters, corrections, given, parameters.shape[1])
 
-    def _call(self, function: Any, parameters: torch.Tensor, beside: torch.Tensor, channels: int) -> torch.Tensor:
+    def _call(
+        self, function: Any, parameters: torch.Tensor, beside: torch.Tensor, given_channels: int, channels: int
+    ) -> torch.Tensor:
+        batch, numbers, *sides = parameters.shape
+        if numbers != PARAMETERS_PER_COMPONENT * self._mixture.components or len(sides) != 2:
+            raise ValueError(f"{tuple(parameters.shape)} are no parameters of {self._mixture.components} components")
+        if beside.shape != (batch, given_channels, *sides):
+            raise ValueError(f"{tuple(beside.shape)} does not go with parameters of {tuple(parameters.shape)}")
         given, other = (
             each.to("cpu", torch.float32).contiguous(memory_format=torch.channels_last) for each in (parameters, beside)
         )
-        batch, _, height, width = given.shape
-        found = torch.empty(batch, channels, height, width).contiguous(memory_format=torch.channels_last)
-        count, threads = batch * height * width, torch.get_num_threads()
+        found = torch.empty(batch, channels, *sides).contiguous(memory_format=torch.channels_last)
+        count, threads = batch * math.prod(sides), torch.get_num_threads()
         function(byref(self._mixture), given.data_ptr(), other.data_ptr(), count, threads, found.data_ptr())
         return found
+
+    def _agrees(self, mixture: IntegerMixture) -> bool:
+        """Whether the results are those of Python, of numbers from one end to the other."""
+        random, components = np.random.default_rng(0), self._mixture.components
+        spread = 2.0 ** random.uniform(1, 16, TRIED)
+        given, corrections = (
+            np.rint(random.normal(0, spread, (count, TRIED))).clip(-32767, 32767).astype(np.int32)
+            for count in (PARAMETERS_PER_COMPONENT * components, components + 3 * PLANES)
+        )
+        samples = random.integers(0, 1 << mixture.num_bits, (PLANES, TRIED))
+        largest = (1 << mixture.num_bits) - 1
+        parameters, x, of_pixels = (
+            torch.from_numpy(values).float().t().view(1, 1, TRIED, -1).permute(0, 3, 1, 2)
+            for values in (given, 2 * samples - largest, corrections)
+        )
+        pairs = (
+            (self.scores(parameters, x), mixture.scores(given, samples)),
+            (self.corrected(parameters, of_pixels), mixture.corrected(given, corrections)),
+        )
+        return all(np.array_equal(found[0, :, 0].numpy(), expected) for found, expected in pairs)
 
 
 class CompiledPixels:
