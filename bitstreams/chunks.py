@@ -5,6 +5,7 @@ another model.
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, chain, groupby, pairwise, repeat
 from operator import mul
@@ -14,9 +15,16 @@ from nvae_codec.errors import BitstreamError
 
 from .content import (
     COPY,
+    DEFLATED_FILE,
+    FILE,
+    GIVEN_BACK_PER_BYTE,
+    JPEG,
+    LEAST_NEURAL_PIXELS,
     MAX_ALL_INFLATED_BYTES,
     MAX_ALL_METADATA_BYTES,
     MAX_BATCH_TILES,
+    MAX_FILE_BYTES,
+    MAX_GIVEN_BACK_BYTES,
     MAX_IMAGES,
     MAX_REC_GROUPS,
     MAX_SIDE,
@@ -24,6 +32,7 @@ from .content import (
     MAX_TRELLIS_BITS,
     MIN_TRELLIS_BITS,
     NEURAL,
+    OF_FILES,
     WORD_BYTES,
     Chunk,
     ImageEntry,
@@ -132,6 +141,9 @@ def read_chunk(file: Reader, header: Header, tally: Tally) -> Chunk:
         together = file.checked("blobs", sum(header.blob_lengths), header.blobs_crc)
         ends = list(accumulate(header.blob_lengths, initial=0))
         blobs = [together[begin:end] for begin, end in pairwise(ends)]
+    given_back = sum(_file_lengths(header.images, blobs))
+    most = max(MAX_GIVEN_BACK_BYTES, GIVEN_BACK_PER_BYTE * len(file.data))
+    tally.add("bytes in the files that it gives back", given_back, most)
     tally.add_names([image.name for image in header.images])
     return Chunk(
         header.images,
@@ -143,6 +155,21 @@ def read_chunk(file: Reader, header: Header, tally: Tally) -> Chunk:
         header.learns,
         tuple(blobs),
     )
+
+
+def _file_lengths(images: Sequence[ImageEntry], blobs: Sequence[bytes]) -> list[int]:
+    """Of the file that each image is given back as, 0 where it is not; a copy has its original's."""
+    lengths: list[int] = []
+    rest = iter(blobs)
+    for image in images:
+        blob = next(rest) if image.has_blob else b""
+        if image.payload == COPY:
+            lengths.append(lengths[-image.distance])
+        elif image.payload in (JPEG, DEFLATED_FILE):
+            lengths.append(Reader(blob, "invalid: a blob ends").varint("length of a file", 1, MAX_FILE_BYTES))
+        else:
+            lengths.append(len(blob) if image.payload == FILE else 0)
+    return lengths
 
 
 # The fields of a header's body, written and read in the same order.
@@ -200,6 +227,7 @@ def read_header(body: bytes, tally: Tally, max_pixels: int, max_all_pixels: int)
     blob_lengths: list[int] = []
     if flags & MIXED:
         images = read_distances(header, images)
+        _check_files_have_no_metadata(images)
         blob_lengths = [header.varint("length of a blob", 0, MAX_VARINT) for image in images if image.has_blob]
         blobs_crc = header.take("blobs' checksum", CRC_BYTES) if blob_lengths else b""
     if not header.at_end:
@@ -218,6 +246,14 @@ def read_header(body: bytes, tally: Tally, max_pixels: int, max_all_pixels: int)
     )
 
 
+def _check_files_have_no_metadata(images: Sequence[ImageEntry]) -> None:
+    """Those of an image that is given back as its file are in the file; so it is with copies."""
+    for place, image in enumerate(images):
+        original = images[place - image.distance] if image.payload == COPY else image
+        if image.metadata and original.payload in OF_FILES:
+            raise BitstreamError("invalid: an image that is kept as a file has metadata beside it")
+
+
 def _read_images(
     header: Reader, flags: int, tally: Tally, max_pixels: int, max_all_pixels: int
 ) -> tuple[tuple[ImageEntry, ...], list[StoredItem], int | None]:
@@ -231,8 +267,11 @@ def _read_images(
         raise BitstreamError(
             f"too large: a chunk has {pixels:,} pixels, more than the limit of {max_pixels:,} pixels; {TRUST}"
         )
-    tally.add("pixels", pixels, max_all_pixels, f", which is much for its size; {TRUST}")
     kinds = read_kinds(header, count, bool(flags & MIXED))
+    # One after the other: what a tile costs is not less for a smaller image.
+    of_images = zip(kinds, map(mul, widths, heights), strict=True)
+    counted = (max(each, LEAST_NEURAL_PIXELS) if kind.payload == NEURAL else each for kind, each in of_images)
+    tally.add("pixels", sum(counted), max_all_pixels, f", which is much for its size; {TRUST}")
     lengths = map(checksum_bytes, widths, heights, repeat(bool(flags & COMPACT)))
     checksums = [header.uint("samples' checksum", length) for length in lengths]
     shared = flags & COMPACT and any(map(is_small, widths, heights))

@@ -38,6 +38,11 @@ DEFAULT_MAX_PIXELS = 2**27  # of an image, and of the images of a chunk together
 # Of all images of a file, unless they are fewer than a single image may have. Pixels of one colour, which cost least,
 # take a byte for a few hundred with the bundled models (`pytest -rP -k one_colour tests/test_codec.py`).
 PIXELS_PER_BYTE = 2**16
+# A neural image counts as so many at least: it takes a whole tile to decode, and black ones take no bytes at all.
+LEAST_NEURAL_PIXELS = 2**12
+# In files that are given back, copies of them included: so many, or so many for each byte of the file.
+MAX_GIVEN_BACK_BYTES, GIVEN_BACK_PER_BYTE = 2**30, 2**10
+MAX_FILE_BYTES = 2**31 - 1  # of one of them
 MAX_SIDE = 2**24
 MAX_CHUNK_PIXELS = 2**24  # that a writer makes of several images; many tiny ones in more would outgrow the header
 MAX_NAME_BYTES = 2**12

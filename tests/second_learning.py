@@ -211,7 +211,7 @@ class Learning:
 
     def remember(self, places: np.ndarray, number: int, plane, moments: Moments, v: np.ndarray) -> np.ndarray:
         """Returns the errors."""
-        x = plane.place(v) + plane.place(v + 1) >> 12
+        x = (plane.place(v) + plane.place(v + 1) >> 12).clip(-32767, 32767)
         error = (x - moments.mean).clip(-1023, 1023)
         ratio = np.minimum(np.floor(np.abs(error) * 16 / np.sqrt(moments.variance + 20)), 255)
         memory, at = self.memory, (number, *places)

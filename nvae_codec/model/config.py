@@ -37,6 +37,10 @@ OF_PHASES = {
     "num_correction_channels",
 }
 
+# Fields that came after release 1.0: models of that release do not have them, and keep their fingerprints.
+# So such a field is left out where it has its default, with which a network must be what it was without the field.
+LATER_FIELDS: frozenset[str] = frozenset()
+
 # No network is larger. A configuration read from a file could otherwise ask for any amount of memory or time.
 LARGEST = {
     "image_size": 1024,
@@ -283,12 +287,16 @@ class NVAEConfig:
         return None
 
     def to_dict(self) -> dict:
-        return dataclasses.asdict(self)
+        """All fields, but for LATER_FIELDS that have their defaults."""
+        later = {field.name: field.default for field in dataclasses.fields(self) if field.name in LATER_FIELDS}
+        return {
+            name: value for name, value in dataclasses.asdict(self).items() if name not in later or value != later[name]
+        }
 
     @classmethod
     def from_dict(cls, values: dict) -> "NVAEConfig":
         """The inverse of `to_dict`; unknown or missing keys are a ModelError, never ignored."""
         known = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != known:
+        if not isinstance(values, dict) or not known - LATER_FIELDS <= set(values) <= known:
             raise ModelError(f"a network configuration must have exactly the keys {', '.join(sorted(known))}")
         return cls(**values)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from nvae_codec.bitstreams.content import DEFLATED, DEFLATED_FILE, FILE, JPEG, JPEG_XL, RAW
+from nvae_codec.bitstreams.content import DEFLATED, DEFLATED_FILE, FILE, JPEG, JPEG_XL, MAX_FILE_BYTES, RAW
 from nvae_codec.errors import ImageError
 from nvae_codec.image import GREY, PALETTE, RGB, Image
 from nvae_codec.payloads import jpeg_xl, stored
@@ -86,7 +86,7 @@ def _blobs(image: Image, wanted: str | None, effort: int | None) -> Iterator[Blo
             yield Blob(JPEG, coded)
             if len(coded) < len(image.file):
                 return
-    if image.file and wanted in (None, "stored") and len(image.file) <= stored.MAX_FILE_BYTES:
+    if image.file and wanted in (None, "stored") and len(image.file) <= MAX_FILE_BYTES:
         yield Blob(FILE, image.file)
         if not image.is_whole or wanted:  # or else samples, deflated as rows, are less
             yield Blob(DEFLATED_FILE, stored.encode_deflated_file(image.file))

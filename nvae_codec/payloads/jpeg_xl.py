@@ -70,7 +70,7 @@ def decode_jpeg(payload: bytes, height: int, width: int) -> bytes:
     header = read_header(stream)
     if (header.height, header.width, header.extra_channels) != (height, width, 0):
         raise BitstreamError("invalid: a JPEG payload is not of the size that the header gives for it")
-    check_frames(stream, header, of_jpeg=True)
+    check_frames(stream, header)
     _check_boxes(coded, length)
     try:
         file = bytes(imagecodecs.jpegxl_decode_jpeg(coded, numthreads=1, out=length))
@@ -124,7 +124,7 @@ def _decoded(stream: bytes, like: np.ndarray, depth: int) -> np.ndarray:
     expected = StreamHeader(height, width, _stream_depth(depth), 1 - channels % 2, 1, True)
     if read_header(stream) != expected:
         raise BitstreamError("invalid: a JPEG XL payload is not of the kind that the header gives for it")
-    check_frames(stream, expected)
+    check_frames(stream, expected, colours=1 if channels < 3 else 3)
     try:
         samples = imagecodecs.jpegxl_decode(stream, numthreads=1)
     except FAILURES as error:

@@ -79,8 +79,8 @@ def read_header(data: bytes) -> StreamHeader:
     return StreamHeader(height, width, depth, extra, orientation, not is_transformed)
 
 
-def after_header(data: bytes) -> tuple[Bits, bool]:
-    """A codestream from the end of its header on, and whether an ICC profile follows; the first frame does if not.
+def after_header(data: bytes) -> tuple[Bits, bool, bool]:
+    """A codestream from the end of its header on, whether an ICC profile follows or the first frame, and if it is grey.
 
     Raises BitstreamError as `read_header` does.
     """
@@ -90,7 +90,7 @@ def after_header(data: bytes) -> tuple[Bits, bool]:
         raise BitstreamError("invalid: a JPEG XL payload is not lossless")
     *_, has_more = _metadata(bits)
     if bits.flag():
-        has_profile = False  # sRGB
+        has_profile, space = False, _RGB_SPACE
     else:
         has_profile, space = bits.flag(), bits.number(*_ENUMERATION)
         if not has_profile:
@@ -99,7 +99,7 @@ def after_header(data: bytes) -> tuple[Bits, bool]:
         raise BitstreamError("invalid: a JPEG XL payload has other tones than usual")
     if bits.take(2) or not bits.flag():
         raise BitstreamError("invalid: a JPEG XL payload has an extension, or other transforms than usual")
-    return bits, has_profile
+    return bits, has_profile, space == _GREY_SPACE
 
 
 def _metadata(bits: Bits) -> tuple[int, int, int, bool, bool]:

@@ -16,7 +16,7 @@ from nvae_codec.bitstreams.content import (
 )
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.bits_back import Tiles
-from nvae_codec.coding.chains import Search, decode_chains_to, encode_chains, max_joint_tiles
+from nvae_codec.coding.chains import MAX_JOINT_PIXELS, Search, decode_chains_to, encode_chains, max_joint_tiles
 from nvae_codec.coding.pixels import can_learn
 from nvae_codec.device import considerate
 from nvae_codec.errors import BitstreamError, ImageError
@@ -74,7 +74,7 @@ class NeuralPayload:
             effort = default_effort(min(each.layout.num_tiles for each in tiles))
         if effort not in EFFORTS:
             raise ValueError(f"effort is {min(EFFORTS)} to {max(EFFORTS)}, not {effort}")
-        search, learns = EFFORTS[effort], learn and can_learn(self.model.likelihood)
+        search, learns = EFFORTS[effort], learn and self._can_learn
         with considerate():
             coded = encode_chains(
                 self.model, tiles, self._joint_tiles, search, progress, learns=learns, measures=measure
@@ -146,13 +146,13 @@ class NeuralPayload:
             raise BitstreamError("invalid: the tiles of a chunk's batches are not those of its images")
         if max(each.rec_groups for each in chunk.tile_batches) > self.model.num_groups:
             raise BitstreamError("invalid: a chunk has more REC groups than its model has groups")
-        if chunk.learns and not can_learn(self.model.likelihood):
+        if chunk.learns and not self._can_learn:
             raise BitstreamError("invalid: a chunk was coded with learning, which its model does not have")
         largest = max(each.tiles for each in chunk.tile_batches)
         if others := {image.mode for image in images} - set(self.model.likelihood.modes):
             raise BitstreamError(f"invalid: an image has mode {min(others)}, for which its model has no probabilities")
         if largest > max_joint_tiles(self.model.tile_side):
-            raise BitstreamError(f"too large: {largest} tiles of {self.model.tile_side} pixels are coded jointly")
+            raise BitstreamError(f"invalid: {largest} tiles of {self.model.tile_side} pixels are coded jointly")
         return Layout.join([self._layout(image.height, image.width, image.mode) for image in images])
 
     def check_size(self, height: int, width: int) -> None:
@@ -197,6 +197,11 @@ class NeuralPayload:
     def _outgrows(self, num_tiles: int, pixels: int) -> bool:
         """Whether tiles need much more memory than their real pixels, and more than a large image's would."""
         return num_tiles * self.model.tile_side**2 > max(2 * pixels, DEFAULT_MAX_PIXELS)
+
+    @property
+    def _can_learn(self) -> bool:
+        """Sums over the pixels of a batch are exact up to so many, which one tile may have more of."""
+        return can_learn(self.model.likelihood) and self.model.tile_side**2 <= MAX_JOINT_PIXELS
 
     def _layout(self, height: int, width: int, mode: int) -> Layout:
         return Layout.of_image(height, width, self.model.tile_side, mode)

@@ -4,11 +4,11 @@ import zlib
 
 import numpy as np
 
+from nvae_codec.bitstreams.content import MAX_FILE_BYTES
 from nvae_codec.bitstreams.fields import Reader, inflate, write_varint
 from nvae_codec.errors import BitstreamError, ImageError
 from nvae_codec.formats.scanlines import pack_rows, unpack_rows
 
-MAX_FILE_BYTES = 2**31 - 1
 # A small payload must not claim a large file: what it inflates to is at most so much, and so much for each pixel.
 MAX_INFLATED_BYTES, MAX_PIXEL_BYTES = 2**27, 32
 

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import itertools
+import json
 import math
+from hashlib import sha256
 
 import pytest
 import torch
@@ -15,9 +17,11 @@ from nvae_codec.integer.ops import integer_ops
 from nvae_codec.likelihoods import mixture
 from nvae_codec.likelihoods.gaussian import Normal
 from nvae_codec.likelihoods.layout import split
+from nvae_codec.model import config as model_config
 from nvae_codec.model import ops
 from nvae_codec.model.cells import DOWN, NORMAL, UP, Cell, DownSkip, SqueezeExcite, UpSkip
 from nvae_codec.model.config import ARCHITECTURES, LIKELIHOODS, NVAEConfig
+from nvae_codec.model.fingerprint import fingerprint
 from nvae_codec.model.hierarchy import Hierarchy
 from nvae_codec.model.norm import BatchNorm
 from nvae_codec.model.nvae import NVAE, default_noise, log_likelihood
@@ -258,6 +262,18 @@ def test_configuration_as_a_dictionary():
     for wrong in (values | {"more": 1}, missing, [], None):
         with pytest.raises(ModelError, match="exactly the keys"):
             NVAEConfig.from_dict(wrong)
+
+
+def test_fields_that_come_later_leave_earlier_models_as_they_are(monkeypatch):
+    """As if `rounded_activations` had come after release 1.0: it is False in all models from before."""
+    whole, before = TINY.to_dict(), fingerprint(TINY, {})
+    earlier = {name: value for name, value in whole.items() if name != "rounded_activations"}
+    monkeypatch.setattr(model_config, "LATER_FIELDS", frozenset(["rounded_activations"]))
+    assert NVAEConfig.from_dict(earlier) == NVAEConfig.from_dict(whole) == TINY and TINY.to_dict() == earlier
+    other = dataclasses.replace(TINY, rounded_activations=True)
+    assert NVAEConfig.from_dict(other.to_dict()) == other and len(other.to_dict()) == len(whole)
+    assert len({before, fingerprint(TINY, {}), fingerprint(other, {})}) == 3
+    assert fingerprint(TINY, {}) == sha256(json.dumps(earlier, sort_keys=True).encode()).hexdigest()
 
 
 @pytest.mark.parametrize("some_ops", [ops, integer_ops(Arithmetic())], ids=["float", "integer"])

@@ -80,6 +80,21 @@ def test_other_streams_are_refused(stream, said):
         jpeg_xl.decode(stream, 16, 16, 3, 8)
 
 
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_what_is_made_of_a_jpeg_file_is_no_payload_of_samples(subsampling):
+    """Its colours are computed in floating point, though its header is that of lossless streams."""
+    file = bytes(imagecodecs.jpegxl_encode_jpeg(jpeg(subsampling=subsampling), numthreads=1))
+    with pytest.raises(BitstreamError, match="frame of a JPEG XL payload is not lossless"):
+        jpeg_xl.decode(codestream_of(file), 70, 90, 3, 8)
+
+
+@pytest.mark.parametrize("channels, others", [(1, 3), (3, 1), (2, 4), (4, 2)])
+def test_grey_is_no_rgb(channels, others):
+    payload = jpeg_xl.encode(noise(16, 16, *([channels] if channels > 1 else [])))
+    with pytest.raises(BitstreamError, match="^invalid: .* another number of colours"):
+        jpeg_xl.decode(payload, 16, 16, others, 8)
+
+
 def test_damaged_streams_are_refused_or_decode_to_other_samples():
     """Checksums are the container's affair."""
     samples, random = (noise(40, 40, 3) // 64).astype(np.uint8), Random(0)

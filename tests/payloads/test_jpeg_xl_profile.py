@@ -44,7 +44,7 @@ def coded(icc: bytes) -> tuple[bytes, bytes]:
 
 def with_frames(stream: bytes) -> bytes:
     """A codestream up to the end of its profile, then a frame that takes much memory."""
-    bits, has_profile = after_header(stream)
+    bits, has_profile, _ = after_header(stream)
     assert has_profile
     pass_profile(bits)
     return stream[: bits.next_byte()] + frame(REFERENCE, 10_000)
@@ -53,17 +53,17 @@ def with_frames(stream: bytes) -> bytes:
 @pytest.mark.parametrize("tail", TAILS)
 def test_frames_after_a_profile_are_looked_at(tail):
     file, stream = coded(profile(TAILS[tail]))
-    check_frames(stream, read_header(stream), of_jpeg=True)
+    check_frames(stream, read_header(stream))
     payload = jpeg_xl.encode_jpeg(file, 16, 16)
     assert payload is not None and jpeg_xl.decode_jpeg(payload, 16, 16) == file
     with pytest.raises(BitstreamError, match="source of patches"):
-        check_frames(with_frames(stream), read_header(stream), of_jpeg=True)
+        check_frames(with_frames(stream), read_header(stream))
 
 
 def test_every_damaged_bit_of_a_profile_is_refused_or_passed():
     """Most are refused; a prefix for another one of its length, and bits of numbers, are not noticed."""
     _, stream = coded(SRGB)
-    bits, _ = after_header(stream)
+    bits, *_ = after_header(stream)
     first = bits.position // 8
     pass_profile(bits)
     refused = 0
@@ -73,7 +73,7 @@ def test_every_damaged_bit_of_a_profile_is_refused_or_passed():
             damaged = bytearray(stream)
             damaged[place] ^= 1 << flip
             try:
-                check_frames(bytes(damaged), read_header(stream), of_jpeg=True)
+                check_frames(bytes(damaged), read_header(stream))
             except BitstreamError as error:
                 assert str(error).startswith("invalid: ")
                 refused += 1
@@ -82,18 +82,18 @@ def test_every_damaged_bit_of_a_profile_is_refused_or_passed():
 
 def test_a_profile_cut_short_is_refused():
     _, stream = coded(SRGB)
-    bits, _ = after_header(stream)
+    bits, *_ = after_header(stream)
     first = bits.position // 8
     pass_profile(bits)
     for end in range(first, bits.position // 8):
         with pytest.raises(BitstreamError, match="^invalid: "):
-            check_frames(stream[:end], read_header(stream), of_jpeg=True)
+            check_frames(stream[:end], read_header(stream))
 
 
 def test_samples_have_no_profile():
     _, stream = coded(SRGB)
     with pytest.raises(BitstreamError, match="has a colour profile"):
-        check_frames(stream, read_header(stream))
+        check_frames(stream, read_header(stream), colours=3)
 
 
 class Profile(Writer):
@@ -130,7 +130,7 @@ class Profile(Writer):
 def stream_of(numbers: Profile) -> bytes:
     """A codestream of one pixel with these numbers as its profile, and a frame that takes much memory."""
     beginning = header(profile=1)
-    bits, _ = after_header(beginning)
+    bits, *_ = after_header(beginning)
     start = Writer()
     start.bits = [beginning[place // 8] >> place % 8 & 1 for place in range(bits.position)] + numbers.bits
     return start.whole() + frame(REFERENCE, 10_000)
@@ -158,7 +158,7 @@ def test_a_map_of_clusters_that_is_coded_is_read(moved):
     else:  # they are of cluster 0: after each zero without bits, two letters
         numbers.bits += [0] * 47
     with pytest.raises(BitstreamError, match="source of patches"):
-        check_frames(stream_of(numbers), read_header(header(profile=1)), of_jpeg=True)
+        check_frames(stream_of(numbers), read_header(header(profile=1)))
 
 
 def plain() -> Profile:
@@ -183,4 +183,4 @@ INVALID = {
 def test_profiles_that_no_encoder_writes_are_refused(case):
     numbers, words = INVALID[case]
     with pytest.raises(BitstreamError, match=words):
-        check_frames(stream_of(numbers) + bytes(99), read_header(header(profile=1)), of_jpeg=True)
+        check_frames(stream_of(numbers) + bytes(99), read_header(header(profile=1)))
