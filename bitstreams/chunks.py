@@ -14,10 +14,12 @@ from typing import NamedTuple
 from nvae_codec.errors import BitstreamError
 
 from .content import (
+    BYTES_PER_IMAGE,
     COPY,
     DEFLATED_FILE,
     FILE,
     GIVEN_BACK_PER_BYTE,
+    INFLATED_PER_BYTE,
     JPEG,
     LEAST_NEURAL_PIXELS,
     MAX_ALL_INFLATED_BYTES,
@@ -30,6 +32,7 @@ from .content import (
     MAX_SIDE,
     MAX_TILE_BATCHES,
     MAX_TRELLIS_BITS,
+    METADATA_PER_BYTE,
     MIN_TRELLIS_BITS,
     NEURAL,
     OF_FILES,
@@ -142,7 +145,7 @@ def read_chunk(file: Reader, header: Header, tally: Tally) -> Chunk:
         ends = list(accumulate(header.blob_lengths, initial=0))
         blobs = [together[begin:end] for begin, end in pairwise(ends)]
     given_back = sum(_file_lengths(header.images, blobs))
-    most = max(MAX_GIVEN_BACK_BYTES, GIVEN_BACK_PER_BYTE * len(file.data))
+    most = max(MAX_GIVEN_BACK_BYTES, GIVEN_BACK_PER_BYTE * tally.file_bytes)
     tally.add("bytes in the files that it gives back", given_back, most)
     tally.add_names([image.name for image in header.images])
     return Chunk(
@@ -158,7 +161,10 @@ def read_chunk(file: Reader, header: Header, tally: Tally) -> Chunk:
 
 
 def _file_lengths(images: Sequence[ImageEntry], blobs: Sequence[bytes]) -> list[int]:
-    """Of the file that each image is given back as, 0 where it is not; a copy has its original's."""
+    """Of the file that each image is given back as, 0 where it is not; a copy has its original's.
+
+    Where a blob does not begin with a length, nothing is given back: its decoder will refuse it.
+    """
     lengths: list[int] = []
     rest = iter(blobs)
     for image in images:
@@ -166,7 +172,10 @@ def _file_lengths(images: Sequence[ImageEntry], blobs: Sequence[bytes]) -> list[
         if image.payload == COPY:
             lengths.append(lengths[-image.distance])
         elif image.payload in (JPEG, DEFLATED_FILE):
-            lengths.append(Reader(blob, "invalid: a blob ends").varint("length of a file", 1, MAX_FILE_BYTES))
+            try:
+                lengths.append(Reader(blob, "a blob ends").varint("length of a file", 1, MAX_FILE_BYTES))
+            except BitstreamError:
+                lengths.append(0)
         else:
             lengths.append(len(blob) if image.payload == FILE else 0)
     return lengths
@@ -210,7 +219,8 @@ def read_header(body: bytes, tally: Tally, max_pixels: int, max_all_pixels: int)
         raise BitstreamError("invalid: the images of a compact chunk must have names")
     if flags & SQUEEZED:
         length = header.varint("inflated length of the header", 1, MAX_INFLATED_BYTES)
-        tally.add("bytes of inflated headers", length, MAX_ALL_INFLATED_BYTES)
+        most = max(MAX_ALL_INFLATED_BYTES, INFLATED_PER_BYTE * tally.file_bytes)
+        tally.add("bytes of inflated headers", length, most)
         header = Reader(inflate(body[header.position :], length, "the header"), header.ending)
     images, items, shared_crc32 = _read_images(header, flags, tally, max_pixels, max_all_pixels)
     tile_batches: tuple[TileBatch, ...] = ()
@@ -259,7 +269,7 @@ def _read_images(
 ) -> tuple[tuple[ImageEntry, ...], list[StoredItem], int | None]:
     """The images, the rows of their metadata, and the checksum that small images share."""
     count = header.varint("image count", 1, MAX_VARINT)
-    tally.add("images", count, MAX_IMAGES)
+    tally.add("images", count, max(MAX_IMAGES, tally.file_bytes // BYTES_PER_IMAGE))
     widths = [header.varint("width", 1, MAX_SIDE) for _ in range(count)]
     heights = [header.varint("height", 1, MAX_SIDE) for _ in range(count)]
     pixels = sum(map(mul, widths, heights))
@@ -281,7 +291,8 @@ def _read_images(
     references: list[tuple[int, ...]] = [()] * count
     if flags & DESCRIBED:
         items = [read_item(header) for _ in range(header.varint("metadata count", 1, MAX_REFERENCES * count))]
-        tally.add("bytes of metadata", sum(item.length for item in items), MAX_ALL_METADATA_BYTES)
+        most = max(MAX_ALL_METADATA_BYTES, METADATA_PER_BYTE * tally.file_bytes)
+        tally.add("bytes of metadata", sum(item.length for item in items), most)
         references = [read_references(header, len(items)) for _ in range(count)]
     images = tuple(
         replace(kind, width=width, height=height, samples_crc32=checksum, metadata=of_image, name=name)

@@ -7,11 +7,10 @@ from nvae_codec.errors import BitstreamError
 
 from .chunks import read_chunk, read_header, unseal, write_chunk
 from .content import (
+    ANY_PIXELS,
     DEFAULT_MAX_PIXELS,
     FINGERPRINT_BYTES,
     MAGIC,
-    MAX_IMAGES,
-    MAX_SIDE,
     PIXELS_PER_BYTE,
     VERSION,
     WORD_BYTES,
@@ -35,7 +34,7 @@ def pack(container: Container) -> bytes:
             write_chunk(chunk, place == 0, last - place, start, tally) for place, chunk in enumerate(container.chunks)
         ]
         data = b"".join([start, *chunks])
-        comes_back = unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2) == container
+        comes_back = unpack(data, max_pixels=ANY_PIXELS) == container
     except (BitstreamError, OverflowError) as error:
         raise ValueError(f"no .nvb file can hold this: {error}") from error
     if not comes_back:
@@ -53,7 +52,7 @@ def unpack(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
     fingerprint, file = read_start(data)
     start = write_start(fingerprint)
     chunks: list[Chunk] = []
-    tally, left = Tally(), None
+    tally, left = Tally(len(data)), None
     while left != 0:
         sealed = unseal(file, start)
         if sealed.is_first != (not chunks) or left not in (None, sealed.left + 1):

@@ -35,6 +35,7 @@ EXIF, ICC, XMP, COLOURS, TRANSPARENCY, WRAPPING = METADATA_KINDS = range(1, 7)  
 NO_FINGERPRINT = bytes(8)  # of a file without neural payloads, which needs no model
 
 DEFAULT_MAX_PIXELS = 2**27  # of an image, and of the images of a chunk together
+ANY_PIXELS = 2**80  # more than all images of any file: as `max_pixels`, no limit
 # Of all images of a file, unless they are fewer than a single image may have. Pixels of one colour, which cost least,
 # take a byte for a few hundred with the bundled models (`pytest -rP -k one_colour tests/test_codec.py`).
 PIXELS_PER_BYTE = 2**16
@@ -52,11 +53,12 @@ MAX_REC_GROUPS = 2**16 - 1
 MIN_TRELLIS_BITS, MAX_TRELLIS_BITS = 8, 16
 WHOLE_CHECKSUM_PIXELS = 2**12
 
-# Of a whole file. These need few bytes or none in the file, so its length alone does not bound the memory they take.
-MAX_IMAGES = 2**20
+# Of a whole file. These need few bytes or none in the file, so its length alone does not bound the memory they take. A
+# long file may have more of the first three: an image for so many bytes, so many bytes for one.
+MAX_IMAGES, BYTES_PER_IMAGE = 2**20, 8
+MAX_ALL_METADATA_BYTES, METADATA_PER_BYTE = 2**28, 16
+MAX_ALL_INFLATED_BYTES, INFLATED_PER_BYTE = 2**27, 16  # of headers that are deflated
 MAX_TILE_BATCHES = 2**22
-MAX_ALL_METADATA_BYTES = 2**28
-MAX_ALL_INFLATED_BYTES = 2**27  # of headers that are deflated
 MAX_ALL_SEQUENTIAL_BYTES = 2**25  # of sequential names, which are left out
 
 
@@ -153,9 +155,13 @@ class Container:
 
 
 class Tally:
-    """What the chunks of a file hold together: a short file must not claim much, and no two images have one name."""
+    """What the chunks of a file hold together: a short file must not claim much, and no two images have one name.
 
-    def __init__(self) -> None:
+    `file_bytes`: its length, as far as limits depend on it.
+    """
+
+    def __init__(self, file_bytes: int = 0) -> None:
+        self.file_bytes = file_bytes
         self.counts: Counter[str] = Counter()
         self.names: set[str] = set()
 

@@ -47,11 +47,11 @@ class Index:
     def chunk(self, number: int, data: Bytes) -> Chunk:
         """A chunk, read now from the same file. Raises BitstreamError if it is damaged."""
         header, position = self._places[number]
-        return read_chunk(Reader(data, "truncated: the file ends", position), header, Tally())
+        return read_chunk(Reader(data, "truncated: the file ends", position), header, Tally(len(data)))
 
 
 def _places(data: Bytes, file: Reader, start: bytes, max_pixels: int) -> Iterator[_Place]:
-    tally, left, is_first = Tally(), None, True
+    tally, left, is_first = Tally(len(data)), None, True
     while left != 0:
         sealed = unseal(file, start)
         if sealed.is_first != is_first or left not in (None, sealed.left + 1):

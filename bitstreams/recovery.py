@@ -50,7 +50,7 @@ def recover(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, fingerprint: b
     start, file = write_start(fingerprint), _Search(data, reader.ending, reader.position)
     chunks: list[Chunk] = []
     found: dict[int, tuple[str, Loss | None]] = {}  # by chunks left: why those before may be missing, and its own loss
-    tally, first, reason = Tally(), 0, ""
+    tally, first, reason = Tally(len(data)), 0, ""
     while not file.given_up:
         begin = file.position
         sealed: SealedHeader | None

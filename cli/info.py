@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from nvae_codec.bitstreams.container import MAX_IMAGES, MAX_SIDE, VERSION, Container, unpack
+from nvae_codec.bitstreams.container import VERSION, Container, unpack
 from nvae_codec.bitstreams.content import (
+    ANY_PIXELS,
     COLOURS,
     EXIF,
     FORMATS,
@@ -109,7 +110,7 @@ def _describe_model(name: Path, file: Path) -> dict:
 def _describe(file: Path, listed: bool) -> dict:
     """What an .nvb file holds; `listed`, with its images one by one."""
     data = read(file)
-    container = unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2)  # nothing is decoded, so no size is too large
+    container = unpack(data, max_pixels=ANY_PIXELS)  # nothing is decoded, so no size is too large
     subpixels = sum(image.width * image.height * image.channels for image in container.images)
     every = {
         "file": str(file),

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from nvae_codec.bitstreams.content import MAX_IMAGES, MAX_SIDE, Container, ImageEntry
+from nvae_codec.bitstreams.content import ANY_PIXELS, Container, ImageEntry
 from nvae_codec.bitstreams.index import Index
 from nvae_codec.codec import Codec
 from nvae_codec.errors import about
@@ -147,7 +147,7 @@ class _State:
 
 def _opened(path: Path) -> Index:
     with about(str(path)), _mapped(path) as data:
-        return Index(data, max_pixels=MAX_IMAGES * MAX_SIDE**2)
+        return Index(data, max_pixels=ANY_PIXELS)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 
 from nvae_codec import chunks, storage
 from nvae_codec.bitstreams.container import unpack
-from nvae_codec.bitstreams.content import DEFAULT_MAX_PIXELS, MAGIC, MAX_IMAGES, MAX_SIDE, Container
+from nvae_codec.bitstreams.content import ANY_PIXELS, DEFAULT_MAX_PIXELS, MAGIC, Container
 from nvae_codec.codec import CHUNK_PIXELS, Codec
 from nvae_codec.crew import report
 from nvae_codec.entries import check_image, check_small_images, is_file
@@ -211,7 +211,7 @@ def _of_archive(record: Record, data: bytes, content: Container) -> Record:
 
 
 def _unpacked(data: bytes) -> Container:
-    return unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2)
+    return unpack(data, max_pixels=ANY_PIXELS)
 
 
 def _decode(

@@ -70,6 +70,7 @@ def chunks(draw, names, largest_side=2**12):
         images.append(replace(image, **kind, format=draw(st.sampled_from([*range(len(FORMATS)), OTHER_FORMAT]))))
     if mixed and images[0].payload != COPY and draw(st.booleans()):
         images = [images[0], *(_copy(image, images[0], distance) for distance, image in enumerate(images[1:], 1))]
+    images = _without_metadata_of_files(images)
     used = sorted({index for image in images for index in image.metadata})  # no item may be without an image
     images = [replace(image, metadata=tuple(map(used.index, image.metadata))) for image in images]
     one = st.builds(TileBatch, st.integers(1, 64), st.integers(0, 3) | st.integers(0, 65_535))
@@ -88,6 +89,15 @@ def chunks(draw, names, largest_side=2**12):
         on_stack and draw(st.booleans()),
         tuple(draw(st.binary(max_size=9)) for image in images if image.has_blob),
     )
+
+
+def _without_metadata_of_files(images):
+    """Those of a file are in the file; so it is with copies, which all are of the first image here."""
+    kept = images[0].payload in OF_FILES
+    return [
+        replace(image, metadata=()) if image.payload in OF_FILES or kept and image.payload == COPY else image
+        for image in images
+    ]
 
 
 def _copy(image, original, distance):

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.content import GREY, MAX_IMAGES, MAX_SIDE, Chunk, Container, ImageEntry
+from nvae_codec.bitstreams.content import ANY_PIXELS, GREY, Chunk, Container, ImageEntry
 from nvae_codec.bitstreams.metadata import deflate_item
 from nvae_codec.codec import Codec
 from nvae_codec.coding.ans import MASS_BITS, Stack
@@ -139,7 +139,7 @@ def account(
     """
     if draws < 1:
         raise ValueError(f"a ledger takes at least one draw, not {draws}")
-    content = container.unpack(data, max_pixels=MAX_IMAGES * MAX_SIDE**2)
+    content = container.unpack(data, max_pixels=ANY_PIXELS)
     codec.check_fingerprint(content.fingerprint.hex())
     if not any(chunk.neural_images for chunk in content.chunks):
         raise ModelError(

@@ -280,6 +280,9 @@ def test_limits_of_a_file_hold_for_all_chunks_together(limit, fields, cause, mon
     file = craft_archive(fields, fields)
     unpack(file)
     monkeypatch.setattr(chunks, limit, int(re.search(r"\d+", cause).group()))
+    monkeypatch.setattr(chunks, "BYTES_PER_IMAGE", 10**6)  # so that the file's length allows no more
+    monkeypatch.setattr(chunks, "METADATA_PER_BYTE", 0)
+    monkeypatch.setattr(chunks, "INFLATED_PER_BYTE", 0)
     assert refusal(file) == cause
     assert [image.name for image in recover(file).container.images] == ["a"]
 

@@ -75,6 +75,18 @@ def test_an_image_with_a_neural_payload_counts_as_a_tile(monkeypatch):
         unpack(file, max_pixels=3 * LEAST_NEURAL_PIXELS - 1)
 
 
+def test_a_long_file_may_have_more_images(monkeypatch):
+    file = pack(with_copies(FILE, 4))
+    for rate, has_room in ((len(file) // 4, False), (len(file) // 5, True)):
+        monkeypatch.setattr(chunks, "MAX_IMAGES", 4)
+        monkeypatch.setattr(chunks, "BYTES_PER_IMAGE", rate)
+        if has_room:
+            assert len(unpack(file).images) == 5
+        else:
+            with pytest.raises(BitstreamError, match="^too large: the file has more than 4 images"):
+                unpack(file)
+
+
 @pytest.mark.parametrize("metadata", [((0,), ()), ((), (0,))], ids=["of the original", "of a copy"])
 @pytest.mark.parametrize("payload", BLOBS)
 def test_an_image_that_is_kept_as_a_file_has_no_metadata_beside_it(payload, metadata):
