@@ -26,7 +26,7 @@ def test_tile_batches_that_would_take_much_memory_are_refused(codec, monkeypatch
     largest = max(each.tiles for each in container.unpack(data).chunks[0].tile_batches)
     assert largest > 1 and max_joint_tiles(16) == 64 and max_joint_tiles(256) == 4 and max_joint_tiles(1024) == 1
     monkeypatch.setattr(chains, "MAX_JOINT_TILES", largest - 1)
-    with pytest.raises(BitstreamError, match=f"too large: {largest} tiles of 16 pixels are coded jointly"):
+    with pytest.raises(BitstreamError, match=f"invalid: {largest} tiles of 16 pixels are coded jointly"):
         codec.decompress(data)
     monkeypatch.setattr(chains, "MAX_JOINT_TILES", largest)
     assert codec.decompress(data).samples.shape == (60, 60, 3)
