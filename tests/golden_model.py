@@ -17,6 +17,7 @@ from nvae_codec.integer.conv import Conv, Output
 from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.integer.layers import Activate, Addition, Mean, Start
 from nvae_codec.integer.network import IntegerNetwork
+from nvae_codec.integer.quantise import ACTIVATION_LIMITS, around_zero
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.fingerprint import fingerprint
 
@@ -60,6 +61,20 @@ CONFIGS = {
         phase_scores=True,
         num_correction_channels=4,
     ),
+    # As models are exported: activations of 12 bits, tables of their arguments alone, raw outputs in two planes.
+    "corrections_12_bits": dataclasses.replace(
+        CONFIG,
+        num_preprocess_blocks=2,
+        num_postprocess_blocks=2,
+        max_channel_multiplier=2,
+        num_nf=1,
+        pixel_head="phases",
+        num_phase_levels=3,
+        num_phase_channels=6,
+        num_phase_noise_filters=4,
+        phase_scores=True,
+        num_correction_channels=4,
+    ),
     "black_and_white": dataclasses.replace(
         CONFIG, image_channels=1, likelihood="bernoulli", pixel_head="phases", num_phase_channels=6
     ),
@@ -76,7 +91,8 @@ def _halving(index: torch.Tensor, one: int, unit_bits: int) -> torch.Tensor:
 
 def golden_network(name: str = "plain") -> IntegerNetwork:
     """The network of one of CONFIGS, prepared; those called inactive have inactive channels."""
-    network = IntegerNetwork(CONFIGS[name])
+    bits = 12 if "12_bits" in name else 16
+    network = IntegerNetwork(CONFIGS[name], bits)
     if "inactive" in name:
         network.latent_inactive[0, 1] = network.latent_inactive[2, 0] = 1
     drawn = 0
@@ -100,11 +116,12 @@ def golden_network(name: str = "plain") -> IntegerNetwork:
             if output.activation:
                 output.table_bits.fill_(TABLE_BITS)
         elif isinstance(module, Start):
-            module.value.copy_(draw(module.value.shape, 3000))
+            module.value.copy_(draw(module.value.shape, 3000 if bits == 16 else 2000))
         elif isinstance(module, Mean):
             module.gain.fill_(1)
         elif isinstance(module, Addition):
-            module.right_shift.fill_(29 if module.__class__.__name__ == "Residual" else 0)
+            residual = 29 if bits == 16 else 14
+            module.right_shift.fill_(residual if module.__class__.__name__ == "Residual" else 0)
 
     index = torch.arange(-32768, 32768)
     one = 1 << TABLE_BITS
@@ -114,7 +131,9 @@ def golden_network(name: str = "plain") -> IntegerNetwork:
         "relu": index.clamp(min=0),
         "sigmoid": ((index + 4 * one) * 2).clamp(0, 1 << 14),
     }.items():
-        network.activation_tables.register_buffer(f"{name}_{TABLE_BITS}", table.clamp(min=-32767).to(torch.int16))
+        table = table.clamp(min=-32767).to(torch.int16)
+        table = table if bits == 16 else around_zero(table, ACTIVATION_LIMITS[bits]).clone()
+        network.activation_tables.register_buffer(f"{name}_{TABLE_BITS}", table)
     network.mean_table.copy_((index * 16).clamp(-(5 << 14), 5 << 14))
     network.sigma_table.copy_(
         torch.where(
@@ -131,7 +150,7 @@ def golden_network(name: str = "plain") -> IntegerNetwork:
         network.pixel_inverse_scale_table.copy_(_halving(torch.arange((11 << 10) + 1), 4_500_000, 10).clamp(min=1))
         network.pixel_coefficient_table.copy_((index * 16).clamp(-(1 << 14), 1 << 14))
         network.pixel_sigmoid_table.copy_((1 << 24) - _halving(torch.arange((1 << 16) + 1), 1 << 23, 12))
-    network.latent_bits.fill_(11)
+    network.latent_bits.fill_(11 if bits == 16 else 8)
     network.latent_steps.copy_(1 + draw(network.latent_steps.shape, 1).abs())
     network.prepare()
     return network.eval()

@@ -33,6 +33,7 @@ SHAPES = {
     "black_and_white": [(28, 28), (1, 1), (20, 37)],
     "noise_filters_many": [(9, 20), (20, 9, 3), (64, 65, 3), (5, 5, 3), (16, 16)],
     "corrections_mixed": [(20, 37, 3), (9, 20), (16, 16, 3)],
+    "twelve_bits": [(40, 37, 3), (9, 20), (16, 16, 3)],
     "phases_learning": [(40, 37, 3), (9, 20), (16, 16, 3), (20, 50)],
     "flows_5_bits_learning": [(40, 37, 3), (9, 20)],
     "learning_colour_spaces": [(19, 21, 3), (9, 20), (23, 18, 3), (20, 9, 3)],
@@ -98,7 +99,8 @@ def test_the_streams_show_what_the_format_can():
     assert [image.mode for image in contents["colour_spaces"].images] == [2, 0, 3, 1]
     assert [image.mode for image in contents["learning_colour_spaces"].images] == [2, 0, 1, 1]
     learning = {name for name, content in contents.items() if any(chunk.learns for chunk in content.chunks)}
-    assert learning == {"corrections_mixed", "phases_learning", "flows_5_bits_learning", "learning_colour_spaces"}
+    others = {"flows_5_bits_learning", "learning_colour_spaces", "twelve_bits"}
+    assert learning == {"corrections_mixed", "phases_learning", *others}
     assert len(contents["archive"].chunks) > 1 and all(image.name for image in contents["archive"].images)
 
 
