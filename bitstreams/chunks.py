@@ -145,7 +145,7 @@ def read_chunk(file: Reader, header: Header, tally: Tally) -> Chunk:
         ends = list(accumulate(header.blob_lengths, initial=0))
         blobs = [together[begin:end] for begin, end in pairwise(ends)]
     given_back = sum(_file_lengths(header.images, blobs))
-    most = max(MAX_GIVEN_BACK_BYTES, GIVEN_BACK_PER_BYTE * tally.file_bytes)
+    most = tally.growing(MAX_GIVEN_BACK_BYTES, GIVEN_BACK_PER_BYTE)
     tally.add("bytes in the files that it gives back", given_back, most)
     tally.add_names([image.name for image in header.images])
     return Chunk(
@@ -219,7 +219,7 @@ def read_header(body: bytes, tally: Tally, max_pixels: int, max_all_pixels: int)
         raise BitstreamError("invalid: the images of a compact chunk must have names")
     if flags & SQUEEZED:
         length = header.varint("inflated length of the header", 1, MAX_INFLATED_BYTES)
-        most = max(MAX_ALL_INFLATED_BYTES, INFLATED_PER_BYTE * tally.file_bytes)
+        most = tally.growing(MAX_ALL_INFLATED_BYTES, INFLATED_PER_BYTE)
         tally.add("bytes of inflated headers", length, most)
         header = Reader(inflate(body[header.position :], length, "the header"), header.ending)
     images, items, shared_crc32 = _read_images(header, flags, tally, max_pixels, max_all_pixels)
@@ -278,7 +278,7 @@ def _read_images(
             f"too large: a chunk has {pixels:,} pixels, more than the limit of {max_pixels:,} pixels; {TRUST}"
         )
     kinds = read_kinds(header, count, bool(flags & MIXED))
-    # One after the other: what a tile costs is not less for a smaller image.
+    # A tile costs no less where the image is smaller.
     of_images = zip(kinds, map(mul, widths, heights), strict=True)
     counted = (max(each, LEAST_NEURAL_PIXELS) if kind.payload == NEURAL else each for kind, each in of_images)
     tally.add("pixels", sum(counted), max_all_pixels, f", which is much for its size; {TRUST}")
@@ -291,7 +291,7 @@ def _read_images(
     references: list[tuple[int, ...]] = [()] * count
     if flags & DESCRIBED:
         items = [read_item(header) for _ in range(header.varint("metadata count", 1, MAX_REFERENCES * count))]
-        most = max(MAX_ALL_METADATA_BYTES, METADATA_PER_BYTE * tally.file_bytes)
+        most = tally.growing(MAX_ALL_METADATA_BYTES, METADATA_PER_BYTE)
         tally.add("bytes of metadata", sum(item.length for item in items), most)
         references = [read_references(header, len(items)) for _ in range(count)]
     images = tuple(

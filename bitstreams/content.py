@@ -165,6 +165,10 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.names: set[str] = set()
 
+    def growing(self, limit: int, per_byte: int) -> int:
+        """A limit, or where this is more so much for each byte of the file."""
+        return max(limit, per_byte * self.file_bytes)
+
     def has_room(self, what: str, count: int, limit: int) -> bool:
         return self.counts[what] + count <= limit
 

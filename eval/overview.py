@@ -32,6 +32,10 @@ class Kind(NamedTuple):
     def of(cls, data: Data, how: str) -> "Kind":
         return cls(data.source, data.num_images, data.subpixels, data.bits_per_sample, how)
 
+    @classmethod
+    def of_rate(cls, results: RateResults) -> "Kind":
+        return cls.of(results.data, TOGETHER if results.settings.archive else ALONE)
+
     @property
     def title(self) -> str:
         """In words; of paths their last names alone, and of several the first."""
@@ -49,9 +53,8 @@ def by_kind(all_results: Sequence[RateResults | CompareResults]) -> dict[Kind, d
     found: dict[Kind, dict[str, float]] = {}
     for results in all_results:
         if isinstance(results, RateResults):
-            kind = Kind.of(results.data, TOGETHER if results.settings.archive else ALONE)
             rate = results.totals.file_bits_per_subpixel_total_over_bytes
-            found.setdefault(kind, {}).setdefault(NVAE_CODEC, rate)
+            found.setdefault(Kind.of_rate(results), {}).setdefault(NVAE_CODEC, rate)
             continue
         rates = [(ALONE, row.codec, row.num_images, row.bits_per_subpixel_total_over_bytes) for row in results.totals]
         rates += [(TOGETHER, row.codec, row.num_images, row.bits_per_subpixel) for row in results.solid_archives or ()]
@@ -112,8 +115,7 @@ def _bounds(figure: "Figure", all_results: Sequence[RateResults]) -> None:
             for name in ("negative_elbo_bits", "file_bits")
         )
         every += promised + achieved
-        kind = Kind.of(results.data, TOGETHER if results.settings.archive else ALONE)
-        label = f"{kind.title}: {100 * results.totals.overhead_total_over_bytes:+.2f} %"
+        label = f"{Kind.of_rate(results).title}: {100 * results.totals.overhead_total_over_bytes:+.2f} %"
         area = max(MIN_AREA, min(MAX_AREA, 2000 / len(promised)))
         look: Any = dict(s=area, color=COLOURS[number % len(COLOURS)], alpha=0.7, linewidths=0, label=label)
         rates.scatter(promised, achieved, **look)

@@ -119,7 +119,7 @@ def _beside_others(all_results: Sequence[Any]) -> Table:
     others: dict[Kind, list[tuple[int, str]]] = {}  # sizes, with their names
     for results in all_results:
         if isinstance(results, RateResults):
-            ours[Kind.of(results.data, TOGETHER if results.settings.archive else ALONE)] = (
+            ours[Kind.of_rate(results)] = (
                 results.model.name,
                 _data(results.data),
                 results.totals.file_bits // 8,

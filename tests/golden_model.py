@@ -38,6 +38,17 @@ CONFIG = NVAEConfig(
     num_postprocess_blocks=1,
     num_postprocess_cells=1,
 )
+CORRECTIONS = dataclasses.replace(
+    CONFIG,
+    num_preprocess_blocks=2,
+    num_postprocess_blocks=2,
+    max_channel_multiplier=2,
+    pixel_head="phases",
+    num_phase_levels=3,
+    num_phase_channels=6,
+    phase_scores=True,
+    num_correction_channels=4,
+)
 CONFIGS = {
     "plain": CONFIG,
     "flows_5_bits": dataclasses.replace(CONFIG, num_nf=1, num_x_bits=5),
@@ -50,31 +61,9 @@ CONFIGS = {
     "noise_filters": dataclasses.replace(
         CONFIG, pixel_head="phases", num_phase_channels=6, num_phase_noise_filters=4, num_phase_interpolations=2
     ),
-    "corrections": dataclasses.replace(
-        CONFIG,
-        num_preprocess_blocks=2,
-        num_postprocess_blocks=2,
-        max_channel_multiplier=2,
-        pixel_head="phases",
-        num_phase_levels=3,
-        num_phase_channels=6,
-        phase_scores=True,
-        num_correction_channels=4,
-    ),
+    "corrections": CORRECTIONS,
     # As models are exported: activations of 12 bits, tables of their arguments alone, raw outputs in two planes.
-    "corrections_12_bits": dataclasses.replace(
-        CONFIG,
-        num_preprocess_blocks=2,
-        num_postprocess_blocks=2,
-        max_channel_multiplier=2,
-        num_nf=1,
-        pixel_head="phases",
-        num_phase_levels=3,
-        num_phase_channels=6,
-        num_phase_noise_filters=4,
-        phase_scores=True,
-        num_correction_channels=4,
-    ),
+    "corrections_12_bits": dataclasses.replace(CORRECTIONS, num_nf=1, num_phase_noise_filters=4),
     "black_and_white": dataclasses.replace(
         CONFIG, image_channels=1, likelihood="bernoulli", pixel_head="phases", num_phase_channels=6
     ),
