@@ -51,7 +51,7 @@ class IntegerNetwork(Hierarchy):
         steps = torch.zeros(config.num_groups, config.num_latent_per_group, dtype=torch.int16)
         self.register_buffer("latent_steps", steps)
         # 1: not coded, the latents of the channel are the prior's mean.
-        self.register_buffer("latent_inactive", torch.zeros_like(steps))
+        self.register_buffer("latent_inactive", steps.clone())
         # What learning while coding begins with: nothing, until `learn_start` has seen images.
         phases = len(self.lattices) - first_learning(self.lattices) if config.pixels.learns else 0
         for name, values in vars(Start.nothing(phases)).items():

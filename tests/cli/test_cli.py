@@ -574,6 +574,17 @@ def test_help_of_every_command_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == 0
 
 
+def test_loading_a_model_takes_no_symbolic_mathematics(toy_model_path):
+    """Some functions of torch import sympy on `meta` tensors, which takes a second."""
+    script = f"""
+import sys
+from nvae_codec.codec import Codec
+Codec.load({str(toy_model_path)!r}).model
+sys.exit("sympy" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
 def test_version_and_status_of_the_real_command():
     process = spawn("--version")
     assert process.communicate() == (f"nvae-codec, version {nvae_codec.__version__}\n".encode(), b"")

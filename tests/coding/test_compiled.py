@@ -140,6 +140,14 @@ def test_however_it_was_compiled(compiled, tmp_path, flags):
 
 
 @needs_compiler
+def test_without_wide_registers_it_is_the_same(compiled, tmp_path):
+    assert compiler.compile_library(tmp_path / "plain.so")
+    plain = library.load(tmp_path / "plain.so")
+    plain.use_wide(0)
+    run_beside([compiled_block(compiled), compiled_block(plain)], MIXTURE, turns=4)
+
+
+@needs_compiler
 @pytest.mark.parametrize("value", [-32767, 0, 32767])
 def test_any_parameters_give_masses(compiled, value):
     """Whatever a model's integers are: no mass is 0, and decoding ends where coding began."""

@@ -38,7 +38,7 @@ def build_wheel(
         if target not in TARGETS:
             raise SystemExit(f"there is no target {target}; there are {', '.join(TARGETS)}")
         triple, platform = TARGETS[target]
-        compiler = [sys.executable, "-m", "ziglang", "cc", "-target", triple]
+        compiler = [sys.executable, "-m", "ziglang", "cc", "-s", "-target", triple]  # -s: without names of functions
     LIBRARY.unlink(missing_ok=True)
     compiled = compile_library(compiler=compiler)
     if target is not None and not compiled:

@@ -27,6 +27,7 @@ enum {
     LEAST_OWN_MASS = 1 << 13,
     LEAST_MIXED_MASS = LEAST_OWN_MASS << 10,
     LANES = 4,
+    MAX_BITS = 2 * LANES,
     PORTION_BITS = 10,
     VALUES = 256,
     EDGES = VALUES + 1,
@@ -49,6 +50,7 @@ enum {
     CONTEXTS = SIZES * RATIOS,
     LOG_PARTS = 2048,
     MAX_THREADS = 16,
+    MAX_TERMS = MAX_COMPONENTS * MAX_EXPERTS,
 };
 
 typedef struct { /* the tables of a mixture, and its shape */

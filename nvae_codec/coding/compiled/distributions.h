@@ -8,46 +8,40 @@
 
 #include "block.h"
 
-/* Where a function may be compiled several times for the sake of wider registers; what it computes is the same. */
-#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && defined(__has_attribute)
-#if __has_attribute(target_clones)
-#define WIDE __attribute__((target_clones("avx2", "default")))
-#endif
-#endif
-#ifndef WIDE
-#define WIDE
-#endif
-static double looked_up(const double *table, int64_t length, int64_t index) {
+/* What workers are made of is compiled with each of them: see threads.h. */
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE double looked_up(const double *table, int64_t length, int64_t index) {
     return table[index < 0 ? 0 : index >= length ? length - 1 : index];
 }
 
-static int32_t parameter(const Block *b, int i, int number) { return b->parameters[(int64_t)number * b->count + i]; }
+INLINE int32_t parameter(const Block *b, int i, int number) { return b->parameters[(int64_t)number * b->count + i]; }
 
-static double mean_of(const Block *b, int i, int plane, int k) {
+INLINE double mean_of(const Block *b, int i, int plane, int k) {
     const Mixture *m = b->mixture;
     double unit = ((1 << m->bits) - 1) * (double)(1 << (UNIT_BITS - MEAN_BITS));
     return parameter(b, i, m->components * (1 + 3 * plane) + k) * unit;
 }
 
-static double inverse_scale_of(const Block *b, int i, int plane, int k) {
+INLINE double inverse_scale_of(const Block *b, int i, int plane, int k) {
     const Mixture *m = b->mixture;
     int32_t log_scale = parameter(b, i, m->components * (2 + 3 * plane) + k);
     return looked_up(m->inverse_scale, m->inverse_scales, log_scale - LOG_SCALE_MIN * (1 << LOG_SCALE_BITS));
 }
 
-static double slope_of(const Block *b, int i, int slot, int k) {
+INLINE double slope_of(const Block *b, int i, int slot, int k) {
     const Mixture *m = b->mixture;
     return looked_up(m->coefficient, COEFFICIENTS, parameter(b, i, m->components * (3 + 3 * slot) + k) + COEFFICIENTS / 2);
 }
 
-static double position_of(const Mixture *m, int value) {
+INLINE double position_of(const Mixture *m, int value) {
     return (2.0 * value - ((1 << m->bits) - 1)) * (1 << UNIT_BITS);
 }
 
-static double shifted(double slope, double distance) { return floor(slope * distance * (1.0 / (1 << UNIT_BITS))); }
+INLINE double shifted(double slope, double distance) { return floor(slope * distance * (1.0 / (1 << UNIT_BITS))); }
 
 /* The mean of a component, given the positions of the colours before. */
-static double centre_of(const Block *b, int i, int plane, int k, const double *known) {
+INLINE double centre_of(const Block *b, int i, int plane, int k, const double *known) {
     double centre = mean_of(b, i, plane, k);
     for (int term = 0; term < plane; term++) {
         double distance = known[term] - (b->mixture->residual ? mean_of(b, i, term, k) : 0);
@@ -56,7 +50,7 @@ static double centre_of(const Block *b, int i, int plane, int k, const double *k
     return centre;
 }
 
-static void first_plane(Block *b, int i) {
+INLINE void first_plane(Block *b, int i) {
     const Mixture *m = b->mixture;
     int32_t largest = parameter(b, i, 0);
     for (int k = 1; k < m->components; k++) {
@@ -71,7 +65,7 @@ static void first_plane(Block *b, int i) {
     }
 }
 
-static void next_colour(Block *b, int i) {
+INLINE void next_colour(Block *b, int i) {
     const Mixture *m = b->mixture;
     double known[2] = {position_of(m, b->planes[0][i]), 0};
     if (b->plane == 2) known[1] = position_of(m, b->planes[1][i]);
@@ -82,7 +76,7 @@ static void next_colour(Block *b, int i) {
     }
 }
 
-static void red_chroma(Block *b, int i) {
+INLINE void red_chroma(Block *b, int i) {
     const Mixture *m = b->mixture;
     const Space *s = b->space;
     const double one = 1.0 / (1 << DIRECTION_BITS);
@@ -113,7 +107,7 @@ static void red_chroma(Block *b, int i) {
     }
 }
 
-static void blue_chroma(Block *b, int i) {
+INLINE void blue_chroma(Block *b, int i) {
     const Mixture *m = b->mixture;
     int red = b->planes[0][i], cr = b->planes[1][i]; /* `cr` is green where red is clipped */
     double line = b->space->lines[red * VALUES + cr], known[2] = {position_of(m, red), position_of(m, cr)};
@@ -126,7 +120,7 @@ static void blue_chroma(Block *b, int i) {
 }
 
 /* Where the values from `value` on begin, in steps of edges. */
-static double place_of(const Block *b, int i, int value) {
+INLINE double place_of(const Block *b, int i, int value) {
     const Space *s = b->space;
     if (!s || b->plane == 0) return value;
     int red = b->planes[0][i];
@@ -138,14 +132,14 @@ static double place_of(const Block *b, int i, int value) {
 
 /* In units of the table's index an edge e lies at ((2 e - 2**bits) << 14) inverse unit. All products are exact: integers
  * below 2**53 times a power of two. */
-static void term_of(const Mixture *m, double centre, double inverse, double *slope, double *start) {
+INLINE void term_of(const Mixture *m, double centre, double inverse, double *slope, double *start) {
     const double unit = 1.0 / (1 << (UNIT_BITS + INVERSE_SCALE_BITS - ARGUMENT_BITS)) / (1 << m->bits);
     const double first = centre + (double)(1 << m->bits) * (1 << UNIT_BITS);
     *slope = inverse * (1 << (UNIT_BITS + 1)) * unit;
     *start = 0.5 + (ARGUMENT_RANGE << ARGUMENT_BITS) - first * inverse * unit;
 }
 
-static double sigmoid_at(const Mixture *m, double slope, double start, double place) {
+INLINE double sigmoid_at(const Mixture *m, double slope, double start, double place) {
     const double last = SIGMOIDS - 1;
     double index = slope * place + start;
     index = index > 0 ? index : 0;
@@ -154,34 +148,64 @@ static double sigmoid_at(const Mixture *m, double slope, double start, double pl
 }
 
 typedef double Doubles __attribute__((vector_size(LANES * sizeof(double))));
+typedef double Anywhere __attribute__((vector_size(LANES * sizeof(double)), aligned(sizeof(double)), may_alias));
 typedef int64_t Masks __attribute__((vector_size(LANES * sizeof(int64_t))));
 typedef int32_t Indices __attribute__((vector_size(LANES * sizeof(int32_t))));
 
-/* A sum of integers below 2**53: its order does not matter, and processors add several at a time. */
-WIDE static double sum_at(const float *sigmoid, const double *slopes, const double *starts, const double *weights,
-                          int count, double place) {
+/* Arguments of the distribution function to what it is there, four at a time. */
+INLINE void sigmoids(const float *sigmoid, Doubles *at) {
     const Doubles last = {SIGMOIDS - 1, SIGMOIDS - 1, SIGMOIDS - 1, SIGMOIDS - 1}, none = {0};
+    Doubles index = (Doubles)((Masks)*at & (*at > none));
+    Masks inside = index < last;
+    index = (Doubles)(((Masks)index & inside) | ((Masks)last & ~inside));
+    Indices i = __builtin_convertvector(index, Indices);
+    *at = (Doubles){sigmoid[i[0]], sigmoid[i[1]], sigmoid[i[2]], sigmoid[i[3]]};
+}
+
+#define FOUR(from) (*(const Anywhere *)(from))
+
+/* What is below one place, four terms at a time. A sum of integers below 2**53: its order does not matter. */
+INLINE double sum_at(const float *sigmoid, const double *slopes, const double *starts, const double *weights,
+                          int count, double place) {
     Doubles totals = {0};
     for (int k = 0; k < count; k += LANES) {
-        Doubles slope, start, weight;
-        memcpy(&slope, slopes + k, sizeof slope), memcpy(&start, starts + k, sizeof start);
-        memcpy(&weight, weights + k, sizeof weight);
-        Doubles index = slope * place + start;
-        index = (Doubles)((Masks)index & (index > none));
-        Masks inside = index < last;
-        index = (Doubles)(((Masks)index & inside) | ((Masks)last & ~inside));
-        Indices at = __builtin_convertvector(index, Indices);
-        Doubles found = {sigmoid[at[0]], sigmoid[at[1]], sigmoid[at[2]], sigmoid[at[3]]};
-        totals += weight * found;
+        Doubles at = FOUR(slopes + k) * place + FOUR(starts + k);
+        sigmoids(sigmoid, &at);
+        totals += FOUR(weights + k) * at;
     }
     return (totals[0] + totals[1]) + (totals[2] + totals[3]);
 }
 
-static int padded(int count) { return (count + LANES - 1) / LANES * LANES; }
+/* What is below each of MAX_BITS places, all of them at a time. */
+INLINE void sums_at(const float *sigmoid, const double *slopes, const double *starts, const double *weights, int count,
+                         const double *places, double *sums) {
+    Doubles some = {0}, others = {0};
+    for (int k = 0; k < count; k++) {
+        Doubles at = slopes[k] * FOUR(places) + starts[k], at_others = slopes[k] * FOUR(places + LANES) + starts[k];
+        sigmoids(sigmoid, &at), sigmoids(sigmoid, &at_others);
+        some += weights[k] * at, others += weights[k] * at_others;
+    }
+    memcpy(sums, &some, sizeof some), memcpy(sums + LANES, &others, sizeof others);
+}
+
+/* What each term has from `begin` to `end`; all that is below if these are of the least value, all above if of the
+ * largest. `masses` has room for whole LANES. */
+INLINE void between(const float *sigmoid, const double *slopes, const double *starts, int count, double begin,
+                         double end, int least, int largest, double *masses) {
+    for (int k = 0; k < count; k += LANES) {
+        Doubles low = {0}, high = {1 << SIGMOID_BITS, 1 << SIGMOID_BITS, 1 << SIGMOID_BITS, 1 << SIGMOID_BITS};
+        if (!least) low = FOUR(slopes + k) * begin + FOUR(starts + k), sigmoids(sigmoid, &low);
+        if (!largest) high = FOUR(slopes + k) * end + FOUR(starts + k), sigmoids(sigmoid, &high);
+        high -= low;
+        memcpy(masses + k, &high, sizeof high);
+    }
+}
+
+INLINE int padded(int count) { return (count + LANES - 1) / LANES * LANES; }
 
 /* The terms of the distribution that a plane's value is coded with: the network's or, with `learnt`, the mixture of all
  * experts. */
-static void mix(Block *b, int i, const Learnt *learnt) {
+INLINE void mix(Block *b, int i, const Learnt *learnt) {
     const Mixture *m = b->mixture;
     const Rule *r = b->rule;
     int64_t first = (int64_t)i * m->components, to = i * b->room;
@@ -206,16 +230,23 @@ static void mix(Block *b, int i, const Learnt *learnt) {
     b->active[i] = active;
 }
 
-static double least_mass(const Learnt *learnt) { return learnt ? LEAST_MIXED_MASS : LEAST_MASS; }
+INLINE double least_mass(const Learnt *learnt) { return learnt ? LEAST_MIXED_MASS : LEAST_MASS; }
 
-static double mass_below(const Block *b, int i, const Learnt *learnt, int value) {
+INLINE double mass_below(const Block *b, int i, const Learnt *learnt, int value) {
     int64_t at = i * b->room;
     int count = padded(b->active[i] * (learnt ? b->rule->experts : 1));
     double mass = sum_at(b->mixture->sigmoid, b->slopes + at, b->starts + at, b->term_weights + at, count, place_of(b, i, value));
     return mass + value * least_mass(learnt);
 }
 
-static double whole_mass(const Block *b, int i, const Learnt *learnt) {
+/* Of MAX_BITS places; without what each value has at least. */
+INLINE void masses_below(const Block *b, int i, const Learnt *learnt, const double *places, double *masses) {
+    int64_t at = i * b->room;
+    int count = b->active[i] * (learnt ? b->rule->experts : 1);
+    sums_at(b->mixture->sigmoid, b->slopes + at, b->starts + at, b->term_weights + at, count, places, masses);
+}
+
+INLINE double whole_mass(const Block *b, int i, const Learnt *learnt) {
     double all = 0;
     for (int k = 0; k < b->active[i] * (learnt ? b->rule->experts : 1); k++) all += b->term_weights[i * b->room + k];
     return all * (1 << SIGMOID_BITS) + (1 << b->mixture->bits) * least_mass(learnt);
@@ -226,7 +257,7 @@ typedef struct { /* of one component's distribution function: where its index li
 } Bin;
 
 /* The bin of `value`, which lies from `begin` to `end`. */
-static Bin bin_of(const Block *b, int i, int k, int value, double begin, double end) {
+INLINE Bin bin_of(const Block *b, int i, int k, int value, double begin, double end) {
     const Mixture *m = b->mixture;
     int64_t at = (int64_t)i * m->components + k;
     Bin bin;
@@ -238,7 +269,7 @@ static Bin bin_of(const Block *b, int i, int k, int value, double begin, double 
 
 /* The components' weights once their masses in the known value's bin are multiplied with them (Bayes' rule), the
  * largest 2**20. One more than the mass: never all zero. */
-static void weigh_by(Block *b, int i, const Bin *bins) {
+INLINE void weigh_by(Block *b, int i, const Bin *bins) {
     int components = b->mixture->components;
     double *weights = b->weights + (int64_t)i * components, product[MAX_COMPONENTS], largest = 0;
     for (int k = 0; k < components; k++) {
@@ -249,7 +280,7 @@ static void weigh_by(Block *b, int i, const Bin *bins) {
 }
 
 /* The same once the value of the plane is known. */
-static void weigh(Block *b, int i) {
+INLINE void weigh(Block *b, int i) {
     int value = b->planes[b->plane][i];
     double begin = place_of(b, i, value), end = place_of(b, i, value + 1);
     Bin bins[MAX_COMPONENTS];

@@ -8,7 +8,7 @@
 #include "distributions.h"
 
 /* The mean, in sixteenths of a level, and the variance, in their squares. */
-static void moments(Block *b, int i) {
+INLINE void moments(Block *b, int i) {
     const Mixture *m = b->mixture;
     int64_t first = (int64_t)i * m->components;
     const double unit = 1.0 / (1 << (UNIT_BITS + 1 - ERROR_BITS));
@@ -29,13 +29,13 @@ static void moments(Block *b, int i) {
     b->variance[i] = variance < 1 ? 1 : variance > 1e9 ? 1e9 : variance;
 }
 
-static int features_of(const Rule *r, int plane) {
+INLINE int features_of(const Rule *r, int plane) {
     return r->neighbours + r->valued + (plane ? r->crossed : 0) + plane + 1;
 }
 
-static double clamped(double x, double limit) { return x > limit ? limit : x < -limit ? -limit : x; }
+INLINE double clamped(double x, double limit) { return x > limit ? limit : x < -limit ? -limit : x; }
 
-static void predict(Block *b, int i, const Learnt *learnt, const Canvas *canvas) {
+INLINE void predict(Block *b, int i, const Learnt *learnt, const int16_t *coefficients, const Canvas *canvas) {
     const Rule *r = b->rule;
     int plane = b->plane, at = b->at[i], n = 0, near = 0, ratios = 0, gains[MAX_EXPERTS] = {0};
     int16_t *f = b->features + (int64_t)i * MAX_FEATURES;
@@ -55,8 +55,8 @@ static void predict(Block *b, int i, const Learnt *learnt, const Canvas *canvas)
         near += 2, ratios += 2 * canvas->ratios[j][at];
     }
     f[n++] = 1 << ERROR_BITS;
-    int64_t sum = 0;
-    for (int j = 0; j < n; j++) sum += (int64_t)learnt->coefficients[j] * f[j];
+    int32_t sum = 0; /* of at most 64 products of 2**14 and 2**10 */
+    for (int j = 0; j < n; j++) sum += coefficients[j] * f[j];
     /* Sixteenths of a level times 2**-12 to positions; at most three standard deviations. */
     double limit = floor(sqrt(b->variance[i]) * (3 << (UNIT_BITS + 1 - ERROR_BITS)));
     b->shift[i] = clamped(floor(sum * 0.5), limit);
@@ -78,27 +78,24 @@ static void predict(Block *b, int i, const Learnt *learnt, const Canvas *canvas)
     for (int e = 0; e < r->experts; e++) portions[e] = floor(portions[e] * (1 << PORTION_BITS) / all);
 }
 
-static double logarithm(const Rule *r, double x) { /* natural, in 2**-26; x is positive */
+INLINE double logarithm(const Rule *r, double x) { /* natural, in 2**-26; x is positive */
     int exponent;
     double part = frexp(x, &exponent) * 2 - 1;
     return (exponent - 1) * 46516319.0 + r->logarithms[(int)(part * LOG_PARTS)];
 }
 
 /* What each expert would have gained over all together, in 2**-10. */
-static void gains(const Block *b, int i, const Canvas *canvas, int64_t *gained) {
+INLINE void gains(const Block *b, int i, const Canvas *canvas, int64_t *gained) {
     const Rule *r = b->rule;
     int value = b->planes[b->plane][i], last = (1 << b->mixture->bits) - 1;
     double begin = place_of(b, i, value), end = place_of(b, i, value + 1), masses[MAX_EXPERTS], all = 0, mixed = 0;
-    int64_t first = (int64_t)i * b->mixture->components, at = i * b->room;
-    int active = b->active[i];
+    double terms[MAX_TERMS], *term = terms, *slopes = b->slopes + i * b->room, *starts = b->starts + i * b->room;
+    const double *own = b->own_weights + (int64_t)i * b->mixture->components;
+    int active = b->active[i], count = active * r->experts;
+    between(b->mixture->sigmoid, slopes, starts, count, begin, end, value == 0, value == last, terms);
     for (int e = 0; e < r->experts; e++) {
         double mass = LEAST_OWN_MASS, portion = b->portions[(int64_t)i * MAX_EXPERTS + e];
-        for (int k = 0; k < active; k++) {
-            double slope = b->slopes[at + e * active + k], start = b->starts[at + e * active + k];
-            double low = value ? sigmoid_at(b->mixture, slope, start, begin) : 0;
-            double high = value < last ? sigmoid_at(b->mixture, slope, start, end) : 1 << SIGMOID_BITS;
-            mass += b->own_weights[first + k] * (high - low);
-        }
+        for (int k = 0; k < active; k++) mass += own[k] * *term++;
         masses[e] = mass;
         all += portion;
         mixed += portion * mass;
@@ -112,7 +109,7 @@ static void gains(const Block *b, int i, const Canvas *canvas, int64_t *gained) 
     }
 }
 
-static void put(Block *b, int i, const Canvas *canvas, double *error) {
+INLINE void put(Block *b, int i, const Canvas *canvas, double *error) {
     const Mixture *m = b->mixture;
     int value = b->planes[b->plane][i], at = b->at[i];
     double middle = (place_of(b, i, value) + place_of(b, i, value + 1) - (1 << m->bits)) * (1 << UNIT_BITS);

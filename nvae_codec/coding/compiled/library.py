@@ -23,6 +23,7 @@ from nvae_codec.likelihoods.tables import MixtureTables
 
 MAX_COMPONENTS = 64  # as in block.h
 TRIED = 256  # pixels that scores are compared of
+HAVE_AVX = ("AVX2", "AVX512")  # as torch calls what a processor can do
 SWITCH = "NVAE_CODEC_COMPILED"  # an environment variable: 0 means to code without
 
 
@@ -78,6 +79,7 @@ def _declared(library: Any) -> Any:
         "pixels_corrected": (None, [c_void_p, c_void_p, c_void_p, c_int, c_int, c_void_p]),
         "block_sizes": (None, [POINTER(_Sizes)]),
         "block_source": (c_char_p, []),
+        "use_wide": (None, [c_int]),
     }
     for name, (result, arguments) in pointers.items():
         function = getattr(library, name)
@@ -89,6 +91,7 @@ def _declared(library: Any) -> Any:
     expected = [ctypes.sizeof(each) for each in (_Mixture, _Space, _Rule)]
     expected += [learning.LEARNT.itemsize, ctypes.sizeof(_Canvas)]
     assert [getattr(sizes, name) for name in _Sizes.names] == expected, "structures are declared here as in pixels.c"
+    library.use_wide(torch.backends.cpu.get_cpu_capability() in HAVE_AVX)
     return library
 
 

@@ -27,6 +27,15 @@ struct Task {
     float *out;
 };
 
+/* Registers of AVX, which the processor must have. Where they are not known they are not used. */
+void use_wide(int use) {
+#ifdef __x86_64__
+    wide = use;
+#else
+    (void)use;
+#endif
+}
+
 static int share_among(int threads, int count, const Task *task, Work *work) {
     fenv_t others = plain_arithmetic();
     int parts = in_parts(task, count, threads, work);
@@ -79,8 +88,10 @@ void block_start(Block *b, const Space *space, const int32_t *parameters, int co
     b->at = at, b->neighbours = neighbours, b->plane = -1;
 }
 
-static void begin_plane(const Task *task, int part, int first, int last) {
+INLINE void begin_plane(const Task *task, int part, int first, int last) {
     Block *b = task->block;
+    int16_t coefficients[MAX_FEATURES];
+    for (int j = 0; task->learnt && j < MAX_FEATURES; j++) coefficients[j] = (int16_t)task->learnt->coefficients[j];
     (void)part;
     for (int i = first; i < last; i++) {
         if (b->plane == 0) first_plane(b, i);
@@ -88,15 +99,16 @@ static void begin_plane(const Task *task, int part, int first, int last) {
         else if (b->plane == 1) red_chroma(b, i);
         else blue_chroma(b, i);
         if (task->canvas) moments(b, i);
-        if (task->learnt) predict(b, i, task->learnt, task->canvas);
+        if (task->learnt) predict(b, i, task->learnt, coefficients, task->canvas);
     }
 }
+WORKER(begin_plane)
 
 /* Go on to the next plane. Without `learnt` nothing is predicted; without a canvas nothing is remembered. */
 void block_plane(Block *b, Learnt *learnt, const Canvas *canvas) {
     Task task = {.block = b, .learnt = learnt, .canvas = canvas};
     b->plane++;
-    share(&task, begin_plane);
+    share(&task, CHOSEN(begin_plane));
 }
 
 /* The masses of a bit's two values, less one each, as the stack wants them: of 2**24 together. */
@@ -107,29 +119,36 @@ static void put_masses(double low, double middle, double high, float *out) {
     out[1] = (float)(all - of_zero);
 }
 
-static void known_masses(const Task *task, int part, int first, int last) {
+INLINE void known_masses(const Task *task, int part, int first, int last) {
     Block *b = task->block;
     int bits = b->mixture->bits;
     (void)part;
     for (int i = first; i < last; i++) {
+        double places[MAX_BITS] = {0}, middles[MAX_BITS], low = 0, least = least_mass(task->learnt);
+        int value = task->values[i], edges[MAX_BITS];
         mix(b, i, task->learnt);
-        double low = 0, high = whole_mass(b, i, task->learnt);
-        int prefix = 0;
-        for (int bit = bits - 1; bit >= 0; bit--) {
-            int edge = prefix + (1 << bit);
-            double middle = mass_below(b, i, task->learnt, edge);
-            put_masses(low, middle, high, task->masses + 2 * ((int64_t)(bits - 1 - bit) * b->count + i));
-            if (task->values[i] >> bit & 1) prefix = edge, low = middle;
+        for (int j = 0; j < bits; j++) {
+            int bit = bits - 1 - j;
+            edges[j] = (value >> bit | 1) << bit;
+            places[j] = place_of(b, i, edges[j]);
+        }
+        masses_below(b, i, task->learnt, places, middles);
+        double high = whole_mass(b, i, task->learnt);
+        for (int j = 0; j < bits; j++) {
+            double middle = middles[j] + edges[j] * least;
+            put_masses(low, middle, high, task->masses + 2 * ((int64_t)j * b->count + i));
+            if (value >= edges[j]) low = middle;
             else high = middle;
         }
     }
 }
+WORKER(known_masses)
 
 /* The masses [bits][n][2] of the bits of known values, most significant first. */
 void block_masses(Block *b, Learnt *learnt, const uint8_t *values, float *masses) {
     Task task = {.block = b, .learnt = learnt, .values = values, .masses = masses};
     memcpy(b->planes[b->plane], values, b->count);
-    share(&task, known_masses);
+    share(&task, CHOSEN(known_masses));
 }
 
 static void take_bit(Block *b, int i, int bit, int32_t found) {
@@ -137,7 +156,7 @@ static void take_bit(Block *b, int i, int bit, int32_t found) {
     else b->high[i] = b->middle[i];
 }
 
-static void next_masses(const Task *task, int part, int first, int last) {
+INLINE void next_masses(const Task *task, int part, int first, int last) {
     Block *b = task->block;
     int bit = task->bit;
     (void)part;
@@ -150,11 +169,12 @@ static void next_masses(const Task *task, int part, int first, int last) {
         put_masses(b->low[i], b->middle[i], b->high[i], task->masses + 2 * i);
     }
 }
+WORKER(next_masses)
 
 /* The same of the next bit of values that are being decoded, [n][2]; `found` is what the bit before was, [n]. */
 void block_next(Block *b, Learnt *learnt, int bit, const int32_t *found, float *masses) {
     Task task = {.block = b, .learnt = learnt, .bit = bit, .found = found, .masses = masses};
-    share(&task, next_masses);
+    share(&task, CHOSEN(next_masses));
 }
 
 /* The last bit. `values` are the plane's. */
@@ -165,7 +185,7 @@ void block_last(Block *b, const int32_t *found, uint8_t *values) {
     }
 }
 
-static void add_up(const Task *task, int part, int first, int last) {
+INLINE void add_up(const Task *task, int part, int first, int last) {
     Block *b = task->block;
     Sums *sums = b->sums + part;
     int n = task->learnt ? features_of(b->rule, b->plane) : 0;
@@ -188,11 +208,12 @@ static void add_up(const Task *task, int part, int first, int last) {
         if (b->plane + 1 < PLANES) weigh(b, i);
     }
 }
+WORKER(add_up)
 
 /* The plane is known: weigh the components for the next one, remember errors, and learn. */
 void block_known(Block *b, Learnt *learnt, const Canvas *canvas) {
     Task task = {.block = b, .learnt = learnt, .canvas = canvas};
-    int parts = share(&task, add_up), n;
+    int parts = share(&task, CHOSEN(add_up)), n;
     if (!learnt) return;
     n = features_of(b->rule, b->plane);
     for (int part = 0; part < parts; part++)
@@ -213,7 +234,7 @@ void block_known(Block *b, Learnt *learnt, const Canvas *canvas) {
     }
 }
 
-static void some_scores(const Task *task, int part, int first, int last) {
+INLINE void some_scores(const Task *task, int part, int first, int last) {
     const Mixture *m = task->mixture;
     int largest = (1 << m->bits) - 1;
     Few few;
@@ -228,14 +249,15 @@ static void some_scores(const Task *task, int part, int first, int last) {
         }
     }
 }
+WORKER(some_scores)
 
 /* Scores [n][9] of pixels whose samples [n][3] are known, as networks see them: 2 v - (2**b - 1). */
 void pixel_scores(const Mixture *mixture, const float *parameters, const float *samples, int count, int threads, float *out) {
     Task task = {.mixture = mixture, .given = parameters, .beside = samples, .out = out};
-    share_among(threads, count, &task, some_scores);
+    share_among(threads, count, &task, CHOSEN(some_scores));
 }
 
-static void some_corrected(const Task *task, int part, int first, int last) {
+INLINE void some_corrected(const Task *task, int part, int first, int last) {
     int numbers = 10 * task->mixture->components, corrections = task->mixture->components + 3 * PLANES;
     Few few;
     (void)part;
@@ -246,12 +268,13 @@ static void some_corrected(const Task *task, int part, int first, int last) {
             correct(&b, i, task->beside + (int64_t)(first + i) * corrections, task->out + (int64_t)(first + i) * numbers);
     }
 }
+WORKER(some_corrected)
 
 /* Parameters [n][10 M] with corrections [n][M + 9]. */
 void pixels_corrected(const Mixture *mixture, const float *parameters, const float *corrections, int count, int threads,
                       float *out) {
     Task task = {.mixture = mixture, .given = parameters, .beside = corrections, .out = out};
-    share_among(threads, count, &task, some_corrected);
+    share_among(threads, count, &task, CHOSEN(some_corrected));
 }
 
 /* For whoever declares the structures again: the sizes that they have here. */

@@ -21,7 +21,7 @@ typedef struct { /* room for the numbers of a few pixels */
 } Few;
 
 /* A block of `count` pixels whose parameters are [count][10 M]. */
-static Block few_pixels(Few *few, const Mixture *m, const float *parameters, int count) {
+INLINE Block few_pixels(Few *few, const Mixture *m, const float *parameters, int count) {
     int numbers = 10 * m->components;
     for (int i = 0; i < count; i++)
         for (int p = 0; p < numbers; p++) few->parameters[p * count + i] = (int32_t)parameters[(int64_t)i * numbers + p];
@@ -30,10 +30,10 @@ static Block few_pixels(Few *few, const Mixture *m, const float *parameters, int
                    .planes = {few->planes[0], few->planes[1], few->planes[2]}};
 }
 
-static double in_argument_bits(double product) { return floor(product * (1.0 / (1 << ARGUMENT_BITS))); }
+INLINE double in_argument_bits(double product) { return floor(product * (1.0 / (1 << ARGUMENT_BITS))); }
 
 /* The nine of pixel i, whose values the block has. */
-static void scores_of(Block *b, int i, float *out) {
+INLINE void scores_of(Block *b, int i, float *out) {
     const double limit = MAX_STRETCH << ARGUMENT_BITS, zero = ARGUMENT_RANGE << ARGUMENT_BITS, one = 1 << SIGMOID_BITS;
     int components = b->mixture->components;
     double of[SCORES][MAX_COMPONENTS], sums[SCORES] = {0}, total = 0;
@@ -65,12 +65,12 @@ static void scores_of(Block *b, int i, float *out) {
         out[s] = (float)floor(sums[s] / total * (1.0 / (1 << (ARGUMENT_BITS - SCORE_BITS[s]))));
 }
 
-static float within(double value) {
+INLINE float within(double value) {
     return (float)(value < -LARGEST ? -LARGEST : value > LARGEST ? LARGEST : value);
 }
 
 /* The parameters [10 M] of pixel i with its corrections [M + 9]. */
-static void correct(const Block *b, int i, const float *corrections, float *out) {
+INLINE void correct(const Block *b, int i, const float *corrections, float *out) {
     const Mixture *m = b->mixture;
     const double most = 2 * LARGEST, largest = (1 << m->bits) - 1;
     const double unit = (double)(1 << (INVERSE_SCALE_BITS + MEAN_BITS - SHIFT_BITS)) * (1 << m->bits);
