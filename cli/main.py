@@ -122,7 +122,8 @@ def cli() -> None:
     \b
     Examples:
       nvae-codec compress photo.png              writes photo.nvb
-      nvae-codec decompress photo.nvb            writes photo.png, with exactly the same pixels
+      nvae-codec decompress photo.nvb -o back.png
+                                                 gives exactly the same pixels
       nvae-codec info photo.nvb                  prints what is in it
       nvae-codec compress photos/ --archive -o set.nvb
       nvae-codec compress - < a.png > a.nvb      reads and writes pipes

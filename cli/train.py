@@ -142,7 +142,8 @@ EXECUTION = ("device", "precision", "compile", "recompute", "threads", "workers"
     "--save-every",
     metavar="STEPS",
     type=POSITIVE,
-    help="Steps between checkpoints, each with a validation.  [default: a hundredth of the run, at least 50]",
+    help="Steps between checkpoints, each with a validation.  [default: a hundredth of the run, a twentieth of "
+    "fine-tuning; at least 50]",
 )
 @click.option("--no-export", is_flag=True, help="Do not make a model file at the end.")
 @click.option(
