@@ -14,6 +14,7 @@ from typing import NamedTuple
 from nvae_codec.errors import BitstreamError
 
 from .content import (
+    BYTES_PER_BATCH,
     BYTES_PER_IMAGE,
     COPY,
     DEFLATED_FILE,
@@ -36,7 +37,9 @@ from .content import (
     MIN_TRELLIS_BITS,
     NEURAL,
     OF_FILES,
+    OTHER_FORMAT,
     WORD_BYTES,
+    WRAPPING,
     Chunk,
     ImageEntry,
     Tally,
@@ -238,7 +241,8 @@ def read_header(body: bytes, tally: Tally, max_pixels: int, max_all_pixels: int)
     if flags & MIXED:
         images = read_distances(header, images)
         _check_files_have_no_metadata(images)
-        blob_lengths = [header.varint("length of a blob", 0, MAX_VARINT) for image in images if image.has_blob]
+        blobs = (image.payload for image in images if image.has_blob)
+        blob_lengths = [header.varint("length of a blob", int(each == FILE), MAX_VARINT) for each in blobs]
         blobs_crc = header.take("blobs' checksum", CRC_BYTES) if blob_lengths else b""
     if not header.at_end:
         raise BitstreamError("invalid: the header is longer than its fields")
@@ -301,6 +305,9 @@ def _read_images(
         )
     )
     check_references(images, items)
+    without = (image for image in images if image.format in (0, OTHER_FORMAT))
+    if any(items[number].kind == WRAPPING for image in without for number in image.metadata):
+        raise BitstreamError("invalid: an image without a known kind of file has what such a file says")
     return images, items, shared_crc32
 
 
@@ -308,7 +315,7 @@ def _read_tile_batches(header: Reader, tally: Tally) -> tuple[TileBatch, ...]:
     rows: list[tuple[TileBatch, int]] = []
     for _ in range(header.varint("number of rows of tile batches", 1, MAX_VARINT)):
         repeats = header.varint("number of equal tile batches", 1, MAX_VARINT)
-        tally.add("tile batches", repeats, MAX_TILE_BATCHES)
+        tally.add("tile batches", repeats, max(MAX_TILE_BATCHES, tally.file_bytes // BYTES_PER_BATCH))
         batch = TileBatch(
             header.varint("number of tiles in a batch", 1, MAX_BATCH_TILES),
             header.varint("number of REC groups", 0, MAX_REC_GROUPS),

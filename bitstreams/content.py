@@ -29,9 +29,11 @@ OF_SAMPLES = (JPEG_XL, RAW, DEFLATED)  # also of an alpha plane beside a neural 
 OF_FILES = (JPEG, FILE, DEFLATED_FILE)
 MAX_DEPTH = 16  # bits of a sample
 # The kinds of file that images come from, by number; an image that is none, such as an array, has number 0.
+# Numbers up to that of other kinds are for later.
 FORMATS = ("", "png", "jpeg", "webp", "tiff", "bmp", "pnm", "gif")
 OTHER_FORMAT = 15
 EXIF, ICC, XMP, COLOURS, TRANSPARENCY, WRAPPING = METADATA_KINDS = range(1, 7)  # Metadata.kind
+OPTIONAL_KINDS = range(128, 256)  # for later: whoever does not know them leaves them out
 NO_FINGERPRINT = bytes(8)  # of a file without neural payloads, which needs no model
 
 DEFAULT_MAX_PIXELS = 2**27  # of an image, and of the images of a chunk together
@@ -54,11 +56,11 @@ MIN_TRELLIS_BITS, MAX_TRELLIS_BITS = 8, 16
 WHOLE_CHECKSUM_PIXELS = 2**12
 
 # Of a whole file. These need few bytes or none in the file, so its length alone does not bound the memory they take. A
-# long file may have more of the first three: an image for so many bytes, so many bytes for one.
+# long file may have more of the first four: an image or a batch for so many bytes, so many bytes for one.
 MAX_IMAGES, BYTES_PER_IMAGE = 2**20, 8
+MAX_TILE_BATCHES, BYTES_PER_BATCH = 2**22, 16
 MAX_ALL_METADATA_BYTES, METADATA_PER_BYTE = 2**28, 16
 MAX_ALL_INFLATED_BYTES, INFLATED_PER_BYTE = 2**27, 16  # of headers that are deflated
-MAX_TILE_BATCHES = 2**22
 MAX_ALL_SEQUENTIAL_BYTES = 2**25  # of sequential names, which are left out
 
 
@@ -87,7 +89,7 @@ class ImageEntry:
     name: str = ""  # empty if the image is alone in a file without names
     has_alpha: bool = False  # an alpha channel comes after the others
     depth: int = 8  # bits of a sample, 1 to MAX_DEPTH
-    format: int = 0  # a place in FORMATS, or OTHER_FORMAT
+    format: int = 0  # a place in FORMATS, or up to OTHER_FORMAT
     payload: int = NEURAL
     # With a neural payload the one of OF_SAMPLES that an alpha plane has. Of a palette's JPEG XL payload 1 if it holds
     # colours in place of their numbers. Otherwise 0.
@@ -110,7 +112,7 @@ class ImageEntry:
 
 @dataclass(frozen=True)
 class Metadata:
-    kind: int  # one of METADATA_KINDS
+    kind: int  # one of METADATA_KINDS, or of OPTIONAL_KINDS
     data: bytes
 
 

@@ -9,7 +9,6 @@ from .content import (
     CHANNELS,
     CMYK,
     COPY,
-    FORMATS,
     JPEG_RGB,
     JPEG_XL,
     MAX_DEPTH,
@@ -17,7 +16,6 @@ from .content import (
     NEURAL,
     OF_FILES,
     OF_SAMPLES,
-    OTHER_FORMAT,
     PALETTE,
     ImageEntry,
 )
@@ -68,8 +66,6 @@ def _fault_of_kind(entry: ImageEntry, is_mixed: bool) -> str:
     mode, payload = entry.mode, entry.payload
     if mode not in CHANNELS:
         return f"there is no mode {mode}"
-    if not (entry.format < len(FORMATS) or entry.format == OTHER_FORMAT):
-        return f"there is no format {entry.format}"
     if payload > COPY:
         return f"there is no payload {payload}"
     if mode == PALETTE and (entry.depth > 8 or entry.has_alpha):

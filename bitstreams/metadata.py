@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from nvae_codec.errors import BitstreamError
 
-from .content import MAX_METADATA_BYTES, METADATA_KINDS, ImageEntry, Metadata
+from .content import MAX_METADATA_BYTES, METADATA_KINDS, OPTIONAL_KINDS, ImageEntry, Metadata
 from .fields import CRC_BYTES, Reader, inflate, write_crc, write_varint
 
 RAW, DEFLATE = 0, 1  # how an item is stored
-MAX_REFERENCES = len(METADATA_KINDS)  # of an image: one for each kind
+MAX_REFERENCES = 16  # of an image: one for each kind, those that come later too
 
 
 class StoredItem(NamedTuple):
@@ -32,7 +32,9 @@ def deflate_item(item: Metadata) -> tuple[bytes, bytes]:
 
 
 def read_item(header: Reader) -> StoredItem:
-    kind = header.choice("metadata kind", *METADATA_KINDS)
+    kind = header.uint("metadata kind", 1)
+    if kind not in METADATA_KINDS and kind not in OPTIONAL_KINDS:
+        raise BitstreamError(f"invalid: there is no metadata kind {kind}")
     encoding = header.choice("metadata encoding", RAW, DEFLATE)
     length = header.varint("metadata length", 1, MAX_METADATA_BYTES)
     stored_length = header.varint("stored metadata length", 1, length)

@@ -134,7 +134,7 @@ def _single(container: Container, every: dict) -> ImageFile:
     return ImageFile(
         **every,
         **_kind(image),
-        metadata={METADATA_TITLES[item.kind]: len(item.data) for item in chunk.metadata},
+        metadata={METADATA_TITLES.get(item.kind, f"kind {item.kind}"): len(item.data) for item in chunk.metadata},
         tile_batches=len(chunk.tile_batches),
         rec_groups=[each.rec_groups for each in chunk.tile_batches],
         trellis_bits=chunk.trellis_bits,

@@ -131,9 +131,12 @@ def is_file(image: Coded | ImageEntry, original: Coded | ImageEntry) -> bool:
 
 
 def metadata_of(chunk: Chunk, entry: ImageEntry) -> dict[str, bytes]:
-    """What is kept of an image besides its samples, by the names of its fields."""
+    """What is kept of an image besides its samples, by the names of its fields; what is not known here is left out."""
     items = (chunk.metadata[number] for number in entry.metadata)
-    return {FIELDS[item.kind]: item.data for item in items}
+    known = {FIELDS[item.kind]: item.data for item in items if item.kind in FIELDS}
+    if entry.format >= len(FORMATS):
+        known.pop(FIELDS[WRAPPING], None)
+    return known
 
 
 def restored(chunk: Chunk, entry: ImageEntry, decoded: np.ndarray | bytes) -> Restored:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from nvae_codec.bitstreams.content import (
     CMYK,
     COPY,
-    FORMATS,
+    FILE,
     GREY,
     JPEG_XL,
     METADATA_KINDS,
@@ -15,10 +15,12 @@ from nvae_codec.bitstreams.content import (
     NEURAL,
     OF_FILES,
     OF_SAMPLES,
+    OPTIONAL_KINDS,
     OTHER_FORMAT,
     PALETTE,
     RAW,
     RGB,
+    WRAPPING,
     Chunk,
     Container,
     ImageEntry,
@@ -26,6 +28,7 @@ from nvae_codec.bitstreams.content import (
     TileBatch,
 )
 
+ALL_KINDS = (*METADATA_KINDS, OPTIONAL_KINDS[0], OPTIONAL_KINDS[-1])
 WORDS = st.lists(st.binary(min_size=4, max_size=4), max_size=20).map(b"".join)
 PARTS = st.text(st.characters(exclude_characters="/\\\x7f", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=9)
 LONG_NAMES = st.lists(PARTS.filter(lambda part: part not in (".", "..")), min_size=1, max_size=3).map("/".join)
@@ -57,20 +60,20 @@ KINDS = st.one_of(
 def chunks(draw, names, largest_side=2**12):
     side = st.integers(1, 200) | st.integers(1, largest_side)
     data = st.binary(min_size=1, max_size=60) | st.binary(min_size=1, max_size=8).map(lambda part: part * 40)
-    items = draw(st.lists(st.builds(Metadata, st.sampled_from(METADATA_KINDS), data), max_size=2 * len(names)))
-    kinds = {kind: [index for index, one in enumerate(items) if one.kind == kind] for kind in METADATA_KINDS}
+    items = draw(st.lists(st.builds(Metadata, st.sampled_from(ALL_KINDS), data), max_size=2 * len(names)))
+    kinds = {kind: [index for index, one in enumerate(items) if one.kind == kind] for kind in ALL_KINDS}
     images, share, mixed = [], names != [""] and draw(st.booleans()), draw(st.booleans())
     for name in names:
-        choices = [draw(st.sampled_from([None, *kinds[kind]])) for kind in draw(st.permutations(METADATA_KINDS))]
+        choices = [draw(st.sampled_from([None, *kinds[kind]])) for kind in draw(st.permutations(ALL_KINDS))]
         references = tuple(index for index in choices if index is not None)
         width, height = draw(side), draw(side)
         checksum = draw(st.integers(0, 2 ** (32 if width * height >= 4096 else 0 if share else 16) - 1))
         kind = draw(KINDS if mixed else PLAIN)
         image = ImageEntry(width, height, 0, checksum, references, name)
-        images.append(replace(image, **kind, format=draw(st.sampled_from([*range(len(FORMATS)), OTHER_FORMAT]))))
+        images.append(replace(image, **kind, format=draw(st.integers(0, OTHER_FORMAT))))
     if mixed and images[0].payload != COPY and draw(st.booleans()):
         images = [images[0], *(_copy(image, images[0], distance) for distance, image in enumerate(images[1:], 1))]
-    images = _without_metadata_of_files(images)
+    images = [_without_wrapping(image, items) for image in _without_metadata_of_files(images)]
     used = sorted({index for image in images for index in image.metadata})  # no item may be without an image
     images = [replace(image, metadata=tuple(map(used.index, image.metadata))) for image in images]
     one = st.builds(TileBatch, st.integers(1, 64), st.integers(0, 3) | st.integers(0, 65_535))
@@ -87,7 +90,7 @@ def chunks(draw, names, largest_side=2**12):
         draw(WORDS) if on_stack else b"",
         shared,
         on_stack and draw(st.booleans()),
-        tuple(draw(st.binary(max_size=9)) for image in images if image.has_blob),
+        tuple(draw(st.binary(min_size=image.payload == FILE, max_size=9)) for image in images if image.has_blob),
     )
 
 
@@ -98,6 +101,13 @@ def _without_metadata_of_files(images):
         replace(image, metadata=()) if image.payload in OF_FILES or kept and image.payload == COPY else image
         for image in images
     ]
+
+
+def _without_wrapping(image, items):
+    """Of no known kind of file nothing else is known."""
+    if image.format not in (0, OTHER_FORMAT):
+        return image
+    return replace(image, metadata=tuple(index for index in image.metadata if items[index].kind != WRAPPING))
 
 
 def _copy(image, original, distance):

@@ -41,7 +41,7 @@ class Fields:
 
     def item_row(self):
         kind, encoding, length, stored = self.u(1), self.u(1), self.varint(1, 2**24), self.varint(1, 2**24)
-        require(1 <= kind <= 6 and encoding in (0, 1))
+        require((1 <= kind <= 6 or kind >= 128) and encoding in (0, 1))
         require(stored == length if encoding == 0 else stored < length)
         return kind, encoding, length, stored, self.u(4)
 
@@ -90,7 +90,7 @@ def second_decoder(file: bytes) -> tuple:
     require(f.at == len(f.data))
     names = [image[5] for chunk in chunks for image in chunk[0]]
     require(len(set(names)) == len(names) and ("" not in names or len(names) == 1))
-    require(len(names) <= 2**20 and sum(len(chunk[2]) for chunk in chunks) <= 2**22)
+    require(len(names) <= 2**20 and sum(len(chunk[2]) for chunk in chunks) <= max(2**22, len(file) // 16))
     require(sum(len(data) for chunk in chunks for _, data in chunk[1]) <= 2**28)
     require(sum(image[0] * image[1] for chunk in chunks for image in chunk[0]) <= max(2**27, 65_536 * len(file)))
     return fingerprint, tuple(chunks)
@@ -115,9 +115,11 @@ def header_of_chunk(body, first):
         names[image] = name_of_image(f, names[image - 1] if flags & 16 and image else None)
     rows, references = [], [()] * len(images)
     if flags & 2:
-        rows = [f.item_row() for _ in range(f.varint(1, 6 * len(images)))]
-        references = [tuple(f.varint(0, 2**35) for _ in range(f.varint(0, 6))) for _ in images]
+        rows = [f.item_row() for _ in range(f.varint(1, 16 * len(images)))]
+        references = [tuple(f.varint(0, 2**35) for _ in range(f.varint(0, 16))) for _ in images]
     check_kinds(references, rows)
+    for one, (_, _, _, form, _, _) in zip(references, kinds, strict=True):
+        require(form not in (0, 15) or 6 not in {rows[index][0] for index in one})
     tile_batches, trellis, words = [], 0, None
     if any(payload == 0 for _, _, _, _, payload, _ in kinds):
         tile_batches, trellis, words = stack_of_chunk(f)
@@ -133,7 +135,9 @@ def header_of_chunk(body, first):
                 require(kinds[original][4] != 7 and kinds[original][:4] == kinds[image][:4])
                 require(all(side[original] == side[image] for side in sides))
         blobs = [
-            f.varint(0, 2**35) for _, alpha, _, _, payload, _ in kinds if 0 < payload < 7 or payload == 0 and alpha
+            f.varint(payload == 5, 2**35)
+            for _, alpha, _, _, payload, _ in kinds
+            if 0 < payload < 7 or payload == 0 and alpha
         ]
         blobs = blobs, f.u(4) if blobs else 0
     require(f.at == len(f.data))
@@ -155,7 +159,7 @@ def kinds_of_images(f, count, mixed):
     kinds = []
     for first, payload, depth in zip(modes, payloads, depths, strict=True):
         mode, alpha, form, payload, variant = first % 8, first % 16 >= 8, first // 16, payload % 16, payload // 16
-        require(mode <= 5 and form in (*range(8), 15) and payload <= 7 and 1 <= depth <= 16)
+        require(mode <= 5 and payload <= 7 and 1 <= depth <= 16)
         require(mixed or not alpha)
         require(not (mode == 4 and (depth > 8 or alpha)))
         require(payload != 0 or (mode <= 3 and depth == 8))

@@ -58,7 +58,7 @@ class Moments:
     def __init__(self, plane):
         w, z = plane.weights, plane.centres
         total = w.sum(axis=1)
-        self.mean = np.floor((w * z).sum(axis=1) / total / 2**11).astype(np.int64)
+        self.mean = np.floor(in_order((w * z).astype(float)) / total / 2**11).astype(np.int64)
         s = float(1 << 15 + plane.bits) / np.maximum(plane.scales, 1)
         t = (z >> 11) - self.mean[:, None]
         variance = np.floor(in_order((s * s * 3.25 + t * t) * w) / total)

@@ -16,6 +16,7 @@ Everything here is computed by `compiled/pixels.c`, too, number by number. Numbe
 single operations in the order written; `docs/arithmetic.md` has the formulas.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Context, Decimal
@@ -48,6 +49,7 @@ REACH = 3  # of neighbours, in strides of what is known
 LEVELS = 3  # that learn: the last ones, fifteen sixteenths of the pixels and three of four of the rest
 PLANES = 3
 MAX_SUM = 2**52  # of what is added up over a batch
+LEAST_PIVOT = 2.0**19  # squared, of what learning begins with: the ridge, 2**20, and what rounding may take of it
 UNIT = 2.0 ** -(UNIT_BITS + 1 - ERROR_BITS)  # from positions to errors
 
 # Row and column of a pixel's neighbours, nearest first, in strides of what is known after the phase: of the centres of
@@ -169,13 +171,21 @@ class Start:
             np.rint(mean["scores"][..., : rule.experts] * trust).astype(np.int32),
         )
 
-    def problem(self) -> str | None:
-        """Why it cannot be used, if so: sums over a batch could leave the integers that doubles hold."""
+    def problem(self, rule: Rule = RULE) -> str | None:
+        """Why it cannot be used, if so.
+
+        Sums over a batch could leave the integers that doubles hold, or the matrices are none of least squares: then
+        what follows from them would depend on the processor.
+        """
         diagonal = np.diagonal(self.products, axis1=-2, axis2=-1)
         if np.abs(self.products).max(initial=0) > MAX_SUM or np.abs(self.targets).max(initial=0) > MAX_SUM:
             return "what learning begins with is out of range"
         if diagonal.min(initial=0) < 0 or np.abs(self.scores).max(initial=0) > SCORE_LIMIT:
             return "what learning begins with is out of range"
+        for index in np.ndindex(self.products.shape[:2]):
+            used = rule.num_features(index[1])
+            if not least_pivot(self.products[index][:used, :used], rule.ridge) >= LEAST_PIVOT:
+                return "what learning begins with are no sums of products"
         return None
 
     def learnt(self, rule: Rule = RULE) -> np.ndarray:
@@ -323,6 +333,19 @@ def learn(learnt: np.ndarray, rule: Rule, found: np.ndarray, error: np.ndarray, 
     learnt["products"][:count, :count] += np.tril(weighted @ found.T)
     learnt["targets"][:count] += weighted @ error.astype(np.int64)
     learnt["coefficients"][:count] = solved(learnt["products"][:count, :count], learnt["targets"][:count], rule.ridge)
+
+
+def least_pivot(products: np.ndarray, ridge: float) -> float:
+    """The least square of a pivot in `solved`; one that is not positive, or not a number, if there is one."""
+    matrix, least = np.tril(products) + ridge * np.eye(len(products)), math.inf
+    for k in range(len(matrix)):
+        square = matrix[k, k]
+        least = min(square, least)
+        if not square > 0:
+            return square
+        column = matrix[k + 1 :, k] / np.sqrt(square)
+        matrix[k + 1 :, k + 1 :] -= column[:, None] * column
+    return least
 
 
 def solved(products: np.ndarray, targets: np.ndarray, ridge: float) -> np.ndarray:

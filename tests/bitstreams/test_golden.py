@@ -37,6 +37,7 @@ SHAPES = {
     "phases_learning": [(40, 37, 3), (9, 20), (16, 16, 3), (20, 50)],
     "flows_5_bits_learning": [(40, 37, 3), (9, 20)],
     "learning_colour_spaces": [(19, 21, 3), (9, 20), (23, 18, 3), (20, 9, 3)],
+    "learning_photo_cd": [(40, 37, 3), (9, 20)],
     "colour_spaces": [(19, 21, 3), (9, 20), (23, 18, 3), (20, 9, 3)],
 }
 
@@ -57,6 +58,9 @@ def golden_images(name: str) -> list[Image]:
             luma, cb, cr = index[0][..., 0] * 11 + number, 40 + index[1][..., 0] * 5, 220 - index[0][..., 0] * 2
             space = SPACES[2 + number // 2]
             samples = space.rgb(*map(np.ravel, (luma, cb, cr))).T.reshape(shape).astype(int) - number
+        if name == "learning_photo_cd" and number == 0:  # red is clipped at both ends
+            luma, cb, cr = index[0][..., 0] * 5, 100 + index[1][..., 0] * 4, 20 + index[0][..., 0] * 5
+            samples = SPACES[3].rgb(*map(np.ravel, (luma, cb, cr))).T.reshape(shape).astype(int)
         if "colour_spaces" in name and number == 3:
             samples = samples * (1 + index[2])
         images.append(Image(((samples + number) % 256).astype(np.uint8), **metadata))
@@ -98,8 +102,11 @@ def test_the_streams_show_what_the_format_can():
     assert b"08.png\0\0\0\00020.png\0" in stored, "sequential names are left out"
     assert [image.mode for image in contents["colour_spaces"].images] == [2, 0, 3, 1]
     assert [image.mode for image in contents["learning_colour_spaces"].images] == [2, 0, 1, 1]
+    assert [image.mode for image in contents["learning_photo_cd"].images] == [3, 0]
+    red = golden_images("learning_photo_cd")[0].samples[..., 0]
+    assert {0, 255} < set(red.ravel().tolist())
     learning = {name for name, content in contents.items() if any(chunk.learns for chunk in content.chunks)}
-    others = {"flows_5_bits_learning", "learning_colour_spaces", "twelve_bits"}
+    others = {"flows_5_bits_learning", "learning_colour_spaces", "learning_photo_cd", "twelve_bits"}
     assert learning == {"corrections_mixed", "phases_learning", *others}
     assert len(contents["archive"].chunks) > 1 and all(image.name for image in contents["archive"].images)
 

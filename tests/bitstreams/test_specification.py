@@ -2,9 +2,14 @@
 
 import re
 import zlib
+from bisect import bisect
+from collections import Counter
 from dataclasses import astuple
 from pathlib import Path
+from random import Random
 
+import constriction
+import second_normal
 from bitstream_files import FINGERPRINT, START, check_that_decoders_agree, craft, sealed, split_chunk, u32, varint
 from bitstream_strategies import NAMES, chunks, containers
 from hypothesis import given, settings
@@ -15,6 +20,7 @@ from nvae_codec.bitstreams import content, recovery
 from nvae_codec.bitstreams.chunks import MAX_HEADER_BYTES, MAX_INFLATED_BYTES
 from nvae_codec.bitstreams.container import pack, unpack
 from nvae_codec.bitstreams.content import RGB, Chunk, Container, ImageEntry, TileBatch
+from nvae_codec.coding import ans
 
 SPECIFICATION = Path(content.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")
 
@@ -43,6 +49,48 @@ def test_the_example_of_the_specification_is_right():
     assert f"The file has {len(example)} bytes, {len(example) - len(words)} of them beside" in " ".join(
         SPECIFICATION.split()
     )
+
+
+def test_the_normal_distributions_of_the_specification_are_those_that_are_coded():
+    """At edges that a difference in the last digit moves, in every range of erf; the page's examples, too."""
+    rows = {
+        name: rest for name, *rest in (line.strip("| ").split(" | ") for line in SPECIFICATION.splitlines() if line)
+    }
+    for name, (above, below) in second_normal.RANGES.items():
+        assert [[float(each) for each in cell.split(", ")] for cell in rows[name]] == [list(above), list(below[1:])]
+    text = " ".join(SPECIFICATION.split())
+    singles = (second_normal.ERF_1, second_normal.TINY, second_normal.HIGH, second_normal.LN_2_HIGH)
+    singles += (second_normal.LN_2_LOW, second_normal.OVER_LN_2, *second_normal.EXP)
+    assert all(repr(number) in text for number in singles)
+
+    random, ranges = Random(1), Counter()
+    for _ in range(2000):
+        sigma, k = random.uniform(0.5, 3), random.randint(-5, 5)
+        low = random.uniform(-6, 6)
+        high, below = low + 1e-4, second_normal.normal_below(k, low, sigma, 8)
+        if second_normal.normal_below(k, high, sigma, 8) == below:
+            continue
+        while low < (middle := (low + high) / 2) < high:
+            if second_normal.normal_below(k, middle, sigma, 8) == below:
+                low = middle
+            else:
+                high = middle
+        for mean in (low, high):
+            assert second_normal.normal_below(k, mean, sigma, 8) == edge_of(k, mean, sigma)
+            size = abs(k - 0.5 - mean) / (sigma * 2**0.5)
+            ranges[bisect((second_normal.LEAST, second_normal.MIDDLE, second_normal.HIGH), size)] += 1
+    assert min(ranges[number] for number in range(4)) > 10
+    for k, mean, sigma, edge in re.findall(r"^\| (-?\d) \| (-?\d\.\d+) \| (\d\.\d+) \| (\d+) \|$", SPECIFICATION, re.M):
+        given = int(k), float(mean), float(sigma)
+        assert second_normal.normal_below(*given, 8) == edge_of(*given) == int(edge)
+        assert (*given, int(edge)) in ans._CHECK_EDGES
+
+
+def edge_of(k: int, mean: float, sigma: float) -> int:
+    """Where the interval of k begins in constriction's N(mean, sigma; 8)."""
+    coder = constriction.stream.stack.AnsCoder()
+    coder.encode_reverse(k, constriction.stream.model.QuantizedGaussian(-8, 8, mean, sigma))
+    return int(coder.get_compressed().sum())
 
 
 def test_the_specification_names_the_limits_in_force():

@@ -16,7 +16,7 @@ from nvae_codec.coding import learning, pixels
 from nvae_codec.coding.ans import Stack
 from nvae_codec.coding.canvas import arranged
 from nvae_codec.coding.compiled import library
-from nvae_codec.coding.learning import LEARNT, RULE
+from nvae_codec.coding.learning import LEARNT, RULE, Start
 from nvae_codec.coding.pixels import BlockCoder, DecisionCoder
 from nvae_codec.likelihoods.mixture import IntegerMixture
 from nvae_codec.model.phases import lattices
@@ -58,6 +58,23 @@ def test_coefficients_are_those_of_least_squares():
     expected = np.linalg.solve(np.array(matrix, dtype=float), np.array(right, dtype=float))
     assert np.abs(learnt["coefficients"][:4] / 2**12 - expected).max() < 2e-4
     assert learnt["targets"][:4].tolist() == [float(each) for each in right]
+
+
+def test_what_learning_begins_with_must_be_sums_of_products():
+    """Otherwise its decomposition may end in no number, and which integer is made of that depends on the processor."""
+    start = Start.nothing(2)
+    assert start.problem() is None
+    start.products[0, 1, 5, 5] = start.products[0, 1, 3, 3] = 2**40
+    start.products[0, 1, 5, 3] = 2**39
+    assert start.problem() is None
+    start.products[0, 1, 5, 3] = -(2**40) - 2**20
+    assert "no sums of products" in start.problem()
+    start.products[0, 1, 5, 3] = -(2**51)
+    assert "no sums of products" in start.problem()
+    start.products[0, 1, 5, 3], start.products[0, 1, 3, 5] = 0, 2**51  # nobody looks there
+    assert start.problem() is None
+    start.products[0, 0, 26, 3] = 2**51  # nor here: the first plane has 21 features
+    assert start.problem() is None
 
 
 # Where pixels lie
