@@ -1,12 +1,17 @@
 """A model made by integer arithmetic alone, the same on every machine: the golden streams are coded with it.
 
+`python tests/golden_model.py` writes the files of all of them beside the streams, for other decoders.
+
 It is no good at compressing. Its weights come from the coder's fixed generator, its tables are straight lines and
 powers of two where a trained model has curves. Changing anything here breaks the golden streams: from release 1.0 on
 they must decode for ever.
 """
 
 import dataclasses
+import io
+import tarfile
 from functools import cache
+from pathlib import Path
 
 import torch
 from helpers import REPOSITORY
@@ -16,12 +21,14 @@ from nvae_codec.coding.ans import generator_words
 from nvae_codec.integer.conv import Conv, Output
 from nvae_codec.integer.latent_model import IntegerModel
 from nvae_codec.integer.layers import Activate, Addition, Mean, Start
+from nvae_codec.integer.model_file import serialise
 from nvae_codec.integer.network import IntegerNetwork
 from nvae_codec.integer.quantise import ACTIVATION_LIMITS, around_zero
 from nvae_codec.model.config import NVAEConfig
 from nvae_codec.model.fingerprint import fingerprint
 
 GOLDEN = REPOSITORY / "bitstreams" / "golden"
+MODEL_FILES = GOLDEN / "models.tar.xz"
 
 CONFIG = NVAEConfig(
     image_size=16,
@@ -149,3 +156,17 @@ def golden_network(name: str = "plain") -> IntegerNetwork:
 def golden_codec(model: str) -> Codec:
     network = golden_network(model)
     return Codec(IntegerModel(network), fingerprint(network.config, network.state_dict()), "golden")
+
+
+def write_models(to: Path) -> None:
+    """Tables are the same in all models, so that together they take little."""
+    with tarfile.open(to, "w:xz", preset=9) as archive:
+        for name in CONFIGS:
+            data = serialise(golden_network(name))
+            entry = tarfile.TarInfo(f"{name}.safetensors")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+
+if __name__ == "__main__":
+    write_models(MODEL_FILES)

@@ -1,11 +1,14 @@
 """Frozen streams decode to their images on every machine."""
 
 import json
+import tarfile
 from hashlib import sha256
 
 import numpy as np
 import pytest
-from golden_model import GOLDEN, golden_codec
+import safetensors.torch
+import torch
+from golden_model import CONFIGS, GOLDEN, MODEL_FILES, golden_codec
 
 from nvae_codec.bitstreams import container
 from nvae_codec.bitstreams.content import NEURAL, NO_FINGERPRINT, PALETTE, RAW
@@ -71,6 +74,17 @@ def golden_images(name: str) -> list[Image]:
 def test_the_model_is_the_one_that_made_them(model):
     assert golden_codec(model).fingerprint == MODELS[model]["fingerprint"]
     assert golden_codec(model).model.digest() == MODELS[model]["digest"]
+
+
+def test_the_models_lie_beside_the_streams():
+    with tarfile.open(MODEL_FILES) as archive:
+        assert archive.getnames() == [f"{name}.safetensors" for name in CONFIGS]
+        for name in CONFIGS:
+            data = archive.extractfile(f"{name}.safetensors").read()
+            tensors = golden_codec(name).model.network.state_dict()
+            assert all(torch.equal(tensors[key], value) for key, value in safetensors.torch.load(data).items())
+            assert b'"fingerprint":"' + golden_codec(name).fingerprint.encode() in data[:4096].replace(b'": "', b'":"')
+            assert name not in MODELS or golden_codec(name).fingerprint.startswith(MODELS[name]["fingerprint"])
 
 
 @pytest.mark.parametrize("model, name", STREAMS)

@@ -5,6 +5,7 @@ It has a model's file as a path, and nothing of this project. Networks that no g
 """
 
 import json
+import tarfile
 from dataclasses import replace
 from functools import cache
 from hashlib import sha256
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_model import CONFIG, CONFIGS, GOLDEN, golden_network
+from golden_model import CONFIG, CONFIGS, GOLDEN, MODEL_FILES, golden_network
 from helpers import REPOSITORY, smooth_tiles
 from second_blobs import decode_file
 from second_decoder import second_decoder
@@ -44,13 +45,14 @@ OTHERS = {
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory):
-    """The path of the file of a golden model."""
+    """The path of the file of a golden model, of those that are published."""
+    folder = tmp_path_factory.mktemp("models")
 
     @cache
     def made(name: str) -> Path:
-        path = tmp_path_factory.mktemp("models") / f"{name}.safetensors"
-        path.write_bytes(serialise(golden_network(name)))
-        return path
+        with tarfile.open(MODEL_FILES) as archive:
+            archive.extract(f"{name}.safetensors", folder, filter="data")
+        return folder / f"{name}.safetensors"
 
     return made
 
@@ -98,9 +100,11 @@ def blobs(height: int, width: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_networks_of_other_kinds(name, monkeypatch, model_file):
+def test_networks_of_other_kinds(name, monkeypatch, tmp_path):
     monkeypatch.setitem(CONFIGS, name, OTHERS[name])
-    check_files_of_today(model_file(name), blobs(17, 9), learn=False)
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(serialise(golden_network(name)))
+    check_files_of_today(path, blobs(17, 9), learn=False)
 
 
 def test_activations_of_12_bits():
