@@ -6,6 +6,7 @@ import subprocess
 import sys
 import weakref
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,13 +19,14 @@ from PIL import Image as pillow
 import nvae_codec
 from nvae_codec import codec as codec_module
 from nvae_codec.bitstreams import container
-from nvae_codec.bitstreams.content import MAGIC, MAX_METADATA_BYTES, PIXELS_PER_BYTE, TileBatch
+from nvae_codec.bitstreams.content import MAGIC, MAX_METADATA_BYTES, PIXELS_PER_BYTE, Metadata, TileBatch
 from nvae_codec.bitstreams.recovery import recover
 from nvae_codec.codec import Codec
 from nvae_codec.coding.pixels import PixelCoder
 from nvae_codec.coding.rec import MIN_TRELLIS_BITS
 from nvae_codec.errors import BitstreamError, DriftError, ImageError, ModelError, NvaeCodecError
-from nvae_codec.formats.open import read_image
+from nvae_codec.formats.open import read_image, write_all
+from nvae_codec.formats.wrapping import Part, pack_parts
 from nvae_codec.image import Image
 from nvae_codec.integer import model_file
 from nvae_codec.payloads.cutting import ImagesToJoin
@@ -77,6 +79,23 @@ def test_metadata_is_kept(codec):
     image = Image(noise(5, 6, 3), exif=b"II*\0\x08\0\0\0\0\0\0\0\0\0", icc=bytes(range(256)) * 3)
     decoded = codec.decompress(codec.compress(image))
     assert (decoded.exif, decoded.icc) == (image.exif, image.icc)
+
+
+def test_what_a_later_release_may_add_is_left_out(codec):
+    """Metadata of kinds to come, and what is said of files of kinds to come: samples and the rest are there."""
+    said = pack_parts([Part(4, b"\6ICC Profile"), Part(1), Part(7, b"what follows IEND")])
+    given = Image(noise(9, 11, 3), format="png", icc=b"a profile", wrapping=said)
+    content = container.unpack(codec.compress(given))
+    (chunk,) = content.chunks
+    (entry,) = chunk.images
+    later = (*chunk.metadata, Metadata(200, b"of a later release"))
+    for number in (1, 9):
+        image = replace(entry, format=number, metadata=tuple(range(len(later))))
+        data = container.pack(replace(content, chunks=(replace(chunk, images=(image,), metadata=later),)))
+        found = codec.decompress(data)
+        assert np.array_equal(found.samples, given.samples) and found.icc == given.icc
+        assert found.wrapping == (given.wrapping if number == 1 else b"")
+        assert np.array_equal(read_image(write_all(found)).samples, given.samples)
 
 
 def test_the_two_functions(toy_model_path):
