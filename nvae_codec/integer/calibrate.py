@@ -150,8 +150,11 @@ def _batches(model: IntegerModel, samples: Tensor, seed: int) -> Iterator[_Batch
 
 
 @torch.inference_mode()
-def _measure(model: IntegerModel, batches: Iterable[_Batch]) -> tuple[Measurement, np.ndarray]:
-    """The measurement, and the bits and initial bits of every image, [2, N]."""
+def _measure(model: IntegerModel, batches: Iterable[_Batch], everything: bool = True) -> tuple[Measurement, np.ndarray]:
+    """The measurement, and the bits and initial bits of every image, [2, N].
+
+    Unless `everything` is wanted, what is said of inactive channels is zero: most of the time is spent on these.
+    """
     latents = np.array([math.prod(model.group_shape(group)[1:]) for group in range(model.num_groups)])
     images, sums = [], np.zeros((3, *model.network.latent_steps.shape))  # over images and positions
     for batch in batches:
@@ -162,12 +165,19 @@ def _measure(model: IntegerModel, batches: Iterable[_Batch]) -> tuple[Measuremen
             group, prior, posterior = step.group, step.prior, step.posterior
             noise = torch.randn(prior.mean.shape, generator=generator).double()
             everywhere = np.ones((len(noise), *noise.shape[2:]), dtype=bool)
-            flow = partial(model.flow, group, step.state, coded=everywhere)
-            points, kl, entropy = grid_bits(prior, posterior, model.steps(group), noise, flow)
-            figures = np.stack([kl.numpy(), entropy.numpy(), np.log(posterior.sigma / prior.sigma)])
+            active, steps = model.active(group), model.steps(group)
+            if everything or model.network.config.num_nf:  # a flow takes all channels together
+                flow = partial(model.flow, group, step.state, coded=everywhere)
+                points, kl, entropy = grid_bits(prior, posterior, steps, noise, flow)
+                figures = np.stack([kl.numpy(), entropy.numpy(), np.log(posterior.sigma / prior.sigma)])
+            else:
+                points, figures = np.zeros(noise.shape, np.int64), np.zeros((3, *noise.shape))
+                coded, coded_by = (each.part(slice(None), active) for each in (posterior, prior))
+                points[:, active], kl, entropy = grid_bits(coded_by, coded, steps[active], noise[:, active])
+                figures[:2, :, active] = np.stack([kl.numpy(), entropy.numpy()])
             sums[:, group] += figures.sum(axis=(1, 3, 4))
-            bits += figures[:2, :, model.active(group)].sum(axis=(2, 3, 4))
-            step.latents = offsets_of(points, model.steps(group))
+            bits += figures[:2, :, active].sum(axis=(2, 3, 4))
+            step.latents = offsets_of(points, steps)
         parameters = model.pixels(descent.state, batch.draft)
         for index, tile in enumerate(batch.samples):
             of_tile = parameters[index].reshape(parameters.shape[1], -1)
@@ -246,7 +256,7 @@ class _Calibration:
         key = torch.stack([inactive, steps]).numpy().tobytes()
         if key not in self.tried:
             self.install(inactive, steps)
-            measurement, (bits, initial_bits) = _measure(self.model, self.batches)
+            measurement, (bits, initial_bits) = _measure(self.model, self.batches, everything=not self.tried)
             self.tried[key] = _Choice(inactive, steps, bits + self.price * initial_bits, measurement)
             if time.monotonic() - self.reported > SLOW:
                 self.report(f"latent channels: {len(self.tried)} choices measured")

@@ -21,8 +21,10 @@ from nvae_codec.integer import model_file
 from nvae_codec.integer.calibrate import (
     INITIAL_PRICE,
     Measurement,
+    _batches,
     _Calibration,
     _Choice,
+    _measure,
     calibrate,
     grid_bits,
     measure,
@@ -147,8 +149,19 @@ def test_figures_add_up(network, useful):
     rest = measure(network, TILES)
     assert rest.initial_bits < figures.initial_bits and rest.bits > 1.02 * figures.bits
     assert rest.kl[2][useful] == pytest.approx(figures.kl[2][useful])  # as if it were coded
+    check_active_alone(network, rest)
     network.latent_inactive.fill_(1)
-    assert measure(network, TILES).initial_bits == 0
+    none = measure(network, TILES)
+    assert none.initial_bits == 0
+    check_active_alone(network, none)
+
+
+def check_active_alone(network: IntegerNetwork, expected: Measurement) -> None:
+    """What a choice costs is the same without figures of its inactive channels."""
+    model = IntegerModel(network)
+    found, _ = _measure(model, _batches(model, TILES, 0), everything=False)
+    assert (found.bits, found.initial_bits) == (expected.bits, expected.initial_bits)
+    assert not np.array(found.kl)[network.latent_inactive.numpy() == 1].any()
 
 
 def test_fine_grids_cost_the_negative_elbo(network):
