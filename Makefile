@@ -64,23 +64,23 @@ lint: $(VENV)/dev.stamp
 
 # Beside other work: it takes what that leaves. The folder holds the training images, as docs/photo_images.py makes them; bf16 is for processors that have it.
 # The same command continues a run. A checkout without one begins anew with the weights that save-runs has put into docs/.
-# continue: the preset, the run's name, the folder of the data, further options.
-continue = nice -n 19 $(BIN)/nvae-codec train --preset $(1) --data "$(3)" --run runs/$(2) --precision $(or $(PRECISION),auto) --save-every 500 --report-every 100 --no-export $(4) $(call begun_with,$(2))
+# continue: the preset, which is the run's name, too; the folder of the data; further options.
+continue = nice -n 19 $(BIN)/nvae-codec train --preset $(1) --data "$(2)" --run runs/$(1) --precision $(or $(PRECISION),auto) --save-every 500 --report-every 100 --no-export $(3) $(call begun_with,$(1))
 # A run that began with the weights in docs/ is continued with the same option.
 begun_with = $(if $(wildcard docs/$(1).pt),$(if $(wildcard runs/$(1)/checkpoint.pt),$(if $(shell grep '"start": ""' runs/$(1)/config.json),,--from docs/$(1).pt),--from docs/$(1).pt))
 
 train-photo: $(VENV)/dev.stamp
 	@test -n "$(PHOTOS)" || { echo "make train-photo PHOTOS=folder: say where the images are" >&2; exit 2; }
-	$(call continue,photo-next,photo-next,$(PHOTOS))
+	$(call continue,photo-next,$(PHOTOS))
 
 train-tiny: $(VENV)/dev.stamp
 	@test -n "$(CIFAR)" || { echo "make train-tiny CIFAR=folder: say where the data set is" >&2; exit 2; }
-	$(call continue,tiny-next,tiny-next,$(CIFAR))
+	$(call continue,tiny-next,$(CIFAR))
 
-# What ends after 50,000 steps goes on from its weights, docs/mnist-nvae.pt, for 60,000.
+# The preset's own 50,000 steps are done (docs/experiments.md). This is a second run of 60,000, from the weights that they ended with.
 train-mnist: $(VENV)/dev.stamp
 	@test -n "$(MNIST)" || { echo "make train-mnist MNIST=folder: say where the data set is" >&2; exit 2; }
-	$(call continue,mnist-nvae,mnist-nvae,$(MNIST),--steps 60000 --learning-rate 6e-3 --set kl_anneal_portion=0 --set cooldown=1)
+	$(call continue,mnist-nvae,$(MNIST),--steps 60000 --learning-rate 6e-3 --set kl_anneal_portion=0 --set cooldown=1)
 
 save-runs: $(VENV)/dev.stamp
 	@for run in $(patsubst runs/%/checkpoint.pt,%,$(wildcard runs/photo-next/checkpoint.pt runs/tiny-next/checkpoint.pt runs/mnist-nvae/checkpoint.pt)); do $(BIN)/python docs/save_run.py runs/$$run docs/$$run.pt || exit; done

@@ -7,9 +7,10 @@ import numpy as np
 import second_normal
 from second_decoder import require
 from second_network import Network, rounded
+from second_normal import MASK, WHOLE
 from second_samples import Samples, Tile
 
-WORD, MASK, WHOLE = 2**32, 2**24 - 1, 2**24
+WORD = 2**32
 RATES = (
     ((0, 1), (1, 32), (1, 24), (1, 20), (1, 16), (1, 14), (1, 12), (1, 10))
     + ((1, 8), (1, 7), (1, 6), (1, 5), (1, 4), (2, 7), (1, 3), (2, 5))

@@ -343,9 +343,15 @@ def least_pivot(products: np.ndarray, ridge: float) -> float:
         least = min(square, least)
         if not square > 0:
             return square
-        column = matrix[k + 1 :, k] / np.sqrt(square)
-        matrix[k + 1 :, k + 1 :] -= column[:, None] * column
+        _take_column_out(matrix, k, np.sqrt(square))
     return least
+
+
+def _take_column_out(matrix: np.ndarray, k: int, pivot: float) -> np.ndarray:
+    """A step of Cholesky's decomposition: the column below the pivot, which is taken out of what is left."""
+    column = matrix[k + 1 :, k] = matrix[k + 1 :, k] / pivot
+    matrix[k + 1 :, k + 1 :] -= column[:, None] * column
+    return column
 
 
 def solved(products: np.ndarray, targets: np.ndarray, ridge: float) -> np.ndarray:
@@ -354,9 +360,7 @@ def solved(products: np.ndarray, targets: np.ndarray, ridge: float) -> np.ndarra
     for k in range(len(x)):
         pivot = matrix[k, k] = np.sqrt(max(matrix[k, k], 1.0))
         x[k] /= pivot
-        column = matrix[k + 1 :, k] = matrix[k + 1 :, k] / pivot
-        x[k + 1 :] -= column * x[k]
-        matrix[k + 1 :, k + 1 :] -= column[:, None] * column
+        x[k + 1 :] -= _take_column_out(matrix, k, pivot) * x[k]
     for k in reversed(range(len(x))):
         x[k] /= matrix[k, k]
         x[:k] -= matrix[k, :k] * x[k]

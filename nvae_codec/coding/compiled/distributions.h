@@ -8,7 +8,7 @@
 
 #include "block.h"
 
-/* What workers are made of is compiled with each of them: see threads.h. */
+/* Into each function that is compiled twice: see threads.h. */
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE double looked_up(const double *table, int64_t length, int64_t index) {

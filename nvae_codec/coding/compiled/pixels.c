@@ -102,7 +102,7 @@ INLINE void begin_plane(const Task *task, int part, int first, int last) {
         if (task->learnt) predict(b, i, task->learnt, coefficients, task->canvas);
     }
 }
-WORKER(begin_plane)
+COMPILED_TWICE(begin_plane)
 
 /* Go on to the next plane. Without `learnt` nothing is predicted; without a canvas nothing is remembered. */
 void block_plane(Block *b, Learnt *learnt, const Canvas *canvas) {
@@ -142,7 +142,7 @@ INLINE void known_masses(const Task *task, int part, int first, int last) {
         }
     }
 }
-WORKER(known_masses)
+COMPILED_TWICE(known_masses)
 
 /* The masses [bits][n][2] of the bits of known values, most significant first. */
 void block_masses(Block *b, Learnt *learnt, const uint8_t *values, float *masses) {
@@ -169,7 +169,7 @@ INLINE void next_masses(const Task *task, int part, int first, int last) {
         put_masses(b->low[i], b->middle[i], b->high[i], task->masses + 2 * i);
     }
 }
-WORKER(next_masses)
+COMPILED_TWICE(next_masses)
 
 /* The same of the next bit of values that are being decoded, [n][2]; `found` is what the bit before was, [n]. */
 void block_next(Block *b, Learnt *learnt, int bit, const int32_t *found, float *masses) {
@@ -208,7 +208,7 @@ INLINE void add_up(const Task *task, int part, int first, int last) {
         if (b->plane + 1 < PLANES) weigh(b, i);
     }
 }
-WORKER(add_up)
+COMPILED_TWICE(add_up)
 
 /* The plane is known: weigh the components for the next one, remember errors, and learn. */
 void block_known(Block *b, Learnt *learnt, const Canvas *canvas) {
@@ -249,7 +249,7 @@ INLINE void some_scores(const Task *task, int part, int first, int last) {
         }
     }
 }
-WORKER(some_scores)
+COMPILED_TWICE(some_scores)
 
 /* Scores [n][9] of pixels whose samples [n][3] are known, as networks see them: 2 v - (2**b - 1). */
 void pixel_scores(const Mixture *mixture, const float *parameters, const float *samples, int count, int threads, float *out) {
@@ -268,7 +268,7 @@ INLINE void some_corrected(const Task *task, int part, int first, int last) {
             correct(&b, i, task->beside + (int64_t)(first + i) * corrections, task->out + (int64_t)(first + i) * numbers);
     }
 }
-WORKER(some_corrected)
+COMPILED_TWICE(some_corrected)
 
 /* Parameters [n][10 M] with corrections [n][M + 9]. */
 void pixels_corrected(const Mixture *mixture, const float *parameters, const float *corrections, int count, int threads,

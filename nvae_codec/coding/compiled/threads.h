@@ -13,10 +13,10 @@ enum { FEWEST = 128, SPINS = 100000 }; /* pixels that are worth a thread; looks 
 typedef struct Task Task; /* what the work is done on */
 typedef void Work(const Task *task, int part, int first, int last);
 
-/* Workers are compiled twice on x86-64, the second time for processors with AVX; what they compute is the same. Not for
- * AVX2: compilers would gather from tables with it, which is slower on many processors. */
+/* Functions of type Work are compiled twice on x86-64, the second time for processors with AVX; what they compute is the
+ * same. Not for AVX2: compilers would gather from tables with it, which is slower on many processors. */
 #ifdef __x86_64__
-#define WORKER(name) \
+#define COMPILED_TWICE(name) \
     static void name##_plain(const Task *task, int part, int first, int last) { \
         name(task, part, first, last); \
     } \
@@ -26,7 +26,7 @@ typedef void Work(const Task *task, int part, int first, int last);
 #define CHOSEN(name) (wide ? name##_wide : name##_plain)
 static int wide = 0; /* whether this processor has AVX, and the caller wants it used */
 #else
-#define WORKER(name)
+#define COMPILED_TWICE(name)
 #define CHOSEN(name) name
 #endif
 
